@@ -1,0 +1,72 @@
+"""Every exception that RLHive raises on purpose.
+
+A message says what failed and where, "expected X, got Y", and one next step. Each class also inherits the
+builtin that a stranger would catch.
+"""
+
+
+class RLHiveError(Exception):
+    """Base of all of them: ``except RLHiveError`` catches what RLHive foresaw."""
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else self.__class__.__name__
+
+
+class DatasetNotFound(RLHiveError, FileNotFoundError):
+    """No dataset of that name or version, locally, on the Hub or as a recipe."""
+
+
+class DatasetExists(RLHiveError, FileExistsError):
+    """A version is never overwritten."""
+
+
+class CorruptDataset(RLHiveError, OSError):
+    """A file's content is not what the manifest recorded, or there is no manifest."""
+
+
+class UnsupportedFormat(RLHiveError, ValueError):
+    """The manifest asks for a layout that this RLHive does not read."""
+
+
+class SchemaMismatch(RLHiveError, ValueError):
+    """Data do not have the keys, dtypes or shapes that the schema promises."""
+
+
+class SplitNotFound(RLHiveError, LookupError):
+    """The version has no split of that name."""
+
+
+class StoreNotWritable(RLHiveError, PermissionError):
+    """The dataset store or the cache cannot be written."""
+
+
+class DiskFull(RLHiveError, OSError):
+    """No space was left; what had been committed before is intact."""
+
+
+class EnvNotFound(RLHiveError, LookupError):
+    """No environment or task of that name."""
+
+
+class RoboHiveMissing(RLHiveError, ImportError):
+    """RoboHive or its simulation assets are not installed."""
+
+
+class AssetsCorrupt(RLHiveError, OSError):
+    """Simulation assets do not have the recorded hash."""
+
+
+class InvalidAction(RLHiveError, ValueError):
+    """An action holds a NaN or lies outside the action space."""
+
+
+class SimulationDiverged(RLHiveError, RuntimeError):
+    """The physics blew up; the episode is not valid."""
+
+
+class MissingExtra(RLHiveError, ImportError):
+    """An optional dependency is not installed."""
+
+
+class CheckpointMismatch(RLHiveError, ValueError):
+    """A checkpoint does not fit the environment or is not one of RLHive's."""

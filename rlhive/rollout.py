@@ -1,0 +1,100 @@
+"""One seeded episode, and a pool of worker processes that run many.
+
+An episode is a pure function of (environment, policy, seed): the environment is seeded before its reset and
+the policy, where it draws random numbers, at the episode's begin. Which process runs it does not matter.
+"""
+
+import os
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from loky import as_completed, get_reusable_executor
+from tensordict import TensorDict, TensorDictBase
+from torchrl.envs import EnvBase
+
+from rlhive import keys
+
+Policy = Callable[[TensorDictBase], TensorDictBase]
+
+
+@dataclass(frozen=True)
+class Episode:
+    """What happened between a reset and its end.
+
+    Attributes:
+        transitions: TED TensorDict of batch size ``[length]``.
+        start_state: The simulator's state after the reset, before the first action; named float64 arrays.
+        seed: The seed that reproduces the episode.
+    """
+
+    transitions: TensorDict
+    start_state: dict[str, np.ndarray]
+    seed: int
+
+    @property
+    def episode_return(self) -> float:
+        """Undiscounted sum of the rewards."""
+        return float(self.transitions[keys.NEXT_REWARD].sum())
+
+    @property
+    def success(self) -> bool:
+        """Whether the task was solved after any of the steps."""
+        return bool(self.transitions[keys.NEXT, keys.SUCCESS].any())
+
+
+@torch.no_grad()
+def rollout_episode(env: EnvBase, policy: Policy, *, seed: int) -> Episode:
+    """Run one episode to its end and return it.
+
+    Args:
+        env: An RLHive environment (``horizon``, ``get_state``); it is seeded and reset here.
+        policy: Writes ``action`` into the TensorDict that it is given. If it has a method
+            ``begin_episode(seed)``, that is called after the reset.
+        seed: Seeds the environment and the policy.
+
+    Returns:
+        The episode; its TensorDict owns its memory.
+    """
+    env.set_seed(seed)
+    start = env.reset()
+    state = env.get_state()
+    begin = getattr(policy, "begin_episode", None)
+    if begin is not None:
+        begin(seed)
+    transitions = env.rollout(env.horizon, policy, auto_reset=False, tensordict=start, break_when_any_done=True)
+    return Episode(transitions=transitions, start_state=state, seed=seed)
+
+
+def default_num_workers() -> int:
+    """One worker per core that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def map_unordered(function: Callable[..., Any], jobs: Iterable[tuple], *, num_workers: int) -> Iterator[Any]:
+    """Yield ``function(*job)`` of every job as they finish, computed in worker processes.
+
+    The workers stay alive for the next call, so that what ``function`` caches (an environment, a policy) is
+    built once per process. An interrupt or an error kills them at once.
+
+    Args:
+        function: A module-level function; its arguments and results are pickled.
+        jobs: Its argument tuples.
+        num_workers: Number of processes.
+    """
+    executor = get_reusable_executor(max_workers=num_workers, timeout=60, initializer=_quiet_worker)
+    try:
+        for future in as_completed([executor.submit(function, *job) for job in jobs]):
+            yield future.result()
+    except BaseException:
+        executor.shutdown(wait=True, kill_workers=True)
+        raise
+
+
+def _quiet_worker() -> None:
+    """Leave Ctrl-C to the parent, which ends the workers, and one core to each worker."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)

@@ -1,0 +1,60 @@
+"""Package metadata. Tool settings (pytest, ruff) are in pyproject.toml; exact versions in constraints.txt."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+
+DATA = [
+    "torch>=2.14,<2.15",  # torchrl 0.14.1's C++ extension loads on torch 2.14 only; without it prioritized sampling fails
+    "torchrl==0.14.1",  # storages, samplers and losses are subclassed and compared with here, release by release
+    "tensordict>=0.14.3,<0.15",  # the series that torchrl 0.14.1 was built with
+    "numpy>=1.26,<2",  # RoboHive's kitchens call np.product, which numpy 2 removed
+    "pyarrow>=24,<26",  # datasets 5 asks for 24; pyarrow 26 refuses to import beside numpy 1
+    "datasets>=5.2,<6",  # reads the versions that RLHive writes; older ones need another pyarrow
+    "huggingface_hub>=2.4,<3",  # 2.x moved to httpx2 and dropped upload_large_folder
+    "filelock",  # locks of dead processes do not block
+    "loky",  # worker processes that need no __main__ guard in the user's script and survive between calls
+    "tqdm",
+    "typer",
+    "rich",
+]
+
+# What robohive 0.7.0 declares, without robohive itself: its h5py==3.7.0 pin has no wheel for Python 3.11, so
+# `rlhive setup` installs robohive==0.7.0 without dependencies on top of these.
+ROBOHIVE = [
+    "mujoco==3.1.3",  # robohive's pin: newer releases reject its kitchen XML
+    "dm-control==1.0.16",  # robohive's pin, and the one that goes with mujoco 3.1.3
+    "gymnasium==0.29.1",  # robohive's pin: from 1.0 on, its four Adroit tasks fail at reset
+    "h5py>=3.8",  # replaces robohive's h5py==3.7.0; any newer one serves
+    "absl-py",
+    "click",
+    "ffmpeg",
+    "flatten-dict",
+    "GitPython",
+    "matplotlib",
+    "packaging",  # imported by robohive, which does not declare it
+    "pink-noise-rl",
+    "pip>=24.1",  # `rlhive setup` downloads with it and reads its raw progress
+    "sk-video",
+    "termcolor",
+]
+
+TRAIN = ["hydra-core>=1.3,<1.4", "matplotlib"]
+
+DEV = ["hypothesis", "pandas", "pytest", "ruff"]
+
+setup(
+    name="rlhive",
+    version="0.1.0",
+    description="Offline robot learning with RoboHive: record, version, publish and train from TorchRL replay buffers",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    python_requires=">=3.11,<3.12",  # RoboHive's pins have wheels for 3.11 and not for later ones
+    packages=find_packages(include=["rlhive", "rlhive.*"]),
+    package_data={"rlhive": ["envs/*.json"], "rlhive.sim_algos": ["conf/**/*.yaml", "conf/*.yaml"]},
+    install_requires=DATA,
+    extras_require={"robohive": ROBOHIVE, "train": TRAIN, "dev": DEV},
+    entry_points={"console_scripts": ["rlhive = rlhive.cli:main"]},
+)
