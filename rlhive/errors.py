@@ -56,6 +56,10 @@ class AssetsCorrupt(RLHiveError, OSError):
     """Simulation assets do not have the recorded hash."""
 
 
+class SetupFailed(RLHiveError, OSError):
+    """`rlhive setup` could not get or write what it needs; nothing half-written is left."""
+
+
 class InvalidAction(RLHiveError, ValueError):
     """An action holds a NaN or lies outside the action space."""
 
