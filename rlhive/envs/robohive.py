@@ -1,0 +1,360 @@
+"""RoboHive as a TorchRL environment: seeded, lossless, checkpointable, and about as fast as RoboHive itself.
+
+One step, and who owns what:
+
+    action float32 [n] ─► RoboHive's robot ─► frame_skip × MuJoCo ─► its obs_dict, rwd_dict ─► copies in a TensorDict
+
+TorchRL's own RoboHiveEnv is not used: it ignores frame_skip, does not seed, and reports zeros at reset.
+"""
+
+import contextlib
+import difflib
+import hashlib
+import importlib.metadata
+import io
+import json
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torchrl.data import Binary, Bounded, Composite, Unbounded
+from torchrl.envs import EnvBase
+
+from rlhive import keys
+from rlhive.envs.install import require_robohive
+from rlhive.errors import EnvNotFound, InvalidAction, RoboHiveMissing, SimulationDiverged
+
+#: Fields of the compiled model that RoboHive changes at reset, so that a checkpoint needs them.
+RANDOMISED_FIELDS = ("body_pos", "body_quat", "site_pos", "site_quat")
+
+_VERSIONS_OF = ("robohive", "mujoco", "gymnasium", "dm-control", "numpy")
+_RESERVED = {keys.OBSERVATION, keys.ACTION, keys.SUCCESS, keys.NEXT, keys.REWARD, *keys.END_FLAGS}
+
+
+class RoboHiveWarning(UserWarning):
+    """What RoboHive printed as a warning or an error."""
+
+
+class RoboHiveEnv(EnvBase):
+    """A RoboHive environment of TorchRL.
+
+    Every reset and step gives new tensors that own their memory. The reset's ``success`` is computed like any
+    other. A time limit is ``truncated``, RoboHive's own end of an episode ``terminated``.
+
+    The same seed gives the same episode, bit for bit, in every process. Exceptions are a few families that draw
+    random numbers outside RoboHive's generator when they are built (MyoDM, D'Kitty).
+
+    Args:
+        env_name: Id of a RoboHive environment, for example "FK1_Knob1OnRandom-v4".
+        obs_keys: Names out of RoboHive's observation dictionary that are given at the root as well, each under
+            its own name, for example "robot_jnt" [9].
+        frame_skip: Simulator steps per environment step, where it is to differ from the registered one.
+        dtype: Of observations and rewards. RoboHive computes in float64, so anything else rounds.
+        seed: As with ``set_seed``; None takes an unpredictable one.
+        device: Where the tensors go.
+        **env_kwargs: Passed to RoboHive. ``max_episode_steps`` replaces the registered horizon.
+
+    Attributes:
+        env_name: The id.
+        horizon: Maximum episode length in steps.
+
+    Raises:
+        RoboHiveMissing: RoboHive or the assets of this environment are not installed.
+        EnvNotFound: RoboHive has no such environment.
+        ValueError: An observation key or a frame skip that RoboHive cannot give.
+
+    Example:
+        >>> env = RoboHiveEnv("FK1_Knob1OnRandom-v4", seed=0)
+        >>> env.rollout(3)["next", "observation"].shape
+        torch.Size([3, 75])
+    """
+
+    def __init__(
+        self,
+        env_name: str,
+        *,
+        obs_keys: Sequence[str] = (),
+        frame_skip: int | None = None,
+        dtype: torch.dtype = torch.float64,
+        seed: int | None = None,
+        device: str | torch.device = "cpu",
+        **env_kwargs: Any,
+    ) -> None:
+        super().__init__(device=device, batch_size=[])
+        self.env_name = env_name
+        self._env_kwargs = {**env_kwargs, **({} if frame_skip is None else {"frame_skip": frame_skip})}
+        self._dtype = dtype
+        self._env, self.horizon = _build(env_name, dict(self._env_kwargs))
+        self._model, self._data = self._env.sim.model.ptr, self._env.sim.data.ptr
+        self._model_hash = _hash_of(self._model)
+        self._substeps = _checked_substeps(self._env, frame_skip)
+        self._obs_keys = _checked_keys(obs_keys, self._env.obs_dict, env_name)
+        self._set_seed(seed)
+        self._elapsed = 0
+        self._make_specs()
+
+    @property
+    def unwrapped(self) -> Any:
+        """RoboHive's own environment object."""
+        return self._env
+
+    @property
+    def dt(self) -> float:
+        """Simulated time of one step in seconds."""
+        return self._substeps * self._model.opt.timestep
+
+    def _make_specs(self) -> None:
+        space = self._env.action_space
+        self._low, self._high = space.low.astype(np.float32), space.high.astype(np.float32)
+        self.action_spec = Bounded(low=self._low, high=self._high, shape=space.shape, dtype=torch.float32)
+        self.reward_spec = Unbounded((1,), dtype=self._dtype)
+        flag = Binary(1, shape=(1,), dtype=torch.bool)
+        self.done_spec = Composite({key: flag.clone() for key in keys.END_FLAGS})
+        observations = {keys.OBSERVATION: Unbounded(self._env.observation_space.shape, dtype=self._dtype)}
+        for key in self._obs_keys:
+            observations[key] = Unbounded((np.size(self._env.obs_dict[key]),), dtype=self._dtype)
+        self.observation_spec = Composite({**observations, keys.SUCCESS: flag.clone()})
+
+    def _set_seed(self, seed: int | None) -> None:
+        """Seed RoboHive's generator; its reset(seed=…) does not."""
+        self._env.seed(seed)
+        # The robot keeps the generator that it was built with; it draws sensor noise from it.
+        self._env.robot.np_random = self._env.np_random
+
+    def _reset(self, tensordict: TensorDictBase | None = None, *, seed: int | None = None, **_: Any) -> TensorDictBase:
+        if seed is not None:
+            self._set_seed(seed)
+        with _silenced():
+            result = self._env.reset()
+        self._elapsed = 0
+        # Some Adroit tasks return the observation alone.
+        return self._start(result[0] if isinstance(result, tuple) else result)
+
+    def _start(self, observation: np.ndarray) -> TensorDict:
+        """Return the TensorDict of a state that no step led to."""
+        env = self._env
+        # RoboHive computes rewards, and with them `solved`, in step alone.
+        env.expand_dims(env.obs_dict)
+        rewards = env.get_reward_dict(env.obs_dict)
+        env.squeeze_dims(rewards)
+        env.squeeze_dims(env.obs_dict)
+        env.rwd_dict = rewards
+        ended = dict.fromkeys(keys.END_FLAGS, False)
+        return self._tensordict(observation, rewards["solved"], ended)
+
+    def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
+        action = tensordict.get(keys.ACTION).numpy(force=True)
+        if not ((action >= self._low) & (action <= self._high)).all():
+            self._refuse(action)
+        before = self._data.time
+        observation, reward, terminated, _, _ = self._env.step(action)
+        # RoboHive answers a failed simulation with a silent reset, MuJoCo too; only the clock tells.
+        if abs(self._data.time - before - self.dt) > 1e-6 or not np.isfinite(observation).all():
+            msg = (
+                f"{self.env_name} diverged in step {self._elapsed + 1}: expected the simulation to go on from "
+                f"{before:.3f} s to {before + self.dt:.3f} s with finite values, got {self._data.time:.3f} s. "
+                f"Discard the episode and reset."
+            )
+            raise SimulationDiverged(msg)
+        self._elapsed += 1
+        truncated = self._elapsed >= self.horizon
+        ends = {keys.DONE: terminated or truncated, keys.TERMINATED: terminated, keys.TRUNCATED: truncated}
+        return self._tensordict(observation, self._env.rwd_dict["solved"], ends, reward)
+
+    def _tensordict(
+        self, observation: np.ndarray, solved: Any, ends: dict[str, bool], reward: float | None = None
+    ) -> TensorDict:
+        # torch.tensor copies: nothing of the simulator's memory leaves this class.
+        data = {keys.OBSERVATION: torch.tensor(observation, dtype=self._dtype)}
+        for key in self._obs_keys:
+            data[key] = torch.tensor(self._env.obs_dict[key], dtype=self._dtype).reshape(-1)
+        data[keys.SUCCESS] = torch.tensor([bool(np.all(solved))])
+        for key, value in ends.items():
+            data[key] = torch.tensor([value])
+        if reward is not None:
+            data[keys.REWARD] = torch.tensor([float(reward)], dtype=self._dtype)
+        return TensorDict(data, batch_size=[], device=self.device)
+
+    def _refuse(self, action: np.ndarray) -> None:
+        if action.shape != self._low.shape:
+            msg = f"{self.env_name}: expected an action of shape {self._low.shape}, got {action.shape}."
+            raise InvalidAction(msg)
+        index = int(np.argmin((action >= self._low) & (action <= self._high)))
+        msg = (
+            f"{self.env_name}: action[{index}] is {action[index]} in step {self._elapsed + 1}, expected a number in "
+            f"[{self._low[index]:g}, {self._high[index]:g}]. Clip actions in the policy."
+        )
+        raise InvalidAction(msg)
+
+    def get_state(self) -> dict[str, np.ndarray]:
+        """Return a checkpoint of the simulator, from which :meth:`set_state` goes on bit for bit.
+
+        Returns:
+            Float64 vectors that own their memory: "integration" (MuJoCo's mjSTATE_INTEGRATION: time in s, positions,
+            velocities, activations, controls, warm start), the model fields that RoboHive randomises, flattened, and
+            "obj_goal" where the environment has one.
+        """
+        import mujoco
+
+        spec = mujoco.mjtState.mjSTATE_INTEGRATION
+        state = np.empty(mujoco.mj_stateSize(self._model, spec))
+        mujoco.mj_getState(self._model, self._data, state, spec)
+        fields = {name: getattr(self._model, name).reshape(-1).copy() for name in RANDOMISED_FIELDS}
+        goal = getattr(self._env, "obj_goal", None)
+        fields |= {"obj_goal": goal.astype(np.float64).reshape(-1)} if isinstance(goal, np.ndarray) else {}
+        return {"integration": state, **fields}
+
+    def set_state(self, state: dict[str, np.ndarray]) -> TensorDict:
+        """Put the simulator into a state that :meth:`get_state` returned, of this or another instance.
+
+        The step count towards the horizon follows from the simulated time. The random generator is left alone.
+
+        Args:
+            state: The checkpoint.
+
+        Returns:
+            What a reset into this state would return.
+
+        Raises:
+            ValueError: The state is of another environment.
+        """
+        import mujoco
+
+        env, spec = self._env, mujoco.mjtState.mjSTATE_INTEGRATION
+        current = self.get_state()
+        wrong = [key for key in current if np.shape(state.get(key)) != current[key].shape]
+        if wrong:
+            got = {key: np.shape(state.get(key)) for key in wrong}
+            msg = f"{self.env_name}: expected a state with { ({k: current[k].shape for k in wrong}) }, got {got}."
+            raise ValueError(msg)
+        for sim in {id(sim): sim for sim in (env.sim_obsd, env.sim)}.values():
+            for name in RANDOMISED_FIELDS:
+                field = getattr(sim.model.ptr, name)
+                field[:] = np.reshape(state[name], field.shape)
+            mujoco.mj_setState(sim.model.ptr, sim.data.ptr, np.asarray(state["integration"], np.float64), spec)
+            sim.forward()
+        if "obj_goal" in state:
+            env.obj_goal = np.array(state["obj_goal"]).reshape(env.obj_goal.shape)
+        env.robot._sensor_cache_refresh()
+        observation = env.get_obs()
+        # forward() has solved the constraints anew; the next step must start its solver where the original's did.
+        mujoco.mj_setState(self._model, self._data, np.asarray(state["integration"], np.float64), spec)
+        self._elapsed = round(self._data.time / self.dt)
+        return self._start(observation)
+
+    def provenance(self) -> dict[str, Any]:
+        """Return what this environment is, as JSON-able values: enough to build the same one again.
+
+        Returns:
+            Id, arguments, frame skip, dt in s, horizon in steps, versions, and the SHA-256 of the compiled model
+            as it was before any reset.
+        """
+        return {
+            "env_name": self.env_name,
+            "env_kwargs": json.loads(json.dumps(self._env_kwargs, default=repr)),
+            "frame_skip": int(self._env.frame_skip),
+            "dt": float(self.dt),
+            "horizon": self.horizon,
+            "versions": {name: importlib.metadata.version(name) for name in _VERSIONS_OF},
+            "model_hash": self._model_hash,
+        }
+
+    def close(self, *, raise_if_closed: bool = True) -> None:
+        """Release the simulator and its renderer."""
+        if not self.is_closed:
+            self._env.sim.close()
+        super().close(raise_if_closed=raise_if_closed)
+
+
+def _build(env_name: str, kwargs: dict[str, Any]) -> tuple[Any, int]:
+    """Return RoboHive's environment without gymnasium's wrappers, and its horizon."""
+    require_robohive()
+    _import_robohive()
+    import gymnasium
+
+    if env_name not in gymnasium.registry:
+        near = ", ".join(difflib.get_close_matches(env_name, gymnasium.registry, n=3, cutoff=0.5)) or "none"
+        msg = f"RoboHive has no environment {env_name!r}: expected a registered id, nearest {near}."
+        raise EnvNotFound(msg)
+    horizon = kwargs.pop("max_episode_steps", None) or gymnasium.spec(env_name).max_episode_steps
+    # What an environment draws while it is built belongs to its definition, so that seed is fixed.
+    kwargs.setdefault("seed", 0)
+    try:
+        with _silenced():
+            env = gymnasium.make(env_name, disable_env_checker=True, **kwargs).unwrapped
+    except ValueError as error:
+        if "resource not found" not in str(error) and "XML" not in str(error):
+            raise
+        msg = f"{env_name} lacks simulation assets that fit: {error}. Type: rlhive setup --assets git"
+        raise RoboHiveMissing(msg) from error
+    if not hasattr(env, "get_reward_dict") or horizon is None:
+        msg = f"{env_name!r} is not a RoboHive environment with a horizon: expected an id out of RoboHive's suites."
+        raise EnvNotFound(msg)
+    return env, int(horizon)
+
+
+def _checked_substeps(env: Any, frame_skip: int | None) -> int:
+    """Return how many simulator steps RoboHive makes per step; it rounds down, which can lose one."""
+    substeps = int(env.dt / env.sim.step_duration)
+    if frame_skip is not None and substeps != frame_skip:
+        msg = (
+            f"RoboHive simulates {substeps} steps where frame_skip={frame_skip} was asked for (it rounds down). "
+            f"Take another number near it."
+        )
+        raise ValueError(msg)
+    return substeps
+
+
+def _checked_keys(obs_keys: Sequence[str], available: dict[str, Any], env_name: str) -> tuple[str, ...]:
+    wrong = [key for key in obs_keys if key not in available or key in _RESERVED]
+    if wrong:
+        msg = f"{env_name} has no observation {wrong[0]!r}: expected names out of {', '.join(sorted(available))}."
+        raise ValueError(msg)
+    return tuple(obs_keys)
+
+
+def _hash_of(model: Any) -> str:
+    import mujoco
+
+    buffer = np.empty(mujoco.mj_sizeModel(model), np.uint8)
+    mujoco.mj_saveModel(model, None, buffer)
+    return hashlib.sha256(buffer).hexdigest()
+
+
+def _import_robohive() -> None:
+    """Import RoboHive without its banners and without a complaint about a missing display."""
+    import glfw
+
+    with warnings.catch_warnings(), _silenced():
+        # dm_control tries the window system at import; states need none.
+        warnings.simplefilter("ignore", glfw.GLFWError)
+        import robohive  # noqa: F401
+        from robohive.utils import prompt_utils
+    if prompt_utils.cprint is not _prompted:
+        _prompted.original = prompt_utils.cprint
+        prompt_utils.cprint = _prompted
+
+
+def _prompted(text: str, color: str | None = None, on_color: str | None = None, **kwargs: Any) -> None:
+    """Stand in for the function with which RoboHive prints: warnings become warnings, credits are dropped."""
+    if on_color in ("on_yellow", "on_red"):
+        warnings.warn(text.strip(), RoboHiveWarning, stacklevel=3)
+    elif color != "cyan":
+        _prompted.original(text, color=color, on_color=on_color, **kwargs)
+
+
+@contextlib.contextmanager
+def _silenced() -> Iterator[None]:
+    """Drop what is printed, except for warnings and errors, which are raised as warnings afterwards."""
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(printed):
+            yield
+    finally:
+        for line in printed.getvalue().splitlines():
+            if re.search(r"warn|error", line, re.IGNORECASE):
+                warnings.warn(re.sub(r"\s+|\x1b\[\d*m", " ", line).strip(), RoboHiveWarning, stacklevel=3)
