@@ -14,6 +14,7 @@ DATA = [
     "pyarrow>=24,<26",  # datasets 5 asks for 24; pyarrow 26 refuses to import beside numpy 1
     "datasets>=5.2,<6",  # reads the versions that RLHive writes; older ones need another pyarrow
     "huggingface_hub>=2.4,<3",  # 2.x moved to httpx2 and dropped upload_large_folder
+    "pyyaml",
     "filelock",  # locks of dead processes do not block
     "loky",  # worker processes that need no __main__ guard in the user's script and survive between calls
     "tqdm",
@@ -51,7 +52,7 @@ setup(
     description="Offline robot learning with RoboHive: record, version, publish and train from TorchRL replay buffers",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
-    python_requires=">=3.11,<3.12",  # RoboHive's pins have wheels for 3.11 and not for later ones
+    python_requires=">=3.11",
     packages=find_packages(include=["rlhive", "rlhive.*"]),
     package_data={"rlhive": ["envs/*.json"], "rlhive.sim_algos": ["conf/**/*.yaml", "conf/*.yaml"]},
     install_requires=DATA,

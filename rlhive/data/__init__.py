@@ -1,0 +1,1 @@
+"""The data wing: schema, episodes, recordings, versions, caches and buffers. Imports nothing by itself."""

@@ -1,0 +1,1 @@
+"""Formats of other libraries, one file each. Imports nothing by itself."""

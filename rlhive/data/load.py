@@ -1,0 +1,86 @@
+"""A version on disk → verified files → tables and the packed cache. Mirror image of export.py."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from rlhive import keys
+from rlhive.data import arrow, cache, shards
+from rlhive.data.episodes import EpisodeRecord
+from rlhive.data.manifest import EPISODES_PATH, Manifest, verify
+from rlhive.data.packed import Packed, PackedWriter
+from rlhive.errors import CorruptDataset, DatasetExists
+
+
+def read_episodes(folder: Path, manifest: Manifest) -> pa.Table:
+    """Return the episode table: one row per episode, in rising order of their ids. The file is verified first."""
+    verify(folder, [entry for entry in manifest.files if entry.path == EPISODES_PATH])
+    return shards.read_table(Path(folder) / EPISODES_PATH)
+
+
+def read_rows(folder: Path, manifest: Manifest, splits: Sequence[str]) -> pa.Table:
+    """Return the transitions of some splits, in the order given. The shards are verified first."""
+    entries = [entry for split in splits for entry in manifest.shards(split)]
+    verify(folder, entries)
+    batches = shards.read_batches(Path(folder) / entry.path for entry in entries)
+    return pa.Table.from_batches(batches, arrow.row_schema(manifest.schema))
+
+
+def read_records(folder: Path, manifest: Manifest, splits: Sequence[str]) -> Iterator[EpisodeRecord]:
+    """Yield the episodes of some splits, one shard in memory at a time, each checked by its content hash."""
+    episodes = read_episodes(folder, manifest)
+    for split in splits:
+        table = episodes.filter(pc.equal(episodes["split"], split))
+        start = 0
+        for entry in manifest.shards(split):
+            verify(folder, [entry])
+            rows = shards.read_table(Path(folder) / entry.path)
+            yield from arrow.records_of(rows, table.slice(start, entry.num_episodes), manifest.schema)
+            start += entry.num_episodes
+
+
+def open_packed(folder: Path, manifest: Manifest, *, store: Path | None = None) -> Packed:
+    """Open the memmap cache of a version; build it where there is none or a damaged one.
+
+    Building verifies every file's hash, reads each shard once and holds a row group in memory at a time.
+
+    Raises:
+        CorruptDataset: A file is not what the manifest recorded; no cache is left.
+        StoreNotWritable, DiskFull: The cache cannot be written; nothing half-written is left.
+    """
+    target = cache.memmap_dir(manifest.fingerprint, store=store)
+    if target.exists():
+        try:
+            return Packed(target)
+        except CorruptDataset:
+            cache.discard(target)
+    try:
+        with cache.publishing(target) as partial:
+            _build_packed(partial, Path(folder), manifest)
+    except DatasetExists:
+        pass  # another process was faster; its content is the same
+    return Packed(target)
+
+
+def _build_packed(partial: Path, folder: Path, manifest: Manifest) -> None:
+    splits = list(manifest.splits)
+    episodes = read_episodes(folder, manifest)
+    order = _by_split(episodes, splits)
+    finals = arrow.finals_of(episodes, manifest.schema)
+    codes = np.array([splits.index(split) for split in episodes["split"].to_pylist()], dtype=np.int64)
+    table = np.stack([episodes[keys.EPISODE].to_numpy(), codes, episodes["length"].to_numpy()], axis=1)
+    writer = PackedWriter(partial, manifest.schema, splits, table[order])
+    entries = [entry for split in splits for entry in manifest.shards(split)]
+    verify(folder, entries)
+    for batch in shards.read_batches(folder / entry.path for entry in entries):
+        writer.write(arrow.columns_of(batch, manifest.schema))
+    writer.finish({name: values[order] for name, values in finals.items()})
+
+
+def _by_split(episodes: pa.Table, splits: Sequence[str]) -> np.ndarray:
+    """Positions of the episodes in the order in which the shards hold them."""
+    names = np.array(episodes["split"].to_pylist(), dtype=object)
+    return np.concatenate([np.flatnonzero(names == split) for split in splits] or [np.empty(0, int)]).astype(np.int64)

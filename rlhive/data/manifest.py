@@ -1,0 +1,238 @@
+"""One version's record, ``rlhive.json``: written last, read first, JSON only.
+
+A version exists when its manifest does. The fingerprint hashes the schema and the episodes, not files: it is the
+same for the same content whatever the shards, the processes or the version of pyarrow that wrote them.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from rlhive.data import cache
+from rlhive.data.schema import Schema
+from rlhive.errors import CorruptDataset, DatasetNotFound, RLHiveError, UnsupportedFormat
+
+FILE_NAME = "rlhive.json"
+FORMAT_VERSION = 1
+MAX_BYTES = 64 * 2**20
+EPISODES_PATH = "meta/episodes.parquet"
+
+_HASH = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """A file of the version, as it was when the manifest was written.
+
+    Attributes:
+        path: Relative, with forward slashes, never leaving the version's folder.
+        sha256: Of its bytes.
+        bytes: Its size.
+        split: The split of a shard of transitions; empty for any other file.
+        num_transitions: Rows of a shard.
+        num_episodes: Episodes of a shard; an episode is never cut.
+    """
+
+    path: str
+    sha256: str
+    bytes: int
+    split: str = ""
+    num_transitions: int = 0
+    num_episodes: int = 0
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything that a version says of itself.
+
+    Attributes:
+        name: ``namespace/name``.
+        version: MAJOR.MINOR.PATCH of the content.
+        fingerprint: SHA-256 of the logical content.
+        schema: Of the transitions.
+        splits: Number of episodes and transitions per split.
+        files: Every file but the manifest.
+        license: Identifier of the licence.
+        description: What the dataset is, in a sentence or two.
+        env_name: Environment that the episodes come from; empty where unknown.
+        task: Name in the catalogue; empty where there is none.
+        created: When it was written, UTC, ISO 8601.
+        runs: Provenance, one entry per recording run.
+        parents: Versions that this one was made from.
+        statistics: Per split and column, see :mod:`rlhive.data.statistics`.
+    """
+
+    name: str
+    version: str
+    fingerprint: str
+    schema: Schema
+    splits: Mapping[str, Mapping[str, int]]
+    files: tuple[FileEntry, ...]
+    license: str
+    description: str
+    env_name: str
+    task: str
+    created: str
+    runs: tuple[Mapping[str, Any], ...] = ()
+    parents: tuple[Mapping[str, Any], ...] = ()
+    statistics: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    @property
+    def num_episodes(self) -> int:
+        """Episodes over all splits."""
+        return sum(split["num_episodes"] for split in self.splits.values())
+
+    @property
+    def num_transitions(self) -> int:
+        """Transitions over all splits."""
+        return sum(split["num_transitions"] for split in self.splits.values())
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of all files but the manifest."""
+        return sum(entry.bytes for entry in self.files)
+
+    def shards(self, split: str | None = None) -> tuple[FileEntry, ...]:
+        """Return the shards of transitions, in order; of one split, or of all."""
+        return tuple(entry for entry in self.files if entry.split and split in (None, entry.split))
+
+    def write(self, folder: Path) -> None:
+        """Write ``rlhive.json`` into the folder; do so last."""
+        content = asdict(self) | {"format_version": FORMAT_VERSION, "schema": self.schema.to_json()}
+        text = json.dumps(content, indent=1, allow_nan=False)
+        cache.write_aside(folder / FILE_NAME, text.encode())
+
+    @classmethod
+    def read(cls, folder: Path) -> "Manifest":
+        """Read the manifest of a version's folder and check that it makes sense.
+
+        Raises:
+            DatasetNotFound: The folder does not exist, or has no manifest and so is not a complete version.
+            UnsupportedFormat: It is of a format_version that this RLHive does not read.
+            CorruptDataset: It is not what RLHive writes.
+        """
+        path = Path(folder) / FILE_NAME
+        try:
+            size = path.stat().st_size
+        except OSError as error:
+            found = "no such folder" if not Path(folder).is_dir() else f"a folder without {FILE_NAME}"
+            msg = f"{folder} is not a dataset version: expected its manifest, got {found}. Collect or pull it again."
+            raise DatasetNotFound(msg) from error
+        if size > MAX_BYTES:
+            msg = f"{path}: expected a manifest of at most {MAX_BYTES} bytes, got {size}. Fetch the version again."
+            raise CorruptDataset(msg)
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            _require_format(content, path)
+            return _from_json(content)
+        except RLHiveError as error:
+            if isinstance(error, UnsupportedFormat):
+                raise
+            raise _corrupt(path, error) from error
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise _corrupt(path, error) from error
+
+
+def fingerprint_of(schema: Schema, identities: Iterable[str]) -> str:
+    """Return the fingerprint of a version.
+
+    Args:
+        schema: Of the transitions.
+        identities: :meth:`~rlhive.data.episodes.EpisodeRecord.identity` of every episode, in the order of their ids.
+    """
+    digest = hashlib.sha256(json.dumps(schema.to_json(), sort_keys=True).encode())
+    for identity in identities:
+        digest.update(identity.encode())
+    return digest.hexdigest()
+
+
+def verify(folder: Path, entries: Iterable[FileEntry]) -> None:
+    """Check files against the hashes that the manifest recorded.
+
+    Raises:
+        CorruptDataset: Names the first file whose size or SHA-256 differs.
+    """
+    for entry in entries:
+        path = Path(folder) / entry.path
+        found = path.stat().st_size if path.is_file() else None
+        if found != entry.bytes:
+            size = "no such file" if found is None else f"{found} bytes"
+            msg = f"{path}: expected {entry.bytes} bytes, got {size}. Fetch or make the version again."
+            raise CorruptDataset(msg)
+        digest = sha256_of(path)
+        if digest != entry.sha256:
+            msg = f"{path}: expected SHA-256 {entry.sha256}, got {digest}. Fetch or make the version again."
+            raise CorruptDataset(msg)
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _require_format(content: Any, path: Path) -> None:
+    found = content["format_version"]
+    if not isinstance(found, int) or found > FORMAT_VERSION or found < 1:
+        msg = f"{path}: expected format_version 1 to {FORMAT_VERSION}, got {found!r}. Upgrade: pip install -U rlhive"
+        raise UnsupportedFormat(msg)
+
+
+def _from_json(content: dict[str, Any]) -> Manifest:
+    entries = tuple(_file_entry(row) for row in content["files"])
+    texts = {name: _text(content[name]) for name in ("license", "description", "env_name", "task", "created")}
+    cache.qualified(content["name"])
+    cache.parse_version(content["version"])
+    return Manifest(
+        name=content["name"],
+        version=content["version"],
+        fingerprint=_hash(content["fingerprint"]),
+        schema=Schema.from_json(content["schema"]),
+        splits={
+            _text(name): {key: _count(row[key]) for key in ("num_episodes", "num_transitions")}
+            for name, row in content["splits"].items()
+        },
+        files=entries,
+        runs=tuple(content["runs"]),
+        parents=tuple(content["parents"]),
+        statistics=content["statistics"],
+        **texts,
+    )
+
+
+def _file_entry(row: dict[str, Any]) -> FileEntry:
+    path = PurePosixPath(_text(row["path"]))
+    if path.is_absolute() or ".." in path.parts or "\\" in str(path) or not path.parts:
+        msg = f"path {str(path)!r} leaves the version's folder"
+        raise ValueError(msg)
+    counts = {name: _count(row[name]) for name in ("bytes", "num_transitions", "num_episodes")}
+    return FileEntry(path=str(path), sha256=_hash(row["sha256"]), split=_text(row["split"]), **counts)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        msg = f"expected a string, got {value!r}"
+        raise TypeError(msg)
+    return value
+
+
+def _count(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        msg = f"expected a count, got {value!r}"
+        raise ValueError(msg)
+    return value
+
+
+def _hash(value: Any) -> str:
+    if not isinstance(value, str) or not _HASH.fullmatch(value):
+        msg = f"expected a SHA-256, got {value!r}"
+        raise ValueError(msg)
+    return value
+
+
+def _corrupt(path: Path, error: Exception) -> CorruptDataset:
+    return CorruptDataset(f"{path} is not a manifest that RLHive wrote: {error}. Fetch or make the version again.")

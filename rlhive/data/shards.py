@@ -1,0 +1,136 @@
+"""Arrow ⇄ Parquet files, in bounded memory. Knows no TensorDict and no network.
+
+Floats are byte-stream-split and never dictionary-encoded, everything is zstd; content-defined chunking lets the
+Hub re-send only what changed; page checksums and a page index are always written.
+"""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rlhive.errors import CorruptDataset
+
+ROW_GROUP_ROWS = 10_000
+SHARD_BYTES = 256 * 2**20
+
+
+class ShardWriter:
+    """Write the transitions of one split as ``<split>-00000-of-0000N.parquet``; an episode is never cut.
+
+    Args:
+        folder: Where the shards go; it must exist.
+        split: Name of the split, the beginning of the file names.
+        schema: Arrow schema of the rows.
+        shard_bytes: A shard is closed when it holds this many bytes of Arrow data.
+    """
+
+    def __init__(self, folder: Path, split: str, schema: pa.Schema, *, shard_bytes: int = SHARD_BYTES):
+        self._folder, self._split, self._schema, self._limit = folder, split, schema, shard_bytes
+        self._writer: pq.ParquetWriter | None = None
+        self._pending: list[pa.RecordBatch] = []
+        self._bytes = 0
+        self._counts: list[list[int]] = []
+
+    def write(self, episode: pa.RecordBatch) -> None:
+        """Add the rows of one episode."""
+        if self._writer is None:
+            self._writer = open_writer(self._part(len(self._counts)), self._schema)
+            self._counts.append([0, 0])
+        self._pending.append(episode)
+        self._bytes += episode.nbytes
+        self._counts[-1][0] += episode.num_rows
+        self._counts[-1][1] += 1
+        if sum(batch.num_rows for batch in self._pending) >= ROW_GROUP_ROWS:
+            self._flush()
+        if self._bytes >= self._limit:
+            self._close()
+
+    def finish(self) -> list[tuple[Path, int, int]]:
+        """Close the last shard and name all of them.
+
+        Returns:
+            Path, number of transitions and number of episodes of each shard; one empty shard for an empty split.
+        """
+        if not self._counts:
+            self._writer = open_writer(self._part(0), self._schema)
+            self._counts.append([0, 0])
+        self._close()
+        total = len(self._counts)
+        named = []
+        for index, (rows, episodes) in enumerate(self._counts):
+            path = self._folder / f"{self._split}-{index:05d}-of-{total:05d}.parquet"
+            self._part(index).rename(path)
+            named.append((path, rows, episodes))
+        return named
+
+    def _part(self, index: int) -> Path:
+        return self._folder / f"{self._split}-{index:05d}.parquet.part"
+
+    def _flush(self) -> None:
+        if self._pending:
+            self._writer.write_table(pa.Table.from_batches(self._pending, self._schema), ROW_GROUP_ROWS)
+            self._pending = []
+
+    def _close(self) -> None:
+        if self._writer is not None:
+            self._flush()
+            self._writer.close()
+            self._writer, self._bytes = None, 0
+
+
+def open_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    """Return a Parquet writer with RLHive's settings."""
+    floats, others = [], []
+    for field in schema:
+        nested = pa.types.is_fixed_size_list(field.type)
+        value = field.type.value_type if nested else field.type
+        column = f"{field.name}.list.element" if nested else field.name
+        (floats if pa.types.is_floating(value) else others).append(column)
+    return pq.ParquetWriter(
+        path,
+        schema,
+        compression="zstd",
+        use_dictionary=others,
+        use_byte_stream_split=floats,
+        use_content_defined_chunking=True,
+        write_page_index=True,
+        write_page_checksum=True,
+    )
+
+
+def write_table(table: pa.Table, path: Path) -> None:
+    """Write one table as one Parquet file."""
+    with open_writer(path, table.schema) as writer:
+        writer.write_table(table, ROW_GROUP_ROWS)
+
+
+def read_table(path: Path) -> pa.Table:
+    """Read one Parquet file, checking its page checksums.
+
+    Raises:
+        CorruptDataset: The file is missing or damaged.
+    """
+    try:
+        return pq.ParquetFile(path, page_checksum_verification=True).read()
+    except (OSError, pa.ArrowException) as error:
+        raise _damaged(path, error) from error
+
+
+def read_batches(paths: Iterable[Path]) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of several shards in order, a row group's worth at a time, checking page checksums.
+
+    Raises:
+        CorruptDataset: A file is missing or damaged.
+    """
+    for path in paths:
+        try:
+            with pq.ParquetFile(path, page_checksum_verification=True) as file:
+                yield from file.iter_batches(batch_size=ROW_GROUP_ROWS)
+        except (OSError, pa.ArrowException) as error:
+            raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> CorruptDataset:
+    return CorruptDataset(f"{path}: expected a readable Parquet file, got: {error}. Fetch or make the version again.")
