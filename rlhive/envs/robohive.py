@@ -9,6 +9,7 @@ TorchRL's own RoboHiveEnv is not used: it ignores frame_skip, does not seed, and
 
 import contextlib
 import difflib
+import functools
 import hashlib
 import importlib.metadata
 import io
@@ -128,8 +129,7 @@ class RoboHiveEnv(EnvBase):
     def _reset(self, tensordict: TensorDictBase | None = None, *, seed: int | None = None, **_: Any) -> TensorDictBase:
         if seed is not None:
             self._set_seed(seed)
-        with _silenced():
-            result = self._env.reset()
+        result = self._env.reset()
         self._elapsed = 0
         # Some Adroit tasks return the observation alone.
         return self._start(result[0] if isinstance(result, tuple) else result)
@@ -177,7 +177,12 @@ class RoboHiveEnv(EnvBase):
             data[key] = torch.tensor([value])
         if reward is not None:
             data[keys.REWARD] = torch.tensor([float(reward)], dtype=self._dtype)
-        return TensorDict(data, batch_size=[], device=self.device)
+        # Unsafe means unchecked, at a fifth of the cost: the dictionary is fresh and matches the specs.
+        return TensorDict._new_unsafe(data, batch_size=self.batch_size, device=self.device)
+
+    def _step_proc_data(self, next_tensordict_out: TensorDictBase) -> TensorDictBase:
+        """Skip TorchRL's completion of what a step returns: it is complete here (2 % of a step)."""
+        return next_tensordict_out
 
     def _refuse(self, action: np.ndarray) -> None:
         if action.shape != self._low.shape:
@@ -294,6 +299,8 @@ def _build(env_name: str, kwargs: dict[str, Any]) -> tuple[Any, int]:
     if not hasattr(env, "get_reward_dict") or horizon is None:
         msg = f"{env_name!r} is not a RoboHive environment with a horizon: expected an id out of RoboHive's suites."
         raise EnvNotFound(msg)
+    # The kitchens look up ten sites by name in every step: 2 % of it.
+    env.sim.model.site_name2id = functools.cache(env.sim.model.site_name2id)
     return env, int(horizon)
 
 
@@ -330,8 +337,9 @@ def _import_robohive() -> None:
     import glfw
 
     with warnings.catch_warnings(), _silenced():
-        # dm_control tries the window system at import; states need none.
+        # dm_control tries the window system when it is imported; states need none.
         warnings.simplefilter("ignore", glfw.GLFWError)
+        import dm_control.mujoco
         import robohive  # noqa: F401
         from robohive.utils import prompt_utils
     if prompt_utils.cprint is not _prompted:
