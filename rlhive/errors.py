@@ -12,6 +12,10 @@ class RLHiveError(Exception):
         return str(self.args[0]) if self.args else self.__class__.__name__
 
 
+class InvalidName(RLHiveError, ValueError):
+    """A dataset name or a version number is not of the accepted form."""
+
+
 class DatasetNotFound(RLHiveError, FileNotFoundError):
     """No dataset of that name or version, locally, on the Hub or as a recipe."""
 
@@ -74,3 +78,7 @@ class MissingExtra(RLHiveError, ImportError):
 
 class CheckpointMismatch(RLHiveError, ValueError):
     """A checkpoint does not fit the environment or is not one of RLHive's."""
+
+
+class TrainingDiverged(RLHiveError, ArithmeticError):
+    """A loss became NaN or infinite; no checkpoint was written."""

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from rlhive.errors import DatasetExists, DiskFull, StoreNotWritable
+from rlhive.errors import DatasetExists, DiskFull, InvalidName, StoreNotWritable
 
 STORE_VARIABLE = "RLHIVE_DATASETS_PATH"
 DEFAULT_NAMESPACE = "robohive"
@@ -34,7 +34,7 @@ def qualified(name: str) -> tuple[str, str]:
     """Split a dataset name into namespace and name; a bare one is in the ``robohive`` namespace.
 
     Raises:
-        ValueError: The name is not ``name`` or ``namespace/name`` of letters, digits, ``_``, ``-`` and ``.``.
+        InvalidName: The name is not ``name`` or ``namespace/name`` of letters, digits, ``_``, ``-`` and ``.``.
     """
     parts = name.split("/")
     if len(parts) == 1:
@@ -44,7 +44,7 @@ def qualified(name: str) -> tuple[str, str]:
             f"Dataset name {name!r}: expected 'name' or 'namespace/name' of letters, digits, '_', '-' and '.', "
             "beginning with a letter or digit. Choose another name."
         )
-        raise ValueError(msg)
+        raise InvalidName(msg)
     return parts[0], parts[1]
 
 
@@ -52,12 +52,12 @@ def parse_version(version: str) -> tuple[int, int, int]:
     """Return (major, minor, patch).
 
     Raises:
-        ValueError: The version is not three numbers joined by dots.
+        InvalidName: The version is not three numbers joined by dots.
     """
     match = _VERSION.fullmatch(version)
     if match is None:
         msg = f"Version {version!r}: expected MAJOR.MINOR.PATCH such as '1.0.0'. Choose such a number."
-        raise ValueError(msg)
+        raise InvalidName(msg)
     return tuple(int(part) for part in match.groups())
 
 

@@ -23,10 +23,15 @@ def read_episodes(folder: Path, manifest: Manifest) -> pa.Table:
 
 def read_rows(folder: Path, manifest: Manifest, splits: Sequence[str]) -> pa.Table:
     """Return the transitions of some splits, in the order given. The shards are verified first."""
+    batches = shards.read_batches(verified_shards(folder, manifest, splits))
+    return pa.Table.from_batches(batches, arrow.row_schema(manifest.schema))
+
+
+def verified_shards(folder: Path, manifest: Manifest, splits: Sequence[str]) -> list[Path]:
+    """Return the shards of some splits in order, each checked against its recorded hash."""
     entries = [entry for split in splits for entry in manifest.shards(split)]
     verify(folder, entries)
-    batches = shards.read_batches(Path(folder) / entry.path for entry in entries)
-    return pa.Table.from_batches(batches, arrow.row_schema(manifest.schema))
+    return [Path(folder) / entry.path for entry in entries]
 
 
 def read_records(folder: Path, manifest: Manifest, splits: Sequence[str]) -> Iterator[EpisodeRecord]:
@@ -73,9 +78,7 @@ def _build_packed(partial: Path, folder: Path, manifest: Manifest) -> None:
     codes = np.array([splits.index(split) for split in episodes["split"].to_pylist()], dtype=np.int64)
     table = np.stack([episodes[keys.EPISODE].to_numpy(), codes, episodes["length"].to_numpy()], axis=1)
     writer = PackedWriter(partial, manifest.schema, splits, table[order])
-    entries = [entry for split in splits for entry in manifest.shards(split)]
-    verify(folder, entries)
-    for batch in shards.read_batches(folder / entry.path for entry in entries):
+    for batch in shards.read_batches(verified_shards(folder, manifest, splits)):
         writer.write(arrow.columns_of(batch, manifest.schema))
     writer.finish({name: values[order] for name, values in finals.items()})
 

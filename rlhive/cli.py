@@ -1,0 +1,172 @@
+"""The ``rlhive`` command: one verb per step of the flow. Thin: every verb calls a public function of a room."""
+
+import json
+import sys
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from typer.core import TyperGroup
+
+from rlhive.errors import RLHiveError
+
+out = Console()
+err = Console(stderr=True)
+
+
+class _Verbs(TyperGroup):
+    """An error that RLHive foresaw is one sentence; an interrupt says what is safe."""
+
+    def invoke(self, context: typer.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except RLHiveError as error:
+            err.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+            raise typer.Exit(1) from error
+        except KeyboardInterrupt as error:
+            err.print("Interrupted: nothing half-written is left, and the same command goes on where this one stopped.")
+            raise typer.Exit(130) from error
+
+
+app = typer.Typer(
+    cls=_Verbs,
+    help="Offline robot learning with RoboHive: record, version, publish and train.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Workers = Annotated[int | None, typer.Option("--workers", help="Worker processes; one per core by default.")]
+
+
+@app.command()
+def setup(
+    assets: Annotated[
+        str, typer.Option(help="Where the simulation assets come from: pypi, git, or a folder that holds them.")
+    ] = "pypi",
+) -> None:
+    """Install RoboHive and its simulation assets; safe to interrupt and to repeat."""
+    from rlhive.envs.install import setup as setup_robohive
+
+    report = setup_robohive(assets)
+    table = Table("family", "environments", "available", title="RoboHive is ready")
+    for family in report.families:
+        table.add_row(family.name, family.prefixes, "yes" if family.available else family.reason)
+    out.print(table)
+
+
+@app.command()
+def collect(
+    task: Annotated[str, typer.Argument(help="Name in the catalogue, for example kitchen_knob1.")],
+    workers: Workers = None,
+) -> None:
+    """Make a task's dataset by running its recipe; an interrupted run goes on where it stopped."""
+    from rlhive.collect import collect as run_recipe
+    from rlhive.dataset import RoboHiveDataset
+
+    out.print(repr(RoboHiveDataset(run_recipe(task, num_workers=workers))), highlight=False)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def train(context: typer.Context) -> None:
+    """Train a policy offline; takes Hydra overrides: +model=bc +dataset=kitchen_knob1."""
+    from rlhive.sim_algos.run import main as run
+
+    sys.argv = ["rlhive train", *context.args]
+    run()
+
+
+@app.command()
+def evaluate(
+    policy: Annotated[str, typer.Argument(help="Folder of a checkpoint, or expert, medium or random.")],
+    env: Annotated[str, typer.Option(help="Task or environment id; by default the checkpoint's own.")] = "",
+    episodes: Annotated[int, typer.Option(help="Number of episodes, on seeds that no recipe uses.")] = 50,
+    seed: Annotated[int | None, typer.Option(help="First seed.")] = None,
+    workers: Workers = None,
+    json_: Json = False,
+) -> None:
+    """Roll a policy out on held-out seeds, beside random and expert."""
+    from rlhive.envs.tasks import EVALUATION_SEED
+    from rlhive.evaluate import compare
+
+    rows = compare(
+        list(dict.fromkeys([policy, "random", "expert"])),
+        env or None,
+        num_episodes=episodes,
+        seed=EVALUATION_SEED if seed is None else seed,
+        num_workers=workers,
+    )
+    if json_:
+        out.print_json(json.dumps([row.to_dict() for row in rows]))
+        return
+    table = Table("policy", "success", "95 % interval", "return", "95 % interval", title=rows[0].env_name)
+    for row in rows:
+        success, returns = row.success_interval, row.return_interval
+        table.add_row(
+            row.policy,
+            f"{row.success_rate:.0%}",
+            f"{success[0]:.0%} to {success[1]:.0%}",
+            f"{row.return_mean:.1f}",
+            f"{returns[0]:.1f} to {returns[1]:.1f}",
+        )
+    out.print(table)
+
+
+@app.command()
+def show(
+    name: Annotated[str, typer.Argument(help="Dataset name, or the path of a version's folder.")],
+    version: Annotated[str | None, typer.Option(help="MAJOR.MINOR.PATCH; the newest by default.")] = None,
+    json_: Json = False,
+) -> None:
+    """Say what a dataset is. Runs no recipe."""
+    from rlhive.dataset import RoboHiveDataset, describe
+
+    dataset = RoboHiveDataset(name, version=version, generate=False)
+    if json_:
+        out.print_json(json.dumps(describe(dataset)))
+    else:
+        out.print(repr(dataset), highlight=False)
+
+
+@app.command("list")
+def list_(json_: Json = False) -> None:
+    """List the datasets of the local store and those that the catalogue can make."""
+    from rlhive.dataset import local_datasets, local_versions
+    from rlhive.envs.tasks import TASKS
+
+    rows = {name: list(local_versions(name)) for name in local_datasets()}
+    for task in TASKS.values():
+        if task.recipe is not None:
+            rows.setdefault(f"robohive/{task.name}", [])
+    if json_:
+        out.print_json(json.dumps(rows))
+        return
+    table = Table("dataset", "versions in the store")
+    for name, versions in sorted(rows.items()):
+        table.add_row(name, ", ".join(versions) or f"none; make it: rlhive collect {name.split('/')[-1]}")
+    out.print(table)
+
+
+@app.command()
+def envs(json_: Json = False) -> None:
+    """List the tasks of the catalogue."""
+    from rlhive.envs.tasks import TASKS
+
+    if json_:
+        out.print_json(json.dumps({task.name: task.env_name for task in TASKS.values()}))
+        return
+    table = Table("task", "environment", "horizon", "what solves it")
+    for task in TASKS.values():
+        table.add_row(task.name, task.env_name, str(task.horizon), task.description)
+    out.print(table)
+
+
+def main() -> None:
+    """Run the command."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

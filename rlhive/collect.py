@@ -1,0 +1,224 @@
+"""Run a recipe: behaviour policies act in an environment, workers record, the episodes become a version.
+
+    recipe ─► jobs of a few episodes ─► worker processes ─► recording (one stream per job) ─► export ─► version
+
+Episode ``i`` is a function of the task and of seed ``i``, so the version has the same fingerprint whatever the
+number of processes and whether or not the run was interrupted.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import platform
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import version as version_of
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from rlhive.data import cache
+from rlhive.data.export import export
+from rlhive.data.record import Recording
+from rlhive.data.schema import Schema
+from rlhive.envs.make import make_env, make_policy
+from rlhive.envs.tasks import Task, get_task
+from rlhive.errors import DatasetNotFound
+from rlhive.rollout import default_num_workers, map_unordered, rollout_episode
+
+logger = logging.getLogger(__name__)
+
+EPISODES_PER_JOB = 5
+_PACKAGES = ("rlhive", "torch", "torchrl", "tensordict", "numpy", "pyarrow")
+
+
+def collect(
+    task: str | Task,
+    *,
+    num_workers: int | None = None,
+    store: Path | None = None,
+    progress: bool = True,
+) -> Path:
+    """Make the dataset of a task by running its recipe, and return the version's folder.
+
+    An episode is safe on the disk as soon as it is over. An interrupted or killed collection goes on where it
+    stopped when it is called again; a version that is there already is returned at once.
+
+    Args:
+        task: Name in the catalogue, or a task of your own.
+        num_workers: Worker processes; by default one per core.
+        store: Folder of all datasets.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        The folder of the version that the recipe names.
+
+    Raises:
+        EnvNotFound: No such task.
+        DatasetNotFound: The task has no recipe.
+        RoboHiveMissing: RoboHive or its assets are not installed.
+        StoreNotWritable, DiskFull: The store cannot take it; what was recorded is kept for the next call.
+
+    Example:
+        >>> collect("toy_point", progress=False).name  # doctest: +SKIP
+        '1.0.0'
+    """
+    task = get_task(task) if isinstance(task, str) else task
+    if task.recipe is None:
+        msg = f"Task {task.name!r} has no recipe: expected one in its row. Record your own episodes with a Recorder."
+        raise DatasetNotFound(msg)
+    target = cache.version_dir(task.name, task.recipe.version, store=store)
+    if target.exists():
+        return target
+    workers = num_workers or default_num_workers()
+    (schema, start_state, identity), *_ = map_unordered(_describe, [(task,)], num_workers=workers)
+    run = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
+    folder = cache.recording_dir(task.name, task.recipe.version, run, store=store)
+    with cache.locked(folder):
+        if target.exists():
+            return target
+        recording = Recording.create(folder, schema, start_state=start_state, provenance=_provenance(run, identity))
+        _record_missing(task, recording, num_workers=workers, progress=progress)
+        export(
+            recording.sorted_records(),
+            task.name,
+            version=task.recipe.version,
+            schema=schema,
+            license=task.recipe.license,
+            description=task.description,
+            env_name=task.env_name,
+            task=task.name,
+            splits=list(task.recipe.episodes),
+            runs=[recording.provenance],
+            store=store,
+        )
+        recording.discard()
+    return target
+
+
+def _record_missing(task: Task, recording: Recording, *, num_workers: int, progress: bool) -> None:
+    """Run every episode of the recipe that the recording lacks."""
+    done = recording.summaries()
+    plan = dict(_plan(task))
+    missing = [episode for episode in plan if episode not in done]
+    if done:
+        logger.warning("%s: going on after %d of %d recorded episodes", task.name, len(done), len(plan))
+    chunks = [missing[start : start + EPISODES_PER_JOB] for start in range(0, len(missing), EPISODES_PER_JOB)]
+    jobs = [(task, str(recording.path), [(episode, plan[episode]) for episode in chunk]) for chunk in chunks]
+    tally = _Tally(plan)
+    tally.add(done)
+    with tqdm(total=len(plan), initial=len(done), desc=task.name, unit="ep", disable=not progress) as bar:
+        bar.set_postfix_str(tally.summary())
+        for results in map_unordered(_record, jobs, num_workers=num_workers):
+            tally.add(results)
+            bar.update(len(results))
+            bar.set_postfix_str(tally.summary())
+
+
+def _plan(task: Task) -> Iterator[tuple[int, str]]:
+    """Yield every episode id of the recipe with its split, which is also the behaviour policy's level."""
+    episode = 0
+    for split, count in task.recipe.episodes.items():
+        for _ in range(count):
+            yield episode, split
+            episode += 1
+
+
+class _Tally:
+    """What the progress bar says: success per split, and steps per second since the start."""
+
+    def __init__(self, plan: Mapping[int, str]):
+        self._plan = plan
+        self._solved: dict[str, list[bool]] = {split: [] for split in plan.values()}
+        self._steps = 0
+        self._started: float | None = None
+
+    def add(self, results: Mapping[int, tuple[int, bool]]) -> None:
+        """Count episodes: id → (length, success). The first call holds what an earlier run recorded."""
+        for episode, (_, success) in results.items():
+            self._solved[self._plan[episode]].append(success)
+        if self._started is None:
+            self._started = time.monotonic()
+        else:
+            self._steps += sum(length for length, _ in results.values())
+
+    def summary(self) -> str:
+        parts = [f"{split} {np.mean(solved):.0%}" for split, solved in self._solved.items() if solved]
+        if self._steps:
+            parts.append(f"{self._steps / (time.monotonic() - self._started):.0f} steps/s")
+        return ", ".join(["solved: " + parts[0], *parts[1:]]) if parts else "starting workers"
+
+
+# --- in the worker processes; each keeps its environment for the next job ---
+
+_ENVS: dict[str, Any] = {}
+
+
+def _env_of(task: Task) -> Any:
+    key = json.dumps([task.backend, task.env_name, dict(task.env_kwargs)], sort_keys=True)
+    if key not in _ENVS:
+        _ENVS[key] = make_env(task)
+    return _ENVS[key]
+
+
+def _describe(task: Task) -> tuple[Schema, dict[str, np.ndarray], dict[str, Any]]:
+    """Return the schema, a simulator state, and what decides the episodes' content."""
+    env = _env_of(task)
+    policies = {level: make_policy(env, level) for level in task.recipe.episodes}
+    episode = rollout_episode(env, next(iter(policies.values())), seed=0)
+    identity = {
+        "task": asdict(task),
+        "env": env.provenance(),
+        "policies": {level: policy.parameters() for level, policy in policies.items()},
+    }
+    return Schema.of(episode.transitions), episode.start_state, identity
+
+
+def _record(task: Task, recording: str, episodes: list[tuple[int, str]]) -> dict[int, tuple[int, bool]]:
+    """Run and record some episodes; return length and success of each."""
+    env = _env_of(task)
+    results = {}
+    with Recording(Path(recording)).recorder(f"{episodes[0][0]:08d}-{uuid.uuid4().hex[:8]}") as recorder:
+        for episode, level in episodes:
+            ran = rollout_episode(env, make_policy(env, level), seed=episode)
+            record = recorder.add(
+                ran.transitions,
+                episode=episode,
+                split=level,
+                seed=ran.seed,
+                start_state=ran.start_state,
+                policy=level,
+            )
+            results[episode] = (record.length, record.success)
+    return results
+
+
+def _provenance(run: str, identity: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "run": run,
+        **identity,
+        "seeds": "each episode's id",
+        "versions": {name: version_of(name) for name in _PACKAGES} | {"python": platform.python_version()},
+        "git": _git(),
+        "command": sys.argv,
+        "host": {"name": platform.node(), "platform": platform.platform(), "cores": os.cpu_count()},
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _git() -> dict[str, Any] | None:
+    """Return commit and dirty flag of the working directory's repository; None outside of one."""
+    try:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changed = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return {"commit": commit, "dirty": bool(changed.strip())}

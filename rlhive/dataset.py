@@ -1,0 +1,309 @@
+"""``RoboHiveDataset("kitchen_knob1")``: from a name to a version, from a version to views and buffers."""
+
+import difflib
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from tensordict import TensorDict
+
+from rlhive import collect
+from rlhive.data import cache, hub, load
+from rlhive.data.buffer import PackedStorage, make_replay_buffer
+from rlhive.data.manifest import Manifest
+from rlhive.data.schema import Schema
+from rlhive.data.statistics import Moments, merge_all
+from rlhive.envs.tasks import TASKS, Task
+from rlhive.errors import DatasetNotFound, SplitNotFound
+
+if TYPE_CHECKING:
+    import datasets
+    from torchrl.data import TensorDictReplayBuffer
+    from torchrl.data.replay_buffers.samplers import Sampler
+
+logger = logging.getLogger(__name__)
+
+
+class RoboHiveDataset:
+    """One version of a dataset, or some of its splits; read-only.
+
+    A name is looked up in the local store, then on the Hugging Face Hub, and otherwise made by running the recipe
+    of the catalogue's task of that name, after a line that says so. Without ``version`` the newest one is taken of
+    the first place that has any. What is in the local store is opened without a network.
+
+    Args:
+        name: ``"kitchen_knob1"``, ``"org/name"``, or the path of a version's folder (a Path, or a string that begins
+            with ``/``, ``.`` or ``~``).
+        split: ``"expert"``, or several joined by ``+``: ``"expert+random"``. All by default.
+        version: ``"1.0.0"``; the newest by default.
+        generate: Whether a recipe may be run.
+        store: Folder of all datasets; by default ``$RLHIVE_DATASETS_PATH`` or ``~/.rlhive/datasets``.
+
+    Raises:
+        DatasetNotFound: No such dataset or version; the message names the nearest names or the versions there are.
+        SplitNotFound: No such split; the message names those there are.
+        CorruptDataset: A file is not what the manifest recorded.
+
+    Example:
+        >>> RoboHiveDataset("kitchen_knob1", split="expert").as_replay_buffer().sample()  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        name: str | Path,
+        *,
+        split: str | None = None,
+        version: str | None = None,
+        generate: bool = True,
+        store: Path | None = None,
+    ):
+        self._store = store
+        self.path = _as_path(name) or _resolve(str(name), version, generate=generate, store=store)
+        self._manifest = Manifest.read(self.path)
+        if version not in (None, self.version):
+            msg = f"{self.path}: expected version {version}, got {self.version}. Leave the version out."
+            raise DatasetNotFound(msg)
+        self.splits = _choose_splits(split, self._manifest)
+
+    @property
+    def name(self) -> str:
+        """``namespace/name``."""
+        return self._manifest.name
+
+    @property
+    def version(self) -> str:
+        """MAJOR.MINOR.PATCH."""
+        return self._manifest.version
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the version's content, whatever files it lies in."""
+        return self._manifest.fingerprint
+
+    @property
+    def schema(self) -> Schema:
+        """Keys, dtypes and shapes of a transition."""
+        return self._manifest.schema
+
+    @property
+    def env_name(self) -> str:
+        """Id of the environment that the episodes come from."""
+        return self._manifest.env_name
+
+    @property
+    def task_name(self) -> str:
+        """Name of the task in the catalogue; empty where there is none."""
+        return self._manifest.task
+
+    @property
+    def manifest(self) -> Manifest:
+        """Everything that the version says of itself, provenance included."""
+        return self._manifest
+
+    @property
+    def episodes(self) -> pa.Table:
+        """The episode table of the chosen splits, in rising order of ids.
+
+        Columns: ``episode``, ``split``, ``length``, ``return``, ``success``, ``ended``, ``seed``, ``policy``,
+        ``run``, ``content_hash``, ``metadata``, and ``final.*`` and ``start.*`` (final observation, simulator state).
+        """
+        table = load.read_episodes(self.path, self._manifest)
+        return table.filter(pc.is_in(table["split"], pa.array(self.splits, pa.string())))
+
+    @property
+    def statistics(self) -> dict[str, dict[str, Any]]:
+        """Count, mean, std, min and max of every column over the chosen splits; lists of one number per element."""
+        kept = (self._manifest.statistics.get(split, {}) for split in self.splits)
+        parts = [{column: Moments.from_json(row) for column, row in part.items()} for part in kept]
+        return {column: moments.to_json() for column, moments in merge_all(parts).items()}
+
+    def __len__(self) -> int:
+        return sum(self._manifest.splits[split]["num_transitions"] for split in self.splits)
+
+    def as_replay_buffer(
+        self,
+        batch_size: int = 256,
+        *,
+        sampler: "Sampler | None" = None,
+        transform: Callable | None = None,
+        prefetch: int | None = None,
+        pin_memory: bool = False,
+        seed: int | None = None,
+    ) -> "TensorDictReplayBuffer":
+        """Return a TorchRL replay buffer over the chosen splits; read-only, mapped from disk.
+
+        The first call for a version builds its memmap cache from Parquet, later ones open it in milliseconds.
+
+        Args:
+            batch_size: Transitions per ``sample()``.
+            sampler: One of TorchRL's; uniform with replacement by default. Slice samplers take
+                ``traj_key="episode"``.
+            transform: Applied to every batch.
+            prefetch: Number of batches to prepare ahead, in threads.
+            pin_memory: Whether batches are page-locked for a copy to a GPU.
+            seed: The same seed gives the same batches.
+
+        Returns:
+            Batches with the environment's own dtypes: ``observation``, ``action``, ``success``, ``episode``
+            (int64), and below ``"next"`` ``observation`` (the true one, the last of an episode included),
+            ``reward``, ``terminated``, ``truncated`` and ``done`` with a trailing dimension of 1. A batch owns
+            its memory.
+        """
+        return make_replay_buffer(
+            self.as_storage(),
+            batch_size=batch_size,
+            sampler=sampler,
+            transform=transform,
+            prefetch=prefetch,
+            pin_memory=pin_memory,
+            seed=seed,
+        )
+
+    def as_storage(self) -> PackedStorage:
+        """Return the read-only TorchRL storage behind :meth:`as_replay_buffer`."""
+        packed = load.open_packed(self.path, self._manifest, store=self._store)
+        codes = [packed.splits.index(split) for split in self.splits]
+        chosen = torch.cat([(packed.episodes[:, 1] == code).nonzero().flatten() for code in codes])
+        return PackedStorage(packed, None if len(codes) == len(packed.splits) else chosen)
+
+    def as_tensordict(self) -> TensorDict:
+        """Return all chosen transitions as one TED TensorDict ``[len(self)]`` in memory, episode by episode."""
+        return self.as_storage().get(slice(None))
+
+    def as_arrow(self) -> pa.Table:
+        """Return all chosen transitions as an Arrow table in memory, one row each, columns named ``next.reward``."""
+        return load.read_rows(self.path, self._manifest, self.splits)
+
+    def to_hf(self) -> "datasets.Dataset":
+        """Return all chosen transitions as a Hugging Face dataset, mapped from its own cache; files are verified."""
+        import datasets
+
+        paths = load.verified_shards(self.path, self._manifest, self.splits)
+        return datasets.Dataset.from_parquet([str(path) for path in paths])
+
+    def __repr__(self) -> str:
+        counts = self._manifest.splits
+        chosen = [
+            f"{split}: {counts[split]['num_episodes']:,} episodes, {counts[split]['num_transitions']:,} transitions"
+            for split in self.splits
+        ]
+        keys = [f"{field.column}: {field.dtype} {list(field.shape)}" for field in self.schema.fields]
+        lines = [
+            f"RoboHiveDataset {self.name} {self.version}",
+            f"  environment  {self.env_name or 'unknown'}",
+            *(f"  {'splits' if not index else '':<11}  {text}" for index, text in enumerate(chosen)),
+            *(f"  {'keys' if not index else '':<11}  {text}" for index, text in enumerate(keys)),
+            f"  fingerprint  {self.fingerprint[:16]}",
+            f"  path         {self.path}",
+        ]
+        return "\n".join(lines)
+
+
+def local_versions(name: str, *, store: Path | None = None) -> dict[str, Path]:
+    """Return the complete versions of a dataset in the local store, oldest first, with their folders."""
+    namespace, bare = cache.qualified(name)
+    folder = (store or cache.store_dir()) / namespace / bare
+    found = {}
+    for path in folder.glob("*/rlhive.json"):
+        try:
+            found[cache.parse_version(path.parent.name)] = path.parent
+        except ValueError:
+            continue
+    return {".".join(map(str, version)): found[version] for version in sorted(found)}
+
+
+def local_datasets(*, store: Path | None = None) -> list[str]:
+    """Return the ids ``namespace/name`` of all datasets in the local store."""
+    root = store or cache.store_dir()
+    return sorted({"/".join(path.parts[-4:-2]) for path in root.glob("[!.]*/[!.]*/*/rlhive.json")})
+
+
+def _as_path(name: str | Path) -> Path | None:
+    if isinstance(name, Path):
+        return name.expanduser().absolute()
+    if name.startswith(("/", ".", "~")):
+        return Path(name).expanduser().absolute()
+    return None
+
+
+def _resolve(name: str, version: str | None, *, generate: bool, store: Path | None) -> Path:
+    """Return the folder of a version: local, fetched from the Hub, or made by the recipe."""
+    local = local_versions(name, store=store)
+    if version is not None:
+        cache.parse_version(version)
+    if local and version in (None, *local):
+        return local[version or list(local)[-1]]
+    repo_id = "/".join(cache.qualified(name))
+    remote = hub.versions_of(repo_id)
+    newest = max(remote, key=cache.parse_version, default=None)
+    if remote and version in (None, *remote):
+        chosen = version or newest
+        return hub.pull(repo_id, chosen, remote[chosen], store=store)
+    task = _task_of(name)
+    if task is None or task.recipe is None or version not in (None, task.recipe.version):
+        raise DatasetNotFound(_not_found(name, version, [*local, *remote], task, store))
+    if not generate:
+        msg = (
+            f"{name}: expected a version in the store {store or cache.store_dir()} or on the Hub, got none, and "
+            f"generate=False forbids running its recipe. Run: rlhive collect {task.name}"
+        )
+        raise DatasetNotFound(msg)
+    logger.warning(
+        "%s is neither in the local store nor on the Hub: running its recipe, %d episodes in %s",
+        name,
+        task.recipe.num_episodes,
+        task.env_name,
+    )
+    return collect.collect(task, store=store)
+
+
+def _task_of(name: str) -> Task | None:
+    namespace, bare = cache.qualified(name)
+    return TASKS.get(bare) if namespace == cache.DEFAULT_NAMESPACE else None
+
+
+def _not_found(name: str, version: str | None, there: list[str], task: Task | None, store: Path | None) -> str:
+    recipe = [task.recipe.version] if task is not None and task.recipe is not None else []
+    versions = sorted({*there, *recipe}, key=cache.parse_version)
+    if versions:
+        return f"{name} has no version {version}: expected one of {', '.join(versions)}. Ask for one of them."
+    known = [*TASKS, *local_datasets(store=store)]
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or sorted(TASKS)
+    return (
+        f"No dataset named {name!r}: it is not in the store {store or cache.store_dir()}, not on the Hub, and not in "
+        f"the catalogue. Nearest: {', '.join(near)}. List what there is: rlhive list"
+    )
+
+
+def _choose_splits(split: str | None, manifest: Manifest) -> list[str]:
+    if split is None:
+        return list(manifest.splits)
+    chosen = split.split("+")
+    unknown = [name for name in chosen if name not in manifest.splits]
+    if unknown or len(set(chosen)) != len(chosen):
+        msg = (
+            f"{manifest.name} {manifest.version} has no split {split!r}: expected one of "
+            f"{', '.join(manifest.splits)}, or several different ones joined by '+'."
+        )
+        raise SplitNotFound(msg)
+    return chosen
+
+
+def describe(dataset: RoboHiveDataset) -> Mapping[str, Any]:
+    """Return what a dataset is as one JSON-able dict, for tools."""
+    return {
+        "name": dataset.name,
+        "version": dataset.version,
+        "fingerprint": dataset.fingerprint,
+        "env_name": dataset.env_name,
+        "splits": {split: dict(dataset.manifest.splits[split]) for split in dataset.splits},
+        "schema": dataset.schema.to_json(),
+        "bytes": dataset.manifest.num_bytes,
+        "license": dataset.manifest.license,
+        "created": dataset.manifest.created,
+        "path": str(dataset.path),
+    }
