@@ -339,7 +339,7 @@ def _import_robohive() -> None:
     with warnings.catch_warnings(), _silenced():
         # dm_control tries the window system when it is imported; states need none.
         warnings.simplefilter("ignore", glfw.GLFWError)
-        import dm_control.mujoco
+        import dm_control.mujoco  # noqa: F401
         import robohive  # noqa: F401
         from robohive.utils import prompt_utils
     if prompt_utils.cprint is not _prompted:
