@@ -132,7 +132,7 @@ def pack(transitions: TensorDictBase, schema: Schema, *, where: str) -> tuple[Co
     for item in schema.observed:
         following = _array(transitions[(keys.NEXT, *_parts(item.key))])
         _require_continuous(columns[item.column], following, column=item.column, where=where)
-        final[item.column] = following[-1]
+        final[item.column] = following[-1:].reshape(item.shape)
     _require_sound(columns, final, where=where)
     return columns, final
 

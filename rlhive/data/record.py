@@ -8,11 +8,11 @@ A recording is a folder::
     batch of an episode of T transitions
     row         0        1     …   T-1      T
     fields      s_0 a_0  s_1 a_1   …        s_T and zeros      (only observed fields mean anything in row T)
-    header      JSON     null  …   null     null               (id, split, seed, policy, content hash, metadata)
+    header      JSON     null  …   null     null               (split, seed, policy, metadata, identity)
     start.*     state    null  …   null     null
 
-A batch that a kill or a power loss cut short is not readable or does not have its content hash: it is the
-episode in flight, and the only one lost.
+A batch that a kill or a power loss cut short is not readable or has another identity hash: it is the episode
+in flight, and the only one lost.
 """
 
 import contextlib
@@ -101,6 +101,11 @@ class Recording:
         recording.schema.require(schema, where=str(path))
         return recording
 
+    @property
+    def run(self) -> str:
+        """Id of the run; empty where its provenance names none."""
+        return str(self.provenance.get("run", ""))
+
     def recorder(self, writer: str) -> "Recorder":
         """Open a writer; its name must be new in this recording."""
         return Recorder(self, writer)
@@ -108,9 +113,10 @@ class Recording:
     def records(self) -> Iterator[EpisodeRecord]:
         """Yield every whole episode, stream by stream; a repeated id only once."""
         seen: set[int] = set()
+        schema = _stream_schema(self)
         for stream in self._streams():
-            for batch in _whole_batches(stream):
-                record = _from_batch(batch, self.schema)
+            for batch in _whole_batches(stream, schema):
+                record = _from_batch(batch, self.schema, self.run)
                 if record is not None and record.episode not in seen:
                     seen.add(record.episode)
                     yield record
@@ -122,15 +128,16 @@ class Recording:
         """
         places: dict[int, tuple[Path, int]] = {}
         batches: dict[Path, list[pa.RecordBatch]] = {}
+        schema = _stream_schema(self)
         for stream in self._streams():
-            batches[stream] = list(_whole_batches(stream))
+            batches[stream] = list(_whole_batches(stream, schema))
             for index, batch in enumerate(batches[stream]):
-                record = _from_batch(batch, self.schema)
+                record = _from_batch(batch, self.schema, self.run)
                 if record is not None:
                     places.setdefault(record.episode, (stream, index))
         for episode in sorted(places):
             stream, index = places[episode]
-            yield _from_batch(batches[stream][index], self.schema)
+            yield _from_batch(batches[stream][index], self.schema, self.run)
 
     def summaries(self) -> dict[int, tuple[int, bool]]:
         """Return length and success of every whole episode, by id."""
@@ -206,7 +213,7 @@ class Recorder:
             seed=seed,
             start_state=dict(start_state or {}),
             policy=policy,
-            run=str(self.recording.provenance.get("run", "")),
+            run=self.recording.run,
             metadata=dict(metadata or {}),
         )
         self.write(record)
@@ -250,9 +257,8 @@ def _to_batch(record: EpisodeRecord, schema: Schema, stream_schema: pa.Schema) -
         "split": record.split,
         "seed": record.seed,
         "policy": record.policy,
-        "run": record.run,
-        "content_hash": record.content_hash(),
         "metadata": dict(record.metadata),
+        "identity": record.identity(),
     }
     nulls = [None] * record.length
     arrays = [*arrow.rows_of(padded, schema).columns, pa.array([json.dumps(header), *nulls], pa.string())]
@@ -262,7 +268,7 @@ def _to_batch(record: EpisodeRecord, schema: Schema, stream_schema: pa.Schema) -
     return pa.RecordBatch.from_arrays(arrays, schema=stream_schema)
 
 
-def _from_batch(batch: pa.RecordBatch, schema: Schema) -> EpisodeRecord | None:
+def _from_batch(batch: pa.RecordBatch, schema: Schema, run: str) -> EpisodeRecord | None:
     """Return the record of a batch, or None where it is not what was written."""
     try:
         header = json.loads(batch.column("header")[0].as_py())
@@ -275,10 +281,10 @@ def _from_batch(batch: pa.RecordBatch, schema: Schema) -> EpisodeRecord | None:
             seed=header["seed"],
             start_state=_start_state(batch),
             policy=header["policy"],
-            run=header["run"],
+            run=run,
             metadata=header["metadata"],
         )
-        return record if record.content_hash() == header["content_hash"] else None
+        return record if record.identity() == header["identity"] else None
     except (ValueError, TypeError, KeyError, IndexError, pa.ArrowException):
         return None
 
@@ -288,10 +294,18 @@ def _start_state(batch: pa.RecordBatch) -> dict[str, np.ndarray]:
     return {name.removeprefix(arrow.START): batch.column(name)[0].values.to_numpy() for name in names}
 
 
-def _whole_batches(path: Path) -> Iterator[pa.RecordBatch]:
-    """Yield the readable batches of a stream; a damaged or cut tail ends it."""
+def _whole_batches(path: Path, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """Yield the readable batches of a stream; a damaged or cut tail ends it.
+
+    Arrow trusts a stream that it did not check: reading a value through a damaged offset ends the process. So the
+    schema must be the expected one and every batch is validated before anything looks into it.
+    """
     try:
         with pa.memory_map(str(path)) as source, pa.ipc.open_stream(source) as stream:
-            yield from stream
-    except (pa.ArrowInvalid, OSError):
+            if stream.schema != schema:
+                return
+            for batch in stream:
+                batch.validate(full=True)
+                yield batch
+    except (pa.ArrowException, OSError):
         return

@@ -33,20 +33,19 @@ class Moments:
     def of(cls, rows: np.ndarray) -> "Moments":
         """Return the statistics of ``[N, *shape]``, N at least 1."""
         values = rows.reshape(len(rows), -1).astype(np.float64)
-        mean = values.mean(axis=0)
-        return cls(len(values), mean, ((values - mean) ** 2).sum(axis=0), values.min(axis=0), values.max(axis=0))
+        with np.errstate(all="ignore"):  # an infinite or huge value has no finite moments, and that is said by them
+            mean = values.mean(axis=0)
+            m2 = ((values - mean) ** 2).sum(axis=0)
+        return cls(len(values), mean, m2, values.min(axis=0), values.max(axis=0))
 
     def merge(self, other: "Moments") -> "Moments":
         """Return the statistics of both sets of rows together."""
         count = self.count + other.count
-        delta = other.mean - self.mean
-        return Moments(
-            count,
-            self.mean + delta * (other.count / count),
-            self.m2 + other.m2 + delta**2 * (self.count * other.count / count),
-            np.minimum(self.min, other.min),
-            np.maximum(self.max, other.max),
-        )
+        with np.errstate(all="ignore"):
+            delta = other.mean - self.mean
+            mean = self.mean + delta * (other.count / count)
+            m2 = self.m2 + other.m2 + delta**2 * (self.count * other.count / count)
+        return Moments(count, mean, m2, np.minimum(self.min, other.min), np.maximum(self.max, other.max))
 
     @property
     def std(self) -> np.ndarray:

@@ -1,0 +1,28 @@
+"""Every test has a store of its own and no Hub; what is shared is built once."""
+
+import os
+
+# Read by huggingface_hub when it is imported, so they are set before anything of ours is.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def store(tmp_path, monkeypatch):
+    """An empty dataset store, which the environment variable names."""
+    path = tmp_path / "store"
+    monkeypatch.setenv("RLHIVE_DATASETS_PATH", str(path))
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "hf"))
+    return path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _stop_workers():
+    """End the worker processes that collect and evaluate keep for their next call."""
+    yield
+    from loky import get_reusable_executor
+
+    get_reusable_executor().shutdown(wait=True, kill_workers=True)

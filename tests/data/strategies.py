@@ -1,0 +1,84 @@
+"""Episodes of all kinds: nested observations, several dtypes, odd values, both endings and none."""
+
+import numpy as np
+import torch
+from hypothesis import strategies as st
+from tensordict import TensorDict
+
+from rlhive import keys
+from rlhive.data.episodes import EpisodeRecord, pack
+from rlhive.data.schema import Schema
+
+OBSERVED = {
+    "observation": (torch.float64, (3,)),
+    "success": (torch.bool, (1,)),
+    "parts.camera": (torch.uint8, (2, 3, 3)),
+    "parts.half": (torch.float16, (2,)),
+    "count": (torch.int32, ()),
+}
+PLAIN = {"action": (torch.float32, (2,)), "gripper": (torch.int64, (1,))}
+ODD = (0.0, -0.0, 1.0, -1.5, 5e-324, 1.7976931348623157e308, float("inf"), float("-inf"))
+
+
+def transitions(length: int, seed: int, *, ended: str = "truncated") -> TensorDict:
+    """Return TED transitions of one episode whose values are a function of the seed."""
+    generator = np.random.default_rng(seed)
+    td = TensorDict({}, [length])
+    for name, (dtype, shape) in OBSERVED.items():
+        states = _values(generator, dtype, (length + 1, *shape))
+        key = keys.key_of(name)
+        td[key] = states[:-1]
+        td[(keys.NEXT, *((key,) if isinstance(key, str) else key))] = states[1:].clone()
+    for name, (dtype, shape) in PLAIN.items():
+        td[name] = _values(generator, dtype, (length, *shape))
+    td[keys.NEXT_REWARD] = torch.from_numpy(generator.normal(size=(length, 1)))
+    for flag in keys.END_FLAGS:
+        td[flag] = torch.zeros(length, 1, dtype=torch.bool)
+        td[keys.NEXT, flag] = torch.zeros(length, 1, dtype=torch.bool)
+    if ended != "unfinished":
+        td[keys.NEXT, ended][-1] = True
+        td[keys.NEXT_DONE][-1] = True
+    return td
+
+
+def records(lengths: list[int], *, splits: tuple[str, ...] = ("a", "b"), ended: str = "truncated"):
+    """Return the schema and one record per length, splits in turn, ids 3, 6, 9, …"""
+    schema = Schema.of(transitions(1, 0))
+    made = []
+    for index, length in enumerate(lengths):
+        columns, final = pack(transitions(length, index, ended=ended), schema, where=f"episode {index}")
+        made.append(
+            EpisodeRecord(
+                episode=3 * (index + 1),
+                split=splits[index % len(splits)],
+                columns=columns,
+                final=final,
+                seed=index if index % 3 else None,
+                start_state={"qpos": np.array([index, -0.0, np.pi]), "time": np.array([0.5])},
+                policy="expert",
+                run="run",
+                metadata={"note": f"№ {index}"},
+            )
+        )
+    return schema, made
+
+
+def same(left: EpisodeRecord, right: EpisodeRecord) -> bool:
+    """Whether two records agree bit for bit, their runs excepted."""
+    return left.identity() == right.identity()
+
+
+lengths = st.lists(st.integers(1, 12), min_size=1, max_size=6)
+endings = st.sampled_from(["terminated", "truncated", "unfinished"])
+
+
+def _values(generator: np.random.Generator, dtype: torch.dtype, shape: tuple[int, ...]) -> torch.Tensor:
+    if dtype.is_floating_point:
+        values = generator.normal(size=shape)
+        odd = generator.random(shape) < 0.2
+        values = np.where(odd, generator.choice(ODD, size=shape), values)
+        # The cast of 1.8e308 to a smaller float is an infinity, which is meant.
+        return torch.from_numpy(np.asarray(values)).to(dtype)
+    if dtype is torch.bool:
+        return torch.from_numpy(generator.random(shape) < 0.5)
+    return torch.from_numpy(np.asarray(generator.integers(0, 100, shape))).to(dtype)

@@ -1,0 +1,121 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tensordict import TensorDict
+
+from rlhive import keys
+from rlhive.data.episodes import EpisodeRecord, pack, split_episodes, unpack
+from rlhive.data.schema import Schema
+from rlhive.errors import SchemaMismatch
+from tests.data.strategies import endings, records, transitions
+
+
+def equal(left: TensorDict, right: TensorDict) -> bool:
+    """Bit for bit, on the keys of the left one."""
+    return all(
+        left[key].dtype == right[key].dtype and left[key].numpy().tobytes() == right[key].contiguous().numpy().tobytes()
+        for key in left.keys(True, True)
+    )
+
+
+@settings(max_examples=40, deadline=None)
+@given(length=st.integers(1, 20), seed=st.integers(0, 2**20), ended=endings)
+def test_unpack_is_the_inverse_of_pack(length, seed, ended):
+    td = transitions(length, seed, ended=ended)
+    schema = Schema.of(td)
+
+    columns, final = pack(td, schema, where="episode 4")
+    back = unpack(columns, final, schema, episode=4)
+
+    assert equal(td, back)
+    assert (back[keys.EPISODE] == 4).all()
+    record = EpisodeRecord(episode=4, split="a", columns=columns, final=final)
+    assert record.ended == ended
+    assert record.length == length
+
+
+def test_packed_columns_do_not_alias_the_tensordict():
+    td = transitions(3, 0)
+    columns, final = pack(td, Schema.of(td), where="here")
+    before = columns["action"].copy(), final["observation"].copy()
+
+    td["action"].zero_()
+    td["next", "observation"].zero_()
+
+    assert (columns["action"] == before[0]).all()
+    assert (final["observation"] == before[1]).all()
+
+
+def test_return_and_success_are_those_of_the_next_states():
+    td = transitions(4, 0)
+    td["next", "reward"] = torch.tensor([[1.0], [2.0], [4.0], [8.5]], dtype=torch.float64)
+    for name in ("success", ("next", "success")):
+        td[name] = torch.zeros(4, 1, dtype=torch.bool)
+    td["success"][0] = True  # solved before any action: the start's merit, not the policy's
+    columns, final = pack(td, Schema.of(td), where="here")
+
+    record = EpisodeRecord(episode=0, split="a", columns=columns, final=final)
+    assert record.episode_return == 15.5
+    assert not record.success
+
+    final["success"] = np.array([True])
+    assert record.success
+
+
+@pytest.mark.parametrize(
+    ("breaks", "says"),
+    [
+        (lambda td: td.pop("action"), "key action is missing"),
+        (lambda td: td.set("extra", torch.zeros(5)), "key extra is not in the schema"),
+        (lambda td: td.set("action", td["action"].double()), r"key action: expected float32 \(2,\), got float64"),
+        (lambda td: td.set("action", td["action"][:, :1]), r"expected float32 \(2,\), got float32 \(1,\)"),
+        (lambda td: td["action"].__setitem__((2, 0), float("nan")), "row 2: key action is NaN"),
+        (lambda td: td["next", "observation"].__setitem__((4, 1), float("nan")), "key next.observation is NaN"),
+        (lambda td: td["next", "observation"].__setitem__((1, 0), 77.0), "row 1: expected next.observation to be"),
+        (lambda td: td["next", "terminated"].__setitem__(1, True), "row 1: expected the end at the last row 4"),
+    ],
+)
+def test_a_broken_episode_is_refused_with_its_key_and_row(breaks, says):
+    td = transitions(5, 3)
+    schema = Schema.of(td)
+    breaks(td)
+
+    with pytest.raises(SchemaMismatch, match=rf"episode 9.*{says}"):
+        pack(td, schema, where="episode 9")
+
+
+def test_content_hash_sees_every_bit_and_only_the_content():
+    _, (record,) = records([6])
+    again = EpisodeRecord(episode=99, split="z", columns=dict(record.columns), final=dict(record.final), seed=5)
+    assert again.content_hash() == record.content_hash()
+    assert again.identity() != record.identity()
+
+    for target in (again.columns, again.final):
+        for name in list(target):
+            flipped = target[name].copy()
+            flipped.reshape(-1).view(np.uint8)[-1] ^= 1
+            original, target[name] = target[name], flipped
+            assert again.content_hash() != record.content_hash(), name
+            target[name] = original
+    assert again.content_hash() == record.content_hash()
+
+
+def test_identity_sees_seed_state_policy_and_metadata():
+    _, (record,) = records([2])
+    changes = [{"seed": 17}, {"policy": "other"}, {"metadata": {}}, {"split": "c"}, {"start_state": {}}, {"episode": 1}]
+    fields = {name: getattr(record, name) for name in record.__dataclass_fields__}
+
+    assert EpisodeRecord(**(fields | {"run": "another"})).identity() == record.identity()
+    for change in changes:
+        assert EpisodeRecord(**(fields | change)).identity() != record.identity(), change
+
+
+def test_split_episodes_cuts_after_every_done():
+    parts = [transitions(3, 0), transitions(1, 1, ended="terminated"), transitions(2, 2, ended="unfinished")]
+
+    cut = split_episodes(torch.cat(parts))
+
+    assert [len(part) for part in cut] == [3, 1, 2]
+    assert all(equal(left, right) for left, right in zip(parts, cut, strict=True))

@@ -1,0 +1,314 @@
+"""RoboHiveEnv against RoboHive itself: values, not shapes."""
+
+import hashlib
+import json
+import subprocess
+import sys
+import warnings
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from tensordict import TensorDict
+from torchrl.envs import check_env_specs
+
+from rlhive import keys
+from rlhive.errors import EnvNotFound, InvalidAction, RoboHiveMissing, SimulationDiverged
+
+KNOB = "FK1_Knob1OnRandom-v4"
+
+
+@pytest.fixture(scope="module")
+def make():
+    """Build environments, and close them at the end of the module."""
+    from rlhive.envs.robohive import RoboHiveEnv
+
+    built = []
+
+    def build(env_name=KNOB, **kwargs):
+        built.append(RoboHiveEnv(env_name, **kwargs))
+        return built[-1]
+
+    yield build
+    for env in built:
+        env.close(raise_if_closed=False)
+
+
+@pytest.fixture(scope="module")
+def env(make):
+    return make(seed=0, obs_keys=["robot_jnt", "knob1_site_err"])
+
+
+@pytest.fixture(scope="module")
+def other(make):
+    """Another instance of the same environment, built with another seed."""
+    return make(seed=77)
+
+
+@pytest.fixture(scope="module")
+def actions():
+    return torch.as_tensor(np.random.default_rng(5).uniform(-1, 1, (60, 9)), dtype=torch.float32)
+
+
+def run(env, actions):
+    """Step from where the environment is; returns the stacked TensorDicts under ``next``."""
+    return torch.stack([step(env, action) for action in actions])
+
+
+def step(env, action):
+    return env.step(TensorDict({keys.ACTION: action}, [], device=env.device))[keys.NEXT]
+
+
+def digest(stacked):
+    return hashlib.sha256(
+        stacked[keys.OBSERVATION].numpy().tobytes() + stacked[keys.REWARD].numpy().tobytes()
+    ).hexdigest()
+
+
+def assert_same(left, right, names=(keys.OBSERVATION, keys.REWARD, keys.SUCCESS, keys.DONE)):
+    for name in names:
+        assert torch.equal(left[name], right[name]), name
+
+
+def test_keeps_the_torchrl_contract(env):
+    check_env_specs(env)
+
+
+def test_gives_what_robohive_gives(env, actions):
+    import gymnasium
+
+    raw = gymnasium.make(KNOB)
+    raw.unwrapped.seed(3)
+    expected, _ = raw.reset()
+    env.set_seed(3)
+    start = env.reset()
+    np.testing.assert_array_equal(start[keys.OBSERVATION].numpy(), expected)
+    for index in range(50):
+        observation, reward, terminated, truncated, info = raw.step(actions[index].numpy())
+        got = step(env, actions[index])
+        np.testing.assert_array_equal(got[keys.OBSERVATION].numpy(), observation)
+        np.testing.assert_array_equal(got["robot_jnt"].numpy(), info["obs_dict"]["robot_jnt"])
+        np.testing.assert_array_equal(got["knob1_site_err"].numpy(), info["obs_dict"]["knob1_site_err"])
+        assert got[keys.REWARD].dtype == torch.float64
+        assert got[keys.REWARD].item() == reward
+        assert got[keys.SUCCESS].item() == info["solved"]
+        flags = [got[key].item() for key in (keys.TERMINATED, keys.TRUNCATED, keys.DONE)]
+        assert flags == [terminated, truncated, terminated or truncated]
+    assert flags == [False, True, True]
+    assert start[keys.OBSERVATION].shape == (75,)
+
+
+def test_a_seed_gives_the_same_episode_again(env, other, actions):
+    env.set_seed(11)
+    first = env.reset()
+    episode = run(env, actions[:20])
+    assert_same(env.reset(seed=11), first, [keys.OBSERVATION])
+    assert_same(run(env, actions[:20]), episode)
+    other.set_seed(11)
+    assert_same(other.reset(), first, [keys.OBSERVATION])
+    assert_same(run(other, actions[:20]), episode)
+    assert not torch.equal(env.reset(seed=12)[keys.OBSERVATION], first[keys.OBSERVATION])
+    assert not torch.equal(env.reset()[keys.OBSERVATION], env.reset()[keys.OBSERVATION])
+
+
+def test_a_new_process_gives_the_same_episode_and_prints_nothing(env, actions):
+    code = f"""
+import hashlib, numpy as np, torch
+from tensordict import TensorDict
+from rlhive.rl_envs import RoboHiveEnv
+env = RoboHiveEnv({KNOB!r})
+env.set_seed(21)
+env.reset()
+actions = torch.as_tensor(np.random.default_rng(5).uniform(-1, 1, (60, 9)), dtype=torch.float32)
+steps = torch.stack([env.step(TensorDict({{"action": a}}, []))["next"] for a in actions[:20]])
+found = hashlib.sha256(steps["observation"].numpy().tobytes() + steps["reward"].numpy().tobytes()).hexdigest()
+env.close()
+import sys
+sys.stderr.write(found)
+"""
+    env.set_seed(21)
+    env.reset()
+    expected = digest(run(env, actions[:20]))
+    answer = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PATH": "/usr/bin:/bin"},
+    )
+    assert answer.stdout == ""
+    assert answer.stderr == expected  # and so no banner, no complaint about a display
+
+
+def test_frame_skip_changes_the_simulated_time(make, env, actions):
+    env.reset()
+    step(env, actions[0])
+    assert env.unwrapped.sim.data.time == pytest.approx(40 * 0.002, abs=1e-12)
+    assert env.dt == 0.08
+    quick = make(frame_skip=10)
+    quick.reset()
+    step(quick, actions[0])
+    assert quick.unwrapped.sim.data.time == pytest.approx(10 * 0.002, abs=1e-12)
+    assert quick.provenance()["frame_skip"] == 10
+    assert quick.provenance()["dt"] == pytest.approx(0.02)
+
+
+def test_a_frame_skip_that_robohive_does_not_keep_is_an_error():
+    from rlhive.envs.robohive import _checked_substeps
+
+    # 0.57 / 0.01 is a little less than 57 in floating point, and RoboHive truncates.
+    rounded = SimpleNamespace(dt=0.57, sim=SimpleNamespace(step_duration=0.01))
+    assert _checked_substeps(rounded, None) == 56
+    with pytest.raises(ValueError, match="56 steps where frame_skip=57"):
+        _checked_substeps(rounded, 57)
+
+
+def test_float32_is_the_rounded_float64(make, env, actions):
+    single = make(dtype=torch.float32, max_episode_steps=4)
+    start, exact = single.reset(seed=4), env.reset(seed=4)
+    assert torch.equal(start[keys.OBSERVATION], exact[keys.OBSERVATION].float())
+    got, expected = run(single, actions[:4]), run(env, actions[:4])
+    assert torch.equal(got[keys.OBSERVATION], expected[keys.OBSERVATION].float())
+    assert torch.equal(got[keys.REWARD], expected[keys.REWARD].float())
+    assert single.horizon == 4
+    assert got[keys.TRUNCATED].flatten().tolist() == [False, False, False, True]
+
+
+def test_unknown_observation_names_are_refused(make):
+    with pytest.raises(ValueError, match=r"no observation 'robot_joints'.*robot_jnt"):
+        make(obs_keys=["robot_joints"])
+
+
+def test_success_is_true_at_a_reset_into_a_solved_state(env, monkeypatch):
+    assert not env.reset(seed=0)[keys.SUCCESS]
+    kitchen = env.unwrapped
+    monkeypatch.setattr(kitchen, "obj_goal", kitchen.init_qpos[kitchen.obj["dof_adrs"]].copy())
+    assert env.reset(seed=0)[keys.SUCCESS]
+
+
+def test_an_end_of_the_task_is_terminated_not_truncated(make):
+    reach = make("FrankaReachRandom-v0", seed=0)
+    reach.reset()
+    go_on = step(reach, torch.zeros(9))
+    assert [go_on[key].item() for key in keys.END_FLAGS] == [False, False, False]
+    # It gives up where the target is more than a metre away.
+    reach.unwrapped.sim.model.site_pos[reach.unwrapped.target_sid] += 2
+    end = step(reach, torch.zeros(9))
+    assert [end[key].item() for key in (keys.TERMINATED, keys.TRUNCATED, keys.DONE)] == [True, False, True]
+
+
+def test_returned_tensors_share_no_memory(env, actions):
+    env.reset(seed=1)
+    first = step(env, actions[0])
+    kept = first.clone()
+    step(env, actions[1])
+    assert_same(first, kept)
+    reference = run_after(env, 1, actions, spoil=False)
+    assert_same(run_after(env, 1, actions, spoil=True), reference)
+
+
+def run_after(env, seed, actions, *, spoil):
+    """Two steps; where spoilt, everything that was returned is overwritten in between."""
+    returned = [env.reset(seed=seed), step(env, actions[0])]
+    if spoil:
+        for tensordict in returned:
+            tensordict.apply_(torch.zero_)
+    return step(env, actions[1])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1.0001, -1.5])
+def test_a_wrong_action_is_refused_and_named(env, value):
+    env.reset()
+    action = torch.zeros(9)
+    action[6] = value
+    before = env.get_state()["integration"]
+    with pytest.raises(InvalidAction, match=r"action\[6\] is"):
+        step(env, action)
+    np.testing.assert_array_equal(env.get_state()["integration"], before)
+
+
+def test_an_action_of_another_shape_is_refused(env):
+    env.reset()
+    with pytest.raises(InvalidAction, match=r"shape \(9,\), got \(7,\)"):
+        step(env, torch.zeros(7))
+
+
+def test_a_blown_up_simulation_is_an_error(env):
+    from rlhive.envs.robohive import RoboHiveWarning
+
+    env.reset()
+    env.unwrapped.sim.data.qvel[:] = 1e12
+    with pytest.warns(RoboHiveWarning), pytest.raises(SimulationDiverged, match="diverged in step 1"):
+        step(env, torch.zeros(9))
+    env.reset(seed=0)
+    step(env, torch.zeros(9))
+
+
+def test_a_state_goes_on_bit_for_bit_in_another_instance(env, other, actions):
+    from rlhive.envs.experts import make_policy
+
+    env.set_seed(8)
+    env.rollout(25, make_policy(env, "expert"))
+    assert env.unwrapped.sim.data.ptr.ncon > 0
+    now, state = env.unwrapped.get_obs(), env.get_state()
+    assert all(value.dtype == np.float64 and value.ndim == 1 for value in state.values())
+    expected = run(env, actions[:30])
+    other.reset()
+    step(other, actions[0])
+    resumed = other.set_state(state)
+    np.testing.assert_array_equal(resumed[keys.OBSERVATION].numpy(), now)
+    assert_same(run(other, actions[:30]), expected)
+    # 25 + 25 steps are the horizon, whichever instance made them.
+    assert expected[keys.TRUNCATED].flatten().tolist().index(True) == 24
+    env.set_state(state)
+    assert_same(run(env, actions[:30]), expected)
+
+
+def test_a_state_of_another_environment_is_refused(make, env):
+    reach = make("FrankaReachRandom-v0")
+    with pytest.raises(ValueError, match="expected a state with"):
+        env.set_state(reach.get_state())
+
+
+def test_the_provenance_tells_what_the_environment_is(make, env, other):
+    provenance = json.loads(json.dumps(other.provenance()))
+    assert provenance["env_name"] == KNOB
+    assert provenance["horizon"] == 50
+    assert provenance["versions"]["robohive"] == "0.7.0"
+    assert provenance["versions"]["mujoco"] == "3.1.3"
+    # The robot stands elsewhere after a reset; the model's hash is of the model as it was compiled.
+    env.reset(seed=6)
+    assert provenance["model_hash"] == env.provenance()["model_hash"]
+    reach = make("FrankaReachRandom-v0", seed=0)
+    assert provenance["model_hash"] != reach.provenance()["model_hash"]
+
+
+def test_an_unknown_environment_is_named_with_its_neighbours(make):
+    with pytest.raises(EnvNotFound, match="FK1_Knob1OnRandom-v4"):
+        make("FK1_Knob1OnRandom-v9")
+    with pytest.raises(EnvNotFound, match="not a RoboHive environment"):
+        make("CartPole-v1")
+
+
+def test_missing_assets_of_a_family_are_an_error_with_the_command_to_type(make):
+    from rlhive.envs.assets import verify
+    from rlhive.envs.install import package_folder
+
+    if verify(package_folder() / "simhive").source == "git":
+        pytest.skip("the assets from git hold every family; the ones from the package index lack Myo")
+    with pytest.raises(RoboHiveMissing, match="rlhive setup --assets git"):
+        make("myoFingerReachRandom-v0")
+
+
+def test_robohives_warnings_come_through_and_its_banners_do_not(make, capfd):
+    from rlhive.envs.robohive import RoboHiveWarning
+
+    with pytest.warns(RoboHiveWarning, match="Unused kwargs found"):
+        make(nonsense=3)
+    with pytest.warns(RoboHiveWarning, match="default interaction site"):
+        make(interact_site="end_effector")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        make()
+    assert capfd.readouterr() == ("", "")
