@@ -117,6 +117,7 @@ class _Evil:
         return (Path.touch, (Path("unpickled"),))
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 def test_nothing_is_ever_unpickled(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     folder = save_checkpoint(tmp_path / "a", _policy(), RECORD, [])
@@ -136,7 +137,7 @@ def _saved(value: object) -> bytes:
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(StoreNotWritable, match="expected .*file to be a folder"):
+    with pytest.raises(StoreNotWritable, match=r"expected .*file to be a folder"):
         save_checkpoint(tmp_path / "file" / "a", _policy(), RECORD, [])
 
 
