@@ -1,0 +1,266 @@
+"""Roll a policy out on held-out seeds: success rate and return, each with a 95 % interval.
+
+Every episode is a pure function of its seed (see :mod:`rlhive.rollout`), so the numbers do not depend on how many
+processes computed them.
+"""
+
+import functools
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torchrl.envs import EnvBase
+from tqdm import tqdm
+
+from rlhive.checkpoint import CHECKPOINT_FILE, load_policy, read_checkpoint
+from rlhive.envs.make import make_env, make_policy
+from rlhive.envs.tasks import EVALUATION_SEED, LEVELS, Task, get_task
+from rlhive.errors import CheckpointMismatch, EnvNotFound
+from rlhive.rollout import Policy, default_num_workers, map_unordered, rollout_episode
+
+_Z95 = statistics.NormalDist().inv_cdf(0.975)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a policy achieved.
+
+    Attributes:
+        policy: Level, checkpoint folder, or name of the callable.
+        env_name: Environment id.
+        num_episodes: Number of episodes; episode ``i`` had seed ``first_seed + i``.
+        first_seed: Seed of the first episode.
+        successes: Number of episodes in which the task was solved after any step.
+        success_rate: ``successes / num_episodes``.
+        success_interval: 95 % Wilson interval of the success rate.
+        returns: Undiscounted return of each episode, in the order of the seeds.
+        return_mean: Their mean.
+        return_interval: 95 % Student-t interval of the mean; unbounded for a single episode.
+    """
+
+    policy: str
+    env_name: str
+    num_episodes: int
+    first_seed: int
+    successes: int
+    success_rate: float
+    success_interval: tuple[float, float]
+    returns: tuple[float, ...]
+    return_mean: float
+    return_interval: tuple[float, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields, JSON-able: tuples become lists, an unbounded interval ``[None, None]``."""
+        fields = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        fields["return_interval"] = [value if math.isfinite(value) else None for value in self.return_interval]
+        return fields
+
+
+def evaluate(
+    policy: str | Path | Policy,
+    env: str | Task,
+    *,
+    num_episodes: int = 50,
+    seed: int = EVALUATION_SEED,
+    num_workers: int | None = None,
+    progress: bool = True,
+) -> Evaluation:
+    """Run a policy on seeds that no recipe uses and count.
+
+    Args:
+        policy: "expert", "medium" or "random"; or a checkpoint folder; or a callable that writes ``action`` into a
+            TensorDict. A callable is pickled for each episode unless ``num_workers`` is 1; if it keeps state, give
+            it ``begin_episode(seed)``.
+        env: Task name, environment id or task.
+        num_episodes: Number of episodes, at least 1.
+        seed: Of the first episode; the following ones count up.
+        num_workers: Processes; default one per core. With 1 everything runs in this process.
+        progress: Show a bar.
+
+    Returns:
+        The same, bit for bit, for every number of workers on one machine.
+
+    Raises:
+        CheckpointMismatch: ``policy`` is no level and no whole checkpoint, or one of another environment.
+        EnvNotFound: No such environment.
+        ValueError: ``num_episodes`` is below 1.
+
+    Example:
+        >>> evaluate("expert", "toy_point", num_episodes=5, num_workers=1, progress=False).success_rate
+        1.0
+    """
+    if num_episodes < 1:
+        msg = f"num_episodes: expected at least 1, got {num_episodes}."
+        raise ValueError(msg)
+    task = _resolve_task(env)
+    policy = _resolve_policy(policy, task)
+    identity = _identity(policy)
+    num_workers = min(num_workers or default_num_workers(), num_episodes)
+    jobs = [(policy, identity, task, seed + index) for index in range(num_episodes)]
+    outcomes = (
+        (_run_episode(*job) for job in jobs)
+        if num_workers == 1
+        else map_unordered(_run_episode, jobs, num_workers=num_workers)
+    )
+    by_seed: dict[int, tuple[float, bool]] = {}
+    name = _name_of(policy)
+    with tqdm(total=num_episodes, desc=f"evaluate {name}", unit="episode", disable=not progress) as bar:
+        for episode_seed, episode_return, success in outcomes:
+            by_seed[episode_seed] = (episode_return, success)
+            bar.set_postfix(success=f"{sum(s for _, s in by_seed.values()) / len(by_seed):.0%}", refresh=False)
+            bar.update()
+    return _summarise(name, task, seed, [by_seed[seed + index] for index in range(num_episodes)])
+
+
+def compare(policies: Sequence[str | Path | Policy], env: str | Task, **kwargs: Any) -> list[Evaluation]:
+    """Evaluate several policies on the same seeds: a number means little without random and expert beside it.
+
+    Args:
+        policies: As for :func:`evaluate`, for example ``["random", "runs/bc", "expert"]``.
+        env: Task name, environment id or task.
+        **kwargs: Further arguments of :func:`evaluate`.
+
+    Returns:
+        One evaluation per policy, in their order.
+    """
+    return [evaluate(policy, env, **kwargs) for policy in policies]
+
+
+def wilson_interval(successes: int, num_episodes: int) -> tuple[float, float]:
+    """Return the 95 % interval of a success rate (Wilson, 1927), which stays honest at 0 and 1.
+
+    Example:
+        >>> [round(bound, 3) for bound in wilson_interval(8, 10)]
+        [0.49, 0.943]
+    """
+    rate, z2 = successes / num_episodes, _Z95**2
+    centre = rate + z2 / (2 * num_episodes)
+    half = _Z95 * math.sqrt(rate * (1 - rate) / num_episodes + z2 / (4 * num_episodes**2))
+    scale = 1 + z2 / num_episodes
+    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Return the 95 % Student-t interval of a mean; unbounded for a single value."""
+    if len(values) < 2:
+        return -math.inf, math.inf
+    mean = statistics.fmean(values)
+    half = student_t_quantile(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
+    return mean - half, mean + half
+
+
+@functools.cache
+def student_t_quantile(degrees: int) -> float:
+    """Return t with P(|T| <= t) = 0.95 for that many degrees of freedom.
+
+    SciPy is not part of the base install; for whole degrees the distribution function is a finite sum
+    (Abramowitz and Stegun, 1964, 26.7.3 and 26.7.4), which is bisected here.
+    """
+    low, high = 0.0, 13.0  # 12.706 for one degree is the largest
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _central_probability(middle, degrees) < 0.95 else (low, middle)
+    return (low + high) / 2
+
+
+def _central_probability(t: float, degrees: int) -> float:
+    angle = math.atan(t / math.sqrt(degrees))
+    cosine, odd = math.cos(angle), degrees % 2 == 1
+    term, total = (cosine if odd else 1.0), 0.0
+    for k in range(1, degrees // 2 + 1):
+        total += term
+        term *= cosine**2 * ((2 * k) / (2 * k + 1) if odd else (2 * k - 1) / (2 * k))
+    return 2 / math.pi * (angle + math.sin(angle) * total) if odd else math.sin(angle) * total
+
+
+def _summarise(name: str, task: Task, seed: int, outcomes: list[tuple[float, bool]]) -> Evaluation:
+    returns = tuple(episode_return for episode_return, _ in outcomes)
+    successes = sum(success for _, success in outcomes)
+    return Evaluation(
+        policy=name,
+        env_name=task.env_name,
+        num_episodes=len(outcomes),
+        first_seed=seed,
+        successes=successes,
+        success_rate=successes / len(outcomes),
+        success_interval=wilson_interval(successes, len(outcomes)),
+        returns=returns,
+        return_mean=statistics.fmean(returns),
+        return_interval=mean_interval(returns),
+    )
+
+
+def _resolve_task(env: str | Task) -> Task:
+    """Return the task itself: a worker process does not know what this one registered."""
+    if isinstance(env, Task):
+        return env
+    try:
+        return get_task(env)
+    except EnvNotFound:
+        built = make_env(env)  # raises, with the nearest names, unless it is an environment id of RoboHive
+        task = Task(name=env, env_name=built.env_name, horizon=built.horizon, description="")
+        built.close()
+        return task
+
+
+def _resolve_policy(policy: str | Path | Policy, task: Task) -> str | Path | Policy:
+    if not isinstance(policy, str | Path) or policy in LEVELS:
+        return policy
+    folder = Path(policy)
+    if not folder.exists():
+        msg = f"No policy {str(policy)!r}: expected one of {', '.join(LEVELS)} or a folder with {CHECKPOINT_FILE}."
+        raise CheckpointMismatch(msg)
+    trained_for = read_checkpoint(folder).get("env_name")
+    if trained_for != task.env_name:
+        msg = (
+            f"Checkpoint {folder} does not fit {task.env_name}: expected env_name {task.env_name!r}, "
+            f"got {trained_for!r}. Evaluate it on {trained_for!r}."
+        )
+        raise CheckpointMismatch(msg)
+    return folder.absolute()
+
+
+def _identity(policy: str | Path | Policy) -> str | None:
+    """Name what a worker may keep for the next episode; None for a callable, which arrives anew each time."""
+    if isinstance(policy, Path):
+        # The hash is part of it because workers outlive a training that writes to the same folder.
+        return f"{policy} {read_checkpoint(policy)['sha256']}"
+    return policy if isinstance(policy, str) else None
+
+
+def _name_of(policy: str | Path | Policy) -> str:
+    if isinstance(policy, str | Path):
+        return str(policy)
+    return str(getattr(policy, "name", None) or getattr(policy, "__name__", None) or type(policy).__name__)
+
+
+def _run_episode(policy: str | Path | Policy, identity: str | None, task: Task, seed: int) -> tuple[int, float, bool]:
+    """Run in a worker process, or in this one."""
+    env = _cached_env(task)
+    if identity is not None:
+        policy = _cached_policy(policy, identity, env)
+    episode = rollout_episode(env, policy, seed=seed)
+    return seed, episode.episode_return, episode.success
+
+
+# One of each per process: a kitchen takes a second to build and 100 MB to keep.
+_ENVS: list[tuple[Task, EnvBase]] = []
+_POLICIES: list[tuple[str, EnvBase, Policy]] = []
+
+
+def _cached_env(task: Task) -> EnvBase:
+    if not _ENVS or _ENVS[0][0] != task:
+        for _, env in _ENVS:
+            env.close()
+        _ENVS[:] = [(task, make_env(task))]
+    return _ENVS[0][1]
+
+
+def _cached_policy(policy: str | Path, identity: str, env: EnvBase) -> Policy:
+    if not _POLICIES or _POLICIES[0][:2] != (identity, env):
+        made = load_policy(policy, env=env) if isinstance(policy, Path) else make_policy(env, policy)
+        _POLICIES[:] = [(identity, env, made)]
+    return _POLICIES[0][2]
