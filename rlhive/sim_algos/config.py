@@ -1,0 +1,55 @@
+"""Compose a configuration from conf/ without a command line."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rlhive.errors import MissingExtra
+
+CONF_DIR = Path(__file__).parent / "conf"
+
+
+def make_config(model: str, dataset: str, *, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Return what ``+model=… +dataset=… overrides…`` means.
+
+    Args:
+        model: A file of conf/model: "bc" or "iql".
+        dataset: A file of conf/dataset, or else any dataset name or folder.
+        overrides: In Hydra's grammar, as on the command line: ``["train.num_steps=2000", "split=expert+medium"]``.
+
+    Returns:
+        Plain nested dicts.
+
+    Raises:
+        ValueError: No such model, or an override that the configuration does not know.
+        MissingExtra: Hydra is not installed.
+
+    Example:
+        >>> make_config("bc", "toy_point", overrides=["train.num_steps=5"])["train"]["num_steps"]
+        5
+    """
+    try:
+        from hydra import compose, initialize_config_dir
+        from hydra.errors import HydraException
+        from omegaconf import OmegaConf
+        from omegaconf.errors import OmegaConfBaseException
+    except ImportError as error:
+        msg = "Training needs Hydra: expected hydra-core 1.3, got none. Install it: pip install 'rlhive[train]'"
+        raise MissingExtra(msg) from error
+    models = _options("model")
+    if model not in models:
+        msg = f"No algorithm named {model!r}: expected one of {', '.join(models)}."
+        raise ValueError(msg)
+    chosen = [f"+model={model}"] + ([f"+dataset={dataset}"] if dataset in _options("dataset") else [])
+    try:
+        with initialize_config_dir(str(CONF_DIR), version_base="1.3", job_name="rlhive"):
+            composed = compose("config", [*chosen, *overrides])
+        composed.dataset.name = dataset
+        return OmegaConf.to_container(composed, resolve=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        msg = f"Configuration of {model!r} with {list(overrides)}: {error}. See {CONF_DIR.name}/model/{model}.yaml."
+        raise ValueError(msg) from error
+
+
+def _options(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF_DIR / group).glob("*.yaml"))

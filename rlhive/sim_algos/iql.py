@@ -1,0 +1,112 @@
+"""Implicit Q-learning: improve on the data without ever asking for the value of an action that is not in them.
+
+Kostrikov, Nair and Levine, "Offline Reinforcement Learning with Implicit Q-Learning", ICLR 2022.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from tensordict import TensorDictBase
+from torchrl.objectives import IQLLoss, SoftUpdate
+
+from rlhive import keys
+from rlhive.checkpoint import make_actor
+from rlhive.sim_algos.networks import make_critics, make_stochastic_actor
+
+
+class ImplicitQLearning:
+    """The learner: an actor, two Q functions with their targets, a value function, losses and optimizer.
+
+    The targets bootstrap through a truncation and stop at a termination: TorchRL's loss reads
+    ``("next", "terminated")``, not ``("next", "done")``.
+
+    Args:
+        config: Sections ``train``, ``optim``, ``network`` and ``loss`` of conf/model/iql.yaml.
+        observation_dim: Size of an observation.
+        action_dim: Size of an action.
+        reward_std: Standard deviation of the training rewards; divides them unless ``loss.reward_scale`` is set.
+        device: Where it learns.
+
+    Attributes:
+        actor: From normalised observations to mean actions; what is deployed.
+    """
+
+    #: What a batch must hold.
+    in_keys = (
+        keys.OBSERVATION,
+        keys.ACTION,
+        (keys.NEXT, keys.OBSERVATION),
+        keys.NEXT_REWARD,
+        keys.NEXT_TERMINATED,
+        keys.NEXT_DONE,
+    )
+
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        *,
+        observation_dim: int,
+        action_dim: int,
+        reward_std: float,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        settings = config["loss"]
+        self.reward_scale = _reward_scale(settings["reward_scale"], reward_std)
+        self.actor = make_actor(observation_dim, action_dim, config["network"]).to(device)
+        qvalue, value = make_critics(observation_dim, action_dim, config["network"])
+        self.loss = IQLLoss(
+            make_stochastic_actor(self.actor, action_dim).to(device),
+            qvalue.to(device),
+            value.to(device),
+            loss_function=settings["loss_function"],
+            expectile=settings["expectile"],
+            temperature=settings["temperature"],
+        )
+        self.loss.make_value_estimator(gamma=settings["gamma"])
+        self.targets = SoftUpdate(self.loss, tau=settings["tau"])
+        self.optimizer, self.schedule = self._make_optimizer(config["optim"], config["train"]["num_steps"])
+
+    def update(self, batch: TensorDictBase) -> dict[str, torch.Tensor]:
+        """Take one gradient step on all networks, then move the targets.
+
+        Args:
+            batch: ``observation`` and ``("next", "observation")`` normalised, ``action``, ``("next", "reward")``,
+                all float32; ``("next", "terminated" | "done")`` bool; batch size ``[N]``.
+
+        Returns:
+            ``loss`` (the sum), ``loss_actor``, ``loss_qvalue`` and ``loss_value``, detached.
+        """
+        batch[keys.NEXT_REWARD] = batch[keys.NEXT_REWARD] * self.reward_scale
+        losses = self.loss(batch).select("loss_actor", "loss_qvalue", "loss_value")
+        total = sum(losses.values())  # no network is in two of them, so one step serves all three
+        self.optimizer.zero_grad()
+        total.backward()
+        self.optimizer.step()
+        self.schedule.step()
+        self.targets.step()
+        return {"loss": total.detach(), **{name: loss.detach() for name, loss in losses.items()}}
+
+    def _make_optimizer(
+        self, optim: Mapping[str, Any], num_steps: int
+    ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
+        actor = list(self.loss.actor_network_params.values(True, True))
+        critics = [
+            parameter
+            for parameters in (self.loss.qvalue_network_params, self.loss.value_network_params)
+            for parameter in parameters.values(True, True)
+        ]
+        groups = [{"params": actor, "lr": optim["actor_lr"]}, {"params": critics, "lr": optim["critic_lr"]}]
+        optimizer = torch.optim.AdamW(groups, weight_decay=optim["weight_decay"], fused=True)
+
+        def cosine(step: int) -> float:
+            return 0.5 * (1 + math.cos(math.pi * step / num_steps))
+
+        return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, [cosine, lambda step: 1.0])
+
+
+def _reward_scale(configured: float | None, reward_std: float) -> float:
+    if configured is not None:
+        return float(configured)
+    return 1.0 / reward_std if reward_std > 0 else 1.0

@@ -1,0 +1,48 @@
+"""The entry point of all training.
+
+    python -m rlhive.sim_algos.run +model=bc +dataset=kitchen_knob1
+    python -m rlhive.sim_algos.run +model=iql +dataset=kitchen_knob1 train.num_steps=2000 seed=1
+    python -m rlhive.sim_algos.run --multirun +model=bc,iql +dataset=kitchen_knob1 seed=0,1,2
+
+The checkpoint goes to Hydra's run folder, ``hydra.run.dir``. From Python, call :func:`rlhive.sim_algos.train`.
+"""
+
+import re
+import sys
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from rlhive.errors import RLHiveError
+from rlhive.sim_algos.config import CONF_DIR
+from rlhive.sim_algos.training import train_from_config
+
+
+@hydra.main(config_path=str(CONF_DIR), config_name="config", version_base="1.3")
+def main(config: DictConfig) -> None:
+    """Train as the command line says; what RLHive foresaw ends with its sentence and status 1."""
+    try:
+        train_from_config(OmegaConf.to_container(config, resolve=True), output_dir=HydraConfig.get().runtime.output_dir)
+    except RLHiveError as error:
+        sys.exit(str(error))
+
+
+def check_arguments(arguments: list[str]) -> None:
+    """Exit with a sentence where model or dataset is not chosen: Hydra's own is a page of its inside."""
+    if any(
+        re.match(r"--?(h|help|hydra-help|version|info|i|shell-completion|sc)\b", argument) for argument in arguments
+    ):
+        return
+    absent = [
+        group
+        for group in ("model", "dataset")
+        if not any(re.match(rf"\+*{group}(\.name)?=", argument) for argument in arguments)
+    ]
+    if absent:
+        sys.exit(f"Nothing to train: expected +model=bc +dataset=kitchen_knob1, got no {' and no '.join(absent)}.")
+
+
+if __name__ == "__main__":
+    check_arguments(sys.argv[1:])
+    main()
