@@ -26,7 +26,8 @@ class _Verbs(TyperGroup):
             err.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
             raise typer.Exit(1) from error
         except KeyboardInterrupt as error:
-            err.print("Interrupted: nothing half-written is left, and the same command goes on where this one stopped.")
+            said = "Interrupted: nothing half-written is left, and the same command goes on where this one stopped."
+            err.print(said, soft_wrap=True)
             raise typer.Exit(130) from error
 
 

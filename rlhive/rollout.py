@@ -4,6 +4,7 @@ An episode is a pure function of (environment, policy, seed): the environment is
 the policy, where it draws random numbers, at the episode's begin. Which process runs it does not matter.
 """
 
+import math
 import os
 import signal
 from collections.abc import Callable, Iterable, Iterator
@@ -37,8 +38,8 @@ class Episode:
 
     @property
     def episode_return(self) -> float:
-        """Undiscounted sum of the rewards."""
-        return float(self.transitions[keys.NEXT_REWARD].sum())
+        """Undiscounted sum of the rewards, rounded once."""
+        return math.fsum(self.transitions[keys.NEXT_REWARD].flatten().tolist())
 
     @property
     def success(self) -> bool:

@@ -13,6 +13,7 @@ Pure functions of arrays: nothing here touches a file.
 import hashlib
 import itertools
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -65,8 +66,8 @@ class EpisodeRecord:
 
     @property
     def episode_return(self) -> float:
-        """Undiscounted sum of the rewards, 0.0 without a reward."""
-        return float(self.columns[REWARD].sum()) if REWARD in self.columns else 0.0
+        """Undiscounted sum of the rewards, rounded once; 0.0 without a reward."""
+        return math.fsum(self.columns[REWARD].ravel().tolist()) if REWARD in self.columns else 0.0
 
     @property
     def success(self) -> bool:

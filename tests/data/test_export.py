@@ -242,7 +242,12 @@ print(json.dumps({"rows": rows, "lengths": episodes["length"][:]}))
     for split, rows in got["rows"].items():
         own = [record for record in made if record.split == split]
         expected = [
-            [record.episode, step, *record.columns["action"][step].tolist(), float(record.columns["next.reward"][step, 0])]
+            [
+                record.episode,
+                step,
+                *record.columns["action"][step].tolist(),
+                float(record.columns["next.reward"][step, 0]),
+            ]
             for record in own
             for step in range(record.length)
         ]

@@ -1,0 +1,95 @@
+"""The import law of docs/decisions/001: strictly downward, the wings never meet, one room owns each library."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import rlhive
+
+ROOT = Path(rlhive.__file__).parent
+
+#: A room may import rooms of lower floors only. A room without a floor fails: a new room is a decision.
+FLOORS = [
+    {"keys", "errors", "envs", "data", "data.formats", "sim_algos"},
+    {"data.schema", "envs.tasks"},
+    {"data.episodes", "data.cache", "data.statistics", "envs.assets", "envs.toy"},
+    {"data.arrow", "data.manifest", "data.packed", "envs.install"},
+    {"data.card", "data.record", "data.shards", "data.buffer", "data.hub", "envs.robohive"},
+    {"data.export", "data.load", "envs.experts", "rl_envs"},
+    {"envs.make", "envs.tune"},
+    {"rollout"},
+    {"checkpoint"},
+    {"collect", "evaluate"},
+    {"dataset"},
+    {"sim_algos.config", "sim_algos.networks"},
+    {"sim_algos.bc", "sim_algos.iql"},
+    {"sim_algos.training"},
+    {"sim_algos.run"},
+    {"cli"},
+]
+LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
+
+OWNERS = {
+    "gymnasium": {"envs.robohive", "envs.install"},
+    "mujoco": {"envs.robohive", "envs.experts", "envs.tune"},
+    "robohive": {"envs.robohive", "envs.install"},
+    "pyarrow": {"data.arrow", "data.shards", "data.record", "data.export", "data.load", "dataset"},
+    "huggingface_hub": {"data.hub"},
+    "datasets": {"dataset"},
+    "typer": {"cli"},
+    "rich": {"cli"},
+    "hydra": {"sim_algos.run"},
+}
+
+
+def rooms():
+    for path in sorted(ROOT.rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), path
+
+
+def imported(path):
+    """Every module that a file imports, at its top or inside a function; ``from a import b`` also as ``a.b``."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def violations(room, path):
+    for name in imported(path):
+        library, _, rest = name.partition(".")
+        if library in OWNERS and room not in OWNERS[library]:
+            yield f"{room} imports {library}, which belongs to {sorted(OWNERS[library])}"
+        if library != "rlhive" or rest not in LEVEL or LEVEL[rest] == 0:
+            continue
+        if LEVEL[rest] >= LEVEL[room]:
+            yield f"{room} (floor {LEVEL[room]}) imports {rest} (floor {LEVEL[rest]})"
+        if {room.split(".")[0], rest.split(".")[0]} == {"envs", "data"}:
+            yield f"{room} imports {rest}: the wings never meet"
+
+
+@pytest.mark.parametrize(("room", "path"), [pair for pair in rooms() if pair[0]], ids=lambda value: str(value)[-30:])
+def test_imports_go_downward(room, path):
+    assert room in LEVEL, f"{room} has no floor: give it one in {__file__}"
+    assert list(violations(room, path)) == []
+
+
+@pytest.mark.parametrize(
+    ("room", "source", "says"),
+    [
+        ("data.schema", "from rlhive.data import arrow", "floor"),
+        ("data.arrow", "import rlhive.dataset", "floor"),
+        ("data.load", "from rlhive.envs.toy import ToyEnv", "wings"),
+        ("collect", "def f():\n    import pyarrow.parquet", "belongs to"),
+    ],
+)
+def test_the_law_sees_a_violation(room, source, says, tmp_path):
+    path = tmp_path / "room.py"
+    path.write_text(source)
+
+    assert any(says in violation for violation in violations(room, path))
