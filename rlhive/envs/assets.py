@@ -244,8 +244,11 @@ def _download_wheel(work: Path, progress: bool) -> Path:
         except BaseException:
             process.kill()
             raise
-    wheels = list(work.glob("*.whl"))
-    if process.returncode or not wheels:
+        wheels = list(work.glob("*.whl"))
+        if wheels:  # out of pip's cache it comes without a report
+            bar.total = wheels[0].stat().st_size
+            bar.update(bar.total - bar.n)
+    if not wheels:
         reasons = [line for line in log if line.startswith("ERROR")] or log[-1:] or ["no output"]
         msg = (
             f"The package index did not give {ASSETS_WHEEL}, which holds the assets: pip said {reasons[-1]!r}. "

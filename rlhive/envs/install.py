@@ -119,7 +119,7 @@ def setup(assets: str | Path = "pypi", progress: bool = True) -> Report:
     assets_room.source_of(assets)
     with _only_one():
         installed = _install_robohive()
-        package = _package_folder()
+        package = package_folder()
         record = assets_room.place(package, assets, progress=progress)
     size, families = _try_in_new_process(record)
     return Report(
@@ -148,13 +148,13 @@ def require_robohive() -> None:
     if importlib.util.find_spec("robohive") is None:
         msg = "RoboHive is not installed in this Python environment. Type: rlhive setup"
         raise RoboHiveMissing(msg)
-    marker = _package_folder() / "simhive" / assets_room.VERSION_FILE
+    marker = package_folder() / "simhive" / assets_room.VERSION_FILE
     if not marker.is_file():
         msg = f"RoboHive has no simulation assets: expected them in {marker.parent}. Type: rlhive setup"
         raise RoboHiveMissing(msg)
 
 
-def _package_folder() -> Path:
+def package_folder() -> Path:
     """Where robohive is, found without importing it (its import fails where the assets are missing)."""
     importlib.invalidate_caches()
     spec = importlib.util.find_spec("robohive")

@@ -148,7 +148,7 @@ class RoboHiveEnv(EnvBase):
 
     def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
         action = tensordict.get(keys.ACTION).numpy(force=True)
-        if not ((action >= self._low) & (action <= self._high)).all():
+        if action.shape != self._low.shape or not ((action >= self._low) & (action <= self._high)).all():
             self._refuse(action)
         before = self._data.time
         observation, reward, terminated, _, _ = self._env.step(action)
@@ -285,7 +285,11 @@ def _build(env_name: str, kwargs: dict[str, Any]) -> tuple[Any, int]:
         near = ", ".join(difflib.get_close_matches(env_name, gymnasium.registry, n=3, cutoff=0.5)) or "none"
         msg = f"RoboHive has no environment {env_name!r}: expected a registered id, nearest {near}."
         raise EnvNotFound(msg)
-    horizon = kwargs.pop("max_episode_steps", None) or gymnasium.spec(env_name).max_episode_steps
+    spec = gymnasium.spec(env_name)
+    horizon = kwargs.pop("max_episode_steps", None) or spec.max_episode_steps
+    if "model_path" not in spec.kwargs or horizon is None:
+        msg = f"{env_name!r} is not a RoboHive environment with a horizon: expected an id out of RoboHive's suites."
+        raise EnvNotFound(msg)
     # What an environment draws while it is built belongs to its definition, so that seed is fixed.
     kwargs.setdefault("seed", 0)
     try:
@@ -296,21 +300,18 @@ def _build(env_name: str, kwargs: dict[str, Any]) -> tuple[Any, int]:
             raise
         msg = f"{env_name} lacks simulation assets that fit: {error}. Type: rlhive setup --assets git"
         raise RoboHiveMissing(msg) from error
-    if not hasattr(env, "get_reward_dict") or horizon is None:
-        msg = f"{env_name!r} is not a RoboHive environment with a horizon: expected an id out of RoboHive's suites."
-        raise EnvNotFound(msg)
     # The kitchens look up ten sites by name in every step: 2 % of it.
     env.sim.model.site_name2id = functools.cache(env.sim.model.site_name2id)
     return env, int(horizon)
 
 
 def _checked_substeps(env: Any, frame_skip: int | None) -> int:
-    """Return how many simulator steps RoboHive makes per step; it rounds down, which can lose one."""
-    substeps = int(env.dt / env.sim.step_duration)
+    """Return how many simulator steps RoboHive makes per step: what was asked for, or an error."""
+    substeps = int(env.dt / env.sim.step_duration)  # as RoboHive computes it
     if frame_skip is not None and substeps != frame_skip:
         msg = (
-            f"RoboHive simulates {substeps} steps where frame_skip={frame_skip} was asked for (it rounds down). "
-            f"Take another number near it."
+            f"RoboHive simulates {substeps} steps where frame_skip={frame_skip} was asked for: this environment "
+            f"fixes it or the division rounds down. Leave frame_skip out or take another number."
         )
         raise ValueError(msg)
     return substeps

@@ -1,0 +1,505 @@
+"""`rlhive setup` on tiny wheels, folders and repositories, through pip and git themselves."""
+
+import ast
+import base64
+import errno
+import hashlib
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from rlhive.envs import assets, install
+from rlhive.errors import AssetsCorrupt, DiskFull, RoboHiveMissing, SetupFailed
+
+TREE = {
+    "furniture_sim/oven.xml": b"<mujoco/>",
+    "furniture_sim/meshes/knob.stl": bytes(range(256)) * 40,
+    "franka_sim/panda.xml": b"<mujoco model='panda'/>",
+}
+OTHER_TREE = {**TREE, "myo_sim/hand.xml": b"<mujoco model='hand'/>"}
+
+
+def write(folder: Path, files: dict[str, bytes]) -> Path:
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """All files of an installed tree but RLHive's record, git's own left out."""
+    paths = [path for path in folder.rglob("*") if path.is_file() and ".git" not in path.parts]
+    found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+    found.pop("rlhive-assets.json", None)
+    return found
+
+
+def installed(tree: dict[str, bytes]) -> dict[str, bytes]:
+    return {**tree, "simhive-version": b"0.7.0"}
+
+
+def wheel(folder: Path, version: str, files: dict[str, bytes]) -> Path:
+    """Write a wheel that pip accepts."""
+    info = f"robohive-{version}.dist-info"
+    files = {
+        **files,
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: robohive\nVersion: {version}\n".encode(),
+        f"{info}/WHEEL": b"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    rows = []
+    for name, data in files.items():
+        digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
+        rows.append(f"{name},sha256={digest},{len(data)}\n")
+    folder.mkdir(exist_ok=True)
+    path = folder / f"robohive-{version}-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+        archive.writestr(f"{info}/RECORD", "".join(rows) + f"{info}/RECORD,,\n")
+    return path
+
+
+@pytest.fixture
+def package(tmp_path):
+    """A robohive package without assets."""
+    return write(tmp_path / "site" / "robohive", {"__init__.py": b""})
+
+
+@pytest.fixture
+def index(tmp_path, monkeypatch):
+    """A package index of one wheel, which holds TREE; its hashes count as the recorded ones."""
+    folder = tmp_path / "index"
+    files = {f"robohive/simhive/{name}": data for name, data in TREE.items()}
+    path = wheel(folder, "0.5.0", {"robohive/__init__.py": b"", **files})
+    serve(monkeypatch, folder)
+    monkeypatch.setattr(assets, "ASSETS_WHEEL_SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
+    known = {assets.tree_hash(write(tmp_path / "expected", TREE)): "pypi"}
+    monkeypatch.setattr(assets, "KNOWN_TREES", known)
+    return folder
+
+
+def serve(monkeypatch, folder: Path) -> None:
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+
+
+def place(package: Path, source="pypi") -> assets.Record:
+    return assets.place(package, source, progress=False)
+
+
+def leftovers(package: Path) -> list[str]:
+    return sorted(path.name for path in package.iterdir() if path.name not in ("__init__.py", "simhive"))
+
+
+def test_the_tree_hash_sees_every_name_and_every_byte(tmp_path):
+    tree = write(tmp_path / "tree", TREE)
+    first = assets.tree_hash(tree)
+    lines = "".join(f"{name}\0{hashlib.sha256(TREE[name]).hexdigest()}\n" for name in sorted(TREE))
+    assert first == hashlib.sha256(lines.encode()).hexdigest()
+    write(tree, {"furniture_sim/.git/HEAD": b"x", "simhive-version": b"0.7.0"})
+    assert assets.tree_hash(tree) == first
+    (tree / "furniture_sim/oven.xml").write_bytes(b"<mujoco >")
+    changed = assets.tree_hash(tree)
+    (tree / "furniture_sim/oven.xml").rename(tree / "furniture_sim/stove.xml")
+    assert len({first, changed, assets.tree_hash(tree)}) == 3
+
+
+def test_assets_come_from_the_package_index(package, index, capfd):
+    record = assets.place(package, "pypi", progress=True)
+    assert content(package / "simhive") == installed(TREE)
+    assert (record.source, record.known) == ("pypi", True)
+    assert record.tree_hash in assets.KNOWN_TREES
+    assert leftovers(package) == []
+    bars = capfd.readouterr().err
+    assert "download assets: 100%" in bars
+    assert "unpack assets: 100%" in bars
+
+
+def test_a_right_tree_is_left_alone(package, index, monkeypatch, tmp_path):
+    place(package)
+    before = (package / "simhive").stat().st_ino
+    serve(monkeypatch, tmp_path / "nothing")
+    assert place(package).source == "pypi"
+    # A tree without RLHive's record counts as well when its hash is a known one.
+    (package / "simhive" / "rlhive-assets.json").unlink()
+    assert place(package).source == "pypi"
+    assert (package / "simhive").stat().st_ino == before
+
+
+@pytest.mark.parametrize("damage", ["byte", "missing", "extra", "version"])
+def test_a_damaged_tree_is_replaced(package, folder, damage):
+    place(package, folder)
+    oven = package / "simhive" / "furniture_sim" / "oven.xml"
+    if damage == "byte":
+        oven.write_bytes(b"<mujocO/>")
+    elif damage == "missing":
+        oven.unlink()
+    elif damage == "extra":
+        oven.with_name("extra.xml").write_bytes(b"")
+    else:
+        (package / "simhive" / "simhive-version").write_text("0.7.0\n")
+    place(package, folder)
+    assert content(package / "simhive") == installed(TREE)
+    assert leftovers(package) == []
+
+
+def test_a_tree_of_unknown_origin_is_kept_beside_the_new_one(package, folder):
+    for _ in range(2):
+        shutil.rmtree(package / "simhive", ignore_errors=True)
+        write(package / "simhive", {"my.xml": b"mine", "simhive-version": b"0.7.0"})
+        place(package, folder)
+    assert content(package / "simhive") == installed(TREE)
+    assert leftovers(package) == ["simhive.replaced", "simhive.replaced-1"]
+    assert (package / "simhive.replaced" / "my.xml").read_bytes() == b"mine"
+
+
+def test_a_wheel_with_another_hash_is_refused(package, index, monkeypatch):
+    place(package)
+    (package / "simhive" / "franka_sim" / "panda.xml").unlink()
+    monkeypatch.setattr(assets, "ASSETS_WHEEL_SHA256", "0" * 64)
+    with pytest.raises(AssetsCorrupt, match="expected sha256 0000"):
+        place(package)
+    assert leftovers(package) == []
+    assert "franka_sim/panda.xml" not in content(package / "simhive")
+
+
+def test_a_tree_with_another_hash_is_refused(package, index, monkeypatch):
+    monkeypatch.setattr(assets, "KNOWN_TREES", {"0" * 64: "pypi"})
+    with pytest.raises(AssetsCorrupt, match="tree hash"):
+        place(package)
+    assert not (package / "simhive").exists()
+    assert leftovers(package) == []
+
+
+def test_without_network_one_sentence_says_so(package, index, monkeypatch, tmp_path):
+    serve(monkeypatch, tmp_path / "nothing")
+    with pytest.raises(SetupFailed, match=r"robohive==0.5.0.*Check the network.*--assets DIR") as caught:
+        place(package)
+    assert "\n" not in str(caught.value)
+    assert not (package / "simhive").exists()
+    assert leftovers(package) == []
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A source that is quicker than pip, for what happens after the fetch."""
+    return write(tmp_path / "source", TREE)
+
+
+def test_an_interrupted_download_leaves_nothing_and_can_be_repeated(package, index, monkeypatch):
+    with monkeypatch.context() as broken:
+        broken.setattr(assets.tqdm, "update", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+        with pytest.raises(KeyboardInterrupt):
+            place(package)
+    assert not (package / "simhive").exists()
+    assert leftovers(package) == []
+    place(package)
+    assert content(package / "simhive") == installed(TREE)
+
+
+STEPS = ["fetch", "first file", "second file", "hash", "record", "sync", "move old", "move new", "remove old"]
+
+
+def break_at(monkeypatch, step, error):
+    """Make one step of an installation raise."""
+    calls = {"write": 0, "rename": 0}
+
+    def failing(*_, **__):
+        raise error
+
+    if step == "fetch":
+        monkeypatch.setattr(assets, "_fetch", failing)
+    elif step in ("first file", "second file"):
+        original, last = assets._write, STEPS.index(step)
+
+        def write_some(*arguments):
+            calls["write"] += 1
+            if calls["write"] == last:
+                arguments[1].parent.mkdir(parents=True, exist_ok=True)
+                arguments[1].write_bytes(b"half")
+                raise error
+            original(*arguments)
+
+        monkeypatch.setattr(assets, "_write", write_some)
+    elif step == "hash":
+        original_hash = assets.tree_hash
+        monkeypatch.setattr(
+            assets, "tree_hash", lambda path: failing() if "partial" in str(path) else original_hash(path)
+        )
+    elif step == "record":
+        monkeypatch.setattr(assets, "asdict", failing)
+    elif step == "sync":
+        monkeypatch.setattr(assets.os, "sync", failing)
+    elif step == "remove old":
+        original_remove = shutil.rmtree
+        monkeypatch.setattr(
+            assets.shutil,
+            "rmtree",
+            lambda path, **kwargs: failing() if path.name == "simhive.old" else original_remove(path, **kwargs),
+        )
+    else:
+        original_rename, last = Path.rename, {"move old": 1, "move new": 2}[step]
+
+        def rename_some(self, target):
+            calls["rename"] += 1
+            if calls["rename"] == last:
+                raise error
+            return original_rename(self, target)
+
+        monkeypatch.setattr(Path, "rename", rename_some)
+
+
+@pytest.mark.parametrize("killed", [False, True], ids=["interrupted", "killed"])
+@pytest.mark.parametrize("step", STEPS)
+def test_an_interruption_anywhere_leaves_old_or_new_and_can_be_repeated(package, folder, monkeypatch, step, killed):
+    place(package, folder)
+    (package / "simhive" / "furniture_sim" / "oven.xml").unlink()
+    damaged = content(package / "simhive")
+    with monkeypatch.context() as broken:
+        break_at(broken, step, KeyboardInterrupt())
+        if killed and step != "remove old":  # a killed process tidies nothing up
+            broken.setattr(assets.shutil, "rmtree", lambda *_, **__: None)
+        with pytest.raises(KeyboardInterrupt):
+            place(package, folder)
+    if (package / "simhive").exists():
+        assert content(package / "simhive") in (damaged, installed(TREE))
+    else:
+        assert content(package / "simhive.old") == damaged
+    place(package, folder)
+    assert content(package / "simhive") == installed(TREE)
+    assert leftovers(package) == []
+
+
+def test_a_first_installation_that_was_interrupted_leaves_nothing(package, folder, monkeypatch):
+    with monkeypatch.context() as broken:
+        break_at(broken, "second file", KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            place(package, folder)
+    assert not (package / "simhive").exists()
+    assert leftovers(package) == []
+
+
+def test_a_full_disk_and_a_folder_without_write_access_are_named(package, folder, monkeypatch):
+    with monkeypatch.context() as broken:
+        break_at(broken, "second file", OSError(errno.ENOSPC, "No space left on device"))
+        with pytest.raises(DiskFull, match="No space left for the assets in"):
+            place(package, folder)
+    with monkeypatch.context() as broken:
+        break_at(broken, "move new", PermissionError(errno.EACCES, "Permission denied"))
+        write(package / "simhive", {"my.xml": b"mine"})
+        with pytest.raises(SetupFailed, match=r"could not be written.*Permission denied"):
+            place(package, folder)
+    place(package, folder)
+    assert content(package / "simhive") == installed(TREE)
+    assert leftovers(package) == ["simhive.replaced"]
+
+
+@pytest.fixture
+def repositories(tmp_path, monkeypatch):
+    """Two repositories, pinned at the first of their two commits."""
+
+    def git(folder, *arguments):
+        identity = ("-c", "user.name=t", "-c", "user.email=t@t", "-c", "commit.gpgsign=false")
+        done = subprocess.run(
+            ["git", "-C", str(folder), *identity, *arguments], check=True, capture_output=True, text=True
+        )
+        return done.stdout.strip()
+
+    table = {}
+    for name in ("furniture_sim", "myo_sim"):
+        folder = tmp_path / "remote" / name
+        write(folder, {"pinned.xml": f"<{name}/>".encode()})
+        git(folder, "init", "--quiet")
+        git(folder, "add", ".")
+        git(folder, "commit", "--quiet", "-m", "one")
+        table[name] = (f"file://{folder}", git(folder, "rev-parse", "HEAD"))
+        write(folder, {"pinned.xml": b"newer"})
+        git(folder, "commit", "--quiet", "-am", "two")
+    monkeypatch.setattr(assets, "REPOSITORIES", table)
+    return table
+
+
+GIT_TREE = {"furniture_sim/pinned.xml": b"<furniture_sim/>", "myo_sim/pinned.xml": b"<myo_sim/>"}
+
+
+def test_assets_come_from_git_at_the_pinned_commits(package, index, repositories):
+    place(package)
+    record = place(package, "git")
+    assert content(package / "simhive") == installed(GIT_TREE)
+    assert (record.source, record.known) == ("git", True)
+    assert not list((package / "simhive").rglob(".git"))
+    assert leftovers(package) == []
+    # The default is content with what is intact; git holds more than the wheel.
+    before = (package / "simhive").stat().st_ino
+    assert place(package).source == place(package, "git").source == "git"
+    assert (package / "simhive").stat().st_ino == before
+
+
+def test_a_commit_that_the_repository_lacks_leaves_nothing(package, repositories):
+    repositories["myo_sim"] = (repositories["myo_sim"][0], "0" * 40)
+    with pytest.raises(SetupFailed, match="myo_sim"):
+        place(package, "git")
+    assert not (package / "simhive").exists()
+    assert leftovers(package) == []
+
+
+def test_what_robohive_init_made_counts_as_git(package, repositories):
+    for name, (url, commit) in repositories.items():
+        folder = package / "simhive" / name
+        subprocess.run(["git", "clone", "--quiet", url, str(folder)], check=True)
+        subprocess.run(["git", "-C", str(folder), "checkout", "--quiet", commit], check=True, capture_output=True)
+    (package / "simhive" / "simhive-version").write_text("0.7.0")
+    assert assets.verify(package / "simhive").source == "git"
+    (package / "simhive" / "myo_sim" / "pinned.xml").write_text("touched")
+    assert assets.verify(package / "simhive") is None
+
+
+@pytest.mark.parametrize("inside", ["", "simhive", "robohive/simhive"])
+def test_assets_come_from_a_folder(package, tmp_path, inside):
+    source = write(tmp_path / "mine" / inside, OTHER_TREE)
+    record = place(package, tmp_path / "mine")
+    assert content(package / "simhive") == installed(OTHER_TREE)
+    assert (record.source, record.known) == (str(source), False)
+    before = (package / "simhive").stat().st_ino
+    place(package, tmp_path / "mine")
+    assert (package / "simhive").stat().st_ino == before
+    write(source, {"myo_sim/hand.xml": b"new"})
+    place(package, tmp_path / "mine")
+    assert content(package / "simhive")["myo_sim/hand.xml"] == b"new"
+    assert leftovers(package) == []
+
+
+def test_a_folder_without_assets_is_refused_before_anything_happens(tmp_path, monkeypatch):
+    monkeypatch.setattr(install, "_install_robohive", lambda: pytest.fail("it went on"))
+    with pytest.raises(SetupFailed, match=r"No simulation assets in .*nowhere"):
+        install.setup(tmp_path / "nowhere")
+
+
+def test_two_setups_at_once_do_not_break_each_other(package, index, tmp_path):
+    code = f"""
+    import sys, time
+    from rlhive.envs import assets, install
+    sys.prefix = {str(tmp_path)!r}
+    assets.ASSETS_WHEEL_SHA256 = {assets.ASSETS_WHEEL_SHA256!r}
+    assets.KNOWN_TREES = {assets.KNOWN_TREES!r}
+    install._install_robohive = lambda: ()
+    install.package_folder = lambda: assets.Path({str(package)!r})
+    install._try_in_new_process = lambda record: (0, ())
+    original = assets._swap
+    def slow(*arguments):
+        time.sleep(0.5)
+        original(*arguments)
+        print("swapped")
+    assets._swap = slow
+    print(install.setup(progress=False).assets.source)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    output = sorted(process.communicate()[0] for process in both)
+    assert output == ["pypi\n", "swapped\npypi\n"]
+    assert content(package / "simhive") == installed(TREE)
+    assert leftovers(package) == []
+
+
+def test_the_table_of_repositories_is_robohives_own():
+    spec = importlib.util.find_spec("robohive_init")
+    calls = [node for node in ast.walk(ast.parse(Path(spec.origin).read_text())) if isinstance(node, ast.Call)]
+    found = {}
+    for call in calls:
+        if getattr(call.func, "id", "") == "fetch_git":
+            words = {word.arg: getattr(word.value, "value", None) for word in call.keywords}
+            found[words["clone_directory"]] = (words["repo_url"], words["commit_hash"])
+    assert found == assets.REPOSITORIES
+
+
+def test_the_requirements_of_the_extra_are_read_from_the_metadata(tmp_path, monkeypatch):
+    from importlib.metadata import version
+
+    lines = [
+        f"numpy=={version('numpy')}",
+        "numpy<1",
+        "tqdm>=99 ; extra == 'robohive'",
+        "a-package-that-is-not-there>=2,<3 ; extra == 'robohive'",
+        "another-one ; extra == 'dev'",
+        "a-third ; python_version < '3'",
+    ]
+    metadata = "Metadata-Version: 2.1\nName: tiny\nVersion: 1\nProvides-Extra: robohive\nProvides-Extra: dev\n"
+    metadata += "".join(f"Requires-Dist: {line}\n" for line in lines)
+    write(tmp_path, {"tiny-1.dist-info/METADATA": metadata.encode()})
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert install._unsatisfied("tiny") == ["numpy<1", "tqdm>=99", "a-package-that-is-not-there<3,>=2"]
+
+
+def test_another_version_of_robohive_is_replaced_by_the_right_one(tmp_path, monkeypatch):
+    """In an environment of its own that sees this one's packages, so that only robohive is to be installed."""
+    wheel(tmp_path / "index", "0.7.0", {"robohive/__init__.py": b"__version__ = '0.7.0'\n"})
+    old = wheel(tmp_path / "old", "0.6.0", {"robohive/__init__.py": b"", "robohive/gone.py": b""})
+    target = tmp_path / "venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(target)], check=True)
+    site = target / "lib" / f"python3.{sys.version_info.minor}" / "site-packages"
+    with zipfile.ZipFile(old) as archive:
+        archive.extractall(site)
+    here = [importlib.util.find_spec(name).origin for name in ("pip", "rlhive")]
+    (site / "here.pth").write_text("".join(f"{Path(origin).parent.parent}\n" for origin in here))
+    code = "from rlhive.envs import install; print(install._install_robohive(), install.package_folder())"
+    serve(monkeypatch, tmp_path / "index")
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")  # without uv
+    monkeypatch.delenv("UV", raising=False)
+    python = str(target / "bin" / "python")
+    for expected in ("('robohive==0.7.0',)", "()"):
+        done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == f"{expected} {site / 'robohive'}"
+    assert not (site / "robohive" / "gone.py").exists()
+    assert (site / "robohive-0.7.0.dist-info").is_dir()
+
+
+def test_what_cannot_be_installed_is_said_in_one_sentence(monkeypatch, tmp_path):
+    serve(monkeypatch, tmp_path)
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    monkeypatch.delenv("UV", raising=False)
+    with pytest.raises(SetupFailed, match=r"a-package-that-is-not-there could not be installed: ERROR.*network"):
+        install._install(["a-package-that-is-not-there"])
+
+
+def test_what_is_missing_is_named_with_the_command_to_type(monkeypatch, package):
+    install.require_robohive()
+    with monkeypatch.context() as without:
+        without.setattr(install, "package_folder", lambda: package)
+        with pytest.raises(RoboHiveMissing, match=r"no simulation assets.*rlhive setup"):
+            install.require_robohive()
+    found = importlib.util.find_spec
+    for name, command in (("robohive", "Type: rlhive setup"), ("mujoco", r"pip install 'rlhive\[robohive\]'")):
+        with monkeypatch.context() as without:
+            without.setattr(importlib.util, "find_spec", lambda n, *a, gone=name: None if n == gone else found(n, *a))
+            with pytest.raises(RoboHiveMissing, match=command):
+                install.require_robohive()
+
+
+def test_importing_the_room_loads_neither_robohive_nor_torch():
+    code = "import sys, rlhive.envs.install; print([n for n in ('robohive', 'mujoco', 'torch') if n in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_setup_repeated_on_the_real_thing_changes_nothing_and_reports():
+    simhive = install.package_folder() / "simhive"
+    before = simhive.stat().st_ino
+    report = install.setup(progress=False)
+    assert report.installed == ()
+    assert report.robohive_version == "0.7.0"
+    assert report.observation_size == 75
+    assert simhive.stat().st_ino == before
+    available = {family.env_name: family.available for family in report.families}
+    assert available["FK1_Knob1OnRandom-v4"]
+    assert available["FrankaReachRandom-v0"]
+    if report.assets.source == "pypi":
+        assert not available["DKittyWalkRandom-v0"]
+        assert "no  D'Kitty: needs rlhive setup --assets git" in str(report)
+    assert os.linesep not in report.families[0].name
