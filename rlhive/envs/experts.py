@@ -148,8 +148,9 @@ class KitchenPolicy(ScriptedPolicy):
         data, step = self._env.unwrapped.sim.data.ptr, self._step()
         posture = data.qpos[ARM]
         target = np.append(posture, [self._p.grip, self._p.grip])
-        if not self._gives_up_at(step):
-            target[ARM] += self._towards_goal(posture, float(data.qpos[self.job.address]))
+        if self._gives_up_at(step):
+            return np.clip(self._servos.action(data, target), -1.0, 1.0)
+        target[ARM] += self._towards_goal(posture, float(data.qpos[self.job.address]))
         action = self._servos.action(data, target)
         if self._noise:
             action += self._noise * self._generator(step).normal(size=action.shape)

@@ -1,0 +1,233 @@
+"""The scripted policies: pure functions of the simulator's state and the seed, and as good as they claim."""
+
+import json
+
+import mujoco
+import numpy as np
+import pytest
+import torch
+from tensordict import TensorDict
+
+from rlhive import keys
+from rlhive.envs.tasks import EVALUATION_SEED, TUNING_SEED
+from rlhive.rollout import rollout_episode
+
+KNOB = "FK1_Knob1OnRandom-v4"
+
+
+@pytest.fixture(scope="module")
+def env():
+    from rlhive.envs.robohive import RoboHiveEnv
+
+    env = RoboHiveEnv(KNOB, seed=0)
+    yield env
+    env.close()
+
+
+@pytest.fixture(scope="module")
+def other():
+    from rlhive.envs.robohive import RoboHiveEnv
+
+    env = RoboHiveEnv(KNOB, seed=99)
+    yield env
+    env.close()
+
+
+@pytest.fixture(scope="module")
+def episodes(env):
+    """50 episodes on the evaluation seeds per level."""
+    found = {}
+
+    def of(level):
+        if level not in found:
+            from rlhive.envs.experts import make_policy
+
+            policy = make_policy(env, level)
+            found[level] = [rollout_episode(env, policy, seed=EVALUATION_SEED + index) for index in range(50)]
+        return found[level]
+
+    return of
+
+
+def successes(episodes):
+    return sum(episode.success for episode in episodes)
+
+
+def mean_return(episodes):
+    return float(np.mean([episode.episode_return for episode in episodes]))
+
+
+def test_the_expert_solves_four_of_five_unseen_seeds(episodes):
+    assert successes(episodes("expert")) >= 40
+
+
+def test_the_medium_policy_solves_about_half(episodes):
+    assert 15 <= successes(episodes("medium")) <= 30
+
+
+def test_the_random_policy_solves_nothing_and_the_returns_are_ordered(episodes):
+    assert successes(episodes("random")) == 0
+    returns = [mean_return(episodes(level)) for level in ("random", "medium", "expert")]
+    assert returns == sorted(returns)
+    assert returns[2] - returns[0] > 40
+
+
+def test_actions_are_float32_within_the_bounds(episodes):
+    for level in ("expert", "medium", "random"):
+        action = torch.cat([episode.transitions[keys.ACTION] for episode in episodes(level)])
+        assert action.dtype == torch.float32
+        assert action.shape[1:] == (9,)
+        assert action.abs().max() <= 1
+        assert action.std(0).min() > 0.01
+
+
+@pytest.mark.parametrize("level", ["expert", "medium", "random"])
+@pytest.mark.parametrize("steps", [3, 14, 30])
+def test_the_action_is_a_function_of_the_state_and_the_seed(env, other, level, steps):
+    from rlhive.envs.experts import make_policy
+
+    policy, seed = make_policy(env, level), EVALUATION_SEED + 3
+    env.set_seed(seed)
+    now = env.reset()
+    policy.begin_episode(seed)
+    for _ in range(steps):
+        now = env.step(policy(now))[keys.NEXT]
+    first, again = policy(now.clone())[keys.ACTION], policy(now.clone())[keys.ACTION]
+    assert torch.equal(first, again)
+
+    # A fresh policy in another instance, put into this state, goes on in the same way.
+    state, fresh = env.get_state(), make_policy(other, level)
+    resumed = other.set_state(state)
+    fresh.begin_episode(seed)
+    for _ in range(12):
+        now, resumed = policy(now), fresh(resumed)
+        assert torch.equal(now[keys.ACTION], resumed[keys.ACTION])
+        now, resumed = env.step(now)[keys.NEXT], other.step(resumed)[keys.NEXT]
+
+
+def test_the_policy_does_not_depend_on_the_episodes_before(env, episodes):
+    from rlhive.envs.experts import make_policy
+
+    fresh = rollout_episode(env, make_policy(env, "medium"), seed=EVALUATION_SEED + 30)
+    assert torch.equal(fresh.transitions[keys.ACTION], episodes("medium")[30].transitions[keys.ACTION])
+    assert torch.equal(fresh.transitions[keys.NEXT_REWARD], episodes("medium")[30].transitions[keys.NEXT_REWARD])
+
+
+def test_random_actions_are_uniform_and_follow_the_seed(env, episodes):
+    from rlhive.envs.experts import make_policy
+
+    action = torch.cat([episode.transitions[keys.ACTION] for episode in episodes("random")])
+    assert action.mean().abs() < 0.02
+    assert abs(action.var() - 1 / 3) < 0.01
+    policy = make_policy(env, "random")
+    start = env.reset(seed=0)
+    drawn = []
+    for seed in (1, 2, 1):
+        policy.begin_episode(seed)
+        drawn.append(policy(start.clone())[keys.ACTION])
+    assert torch.equal(drawn[0], drawn[2])
+    assert not torch.equal(drawn[0], drawn[1])
+
+
+def test_an_episode_that_is_given_up_ends_in_standing_still(env):
+    from rlhive.envs.experts import KitchenPolicy, make_policy
+
+    row = make_policy(env, "expert").parameters()["expert"]
+    giver, seed = KitchenPolicy(env, "medium", row, give_up=1.0), EVALUATION_SEED
+    given_up_at = np.random.default_rng((seed, 0)).uniform(size=2)[1] * env.horizon
+    episode, whole = (rollout_episode(env, p, seed=seed).transitions for p in (giver, make_policy(env, "expert")))
+    last = int(np.ceil(given_up_at))
+    assert 0 < last < 45
+    assert torch.equal(episode[keys.ACTION][:last], whole[keys.ACTION][:last])
+    arm = episode[keys.NEXT, keys.OBSERVATION][:, :7]
+    assert (arm[-1] - arm[last + 4]).abs().max() < 0.02
+    assert (whole[keys.NEXT, keys.OBSERVATION][-1, :7] - arm[-1]).abs().max() > 0.1
+
+
+def test_the_planned_postures_reach_their_points_in_the_simulator(env, other):
+    from rlhive.envs.experts import make_policy
+
+    policy = make_policy(env, "expert")
+    env.reset(seed=5)
+    path, kitchen, p = policy._path(), env.unwrapped, policy._p
+    model, data = kitchen.sim.model.ptr, mujoco.MjData(kitchen.sim.model.ptr)
+    for posture, point in ((path.before, p.before), (path.contact, p.contact)):
+        data.qpos[:] = kitchen.init_qpos
+        mujoco.mj_kinematics(model, data)
+        goal = data.site_xpos[kitchen.interact_sid] + point
+        data.qpos[:7] = posture
+        mujoco.mj_kinematics(model, data)
+        assert np.linalg.norm(data.site_xpos[kitchen.grasp_sid] - goal) < 0.005
+    # Another place to stand is another path.
+    env.reset(seed=6)
+    assert np.abs(policy._path().contact - path.contact).max() > 0.01
+
+
+def test_the_push_is_interpolated_between_the_postures_of_the_path():
+    from rlhive.envs.kinematics import Path
+
+    postures = np.array([np.zeros(7), np.arange(7.0), np.arange(7.0) * 3])
+    for values in (np.array([0.0, 1.0, 2.0]), np.array([0.0, -1.0, -2.0])):
+        path = Path(postures[0], postures[0], values, postures)
+        np.testing.assert_allclose(path.pushing(values[1] / 2), np.arange(7.0) / 2)
+        np.testing.assert_allclose(path.pushing(values[2] * 3), postures[2])
+        np.testing.assert_allclose(path.pushing(-values[2]), postures[0])
+
+
+def test_the_parameters_are_those_of_the_table_and_were_tuned_on_other_seeds(env):
+    from rlhive.envs.experts import _table, make_policy
+    from rlhive.envs.tasks import TASKS
+
+    row = _table()[KNOB]
+    assert make_policy(env, "expert").parameters() == {
+        "level": "expert",
+        "expert": row["expert"],
+        "noise": 0.0,
+        "give_up": 0.0,
+    }
+    medium = make_policy(env, "medium").parameters()
+    assert json.loads(json.dumps(medium)) == {"level": "medium", "expert": row["expert"], **row["medium"]}
+    assert make_policy(env, "random").parameters() == {"level": "random"}
+    provenance = row["provenance"]
+    seeds = [*provenance["tuning_seeds"], *provenance["held_out_seeds"]]
+    assert min(seeds) >= TUNING_SEED > EVALUATION_SEED
+    assert TASKS["kitchen_knob1"].recipe.num_episodes < EVALUATION_SEED
+    assert provenance["held_out_success"] >= 0.8
+
+
+def test_what_there_is_no_policy_for_is_named(env):
+    from rlhive.envs.experts import make_policy
+    from rlhive.envs.robohive import RoboHiveEnv
+
+    with pytest.raises(ValueError, match="No policy level 'perfect': expected one of expert, medium, random"):
+        make_policy(env, "perfect")
+    reach = RoboHiveEnv("FrankaReachRandom-v0", seed=0)
+    with pytest.raises(ValueError, match="No scripted expert for FrankaReachRandom-v0"):
+        make_policy(reach, "expert")
+    assert rollout_episode(reach, make_policy(reach, "random"), seed=1).transitions.shape == (reach.horizon,)
+    reach.close()
+
+
+def test_the_policy_reads_the_simulator_and_not_the_tensordict(env):
+    from rlhive.envs.experts import make_policy
+
+    policy = make_policy(env, "expert")
+    start = env.reset(seed=2)
+    assert torch.equal(policy(start)[keys.ACTION], policy(TensorDict({}, []))[keys.ACTION])
+
+
+def test_the_tuner_scores_sooner_success_higher_and_keeps_the_row(env):
+    from rlhive.envs import tune
+    from rlhive.envs.experts import make_policy
+
+    policy = make_policy(env, "expert")
+    row = policy.parameters()["expert"]
+    assert tune._row(row, tune._vector(row)) == row
+    outcome = tune.run_episode(env, policy, EVALUATION_SEED)
+    whole = rollout_episode(env, policy, seed=EVALUATION_SEED).transitions[keys.NEXT, keys.SUCCESS]
+    assert outcome.solved_at == int(whole.flatten().nonzero()[0]) + 1
+    expected = 1 + 1.5 + 0.7 * (1 - outcome.solved_at / 50)
+    assert tune.score(env, row, [EVALUATION_SEED]) == pytest.approx(expected)
+    # Pushing the other way turns no knob.
+    idle = tune.score(env, {**row, "contact": [0.2, -0.3, 0.2]}, [EVALUATION_SEED])
+    assert idle < 0.2
