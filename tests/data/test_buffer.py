@@ -19,14 +19,14 @@ from tests.data.strategies import records
 LENGTHS = [7, 1, 12, 5, 9]
 
 
-@pytest.fixture()
+@pytest.fixture
 def packed(tmp_path):
     schema, made = records(LENGTHS)
     folder = export(made, "my/knob", version="1.0.0", schema=schema, license="mit", store=tmp_path)
     return load.open_packed(folder, Manifest.read(folder), store=tmp_path)
 
 
-@pytest.fixture()
+@pytest.fixture
 def storage(packed):
     return PackedStorage(packed)
 

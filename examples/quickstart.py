@@ -1,0 +1,153 @@
+"""The whole flow on a RoboHive kitchen: an expert acts, its episodes become a dataset, a policy learns from it offline.
+
+    python examples/quickstart.py
+
+Every step is one public call; what it leaves is named at the end.
+"""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from rich.console import Console
+from rich.table import Table
+from tqdm import tqdm
+
+from rlhive import RoboHiveDataset
+from rlhive.collect import collect
+from rlhive.evaluate import Evaluation, evaluate
+from rlhive.sim_algos import TrainResult, train
+
+TASK = "kitchen_knob1"
+RESULTS = Path("quickstart-results")
+EPISODES = 50
+COLOURS = {"expert": "#1b7837", "medium": "#e08214", "random": "#7f7f7f", "bc": "#2166ac", "iql": "#762a83"}
+
+
+def main() -> None:
+    """Run the flow and print what came of it."""
+    out, seconds = Console(), {}
+
+    out.rule("1  collect: scripted policies act in MuJoCo")
+    with timed(seconds, "collect"):
+        collect(TASK)
+
+    out.rule("2  dataset: a version on disk, served as a TorchRL replay buffer")
+    with timed(seconds, "open"):
+        dataset = RoboHiveDataset(TASK)
+        buffer = dataset.as_replay_buffer(batch_size=256, seed=0)
+        buffer.sample()
+    out.print(repr(dataset), highlight=False)
+    samples_per_s = measure_sampling(buffer)
+
+    out.rule("3  train: behaviour cloning and IQL, offline")
+    trained = {}
+    for model in ("bc", "iql"):
+        with timed(seconds, f"train {model}"):
+            trained[model] = train(model, TASK, output_dir=RESULTS / model)
+
+    out.rule(f"4  evaluate: {EPISODES} episodes each, on seeds that the dataset does not hold")
+    policies = {"random": "random"} | {model: trained[model].checkpoint for model in trained} | {"expert": "expert"}
+    evaluations = {}
+    for name, policy in policies.items():
+        with timed(seconds, f"evaluate {name}"):
+            evaluations[name] = evaluate(policy, TASK, num_episodes=EPISODES)
+
+    picture = RESULTS / "quickstart.png"
+    draw(dataset, trained, evaluations, picture)
+    report(out, dataset, seconds, samples_per_s, evaluations)
+    out.print(
+        f"dataset      {dataset.path}",
+        *(f"checkpoint   {result.checkpoint}" for result in trained.values()),
+        f"picture      {picture}",
+        sep="\n",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+@contextlib.contextmanager
+def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+    """Note the seconds that a block took."""
+    start = time.perf_counter()
+    yield
+    seconds[name] = time.perf_counter() - start
+
+
+def measure_sampling(buffer, batches: int = 2000) -> float:
+    """Return transitions per second of `buffer.sample()`."""
+    start = time.perf_counter()
+    for _ in tqdm(range(batches), desc="sample", unit="batch"):
+        buffer.sample()
+    return batches * buffer.batch_size / (time.perf_counter() - start)
+
+
+def report(
+    out: Console,
+    dataset: RoboHiveDataset,
+    seconds: dict[str, float],
+    samples_per_s: float,
+    evaluations: dict[str, Evaluation],
+) -> None:
+    """Print two short tables: what was made and how long it took, and how well each policy does."""
+    made = Table("", "", title=f"{dataset.name} {dataset.version}", show_header=False)
+    made.add_row("episodes", f"{dataset.manifest.num_episodes:,}")
+    made.add_row("transitions", f"{len(dataset):,}")
+    made.add_row("size on disk", f"{dataset.manifest.num_bytes / 1e6:.1f} MB")
+    made.add_row("sampling", f"{samples_per_s:,.0f} transitions/s in batches of 256")
+    for name, value in seconds.items():
+        made.add_row(name, f"{value:.1f} s")
+    made.add_row("all together", f"{sum(seconds.values()):.0f} s")
+    out.print(made)
+    scores = Table("policy", "solved", "95 % interval", "return", "95 % interval", title=f"{EPISODES} unseen seeds")
+    for name, row in evaluations.items():
+        low, high = row.success_interval
+        worst, best = row.return_interval
+        scores.add_row(
+            name,
+            f"{row.success_rate:.0%}",
+            f"{low:.0%} to {high:.0%}",
+            f"{row.return_mean:.1f}",
+            f"{worst:.1f} to {best:.1f}",
+        )
+    out.print(scores)
+
+
+def draw(
+    dataset: RoboHiveDataset, trained: dict[str, TrainResult], evaluations: dict[str, Evaluation], path: Path
+) -> None:
+    """Draw returns per split, learning curves, and success per policy."""
+    figure, (returns, curves, success) = plt.subplots(1, 3, figsize=(15, 4.2), constrained_layout=True)
+    episodes = dataset.episodes.select(["split", "return"]).to_pandas()
+    for split, rows in episodes.groupby("split", sort=False):
+        returns.hist(rows["return"], bins=25, alpha=0.7, label=f"{split} ({len(rows)})", color=COLOURS[split])
+    returns.set(title="Returns in the dataset", xlabel="return", ylabel="episodes")
+    returns.legend(frameon=False)
+
+    for model, result in trained.items():
+        steps = [row["step"] for row in result.curve]
+        losses = [row["loss"] for row in result.curve]
+        curves.plot(steps, losses, label=model.upper(), color=COLOURS[model], linewidth=2)
+    curves.set(title="Learning curves", xlabel="gradient step", ylabel="loss", yscale="log")
+    curves.legend(frameon=False)
+
+    for position, (name, row) in enumerate(evaluations.items()):
+        low, high = row.success_interval
+        rate = row.success_rate
+        success.bar(position, rate, color=COLOURS[name], yerr=[[rate - low], [high - rate]], capsize=5)
+        success.text(position, 0.02, f"{rate:.0%}", ha="center", color="white", fontweight="bold")
+    success.set(title=f"Solved, {EPISODES} unseen seeds (95 % interval)", ylim=(0, 1.02))
+    success.set_xticks(range(len(evaluations)), list(evaluations))
+    for axis in (returns, curves, success):
+        axis.spines[["top", "right"]].set_visible(False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+
+
+if __name__ == "__main__":
+    main()
