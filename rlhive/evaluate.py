@@ -96,7 +96,7 @@ def evaluate(
         msg = f"num_episodes: expected at least 1, got {num_episodes}."
         raise ValueError(msg)
     task = _resolve_task(env)
-    policy = _resolve_policy(policy, task)
+    policy = _resolve_policy(policy)
     identity = _identity(policy)
     num_workers = min(num_workers or default_num_workers(), num_episodes)
     jobs = [(policy, identity, task, seed + index) for index in range(num_episodes)]
@@ -206,19 +206,12 @@ def _resolve_task(env: str | Task) -> Task:
         return task
 
 
-def _resolve_policy(policy: str | Path | Policy, task: Task) -> str | Path | Policy:
+def _resolve_policy(policy: str | Path | Policy) -> str | Path | Policy:
     if not isinstance(policy, str | Path) or policy in LEVELS:
         return policy
     folder = Path(policy)
     if not folder.exists():
         msg = f"No policy {str(policy)!r}: expected one of {', '.join(LEVELS)} or a folder with {CHECKPOINT_FILE}."
-        raise CheckpointMismatch(msg)
-    trained_for = read_checkpoint(folder).get("env_name")
-    if trained_for != task.env_name:
-        msg = (
-            f"Checkpoint {folder} does not fit {task.env_name}: expected env_name {task.env_name!r}, "
-            f"got {trained_for!r}. Evaluate it on {trained_for!r}."
-        )
         raise CheckpointMismatch(msg)
     return folder.absolute()
 

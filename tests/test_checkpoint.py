@@ -1,5 +1,6 @@
 """Checkpoints: whole or nothing, refused where they do not fit, never unpickled."""
 
+import errno
 import hashlib
 import json
 import pickle
@@ -78,6 +79,16 @@ def test_an_interrupted_save_leaves_nothing_that_loads(tmp_path, monkeypatch, br
     with pytest.raises(CheckpointMismatch, match="half-written"):
         load_policy(tmp_path)
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_a_failed_write_leaves_no_temporary_file(tmp_path, monkeypatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoint.os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        save_checkpoint(tmp_path, _policy(), RECORD, [])
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_save_repeated_after_an_interrupt_is_whole(tmp_path) -> None:

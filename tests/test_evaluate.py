@@ -61,7 +61,7 @@ def test_the_numbers_are_those_of_the_episodes_themselves() -> None:
     evaluation = evaluate("medium", "toy_point", num_episodes=12, num_workers=1, progress=False)
     env = make_env("toy_point")
     episodes = [rollout_episode(env, make_policy(env, "medium"), seed=EVALUATION_SEED + i) for i in range(12)]
-    returns = [float(episode.transitions["next", "reward"].sum()) for episode in episodes]
+    returns = [math.fsum(episode.transitions["next", "reward"].flatten().tolist()) for episode in episodes]
     successes = sum(bool(episode.transitions["next", "success"].any()) for episode in episodes)
     assert list(evaluation.returns) == returns
     assert len(set(returns)) == 12

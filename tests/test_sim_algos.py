@@ -221,14 +221,16 @@ def test_the_curve_and_the_record_say_what_happened(tmp_path) -> None:
     seen = []
 
     def callback(step: int, policy) -> dict[str, float]:
-        seen.append((step, policy.training))
+        data = TensorDict({"observation": torch.zeros(64, 2, dtype=torch.float64)}, batch_size=[64])
+        seen.append((step, torch.equal(policy(data.clone())["action"], policy(data.clone())["action"])))
         return {"success_rate": 0.25}
 
-    config = _config("iql", "train.num_steps=25", "train.log_every=10", "train.eval_every=20", "train.batch_size=16")
+    steps = ["train.num_steps=25", "train.log_every=10", "train.eval_every=20", "train.batch_size=16"]
+    config = _config("iql", *steps, "network.dropout=0.5")
     result = _train(_buffer("expert"), config, tmp_path, source={"task_name": "toy_point"}, callback=callback)
     assert [row["step"] for row in result.curve] == [10, 20, 25]
     assert [row.get("success_rate") for row in result.curve] == [None, 0.25, 0.25]
-    assert seen == [(20, False), (25, False)]
+    assert seen == [(20, True), (25, True)]  # no dropout in what the callback is given
     assert {"loss", "loss_actor", "loss_qvalue", "loss_value", "seconds"} < set(result.curve[0])
     assert result.samples_per_s == pytest.approx(25 * 16 / result.seconds)
     assert json.loads((tmp_path / "curve.json").read_text()) == result.curve
