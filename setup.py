@@ -7,7 +7,7 @@ from setuptools import find_packages, setup
 HERE = Path(__file__).parent
 
 DATA = [
-    "torch>=2.14,<2.15",  # torchrl 0.14.1's C++ extension loads on torch 2.14 only; without it prioritized sampling fails
+    "torch>=2.14,<2.15",  # torchrl 0.14.1's C++ extension loads on no other; without it prioritized sampling fails
     "torchrl==0.14.1",  # storages, samplers and losses are subclassed and compared with here, release by release
     "tensordict>=0.14.3,<0.15",  # the series that torchrl 0.14.1 was built with
     "numpy>=1.26,<2",  # RoboHive's kitchens call np.product, which numpy 2 removed
@@ -42,7 +42,10 @@ ROBOHIVE = [
     "termcolor",
 ]
 
-TRAIN = ["hydra-core>=1.3,<1.4", "matplotlib"]
+TRAIN = [
+    "hydra-core>=1.3,<1.4",  # the configurations are written for 1.3, as TorchRL's are
+    "matplotlib",
+]
 
 DEV = ["hypothesis", "pandas", "pytest", "ruff"]
 
