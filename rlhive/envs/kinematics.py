@@ -140,7 +140,7 @@ class Arm:
             guess = start + random.normal(size=7) * _RESTART_SPREAD if attempt else start
             posture, off, turned = self._solve(position, rotation, weights, guess)
             blocked = sum(self._blocked(start + part * (posture - start)) for part in (0.25, 0.5, 0.75, 1.0))
-            cost = 20 * off + 5 * weights.max() * turned + 0.05 * np.linalg.norm(posture - start) + 8 * blocked
+            cost = 20 * off + 5 * weights.max() * turned + 0.3 * np.abs(posture - start).max() + 8 * blocked
             if best is None or cost < best[0]:
                 best = cost, posture
             if attempt == 0 and off < 0.004 and turned < 0.15 and blocked == 0:

@@ -162,13 +162,14 @@ def main() -> None:
     row = copy.deepcopy(content["tasks"][arguments.env_name])
     env = RoboHiveEnv(arguments.env_name, seed=0)
     sizes = {"iterations": arguments.iterations, "population": arguments.population, "episodes": arguments.episodes}
-    row["expert"] = search(env, row["expert"], **sizes)
+    start, row["expert"] = row["expert"], search(env, row["expert"], **sizes)
     noise, rates = choose_noise(env, row["expert"])
     row["medium"] = {"noise": noise, "give_up": MEDIUM_GIVE_UP}
     held_out = range(_VALIDATION_SEED + 1000, _VALIDATION_SEED + 1050)
     row["provenance"] = {
         "command": "python -m rlhive.envs.tune " + " ".join(sys.argv[1:]),
         "date": datetime.date.today().isoformat(),
+        "start": start,
         **sizes,
         "tuning_seeds": [TUNING_SEED, TUNING_SEED + arguments.iterations * arguments.episodes - 1],
         "held_out_seeds": [held_out[0], held_out[-1]],
