@@ -349,10 +349,10 @@ def _import_robohive() -> None:
 
 
 def _prompted(text: str, color: str | None = None, on_color: str | None = None, **kwargs: Any) -> None:
-    """Stand in for the function with which RoboHive prints: warnings become warnings, credits are dropped."""
+    """Stand in for the function with which RoboHive prints; its warnings and errors have these colours."""
     if on_color in ("on_yellow", "on_red"):
         warnings.warn(text.strip(), RoboHiveWarning, stacklevel=3)
-    elif color != "cyan":
+    else:
         _prompted.original(text, color=color, on_color=on_color, **kwargs)
 
 

@@ -187,6 +187,18 @@ def test_without_network_one_sentence_says_so(package, index, monkeypatch, tmp_p
     assert leftovers(package) == []
 
 
+def test_an_interrupt_ends_the_download_at_once(package, monkeypatch, tmp_path):
+    slow, pid = tmp_path / "slow", tmp_path / "pid"
+    slow.write_text(f"#!/bin/sh\necho $$ > {pid}\necho Progress 1 of 2\nexec sleep 20\n")
+    slow.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(slow))
+    monkeypatch.setattr(assets.tqdm, "update", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt):
+        place(package)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid.read_text()), 0)
+
+
 @pytest.fixture
 def folder(tmp_path):
     """A source that is quicker than pip, for what happens after the fetch."""
@@ -277,6 +289,21 @@ def test_an_interruption_anywhere_leaves_old_or_new_and_can_be_repeated(package,
     assert leftovers(package) == []
 
 
+def test_the_old_tree_comes_back_where_the_new_one_never_arrived(package, folder, monkeypatch, tmp_path):
+    mine = write(package / "simhive", {"my.xml": b"mine"})
+    with monkeypatch.context() as broken:
+        break_at(broken, "move new", KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            place(package, folder)
+    assert not mine.exists()
+    with monkeypatch.context() as broken:
+        break_at(broken, "fetch", SetupFailed("no network"))
+        with pytest.raises(SetupFailed):
+            place(package, folder)
+    assert content(mine) == {"my.xml": b"mine"}
+    assert leftovers(package) == []
+
+
 def test_a_first_installation_that_was_interrupted_leaves_nothing(package, folder, monkeypatch):
     with monkeypatch.context() as broken:
         break_at(broken, "second file", KeyboardInterrupt())
@@ -348,6 +375,14 @@ def test_a_commit_that_the_repository_lacks_leaves_nothing(package, repositories
         place(package, "git")
     assert not (package / "simhive").exists()
     assert leftovers(package) == []
+
+
+def test_a_checkout_of_another_commit_is_refused(package, repositories, monkeypatch):
+    git = assets._git
+    monkeypatch.setattr(assets, "_git", lambda at, *words: "f" * 40 if words[0] == "rev-parse" else git(at, *words))
+    with pytest.raises(AssetsCorrupt, match=r"expected commit [0-9a-f]{40}, got ffff"):
+        place(package, "git")
+    assert not (package / "simhive").exists()
 
 
 def test_what_robohive_init_made_counts_as_git(package, repositories):

@@ -206,6 +206,9 @@ def test_returned_tensors_share_no_memory(env, actions):
     assert_same(first, kept)
     reference = run_after(env, 1, actions, spoil=False)
     assert_same(run_after(env, 1, actions, spoil=True), reference)
+    part = step(env, actions[2])["robot_jnt"]
+    part.zero_()
+    assert np.abs(env.unwrapped.obs_dict["robot_jnt"]).max() > 0
 
 
 def run_after(env, seed, actions, *, spoil):
