@@ -14,6 +14,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
@@ -27,6 +28,8 @@ TASK = "kitchen_knob1"
 RESULTS = Path("quickstart-results")
 EPISODES = 50
 COLOURS = {"expert": "#1b7837", "medium": "#e08214", "random": "#7f7f7f", "bc": "#2166ac", "iql": "#762a83"}
+
+NAMES = {"bc": "BC", "iql": "IQL"}
 
 
 def main() -> None:
@@ -121,32 +124,50 @@ def report(
 def draw(
     dataset: RoboHiveDataset, trained: dict[str, TrainResult], evaluations: dict[str, Evaluation], path: Path
 ) -> None:
-    """Draw returns per split, learning curves, and success per policy."""
-    figure, (returns, curves, success) = plt.subplots(1, 3, figsize=(15, 4.2), constrained_layout=True)
-    episodes = dataset.episodes.select(["split", "return"]).to_pandas()
-    for split, rows in episodes.groupby("split", sort=False):
-        returns.hist(rows["return"], bins=25, alpha=0.7, label=f"{split} ({len(rows)})", color=COLOURS[split])
-    returns.set(title="Returns in the dataset", xlabel="return", ylabel="episodes")
-    returns.legend(frameon=False)
-
-    for model, result in trained.items():
-        steps = [row["step"] for row in result.curve]
-        losses = [row["loss"] for row in result.curve]
-        curves.plot(steps, losses, label=model.upper(), color=COLOURS[model], linewidth=2)
-    curves.set(title="Learning curves", xlabel="gradient step", ylabel="loss", yscale="log")
-    curves.legend(frameon=False)
-
-    for position, (name, row) in enumerate(evaluations.items()):
-        low, high = row.success_interval
-        rate = row.success_rate
-        success.bar(position, rate, color=COLOURS[name], yerr=[[rate - low], [high - rate]], capsize=5)
-        success.text(position, 0.02, f"{rate:.0%}", ha="center", color="white", fontweight="bold")
-    success.set(title=f"Solved, {EPISODES} unseen seeds (95 % interval)", ylim=(0, 1.02))
-    success.set_xticks(range(len(evaluations)), list(evaluations))
-    for axis in (returns, curves, success):
+    """Draw the returns of each split, what each policy solves, and the learning curves."""
+    figure, axes = plt.subplots(2, 2, figsize=(11, 7.5), constrained_layout=True)
+    figure.suptitle(f"{dataset.name} {dataset.version}: {dataset.env_name}", fontweight="bold")
+    draw_returns(axes[0, 0], dataset)
+    draw_success(axes[0, 1], evaluations)
+    draw_curve(axes[1, 0], "Behaviour cloning", trained["bc"], {"loss": "squared error of the action"})
+    losses = {"loss_qvalue": "Q", "loss_value": "value", "loss_actor": "actor"}
+    draw_curve(axes[1, 1], "IQL", trained["iql"], losses)
+    for axis in axes.flat:
         axis.spines[["top", "right"]].set_visible(False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
+
+
+def draw_returns(axis: plt.Axes, dataset: RoboHiveDataset) -> None:
+    """Draw one histogram per split, over the same bins."""
+    episodes = dataset.episodes.select(["split", "return"]).to_pandas()
+    bins = np.linspace(episodes["return"].min(), episodes["return"].max(), 40)
+    for split, rows in episodes.groupby("split", sort=False):
+        label = f"{split}, {len(rows)} episodes"
+        axis.hist(rows["return"], bins, histtype="stepfilled", alpha=0.6, label=label, color=COLOURS[split])
+    axis.set(title="Returns in the dataset", xlabel="return of an episode", ylabel="episodes")
+    axis.legend(frameon=False)
+
+
+def draw_success(axis: plt.Axes, evaluations: dict[str, Evaluation]) -> None:
+    """Draw the success rate of each policy with its interval."""
+    for position, (name, row) in enumerate(evaluations.items()):
+        low, high = row.success_interval
+        rate = row.success_rate
+        error = [[rate - low], [high - rate]]
+        axis.bar(position, rate, color=COLOURS[name], yerr=error, capsize=5, width=0.65)
+        axis.text(position, high + 0.02, f"{rate:.0%}", ha="center")
+    axis.set(title=f"Solved on {EPISODES} unseen seeds, 95 % interval", ylim=(0, 1.12), ylabel="success rate")
+    axis.set_xticks(range(len(evaluations)), [NAMES.get(name, name) for name in evaluations])
+
+
+def draw_curve(axis: plt.Axes, title: str, result: TrainResult, losses: dict[str, str]) -> None:
+    """Draw some losses of a training."""
+    steps = [row["step"] for row in result.curve]
+    for (key, label), style in zip(losses.items(), ("-", "--", ":"), strict=False):
+        axis.plot(steps, [row[key] for row in result.curve], style, label=label, color=COLOURS[result.algorithm])
+    axis.set(title=f"{title}, learning curve", xlabel="gradient step", ylabel="loss", yscale="log")
+    axis.legend(frameon=False)
 
 
 if __name__ == "__main__":

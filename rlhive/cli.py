@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 from typer.core import TyperGroup
 
-from rlhive.errors import RLHiveError
+from rlhive.errors import EnvNotFound, RLHiveError
 
 out = Console()
 err = Console(stderr=True)
@@ -94,7 +94,7 @@ def evaluate(
 
     rows = compare(
         list(dict.fromkeys([policy, "random", "expert"])),
-        env or None,
+        env or _env_of(policy),
         num_episodes=episodes,
         seed=EVALUATION_SEED if seed is None else seed,
         num_workers=workers,
@@ -113,6 +113,17 @@ def evaluate(
             f"{returns[0]:.1f} to {returns[1]:.1f}",
         )
     out.print(table)
+
+
+def _env_of(policy: str) -> str:
+    """Return the environment that a checkpoint was trained for."""
+    from rlhive.checkpoint import read_checkpoint
+    from rlhive.envs.tasks import LEVELS
+
+    if policy in LEVELS:
+        msg = f"Policy {policy!r} acts in any environment: expected its name. Add --env kitchen_knob1"
+        raise EnvNotFound(msg)
+    return read_checkpoint(policy)["env_name"]
 
 
 @app.command()
