@@ -40,7 +40,7 @@ SPREAD = {
 }
 
 MEDIUM_GIVE_UP = 0.3
-MEDIUM_NOISES = (0.02, 0.03, 0.04, 0.05, 0.07, 0.1, 0.14, 0.2)
+MEDIUM_NOISES = (0.02, 0.03, 0.035, 0.04, 0.05, 0.07, 0.1, 0.14, 0.2)
 MEDIUM_SUCCESS = 0.45
 
 _VALIDATION_SEED = TUNING_SEED + 500_000
@@ -125,7 +125,7 @@ def search(env: RoboHiveEnv, row: Mapping[str, Any], *, iterations: int, populat
 
 def choose_noise(env: RoboHiveEnv, row: Mapping[str, Any]) -> tuple[float, dict[str, float]]:
     """Return the noise whose success is nearest to MEDIUM_SUCCESS, and the success of each noise that was tried."""
-    seeds = range(_MEDIUM_SEED, _MEDIUM_SEED + 40)
+    seeds = range(_MEDIUM_SEED, _MEDIUM_SEED + 80)
     rates = {}
     for noise in tqdm(MEDIUM_NOISES, desc="noise"):
         rates[noise] = success_rate(env, KitchenPolicy(env, "medium", row, noise=noise, give_up=MEDIUM_GIVE_UP), seeds)
@@ -167,6 +167,7 @@ def main() -> None:
     row["medium"] = {"noise": noise, "give_up": MEDIUM_GIVE_UP}
     held_out = range(_VALIDATION_SEED + 1000, _VALIDATION_SEED + 1050)
     row["provenance"] = {
+        "previous": row.get("provenance"),
         "command": "python -m rlhive.envs.tune " + " ".join(sys.argv[1:]),
         "date": datetime.date.today().isoformat(),
         "start": start,
