@@ -40,5 +40,5 @@ $(VENV)/installed: setup.py constraints.txt | $(filter .tools/bin/uv,$(UV))
 	touch $@
 
 $(VENV)/assets: $(VENV)/installed
-	$(BIN)/rlhive setup
+	UV=$(abspath $(UV)) $(BIN)/rlhive setup
 	touch $@

@@ -52,9 +52,11 @@ def setup(
     from rlhive.envs.install import setup as setup_robohive
 
     report = setup_robohive(assets)
-    table = Table("family", "environments", "available", title="RoboHive is ready")
+    known = "a hash that RLHive recorded" if report.assets.known else "a hash that RLHive does not know"
+    out.print(f"robohive {report.robohive_version}, assets from {report.assets.source} with {known}", highlight=False)
+    table = Table("environments", "available", "")
     for family in report.families:
-        table.add_row(family.name, family.prefixes, "yes" if family.available else family.reason)
+        table.add_row(family.name, "[green]yes" if family.available else "[red]no", family.note)
     out.print(table)
 
 

@@ -143,7 +143,7 @@ def test_a_store_that_cannot_be_written_is_one_sentence(tmp_path):
         collect(TOY, store=tmp_path / "file")
 
 
-@pytest.fixture()
+@pytest.fixture
 def small_disk(tmp_path):
     """A file system of 300 kB, or a skip that says what is missing."""
     path = tmp_path / "disk"
@@ -167,7 +167,7 @@ def test_a_full_disk_loses_nothing_and_says_so(small_disk):
     assert not list(small_disk.glob("robohive/*/*/*"))
     subprocess.run(["mount", "-o", "remount,size=20m", small_disk], check=True)
     assert run(task, small_disk).fingerprint == run(task, small_disk.parent / "roomy").fingerprint
-    assert not [path for path in small_disk.rglob("*partial*")]
+    assert not list(small_disk.rglob("*partial*"))
 
 
 def test_ctrl_c_leaves_a_recording_that_goes_on(tmp_path):

@@ -17,7 +17,7 @@ def made(tmp_path_factory):
     return store
 
 
-@pytest.fixture()
+@pytest.fixture
 def filled(made, store):
     shutil.copytree(made, store)
     return store

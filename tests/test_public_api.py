@@ -53,7 +53,7 @@ def public_definitions():
                 yield pytest.param(node, id=f"{path.relative_to(ROOT)}::{node.name}")
 
 
-@pytest.mark.parametrize("node", public_definitions())
+@pytest.mark.parametrize("node", list(public_definitions()))
 def test_every_public_name_has_a_docstring(node):
     assert ast.get_docstring(node), f"line {node.lineno}"
 

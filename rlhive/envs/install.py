@@ -236,15 +236,15 @@ def _only_one() -> Iterator[None]:
 
 def _try_in_new_process(record: assets_room.Record) -> tuple[int, tuple[Family, ...]]:
     """Build the first environment and then one per family, where nothing is imported yet."""
-    code = "import json; from rlhive.envs.install import _try_here; print('RESULT', json.dumps(_try_here()))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    result = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
+    command = [sys.executable, "-m", "rlhive.envs.probe", *FAMILIES.values()]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    result = [line for line in done.stdout.splitlines() if line.startswith("{")]
     if done.returncode or not result:
         reason = (done.stderr.strip().splitlines() or ["no output"])[-1]
         msg = f"Everything is in place, but {FIRST_ENV} could not be built: {reason}. Try: rlhive setup --assets git"
         raise SetupFailed(msg)
-    size, built = json.loads(result[-1].removeprefix("RESULT "))
-    return size, tuple(_family(name, built[name], record) for name in FAMILIES)
+    sizes = json.loads(result[-1])
+    return sizes[FIRST_ENV], tuple(_family(name, sizes[FAMILIES[name]] is not None, record) for name in FAMILIES)
 
 
 def _family(name: str, built: bool, record: assets_room.Record) -> Family:
@@ -254,23 +254,3 @@ def _family(name: str, built: bool, record: assets_room.Record) -> Family:
     else:
         note = "its assets do not fit" if complete else "needs rlhive setup --assets git"
     return Family(name, FAMILIES[name], built, note)
-
-
-def _try_here() -> tuple[int, dict[str, bool]]:
-    """Return the first environment's observation size, and for each family whether its environment can be built."""
-    from rlhive.envs.robohive import RoboHiveEnv
-
-    env = RoboHiveEnv(FIRST_ENV, seed=0)
-    size = env.reset()["observation"].numel()
-    env.close()
-    return size, {name: name == next(iter(FAMILIES)) or _can_be_built(env_name) for name, env_name in FAMILIES.items()}
-
-
-def _can_be_built(env_name: str) -> bool:
-    from rlhive.envs.robohive import RoboHiveEnv
-
-    try:
-        RoboHiveEnv(env_name, seed=0).close()
-    except Exception:  # whatever it is that fails there, the answer is no
-        return False
-    return True

@@ -69,9 +69,7 @@ _ROWS = (
         env_name="FK1_Knob1OnRandom-v4",
         horizon=50,
         description="A Franka arm turns the first oven knob of the kitchen on; arm and base start at random.",
-        recipe=Recipe(
-            version="1.0.0", episodes={"expert": 100, "medium": 100, "random": 100}, license="apache-2.0"
-        ),
+        recipe=Recipe(version="1.0.0", episodes={"expert": 100, "medium": 100, "random": 100}, license="apache-2.0"),
     ),
     Task(
         name="toy_point",
