@@ -31,11 +31,15 @@ CHECKPOINT_FILE = "checkpoint.json"
 POLICY_FILE = "policy.pt"
 CURVE_FILE = "curve.json"
 
+_CLIP = 10.0  # standard deviations
 _ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "tanh": nn.Tanh, "elu": nn.ELU}
 
 
 class Normalizer(nn.Module):
-    """Shift and scale to zero mean and unit variance in float64, then round to float32.
+    """Shift and scale to zero mean and unit variance in float64, clip to ±10, then round to float32.
+
+    An object that hardly moved in the training data has a tiny standard deviation; when the robot does bump into it,
+    its coordinates would otherwise arrive as thousands.
 
     Args:
         mean: Shape ``[dim]``.
@@ -52,7 +56,7 @@ class Normalizer(nn.Module):
 
     def forward(self, observation: torch.Tensor) -> torch.Tensor:
         """Return the normalised observation, float32, in memory of its own."""
-        return ((observation - self.mean) / self.std).to(torch.float32)
+        return ((observation - self.mean) / self.std).clamp(-_CLIP, _CLIP).to(torch.float32)
 
 
 def make_mlp(num_inputs: int, num_outputs: int, network: Mapping[str, Any]) -> MLP:

@@ -58,6 +58,12 @@ def test_the_normalizer_by_hand() -> None:
     assert normalized.dtype == torch.float32
 
 
+def test_the_normalizer_clips_what_it_never_saw() -> None:
+    normalizer = Normalizer(torch.tensor([1.0]), torch.tensor([1e-6]))
+    observations = torch.tensor([[2.0], [0.0], [1.0 + 5e-6]], dtype=torch.float64)
+    assert normalizer(observations).flatten().tolist() == pytest.approx([10.0, -10.0, 5.0])
+
+
 def test_the_normalizer_subtracts_before_it_rounds() -> None:
     normalizer = Normalizer(torch.tensor([1e8], dtype=torch.float64), torch.tensor([1.5], dtype=torch.float64))
     assert normalizer(torch.tensor([1e8 + 3], dtype=torch.float64)).tolist() == [2.0]

@@ -53,7 +53,7 @@ def _train(buffer, config, folder, **kwargs):
 
 def _iql(*overrides: str, reward_std: float = 1.0) -> ImplicitQLearning:
     torch.manual_seed(0)
-    config = _config("iql", "network.hidden_sizes=[4]", *overrides)
+    config = _config("iql", "network.hidden_sizes=[4]", "network.critic_hidden_sizes=[4]", *overrides)
     return ImplicitQLearning(config, observation_dim=2, action_dim=1, reward_std=reward_std)
 
 
@@ -85,7 +85,7 @@ def test_iql_bootstraps_through_truncation_and_not_through_termination(ending, t
     losses = learner.update(_row(reward=1.0, action=0.5, **ending))
     assert losses["loss_qvalue"].item() == pytest.approx((target - 3) ** 2 + (target - 4) ** 2)
     assert losses["loss_value"].item() == pytest.approx(0.7 * (5.5 - 5) ** 2)  # Q above V weighs the expectile
-    log_prob = -0.5 * 0.5**2 - 0.5 * np.log(2 * np.pi)
+    log_prob = -0.5 - np.log(2)  # of a Laplace distribution of scale 1 around 0, at 0.5
     assert losses["loss_actor"].item() == pytest.approx(-np.exp(2.0 * (5.5 - 5)) * log_prob)
     parts = losses["loss_actor"] + losses["loss_qvalue"] + losses["loss_value"]
     assert losses["loss"].item() == pytest.approx(parts.item())
@@ -108,7 +108,7 @@ def _mlp(parameters, inputs: np.ndarray, index: int | None = None) -> np.ndarray
 
 
 def test_iql_losses_are_those_of_a_numpy_reference() -> None:
-    learner = _iql(reward_std=0.5)
+    learner = _iql("loss.gamma=0.9", "loss.expectile=0.9", "loss.temperature=3.0", reward_std=0.5)
     generator = torch.Generator().manual_seed(1)
     batch = torch.cat([_row(reward=float(k), terminated=k % 3 == 0, truncated=k % 2 == 0) for k in range(12)])
     for key in ("observation", "action", ("next", "observation")):
@@ -119,11 +119,11 @@ def test_iql_losses_are_those_of_a_numpy_reference() -> None:
     q = [_mlp(parameters.qvalue_network_params, pairs, i) for i in range(2)]
     q_min = np.minimum(*[_mlp(parameters.target_qvalue_network_params, pairs, i) for i in range(2)])
     v, v_after = (_mlp(parameters.value_network_params, x) for x in (observation, after))
-    mean = learner.actor(batch["observation"]).detach().double().numpy()
+    location = learner.actor(batch["observation"]).detach().double().numpy()
     terminated = batch["next", "terminated"].numpy()[:, 0]
-    target = batch["next", "reward"].numpy()[:, 0] / 0.5 + 0.99 * (1 - terminated) * v_after
-    weight = np.where(q_min > v, 0.7, 0.3)
-    log_prob = (-0.5 * (action - mean) ** 2 - 0.5 * np.log(2 * np.pi)).sum(1)
+    target = batch["next", "reward"].numpy()[:, 0] / 0.5 + 0.9 * (1 - terminated) * v_after
+    weight = np.where(q_min > v, 0.9, 0.1)
+    log_prob = (-np.abs(action - location) - np.log(2)).sum(1)
     losses = learner.update(batch)
     assert losses["loss_qvalue"].item() == pytest.approx(sum((target - x) ** 2 for x in q).mean(), rel=1e-5)
     assert losses["loss_value"].item() == pytest.approx((weight * (q_min - v) ** 2).mean(), rel=1e-5)
@@ -149,7 +149,10 @@ def test_iql_moves_the_targets_by_tau_and_the_actor_at_its_own_rate() -> None:
 def test_bc_loss_is_that_of_a_numpy_reference_and_one_step_follows_it() -> None:
     torch.manual_seed(0)
     learner = BehaviorCloning(
-        _config("bc", "network.hidden_sizes=[4]"), observation_dim=2, action_dim=3, reward_std=0.0
+        _config("bc", "network.hidden_sizes=[4]", "loss.loss_function=l2"),
+        observation_dim=2,
+        action_dim=3,
+        reward_std=0.0,
     )
     batch = TensorDict({"observation": torch.randn(5, 2), "action": torch.rand(5, 3) * 2 - 1}, batch_size=[5])
     weights = {name: value.detach().double().numpy() for name, value in learner.actor[0].named_parameters()}
