@@ -15,6 +15,7 @@ DATA = [
     "datasets>=5.2,<6",  # reads the versions that RLHive writes; older ones need another pyarrow
     "huggingface_hub>=2.4,<3",  # 2.x moved to httpx2 and dropped upload_large_folder
     "pyyaml",
+    "scipy",
     "filelock",  # locks of dead processes do not block
     "loky",  # worker processes that need no __main__ guard in the user's script and survive between calls
     "tqdm",

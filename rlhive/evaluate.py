@@ -4,7 +4,6 @@ Every episode is a pure function of its seed (see :mod:`rlhive.rollout`), so the
 processes computed them.
 """
 
-import functools
 import math
 import statistics
 from collections.abc import Sequence
@@ -20,8 +19,6 @@ from rlhive.envs.make import make_env, make_policy
 from rlhive.envs.tasks import EVALUATION_SEED, LEVELS, Task, get_task
 from rlhive.errors import CheckpointMismatch, EnvNotFound
 from rlhive.rollout import Policy, default_num_workers, map_unordered, rollout_episode
-
-_Z95 = statistics.NormalDist().inv_cdf(0.975)
 
 
 @dataclass(frozen=True)
@@ -136,44 +133,21 @@ def wilson_interval(successes: int, num_episodes: int) -> tuple[float, float]:
         >>> [round(bound, 3) for bound in wilson_interval(8, 10)]
         [0.49, 0.943]
     """
-    rate, z2 = successes / num_episodes, _Z95**2
-    centre = rate + z2 / (2 * num_episodes)
-    half = _Z95 * math.sqrt(rate * (1 - rate) / num_episodes + z2 / (4 * num_episodes**2))
-    scale = 1 + z2 / num_episodes
-    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
+    from scipy.stats import binomtest  # a second to import, and only the end of an evaluation needs it
+
+    interval = binomtest(successes, num_episodes).proportion_ci(0.95, method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float]:
     """Return the 95 % Student-t interval of a mean; unbounded for a single value."""
+    from scipy.stats import t
+
     if len(values) < 2:
         return -math.inf, math.inf
+    half = float(t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
     mean = statistics.fmean(values)
-    half = student_t_quantile(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
     return mean - half, mean + half
-
-
-@functools.cache
-def student_t_quantile(degrees: int) -> float:
-    """Return t with P(|T| <= t) = 0.95 for that many degrees of freedom.
-
-    SciPy is not part of the base install; for whole degrees the distribution function is a finite sum
-    (Abramowitz and Stegun, 1964, 26.7.3 and 26.7.4), which is bisected here.
-    """
-    low, high = 0.0, 13.0  # 12.706 for one degree is the largest
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if _central_probability(middle, degrees) < 0.95 else (low, middle)
-    return (low + high) / 2
-
-
-def _central_probability(t: float, degrees: int) -> float:
-    angle = math.atan(t / math.sqrt(degrees))
-    cosine, odd = math.cos(angle), degrees % 2 == 1
-    term, total = (cosine if odd else 1.0), 0.0
-    for k in range(1, degrees // 2 + 1):
-        total += term
-        term *= cosine**2 * ((2 * k) / (2 * k + 1) if odd else (2 * k - 1) / (2 * k))
-    return 2 / math.pi * (angle + math.sin(angle) * total) if odd else math.sin(angle) * total
 
 
 def _summarise(name: str, task: Task, seed: int, outcomes: list[tuple[float, bool]]) -> Evaluation:
