@@ -129,9 +129,10 @@ def draw(
     figure.suptitle(f"{dataset.name} {dataset.version}: {dataset.env_name}", fontweight="bold")
     draw_returns(axes[0, 0], dataset)
     draw_success(axes[0, 1], evaluations)
-    draw_curve(axes[1, 0], "Behaviour cloning", trained["bc"], {"loss": "squared error of the action"})
+    draw_curve(axes[1, 0], "Behaviour cloning", trained["bc"], {"loss": "absolute error of the action"})
     losses = {"loss_qvalue": "Q", "loss_value": "value", "loss_actor": "actor"}
     draw_curve(axes[1, 1], "IQL", trained["iql"], losses)
+    axes[1, 1].set_yscale("symlog", linthresh=0.01)  # an actor's log-likelihood may be of either sign
     for axis in axes.flat:
         axis.spines[["top", "right"]].set_visible(False)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -19,6 +19,9 @@ from torchrl.envs import EnvBase
 
 from rlhive import keys
 
+#: A worker that had nothing to do for so long ends; importing torch and RoboHive costs the next one about 8 s.
+IDLE_S = 300
+
 Policy = Callable[[TensorDictBase], TensorDictBase]
 
 
@@ -86,7 +89,7 @@ def map_unordered(function: Callable[..., Any], jobs: Iterable[tuple], *, num_wo
         jobs: Its argument tuples.
         num_workers: Number of processes.
     """
-    executor = get_reusable_executor(max_workers=num_workers, timeout=60, initializer=_quiet_worker)
+    executor = get_reusable_executor(max_workers=num_workers, timeout=IDLE_S, initializer=_quiet_worker)
     try:
         for future in as_completed([executor.submit(function, *job) for job in jobs]):
             yield future.result()
