@@ -56,6 +56,10 @@ class RoboHiveMissing(RLHiveError, ImportError):
     """RoboHive or its simulation assets are not installed."""
 
 
+class RenderingUnavailable(RLHiveError, RuntimeError):
+    """OpenGL is not installed, cannot draw here, or was inherited by a fork."""
+
+
 class AssetsCorrupt(RLHiveError, OSError):
     """Simulation assets do not have the recorded hash."""
 

@@ -7,6 +7,8 @@ TorchRL's TED names are used everywhere: a transition is ``observation``, ``acti
 OBSERVATION = "observation"
 ACTION = "action"
 EPISODE = "episode"
+PIXELS = "pixels"
+DEPTH = "depth"
 STEP_COUNT = "step_count"
 SUCCESS = "success"
 NEXT = "next"

@@ -12,8 +12,9 @@ ROOT = Path(rlhive.__file__).parent
 #: A room may import rooms of lower floors only. A room without a floor fails: a new room is a decision.
 FLOORS = [
     {"keys", "errors", "envs", "data", "data.formats"},
-    {"data.schema", "envs.tasks", "envs.assets"},
-    {"data.episodes", "data.cache", "data.statistics", "envs.install", "envs.toy"},
+    {"data.schema", "envs.tasks", "envs.assets", "envs.visual", "envs.opengl"},
+    {"data.episodes", "data.cache", "data.statistics", "envs.install", "envs.toy", "envs.rendering"},
+    {"envs.loading"},
     {"data.arrow", "data.manifest", "data.packed", "envs.robohive", "envs.kinematics"},
     {"data.card", "data.record", "data.shards", "data.buffer", "data.hub", "envs.experts", "rl_envs"},
     {"data.export", "data.load", "envs.make", "envs.tune", "envs.probe"},
@@ -29,10 +30,11 @@ FLOORS = [
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 
 OWNERS = {
-    "gymnasium": {"envs.robohive"},
-    "robohive": {"envs.robohive"},
-    "dm_control": {"envs.robohive"},
-    "mujoco": {"envs.robohive", "envs.kinematics", "envs.experts"},
+    "gymnasium": {"envs.loading"},
+    "robohive": {"envs.loading"},
+    "dm_control": {"envs.loading"},
+    "mujoco": {"envs.robohive", "envs.rendering", "envs.opengl", "envs.kinematics", "envs.experts"},
+    "OpenGL": {"envs.opengl"},
     "pyarrow": {"data.arrow", "data.shards", "data.record", "data.export", "data.load", "dataset"},
     "huggingface_hub": {"data.hub"},
     "datasets": {"dataset"},

@@ -3,20 +3,15 @@
 One step, and who owns what:
 
     action float32 [n] ─► RoboHive's robot ─► frame_skip × MuJoCo ─► its obs_dict, rwd_dict ─► copies in a TensorDict
+                                                      └─► rendering, from_pixels=True ─► pixels, depth ─┘
 
 TorchRL's own RoboHiveEnv is not used: it ignores frame_skip, does not seed, and reports zeros at reset.
 """
 
-import contextlib
-import difflib
-import functools
 import hashlib
 import importlib.metadata
-import io
 import json
-import re
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -26,18 +21,27 @@ from torchrl.data import Binary, Bounded, Composite, Unbounded
 from torchrl.envs import EnvBase
 
 from rlhive import keys
-from rlhive.envs.install import require_robohive
-from rlhive.errors import EnvNotFound, InvalidAction, RoboHiveMissing, SimulationDiverged
+from rlhive.envs.loading import RoboHiveWarning as RoboHiveWarning
+from rlhive.envs.loading import build
+from rlhive.envs.rendering import CameraRenderer, View
+from rlhive.envs.visual import VISUAL, Visual, visual_of_keys
+from rlhive.errors import InvalidAction, SimulationDiverged
 
 #: Fields of the compiled model that RoboHive changes at reset, so that a checkpoint needs them.
 RANDOMISED_FIELDS = ("body_pos", "body_quat", "site_pos", "site_quat")
 
+_CPU = torch.device("cpu")
 _VERSIONS_OF = ("robohive", "mujoco", "gymnasium", "dm-control", "numpy")
-_RESERVED = {keys.OBSERVATION, keys.ACTION, keys.SUCCESS, keys.NEXT, keys.REWARD, *keys.END_FLAGS}
-
-
-class RoboHiveWarning(UserWarning):
-    """What RoboHive printed as a warning or an error."""
+_RESERVED = {
+    keys.OBSERVATION,
+    keys.ACTION,
+    keys.SUCCESS,
+    keys.NEXT,
+    keys.REWARD,
+    keys.PIXELS,
+    keys.DEPTH,
+    *keys.END_FLAGS,
+}
 
 
 class RoboHiveEnv(EnvBase):
@@ -50,28 +54,41 @@ class RoboHiveEnv(EnvBase):
     random numbers outside RoboHive's generator when they are built (MyoDM, D'Kitty).
 
     Args:
-        env_name: Id of a RoboHive environment, for example "FK1_Knob1OnRandom-v4".
+        env_name: Id of a RoboHive environment, for example "FK1_Knob1OnRandom-v4", or a ``visual_*`` id of earlier
+            versions (docs/visual.md), which gives pixels unless told otherwise, as RoboHive's ``_v2d`` ids do.
         obs_keys: Names out of RoboHive's observation dictionary that are given at the root as well, each under
             its own name, for example "robot_jnt" [9].
         frame_skip: Simulator steps per environment step, where it is to differ from the registered one.
         dtype: Of observations and rewards. RoboHive computes in float64, so anything else rounds.
         seed: As with ``set_seed``; None takes an unpredictable one.
-        device: Where the tensors go.
+        device: Where the tensors go; the first CUDA device also draws the pictures of this process.
+        from_pixels: Give ``pixels``, uint8 [camera, H, W, 3]. Drawn without a GPU, a kitchen's picture costs some
+            0.6 s: render_quality chooses.
+        cameras: Names in the order of the pictures; all that the model has by default.
+        image_size: Height and width in pixels, (84, 84) by default.
+        depth: Give ``depth`` as well, float32 [camera, H, W], the distance from the camera's plane in metres.
+        render_quality: "robohive" is RoboHive's own picture; "shadows" has coarser shadows, no reflections and hard
+            edges at a third of the cost; "fast" has no shadows either, at a twentieth. Each is another visual domain.
         **env_kwargs: Passed to RoboHive. ``max_episode_steps`` replaces the registered horizon.
 
     Attributes:
-        env_name: The id.
+        env_name: The id as it was given.
+        robohive_id: The environment that RoboHive simulates; another than ``env_name`` for ``visual_*``.
         horizon: Maximum episode length in steps.
 
     Raises:
         RoboHiveMissing: RoboHive or the assets of this environment are not installed.
         EnvNotFound: RoboHive has no such environment.
-        ValueError: An observation key or a frame skip that RoboHive cannot give.
+        ValueError: An observation key, a frame skip, a camera, a size or a quality that cannot be given.
+        RenderingUnavailable: Pixels were asked for, and this machine has no OpenGL.
 
     Example:
         >>> env = RoboHiveEnv("FK1_Knob1OnRandom-v4", seed=0)
         >>> env.rollout(3)["next", "observation"].shape
         torch.Size([3, 75])
+        >>> env = RoboHiveEnv("FK1_Knob1OnRandom-v4", from_pixels=True, cameras=["left_cam"], render_quality="fast")
+        >>> env.reset()["pixels"].shape
+        torch.Size([1, 84, 84, 3])
     """
 
     def __init__(
@@ -83,17 +100,27 @@ class RoboHiveEnv(EnvBase):
         dtype: torch.dtype = torch.float64,
         seed: int | None = None,
         device: str | torch.device = "cpu",
+        from_pixels: bool | None = None,
+        cameras: Sequence[str] | None = None,
+        image_size: tuple[int, int] | None = None,
+        depth: bool | None = None,
+        render_quality: str | None = None,
         **env_kwargs: Any,
     ) -> None:
         super().__init__(device=device, batch_size=[])
-        self.env_name = env_name
+        wishes = {"cameras": cameras, "image_size": image_size, "depth": depth, "render_quality": render_quality}
+        visual = VISUAL.get(env_name)
+        self.env_name, self.robohive_id = env_name, visual.robohive_id if visual else env_name
         self._env_kwargs = {**env_kwargs, **({} if frame_skip is None else {"frame_skip": frame_skip})}
         self._dtype = dtype
-        self._env, self.horizon = _build(env_name, dict(self._env_kwargs))
+        self._env, self.horizon = build(self.robohive_id, {**(visual.env_kwargs if visual else {}), **self._env_kwargs})
         self._model, self._data = self._env.sim.model.ptr, self._env.sim.data.ptr
         self._model_hash = _hash_of(self._model)
         self._substeps = _checked_substeps(self._env, frame_skip)
         self._obs_keys = _checked_keys(obs_keys, self._env.obs_dict, env_name)
+        view = _view(self._env, env_name, from_pixels, wishes)
+        # RoboHive shows what its sensors saw, which for noisy ones is another simulation.
+        self._eyes = None if view is None else CameraRenderer(self._env.sim_obsd, view, self.device)
         self._set_seed(seed)
         self._elapsed = 0
         self._make_specs()
@@ -118,7 +145,8 @@ class RoboHiveEnv(EnvBase):
         observations = {keys.OBSERVATION: Unbounded(self._env.observation_space.shape, dtype=self._dtype)}
         for key in self._obs_keys:
             observations[key] = Unbounded((np.size(self._env.obs_dict[key]),), dtype=self._dtype)
-        self.observation_spec = Composite({**observations, keys.SUCCESS: flag.clone()})
+        observations |= self._eyes.specs() if self._eyes else {}
+        self.observation_spec = Composite({**observations, keys.SUCCESS: flag.clone()}).to(self.device)
 
     def _set_seed(self, seed: int | None) -> None:
         """Seed RoboHive's generator; its reset(seed=…) does not."""
@@ -177,8 +205,11 @@ class RoboHiveEnv(EnvBase):
             data[key] = torch.tensor([value])
         if reward is not None:
             data[keys.REWARD] = torch.tensor([float(reward)], dtype=self._dtype)
+        if self._eyes:
+            data |= self._eyes.draw()
         # Unsafe means unchecked, at a fifth of the cost: the dictionary is fresh and matches the specs.
-        return TensorDict._new_unsafe(data, batch_size=self.batch_size, device=self.device)
+        result = TensorDict._new_unsafe(data, batch_size=self.batch_size, device=_CPU)
+        return result if self.device == _CPU else result.to(self.device)
 
     def _step_proc_data(self, next_tensordict_out: TensorDictBase) -> TensorDictBase:
         """Skip TorchRL's completion of what a step returns: it is complete here (2 % of a step)."""
@@ -255,54 +286,50 @@ class RoboHiveEnv(EnvBase):
         """Return what this environment is, as JSON-able values: enough to build the same one again.
 
         Returns:
-            Id, arguments, frame skip, dt in s, horizon in steps, versions, and the SHA-256 of the compiled model
-            as it was before any reset.
+            Id, arguments, frame skip, dt in s, horizon in steps, versions, the SHA-256 of the compiled model as it
+            was before any reset, and what decides the pictures, if there are any.
         """
+        eyes = {"rendering": self._eyes.provenance()} if self._eyes else {}
+        other_id = {} if self.robohive_id == self.env_name else {"robohive_id": self.robohive_id}
         return {
             "env_name": self.env_name,
+            **other_id,
             "env_kwargs": json.loads(json.dumps(self._env_kwargs, default=repr)),
             "frame_skip": int(self._env.frame_skip),
             "dt": float(self.dt),
             "horizon": self.horizon,
             "versions": {name: importlib.metadata.version(name) for name in _VERSIONS_OF},
             "model_hash": self._model_hash,
+            **eyes,
         }
 
     def close(self, *, raise_if_closed: bool = True) -> None:
         """Release the simulator and its renderer."""
         if not self.is_closed:
             self._env.sim.close()
+            if self._eyes:
+                self._eyes.close()
         super().close(raise_if_closed=raise_if_closed)
 
 
-def _build(env_name: str, kwargs: dict[str, Any]) -> tuple[Any, int]:
-    """Return RoboHive's environment without gymnasium's wrappers, and its horizon."""
-    require_robohive()
-    _import_robohive()
-    import gymnasium
-
-    if env_name not in gymnasium.registry:
-        near = ", ".join(difflib.get_close_matches(env_name, gymnasium.registry, n=3, cutoff=0.5)) or "none"
-        msg = f"RoboHive has no environment {env_name!r}: expected a registered id, nearest {near}."
-        raise EnvNotFound(msg)
-    spec = gymnasium.spec(env_name)
-    horizon = kwargs.pop("max_episode_steps", None) or spec.max_episode_steps
-    if "model_path" not in spec.kwargs or horizon is None:
-        msg = f"{env_name!r} is not a RoboHive environment with a horizon: expected an id out of RoboHive's suites."
-        raise EnvNotFound(msg)
-    # What an environment draws while it is built belongs to its definition, so that seed is fixed.
-    kwargs.setdefault("seed", 0)
-    try:
-        with _silenced():
-            env = gymnasium.make(env_name, disable_env_checker=True, **kwargs).unwrapped
-    except ValueError as error:
-        if "resource not found" not in str(error) and "XML" not in str(error):
-            raise
-        msg = f"{env_name} lacks simulation assets that fit: {error}. Type: rlhive setup --assets git"
-        raise RoboHiveMissing(msg) from error
-    # The kitchens look up ten sites by name in every step: 2 % of it.
-    env.sim.model.site_name2id = functools.cache(env.sim.model.site_name2id)
-    return env, int(horizon)
+def _view(env: Any, env_name: str, from_pixels: bool | None, wishes: dict[str, Any]) -> View | None:
+    """Return what is to be drawn, None for nothing: the caller's wishes, else what the id stands for."""
+    visual = VISUAL.get(env_name)
+    if visual is None and "_v2d" in env_name and env.visual_keys:
+        visual = visual_of_keys(env_name, env.visual_keys)
+    wishes = {name: value for name, value in wishes.items() if value is not None}
+    if not (visual is not None if from_pixels is None else from_pixels):
+        if wishes:
+            msg = f"{env_name} was given {', '.join(wishes)} without pixels: add from_pixels=True or leave that out."
+            raise ValueError(msg)
+        return None
+    visual = visual or Visual(env_name, cameras=None, image_size=(84, 84))
+    return View(
+        cameras=wishes.get("cameras", visual.cameras),
+        image_size=wishes.get("image_size", visual.image_size),
+        depth=wishes.get("depth", visual.depth),
+        quality=wishes.get("render_quality", "robohive"),
+    )
 
 
 def _checked_substeps(env: Any, frame_skip: int | None) -> int:
@@ -331,39 +358,3 @@ def _hash_of(model: Any) -> str:
     buffer = np.empty(mujoco.mj_sizeModel(model), np.uint8)
     mujoco.mj_saveModel(model, None, buffer)
     return hashlib.sha256(buffer).hexdigest()
-
-
-def _import_robohive() -> None:
-    """Import RoboHive without its banners and without a complaint about a missing display."""
-    import glfw
-
-    with warnings.catch_warnings(), _silenced():
-        # dm_control tries the window system when it is imported; states need none.
-        warnings.simplefilter("ignore", glfw.GLFWError)
-        import dm_control.mujoco  # noqa: F401
-        import robohive  # noqa: F401
-        from robohive.utils import prompt_utils
-    if prompt_utils.cprint is not _prompted:
-        _prompted.original = prompt_utils.cprint
-        prompt_utils.cprint = _prompted
-
-
-def _prompted(text: str, color: str | None = None, on_color: str | None = None, **kwargs: Any) -> None:
-    """Stand in for the function with which RoboHive prints; its warnings and errors have these colours."""
-    if on_color in ("on_yellow", "on_red"):
-        warnings.warn(text.strip(), RoboHiveWarning, stacklevel=3)
-    else:
-        _prompted.original(text, color=color, on_color=on_color, **kwargs)
-
-
-@contextlib.contextmanager
-def _silenced() -> Iterator[None]:
-    """Drop what is printed, except for warnings and errors, which are raised as warnings afterwards."""
-    printed = io.StringIO()
-    try:
-        with contextlib.redirect_stdout(printed):
-            yield
-    finally:
-        for line in printed.getvalue().splitlines():
-            if re.search(r"warn|error", line, re.IGNORECASE):
-                warnings.warn(re.sub(r"\s+|\x1b\[\d*m", " ", line).strip(), RoboHiveWarning, stacklevel=3)

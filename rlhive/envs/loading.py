@@ -1,0 +1,94 @@
+"""RoboHive itself: imported quietly, and an environment built by its id. Needs no OpenGL."""
+
+import contextlib
+import difflib
+import functools
+import io
+import re
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+from rlhive.envs.install import require_robohive
+from rlhive.envs.visual import VISUAL
+from rlhive.errors import EnvNotFound, RoboHiveMissing
+
+
+class RoboHiveWarning(UserWarning):
+    """What RoboHive printed as a warning or an error."""
+
+
+def build(env_name: str, kwargs: dict[str, Any]) -> tuple[Any, int]:
+    """Return RoboHive's environment without gymnasium's wrappers, and its horizon in steps.
+
+    Args:
+        env_name: Id that RoboHive registered.
+        kwargs: Passed to RoboHive; ``max_episode_steps`` replaces the registered horizon.
+
+    Raises:
+        RoboHiveMissing: RoboHive or the assets of this environment are not installed.
+        EnvNotFound: RoboHive has no such environment.
+    """
+    kwargs = dict(kwargs)
+    require_robohive()
+    _import_robohive()
+    import gymnasium
+
+    if env_name not in gymnasium.registry:
+        near = ", ".join(difflib.get_close_matches(env_name, [*gymnasium.registry, *VISUAL], n=3, cutoff=0.5)) or "none"
+        msg = f"RoboHive has no environment {env_name!r}: expected a registered id, nearest {near}."
+        raise EnvNotFound(msg)
+    spec = gymnasium.spec(env_name)
+    horizon = kwargs.pop("max_episode_steps", None) or spec.max_episode_steps
+    if "model_path" not in spec.kwargs or horizon is None:
+        msg = f"{env_name!r} is not a RoboHive environment with a horizon: expected an id out of RoboHive's suites."
+        raise EnvNotFound(msg)
+    # What an environment draws while it is built belongs to its definition, so that seed is fixed.
+    kwargs.setdefault("seed", 0)
+    try:
+        with _silenced():
+            env = gymnasium.make(env_name, disable_env_checker=True, **kwargs).unwrapped
+    except ValueError as error:
+        if "resource not found" not in str(error) and "XML" not in str(error):
+            raise
+        msg = f"{env_name} lacks simulation assets that fit: {error}. Type: rlhive setup --assets git"
+        raise RoboHiveMissing(msg) from error
+    # The kitchens look up ten sites by name in every step: 2 % of it.
+    env.sim.model.site_name2id = functools.cache(env.sim.model.site_name2id)
+    return env, int(horizon)
+
+
+def _import_robohive() -> None:
+    """Import RoboHive without its banners and without a complaint about a missing display."""
+    import glfw
+
+    with warnings.catch_warnings(), _silenced():
+        # dm_control tries the window system when it is imported; states need none.
+        warnings.simplefilter("ignore", glfw.GLFWError)
+        import dm_control.mujoco  # noqa: F401
+        import robohive  # noqa: F401
+        from robohive.utils import prompt_utils
+    if prompt_utils.cprint is not _prompted:
+        _prompted.original = prompt_utils.cprint
+        prompt_utils.cprint = _prompted
+
+
+def _prompted(text: str, color: str | None = None, on_color: str | None = None, **kwargs: Any) -> None:
+    """Stand in for the function with which RoboHive prints; its warnings and errors have these colours."""
+    if on_color in ("on_yellow", "on_red"):
+        warnings.warn(text.strip(), RoboHiveWarning, stacklevel=3)
+    else:
+        _prompted.original(text, color=color, on_color=on_color, **kwargs)
+
+
+@contextlib.contextmanager
+def _silenced() -> Iterator[None]:
+    """Drop what is printed, except for warnings and errors, which are raised as warnings afterwards."""
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(printed):
+            yield
+    finally:
+        for line in printed.getvalue().splitlines():
+            if re.search(r"warn|error", line, re.IGNORECASE):
+                warnings.warn(re.sub(r"\s+|\x1b\[\d*m", " ", line).strip(), RoboHiveWarning, stacklevel=3)

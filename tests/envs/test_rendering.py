@@ -1,0 +1,365 @@
+"""Pictures against RoboHive's own, pixel by pixel, and what drawing them must leave alone."""
+
+import gc
+import multiprocessing
+import subprocess
+import sys
+import time
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from tensordict import TensorDict
+from torchrl.envs import EnvCreator, ParallelEnv, check_env_specs
+
+from rlhive import keys
+from rlhive.envs.rendering import QUALITIES
+
+KNOB = "FK1_Knob1OnRandom-v4"
+REACH = "FrankaReachRandom-v0"
+KITCHEN_CAMERAS = ["left_cam", "right_cam", "top_cam", "Franka_wrist_cam"]
+
+#: What most tests here draw: it costs milliseconds.
+SMALL = {"from_pixels": True, "image_size": (36, 48), "render_quality": "fast"}
+
+
+@pytest.fixture(scope="module")
+def make(opengl):
+    """Build environments, and close them at the end of the module."""
+    from rlhive.envs.robohive import RoboHiveEnv
+
+    built = []
+
+    def build(env_name=KNOB, **kwargs):
+        built.append(RoboHiveEnv(env_name, **kwargs))
+        return built[-1]
+
+    yield build
+    for env in built:
+        env.close(raise_if_closed=False)
+
+
+@pytest.fixture(scope="module")
+def kitchen(make):
+    return make(**SMALL, cameras=["left_cam", "top_cam"], depth=True, seed=0)
+
+
+@pytest.fixture(scope="module")
+def actions():
+    return torch.as_tensor(np.random.default_rng(5).uniform(-1, 1, (60, 9)), dtype=torch.float32)
+
+
+def step(env, action):
+    return env.step(TensorDict({keys.ACTION: action}, []))[keys.NEXT]
+
+
+def mean_difference(one, other):
+    return (one.float() - other.float()).abs().mean().item()
+
+
+@pytest.mark.parametrize("env_name", [KNOB, REACH])
+def test_the_default_quality_is_robohives_own_picture(make, opengl, monkeypatch, actions, env_name):
+    import mujoco.gl_context
+
+    env = make(env_name, from_pixels=True, cameras=["right_cam", "left_cam"], image_size=(45, 60), depth=True)
+    env.reset(seed=3)
+    got = step(env, actions[0])
+    monkeypatch.setattr(mujoco.gl_context, "GLContext", opengl.context_class())
+    robohive = env.unwrapped.sim_obsd.renderer
+    for index, camera in enumerate(["right_cam", "left_cam"]):
+        pixels, depth = robohive.render_offscreen(width=60, height=45, depth=True, camera_id=camera)
+        np.testing.assert_array_equal(got[keys.PIXELS][index].numpy(), pixels)
+        np.testing.assert_array_equal(got[keys.DEPTH][index].numpy(), depth)
+    robohive._renderer.close()
+    assert got[keys.PIXELS].float().std() > 20
+    assert got[keys.PIXELS].dtype == torch.uint8
+    assert got[keys.DEPTH].dtype == torch.float32
+
+
+def test_cheaper_qualities_show_the_same_scene_in_another_light(make):
+    pictures = {}
+    for quality in QUALITIES:
+        env = make(from_pixels=True, cameras=["left_cam"], image_size=(84, 84), depth=True, render_quality=quality)
+        pictures[quality] = env.reset(seed=0)
+    robohive, shadows, fast = (pictures[quality][keys.PIXELS] for quality in ("robohive", "shadows", "fast"))
+    # As measured when the qualities were chosen: 5 and 16 grey levels of 255.
+    assert 3 < mean_difference(robohive, shadows) < 7
+    assert 12 < mean_difference(robohive, fast) < 20
+    # Without shadows the scene is brighter; with them it is as bright as RoboHive's.
+    assert fast.float().mean() - robohive.float().mean() > 8
+    assert abs(shadows.float().mean() - robohive.float().mean()) < 1
+    for quality in QUALITIES:
+        assert torch.equal(pictures[quality][keys.DEPTH], pictures["robohive"][keys.DEPTH])
+
+
+def test_depth_is_metres_from_the_camera(make):
+    """The nearest point of a sphere that hangs 2 m before the wrist camera is its radius nearer."""
+    env = make(REACH, from_pixels=True, cameras=["top_cam"], image_size=(65, 65), depth=True, render_quality="fast")
+    env.reset(seed=0)
+    import mujoco
+
+    model, data = env._model, env._data
+    camera = model.camera("top_cam").id
+    ahead = -data.cam_xmat[camera].reshape(3, 3)[:, 2]
+    seen = env.reset(seed=0)[keys.DEPTH][0, 32, 32].item()
+    hit = mujoco.mj_ray(model, data, data.cam_xpos[camera], ahead, None, 1, -1, np.zeros(1, np.int32))
+    assert seen == pytest.approx(hit, abs=0.02)
+
+
+def test_keeps_the_torchrl_contract(kitchen):
+    check_env_specs(kitchen)
+    assert kitchen.observation_spec[keys.PIXELS].shape == (2, 36, 48, 3)
+    assert kitchen.observation_spec[keys.DEPTH].shape == (2, 36, 48)
+
+
+def test_every_step_and_reset_shows_the_present(kitchen, make, actions):
+    start = kitchen.reset(seed=1)
+    first = step(kitchen, actions[0])
+    last = [step(kitchen, action) for action in actions[1:10]][-1]
+    assert mean_difference(start[keys.PIXELS], last[keys.PIXELS]) > 1
+    assert mean_difference(start[keys.DEPTH], last[keys.DEPTH]) > 0.01
+    again = kitchen.reset(seed=1)
+    assert torch.equal(again[keys.PIXELS], start[keys.PIXELS])
+    assert torch.equal(again[keys.DEPTH], start[keys.DEPTH])
+    state = kitchen.get_state()
+    other = make(**SMALL, cameras=["left_cam", "top_cam"], depth=True, seed=9)
+    other.reset()
+    assert torch.equal(other.set_state(state)[keys.PIXELS], start[keys.PIXELS])
+    assert torch.equal(step(other, actions[0])[keys.PIXELS], first[keys.PIXELS])
+
+
+def test_successive_pictures_share_no_memory(kitchen, actions):
+    start = kitchen.reset(seed=1)
+    kept = start.clone()
+    for action in actions[:5]:
+        step(kitchen, action)[keys.PIXELS].zero_()
+    assert torch.equal(start[keys.PIXELS], kept[keys.PIXELS])
+    assert torch.equal(kitchen.reset(seed=1)[keys.PIXELS], kept[keys.PIXELS])
+
+
+@pytest.mark.parametrize("quality", QUALITIES)
+def test_drawing_leaves_physics_state_and_model_alone(make, actions, quality):
+    blind = make(REACH, seed=0)
+    seeing = make(REACH, seed=0, from_pixels=True, cameras=["left_cam"], image_size=(8, 8), render_quality=quality)
+    assert torch.equal(seeing.reset(seed=4)[keys.OBSERVATION], blind.reset(seed=4)[keys.OBSERVATION])
+    for action in actions[:3]:
+        left, right = step(blind, action), step(seeing, action)
+        assert torch.equal(left[keys.OBSERVATION], right[keys.OBSERVATION])
+        assert torch.equal(left[keys.REWARD], right[keys.REWARD])
+    for name, value in blind.get_state().items():
+        np.testing.assert_array_equal(seeing.get_state()[name], value)
+    from rlhive.envs.robohive import _hash_of
+
+    assert _hash_of(seeing._model) == _hash_of(blind._model)
+    assert seeing.provenance()["model_hash"] == blind.provenance()["model_hash"]
+
+
+def test_sizes_and_environments_do_not_disturb_each_other(make):
+    from rlhive.envs.robohive import RoboHiveEnv
+
+    sizes = [(20, 30), (64, 48), (36, 48)]
+    envs = [make(REACH, **{**SMALL, "image_size": size}, cameras=["left_cam"]) for size in sizes]
+    first = [env.reset(seed=2)[keys.PIXELS] for env in envs]
+    assert [tuple(picture.shape) for picture in first] == [(1, *size, 3) for size in sizes]
+    # One that is collected without being closed, and one that is closed, take nothing of the others with them.
+    passing = RoboHiveEnv(REACH, **SMALL, cameras=["left_cam"])
+    passing.reset()
+    del passing
+    gc.collect()
+    envs.pop(0).close()
+    for env, picture in zip(envs, first[1:], strict=True):
+        assert torch.equal(env.reset(seed=2)[keys.PIXELS], picture)
+    alone = make(REACH, **SMALL, cameras=["left_cam"])
+    assert torch.equal(alone.reset(seed=2)[keys.PIXELS], first[2])
+
+
+def test_all_cameras_by_default_in_the_order_asked_for(make, kitchen):
+    every = make(**SMALL)
+    assert every.provenance()["rendering"]["cameras"] == KITCHEN_CAMERAS
+    pictures = every.reset(seed=1)[keys.PIXELS]
+    chosen = kitchen.reset(seed=1)[keys.PIXELS]
+    assert torch.equal(pictures[[0, 2]], chosen)
+    assert not torch.equal(pictures[0], pictures[1])
+
+
+def test_the_provenance_says_what_was_drawn_and_by_whom(make, kitchen, opengl):
+    rendering = kitchen.provenance()["rendering"]
+    assert rendering.pop("gl") == opengl.description()
+    assert rendering == {
+        "cameras": ["left_cam", "top_cam"],
+        "image_size": [36, 48],
+        "depth": True,
+        "render_quality": "fast",
+    }
+    assert "rendering" not in make(seed=0).provenance()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ({"cameras": ["left"]}, f"No camera named 'left': expected names out of {', '.join(KITCHEN_CAMERAS)}"),
+        ({"cameras": []}, r"cameras is \[\]: expected one or more"),
+        ({"cameras": ["left_cam", "left_cam"]}, r"cameras is \['left_cam', 'left_cam'\]: expected .* each once"),
+        ({"image_size": (0, 84)}, r"image_size is \(0, 84\): expected \(height, width\)"),
+        ({"image_size": (84, -1)}, r"image_size is \(84, -1\): expected"),
+        ({"image_size": (84, 4097)}, r"image_size is \(84, 4097\): .* from 1 to 4096"),
+        ({"image_size": (84.0, 84)}, r"image_size is \(84.0, 84\): expected .* whole numbers"),
+        ({"image_size": 84}, "image_size is 84: expected"),
+        ({"image_size": (84, 84, 3)}, r"image_size is \(84, 84, 3\): expected"),
+        ({"render_quality": "best"}, "render_quality is 'best': expected one of 'robohive', 'shadows', 'fast'"),
+        ({"from_pixels": False, "cameras": ["left_cam"]}, "was given cameras without pixels: add from_pixels=True"),
+        ({"from_pixels": None, "depth": True}, "was given depth without pixels"),
+    ],
+)
+def test_impossible_wishes_are_refused_in_one_sentence(make, wrong, sentence):
+    with pytest.raises(ValueError, match=sentence) as caught:
+        make(**{"from_pixels": True, **wrong})
+    assert "\n" not in str(caught.value)
+
+
+def test_one_camera_by_its_name_alone(make):
+    assert make(REACH, **SMALL, cameras="left_cam").provenance()["rendering"]["cameras"] == ["left_cam"]
+
+
+def test_builds_in_under_three_seconds(make):
+    make(seed=0)  # the import of RoboHive is not counted
+    started = time.process_time()
+    make(from_pixels=True)
+    assert time.process_time() - started < 3
+
+
+def test_tensors_go_to_the_device(make):
+    env = make(REACH, **SMALL, cameras=["left_cam"], depth=True, device="meta")
+    start = env._reset()  # TorchRL's reset looks at values, which this device does not have
+    assert {str(value.device) for value in start.values()} == {"meta"}
+    assert str(env.observation_spec[keys.PIXELS].device) == "meta"
+    assert start[keys.PIXELS].shape == (1, 36, 48, 3)
+
+
+def test_a_cuda_device_chooses_the_gpu_that_draws(opengl, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.delenv("MUJOCO_EGL_DEVICE_ID", raising=False)
+    assert opengl._egl_device(torch.device("cpu")) is None
+    assert opengl._egl_device(torch.device("cuda")) == "0"
+    assert opengl._egl_device(torch.device("cuda:3")) == "3"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+    assert opengl._egl_device(torch.device("cuda:1")) == "5"
+    monkeypatch.setenv("MUJOCO_EGL_DEVICE_ID", "7")
+    assert opengl._egl_device(torch.device("cuda:1")) is None
+
+
+def _worker(env_name, **kwargs):
+    from rlhive.envs.robohive import RoboHiveEnv
+
+    return RoboHiveEnv(env_name, **kwargs)
+
+
+def test_parallel_workers_reproduce_a_seed_bit_for_bit(make):
+    """TorchRL spawns its workers, so this is also the test of a spawned process."""
+    wishes = {**SMALL, "cameras": ["left_cam"]}
+    alone = make(REACH, **wishes)
+    workers = ParallelEnv(2, EnvCreator(partial(_worker, REACH, **wishes)))
+    try:
+        second_seed = alone.set_seed(5)
+        workers.set_seed(5)
+        first = workers.rollout(4, zeros)
+        workers.set_seed(5)
+        assert_same(workers.rollout(4, zeros), first)
+        # Worker 0 has the seed itself, worker 1 TorchRL's next one.
+        assert_same(alone.rollout(4, zeros), first[0])
+        alone.set_seed(second_seed)
+        assert_same(alone.rollout(4, zeros), first[1])
+        assert not torch.equal(first[0][keys.PIXELS], first[1][keys.PIXELS])
+        start, expected = workers.reset(seed=8), alone.reset(seed=8)
+        for key in (keys.OBSERVATION, keys.PIXELS):
+            assert torch.equal(start[key], torch.stack([expected[key]] * 2))
+    finally:
+        workers.close()
+
+
+def zeros(tensordict):
+    """A policy that holds still."""
+    return tensordict.set(keys.ACTION, torch.zeros(*tensordict.shape, 9))
+
+
+def assert_same(left, right):
+    for key in (keys.OBSERVATION, keys.PIXELS, (keys.NEXT, keys.PIXELS), keys.NEXT_REWARD):
+        assert torch.equal(left[key], right[key]), key
+
+
+def _reason_in_child(connection, opengl):
+    try:
+        opengl.context_class()
+    except RuntimeError as error:
+        connection.send(str(error))
+
+
+def test_a_forked_child_is_told_to_be_spawned(opengl, kitchen):
+    """It would hang for ever otherwise: the threads that draw are not inherited."""
+    ours, theirs = multiprocessing.Pipe()
+    child = multiprocessing.get_context("fork").Process(target=_reason_in_child, args=(theirs, opengl))
+    child.start()
+    try:
+        assert ours.poll(20)
+        assert "OpenGL does not survive a fork" in ours.recv()
+        child.join(20)
+        assert child.exitcode == 0
+    finally:
+        child.kill()
+    assert kitchen.reset(seed=1)[keys.PIXELS].float().std() > 20
+
+
+def python(code, **environment):
+    """Run code in a new process with nothing but these variables."""
+    environment = {"PATH": "/usr/bin:/bin", **environment}
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
+
+
+DRAW = f"""
+from rlhive.envs.robohive import RoboHiveEnv
+env = RoboHiveEnv({REACH!r}, from_pixels=True, image_size=(8, 8), cameras=["left_cam"], render_quality="fast")
+print(env.reset()["pixels"].float().std() > 20)
+"""
+
+
+def test_a_process_that_closes_nothing_ends_without_a_complaint(opengl):
+    answer = python(DRAW)
+    assert (answer.stdout, answer.stderr, answer.returncode) == ("tensor(True)\n", "", 0)
+
+
+def test_states_need_no_opengl():
+    answer = python(f"""
+import sys
+from rlhive.envs.robohive import RoboHiveEnv
+RoboHiveEnv({REACH!r}).reset()
+print(*[name for name in sys.modules if name.split(".")[0] == "OpenGL" or name.startswith("mujoco.egl")])
+""")
+    assert (answer.stdout, answer.returncode) == ("\n", 0)
+
+
+def test_a_machine_without_opengl_gets_one_sentence(tmp_path):
+    for library in ("libEGL.so", "libEGL.so.1", "libOSMesa.so", "libOSMesa.so.8", "libOSMesa.so.6"):
+        (tmp_path / library).touch()  # found first, and no library
+    answer = python(DRAW, LD_LIBRARY_PATH=str(tmp_path))
+    last = answer.stderr.strip().splitlines()[-1]
+    assert answer.returncode == 1
+    assert last == (
+        "rlhive.errors.RenderingUnavailable: Pictures need OpenGL, and neither EGL nor OSMesa works on this machine: "
+        "on Debian or Ubuntu type: apt-get install libegl1 libegl-mesa0 libgl1-mesa-dri (or libosmesa6)"
+    )
+
+
+def test_rendering_that_was_turned_off_is_one_sentence():
+    answer = python(DRAW, MUJOCO_GL="disable")
+    assert "MUJOCO_GL=disable turns rendering off" in answer.stderr.strip().splitlines()[-1]
+
+
+def test_osmesa_serves_where_egl_does_not(tmp_path, opengl):
+    for library in ("libEGL.so", "libEGL.so.1"):
+        (tmp_path / library).touch()
+    answer = python(DRAW + "print(env.provenance()['rendering']['gl'])", LD_LIBRARY_PATH=str(tmp_path))
+    if "libosmesa6" in answer.stderr:
+        pytest.skip("OSMesa is not installed: apt-get install libosmesa6")
+    assert answer.stdout.startswith("tensor(True)\nosmesa: ")
+    assert (answer.stderr, answer.returncode) == ("", 0)
