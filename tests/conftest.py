@@ -26,3 +26,19 @@ def _stop_workers():
     from loky import get_reusable_executor
 
     get_reusable_executor().shutdown(wait=True, kill_workers=True)
+
+
+@pytest.fixture(scope="session")
+def opengl():
+    """The room that owns OpenGL; skips where this machine has none."""
+    # Before OpenGL: Mesa's LLVM and the one inside triton, which TorchRL imports, only get on in this order.
+    import torchrl.envs  # noqa: F401
+
+    from rlhive.envs import opengl
+    from rlhive.errors import RenderingUnavailable
+
+    try:
+        opengl.context_class()
+    except RenderingUnavailable as missing:
+        pytest.skip(str(missing))
+    return opengl

@@ -1,0 +1,124 @@
+"""Which RoboHive environments work here: TorchRL's check_env_specs over every state id and every visual one.
+
+    python benchmarks/env_coverage.py
+
+prints a table per family and writes benchmarks/results/env_coverage.json. Three minutes on two cores with the assets of
+the package index. Left out are RoboHive's ids with a vision encoder: they download weights.
+"""
+
+import json
+import logging
+import multiprocessing
+import re
+import sys
+import time
+import warnings
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+
+from tqdm import tqdm
+
+RESULTS = Path(__file__).parent / "results" / "env_coverage.json"
+ENCODERS = re.compile(r"_v(r3m|rrl|vc1)")
+SMALL = {"image_size": (16, 16), "render_quality": "fast"}
+
+#: Family → what its ids look like; the first that fits.
+FAMILIES = {
+    "visual_*, first versions": r"visual_(kitchen|franka)_",
+    "visual_*, AgentHive": r"visual_",
+    "Kitchen with pixels (FK1_*_v2d)": r"FK1_.*_v2d",
+    "others with pixels (*_v2d)": r".*_v2d",
+    "Kitchen (FK1_*)": r"FK1_",
+    "Franka appliances (franka_*)": r"franka_",
+    "Franka reach, push, pick (Franka*)": r"Franka",
+    "Franka with Robotiq or D'Manus hand (rpFranka*)": r"rpFranka",
+    "Fetch": r"Fetch",
+    "Trifinger": r"Trifinger",
+    "Baoding": r"baoding",
+    "Adroit (door, hammer, pen, relocate)": r"(door|hammer|pen|relocate)-",
+    "D'Kitty": r"DKitty",
+    "Myo and motor fingers": r"",
+}
+
+
+def check(env_name: str) -> tuple[str, str, float]:
+    """Return the id, "yes", "assets" (missing) or what went wrong, and the seconds it took."""
+    warnings.simplefilter("ignore")
+    from torchrl.envs import check_env_specs
+
+    from rlhive.envs.robohive import RoboHiveEnv
+    from rlhive.errors import RoboHiveMissing
+
+    logging.getLogger("torchrl").setLevel(logging.ERROR)  # it reports each success
+    started, pixels = time.perf_counter(), env_name.startswith("visual_") or "_v2d" in env_name
+    try:
+        env = RoboHiveEnv(env_name, seed=0, **(SMALL if pixels else {}))
+        check_env_specs(env)
+        env.close()
+        outcome = "yes"
+    except RoboHiveMissing:
+        outcome = "assets"
+    except Exception as error:  # whatever it is, the table tells
+        outcome = f"{type(error).__name__}: {error}".splitlines()[0]
+    return env_name, outcome, time.perf_counter() - started
+
+
+def registered_ids() -> list[str]:
+    """Return RoboHive's ids, without those that need an encoder, and the visual ones."""
+    import gymnasium
+
+    from rlhive.envs.robohive import RoboHiveEnv
+    from rlhive.envs.visual import VISUAL
+
+    RoboHiveEnv("FrankaReachRandom-v0").close()
+    own = [name for name, spec in gymnasium.registry.items() if "model_path" in spec.kwargs]
+    return [name for name in own if not ENCODERS.search(name)] + list(VISUAL)
+
+
+def family(env_name: str) -> str:
+    """Return the family of an id."""
+    return next(name for name, pattern in FAMILIES.items() if re.match(pattern, env_name))
+
+
+def table(outcomes: dict[str, str]) -> list[dict[str, object]]:
+    """Return one row per family: how many ids there are, pass, lack their assets, fail."""
+    rows = []
+    for name in FAMILIES:
+        found = Counter(
+            outcome if outcome in ("yes", "assets") else "failed"
+            for env_name, outcome in outcomes.items()
+            if family(env_name) == name
+        )
+        row = {"family": name, "ids": found.total(), "pass": found["yes"], "no_assets": found["assets"]}
+        rows.append({**row, "failed": found["failed"]})
+    return rows
+
+
+def main() -> None:
+    """Check every id and write the table."""
+    warnings.simplefilter("ignore")
+    from rlhive.envs.assets import verify
+    from rlhive.envs.install import package_folder
+
+    names, outcomes, seconds = registered_ids(), {}, {}
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
+        for name, outcome, took in tqdm(pool.map(check, names), total=len(names), unit="id"):
+            outcomes[name], seconds[name] = outcome, round(took, 2)
+    rows = table(outcomes)
+    record = {"assets": asdict(verify(package_folder() / "simhive")), "families": rows}
+    RESULTS.parent.mkdir(exist_ok=True)
+    ids = {name: {"outcome": outcomes[name], "seconds": seconds[name]} for name in names}
+    RESULTS.write_text(json.dumps({**record, "ids": ids}, indent=1) + "\n", encoding="utf-8")
+    print(f"{'family':50}{'ids':>5}{'pass':>6}{'no assets':>11}{'failed':>8}")
+    for row in rows:
+        print(f"{row['family']:50}{row['ids']:5}{row['pass']:6}{row['no_assets']:11}{row['failed']:8}")
+    for name, outcome in outcomes.items():
+        if outcome not in ("yes", "assets"):
+            print(f"{name}: {outcome}")
+    sys.exit(any(row["failed"] for row in rows))
+
+
+if __name__ == "__main__":
+    main()

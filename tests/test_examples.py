@@ -1,0 +1,58 @@
+"""The examples run, at small size, as a user would run them."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from rlhive.envs.install import require_robohive
+from rlhive.errors import RoboHiveMissing
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+@pytest.fixture(autouse=True)
+def _robohive():
+    try:
+        require_robohive()
+    except RoboHiveMissing as error:
+        pytest.skip(str(error))
+
+
+def run(name, *arguments, env=None):
+    command = [sys.executable, EXAMPLES / name, *map(str, arguments)]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=300, env=env)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    assert "Traceback" not in ran.stderr
+    return ran.stdout
+
+
+def test_basic():
+    assert "return " in run("basic.py", "--steps", 5)
+
+
+def test_parallel():
+    assert "batch_size=torch.Size([2, 4])" in run("parallel.py", "--num-envs", 2, "--steps", 4)
+
+
+@pytest.mark.usefixtures("opengl")
+def test_r3m_takes_its_weights_from_a_local_file(tmp_path):
+    from torchrl.envs import R3MTransform
+
+    torch.manual_seed(0)
+    network = R3MTransform("resnet18", ["pixels"], ["pixels_embed"], size=224)[-1]
+    weights = {f"module.convnet.{name}": value for name, value in network.convnet.state_dict().items()}
+    torch.save({"r3m": weights}, tmp_path / "r3m_18.pt")
+
+    said = run("r3m.py", "--weights", tmp_path, "--num-envs", 2, "--steps", 2)
+
+    assert "embeddings (2, 2, 1, 512) torch.float32" in said
+
+
+@pytest.mark.usefixtures("opengl")
+def test_the_asynchronous_collector_fills_the_buffer():
+    arguments = ["--frames", 40, "--num-envs", 1, "--frames-per-batch", 20, "--norm-iter", 3]
+
+    assert "40 frames; a batch of pictures is (32, 1, 4, 84, 84)" in run("collect_async.py", *arguments)
