@@ -9,9 +9,13 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
-from rlhive.envs.install import require_robohive
+from filelock import FileLock
+
+from rlhive.envs.install import package_folder, require_robohive
 from rlhive.envs.visual import VISUAL
 from rlhive.errors import EnvNotFound, RoboHiveMissing
+
+_WRITES_ITS_MODEL = ("robohive.envs.fm", "robohive.envs.myo.myodm", "robohive.envs.tcdm")
 
 
 class RoboHiveWarning(UserWarning):
@@ -46,7 +50,7 @@ def build(env_name: str, kwargs: dict[str, Any]) -> tuple[Any, int]:
     # What an environment draws while it is built belongs to its definition, so that seed is fixed.
     kwargs.setdefault("seed", 0)
     try:
-        with _silenced():
+        with _alone(str(spec.entry_point)), _silenced():
             env = gymnasium.make(env_name, disable_env_checker=True, **kwargs).unwrapped
     except ValueError as error:
         if "resource not found" not in str(error) and "XML" not in str(error):
@@ -56,6 +60,16 @@ def build(env_name: str, kwargs: dict[str, Any]) -> tuple[Any, int]:
     # The kitchens look up ten sites by name in every step: 2 % of it.
     env.sim.model.site_name2id = functools.cache(env.sim.model.site_name2id)
     return env, int(horizon)
+
+
+def _alone(entry_point: str) -> contextlib.AbstractContextManager:
+    """Return a lock for the suites that write their model beside the original, load it and delete it.
+
+    Two processes that build at once, as ParallelEnv's do, would delete each other's.
+    """
+    if not entry_point.startswith(_WRITES_ITS_MODEL):
+        return contextlib.nullcontext()
+    return FileLock(package_folder() / ".rlhive-build.lock")
 
 
 def _import_robohive() -> None:

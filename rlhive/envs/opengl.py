@@ -116,9 +116,10 @@ def _choose(device: torch.device | None) -> tuple[str, type]:
         return "egl", context
     if wanted != "egl" and (context := _import("osmesa", device)):
         return "osmesa", context
+    library = f"no {wanted}" if wanted else "neither EGL nor OSMesa"
     msg = (
-        f"Pictures need OpenGL, and {wanted or 'neither EGL nor OSMesa'} works on this machine: on Debian or Ubuntu "
-        f"type: apt-get install {DEBIAN_PACKAGES} (or libosmesa6)"
+        f"Pictures need OpenGL, and {library} works on this machine: on Debian or Ubuntu type: "
+        f"apt-get install {DEBIAN_PACKAGES} (or libosmesa6)"
     )
     raise RenderingUnavailable(msg)
 

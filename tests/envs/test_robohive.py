@@ -5,11 +5,13 @@ import json
 import subprocess
 import sys
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from tensordict import TensorDict
 from torchrl.envs import check_env_specs
 
@@ -310,6 +312,19 @@ def test_missing_assets_of_a_family_are_an_error_with_the_command_to_type(make):
         pytest.skip("the assets from git hold every family; the ones from the package index lack Myo")
     with pytest.raises(RoboHiveMissing, match="rlhive setup --assets git"):
         make("myoFingerReachRandom-v0")
+
+
+def test_models_that_robohive_writes_and_deletes_are_built_one_at_a_time(make):
+    from rlhive.envs.install import package_folder
+
+    make(seed=0)
+    # The lock belongs to the open file, so another thread stands for another process.
+    with ThreadPoolExecutor(1) as pool, FileLock(package_folder() / ".rlhive-build.lock") as lock:
+        waiting = pool.submit(make, "rpFrankaRobotiqPoseRandom-v0", seed=0)
+        with pytest.raises(TimeoutError):
+            waiting.result(timeout=2)
+        lock.release()
+        assert waiting.result(timeout=60).reset()[keys.OBSERVATION].isfinite().all()
 
 
 def test_robohives_warnings_come_through_and_its_banners_do_not(make, capfd):
