@@ -2,7 +2,7 @@
 
     python benchmarks/env_coverage.py
 
-prints a table per family and writes benchmarks/results/env_coverage.json. Three minutes on two cores with the assets of
+prints a table per family and writes benchmarks/results/env_coverage.json. Some five minutes on two cores with the assets of
 the package index. Left out are RoboHive's ids with a vision encoder: they download weights.
 """
 
