@@ -3,7 +3,6 @@
 Kostrikov, Nair and Levine, "Offline Reinforcement Learning with Implicit Q-Learning", ICLR 2022.
 """
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -57,7 +56,7 @@ class ImplicitQLearning:
         self.actor = make_actor(observation_dim, action_dim, config["network"]).to(device)
         qvalue, value = make_critics(observation_dim, action_dim, config["network"])
         self.loss = IQLLoss(
-            make_stochastic_actor(self.actor, action_dim).to(device),
+            make_stochastic_actor(self.actor, observation_dim, action_dim, config["network"]).to(device),
             qvalue.to(device),
             value.to(device),
             loss_function=settings["loss_function"],
@@ -90,7 +89,7 @@ class ImplicitQLearning:
 
     def _make_optimizer(
         self, optim: Mapping[str, Any], num_steps: int
-    ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
+    ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.CosineAnnealingLR]:
         actor = list(self.loss.actor_network_params.values(True, True))
         critics = [
             parameter
@@ -100,10 +99,8 @@ class ImplicitQLearning:
         groups = [{"params": actor, "lr": optim["actor_lr"]}, {"params": critics, "lr": optim["critic_lr"]}]
         optimizer = torch.optim.AdamW(groups, weight_decay=optim["weight_decay"], fused=True)
 
-        def cosine(step: int) -> float:
-            return 0.5 * (1 + math.cos(math.pi * step / num_steps))
-
-        return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, [cosine, lambda step: 1.0])
+        # The critics slow down as well: the actor's last steps are then weighted by advantages that hold still.
+        return optimizer, torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, num_steps)
 
 
 def _reward_scale(configured: float | None, reward_std: float) -> float:
