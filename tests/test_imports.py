@@ -33,7 +33,7 @@ OWNERS = {
     "gymnasium": {"envs.loading"},
     "robohive": {"envs.loading"},
     "dm_control": {"envs.loading"},
-    "mujoco": {"envs.robohive", "envs.rendering", "envs.opengl", "envs.kinematics", "envs.experts"},
+    "mujoco": {"envs.robohive", "envs.rendering", "envs.opengl", "envs.kinematics", "envs.experts", "envs.tune"},
     "OpenGL": {"envs.opengl"},
     "pyarrow": {"data.arrow", "data.shards", "data.record", "data.export", "data.load", "dataset"},
     "huggingface_hub": {"data.hub"},

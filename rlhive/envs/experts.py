@@ -1,9 +1,17 @@
-"""Scripted policies of RoboHive's kitchen: an expert, a degraded one, and a random one.
+"""Scripted policies of RoboHive's Franka arm: an expert, degraded ones, and a random one.
 
-The expert follows a path of arm postures that depends on nothing but where the robot stands:
+The expert follows a path of arm postures that depends on nothing but where the robot and the furniture stand:
 
     (anywhere) ──► before ──► contact ──► carried along with the object ──► goal + overshoot
                     └── approach ──┘        └──────────── push ───────────┘
+
+The strategies are few, and differ in a task's parameters more than in code:
+
+    push      closed fingers, beside the object
+    grasp     open fingers around a handle; they close, and once they hold it, it is carried
+    hook      open fingers around a handle or inside a hoop; it is dragged without being held
+    rail      as grasp, wherever the joint stands when the episode begins, to wherever it should be
+    reach     the posture that brings the gripper to the target
 
 Where on the path it is follows from the arm's and the object's joints alone, so that each action is a pure
 function of the simulator's state (and, for the degraded policies, of the seed). Imitation of such a policy is
@@ -12,7 +20,7 @@ well-posed, and an episode can be taken up at any state.
 
 import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -23,9 +31,12 @@ import torch
 from tensordict import TensorDictBase
 
 from rlhive import keys
-from rlhive.envs.kinematics import ARM, Arm, Job, Parameters, Path, project
+from rlhive.envs.kinematics import ARM, FINGERS, Arm, Job, Parameters, Path, Reach, ahead_on, project
 from rlhive.envs.robohive import RoboHiveEnv
 from rlhive.envs.tasks import LEVELS
+
+#: What makes the expert noisy: standard deviation of the Gaussian on every action, with no episode given up.
+NOISY = {"noise": 0.15}
 
 
 def make_policy(env: RoboHiveEnv, level: str) -> "ScriptedPolicy":
@@ -33,7 +44,8 @@ def make_policy(env: RoboHiveEnv, level: str) -> "ScriptedPolicy":
 
     Args:
         env: The environment that it will act in; it reads the simulator's state there.
-        level: "expert", "medium" (the expert with noise, which gives up early) or "random".
+        level: "expert", "medium" (the expert with some noise, which gives up early), "noisy" (with much noise) or
+            "random".
 
     Returns:
         A TorchRL policy: writes float32 ``action`` into the TensorDict that it is given.
@@ -41,8 +53,9 @@ def make_policy(env: RoboHiveEnv, level: str) -> "ScriptedPolicy":
     Raises:
         ValueError: No such level, or no scripted expert for this environment.
     """
-    if level not in LEVELS:
-        msg = f"No policy level {level!r}: expected one of {', '.join(LEVELS)}."
+    levels = (*LEVELS, "noisy")
+    if level not in levels:
+        msg = f"No policy level {level!r}: expected one of {', '.join(levels)}."
         raise ValueError(msg)
     if level == "random":
         return RandomPolicy(env)
@@ -50,8 +63,13 @@ def make_policy(env: RoboHiveEnv, level: str) -> "ScriptedPolicy":
     if row is None:
         msg = f"No scripted {level} for {env.env_name}: expected one of {', '.join(_table())}. Use level 'random'."
         raise ValueError(msg)
-    degraded = row["medium"] if level == "medium" else {}
-    return KitchenPolicy(env, level, row["expert"], **degraded)
+    degraded = {"expert": {}, "medium": row["medium"], "noisy": NOISY}[level]
+    return of_strategy(row)(env, level, row["expert"], **degraded)
+
+
+def of_strategy(row: Mapping[str, Any]) -> "type[ExpertPolicy]":
+    """Return the class of the policy that a row of experts.json is for."""
+    return {"rail": RailPolicy, "reach": ReachPolicy}.get(row.get("strategy", "push"), KitchenPolicy)
 
 
 @cache
@@ -110,12 +128,12 @@ class RandomPolicy(ScriptedPolicy):
         return self._generator(self._step()).uniform(space.low, space.high)
 
 
-class KitchenPolicy(ScriptedPolicy):
-    """Pushes or pulls one joint of the kitchen (a knob, a door) from where it starts to its goal.
+class ExpertPolicy(ScriptedPolicy):
+    """What the experts share: a task's parameters, and how they are degraded.
 
     Args:
-        env: A kitchen with one object out of place.
-        name: "expert" or "medium".
+        env: The environment that it acts in.
+        name: "expert", "medium" or "noisy".
         expert: See :class:`rlhive.envs.kinematics.Parameters`.
         noise: Standard deviation of the Gaussian added to the actions before they are clipped to [-1, 1].
         give_up: Chance that an episode is given up: from a step drawn from its seed on, the arm only holds still.
@@ -133,11 +151,6 @@ class KitchenPolicy(ScriptedPolicy):
         super().__init__(env, name)
         self._parameters = {"level": name, "expert": dict(expert), "noise": noise, "give_up": give_up}
         self._noise, self._give_up = noise, give_up
-        self._p = Parameters(**expert)
-        self.job = Job.of(env.unwrapped)
-        self._paths: dict[bytes, Path] = {}
-        self._arm = Arm(env.unwrapped, self.job)
-        self._servos = _Servos(env.unwrapped)
 
     def parameters(self) -> dict[str, Any]:
         """Return what, beside the seed, decides the actions; JSON-able."""
@@ -146,13 +159,9 @@ class KitchenPolicy(ScriptedPolicy):
     def act(self) -> np.ndarray:
         """Return the action [9] in [-1, 1] for the simulator's current state."""
         data, step = self._env.unwrapped.sim.data.ptr, self._step()
-        posture = data.qpos[ARM]
-        target = np.append(posture, [self._p.grip, self._p.grip])
-        if self._gives_up_at(step):
-            return np.clip(self._servos.action(data, target), -1.0, 1.0)
-        target[ARM] += self._towards_goal(posture, float(data.qpos[self.job.address]))
-        action = self._servos.action(data, target)
-        if self._noise:
+        given_up = self._gives_up_at(step)
+        action = self._wanted(data, still=given_up)
+        if self._noise and not given_up:
             action += self._noise * self._generator(step).normal(size=action.shape)
         return np.clip(action, -1.0, 1.0)
 
@@ -162,35 +171,115 @@ class KitchenPolicy(ScriptedPolicy):
         chance, when = self._generator(-1).uniform(size=2)
         return chance < self._give_up and step >= when * self._env.horizon
 
-    def _towards_goal(self, posture: np.ndarray, value: float) -> np.ndarray:
-        """Return by how much the arm's joints are to change next, in rad; the servos saturate at 0.1 rad."""
-        path, p = self._path(), self._p
-        if self._is_engaged(path, posture, value):
-            change = path.pushing(value + self.job.sign * p.lead) - posture
-            return np.clip(change, -1.5 * p.leash, 1.5 * p.leash)
-        along, off = project(posture, path.before, path.contact)
-        # Far off the approach, the way leads to its beginning; on it, some way ahead.
-        length = np.abs(path.contact - path.before).max()
-        ahead = np.clip(along + (p.leash - off) / length, 0.0, 1.0)
-        change = path.before + ahead * (path.contact - path.before) - posture
-        return change * min(1.0, p.leash / max(np.abs(change).max(), 1e-9))
+    def _wanted(self, data: mujoco.MjData, *, still: bool) -> np.ndarray:
+        """Return the unclipped action [9] for the goal, or to stand still."""
+        raise NotImplementedError
 
-    def _is_engaged(self, path: Path, posture: np.ndarray, value: float) -> bool:
+
+class KitchenPolicy(ExpertPolicy):
+    """Pushes or pulls one joint of the kitchen (a knob, a door) from where it starts to its goal."""
+
+    def __init__(self, env: RoboHiveEnv, name: str, expert: Mapping[str, Any], **degraded: float) -> None:
+        super().__init__(env, name, expert, **degraded)
+        self._p = Parameters(**expert)
+        self.job = self._find_job(env.unwrapped)
+        self._plans: dict[bytes, Any] = {}
+        self._arm = Arm(env.unwrapped, self.job)
+        self._servos = _Servos(env.unwrapped)
+
+    def _find_job(self, kitchen: Any) -> Job:
+        return Job.of(kitchen)
+
+    def _wanted(self, data: mujoco.MjData, *, still: bool) -> np.ndarray:
+        posture = data.qpos[ARM]
+        value, width = float(data.qpos[self.job.address]), float(data.qpos[FINGERS].mean())
+        change, grip = self._towards_goal(posture, value, width)
+        target = np.append(posture, [grip, grip])
+        if not still:
+            target[ARM] += change
+        return self._servos.action(data, target)
+
+    def _towards_goal(self, posture: np.ndarray, value: float, width: float) -> tuple[np.ndarray, float]:
+        """Return by how much the arm's joints are to change next, in rad, and the finger joints' target in m.
+
+        The servos saturate at 0.1 rad.
+        """
+        path, p = self._path(), self._p
+        if self._is_engaged(path, posture, value, width):
+            closing = p.hold is not None and width > p.shut and not self._has_moved(value)
+            goal = path.contact if closing else path.pushing(value + self.job.sign * p.lead)
+            return np.clip(goal - posture, -1.5 * p.leash, 1.5 * p.leash), p.grip if p.hold is None else p.hold
+        change = ahead_on(path.approach, posture, p.leash, p.strict) - posture
+        return change * min(1.0, p.leash / max(np.abs(change).max(), 1e-9)), p.grip
+
+    def _has_moved(self, value: float) -> bool:
+        return self.job.sign * (value - self.job.start) > 0.03
+
+    def _is_engaged(self, path: Path, posture: np.ndarray, value: float, width: float) -> bool:
         """Whether to push: the object has moved, or the arm is at the contact or between there and the goal."""
-        if self.job.sign * (value - self.job.start) > 0.03:
+        if self._has_moved(value):
             return True
-        if np.abs(posture - path.contact).max() < self._p.arrival:
+        off = np.abs(posture - path.contact).max()
+        if off < self._p.arrival:
             return True
+        if self._p.hold is not None:
+            # Fingers that have begun to close go on, unless the arm has lost its place.
+            return width < self._p.grip - 0.003 and off < self._p.leash
         along, off = project(posture, path.contact, path.postures[-1])
         return along > 0.02 and off < self._p.leash
 
     def _path(self) -> Path:
-        """Return the path for where the robot stands; computing it takes a tenth of a second, so it is kept."""
-        standing = self._env.unwrapped.sim.model.ptr.body_pos
-        key = standing.tobytes()
-        if key not in self._paths:
-            self._paths = {key: self._arm.path(standing, self._p)}
-        return self._paths[key]
+        return self._planned(self._arm.path)
+
+    def _planned(self, plan: Callable[..., Any]) -> Any:
+        """Return the plan for where everything stands; computing it takes a tenth of a second, so it is kept."""
+        model = self._env.unwrapped.sim.model.ptr
+        key = model.body_pos.tobytes() + model.body_quat.tobytes()
+        if key not in self._plans:
+            self._plans = {key: plan(model.body_pos, model.body_quat, self._p)}
+        return self._plans[key]
+
+
+class RailPolicy(KitchenPolicy):
+    """Moves a joint that starts anywhere to a goal anywhere: takes its handle where it stands."""
+
+    def _find_job(self, kitchen: Any) -> Job:
+        return Job.anywhere(kitchen)
+
+    def _towards_goal(self, posture: np.ndarray, value: float, width: float) -> tuple[np.ndarray, float]:
+        rail, p = self._planned(self._arm.rail), self._p
+        way = rail.at(value)
+        off = np.abs(posture - way[1]).max()
+        if off < p.arrival or (width < p.grip - 0.003 and off < p.leash):
+            grip = p.grip if p.hold is None else p.hold
+            closing = p.hold is not None and width > p.shut
+            left = float(self._env.unwrapped.obj_goal[0]) - value
+            aim = value if closing else value + float(np.clip(2.0 * left, -p.lead, p.lead))
+            return np.clip(rail.at(aim)[1] - posture, -1.5 * p.leash, 1.5 * p.leash), grip
+        change = ahead_on(way, posture, p.leash, p.strict) - posture
+        return change * min(1.0, p.leash / max(np.abs(change).max(), 1e-9)), p.grip
+
+
+class ReachPolicy(ExpertPolicy):
+    """Commands the posture that brings the gripper to the target; the actions are absolute there."""
+
+    def __init__(self, env: RoboHiveEnv, name: str, expert: Mapping[str, Any], **degraded: float) -> None:
+        super().__init__(env, name, expert, **degraded)
+        kitchen = env.unwrapped
+        ranges = np.array([part["pos_range"] for part in kitchen.robot.robot_config["franka"]["actuator"]])[ARM]
+        self._middle, self._half = ranges.mean(axis=1), np.ptp(ranges, axis=1) / 2
+        self._stiffness = kitchen.sim.model.ptr.actuator_gainprm[ARM, 0]
+        self._reach = Reach(kitchen)
+        self._plans: dict[bytes, np.ndarray] = {}
+
+    def _wanted(self, data: mujoco.MjData, *, still: bool) -> np.ndarray:
+        target = self._env.unwrapped.sim.model.ptr.site_pos[self._reach.target]
+        key = target.tobytes()
+        if key not in self._plans:
+            self._plans = {key: self._reach.posture(target)}
+        posture = data.qpos[ARM] if still else self._plans[key]
+        command = posture + data.qfrc_bias[ARM] / self._stiffness
+        return np.append((command - self._middle) / self._half, data.qpos[FINGERS])
 
 
 class _Servos:
@@ -203,6 +292,8 @@ class _Servos:
 
     def action(self, data: mujoco.MjData, target: np.ndarray) -> np.ndarray:
         """Return the unclipped action [9] that commands the target [9], with gravity made up for."""
+        driven = len(self._reach)
         change = target - data.qpos[:9]
         change[ARM] += data.qfrc_bias[ARM] / self._stiffness
-        return change / self._reach
+        # The appliances' configuration leaves out the fingers: their action is the command in m.
+        return np.append(change[:driven] / self._reach, target[driven:])

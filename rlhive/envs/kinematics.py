@@ -1,11 +1,13 @@
 """Where the arm of RoboHive's kitchen has to go: inverse kinematics, and the path of postures of a task.
 
-A path depends on the task's parameters and on where the robot stands, and on nothing else:
+A path depends on the task's parameters and on where the robot and the object stand, and on nothing else:
 
-    before ──► contact ──► carried along with the object ──► goal + overshoot
+    (start ──► via ──► …) before ──► contact ──► carried along with the object ──► goal + overshoot
+    └──────────────── approach ────────────┘    └──────────────────── carry ───────────────────┘
 """
 
 import copy
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +15,7 @@ import mujoco
 import numpy as np
 
 ARM = slice(0, 7)
+FINGERS = slice(7, 9)
 
 #: The gripper points at the kitchen (+y) with its fingers side by side (x): the axes of its frame in columns.
 _FACING_KITCHEN = np.array([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])
@@ -25,11 +28,17 @@ _RESTARTS = 8
 _RESTART_SPREAD = np.array([0.5, 0.5, 0.7, 0.5, 1.0, 0.7, 1.0])
 _CLEARANCE = 0.02
 _PATH_POINTS = 12
+_RAIL_POINTS = 9
+
+#: How far each joint gets in a step of 0.08 s at full force, in rad: the second one lifts the arm.
+_SPEED = np.array([0.069, 0.053, 0.055, 0.064, 0.093, 0.093, 0.096])
+_HASTY_RESTARTS = 24
+_STAY = 4e-3
 
 
 @dataclass(frozen=True)
 class Parameters:
-    """What is tuned for a task. Lengths in m along the world's axes, relative to the object's interaction site.
+    """What is tuned for a task. Lengths in m along the furniture's axes, relative to the object's interaction site.
 
     Attributes:
         before: Where the gripper goes first.
@@ -41,7 +50,13 @@ class Parameters:
         follow: Share of the object's rotation that the gripper takes part in.
         leash: How far ahead of the arm its reference may be, in rad.
         arrival: Distance in rad at which the contact posture counts as reached.
-        grip: Finger joints in m; 0 is closed.
+        grip: Finger joints in m on the approach; 0 is closed.
+        via: Way-points that lead from the arm's start around the object to ``before``.
+        hold: Finger joints in m from the contact on; None leaves them as they were.
+        shut: Finger joints in m below which a grasp is made and the object is carried off.
+        lift: How far the object is lifted on its way.
+        strict: How much of the leash it costs to be off the approach; above 1, the arm keeps closer to it.
+        haste: Prefer postures that the arm reaches soon to an exact rotation; 0 does not.
     """
 
     before: tuple[float, float, float]
@@ -54,6 +69,12 @@ class Parameters:
     leash: float
     arrival: float
     grip: float
+    via: tuple[tuple[float, float, float], ...] = ()
+    hold: float | None = None
+    shut: float = 0.03
+    lift: float = 0.0
+    strict: float = 1.0
+    haste: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -70,6 +91,11 @@ class Job:
         """Which way the joint has to go: 1 or -1."""
         return float(np.sign(self.goal - self.start))
 
+    def lifted(self, value: float) -> float:
+        """Return how far up a lifted object is at a value: 1 except near the two ends of its way."""
+        part = (value - self.start) / (self.goal - self.start)
+        return float(np.clip(min(6 * part, 3 * (1 - part)), 0.0, 1.0))
+
     @classmethod
     def of(cls, kitchen: Any) -> "Job":
         """Find the joint that is farthest from its goal, measured in the tolerance of success."""
@@ -80,15 +106,29 @@ class Job:
         joint = model.dof_jntid[address]
         return cls(address, int(model.jnt_bodyid[joint]), float(start[index]), float(kitchen.obj_goal[index]))
 
+    @classmethod
+    def anywhere(cls, appliance: Any) -> "Job":
+        """Return the whole way of the one joint of an appliance."""
+        model, address = appliance.sim.model.ptr, int(appliance.obj["dof_adrs"][0])
+        joint = model.dof_jntid[address]
+        ends = [
+            np.atleast_1d(next(iter(each.values()))) for each in (appliance.input_obj_init, appliance.input_obj_goal)
+        ]
+        return cls(address, int(model.jnt_bodyid[joint]), float(np.min(ends)), float(np.max(ends)))
+
 
 @dataclass(frozen=True)
 class Path:
-    """Postures [7] in rad: before and at the contact, and those that carry the contact to ``values`` of the joint."""
+    """Postures [7] in rad: those that lead to the contact, and those that carry it to ``values`` of the joint."""
 
-    before: np.ndarray
-    contact: np.ndarray
+    approach: np.ndarray
     values: np.ndarray
     postures: np.ndarray
+
+    @property
+    def contact(self) -> np.ndarray:
+        """The posture at the contact, where the approach ends."""
+        return self.approach[-1]
 
     def pushing(self, value: float) -> np.ndarray:
         """Return the posture that holds the object at a value, held to the ends of the path."""
@@ -97,62 +137,41 @@ class Path:
         return np.array([np.interp(value, self.values[order], joint[order]) for joint in self.postures.T])
 
 
-class Arm:
-    """Inverse kinematics on a model of its own, in which every object is where it is at reset."""
+@dataclass(frozen=True)
+class Rail:
+    """Postures [values, 2, 7] in rad, before and at the contact with an object wherever its joint stands."""
 
-    def __init__(self, kitchen: Any, job: Job) -> None:
-        self._model = copy.copy(kitchen.sim.model.ptr)
+    values: np.ndarray
+    postures: np.ndarray
+
+    def at(self, value: float) -> np.ndarray:
+        """Return the two postures [2, 7] at a value, held to the ends of the rail."""
+        index = np.interp(value, self.values, np.arange(len(self.values)))
+        low = min(int(index), len(self.values) - 2)
+        return self.postures[low] + (index - low) * (self.postures[low + 1] - self.postures[low])
+
+
+class Solver:
+    """Inverse kinematics of the gripper, on a model of its own."""
+
+    def __init__(self, env: Any) -> None:
+        self._model = copy.copy(env.sim.model.ptr)
         self._data = mujoco.MjData(self._model)
-        self._job = job
-        self._start = kitchen.init_qpos.copy()
-        self._gripper, self._site = int(kitchen.grasp_sid), int(kitchen.interact_sid)
-        self._is_robot = _geoms_below(self._model, "panda0_link0")
-        self._model.geom_margin[~self._is_robot] = _CLEARANCE
-        self._may_touch = int(self._model.site_bodyid[self._site])
-
-    def path(self, body_pos: np.ndarray, p: Parameters) -> Path:
-        """Return the path of a task for where the robot stands."""
-        model, data, job = self._model, self._data, self._job
-        model.body_pos[:] = body_pos
-        data.qpos[:] = self._start
-        mujoco.mj_kinematics(model, data)
-        site = data.site_xpos[self._site].copy()
-        turned = data.xmat[job.body].reshape(3, 3).copy()
-        held = turned.T @ (site + p.contact - data.xpos[job.body])
-        rotation, weights = _facing(*p.rpy), np.array(p.weights)
-        before = self._search(site + p.before, rotation, weights, self._start[ARM])
-        contact = self._search(site + p.contact, rotation, weights, before)
-        values = np.linspace(job.start, job.goal + job.sign * p.over, _PATH_POINTS)
-        postures = [contact]
-        for value in values[1:]:
-            data.qpos[job.address] = value
-            mujoco.mj_kinematics(model, data)
-            axes = data.xmat[job.body].reshape(3, 3)
-            target = data.xpos[job.body] + axes @ held
-            turn = _rotation_of(p.follow * _vector_of(axes @ turned.T))
-            postures.append(self._solve(target, turn @ rotation, weights, postures[-1])[0])
-        return Path(before, contact, values, np.array(postures))
-
-    def _search(self, position: np.ndarray, rotation: np.ndarray, weights: np.ndarray, start: np.ndarray) -> np.ndarray:
-        """Return the posture nearest to the start that reaches a pose without touching the kitchen on the way."""
-        random, best = np.random.default_rng(0), None
-        for attempt in range(_RESTARTS + 1):
-            guess = start + random.normal(size=7) * _RESTART_SPREAD if attempt else start
-            posture, off, turned = self._solve(position, rotation, weights, guess)
-            blocked = sum(self._blocked(start + part * (posture - start)) for part in (0.25, 0.5, 0.75, 1.0))
-            cost = 20 * off + 5 * weights.max() * turned + 0.3 * np.abs(posture - start).max() + 8 * blocked
-            if best is None or cost < best[0]:
-                best = cost, posture
-            if attempt == 0 and off < 0.004 and turned < 0.15 and blocked == 0:
-                break
-        return best[1]
+        self._gripper = int(env.grasp_sid)
 
     def _solve(
-        self, position: np.ndarray, rotation: np.ndarray, weights: np.ndarray, start: np.ndarray
+        self,
+        position: np.ndarray,
+        rotation: np.ndarray,
+        weights: np.ndarray,
+        start: np.ndarray,
+        haste: float = 0.0,
+        home: np.ndarray | None = None,
     ) -> tuple[np.ndarray, float, float]:
         """Levenberg-Marquardt from a start; returns the posture, and its errors in m and rad."""
         start = np.clip(start, _LOWEST, _HIGHEST)
-        posture, damping, stay = start, 1e-3, 3e-5
+        posture, damping = start, 1e-3
+        stay, home = (_STAY * haste * (0.07 / _SPEED) ** 2, home) if haste else (3e-5 * np.ones(7), start)
         error, cost = self._error(position, rotation, weights, posture)
         jacobian = np.zeros((6, self._model.nv))
         for _ in range(40):
@@ -160,10 +179,10 @@ class Arm:
             slope = jacobian[:, ARM].copy()
             slope[3:] = weights[:, None] * (rotation.T @ slope[3:])
             curvature = slope.T @ slope + (damping + stay) * np.eye(7)
-            change = np.linalg.solve(curvature, slope.T @ error - stay * (posture - start))
+            change = np.linalg.solve(curvature, slope.T @ error - stay * (posture - home))
             trial = np.clip(posture + np.clip(change, -0.4, 0.4), _LOWEST, _HIGHEST)
             trial_error, trial_cost = self._error(position, rotation, weights, trial)
-            trial_cost += stay * np.sum((trial - start) ** 2)
+            trial_cost += stay[0] * np.sum(stay / stay[0] * (trial - home) ** 2)
             if trial_cost < cost:
                 gain, posture, error, cost, damping = cost - trial_cost, trial, trial_error, trial_cost, damping / 3
                 if gain < 1e-10:
@@ -186,6 +205,91 @@ class Arm:
         error = np.concatenate([off, weights * (rotation.T @ _vector_of(rotation @ axes.T))])
         return error, float(error @ error)
 
+
+class Arm(Solver):
+    """The ways of a task, on a model of its own, in which every object is where it is at reset."""
+
+    def __init__(self, kitchen: Any, job: Job) -> None:
+        super().__init__(kitchen)
+        self._job = job
+        self._start = kitchen.init_qpos.copy()
+        self._site = int(kitchen.interact_sid)
+        self._is_robot = _geoms_below(self._model, "panda0_link0")
+        self._model.geom_margin[~self._is_robot] = _CLEARANCE
+        self._may_touch = int(self._model.site_bodyid[self._site])
+        self._root = int(self._model.body_rootid[self._may_touch])
+
+    def path(self, body_pos: np.ndarray, body_quat: np.ndarray, p: Parameters) -> Path:
+        """Return the path of a task for where the robot and the furniture stand."""
+        model, data, job = self._model, self._data, self._job
+        model.body_pos[:], model.body_quat[:] = body_pos, body_quat
+        data.qpos[:] = self._start
+        mujoco.mj_kinematics(model, data)
+        site = data.site_xpos[self._site].copy()
+        turned = data.xmat[job.body].reshape(3, 3).copy()
+        front = _matrix_of(model.body_quat[self._root])
+        held = turned.T @ (site + front @ p.contact - data.xpos[job.body])
+        rotation, weights = front @ _facing(*p.rpy), np.array(p.weights)
+        approach = [self._start[ARM]]
+        for point in (*p.via, p.before, p.contact):
+            haste = p.haste if len(approach) == 1 else 0.0
+            approach.append(self._search(site + front @ point, rotation, weights, approach[-1], haste))
+        values = np.linspace(job.start, job.goal + job.sign * p.over, _PATH_POINTS)
+        postures = [approach[-1]]
+        for value in values[1:]:
+            data.qpos[job.address] = value
+            mujoco.mj_kinematics(model, data)
+            axes = data.xmat[job.body].reshape(3, 3)
+            target = data.xpos[job.body] + axes @ held
+            target[2] += p.lift * job.lifted(value)
+            turn = _rotation_of(p.follow * _vector_of(axes @ turned.T))
+            postures.append(self._solve(target, turn @ rotation, weights, postures[-1])[0])
+        # Without way-points to keep to, any way to the first posture will do.
+        return Path(np.array(approach if p.via else approach[1:]), values, np.array(postures))
+
+    def rail(self, body_pos: np.ndarray, body_quat: np.ndarray, p: Parameters) -> Rail:
+        """Return how to take hold of an object whose joint may stand anywhere between the job's start and goal."""
+        model, data, job = self._model, self._data, self._job
+        model.body_pos[:], model.body_quat[:] = body_pos, body_quat
+        front = _matrix_of(model.body_quat[self._root])
+        rotation, weights = front @ _facing(*p.rpy), np.array(p.weights)
+        values = np.linspace(job.start, job.goal, _RAIL_POINTS)
+        postures = np.zeros((_RAIL_POINTS, 2, 7))
+        middle = _RAIL_POINTS // 2
+        for index in (*range(middle, _RAIL_POINTS), *range(middle - 1, -1, -1)):
+            data.qpos[:] = self._start
+            data.qpos[job.address] = values[index]
+            mujoco.mj_kinematics(model, data)
+            before, contact = (data.site_xpos[self._site] + front @ point for point in (p.before, p.contact))
+            if index == middle:
+                postures[index, 0] = self._search(before, rotation, weights, self._start[ARM], p.haste)
+                postures[index, 1] = self._search(contact, rotation, weights, postures[index, 0], 0.0)
+                continue
+            near = postures[index - 1 if index > middle else index + 1]
+            postures[index, 0] = self._solve(before, rotation, weights, near[0])[0]
+            postures[index, 1] = self._solve(contact, rotation, weights, near[1])[0]
+        return Rail(values, postures)
+
+    def _search(
+        self, position: np.ndarray, rotation: np.ndarray, weights: np.ndarray, start: np.ndarray, haste: float
+    ) -> np.ndarray:
+        """Return the posture nearest to the start that reaches a pose without touching the kitchen on the way."""
+        random, best = np.random.default_rng(0), None
+        parts = np.linspace(0.0, 1.0, 10 if haste else 5)[1:]
+        for attempt in range((_HASTY_RESTARTS if haste else _RESTARTS) + 1):
+            guess = start + random.normal(size=7) * _RESTART_SPREAD if attempt else start
+            posture, off, turned = self._solve(position, rotation, weights, guess, haste, start)
+            blocked = sum(self._blocked(start + part * (posture - start)) for part in parts)
+            cost = 20 * off + 5 * weights.max() * turned + 0.3 * np.abs(posture - start).max() + 8 * blocked
+            if haste:
+                # The quickest way must not be one through the furniture.
+                cost += haste * np.abs((posture - start) / _SPEED).max() + 80 * blocked
+            if best is None or cost < best[0]:
+                best = cost, posture
+            if attempt == 0 and not haste and off < 0.004 and turned < 0.15 and blocked == 0:
+                break
+        return best[1]
+
     def _blocked(self, posture: np.ndarray) -> float:
         """Return how much a posture comes too near to the kitchen, 0 where it keeps its distance."""
         self._data.qpos[ARM] = posture
@@ -199,6 +303,36 @@ class Arm:
             if first != second and self._model.geom_bodyid[other] != self._may_touch:
                 total += 0.01 + max(0.0, _CLEARANCE - contact.dist)
         return total
+
+
+class Reach(Solver):
+    """The posture that brings the gripper to a point."""
+
+    def __init__(self, env: Any) -> None:
+        super().__init__(env)
+        self._start = env.init_qpos.copy()
+        self.target = int(env.target_sid)
+
+    def posture(self, point: np.ndarray) -> np.ndarray:
+        """Return the nearest posture [7] at a point, whichever way the gripper is turned."""
+        self._data.qpos[:] = self._start
+        return self._solve(point, np.eye(3), np.full(3, 1e-3), self._start[ARM])[0]
+
+
+def ahead_on(way: np.ndarray, posture: np.ndarray, leash: float, strict: float) -> np.ndarray:
+    """Return the posture on a way [n, 7] that is a leash ahead of the arm; less if the arm is off the way."""
+    parts = [project(posture, *part) for part in itertools.pairwise(way)]
+    # At a corner the later part counts.
+    index = len(parts) - 1 - int(np.argmin([off for _, off in parts[::-1]]))
+    along, off = parts[index]
+    ahead = leash - strict * off
+    while True:
+        start, end = way[index : index + 2]
+        length = np.abs(end - start).max()
+        part = along + ahead / length
+        if part <= 1.0 or index == len(parts) - 1:
+            return start + np.clip(part, 0.0, 1.0) * (end - start)
+        ahead, along, index = (part - 1.0) * length, 0.0, index + 1
 
 
 def project(point: np.ndarray, start: np.ndarray, end: np.ndarray) -> tuple[float, float]:
@@ -215,9 +349,13 @@ def _facing(roll: float, pitch: float, yaw: float) -> np.ndarray:
 
 
 def _rotation_of(vector: np.ndarray) -> np.ndarray:
-    angle = float(np.linalg.norm(vector))
-    quaternion, matrix = np.zeros(4), np.zeros(9)
+    angle, quaternion = float(np.linalg.norm(vector)), np.zeros(4)
     mujoco.mju_axisAngle2Quat(quaternion, vector / angle if angle > 1e-12 else np.array([1.0, 0.0, 0.0]), angle)
+    return _matrix_of(quaternion)
+
+
+def _matrix_of(quaternion: np.ndarray) -> np.ndarray:
+    matrix = np.zeros(9)
     mujoco.mju_quat2Mat(matrix, quaternion)
     return matrix.reshape(3, 3)
 

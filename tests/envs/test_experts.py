@@ -1,5 +1,6 @@
 """The scripted policies: pure functions of the simulator's state and the seed, and as good as they claim."""
 
+import hashlib
 import json
 
 import mujoco
@@ -151,7 +152,7 @@ def test_the_planned_postures_reach_their_points_in_the_simulator(env, other):
     env.reset(seed=5)
     path, kitchen, p = policy._path(), env.unwrapped, policy._p
     model, data = kitchen.sim.model.ptr, mujoco.MjData(kitchen.sim.model.ptr)
-    for posture, point in ((path.before, p.before), (path.contact, p.contact)):
+    for posture, point in ((path.approach[-2], p.before), (path.contact, p.contact)):
         data.qpos[:] = kitchen.init_qpos
         mujoco.mj_kinematics(model, data)
         goal = data.site_xpos[kitchen.interact_sid] + point
@@ -168,7 +169,7 @@ def test_the_push_is_interpolated_between_the_postures_of_the_path():
 
     postures = np.array([np.zeros(7), np.arange(7.0), np.arange(7.0) * 3])
     for values in (np.array([0.0, 1.0, 2.0]), np.array([0.0, -1.0, -2.0])):
-        path = Path(postures[0], postures[0], values, postures)
+        path = Path(postures[:1], values, postures)
         np.testing.assert_allclose(path.pushing(values[1] / 2), np.arange(7.0) / 2)
         np.testing.assert_allclose(path.pushing(values[2] * 3), postures[2])
         np.testing.assert_allclose(path.pushing(-values[2]), postures[0])
@@ -195,17 +196,25 @@ def test_the_parameters_are_those_of_the_table_and_were_tuned_on_other_seeds(env
     assert provenance["held_out_success"] >= 0.8
 
 
+@pytest.mark.parametrize(("level", "checksum"), [("expert", "31001eb2ccd660a8"), ("medium", "773443f048319a89")])
+def test_the_actions_that_the_published_dataset_was_made_with_stay_as_they_are(env, level, checksum):
+    from rlhive.envs.experts import make_policy
+
+    actions = rollout_episode(env, make_policy(env, level), seed=3).transitions[keys.ACTION]
+    assert hashlib.sha256(actions.numpy().tobytes()).hexdigest()[:16] == checksum
+
+
 def test_what_there_is_no_policy_for_is_named(env):
     from rlhive.envs.experts import make_policy
     from rlhive.envs.robohive import RoboHiveEnv
 
-    with pytest.raises(ValueError, match="No policy level 'perfect': expected one of expert, medium, random"):
+    with pytest.raises(ValueError, match="No policy level 'perfect': expected one of expert, medium, random, noisy"):
         make_policy(env, "perfect")
-    reach = RoboHiveEnv("FrankaReachRandom-v0", seed=0)
-    with pytest.raises(ValueError, match="No scripted expert for FrankaReachRandom-v0"):
-        make_policy(reach, "expert")
-    assert rollout_episode(reach, make_policy(reach, "random"), seed=1).transitions.shape == (reach.horizon,)
-    reach.close()
+    push = RoboHiveEnv("FrankaPushRandom-v0", seed=0)
+    with pytest.raises(ValueError, match="No scripted expert for FrankaPushRandom-v0"):
+        make_policy(push, "expert")
+    assert rollout_episode(push, make_policy(push, "random"), seed=1).transitions.shape == (push.horizon,)
+    push.close()
 
 
 def test_the_policy_reads_the_simulator_and_not_the_tensordict(env):
@@ -218,16 +227,18 @@ def test_the_policy_reads_the_simulator_and_not_the_tensordict(env):
 
 def test_the_tuner_scores_sooner_success_higher_and_keeps_the_row(env):
     from rlhive.envs import tune
-    from rlhive.envs.experts import make_policy
+    from rlhive.envs.experts import KitchenPolicy, make_policy
 
     policy = make_policy(env, "expert")
     row = policy.parameters()["expert"]
-    assert tune._row(row, tune._vector(row)) == row
+    assert tune.to_row(row, tune.to_vector(row)) == row
     outcome = tune.run_episode(env, policy, EVALUATION_SEED)
     whole = rollout_episode(env, policy, seed=EVALUATION_SEED).transitions[keys.NEXT, keys.SUCCESS]
     assert outcome.solved_at == int(whole.flatten().nonzero()[0]) + 1
-    expected = 1 + 1.5 + 0.7 * (1 - outcome.solved_at / 50)
-    assert tune.score(env, row, [EVALUATION_SEED]) == pytest.approx(expected)
+    fast = tune.FastEnv(env)
+    assert abs(fast.run(policy, EVALUATION_SEED).solved_at - outcome.solved_at) <= 2
+    assert tune.score([outcome], 50) == pytest.approx(1 + 1.5 + 0.7 * (1 - outcome.solved_at / 50))
     # Pushing the other way turns no knob.
-    idle = tune.score(env, {**row, "contact": [0.2, -0.3, 0.2]}, [EVALUATION_SEED])
-    assert idle < 0.2
+    idle = fast.run(KitchenPolicy(env, "expert", {**row, "contact": [0.2, -0.3, 0.2]}), EVALUATION_SEED)
+    assert idle.solved_at is None
+    assert tune.score([idle], 50) < 0.2
