@@ -2,8 +2,8 @@
 
     python benchmarks/env_coverage.py
 
-prints a table per family and writes benchmarks/results/env_coverage.json. Some five minutes on two cores with the assets of
-the package index. Left out are RoboHive's ids with a vision encoder: they download weights.
+prints a table per family and writes benchmarks/results/env_coverage.json. Some five minutes on two cores with the
+assets of the package index. Left out are RoboHive's ids with a vision encoder: they download weights.
 """
 
 import json

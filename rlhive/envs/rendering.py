@@ -116,7 +116,8 @@ class CameraRenderer:
         self._option = mujoco.MjvOption()
         sim.renderer._update_renderer_settings(self._option)  # the Myo suite shows its muscles
         self._scene = mujoco.MjvScene(self._model, maxgeom=_MAX_GEOMS)
-        _set_flags(mujoco, self._scene, QUALITIES[view.quality])
+        if not QUALITIES[view.quality].reflections:
+            self._scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = False
         self._rectangle = mujoco.MjrRect(0, 0, view.image_size[1], view.image_size[0])
         self._canvas = _canvas(self._model, view, opengl.context_class(device))
         #: Closes, once; called by the garbage collector or at exit if nobody did.
@@ -195,13 +196,6 @@ def _fixed_camera(mujoco: Any, model: Any, name: str) -> Any:
     camera = mujoco.MjvCamera()
     camera.type, camera.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, model.camera(name).id
     return camera
-
-
-def _set_flags(mujoco: Any, scene: Any, quality: Quality) -> None:
-    if not quality.reflections:
-        scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = False
-    if quality.shadow_size == 0:
-        scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = False
 
 
 def _canvas(model: Any, view: View, context_class: type) -> opengl.Canvas:

@@ -117,6 +117,10 @@ def test_every_step_and_reset_shows_the_present(kitchen, make, actions):
     start = kitchen.reset(seed=1)
     first = step(kitchen, actions[0])
     last = [step(kitchen, action) for action in actions[1:10]][-1]
+    # One step moves the arm, and the arm alone.
+    assert start[keys.PIXELS].float().std() > 20
+    assert 0 < mean_difference(start[keys.PIXELS], first[keys.PIXELS]) < 10
+    assert 0 < mean_difference(start[keys.DEPTH], first[keys.DEPTH]) < 0.5
     assert mean_difference(start[keys.PIXELS], last[keys.PIXELS]) > 1
     assert mean_difference(start[keys.DEPTH], last[keys.DEPTH]) > 0.01
     again = kitchen.reset(seed=1)
