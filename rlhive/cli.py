@@ -75,10 +75,11 @@ def collect(
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def train(context: typer.Context) -> None:
     """Train a policy offline; takes Hydra overrides: +model=bc +dataset=kitchen_knob1."""
-    from rlhive.sim_algos.run import main as run
+    from rlhive.sim_algos.run import check_arguments, main
 
+    check_arguments(context.args)
     sys.argv = ["rlhive train", *context.args]
-    run()
+    main()
 
 
 @app.command()

@@ -11,14 +11,12 @@ import json
 import logging
 import os
 import platform
-import subprocess
 import sys
 import time
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
-from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +30,7 @@ from rlhive.data.schema import Schema
 from rlhive.envs.make import make_env, make_policy
 from rlhive.envs.tasks import Task, get_task
 from rlhive.errors import DatasetNotFound
+from rlhive.provenance import git_state, versions
 from rlhive.rollout import default_num_workers, map_unordered, rollout_episode
 
 logger = logging.getLogger(__name__)
@@ -206,19 +205,9 @@ def _provenance(run: str, identity: Mapping[str, Any]) -> dict[str, Any]:
         "run": run,
         **identity,
         "seeds": "each episode's id",
-        "versions": {name: version_of(name) for name in _PACKAGES} | {"python": platform.python_version()},
-        "git": _git(),
+        "versions": versions(*_PACKAGES),
+        "git": git_state(),
         "command": sys.argv,
         "host": {"name": platform.node(), "platform": platform.platform(), "cores": os.cpu_count()},
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-
-
-def _git() -> dict[str, Any] | None:
-    """Return commit and dirty flag of the working directory's repository; None outside of one."""
-    try:
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        changed = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return {"commit": commit, "dirty": bool(changed.strip())}

@@ -307,7 +307,7 @@ def test_an_unwritable_place_is_refused_before_the_training(tmp_path) -> None:
 
 def test_overrides_and_groups_compose() -> None:
     config = make_config("iql", "my_org/my_data", overrides=["train.batch_size=8", "split=expert+random", "seed=7"])
-    assert config["dataset"]["name"] == "my_org/my_data"
+    assert config["dataset"] == "my_org/my_data"
     assert (config["train"]["batch_size"], config["split"], config["seed"]) == (8, "expert+random", 7)
     assert make_config("bc", "kitchen_knob1")["split"] == "expert"
     assert make_config("iql", "kitchen_knob1")["split"] is None
@@ -340,7 +340,7 @@ def test_the_command_trains_what_the_function_trains(tmp_path, monkeypatch) -> N
     arguments = {"split": "expert+random", "seed": 3, "output_dir": tmp_path / "a", "progress": False}
     result = train("bc", "toy_point", overrides=overrides, **arguments)
     done = _run(
-        *("+model=bc", "+dataset=toy_point", "split=expert+random", "seed=3", "hydra.run.dir=b", *overrides),
+        *("+model=bc", "+dataset=robohive/toy_point", "split=expert+random", "seed=3", "hydra.run.dir=b", *overrides),
         cwd=tmp_path,
         store=tmp_path / "store",
     )

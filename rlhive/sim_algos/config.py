@@ -14,7 +14,7 @@ def make_config(model: str, dataset: str, *, overrides: Sequence[str] = ()) -> d
 
     Args:
         model: A file of conf/model: "bc" or "iql".
-        dataset: A file of conf/dataset, or else any dataset name or folder.
+        dataset: Dataset name, or folder of a version.
         overrides: In Hydra's grammar, as on the command line: ``["train.num_steps=2000", "split=expert+medium"]``.
 
     Returns:
@@ -31,25 +31,21 @@ def make_config(model: str, dataset: str, *, overrides: Sequence[str] = ()) -> d
     try:
         from hydra import compose, initialize_config_dir
         from hydra.errors import HydraException
-        from omegaconf import OmegaConf
+        from omegaconf import OmegaConf, open_dict
         from omegaconf.errors import OmegaConfBaseException
     except ImportError as error:
         msg = "Training needs Hydra: expected hydra-core 1.3, got none. Install it: pip install 'rlhive[train]'"
         raise MissingExtra(msg) from error
-    models = _options("model")
+    models = sorted(path.stem for path in (CONF_DIR / "model").glob("*.yaml"))
     if model not in models:
         msg = f"No algorithm named {model!r}: expected one of {', '.join(models)}."
         raise ValueError(msg)
-    chosen = [f"+model={model}"] + ([f"+dataset={dataset}"] if dataset in _options("dataset") else [])
     try:
         with initialize_config_dir(str(CONF_DIR), version_base="1.3", job_name="rlhive"):
-            composed = compose("config", [*chosen, *overrides])
-        composed.dataset.name = dataset
+            composed = compose("config", [f"+model={model}", *overrides])
+        with open_dict(composed):  # not as an override: a path would have to be quoted in Hydra's grammar
+            composed.dataset = str(dataset)
         return OmegaConf.to_container(composed, resolve=True)
     except (HydraException, OmegaConfBaseException) as error:
         msg = f"Configuration of {model!r} with {list(overrides)}: {error}. See {CONF_DIR.name}/model/{model}.yaml."
         raise ValueError(msg) from error
-
-
-def _options(group: str) -> list[str]:
-    return sorted(path.stem for path in (CONF_DIR / group).glob("*.yaml"))

@@ -3,11 +3,9 @@
 import contextlib
 import logging
 import math
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ from tqdm import tqdm
 from rlhive import keys
 from rlhive.checkpoint import Normalizer, check_writable, make_deployed_policy, save_checkpoint
 from rlhive.errors import SchemaMismatch, TrainingDiverged
+from rlhive.provenance import git_state, versions
 from rlhive.sim_algos.bc import BehaviorCloning
 from rlhive.sim_algos.config import make_config
 from rlhive.sim_algos.iql import ImplicitQLearning
@@ -108,7 +107,7 @@ def train_from_config(
     check_writable(output_dir)
     version = config["version"]
     dataset = RoboHiveDataset(
-        config["dataset"]["name"], split=config["split"], version=None if version is None else str(version)
+        config["dataset"], split=config["split"], version=None if version is None else str(version)
     )
     buffer = dataset.as_replay_buffer(batch_size=config["train"]["batch_size"])
     source = {
@@ -178,8 +177,8 @@ def train_on_buffer(
         "num_transitions": len(buffer),
         "seed": config["seed"],
         "config": dict(config),
-        "versions": {name: metadata.version(name) for name in ("rlhive", "torch", "torchrl", "tensordict")},
-        "git_commit": _git_commit(),
+        "versions": versions("rlhive", "torch", "torchrl", "tensordict"),
+        "git": git_state(),
         "seconds": round(seconds, 3),
     }
     folder = save_checkpoint(output_dir, policy, record, curve)
@@ -304,14 +303,3 @@ def _means(losses: Sequence[Mapping[str, torch.Tensor]], step: int) -> dict[str,
             msg = f"Training diverged before step {step}: expected a finite {name}, got {value}. Lower optim's rates."
             raise TrainingDiverged(msg)
     return means
-
-
-def _git_commit() -> str | None:
-    """Return the commit of this source tree, or None where it is installed without one."""
-    try:
-        done = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()
