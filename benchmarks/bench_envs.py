@@ -58,6 +58,7 @@ def main() -> None:
 
 def measure(env_name: str, steps: int, rounds: int) -> dict[str, dict[str, float]]:
     """Return steps/s, ratios and build times of one environment."""
+    RoboHiveEnv(env_name).close()  # imports RoboHive, which registers its ids
     builds = {name: [] for name in ("raw", "rlhive")}
     for _ in range(3):
         builds["raw"].append(seconds(lambda: gymnasium.make(env_name).reset()))
