@@ -242,3 +242,69 @@ def test_the_tuner_scores_sooner_success_higher_and_keeps_the_row(env):
     idle = fast.run(KitchenPolicy(env, "expert", {**row, "contact": [0.2, -0.3, 0.2]}), EVALUATION_SEED)
     assert idle.solved_at is None
     assert tune.score([idle], 50) < 0.2
+
+
+@pytest.mark.parametrize(
+    "env_name", ["FK1_LightOnRandom-v4", "FK1_RdoorCloseRandom-v4", "franka_slide_close-v3", "FrankaReachRandom-v0"]
+)
+def test_every_strategy_solves_its_task_and_goes_on_from_any_state(env_name):
+    """A push, one after hasty postures, a grasp of an appliance's handle, and a reach."""
+    from rlhive.envs.experts import make_policy
+    from rlhive.envs.robohive import RoboHiveEnv
+
+    env, other = RoboHiveEnv(env_name, seed=0), RoboHiveEnv(env_name, seed=1)
+    policy = make_policy(env, "expert")
+    episodes = [rollout_episode(env, policy, seed=EVALUATION_SEED + index) for index in range(3)]
+    assert successes(episodes) >= 2
+    now = env.reset(seed=EVALUATION_SEED)
+    for _ in range(30):
+        now = env.step(policy(now))[keys.NEXT]
+    resumed, fresh = other.set_state(env.get_state()), make_policy(other, "expert")
+    for _ in range(8):
+        now, resumed = policy(now), fresh(resumed)
+        assert torch.equal(now[keys.ACTION], resumed[keys.ACTION])
+        now, resumed = env.step(now)[keys.NEXT], other.step(resumed)[keys.NEXT]
+    env.close()
+    other.close()
+
+
+def test_the_noisy_policy_is_the_expert_with_noise_in_every_step(env, episodes):
+    from rlhive.envs.experts import NOISY, make_policy
+
+    noisy = make_policy(env, "noisy")
+    assert noisy.parameters() == {**make_policy(env, "expert").parameters(), "level": "noisy", **NOISY}
+    first = rollout_episode(env, noisy, seed=EVALUATION_SEED).transitions[keys.ACTION][0]
+    expected = np.random.default_rng((EVALUATION_SEED, 1)).normal(size=9) * NOISY["noise"]
+    np.testing.assert_allclose(first - episodes("expert")[0].transitions[keys.ACTION][0], expected, atol=1e-6)
+
+
+def test_every_row_has_parameters_that_fit_and_was_tuned_on_seeds_of_its_own():
+    from rlhive.envs.experts import _table
+    from rlhive.envs.kinematics import Parameters
+
+    for env_name, row in _table().items():
+        assert set(row) <= {"strategy", "expert", "medium", "provenance"}, env_name
+        assert set(row["medium"]) == {"noise", "give_up"}
+        assert 0 <= row["medium"]["give_up"] <= 1
+        if row.get("strategy") != "reach":
+            Parameters(**row["expert"])
+        seeds = row["provenance"].get("tuning_seeds", []) + row["provenance"].get("held_out_seeds", [])
+        assert all(seed >= TUNING_SEED for seed in seeds), env_name
+
+
+def test_the_way_round_a_corner_is_followed_and_strictness_holds_back():
+    from rlhive.envs.kinematics import ahead_on
+
+    way = np.array([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0]])
+    np.testing.assert_allclose(ahead_on(way, np.array([0.5, 0.0]), 0.2, 1.0), [0.7, 0.0])
+    np.testing.assert_allclose(ahead_on(way, np.array([0.9, 0.0]), 0.3, 1.0), [1.0, 0.2])
+    np.testing.assert_allclose(ahead_on(way, np.array([0.5, 0.05]), 0.2, 1.0), [0.65, 0.0])
+    np.testing.assert_allclose(ahead_on(way, np.array([0.5, 0.05]), 0.2, 3.0), [0.55, 0.0])
+    np.testing.assert_allclose(ahead_on(way, np.array([1.0, 0.95]), 0.3, 1.0), [1.0, 1.0])
+
+
+def test_a_rail_is_interpolated_and_held_to_its_ends():
+    from rlhive.envs.kinematics import Rail
+
+    rail = Rail(np.array([0.0, 1.0, 3.0]), np.arange(3.0)[:, None, None] * np.ones((3, 2, 7)))
+    assert [float(rail.at(value)[1, 3]) for value in (-1.0, 0.5, 2.0, 9.0)] == [0.0, 0.5, 1.5, 2.0]

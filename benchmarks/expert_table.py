@@ -1,0 +1,103 @@
+"""Measure the scripted experts again and write docs/experts.md: ``python benchmarks/expert_table.py``.
+
+Everything is measured by rlhive.evaluate on the evaluation seeds, which no expert was tuned on. With ``--only`` the
+named environments are measured anew and the other rows of the table are kept.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+from rlhive.envs.experts import _table
+from rlhive.evaluate import Evaluation, evaluate
+
+RESULTS = Path(__file__).with_name("expert_table.json")
+PAGE = Path(__file__).parents[1] / "docs" / "experts.md"
+
+KITCHEN = [
+    f"FK1_{task}Random-v4"
+    for task in (
+        *(f"Knob{number}{way}" for number in (1, 2, 3, 4) for way in ("On", "Off")),
+        *("LightOn", "LightOff", "SdoorOpen", "SdoorClose", "LdoorOpen", "LdoorClose", "RdoorOpen", "RdoorClose"),
+        *("MicroOpen", "MicroClose", "Stove1Kettle", "Stove4Kettle"),
+    )
+]
+FRANKA = [f"franka_{what}_{way}-v3" for what in ("slide", "micro") for way in ("open", "close", "random")]
+TABLETOP = ["FrankaReachRandom-v0", "FrankaPushRandom-v0", "FrankaPickPlaceRandom-v0"]
+
+HEAD = """# The scripted experts
+
+Solved means that the task was solved after any step of the episode; the interval is Wilson's, at 95 %. The seeds are
+the evaluation seeds, from 1 000 000 on, which no expert was tuned on. Measured by `python benchmarks/expert_table.py`.
+The CPU time is that of a whole episode of the expert: planning, acting and simulating.
+
+A dash stands for a task without a scripted expert; its random policy is there all the same.
+
+| environment | solved | 95 % interval | expert, medium, random return | medium solves | CPU s/episode | strategy |
+|---|---|---|---|---|---|---|
+"""
+
+
+def measure(env_name: str, *, episodes: int, others: int) -> dict:
+    """Return the numbers of one environment's row."""
+    began = time.process_time()
+    expert = evaluate("expert", env_name, num_episodes=episodes, num_workers=1, progress=False)
+    cpu_s = (time.process_time() - began) / episodes
+    medium, random = (
+        evaluate(level, env_name, num_episodes=others, num_workers=1, progress=False) for level in ("medium", "random")
+    )
+    return {"expert": brief(expert), "medium": brief(medium), "random": brief(random), "cpu_s": round(cpu_s, 3)}
+
+
+def brief(evaluation: Evaluation) -> dict:
+    """Return what the table shows of an evaluation."""
+    return {
+        "episodes": evaluation.num_episodes,
+        "successes": evaluation.successes,
+        "interval": [round(bound, 3) for bound in evaluation.success_interval],
+        "return_mean": round(evaluation.return_mean, 1),
+    }
+
+
+def strategy(row: dict) -> str:
+    """Name what a row of parameters does; rlhive.envs.experts explains the names."""
+    if "strategy" in row:
+        return row["strategy"]
+    expert = row["expert"]
+    if expert.get("hold") is not None:
+        return "grasp"
+    return "hook" if expert["grip"] > 0.01 else "push"
+
+
+def line(env_name: str, results: dict) -> str:
+    """Return one row of the page."""
+    if env_name not in results:
+        return f"| {env_name} | - | - | - | - | - | - |"
+    found = results[env_name]
+    expert, medium, random = (found[level] for level in ("expert", "medium", "random"))
+    low, high = expert["interval"]
+    returns = ", ".join(f"{level['return_mean']:g}" for level in (expert, medium, random))
+    return (
+        f"| {env_name} | {expert['successes']} of {expert['episodes']} | {low:.2f} to {high:.2f} | {returns} "
+        f"| {medium['successes']} of {medium['episodes']} | {found['cpu_s']:.2f} | {strategy(_table()[env_name])} |"
+    )
+
+
+def main() -> None:
+    """Measure, keep the numbers as JSON, and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--episodes", type=int, default=100, help="of the expert")
+    parser.add_argument("--others", type=int, default=100, help="of the medium and of the random policy")
+    parser.add_argument("--only", nargs="*", help="environment ids; default: all that have an expert")
+    arguments = parser.parse_args()
+    results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+    names = [*KITCHEN, *FRANKA, *TABLETOP]
+    for env_name in arguments.only if arguments.only is not None else [name for name in names if name in _table()]:
+        results[env_name] = measure(env_name, episodes=arguments.episodes, others=arguments.others)
+        RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    PAGE.write_text(HEAD + "\n".join(line(name, results) for name in names) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
