@@ -317,7 +317,8 @@ def test_a_forked_child_is_told_to_be_spawned(opengl, kitchen):
 def python(code, **environment):
     """Run code in a new process with nothing but these variables."""
     environment = {"PATH": "/usr/bin:/bin", **environment}
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=120)
 
 
 DRAW = f"""
