@@ -30,7 +30,9 @@ def test_every_command_is_there():
     assert {"setup", "collect", "show", "train", "evaluate"} <= verbs & used
 
 
-@pytest.mark.parametrize("code", re.findall(r"```python\n(.*?)```", README, re.DOTALL), ids=range(3))
+@pytest.mark.parametrize(
+    "code", re.findall(r"```python\n(.*?)```", README, re.DOTALL), ids=lambda code: code.split()[1]
+)
 def test_every_python_block_runs(code):
     """On the toy where a block would collect a kitchen: 300 episodes are the quickstart's job."""
     from rlhive.envs import tasks

@@ -59,7 +59,7 @@ def make_policy(env: RoboHiveEnv, level: str) -> "ScriptedPolicy":
         raise ValueError(msg)
     if level == "random":
         return RandomPolicy(env)
-    row = _table().get(env.env_name)
+    row = _table().get(env.robohive_id)
     if row is None:
         msg = f"No scripted {level} for {env.env_name}: expected one of {', '.join(_table())}. Use level 'random'."
         raise ValueError(msg)
