@@ -24,7 +24,7 @@ import torch
 from tqdm import tqdm
 
 from rlhive import keys
-from rlhive.envs.experts import KitchenPolicy
+from rlhive.envs.experts import KitchenPolicy, of_strategy
 from rlhive.envs.robohive import RoboHiveEnv
 from rlhive.envs.tasks import TUNING_SEED
 
@@ -50,7 +50,7 @@ SPREAD = {
 #: A leash or an arrival of nothing would leave the arm where it is; distances and widths are not negative.
 _LEAST = {"leash": 0.05, "arrival": 0.01, "strict": 0.5, "haste": 0.001, "shut": 0.01, "lift": 0.0, "hold": 0.0}
 
-MEDIUM_NOISE = 0.02
+MEDIUM_NOISES = (0.02, 0.1)
 MEDIUM_SUCCESS = 0.45
 
 _VALIDATION_SEED = TUNING_SEED + 500_000
@@ -211,18 +211,26 @@ def weaken(env: FastEnv, row: Mapping[str, Any], *, episodes: int = 24) -> tuple
     """Return what makes the medium policy solve about MEDIUM_SUCCESS, and what that follows from.
 
     An episode that is given up is solved only if that had happened before, which takes ``soon`` of the horizon on
-    average: success = rate × (1 − give_up × soon).
+    average: success = rate × (1 − give_up × soon). Where that is not enough, there is more noise.
+
+    Args:
+        env: The environment.
+        row: The row of experts.json, whose "expert" is to be weakened.
+        episodes: Tuning seeds to measure on.
     """
-    seeds = range(_MEDIUM_SEED, _MEDIUM_SEED + episodes)
-    found = outcomes(env, KitchenPolicy(env.env, "medium", row, noise=MEDIUM_NOISE), seeds)
-    noise = MEDIUM_NOISE
-    if rate(found) < MEDIUM_SUCCESS + 0.05:
-        noise, found = 0.0, outcomes(env, KitchenPolicy(env.env, "medium", row), seeds)
-    solved = rate(found)
-    soon = float(np.mean([o.solved_at for o in found if o.solved_at] or [1])) / env.env.horizon
-    give_up = float(np.clip((1 - MEDIUM_SUCCESS / max(solved, 1e-9)) / soon, 0.0, 1.0))
-    seen = {"noise": noise, "success_without_give_up": round(solved, 4), "solved_at_part": round(soon, 4)}
-    return {"noise": noise, "give_up": round(give_up, 3)}, seen
+    seeds, policy = range(_MEDIUM_SEED, _MEDIUM_SEED + episodes), of_strategy(row)
+    tried = {}
+    for noise in (0.0, *MEDIUM_NOISES):
+        found = outcomes(env, policy(env.env, "medium", row["expert"], noise=noise), seeds)
+        soon = float(np.mean([o.solved_at for o in found if o.solved_at] or [1])) / env.env.horizon
+        give_up = (1 - MEDIUM_SUCCESS / max(rate(found), 1e-9)) / soon
+        tried[noise] = {"success": round(rate(found), 4), "solved_at_part": round(soon, 4)}
+        if give_up < 0.0 and noise:
+            break
+        chosen = {"noise": noise, "give_up": round(float(np.clip(give_up, 0.0, 1.0)), 3)}
+        if noise and give_up < 0.9:
+            break
+    return chosen, tried
 
 
 def to_vector(row: Mapping[str, Any]) -> np.ndarray:
@@ -261,13 +269,13 @@ def main() -> None:
     sizes = {name: getattr(arguments, name) for name in ("iterations", "population", "episodes", "budget_s")}
     start = row["expert"]
     row["expert"], used = search(env, start, **sizes)
-    row["medium"], seen = weaken(env, row["expert"])
+    row["medium"], seen = weaken(env, row)
     row["provenance"] = {
         "command": "python -m rlhive.envs.tune " + " ".join(sys.argv[1:]),
         "start": start,
         "tuning_seeds": [TUNING_SEED, TUNING_SEED + used - 1],
         "medium": seen,
-        **check(env.env, row["expert"]),
+        **check(env.env, row),
     }
     content["tasks"][arguments.env_name] = row
     EXPERTS.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
@@ -276,7 +284,7 @@ def main() -> None:
 def check(env: RoboHiveEnv, row: Mapping[str, Any], *, episodes: int = 50) -> dict[str, Any]:
     """Return how the expert fares in the environment itself, on seeds that the search has not seen."""
     seeds = range(_VALIDATION_SEED + 1000, _VALIDATION_SEED + 1000 + episodes)
-    found = [run_episode(env, KitchenPolicy(env, "expert", row), seed) for seed in seeds]
+    found = [run_episode(env, of_strategy(row)(env, "expert", row["expert"]), seed) for seed in seeds]
     return {
         "date": datetime.date.today().isoformat(),
         "held_out_seeds": [seeds[0], seeds[-1]],
