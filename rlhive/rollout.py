@@ -19,7 +19,7 @@ from torchrl.envs import EnvBase
 
 from rlhive import keys
 
-#: A worker that had nothing to do for so long ends; importing torch and RoboHive costs the next one about 8 s.
+#: A worker that had nothing to do for so long ends; importing torch and RoboHive costs the next one seconds.
 IDLE_S = 300
 
 Policy = Callable[[TensorDictBase], TensorDictBase]

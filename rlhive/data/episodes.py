@@ -11,7 +11,6 @@ Pure functions of arrays: nothing here touches a file.
 """
 
 import hashlib
-import itertools
 import json
 import math
 from collections.abc import Mapping
@@ -158,13 +157,6 @@ def unpack(columns: Columns, final: Columns, schema: Schema, *, episode: int) ->
     for flag in keys.END_FLAGS:
         td[flag] = torch.zeros_like(terminated)
     return td
-
-
-def split_episodes(transitions: TensorDictBase) -> list[TensorDictBase]:
-    """Cut consecutive TED transitions after every ``("next", "done")``; the last part may be unfinished."""
-    ends = (transitions[keys.NEXT_DONE].flatten().nonzero().flatten() + 1).tolist()
-    bounds = [0, *ends] + ([len(transitions)] if not ends or ends[-1] != len(transitions) else [])
-    return [transitions[start:stop] for start, stop in itertools.pairwise(bounds)]
 
 
 def _parts(key: keys.NestedKey) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ function of the simulator's state (and, for the degraded policies, of the seed).
 well-posed, and an episode can be taken up at any state.
 """
 
+import abc
 import copy
 import json
 from collections.abc import Callable, Mapping
@@ -77,7 +78,7 @@ def _table() -> dict[str, Any]:
     return json.loads(resources.files("rlhive.envs").joinpath("experts.json").read_text(encoding="utf-8"))["tasks"]
 
 
-class ScriptedPolicy:
+class ScriptedPolicy(abc.ABC):
     """What the scripted policies share: they read the simulator, and the seed stands for all randomness.
 
     They remember nothing but the seed: the step's index comes from the simulator's clock.
@@ -99,9 +100,9 @@ class ScriptedPolicy:
         """Return what, beside the seed, decides the actions; JSON-able."""
         return {"level": self.name}
 
+    @abc.abstractmethod
     def act(self) -> np.ndarray:
         """Return the action [n] in [-1, 1] for the simulator's current state."""
-        raise NotImplementedError
 
     def __call__(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Write ``action``, float32 [n], for the simulator's current state."""
@@ -171,9 +172,9 @@ class ExpertPolicy(ScriptedPolicy):
         chance, when = self._generator(-1).uniform(size=2)
         return chance < self._give_up and step >= when * self._env.horizon
 
+    @abc.abstractmethod
     def _wanted(self, data: mujoco.MjData, *, still: bool) -> np.ndarray:
         """Return the unclipped action [9] for the goal, or to stand still."""
-        raise NotImplementedError
 
 
 class KitchenPolicy(ExpertPolicy):

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from tensordict import TensorDict
 
 from rlhive import keys
-from rlhive.data.episodes import EpisodeRecord, pack, split_episodes, unpack
+from rlhive.data.episodes import EpisodeRecord, pack, unpack
 from rlhive.data.schema import Schema
 from rlhive.errors import SchemaMismatch
 from tests.data.strategies import endings, records, transitions
@@ -110,12 +110,3 @@ def test_identity_sees_seed_state_policy_and_metadata():
     assert EpisodeRecord(**(fields | {"run": "another"})).identity() == record.identity()
     for change in changes:
         assert EpisodeRecord(**(fields | change)).identity() != record.identity(), change
-
-
-def test_split_episodes_cuts_after_every_done():
-    parts = [transitions(3, 0), transitions(1, 1, ended="terminated"), transitions(2, 2, ended="unfinished")]
-
-    cut = split_episodes(torch.cat(parts))
-
-    assert [len(part) for part in cut] == [3, 1, 2]
-    assert all(equal(left, right) for left, right in zip(parts, cut, strict=True))
