@@ -76,6 +76,10 @@ class SimulationDiverged(RLHiveError, RuntimeError):
     """The physics blew up; the episode is not valid."""
 
 
+class RewardUnavailable(RLHiveError, ValueError):
+    """A reward cannot be recomputed: it needs what the stored observations do not hold."""
+
+
 class MissingExtra(RLHiveError, ImportError):
     """An optional dependency is not installed."""
 

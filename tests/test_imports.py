@@ -17,7 +17,7 @@ FLOORS = [
     {"envs.loading"},
     {"data.arrow", "data.manifest", "data.packed", "envs.robohive", "envs.kinematics"},
     {"data.card", "data.record", "data.shards", "data.buffer", "data.hub", "envs.experts", "rl_envs"},
-    {"data.export", "data.load", "envs.make", "envs.tune", "envs.probe"},
+    {"data.export", "data.load", "envs.make", "envs.tune", "envs.probe", "envs.rewards"},
     {"rollout", "checkpoint"},
     {"collect", "evaluate"},
     {"dataset"},
