@@ -15,7 +15,6 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -174,7 +173,7 @@ def _describe(task: Task) -> tuple[Schema, dict[str, np.ndarray], dict[str, Any]
     policies = {level: make_policy(env, level) for level in task.recipe.episodes}
     episode = rollout_episode(env, next(iter(policies.values())), seed=0)
     identity = {
-        "task": asdict(task),
+        "task": task.to_json(),
         "env": env.provenance(),
         "policies": {level: policy.parameters() for level, policy in policies.items()},
     }

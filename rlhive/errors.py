@@ -52,6 +52,10 @@ class EnvNotFound(RLHiveError, LookupError):
     """No environment or task of that name."""
 
 
+class InvalidSetting(RLHiveError, ValueError):
+    """An argument of an environment, or a row of the catalogue, that cannot be."""
+
+
 class RoboHiveMissing(RLHiveError, ImportError):
     """RoboHive or its simulation assets are not installed."""
 

@@ -68,9 +68,9 @@ def evaluate(
     """Run a policy on seeds that no recipe uses and count.
 
     Args:
-        policy: "expert", "medium" or "random"; or a checkpoint folder; or a callable that writes ``action`` into a
-            TensorDict. A callable is pickled for each episode unless ``num_workers`` is 1; if it keeps state, give
-            it ``begin_episode(seed)``.
+        policy: One of the task's levels ("expert", "noisy", "medium", "random"); or a checkpoint folder; or a callable
+            that writes ``action`` into a TensorDict. A callable is pickled for each episode unless ``num_workers`` is
+            1; if it keeps state, give it ``begin_episode(seed)``.
         env: Task name, environment id or task.
         num_episodes: Number of episodes, at least 1.
         seed: Of the first episode; the following ones count up.

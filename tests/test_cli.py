@@ -6,6 +6,7 @@ from typer.testing import CliRunner
 
 from rlhive.cli import app
 from rlhive.collect import collect
+from rlhive.envs.tasks import TASKS
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,7 @@ def test_list_names_what_is_there_and_what_can_be_made(made, store):
     before = json.loads(run("list", "--json").stdout)
     shutil.copytree(made, store)
 
-    assert before == {"robohive/kitchen_knob1": [], "robohive/toy_point": []}
+    assert before == {f"robohive/{name}": [] for name in TASKS}
     assert json.loads(run("list", "--json").stdout)["robohive/toy_point"] == ["1.0.0"]
     assert "rlhive collect kitchen_knob1" in run("list").stdout
 
@@ -63,7 +64,7 @@ def test_evaluate_shows_a_policy_beside_random_and_expert():
     [
         (["show", "toy_pont"], "Nearest: toy_point"),
         (["show", "toy_point"], "rlhive collect toy_point"),
-        (["collect", "kitchen_knob"], "nearest kitchen_knob1"),
+        (["collect", "kitchen_knob"], "kitchen_knob1"),
         (["evaluate", "expert", "--env", "nowhere"], "No task named"),
         (["evaluate", "no/such/folder", "--env", "toy_point"], "No policy"),
         (["evaluate", "expert"], "--env"),

@@ -104,6 +104,13 @@ def test_compare_orders_the_levels_on_the_same_seeds() -> None:
     assert random.return_interval[1] < expert.return_interval[0]
 
 
+def test_every_level_of_a_task_can_be_evaluated() -> None:
+    rows = compare(TASKS["toy_point"].levels, "toy_point", num_episodes=20, num_workers=1, progress=False)
+    assert [row.policy for row in rows] == ["expert", "noisy", "medium", "random"]
+    returns = [row.return_mean for row in rows]
+    assert returns == sorted(returns, reverse=True)
+
+
 def test_to_dict_survives_json() -> None:
     evaluation = evaluate("expert", "toy_point", num_episodes=1, num_workers=1, progress=False)
     fields = json.loads(json.dumps(evaluation.to_dict(), allow_nan=False))
@@ -113,7 +120,7 @@ def test_to_dict_survives_json() -> None:
 
 
 def test_bad_input_names_the_fix(tmp_path) -> None:
-    with pytest.raises(CheckpointMismatch, match="expected one of expert, medium, random or a folder"):
+    with pytest.raises(CheckpointMismatch, match="expected one of expert, noisy, medium, random or a folder"):
         evaluate("exprt", "toy_point", progress=False)
     with pytest.raises(EnvNotFound, match="nearest toy_point"):
         evaluate("expert", "toy_pont", progress=False)

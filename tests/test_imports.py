@@ -12,6 +12,7 @@ ROOT = Path(rlhive.__file__).parent
 #: A room may import rooms of lower floors only. A room without a floor fails: a new room is a decision.
 FLOORS = [
     {"keys", "errors", "provenance", "envs", "data", "data.formats"},
+    {"envs.references"},
     {"data.schema", "envs.tasks", "envs.assets", "envs.visual", "envs.opengl"},
     {"data.episodes", "data.cache", "data.statistics", "envs.install", "envs.toy", "envs.rendering"},
     {"envs.loading"},

@@ -54,9 +54,8 @@ def make_policy(env: RoboHiveEnv, level: str) -> "ScriptedPolicy":
     Raises:
         ValueError: No such level, or no scripted expert for this environment.
     """
-    levels = (*LEVELS, "noisy")
-    if level not in levels:
-        msg = f"No policy level {level!r}: expected one of {', '.join(levels)}."
+    if level not in LEVELS:
+        msg = f"No policy level {level!r}: expected one of {', '.join(LEVELS)}."
         raise ValueError(msg)
     if level == "random":
         return RandomPolicy(env)

@@ -6,7 +6,7 @@ import functools
 import io
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from filelock import FileLock
@@ -20,6 +20,19 @@ _WRITES_ITS_MODEL = ("robohive.envs.fm", "robohive.envs.myo.myodm", "robohive.en
 
 class RoboHiveWarning(UserWarning):
     """What RoboHive printed as a warning or an error."""
+
+
+def registered() -> Mapping[str, Any]:
+    """Return gymnasium's spec of each environment id that RoboHive registers; the first call imports RoboHive (3 s).
+
+    Raises:
+        RoboHiveMissing: RoboHive is not installed.
+    """
+    require_robohive()
+    _import_robohive()
+    import gymnasium
+
+    return {name: spec for name, spec in gymnasium.registry.items() if "model_path" in spec.kwargs}
 
 
 def build(env_name: str, kwargs: dict[str, Any]) -> tuple[Any, int]:

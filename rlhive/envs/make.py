@@ -55,7 +55,7 @@ def make_policy(env: EnvBase, level: str) -> Callable[[TensorDictBase], TensorDi
 
     Args:
         env: What :func:`make_env` returned. The policy may read the simulator's state through it.
-        level: "expert", "medium" or "random".
+        level: "expert", "noisy", "medium" or "random"; a task lists those that it has.
 
     Returns:
         A callable that writes ``action``, with ``begin_episode(seed)``, ``parameters()`` and ``name``.

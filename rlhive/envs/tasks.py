@@ -1,6 +1,7 @@
 """The task table: from a dataset name to an environment and to the recipe that makes the dataset.
 
-This file is data. To add a task, add a row to :data:`TASKS` (or call :func:`register_task` from your own code).
+This file is data. To add a task, add a row below, or register one from your own code or package
+(:func:`register_task`).
 
 Seeds never meet: episode ``i`` of a recipe has seed ``i``, evaluation starts at :data:`EVALUATION_SEED`, and the
 experts were tuned on seeds from :data:`TUNING_SEED` on.
@@ -8,16 +9,17 @@ experts were tuned on seeds from :data:`TUNING_SEED` on.
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from rlhive.errors import EnvNotFound
+from rlhive.envs.references import Reference, has_expert, reference_of
+from rlhive.errors import EnvNotFound, InvalidSetting
 
 EVALUATION_SEED = 1_000_000
 TUNING_SEED = 2_000_000
 
 #: The behaviour policies that a recipe can name, best first.
-LEVELS = ("expert", "medium", "random")
+LEVELS = ("expert", "noisy", "medium", "random")
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Recipe:
 
     Attributes:
         version: Version of the dataset that the recipe makes; raise it whenever the recipe or an expert changes.
-        episodes: Number of episodes per split; the split's name is the behaviour policy's (one of LEVELS).
+        episodes: Number of episodes per split; the split's name is the behaviour policy's level.
         license: Licence of the data made, an identifier that the Hub knows.
     """
 
@@ -49,9 +51,13 @@ class Task:
         env_name: Environment id, for example ``FK1_Knob1OnRandom-v4``.
         horizon: Maximum episode length in transitions.
         description: What solves the task, in one sentence.
-        recipe: How to make the dataset, or None where no expert ships.
+        recipe: How to make the dataset, or None.
         env_kwargs: Further arguments of the environment; JSON-able.
         backend: "robohive", or "toy" for the environment of tests and documentation.
+        reference: What random and expert policies reach in exactly this environment, for normalised scores.
+
+    Raises:
+        InvalidSetting: The horizon is not a positive whole number, or the recipe names a level that there is not.
     """
 
     name: str
@@ -61,27 +67,98 @@ class Task:
     recipe: Recipe | None = None
     env_kwargs: Mapping[str, Any] = field(default_factory=dict)
     backend: str = "robohive"
+    reference: Reference | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.horizon, int) or self.horizon < 1:
+            msg = f"Task {self.name!r}: expected a horizon of 1 or more whole transitions, got {self.horizon!r}."
+            raise InvalidSetting(msg)
+        unknown = [level for level in (self.recipe.episodes if self.recipe else ()) if level not in self.levels]
+        if unknown:
+            msg = (
+                f"Task {self.name!r}: its recipe asks for {unknown[0]!r}, expected levels out of "
+                f"{', '.join(self.levels)}. No such policy ships for {self.env_name}."
+            )
+            raise InvalidSetting(msg)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what decides the data that the task makes, JSON-able; what was measured in it does not."""
+        return {name: value for name, value in asdict(self).items() if name != "reference"}
+
+    @property
+    def levels(self) -> tuple[str, ...]:
+        """The behaviour policies that there are, best first; "random" alone where no expert ships."""
+        return LEVELS if self.backend == "toy" or has_expert(self.env_name) else ("random",)
 
 
-_ROWS = (
-    Task(
-        name="kitchen_knob1",
-        env_name="FK1_Knob1OnRandom-v4",
-        horizon=50,
-        description="A Franka arm turns the first oven knob of the kitchen on; arm and base start at random.",
-        recipe=Recipe(version="1.0.0", episodes={"expert": 100, "medium": 100, "random": 100}, license="apache-2.0"),
-    ),
-    Task(
-        name="toy_point",
-        env_name="ToyPoint-v0",
-        horizon=20,
-        description="A point walks to a goal on a line; no simulator, exact returns; for tests and documentation.",
-        recipe=Recipe(version="1.0.0", episodes={"expert": 8, "medium": 8, "random": 8}, license="apache-2.0"),
-        backend="toy",
-    ),
+def _shipped(name: str, env_name: str, horizon: int, description: str) -> Task:
+    """Return a row with the recipe that all share: no expert, no expert split."""
+    levels = ("expert", "medium", "random") if has_expert(env_name) else ("random",)
+    recipe = Recipe(version="1.0.0", episodes=dict.fromkeys(levels, 100), license="apache-2.0")
+    return Task(name, env_name, horizon, description, recipe, reference=reference_of(name))
+
+
+def _kitchen(name: str, robohive: str, does: str) -> Task:
+    description = f"A Franka arm {does}; arm and base start at random."
+    return _shipped(f"kitchen_{name}", f"FK1_{robohive}Random-v4", 50, description)
+
+
+_KITCHEN = (
+    _kitchen("knob1", "Knob1On", "turns the first oven knob of the kitchen on"),
+    _kitchen("knob1_off", "Knob1Off", "turns the first oven knob of the kitchen off"),
+    _kitchen("knob2", "Knob2On", "turns the second oven knob of the kitchen on"),
+    _kitchen("knob2_off", "Knob2Off", "turns the second oven knob of the kitchen off"),
+    _kitchen("knob3", "Knob3On", "turns the third oven knob of the kitchen on"),
+    _kitchen("knob3_off", "Knob3Off", "turns the third oven knob of the kitchen off"),
+    _kitchen("knob4", "Knob4On", "turns the fourth oven knob of the kitchen on"),
+    _kitchen("knob4_off", "Knob4Off", "turns the fourth oven knob of the kitchen off"),
+    _kitchen("light", "LightOn", "switches the kitchen's light on"),
+    _kitchen("light_off", "LightOff", "switches the kitchen's light off"),
+    _kitchen("sdoor_open", "SdoorOpen", "slides the kitchen's cabinet open"),
+    _kitchen("sdoor_close", "SdoorClose", "slides the kitchen's cabinet shut"),
+    _kitchen("ldoor_open", "LdoorOpen", "opens the left door of the kitchen's hinge cabinet"),
+    _kitchen("ldoor_close", "LdoorClose", "closes the left door of the kitchen's hinge cabinet"),
+    _kitchen("rdoor_open", "RdoorOpen", "opens the right door of the kitchen's hinge cabinet"),
+    _kitchen("rdoor_close", "RdoorClose", "closes the right door of the kitchen's hinge cabinet"),
+    _kitchen("micro_open", "MicroOpen", "opens the kitchen's microwave"),
+    _kitchen("micro_close", "MicroClose", "closes the kitchen's microwave"),
+    _kitchen("stove1_kettle", "Stove1Kettle", "moves the kettle to the first burner of the kitchen's stove"),
+    _kitchen("stove4_kettle", "Stove4Kettle", "moves the kettle to the fourth burner of the kitchen's stove"),
 )
 
-TASKS: dict[str, Task] = {task.name: task for task in _ROWS}
+_FRANKA = (
+    _shipped("franka_slide_open", "franka_slide_open-v3", 50, "A Franka arm slides a cabinet open."),
+    _shipped("franka_slide_close", "franka_slide_close-v3", 50, "A Franka arm slides a cabinet shut."),
+    _shipped(
+        "franka_slide_random",
+        "franka_slide_random-v3",
+        50,
+        "A Franka arm slides a cabinet's door from where it stands to where it should be, both drawn at random.",
+    ),
+    _shipped("franka_micro_open", "franka_micro_open-v3", 150, "A Franka arm opens a microwave."),
+    _shipped("franka_micro_close", "franka_micro_close-v3", 50, "A Franka arm closes a microwave."),
+    _shipped(
+        "franka_micro_random",
+        "franka_micro_random-v3",
+        50,
+        "A Franka arm turns a microwave's door from where it stands to where it should be, both drawn at random.",
+    ),
+    _shipped("reach", "FrankaReachRandom-v0", 50, "A Franka arm brings its gripper to a target drawn at random."),
+    _shipped("push", "FrankaPushRandom-v0", 50, "A Franka arm pushes an object to a target drawn at random."),
+    _shipped("pick_place", "FrankaPickPlaceRandom-v0", 50, "A Franka arm takes an object from one bin to another."),
+)
+
+_TOY = Task(
+    name="toy_point",
+    env_name="ToyPoint-v0",
+    horizon=20,
+    description="A point walks to a goal on a line; no simulator, exact returns; for tests and documentation.",
+    recipe=Recipe(version="1.0.0", episodes={"expert": 8, "medium": 8, "random": 8}, license="apache-2.0"),
+    backend="toy",
+    reference=reference_of("toy_point"),
+)
+
+TASKS: dict[str, Task] = {task.name: task for task in (*_KITCHEN, *_FRANKA, _TOY)}
 
 
 def get_task(name: str) -> Task:
@@ -95,7 +172,7 @@ def get_task(name: str) -> Task:
     for task in TASKS.values():
         if task.env_name == name:
             return task
-    near = difflib.get_close_matches(name, TASKS, n=3, cutoff=0.5) or sorted(TASKS)
+    near = difflib.get_close_matches(name, TASKS, n=4, cutoff=0.5) or ["none"]
     msg = f"No task named {name!r}: expected one of the catalogue, nearest {', '.join(near)}. List them: rlhive envs"
     raise EnvNotFound(msg)
 

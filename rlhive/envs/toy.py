@@ -147,7 +147,7 @@ class ToyPolicy:
     """A behaviour policy of :class:`ToyEnv`: walks to the goal, with noise and giving up where it is degraded.
 
     Args:
-        name: "expert", "medium" or "random".
+        name: "expert", "noisy", "medium" or "random".
         noise: Standard deviation of the Gaussian added to the action before it is clipped to [-1, 1].
         give_up: Chance that an episode is given up; from a random step of its first half on, the point stands still.
         uniform: Draw the action uniformly instead.
@@ -187,13 +187,14 @@ class ToyPolicy:
 
 _POLICIES: dict[str, dict[str, Any]] = {
     "expert": {},
+    "noisy": {"noise": 0.5},
     "medium": {"noise": 0.5, "give_up": 0.7},
     "random": {"uniform": True},
 }
 
 
 def make_policy(env: EnvBase, level: str) -> ToyPolicy:
-    """Return the behaviour policy of a level: "expert", "medium" or "random".
+    """Return the behaviour policy of a level: "expert", "noisy", "medium" or "random".
 
     Raises:
         ValueError: No such level.

@@ -208,7 +208,7 @@ def test_what_there_is_no_policy_for_is_named(env):
     from rlhive.envs.experts import make_policy
     from rlhive.envs.robohive import RoboHiveEnv
 
-    with pytest.raises(ValueError, match="No policy level 'perfect': expected one of expert, medium, random, noisy"):
+    with pytest.raises(ValueError, match="No policy level 'perfect': expected one of expert, noisy, medium, random"):
         make_policy(env, "perfect")
     push = RoboHiveEnv("FrankaPushRandom-v0", seed=0)
     with pytest.raises(ValueError, match="No scripted expert for FrankaPushRandom-v0"):

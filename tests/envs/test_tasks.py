@@ -1,0 +1,101 @@
+"""The catalogue against what RoboHive registers and what experts ship."""
+
+import re
+from dataclasses import replace
+
+import pytest
+
+from rlhive.envs import references
+from rlhive.envs.references import Measured, Reference
+from rlhive.envs.tasks import LEVELS, TASKS, Recipe, get_task
+from rlhive.errors import EnvNotFound, InvalidSetting
+
+#: RoboHive's standard list of kitchen tasks, CloseAll and OpenAll left out.
+KITCHEN = {
+    f"FK1_{task}Random-v4"
+    for task in (
+        *(f"Knob{number}{way}" for number in (1, 2, 3, 4) for way in ("On", "Off")),
+        *("LightOn", "LightOff", "SdoorOpen", "SdoorClose", "LdoorOpen", "LdoorClose", "RdoorOpen", "RdoorClose"),
+        *("MicroOpen", "MicroClose", "Stove1Kettle", "Stove4Kettle"),
+    )
+}
+FRANKA = {f"franka_{part}_{what}-v3" for part in ("slide", "micro") for what in ("open", "close", "random")}
+TABLETOP = {"FrankaReachRandom-v0", "FrankaPushRandom-v0", "FrankaPickPlaceRandom-v0"}
+
+
+def test_every_standard_task_has_one_row():
+    environments = [task.env_name for task in TASKS.values()]
+
+    assert KITCHEN | FRANKA | TABLETOP | {"ToyPoint-v0"} == set(environments)
+    assert len(environments) == len(set(environments)) == 30
+    assert all(re.fullmatch(r"[a-z][a-z0-9_]*", name) and name == task.name for name, task in TASKS.items())
+    assert all(task.description.endswith(".") for task in TASKS.values())
+
+
+def test_the_horizons_are_robohives():
+    from rlhive.envs.loading import registered
+
+    specs = registered()
+    rows = {task.name: task for task in TASKS.values() if task.backend == "robohive"}
+
+    assert {name: specs[task.env_name].max_episode_steps for name, task in rows.items()} == {
+        name: task.horizon for name, task in rows.items()
+    }
+
+
+def test_the_first_row_is_the_one_that_the_published_dataset_was_made_with():
+    task = get_task("kitchen_knob1")
+
+    assert (task.env_name, task.horizon, dict(task.env_kwargs)) == ("FK1_Knob1OnRandom-v4", 50, {})
+    assert task.recipe == Recipe("1.0.0", {"expert": 100, "medium": 100, "random": 100}, "apache-2.0")
+    assert list(task.recipe.episodes) == ["expert", "medium", "random"]
+
+
+def test_a_task_without_an_expert_has_random_actions_only():
+    from rlhive.envs.experts import _table
+
+    for task in TASKS.values():
+        has_expert = task.backend == "toy" or task.env_name in _table()
+        assert task.levels == (LEVELS if has_expert else ("random",))
+        assert ("expert" in task.recipe.episodes) == has_expert
+        assert set(task.recipe.episodes) <= set(task.levels)
+
+
+def test_a_row_that_cannot_be_is_refused():
+    toy = get_task("toy_point")
+    with pytest.raises(InvalidSetting, match=r"'toy_point': its recipe asks for 'human', expected levels out"):
+        replace(toy, recipe=Recipe("1.0.0", {"human": 3}, "mit"))
+    with pytest.raises(InvalidSetting, match="expected levels out of random"):
+        replace(toy, backend="robohive", env_name="FrankaPushRandom-v0")
+    with pytest.raises(InvalidSetting, match="horizon of 1 or more whole transitions, got 0"):
+        replace(toy, horizon=0)
+
+
+def test_a_task_is_found_by_either_name_and_a_wrong_one_names_the_nearest():
+    assert get_task("kitchen_light") is get_task("FK1_LightOnRandom-v4")
+    with pytest.raises(EnvNotFound, match="nearest kitchen_light_off, kitchen_light"):
+        get_task("kitchen_lightoff")
+    with pytest.raises(EnvNotFound, match=r"nearest none\. List them: rlhive envs"):
+        get_task("zzz")
+
+
+def test_a_score_is_0_for_random_and_100_for_the_expert():
+    reference = Reference(random=Measured(-100.0), expert=Measured(-36.0))
+
+    assert [reference.score(value) for value in (-100.0, -36.0, -68.0, -20.0)] == [0.0, 100.0, 50.0, 125.0]
+    assert Reference(random=Measured(1.0)).score(2.0) is None
+    assert Reference(random=Measured(1.0), expert=Measured(1.0)).score(2.0) is None
+
+
+def test_the_hash_of_an_expert_is_that_of_what_decides_its_actions(monkeypatch):
+    row = {"expert": {"lead": 1.5}, "strategy": "rail", "medium": {"noise": 0.1}, "provenance": {"date": "today"}}
+
+    def hash_of(row):
+        monkeypatch.setattr(references, "_read", lambda name: {"tasks": {"an-env": row}})
+        return references.expert_hash("an-env")
+
+    same = [row, row | {"medium": {"noise": 0.2}}, row | {"provenance": {}}, dict(reversed(row.items()))]
+    other = [row | {"expert": {"lead": 1.6}}, row | {"strategy": "push"}]
+    assert len({hash_of(row) for row in same}) == 1
+    assert len({hash_of(row) for row in [row, *other]}) == 3
+    assert references.expert_hash("another-env") == ""
