@@ -13,10 +13,11 @@ from tensordict import TensorDict
 
 from rlhive import collect
 from rlhive.data import cache, hub, load
-from rlhive.data.buffer import PackedStorage, make_replay_buffer
+from rlhive.data.buffer import make_replay_buffer
 from rlhive.data.manifest import Manifest
 from rlhive.data.schema import Schema
 from rlhive.data.statistics import Moments, merge_all
+from rlhive.data.storage import PackedStorage
 from rlhive.envs.tasks import TASKS, Task
 from rlhive.errors import DatasetNotFound, SplitNotFound
 

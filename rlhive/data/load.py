@@ -1,5 +1,6 @@
 """A version on disk → verified files → tables and the packed cache. Mirror image of export.py."""
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -77,10 +78,11 @@ def _build_packed(partial: Path, folder: Path, manifest: Manifest) -> None:
     finals = arrow.finals_of(episodes, manifest.schema)
     codes = np.array([splits.index(split) for split in episodes["split"].to_pylist()], dtype=np.int64)
     table = np.stack([episodes[keys.EPISODE].to_numpy(), codes, episodes["length"].to_numpy()], axis=1)
-    writer = PackedWriter(partial, manifest.schema, splits, table[order])
-    for batch in shards.read_batches(verified_shards(folder, manifest, splits)):
-        writer.write(arrow.columns_of(batch, manifest.schema))
-    writer.finish({name: values[order] for name, values in finals.items()})
+    finals = {name: values[order] for name, values in finals.items()}
+    with contextlib.closing(PackedWriter(partial, manifest.schema, splits, table[order], finals)) as writer:
+        for batch in shards.read_batches(verified_shards(folder, manifest, splits)):
+            writer.write(arrow.columns_of(batch, manifest.schema))
+        writer.finish()
 
 
 def _by_split(episodes: pa.Table, splits: Sequence[str]) -> np.ndarray:

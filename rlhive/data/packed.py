@@ -1,10 +1,11 @@
-"""The memmap cache of a version: rows packed by dtype, each observation stored once.
+"""The memmap cache of a version: one record per row, so that a transition and its successor are one read.
 
 ::
 
     <folder>/
       layout.json       which field lies where; counts
-      float64.bin, …    one row-major array per dtype, as wide as all its fields together
+      records.bin       row-major records of all small fields: 8-byte elements first, then 4, 2 and 1
+      wide-0.bin, …     one row-major block per field of WIDE bytes or more (pictures)
       rows.bin          int64, physical row of each transition
       episodes.bin      int64 per episode: id, index of its split, index of its first transition, length
 
@@ -14,90 +15,123 @@
     action           a_0  a_1  a_2  0     a_0  a_1  0        the other fields: zeros below an episode's end
     episode          7    7    7    7     8    8    8
 
+    record of row t  │ episode │ observation │ action │ next.reward │ … flags │ padding to 8 bytes │
+
+A row and the row below lie next to each other in the file: reading two records from the start of row t gives
+``observation``, ``action`` and ``("next", …)`` together. What TED derives (the root flags, ``("next", "done")``) is
+stored as well, a byte each, so that a batch needs no arithmetic.
+
 Derived from one version and safe to delete. The folder appears under its name when it is complete.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
 
 from rlhive import keys
-from rlhive.data.episodes import Columns
+from rlhive.data.episodes import TERMINATED, TRUNCATED, Columns
 from rlhive.data.schema import Field, Schema
 from rlhive.errors import CorruptDataset
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+
+#: A field of this many bytes per row gets a block of its own: leaving it out of a batch then costs nothing.
+WIDE = 4096
+
+#: Rows are copied in pieces of this many bytes at most, whatever the size of a dataset or of its batches.
+PIECE_BYTES = 16 * 2**20
+
+_WORD = 8
 _EPISODE = Field(keys.EPISODE, "int64", (), observed=False)
+_DONE = keys.column_of(keys.NEXT_DONE)
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a field lies: in the columns ``[start, stop)`` of its dtype's block."""
+    """Where a field lies: from byte ``start`` of its block's rows on."""
 
     field: Field
     start: int
-    stop: int
+
+    @property
+    def stop(self) -> int:
+        """The byte after its last one."""
+        return self.start + self.field.width * np.dtype(self.field.dtype).itemsize
 
 
-def places_of(schema: Schema) -> dict[str, list[Place]]:
-    """Return the layout of every block, by dtype; observed fields come first."""
-    blocks: dict[str, list[Place]] = {}
-    for item in sorted((*schema.fields, _EPISODE), key=lambda item: (not item.observed, item.column)):
-        block = blocks.setdefault(item.dtype, [])
-        start = block[-1].stop if block else 0
-        block.append(Place(item, start, start + item.width))
-    return blocks
+@dataclass(frozen=True)
+class Block:
+    """One file of rows: its name, its fields, and the bytes per row, a multiple of 8."""
+
+    name: str
+    places: tuple[Place, ...]
+    row_bytes: int
+
+    @property
+    def observed(self) -> bool:
+        """Whether any of its fields has a twin below ``"next"``."""
+        return any(place.field.observed for place in self.places)
+
+
+def blocks_of(schema: Schema) -> tuple[Block, ...]:
+    """Return the layout of every block; the records come first."""
+    small, wide = [], []
+    for item in (*schema.fields, _EPISODE, *_derived(schema)):
+        (wide if item.width * np.dtype(item.dtype).itemsize >= WIDE else small).append(item)
+    small.sort(key=lambda item: (-np.dtype(item.dtype).itemsize, not item.observed, item.column))
+    return (_block("records", small), *(_block(f"wide-{index}", [item]) for index, item in enumerate(wide)))
 
 
 class PackedWriter:
-    """Fill a new cache folder, transitions in order and in as many pieces as one likes.
+    """Fill a new cache folder, transitions in order and in as many pieces as one likes, in bounded memory.
 
     Args:
         folder: An empty folder.
         schema: Of the transitions.
         splits: Names of the splits.
-        episodes: One row per episode in order: id, index of its split, length; int64 ``[num_episodes, 3]``.
+        episodes: One row per episode in order: id, index of its split, length (1 or more); int64 ``[E, 3]``.
+        finals: Final values of all episodes, ``[E, *shape]`` by the column name of an observed field.
     """
 
-    def __init__(self, folder: Path, schema: Schema, splits: Sequence[str], episodes: np.ndarray):
-        self._folder, self._schema, self._splits = folder, schema, list(splits)
+    def __init__(self, folder: Path, schema: Schema, splits: Sequence[str], episodes: np.ndarray, finals: Columns):
+        self._folder, self._schema, self._splits, self._finals = folder, schema, list(splits), finals
         ids, split_codes, lengths = episodes.T
         first = np.cumsum(lengths) - lengths
         self._table = np.stack([ids, split_codes, first, lengths], axis=1).astype(np.int64)
         self._rows = np.arange(lengths.sum(), dtype=np.int64) + np.repeat(np.arange(len(ids)), lengths)
         self._last = first + lengths + np.arange(len(ids))
-        self._places = places_of(schema)
-        self._num_rows = len(self._rows) + len(ids)
-        self._blocks = {dtype: self._new_block(dtype) for dtype in self._places}
+        self._ids = np.repeat(ids, lengths + 1)
+        self._blocks = blocks_of(schema)
+        self._files: list[BinaryIO] = [(folder / f"{block.name}.bin").open("wb") for block in self._blocks]
         self._written = 0
-        self._put(_EPISODE, slice(None), np.repeat(ids, lengths + 1))
 
     def write(self, columns: Columns) -> None:
-        """Add the next transitions, arrays ``[n, *shape]`` by column name."""
-        count = len(next(iter(columns.values())))
-        rows = self._rows[self._written : self._written + count]
-        for item in self._schema.fields:
-            self._put(item, rows, columns[item.column])
-        self._written += count
-
-    def finish(self, finals: Columns) -> None:
-        """Add the final values of all episodes, ``[num_episodes, *shape]``, and the layout.
+        """Add the next transitions, arrays ``[n, *shape]`` by column name.
 
         Raises:
-            CorruptDataset: Fewer or more transitions came than the episodes have.
+            CorruptDataset: More transitions came than the episodes have.
         """
+        count = len(next(iter(columns.values())))
+        if self._written + count > len(self._rows):
+            raise self._miscounted(self._written + count)
+        piece = max(1, PIECE_BYTES // max(block.row_bytes for block in self._blocks))
+        for start in range(0, count, piece):
+            self._write({name: values[start : start + piece] for name, values in columns.items()})
+
+    def finish(self) -> None:
+        """Write the tables and the layout.
+
+        Raises:
+            CorruptDataset: Fewer transitions came than the episodes have.
+        """
+        self.close()
         if self._written != len(self._rows):
-            msg = f"Expected {len(self._rows)} transitions in the shards, got {self._written}. Fetch the version again."
-            raise CorruptDataset(msg)
-        for item in self._schema.observed:
-            self._put(item, self._last, finals[item.column])
-        for block in self._blocks.values():
-            if isinstance(block, np.memmap):
-                block.flush()
+            raise self._miscounted(self._written)
         self._rows.tofile(self._folder / "rows.bin")
         self._table.tofile(self._folder / "episodes.bin")
         layout = {
@@ -109,16 +143,39 @@ class PackedWriter:
         }
         (self._folder / "layout.json").write_text(json.dumps(layout), encoding="utf-8")
 
-    def _new_block(self, dtype: str) -> np.ndarray:
-        path, shape = self._folder / f"{dtype}.bin", (self._num_rows, self._places[dtype][-1].stop)
-        if 0 in shape:  # a file of no bytes cannot be mapped
-            path.touch()
-            return np.empty(shape, dtype)
-        return np.memmap(path, dtype, "w+", shape=shape)
+    def close(self) -> None:
+        """Close the files; what is in the folder stays half-written unless :meth:`finish` was called."""
+        for file in self._files:
+            file.close()
 
-    def _put(self, item: Field, rows: np.ndarray | slice, values: np.ndarray) -> None:
-        place = next(place for place in self._places[item.dtype] if place.field.column == item.column)
-        self._blocks[item.dtype][rows, place.start : place.stop] = values.reshape(-1, item.width)
+    def _write(self, columns: Columns) -> None:
+        """Append the physical rows of these transitions, the final rows of the episodes that they end included."""
+        start, stop = self._written, self._written + len(next(iter(columns.values())))
+        if start == stop:
+            return
+        first = self._rows[start]
+        behind = self._rows[stop] if stop < len(self._rows) else len(self._ids)
+        columns = {**columns, _DONE: columns[TERMINATED] | columns[TRUNCATED]}
+        here = self._rows[start:stop] - first
+        ended = slice(*np.searchsorted(self._last, [first, behind]))
+        final = self._last[ended] - first
+        for block, file in zip(self._blocks, self._files, strict=True):
+            rows = np.zeros((behind - first, block.row_bytes), np.uint8)
+            for place in block.places:
+                item, target = place.field, rows[:, place.start : place.stop].view(place.field.dtype)
+                if item is _EPISODE:
+                    target[:, 0] = self._ids[first:behind]
+                elif item.column in columns:
+                    target[here] = columns[item.column].reshape(-1, item.width)
+                if item.observed:
+                    target[final] = self._finals[item.column][ended].reshape(-1, item.width)
+            file.write(rows.data)
+        self._written = stop
+
+    def _miscounted(self, found: int) -> CorruptDataset:
+        return CorruptDataset(
+            f"Expected {len(self._rows)} transitions in the shards, got {found}. Fetch the version again."
+        )
 
 
 class Packed:
@@ -134,8 +191,8 @@ class Packed:
 
     Attributes:
         schema: Of the transitions.
-        blocks: One tensor per dtype, ``[num_rows, width]``.
-        places: The layout of each block.
+        blocks: The layout of each block, the records first.
+        data: One int64 tensor per block, ``[num_rows, row_bytes // 8]``.
         rows: int64 ``[num_transitions]``, physical row of each transition.
         episodes: int64 ``[num_episodes, 4]``: id, index of the split, first transition, length.
         splits: Names of the splits.
@@ -153,13 +210,12 @@ class Packed:
         except (OSError, ValueError, KeyError) as error:
             msg = f"layout.json: {error!r}"
             raise self._damaged(msg) from error
-        self.places: Mapping[str, list[Place]] = places_of(self.schema)
-        self.blocks = {
-            dtype: self._map(f"{dtype}.bin", dtype, (count + episodes, places[-1].stop))
-            for dtype, places in self.places.items()
-        }
-        self.rows = self._map("rows.bin", "int64", (count,))
-        self.episodes = self._map("episodes.bin", "int64", (episodes, 4))
+        self.blocks = blocks_of(self.schema)
+        self.data = tuple(
+            self._map(f"{block.name}.bin", (count + episodes, block.row_bytes // _WORD)) for block in self.blocks
+        )
+        self.rows = self._map("rows.bin", (count,))
+        self.episodes = self._map("episodes.bin", (episodes, 4))
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -178,16 +234,29 @@ class Packed:
         offset = first - (length.cumsum(0) - length)
         return torch.arange(int(length.sum())) + torch.repeat_interleave(offset, length)
 
-    def _map(self, name: str, dtype: str, shape: tuple[int, ...]) -> torch.Tensor:
-        path, count, kind = self.folder / name, int(np.prod(shape)), getattr(torch, dtype)
-        expected = count * kind.itemsize
+    def _map(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+        path, count = self.folder / name, int(np.prod(shape))
+        expected = count * _WORD
         found = path.stat().st_size if path.is_file() else -1
         if found != expected:
             msg = f"{name}: expected {expected} bytes, got {found if found >= 0 else 'no file'}"
             raise self._damaged(msg)
-        if not count:
-            return torch.empty(shape, dtype=kind)
-        return torch.from_file(str(path), shared=False, size=count, dtype=kind).reshape(shape)
+        if not count:  # a file of no bytes cannot be mapped
+            return torch.empty(shape, dtype=torch.int64)
+        return torch.from_file(str(path), shared=False, size=count, dtype=torch.int64).reshape(shape)
 
     def _damaged(self, problem: str) -> CorruptDataset:
         return CorruptDataset(f"Cache {self.folder} is damaged: {problem}. Delete the folder; it is made again.")
+
+
+def _derived(schema: Schema) -> Iterable[Field]:
+    """The flags that TED has and a version does not store: False at the root, "either of them" below ``"next"``."""
+    shape = schema[TERMINATED].shape
+    return (Field(name, "bool", shape, observed=False) for name in (*keys.END_FLAGS, _DONE))
+
+
+def _block(name: str, fields: Iterable[Field]) -> Block:
+    places: list[Place] = []
+    for item in fields:
+        places.append(Place(item, places[-1].stop if places else 0))
+    return Block(name, tuple(places), -(-places[-1].stop // _WORD) * _WORD)

@@ -10,9 +10,10 @@ from torchrl.data import (
 )
 
 from rlhive.data import load
-from rlhive.data.buffer import PackedStorage, make_replay_buffer
+from rlhive.data.buffer import make_replay_buffer
 from rlhive.data.export import export
 from rlhive.data.manifest import Manifest
+from rlhive.data.storage import PackedStorage
 from rlhive.errors import CheckpointMismatch
 from tests.data.strategies import records
 
