@@ -14,7 +14,7 @@ FLOORS = [
     {"keys", "errors", "provenance", "envs", "data", "data.formats"},
     {"envs.references"},
     {"data.schema", "envs.tasks", "envs.assets", "envs.visual", "envs.opengl"},
-    {"data.episodes", "data.cache", "data.statistics", "envs.install", "envs.toy", "envs.rendering"},
+    {"data.episodes", "data.cache", "data.statistics", "envs.install", "envs.toy", "envs.rendering", "envs.robot"},
     {"envs.loading"},
     {"data.arrow", "data.manifest", "data.packed", "envs.robohive", "envs.kinematics"},
     {"data.card", "data.record", "data.shards", "data.windows", "data.hub", "envs.experts", "rl_envs"},

@@ -12,6 +12,7 @@ from typing import Any
 from filelock import FileLock
 
 from rlhive.envs.install import package_folder, require_robohive
+from rlhive.envs.robot import vectorise
 from rlhive.envs.visual import VISUAL
 from rlhive.errors import EnvNotFound, RoboHiveMissing
 
@@ -72,6 +73,7 @@ def build(env_name: str, kwargs: dict[str, Any]) -> tuple[Any, int]:
         raise RoboHiveMissing(msg) from error
     # The kitchens look up ten sites by name in every step: 2 % of it.
     env.sim.model.site_name2id = functools.cache(env.sim.model.site_name2id)
+    vectorise(env.robot)
     return env, int(horizon)
 
 

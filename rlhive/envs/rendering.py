@@ -21,6 +21,7 @@ from torchrl.data import Bounded, Unbounded
 
 from rlhive import keys
 from rlhive.envs import opengl
+from rlhive.envs.visual import VISUAL, Visual, visual_of_keys
 from rlhive.errors import RenderingUnavailable
 
 #: Largest height or width. Any OpenGL of the last fifteen years draws it, with 0.5 GB of memory at full quality.
@@ -87,6 +88,26 @@ class View:
             )
             raise ValueError(msg)
         object.__setattr__(self, "image_size", size)
+
+
+def view_of(env: Any, env_name: str, from_pixels: bool | None, wishes: dict[str, Any]) -> View | None:
+    """Return what is to be drawn, None for nothing: the caller's wishes, else what the id stands for."""
+    visual = VISUAL.get(env_name)
+    if visual is None and "_v2d" in env_name and env.visual_keys:
+        visual = visual_of_keys(env_name, env.visual_keys)
+    wishes = {name: value for name, value in wishes.items() if value is not None}
+    if not (visual is not None if from_pixels is None else from_pixels):
+        if wishes:
+            msg = f"{env_name} was given {', '.join(wishes)} without pixels: add from_pixels=True or leave that out."
+            raise ValueError(msg)
+        return None
+    visual = visual or Visual(env_name, cameras=None, image_size=(84, 84))
+    return View(
+        cameras=wishes.get("cameras", visual.cameras),
+        image_size=wishes.get("image_size", visual.image_size),
+        depth=wishes.get("depth", visual.depth),
+        quality=wishes.get("render_quality", "robohive"),
+    )
 
 
 class CameraRenderer:

@@ -11,7 +11,7 @@ TorchRL's own RoboHiveEnv is not used: it ignores frame_skip, does not seed, and
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,8 +23,8 @@ from torchrl.envs import EnvBase
 from rlhive import keys
 from rlhive.envs.loading import RoboHiveWarning as RoboHiveWarning
 from rlhive.envs.loading import build
-from rlhive.envs.rendering import CameraRenderer, View
-from rlhive.envs.visual import VISUAL, Visual, visual_of_keys
+from rlhive.envs.rendering import CameraRenderer, view_of
+from rlhive.envs.visual import VISUAL
 from rlhive.errors import InvalidAction, SimulationDiverged
 
 #: Fields of the compiled model that RoboHive changes at reset, so that a checkpoint needs them.
@@ -40,6 +40,8 @@ _RESERVED = {
     keys.REWARD,
     keys.PIXELS,
     keys.DEPTH,
+    "info",
+    "state",
     *keys.END_FLAGS,
 }
 
@@ -58,6 +60,9 @@ class RoboHiveEnv(EnvBase):
             versions (docs/visual.md), which gives pixels unless told otherwise, as RoboHive's ``_v2d`` ids do.
         obs_keys: Names out of RoboHive's observation dictionary that are given at the root as well, each under
             its own name, for example "robot_jnt" [9].
+        info_keys: Names out of RoboHive's reward dictionary that are given below "info", float64 [1], for example
+            "dense", "sparse" or a single term such as "approach"; at reset too, where they are the start state's.
+        state: Give the simulator's state below "state", the parts of :meth:`get_state`; ``set_state`` takes them.
         frame_skip: Simulator steps per environment step, where it is to differ from the registered one.
         dtype: Of observations and rewards. RoboHive computes in float64, so anything else rounds.
         seed: As with ``set_seed``; None takes an unpredictable one.
@@ -96,6 +101,8 @@ class RoboHiveEnv(EnvBase):
         env_name: str,
         *,
         obs_keys: Sequence[str] = (),
+        info_keys: Sequence[str] = (),
+        state: bool = False,
         frame_skip: int | None = None,
         dtype: torch.dtype = torch.float64,
         seed: int | None = None,
@@ -118,7 +125,8 @@ class RoboHiveEnv(EnvBase):
         self._model_hash = _hash_of(self._model)
         self._substeps = _checked_substeps(self._env, frame_skip)
         self._obs_keys = _checked_keys(obs_keys, self._env.obs_dict, env_name)
-        view = _view(self._env, env_name, from_pixels, wishes)
+        self._info_keys, self._with_state = _checked_info(info_keys, self._env.rwd_dict, env_name), state
+        view = view_of(self._env, env_name, from_pixels, wishes)
         # RoboHive shows what its sensors saw, which for noisy ones is another simulation.
         self._eyes = None if view is None else CameraRenderer(self._env.sim_obsd, view, self.device)
         self._set_seed(seed)
@@ -145,6 +153,11 @@ class RoboHiveEnv(EnvBase):
         observations = {keys.OBSERVATION: Unbounded(self._env.observation_space.shape, dtype=self._dtype)}
         for key in self._obs_keys:
             observations[key] = Unbounded((np.size(self._env.obs_dict[key]),), dtype=self._dtype)
+        if self._info_keys:
+            observations["info"] = Composite({key: Unbounded((1,), dtype=torch.float64) for key in self._info_keys})
+        if self._with_state:
+            parts = self.get_state().items()
+            observations["state"] = Composite({k: Unbounded(v.shape, dtype=torch.float64) for k, v in parts})
         observations |= self._eyes.specs() if self._eyes else {}
         self.observation_spec = Composite({**observations, keys.SUCCESS: flag.clone()}).to(self.device)
 
@@ -196,20 +209,31 @@ class RoboHiveEnv(EnvBase):
     def _tensordict(
         self, observation: np.ndarray, solved: Any, ends: dict[str, bool], reward: float | None = None
     ) -> TensorDict:
-        # torch.tensor copies: nothing of the simulator's memory leaves this class.
-        data = {keys.OBSERVATION: torch.tensor(observation, dtype=self._dtype)}
+        data = {keys.OBSERVATION: self._tensor(observation)}
         for key in self._obs_keys:
-            data[key] = torch.tensor(self._env.obs_dict[key], dtype=self._dtype).reshape(-1)
-        data[keys.SUCCESS] = torch.tensor([bool(np.all(solved))])
+            data[key] = self._tensor(self._env.obs_dict[key]).reshape(-1)
+        data[keys.SUCCESS] = torch.tensor((bool(np.all(solved)),))
         for key, value in ends.items():
-            data[key] = torch.tensor([value])
+            data[key] = torch.tensor((value,))
         if reward is not None:
-            data[keys.REWARD] = torch.tensor([float(reward)], dtype=self._dtype)
+            data[keys.REWARD] = torch.tensor((float(reward),), dtype=self._dtype)
+        if self._info_keys:
+            terms = {
+                key: torch.tensor((float(self._env.rwd_dict[key]),), dtype=torch.float64) for key in self._info_keys
+            }
+            data["info"] = TensorDict._new_unsafe(terms, batch_size=self.batch_size, device=_CPU)
+        if self._with_state:
+            parts = {key: torch.from_numpy(value) for key, value in self.get_state().items()}
+            data["state"] = TensorDict._new_unsafe(parts, batch_size=self.batch_size, device=_CPU)
         if self._eyes:
             data |= self._eyes.draw()
         # Unsafe means unchecked, at a fifth of the cost: the dictionary is fresh and matches the specs.
         result = TensorDict._new_unsafe(data, batch_size=self.batch_size, device=_CPU)
         return result if self.device == _CPU else result.to(self.device)
+
+    def _tensor(self, values: np.ndarray) -> torch.Tensor:
+        """Copy, so that nothing of the simulator's memory leaves this class."""
+        return torch.from_numpy(np.array(values)).to(self._dtype)
 
     def _step_proc_data(self, next_tensordict_out: TensorDictBase) -> TensorDictBase:
         """Skip TorchRL's completion of what a step returns: it is complete here (2 % of a step)."""
@@ -244,13 +268,13 @@ class RoboHiveEnv(EnvBase):
         fields |= {"obj_goal": goal.astype(np.float64).reshape(-1)} if isinstance(goal, np.ndarray) else {}
         return {"integration": state, **fields}
 
-    def set_state(self, state: dict[str, np.ndarray]) -> TensorDict:
+    def set_state(self, state: Mapping[str, np.ndarray] | TensorDictBase) -> TensorDict:
         """Put the simulator into a state that :meth:`get_state` returned, of this or another instance.
 
         The step count towards the horizon follows from the simulated time. The random generator is left alone.
 
         Args:
-            state: The checkpoint.
+            state: The checkpoint, or the "state" entry of a TensorDict that this class gave.
 
         Returns:
             What a reset into this state would return.
@@ -312,26 +336,6 @@ class RoboHiveEnv(EnvBase):
         super().close(raise_if_closed=raise_if_closed)
 
 
-def _view(env: Any, env_name: str, from_pixels: bool | None, wishes: dict[str, Any]) -> View | None:
-    """Return what is to be drawn, None for nothing: the caller's wishes, else what the id stands for."""
-    visual = VISUAL.get(env_name)
-    if visual is None and "_v2d" in env_name and env.visual_keys:
-        visual = visual_of_keys(env_name, env.visual_keys)
-    wishes = {name: value for name, value in wishes.items() if value is not None}
-    if not (visual is not None if from_pixels is None else from_pixels):
-        if wishes:
-            msg = f"{env_name} was given {', '.join(wishes)} without pixels: add from_pixels=True or leave that out."
-            raise ValueError(msg)
-        return None
-    visual = visual or Visual(env_name, cameras=None, image_size=(84, 84))
-    return View(
-        cameras=wishes.get("cameras", visual.cameras),
-        image_size=wishes.get("image_size", visual.image_size),
-        depth=wishes.get("depth", visual.depth),
-        quality=wishes.get("render_quality", "robohive"),
-    )
-
-
 def _checked_substeps(env: Any, frame_skip: int | None) -> int:
     """Return how many simulator steps RoboHive makes per step: what was asked for, or an error."""
     substeps = int(env.dt / env.sim.step_duration)  # as RoboHive computes it
@@ -350,6 +354,14 @@ def _checked_keys(obs_keys: Sequence[str], available: dict[str, Any], env_name: 
         msg = f"{env_name} has no observation {wrong[0]!r}: expected names out of {', '.join(sorted(available))}."
         raise ValueError(msg)
     return tuple(obs_keys)
+
+
+def _checked_info(info_keys: Sequence[str], available: dict[str, Any], env_name: str) -> tuple[str, ...]:
+    wrong = [key for key in info_keys if key not in available]
+    if wrong:
+        msg = f"{env_name} has no info {wrong[0]!r}: expected names out of {', '.join(sorted(available))}."
+        raise ValueError(msg)
+    return tuple(info_keys)
 
 
 def _hash_of(model: Any) -> str:

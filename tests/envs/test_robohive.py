@@ -182,6 +182,29 @@ def test_unknown_observation_names_are_refused(make):
         make(obs_keys=["robot_joints"])
 
 
+def test_info_and_state_are_given_on_request_and_true_at_reset_too(make, actions):
+    env = make(info_keys=["dense", "approach", "solved"], state=True, seed=4)
+    check_env_specs(env)
+    env.set_seed(4)
+    start = env.reset()
+    rewards = env.unwrapped.rwd_dict
+    assert start["info", "approach"].item() == rewards["approach"] < 0
+    kept = start["state"].clone()
+    stepped = run(env, actions[:3])
+    np.testing.assert_array_equal(stepped["info", "dense"].numpy(), stepped[keys.REWARD].numpy())
+    assert not torch.equal(stepped["state", "integration"][0], stepped["state", "integration"][1])
+    # The state of a TensorDict is a checkpoint: from it the same actions give the same episode.
+    again = env.set_state(kept)
+    assert_same(again, start, (keys.OBSERVATION,))
+    assert_same(run(env, actions[:3]), stepped)
+    assert torch.equal(kept["integration"], start["state", "integration"])
+
+
+def test_unknown_info_is_refused_with_the_names_there_are(make):
+    with pytest.raises(ValueError, match="no info 'rwd': expected names out of approach, bonus, dense"):
+        make(info_keys=["rwd"])
+
+
 def test_a_reset_that_returns_the_observation_alone_serves_too(env, monkeypatch):
     """As with the four Adroit tasks."""
     expected = env.reset(seed=9)
