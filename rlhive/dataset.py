@@ -12,14 +12,14 @@ import torch
 from tensordict import TensorDict
 
 from rlhive import collect
-from rlhive.data import cache, hub, load
+from rlhive.data import cache, hub, load, publish
 from rlhive.data.buffer import make_replay_buffer
 from rlhive.data.manifest import Manifest
 from rlhive.data.schema import Schema
 from rlhive.data.statistics import Moments, merge_all
 from rlhive.data.storage import PackedStorage
 from rlhive.envs.tasks import TASKS, Task
-from rlhive.errors import DatasetNotFound, SplitNotFound
+from rlhive.errors import DatasetNotFound, HubUnreachable, SplitNotFound
 
 if TYPE_CHECKING:
     import datasets
@@ -34,18 +34,21 @@ class RoboHiveDataset:
 
     A name is looked up in the local store, then on the Hugging Face Hub, and otherwise made by running the recipe
     of the catalogue's task of that name, after a line that says so. Without ``version`` the newest one is taken of
-    the first place that has any. What is in the local store is opened without a network.
+    the first place that has any. What is in the local store is opened without a network. From the Hub comes the whole
+    version, or only the shards of the splits asked for; every file is verified.
 
     Args:
         name: ``"kitchen_knob1"``, ``"org/name"``, or the path of a version's folder (a Path, or a string that begins
             with ``/``, ``.`` or ``~``).
         split: ``"expert"``, or several joined by ``+``: ``"expert+random"``. All by default.
         version: ``"1.0.0"``; the newest by default.
+        revision: Instead of a version: a tag, branch or commit of the Hub. A commit that was pulled needs no network.
         generate: Whether a recipe may be run.
         store: Folder of all datasets; by default ``$RLHIVE_DATASETS_PATH`` or ``~/.rlhive/datasets``.
 
     Raises:
         DatasetNotFound: No such dataset or version; the message names the nearest names or the versions there are.
+        HubUnreachable, HubAccessDenied: It is not here, and the Hub does not answer or does not give it.
         SplitNotFound: No such split; the message names those there are.
         CorruptDataset: A file is not what the manifest recorded.
 
@@ -59,16 +62,23 @@ class RoboHiveDataset:
         *,
         split: str | None = None,
         version: str | None = None,
+        revision: str | None = None,
         generate: bool = True,
         store: Path | None = None,
     ):
         self._store = store
-        self.path = _as_path(name) or _resolve(str(name), version, generate=generate, store=store)
+        splits = None if split is None else split.split("+")
+        if revision is not None:
+            self.path = _at_revision(str(name), revision, version, splits, store=store)
+        else:
+            self.path = _as_path(name) or _resolve(str(name), version, splits, generate=generate, store=store)
         self._manifest = Manifest.read(self.path)
         if version not in (None, self.version):
             msg = f"{self.path}: expected version {version}, got {self.version}. Leave the version out."
             raise DatasetNotFound(msg)
         self.splits = _choose_splits(split, self._manifest)
+        needed = [entry for entry in self._manifest.files if not entry.split or entry.split in self.splits]
+        hub.complete(self.path, self._manifest, needed)
 
     @property
     def name(self) -> str:
@@ -166,7 +176,8 @@ class RoboHiveDataset:
 
     def as_storage(self) -> PackedStorage:
         """Return the read-only TorchRL storage behind :meth:`as_replay_buffer`."""
-        packed = load.open_packed(self.path, self._manifest, store=self._store)
+        shards = [entry for split in self.splits for entry in self._manifest.shards(split)]
+        packed = load.open_packed(self.path, self._manifest, shards=shards, store=self._store)
         codes = [packed.splits.index(split) for split in self.splits]
         chosen = torch.cat([(packed.episodes[:, 1] == code).nonzero().flatten() for code in codes])
         return PackedStorage(packed, None if len(codes) == len(packed.splits) else chosen)
@@ -185,6 +196,32 @@ class RoboHiveDataset:
 
         paths = load.verified_shards(self.path, self._manifest, self.splits)
         return datasets.Dataset.from_parquet([str(path) for path in paths])
+
+    def push_to_hub(
+        self, repo_id: str = "", *, private: bool = False, license: str | None = None, progress: bool = True
+    ) -> publish.Published:
+        """Publish the whole version, all splits, under the tag ``v<version>``, which is never moved.
+
+        What the Hub holds already is not sent again; an interrupted push goes on where it stopped.
+
+        Args:
+            repo_id: ``"org/name"``; the dataset's own name by default.
+            private: Whether a new repository is private.
+            license: Licence to publish under, where ``repo_id`` is not the dataset's own name.
+            progress: Whether to show progress bars.
+
+        Returns:
+            Where it is: repository, version, commit and page.
+
+        Raises:
+            DatasetExists: The Hub has another content under that version.
+            HubConflict: Somebody else pushed meanwhile; push again.
+            HubAccessDenied, HubUnreachable, HubRefused: The Hub's answer, in one sentence.
+            CorruptDataset: A file is not what the manifest recorded; nothing was sent.
+        """
+        hub.complete(self.path, self._manifest, self._manifest.files, progress=progress)
+        target = repo_id or self.name
+        return publish.push(self.path, target, private=private, license=license, progress=progress)
 
     def __repr__(self) -> str:
         counts = self._manifest.splits
@@ -231,21 +268,27 @@ def _as_path(name: str | Path) -> Path | None:
     return None
 
 
-def _resolve(name: str, version: str | None, *, generate: bool, store: Path | None) -> Path:
+def _resolve(name: str, version: str | None, splits: list[str] | None, *, generate: bool, store: Path | None) -> Path:
     """Return the folder of a version: local, fetched from the Hub, or made by the recipe."""
     local = local_versions(name, store=store)
     if version is not None:
         cache.parse_version(version)
     if local and version in (None, *local):
         return local[version or list(local)[-1]]
-    repo_id = "/".join(cache.qualified(name))
-    remote = hub.versions_of(repo_id)
-    newest = max(remote, key=cache.parse_version, default=None)
-    if remote and version in (None, *remote):
-        chosen = version or newest
-        return hub.pull(repo_id, chosen, remote[chosen], store=store)
     task = _task_of(name)
-    if task is None or task.recipe is None or version not in (None, task.recipe.version):
+    can_make = task is not None and task.recipe is not None and version in (None, task.recipe.version)
+    repo_id = "/".join(cache.qualified(name))
+    try:
+        remote = hub.versions_of(repo_id)
+    except HubUnreachable as error:
+        if not (can_make and generate):
+            raise
+        logger.warning("%s", error)
+        remote = {}
+    if remote and version in (None, *remote):
+        chosen = version or list(remote)[-1]
+        return hub.pull(repo_id, chosen, remote[chosen], splits=splits, store=store)
+    if not can_make:
         raise DatasetNotFound(_not_found(name, version, [*local, *remote], task, store))
     if not generate:
         msg = (
@@ -260,6 +303,20 @@ def _resolve(name: str, version: str | None, *, generate: bool, store: Path | No
         task.env_name,
     )
     return collect.collect(task, store=store)
+
+
+def _at_revision(
+    name: str, revision: str, version: str | None, splits: list[str] | None, *, store: Path | None
+) -> Path:
+    """Return the folder of the version that a revision of the Hub holds; of a commit known here without a network."""
+    repo_id = "/".join(cache.qualified(name))
+    local = local_versions(name, store=store)
+    for number, path in local.items():
+        pin = hub.Pin.read(path)
+        # A version's tag is never moved: its name is as good as its commit.
+        if pin is not None and pin.repo_id == repo_id and revision in (pin.commit, f"v{number}"):
+            return path
+    return hub.pull(repo_id, version, hub.resolve(repo_id, revision), splits=splits, store=store)
 
 
 def _task_of(name: str) -> Task | None:

@@ -48,6 +48,22 @@ class DiskFull(RLHiveError, OSError):
     """No space was left; what had been committed before is intact."""
 
 
+class HubUnreachable(RLHiveError, ConnectionError):
+    """The Hub does not answer, is too busy, or HF_HUB_OFFLINE forbids asking it."""
+
+
+class HubAccessDenied(RLHiveError, PermissionError):
+    """The token is missing, not valid, or may not do this; or the repository is gated."""
+
+
+class HubConflict(RLHiveError, RuntimeError):
+    """Somebody else changed the repository meanwhile; nothing was overwritten."""
+
+
+class HubRefused(RLHiveError, OSError):
+    """The Hub refused for another reason, which the message quotes."""
+
+
 class EnvNotFound(RLHiveError, LookupError):
     """No environment or task of that name."""
 

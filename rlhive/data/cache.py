@@ -61,6 +61,11 @@ def parse_version(version: str) -> tuple[int, int, int]:
     return tuple(int(part) for part in match.groups())
 
 
+def is_version(text: str) -> bool:
+    """Whether a text is MAJOR.MINOR.PATCH."""
+    return _VERSION.fullmatch(text) is not None
+
+
 def version_dir(name: str, version: str, *, store: Path | None = None) -> Path:
     """Return the folder of a version, existing or not."""
     namespace, bare = qualified(name)

@@ -1,7 +1,7 @@
 """A version on disk → verified files → tables and the packed cache. Mirror image of export.py."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from rlhive import keys
 from rlhive.data import arrow, cache, shards
 from rlhive.data.episodes import EpisodeRecord
-from rlhive.data.manifest import EPISODES_PATH, Manifest, verify
+from rlhive.data.manifest import EPISODES_PATH, FileEntry, Manifest, verify
 from rlhive.data.packed import Packed, PackedWriter
 from rlhive.errors import CorruptDataset, DatasetExists
 
@@ -48,16 +48,28 @@ def read_records(folder: Path, manifest: Manifest, splits: Sequence[str]) -> Ite
             start += entry.num_episodes
 
 
-def open_packed(folder: Path, manifest: Manifest, *, store: Path | None = None) -> Packed:
+def open_packed(
+    folder: Path, manifest: Manifest, *, shards: Sequence[FileEntry] | None = None, store: Path | None = None
+) -> Packed:
     """Open the memmap cache of a version; build it where there is none or a damaged one.
 
     Building verifies every file's hash, reads each shard once and holds a row group in memory at a time.
+
+    Args:
+        folder: The version's folder.
+        manifest: Its manifest.
+        shards: What is needed at least. Where the folder lacks others, the cache is of these alone.
+        store: Folder of all datasets.
 
     Raises:
         CorruptDataset: A file is not what the manifest recorded; no cache is left.
         StoreNotWritable, DiskFull: The cache cannot be written; nothing half-written is left.
     """
+    whole = manifest
     target = cache.memmap_dir(manifest.fingerprint, store=store)
+    if shards is not None and not target.exists() and not _has(folder, manifest.shards()):
+        manifest = manifest.only(shards)
+        target = cache.memmap_dir(manifest.fingerprint, store=store)
     if target.exists():
         try:
             return Packed(target)
@@ -65,15 +77,32 @@ def open_packed(folder: Path, manifest: Manifest, *, store: Path | None = None) 
             cache.discard(target)
     try:
         with cache.publishing(target) as partial:
-            _build_packed(partial, Path(folder), manifest)
+            _build_packed(partial, Path(folder), manifest, episodes_of(folder, whole, manifest.shards()))
     except DatasetExists:
         pass  # another process was faster; its content is the same
     return Packed(target)
 
 
-def _build_packed(partial: Path, folder: Path, manifest: Manifest) -> None:
-    splits = list(manifest.splits)
+def episodes_of(folder: Path, manifest: Manifest, shards: Iterable[FileEntry]) -> pa.Table:
+    """Return the rows of the episode table whose transitions some shards hold, in rising order of their ids."""
     episodes = read_episodes(folder, manifest)
+    wanted = {entry.path for entry in shards}
+    kept = []
+    for split in manifest.splits:
+        rows, start = np.flatnonzero(pc.equal(episodes["split"], split).to_numpy()), 0
+        for entry in manifest.shards(split):
+            if entry.path in wanted:
+                kept.append(rows[start : start + entry.num_episodes])
+            start += entry.num_episodes
+    return episodes.take(np.sort(np.concatenate(kept))) if kept else episodes.slice(0, 0)
+
+
+def _has(folder: Path, entries: Iterable[FileEntry]) -> bool:
+    return all((Path(folder) / entry.path).is_file() for entry in entries)
+
+
+def _build_packed(partial: Path, folder: Path, manifest: Manifest, episodes: pa.Table) -> None:
+    splits = list(manifest.splits)
     order = _by_split(episodes, splits)
     finals = arrow.finals_of(episodes, manifest.schema)
     codes = np.array([splits.index(split) for split in episodes["split"].to_pylist()], dtype=np.int64)

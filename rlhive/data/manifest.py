@@ -8,7 +8,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -99,6 +99,19 @@ class Manifest:
     def shards(self, split: str | None = None) -> tuple[FileEntry, ...]:
         """Return the shards of transitions, in order; of one split, or of all."""
         return tuple(entry for entry in self.files if entry.split and split in (None, entry.split))
+
+    def only(self, shards: Iterable[FileEntry]) -> "Manifest":
+        """Return the manifest of a part: these shards alone, under a fingerprint of its own."""
+        kept = {entry.path: entry for entry in shards}
+        splits = {}
+        for split in self.splits:
+            own = [entry for entry in kept.values() if entry.split == split]
+            if own:
+                counts = ("num_episodes", "num_transitions")
+                splits[split] = {count: sum(getattr(entry, count) for entry in own) for count in counts}
+        part = hashlib.sha256("\n".join([self.fingerprint, *sorted(kept)]).encode()).hexdigest()
+        files = tuple(entry for entry in self.files if not entry.split or entry.path in kept)
+        return replace(self, fingerprint=part, splits=splits, files=files, statistics={})
 
     def write(self, folder: Path) -> None:
         """Write ``rlhive.json`` into the folder; do so last."""

@@ -1,0 +1,144 @@
+"""Processes that use the Hub's unmodified clients: huggingface_hub reads its environment when it is imported.
+
+One process imports what is slow and forks a client per environment, so that a test pays for an import once.
+"""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import traceback
+from collections.abc import Iterator, Mapping
+from multiprocessing.connection import Client as connect
+from multiprocessing.connection import Connection, Listener
+from pathlib import Path
+from typing import Any
+
+TOKEN = "hf_secretSecretSecret0123456789"
+
+
+class ClientError(Exception):
+    """What a client raised.
+
+    Attributes:
+        kind: Name of its class.
+        said: Its message.
+        shown: The whole traceback.
+    """
+
+    def __init__(self, kind: str, said: str, shown: str):
+        super().__init__(f"{kind}: {said}")
+        self.kind, self.said, self.shown = kind, said, shown
+
+
+class HubClient:
+    """A process with an environment of its own that runs pieces of Python.
+
+    Attributes:
+        pid: Of the process.
+        log: Everything that it wrote.
+    """
+
+    def __init__(self, pipe: Connection, log: Path):
+        self._pipe, self.log = pipe, log
+        self.pid: int = pipe.recv()
+
+    def run(self, source: str, **scope: Any) -> Any:
+        """Run statements, with some names bound, and return what they bind to ``answer``.
+
+        Raises:
+            ClientError: They raised.
+            EOFError: The process died.
+        """
+        self._pipe.send((source, scope))
+        answer, error = self._pipe.recv()
+        if error is not None:
+            raise ClientError(*error)
+        return answer
+
+    def kill(self) -> None:
+        """End the process at once, as a power cut would."""
+        os.kill(self.pid, signal.SIGKILL)
+
+
+class Clients:
+    """The process that forks clients; a context manager.
+
+    Args:
+        folder: For sockets, logs and the Hub's own cache.
+    """
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+        self._count = 0
+        self._process = subprocess.Popen([sys.executable, "-m", __name__], stdin=subprocess.PIPE, text=True)
+
+    def start(self, endpoint: str, **environment: str) -> HubClient:
+        """Fork a client of a Hub; it has a token, no xet, and the caches of this folder unless told otherwise."""
+        self._count += 1
+        address, log = self._folder / f"{self._count}.socket", self._folder / f"{self._count}.log"
+        variables = {
+            "HF_ENDPOINT": endpoint,
+            "HF_HOME": str(self._folder / "hf-home"),
+            "HF_TOKEN": TOKEN,
+            "HF_HUB_OFFLINE": "0",
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "HF_UPDATE_DOWNLOAD_COUNTS": "0",
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        }
+        with Listener(str(address)) as listener:
+            self._process.stdin.write(f"{[str(address), str(log), variables | environment]!r}\n")
+            self._process.stdin.flush()
+            return HubClient(listener.accept(), log)
+
+    def __enter__(self) -> "Clients":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def _serve(address: str, log: str, environment: Mapping[str, str]) -> None:
+    """Run what comes, until nobody is there any more."""
+    handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(handle, 1)
+    os.dup2(handle, 2)
+    for name, value in environment.items():
+        os.environ[name] = value
+        if not value:
+            del os.environ[name]
+    import rlhive.dataset  # noqa: F401
+    from rlhive.data import connection
+
+    connection.BACKOFF_S = (0.01, 0.02)
+    with connect(address) as pipe, contextlib.suppress(EOFError, ConnectionError):
+        pipe.send(os.getpid())
+        while True:
+            source, scope = pipe.recv()
+            try:
+                exec(source, scope)
+                pipe.send((scope.get("answer"), None))
+            except BaseException as error:
+                pipe.send((None, (type(error).__name__, str(error), traceback.format_exc())))
+
+
+def _requests() -> Iterator[list]:
+    for line in sys.stdin:
+        yield eval(line)  # what Clients.start wrote
+
+
+if __name__ == "__main__":
+    import rlhive.collect  # torch, torchrl, tensordict and pyarrow
+    import rlhive.data.buffer
+    import rlhive.data.load  # noqa: F401
+
+    assert not {"huggingface_hub", "datasets"} & sys.modules.keys()
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    for address, log, environment in _requests():
+        if not os.fork():
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            _serve(address, log, environment)
+            os._exit(0)
