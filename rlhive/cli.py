@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -143,6 +144,46 @@ def show(
         out.print_json(json.dumps(describe(dataset)))
     else:
         out.print(repr(dataset), highlight=False)
+
+
+@app.command()
+def check(
+    name: Annotated[str, typer.Argument(help="Dataset name, or the path of a version's folder.")],
+    version: Annotated[str | None, typer.Option(help="MAJOR.MINOR.PATCH; the newest by default.")] = None,
+    json_: Json = False,
+) -> None:
+    """Check that a version is whole, consistent and fit to learn from; status 1 where a check fails."""
+    from rlhive.replay import check as check_version
+
+    report = check_version(_folder_of(name, version))
+    if json_:
+        out.print_json(json.dumps(report.to_json()))
+    else:
+        out.print(_check_table(report))
+    raise typer.Exit(0 if report.ok else 1)
+
+
+def _folder_of(name: str, version: str | None) -> Path:
+    """Return the folder of a version without opening it: it may be damaged."""
+    from rlhive.dataset import RoboHiveDataset, local_versions
+
+    if name.startswith(("/", ".", "~")):
+        return Path(name).expanduser().absolute()
+    versions = local_versions(name)
+    if versions and version in (None, *versions):
+        return versions[version or list(versions)[-1]]
+    return RoboHiveDataset(name, version=version, generate=False).path
+
+
+def _check_table(report: Any) -> Table:
+    colours = {"passed": "green", "failed": "bold red", "warned": "yellow", "skipped": "dim"}
+    table = Table("check", "", "", title=str(report.path))
+    for outcome in report.outcomes.values():
+        more = [f"and {outcome.count - len(outcome.findings)} more"] if outcome.count > len(outcome.findings) else []
+        said = [*outcome.findings, *more] or [outcome.note or outcome.promise]
+        colour = colours[outcome.status]
+        table.add_row(outcome.name, f"[{colour}]{outcome.status}", escape("\n".join(said)))
+    return table
 
 
 @app.command("list")

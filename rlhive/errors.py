@@ -100,6 +100,10 @@ class RewardUnavailable(RLHiveError, ValueError):
     """A reward cannot be recomputed: it needs what the stored observations do not hold."""
 
 
+class ReplayRefused(RLHiveError, ValueError):
+    """A manifest asks for an environment that it may not ask for."""
+
+
 class MissingExtra(RLHiveError, ImportError):
     """An optional dependency is not installed."""
 

@@ -23,7 +23,7 @@ def run(*arguments):
 def test_help_lists_every_verb():
     shown = run("--help").stdout
 
-    for verb in ("setup", "collect", "train", "evaluate", "show", "list", "envs"):
+    for verb in ("setup", "collect", "train", "evaluate", "show", "check", "list", "envs"):
         assert f" {verb} " in shown
 
 
@@ -34,6 +34,25 @@ def test_show_says_what_a_dataset_is(made, store):
     described = json.loads(run("show", "toy_point", "--json").stdout)
     assert described["splits"]["random"] == {"num_episodes": 8, "num_transitions": 160}
     assert described["version"] == "1.0.0"
+
+
+def test_check_looks_at_everything_and_its_status_says_so(made, store):
+    shutil.copytree(made, store)
+    folder = store / "robohive/toy_point/1.0.0"
+
+    clean = run("check", "toy_point", "--json")
+    shard = folder / "data/random-00000-of-00001.parquet"
+    shard.write_bytes(shard.read_bytes()[:-9])
+    damaged = run("check", "toy_point")
+    (folder / "rlhive.json").write_text("[]")
+    unreadable = run("check", folder)
+
+    assert clean.exit_code == 0
+    assert {row["status"] for row in json.loads(clean.stdout)["checks"]} == {"passed"}
+    assert damaged.exit_code == unreadable.exit_code == 1
+    assert "files" in damaged.stdout
+    assert "failed" in unreadable.stdout
+    assert "Traceback" not in damaged.stderr + unreadable.stderr
 
 
 def test_list_names_what_is_there_and_what_can_be_made(made, store):

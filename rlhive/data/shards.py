@@ -132,5 +132,44 @@ def read_batches(paths: Iterable[Path]) -> Iterator[pa.RecordBatch]:
             raise _damaged(path, error) from error
 
 
+def group_sizes(path: Path) -> list[int]:
+    """Return the number of rows of each row group of a Parquet file.
+
+    Raises:
+        CorruptDataset: The file is missing or damaged.
+    """
+    try:
+        with pq.ParquetFile(path) as file:
+            return [file.metadata.row_group(index).num_rows for index in range(file.num_row_groups)]
+    except (OSError, pa.ArrowException) as error:
+        raise _damaged(path, error) from error
+
+
+def arrow_schema(path: Path) -> pa.Schema:
+    """Return the Arrow schema of a Parquet file.
+
+    Raises:
+        CorruptDataset: The file is missing or damaged.
+    """
+    try:
+        with pq.ParquetFile(path) as file:
+            return file.schema_arrow
+    except (OSError, pa.ArrowException) as error:
+        raise _damaged(path, error) from error
+
+
+def read_groups(path: Path, groups: Iterable[int]) -> pa.Table:
+    """Read some row groups of a Parquet file, checking their page checksums; one thread of its own does it.
+
+    Raises:
+        CorruptDataset: The file is missing or damaged.
+    """
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            return file.read_row_groups(list(groups), use_threads=False)
+    except (OSError, pa.ArrowException) as error:
+        raise _damaged(path, error) from error
+
+
 def _damaged(path: Path, error: Exception) -> CorruptDataset:
     return CorruptDataset(f"{path}: expected a readable Parquet file, got: {error}. Fetch or make the version again.")
