@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from rlhive.data import cache
 from rlhive.data.export import export
-from rlhive.data.record import Recording
+from rlhive.data.recording import Recording
 from rlhive.data.schema import Schema
 from rlhive.envs.make import make_env, make_policy
 from rlhive.envs.tasks import Task, get_task
@@ -84,7 +84,8 @@ def collect(
         if target.exists():
             return target
         recording = Recording.create(folder, schema, start_state=start_state, provenance=_provenance(run, identity))
-        _record_missing(task, recording, num_workers=workers, progress=progress)
+        with recording.shared():
+            _record_missing(task, recording, num_workers=workers, progress=progress)
         export(
             recording.sorted_records(),
             task.name,
@@ -95,10 +96,11 @@ def collect(
             env_name=task.env_name,
             task=task.name,
             splits=list(task.recipe.episodes),
-            runs=[recording.provenance],
+            runs=recording.runs,
             store=store,
         )
-        recording.discard()
+        with recording.exclusive():
+            recording.discard()
     return target
 
 
@@ -184,10 +186,10 @@ def _record(task: Task, recording: str, episodes: list[tuple[int, str]]) -> dict
     """Run and record some episodes; return length and success of each."""
     env = _env_of(task)
     results = {}
-    with Recording(Path(recording)).recorder(f"{episodes[0][0]:08d}-{uuid.uuid4().hex[:8]}") as recorder:
+    with Recording(Path(recording)).writer(f"{episodes[0][0]:08d}-{uuid.uuid4().hex[:8]}") as writer:
         for episode, level in episodes:
             ran = rollout_episode(env, make_policy(env, level), seed=episode)
-            record = recorder.add(
+            record = writer.add(
                 ran.transitions,
                 episode=episode,
                 split=level,

@@ -24,6 +24,10 @@ class DatasetExists(RLHiveError, FileExistsError):
     """A version is never overwritten."""
 
 
+class RecordingInUse(RLHiveError, BlockingIOError):
+    """A live process holds the recording."""
+
+
 class CorruptDataset(RLHiveError, OSError):
     """A file's content is not what the manifest recorded, or there is no manifest."""
 

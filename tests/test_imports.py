@@ -18,7 +18,8 @@ FLOORS = [
     {"data.episodes", "data.cache", "data.statistics", "envs.install", "envs.toy", "envs.rendering", "envs.robot"},
     {"envs.loading"},
     {"data.arrow", "data.manifest", "data.packed", "data.connection", "envs.robohive", "envs.kinematics"},
-    {"data.card", "data.record", "data.shards", "data.windows", "data.hub", "envs.experts", "rl_envs"},
+    {"data.card", "data.stream", "data.shards", "data.windows", "data.hub", "envs.experts", "rl_envs"},
+    {"data.recording"},
     {"data.storage", "data.sampling"},
     {"data.duplicates"},
     {"data.export", "data.load", "data.buffer", "envs.make", "envs.tune", "envs.probe", "envs.rewards"},
@@ -43,7 +44,7 @@ OWNERS = {
     "dm_control": {"envs.loading"},
     "mujoco": {"envs.robohive", "envs.rendering", "envs.opengl", "envs.kinematics", "envs.experts", "envs.tune"},
     "OpenGL": {"envs.opengl"},
-    "pyarrow": {"data.arrow", "data.shards", "data.record", "data.export", "data.load", "dataset"}
+    "pyarrow": {"data.arrow", "data.shards", "data.stream", "data.export", "data.load", "dataset"}
     | {"data.scan", "data.check", "data.check_rows"},
     "huggingface_hub": {"data.connection", "data.hub", "data.publish"},
     "datasets": {"dataset"},

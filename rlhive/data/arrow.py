@@ -1,10 +1,11 @@
 """Columns of episodes ⇄ Arrow tables in memory. No paths, no files.
 
 A field of shape ``()`` or ``(1,)`` is a plain column; any other shape is a ``fixed_size_list`` of its flattened
-elements, row-major, with the shape in the schema's metadata (``datasets`` refuses Arrow's tensor types). No
-column ever holds a null.
+elements, row-major, with the shape in the schema's metadata (``datasets`` refuses Arrow's tensor types). A
+string is a UTF-8 column. No column ever holds a null.
 """
 
+import functools
 import json
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -13,7 +14,7 @@ import pyarrow as pa
 
 from rlhive import keys
 from rlhive.data.episodes import Columns, EpisodeRecord
-from rlhive.data.schema import Field, Schema
+from rlhive.data.schema import STRING, Field, Schema
 from rlhive.errors import CorruptDataset
 
 START = "start."
@@ -35,6 +36,7 @@ EPISODE_FIELDS = (
 )
 
 
+@functools.lru_cache(maxsize=64)
 def row_schema(schema: Schema) -> pa.Schema:
     """Return the Arrow schema of the transition rows: the two index columns, then the fields."""
     index = [pa.field(name, pa.int64(), nullable=False) for name in (keys.EPISODE, keys.STEP_COUNT)]
@@ -103,6 +105,11 @@ def episode_table(records: Iterable[EpisodeRecord], schema: Schema) -> pa.Table:
     return pa.Table.from_arrays(arrays, schema=arrow_schema)
 
 
+def row_of(values: np.ndarray, index: int, item: Field) -> np.ndarray:
+    """Return one row of a column as an array of the field's shape, also where that shape is ``()``."""
+    return values[index : index + 1].reshape(item.shape)
+
+
 def finals_of(table: pa.Table, schema: Schema) -> Columns:
     """Return the ``final.*`` columns of an episode table, ``[num_episodes, *shape]`` by column name."""
     return {item.column: _to_numpy(table.column(FINAL + item.column), item) for item in schema.observed}
@@ -134,7 +141,7 @@ def records_of(rows: pa.Table, episodes: pa.Table, schema: Schema) -> Iterator[E
             episode=row[keys.EPISODE],
             split=row["split"],
             columns={name: array[start:stop] for name, array in columns.items()},
-            final={name: array[index] for name, array in finals.items()},
+            final={item.column: row_of(finals[item.column], index, item) for item in schema.observed},
             seed=row["seed"],
             start_state=state,
             policy=row["policy"],
@@ -157,13 +164,16 @@ def _require_match(record: EpisodeRecord, ids: np.ndarray, row: Mapping[str, obj
 
 
 def _arrow_field(item: Field, *, prefix: str = "") -> pa.Field:
-    value = pa.bool_() if item.dtype == "bool" else pa.from_numpy_dtype(np.dtype(item.dtype))
+    plain = {"bool": pa.bool_(), STRING: pa.string()}
+    value = plain[item.dtype] if item.dtype in plain else pa.from_numpy_dtype(np.dtype(item.dtype))
     if item.shape not in ((), (1,)):
         value = pa.list_(pa.field("element", value, nullable=False), item.width)
     return pa.field(prefix + item.column, value, nullable=False)
 
 
 def _to_arrow(values: np.ndarray, item: Field) -> pa.Array:
+    if item.is_string:
+        return pa.array(values.tolist(), pa.string())
     target = _arrow_field(item).type
     if pa.types.is_fixed_size_list(target):
         return _fixed_size_list(values, target)

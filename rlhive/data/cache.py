@@ -138,7 +138,7 @@ def naming_disk_errors(target: Path) -> Iterator[None]:
                 f"Make its folder writable, or set {STORE_VARIABLE} to one that is."
             )
             raise StoreNotWritable(msg) from error
-        if number in (errno.ENOSPC, errno.EDQUOT) and not _ours(error):
+        if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) and not _ours(error):
             msg = (
                 f"No space left on the disk of {target}. What was committed before is intact; "
                 f"free some space, or set {STORE_VARIABLE} to another disk, and run the same command again."

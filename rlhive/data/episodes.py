@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from tensordict import TensorDict, TensorDictBase
+from tensordict import NonTensorStack, TensorDict, TensorDictBase
 
 from rlhive import keys
-from rlhive.data.schema import Schema
+from rlhive.data.schema import STRING, Schema, leaves_of
 from rlhive.errors import SchemaMismatch
 
 Columns = dict[str, np.ndarray]
@@ -86,15 +86,23 @@ class EpisodeRecord:
         """Return the SHA-256 of the transitions, whatever files or batches they lie in.
 
         Two episodes have the same hash if and only if their columns and final values are the same bit for bit.
+        It is computed once for a record whose arrays are read-only, as those of a recording or a version are.
         """
-        digest = hashlib.sha256()
-        for kind, columns in (("row", self.columns), ("final", self.final)):
-            for name in sorted(columns):
-                array = np.ascontiguousarray(columns[name])
-                array = array.astype(array.dtype.newbyteorder("<"), copy=False)
-                digest.update(f"{kind}\0{name}\0{array.dtype.name}\0{array.shape}\0".encode())
-                digest.update(array.tobytes())
-        return digest.hexdigest()
+        known = self.__dict__.get("_content_hash")
+        if known is None:
+            digest = hashlib.sha256()
+            for kind, columns in (("row", self.columns), ("final", self.final)):
+                for name in sorted(columns):
+                    _hash_column(digest, f"{kind}\0{name}", columns[name])
+            known = digest.hexdigest()
+            if not any(array.flags.writeable for array in (*self.columns.values(), *self.final.values())):
+                self.__dict__["_content_hash"] = known
+        return known
+
+    def with_known_hash(self, content_hash: str) -> "EpisodeRecord":
+        """Make the record, whose arrays are read-only, remember a content hash that its reader has just checked."""
+        self.__dict__["_content_hash"] = content_hash
+        return self
 
     def identity(self) -> str:
         """Return the SHA-256 of everything that a version promises about the episode, its run excepted."""
@@ -126,13 +134,19 @@ def pack(transitions: TensorDictBase, schema: Schema, *, where: str) -> tuple[Co
     if transitions.ndim != 1 or not len(transitions):
         msg = f"{where}: expected the transitions of one episode, batch size [T] with T >= 1, got {transitions.shape}."
         raise SchemaMismatch(msg)
-    schema.require(Schema.of(transitions), where=where)
-    columns = {item.column: _array(transitions[item.key]) for item in schema.fields}
+    leaves = leaves_of(transitions, where=where)
+    schema.require(Schema.of_leaves(leaves), where=where)
+    return pack_leaves(leaves, schema, where=where)
+
+
+def pack_leaves(leaves: Mapping[str, np.ndarray], schema: Schema, *, where: str) -> tuple[Columns, Columns]:
+    """Do what :func:`pack` does with arrays ``[T, *shape]`` that are known to be of the schema."""
+    columns = {item.column: _copy(leaves[item.column]) for item in schema.fields}
     final = {}
     for item in schema.observed:
-        following = _array(transitions[(keys.NEXT, *_parts(item.key))])
+        following = leaves[f"{keys.NEXT}.{item.column}"]
         _require_continuous(columns[item.column], following, column=item.column, where=where)
-        final[item.column] = following[-1:].reshape(item.shape)
+        final[item.column] = _copy(following[-1:]).reshape(item.shape)
     _require_sound(columns, final, where=where)
     return columns, final
 
@@ -148,10 +162,10 @@ def unpack(columns: Columns, final: Columns, schema: Schema, *, episode: int) ->
     td = TensorDict({keys.EPISODE: torch.full((length,), episode)}, [length])
     for item in schema.fields:
         rows = columns[item.column]
-        td[item.key] = torch.from_numpy(rows.copy())
+        td[item.key] = _leaf(rows.copy())
         if item.observed:
             following = np.concatenate([rows[1:], final[item.column][None]])
-            td[(keys.NEXT, *_parts(item.key))] = torch.from_numpy(following)
+            td[(keys.NEXT, *_parts(item.key))] = _leaf(following)
     terminated, truncated = td[keys.NEXT_TERMINATED], td[keys.NEXT_TRUNCATED]
     td[keys.NEXT_DONE] = terminated | truncated
     for flag in keys.END_FLAGS:
@@ -163,16 +177,33 @@ def _parts(key: keys.NestedKey) -> tuple[str, ...]:
     return (key,) if isinstance(key, str) else key
 
 
-def _array(tensor: torch.Tensor) -> np.ndarray:
-    return tensor.detach().cpu().contiguous().numpy().copy()
+def _leaf(array: np.ndarray) -> torch.Tensor | NonTensorStack:
+    return NonTensorStack(*array.tolist()) if array.dtype == object else torch.from_numpy(array)
+
+
+def _copy(array: np.ndarray) -> np.ndarray:
+    return np.array(array, order="C", copy=True)
+
+
+def _hash_column(digest: Any, address: str, values: np.ndarray) -> None:
+    """Feed dtype, shape and bytes of an array to a hash; the text of a string array with its lengths."""
+    array = np.ascontiguousarray(values)
+    if array.dtype == object:
+        texts = [text.encode() for text in array.ravel()]
+        digest.update(f"{address}\0{STRING}\0{array.shape}\0".encode())
+        digest.update(np.array([len(text) for text in texts], dtype="<i8").tobytes())
+        digest.update(b"".join(texts))
+        return
+    array = array.astype(array.dtype.newbyteorder("<"), copy=False)
+    digest.update(f"{address}\0{array.dtype.name}\0{array.shape}\0".encode())
+    digest.update(array)
 
 
 def _require_continuous(rows: np.ndarray, following: np.ndarray, *, column: str, where: str) -> None:
-    here, there = np.ascontiguousarray(rows[1:]), np.ascontiguousarray(following[:-1])
-    if here.tobytes() == there.tobytes():
+    here, there = _bits(rows[1:]), _bits(following[:-1])
+    if np.array_equal(here, there):
         return
-    differs = (here != there).reshape(len(here), -1).any(axis=1)
-    row = int(differs.argmax())
+    row = int((here != there).reshape(len(here), -1).any(axis=1).argmax())
     msg = (
         f"{where}, row {row}: expected next.{column} to be {column} of row {row + 1}, got another value. "
         "Pass whole episodes, one at a time and in order."
@@ -180,8 +211,15 @@ def _require_continuous(rows: np.ndarray, following: np.ndarray, *, column: str,
     raise SchemaMismatch(msg)
 
 
+def _bits(array: np.ndarray) -> np.ndarray:
+    """Return the values as unsigned integers: NaN equals NaN and 0.0 is not -0.0."""
+    return np.ascontiguousarray(array).view(f"u{array.dtype.itemsize}") if array.dtype.kind == "f" else array
+
+
 def _require_sound(columns: Columns, final: Columns, *, where: str) -> None:
     for name, array in (*columns.items(), *((f"next.{name}", value[None]) for name, value in final.items())):
+        if array.dtype == object:
+            _require_unicode(array, name, where)
         if np.issubdtype(array.dtype, np.floating) and np.isnan(array).any():
             row = int(np.isnan(array).reshape(len(array), -1).any(axis=1).argmax())
             msg = f"{where}, row {row}: key {name} is NaN. Drop the episode or mend what made it."
@@ -192,3 +230,12 @@ def _require_sound(columns: Columns, final: Columns, *, where: str) -> None:
         row = int(ends[:-1].argmax())
         msg = f"{where}, row {row}: expected the end at the last row {len(ends) - 1}, got it here. Split there."
         raise SchemaMismatch(msg)
+
+
+def _require_unicode(array: np.ndarray, name: str, where: str) -> None:
+    for row, text in enumerate(array.tolist()):
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            msg = f"{where}, row {row}: key {name}: expected Unicode text, got {text!r} ({error.reason}). Clean it."
+            raise SchemaMismatch(msg) from error

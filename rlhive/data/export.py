@@ -109,7 +109,7 @@ class _Split:
 
     def add(self, record: EpisodeRecord, rows: pa.RecordBatch) -> None:
         self.writer.write(rows)
-        own = {name: Moments.of(column) for name, column in record.columns.items()}
+        own = {name: Moments.of(column) for name, column in record.columns.items() if column.dtype != object}
         self.moments = merge_all([self.moments, own])
         self.episodes += 1
         self.transitions += record.length

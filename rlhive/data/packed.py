@@ -21,6 +21,7 @@ A row and the row below lie next to each other in the file: reading two records 
 ``observation``, ``action`` and ``("next", …)`` together. What TED derives (the root flags, ``("next", "done")``) is
 stored as well, a byte each, so that a batch needs no arithmetic.
 
+Fields of text are left out: no tensor holds them, the version's tables keep them.
 Derived from one version and safe to delete. The folder appears under its name when it is complete.
 """
 
@@ -81,7 +82,7 @@ class Block:
 def blocks_of(schema: Schema) -> tuple[Block, ...]:
     """Return the layout of every block; the records come first."""
     small, wide = [], []
-    for item in (*schema.fields, _EPISODE, *_derived(schema)):
+    for item in (*schema.tensors, _EPISODE, *_derived(schema)):
         (wide if item.width * np.dtype(item.dtype).itemsize >= WIDE else small).append(item)
     small.sort(key=lambda item: (-np.dtype(item.dtype).itemsize, not item.observed, item.column))
     return (_block("records", small), *(_block(f"wide-{index}", [item]) for index, item in enumerate(wide)))

@@ -11,18 +11,20 @@ The root's ``done``, ``terminated`` and ``truncated`` are False at every row of 
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from tensordict import TensorDictBase
+import torch
+from tensordict import TensorDictBase, is_non_tensor
 
 from rlhive import keys
 from rlhive.errors import SchemaMismatch
 from rlhive.keys import NestedKey, column_of, key_of
 
-DTYPES = ("float64", "float32", "float16", "int64", "int32", "int16", "int8", "uint8", "bool")
+STRING = "string"
+DTYPES = ("float64", "float32", "float16", "int64", "int32", "int16", "int8", "uint8", "bool", STRING)
 
 #: Columns that RLHive adds to every row; no field may have their names.
 INDEX_COLUMNS = (keys.EPISODE, keys.STEP_COUNT)
@@ -34,8 +36,9 @@ class Field:
 
     Attributes:
         column: Column name, the dotted form of the nested key.
-        dtype: NumPy name of the element type, one of DTYPES.
-        shape: Shape of one row, ``(75,)`` or ``(1,)`` for example.
+        dtype: NumPy name of the element type, one of DTYPES; ``"string"`` is one Unicode text per row, whose arrays
+            have NumPy's object dtype.
+        shape: Shape of one row, ``(75,)`` or ``(1,)`` for example; ``()`` for strings.
         observed: Whether the key has a twin below ``"next"``.
         unit: Physical unit, where known.
     """
@@ -55,6 +58,11 @@ class Field:
     def width(self) -> int:
         """Number of elements of one row."""
         return int(np.prod(self.shape))
+
+    @property
+    def is_string(self) -> bool:
+        """Whether it holds text, which no tensor can."""
+        return self.dtype == STRING
 
     def describe(self) -> str:
         """Return dtype and shape as an error message names them."""
@@ -80,20 +88,27 @@ class Schema:
         """Return the schema of TED transitions, batch size ``[T]``.
 
         Raises:
-            SchemaMismatch: A key cannot be a column, is not a tensor, or has a dtype that is not in DTYPES.
+            SchemaMismatch: A key cannot be a column, is neither tensor nor text, or has a dtype that is not in DTYPES.
         """
-        leaves = {column_of(key): value for key, value in transitions.items(True, True)}
+        return cls.of_leaves(leaves_of(transitions, where="Transitions"), units=units)
+
+    @classmethod
+    def of_leaves(
+        cls, leaves: Mapping[str, np.ndarray], *, batch_dims: int = 1, units: Mapping[str, str] | None = None
+    ) -> "Schema":
+        """Return the schema of what :func:`leaves_of` returned.
+
+        Args:
+            leaves: Arrays by column name.
+            batch_dims: Number of leading dimensions that are not part of a row.
+            units: Physical units by column name.
+        """
         fields = []
-        for column, value in sorted(leaves.items()):
-            if not _stored(column, leaves):
-                continue
-            dtype = str(getattr(value, "dtype", type(value).__name__)).removeprefix("torch.")
-            if dtype not in DTYPES:
-                msg = f"Key {column}: expected a tensor of one of {', '.join(DTYPES)}, got {dtype}. Convert or drop it."
-                raise SchemaMismatch(msg)
-            observed = f"{keys.NEXT}.{column}" in leaves
-            unit = (units or {}).get(column)
-            fields.append(Field(column, dtype, tuple(value.shape[1:]), observed, unit))
+        for column in sorted(leaves):
+            if is_stored(column, leaves):
+                value, observed = leaves[column], f"{keys.NEXT}.{column}" in leaves
+                dtype = STRING if value.dtype == object else value.dtype.name
+                fields.append(Field(column, dtype, value.shape[batch_dims:], observed, (units or {}).get(column)))
         return cls(tuple(fields))
 
     @property
@@ -105,6 +120,11 @@ class Schema:
     def observed(self) -> tuple[Field, ...]:
         """The fields that have a twin below ``"next"``."""
         return tuple(field for field in self.fields if field.observed)
+
+    @property
+    def tensors(self) -> tuple[Field, ...]:
+        """The fields that are not text."""
+        return tuple(field for field in self.fields if not field.is_string)
 
     def __getitem__(self, column: str) -> Field:
         for field in self.fields:
@@ -158,7 +178,28 @@ class Schema:
         return cls(tuple(sorted(fields, key=lambda field: field.column)))
 
 
-def _stored(column: str, leaves: Mapping[str, Any]) -> bool:
+def leaves_of(transitions: TensorDictBase, *, where: str) -> dict[str, np.ndarray]:
+    """Return every leaf of a TensorDict as an array.
+
+    Args:
+        transitions: Of any batch size.
+        where: Address for messages, for example ``"episode 7"``.
+
+    Returns:
+        Arrays ``[*batch_size, *shape]`` by column name, strings as object arrays ``[*batch_size]``. They share
+        their memory with tensors on the CPU.
+
+    Raises:
+        SchemaMismatch: A key cannot be a column, is neither tensor nor text, or has a dtype that is not in DTYPES.
+    """
+    try:
+        return dict(_leaves(transitions, (), where))
+    except RuntimeError as error:  # a lazy stack of tensors whose shapes differ
+        msg = f"{where}: expected one shape per key, got: {error}. Pad or convert them."
+        raise SchemaMismatch(msg) from error
+
+
+def is_stored(column: str, leaves: Mapping[str, Any]) -> bool:
     """Whether a leaf is a column of its own: not derived, not a root flag, not the twin of another."""
     if column in keys.END_FLAGS or column in INDEX_COLUMNS:
         return False
@@ -170,6 +211,45 @@ def _stored(column: str, leaves: Mapping[str, Any]) -> bool:
     return bare not in leaves and bare != keys.DONE and bare not in INDEX_COLUMNS
 
 
+def _leaves(node: TensorDictBase, above: tuple[str, ...], where: str) -> Iterator[tuple[str, np.ndarray]]:
+    for name, value in node.items():
+        if isinstance(value, TensorDictBase) and not is_non_tensor(value):
+            yield from _leaves(value, (*above, name), where)
+        else:
+            try:
+                column = column_of((*above, name))
+            except ValueError as error:
+                msg = f"{where}: {error}"
+                raise SchemaMismatch(msg) from error
+            yield (
+                column,
+                _text_array(value, node, column, where) if is_non_tensor(value) else _array(value, column, where),
+            )
+
+
+def _array(value: Any, column: str, where: str) -> np.ndarray:
+    dtype = str(getattr(value, "dtype", type(value).__name__)).removeprefix("torch.")
+    if dtype not in DTYPES or not isinstance(value, torch.Tensor):
+        msg = (
+            f"{where}: key {column}: expected a tensor of one of {', '.join(DTYPES)}, got {dtype}. Convert or drop it."
+        )
+        raise SchemaMismatch(msg)
+    return value.detach().cpu().numpy()
+
+
+def _text_array(value: Any, node: TensorDictBase, column: str, where: str) -> np.ndarray:
+    """Return non-tensor data as an object array of the node's batch size, if all of it is text."""
+    content = value.tolist()
+    array = np.empty(node.batch_size, dtype=object)
+    flat = [content] if not array.ndim else np.array(content, dtype=object).ravel().tolist()
+    wrong = next((item for item in flat if not isinstance(item, str)), None)
+    if wrong is not None or len(flat) != array.size:
+        msg = f"{where}: key {column}: expected a tensor or a string per row, got {wrong!r}. Convert or drop it."
+        raise SchemaMismatch(msg)
+    array.reshape(-1)[:] = flat
+    return array
+
+
 def _field_from_json(row: dict[str, Any]) -> Field:
     column, dtype, shape, observed = row["column"], row["dtype"], tuple(row["shape"]), row["observed"]
     if dtype not in DTYPES or not isinstance(observed, bool) or not isinstance(column, str):
@@ -177,6 +257,9 @@ def _field_from_json(row: dict[str, Any]) -> Field:
         raise ValueError(msg)
     if any(not isinstance(size, int) or size < 0 for size in shape):
         msg = f"bad shape {shape!r}"
+        raise ValueError(msg)
+    if dtype == STRING and shape:
+        msg = f"bad shape {shape!r} of a string"
         raise ValueError(msg)
     column_of(key_of(column))
     return Field(column, dtype, shape, observed, row.get("unit"))
