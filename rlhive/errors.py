@@ -44,6 +44,10 @@ class SplitNotFound(RLHiveError, LookupError):
     """The version has no split of that name."""
 
 
+class EpisodesTooShort(RLHiveError, ValueError):
+    """No episode holds a window of the length that was asked for."""
+
+
 class StoreNotWritable(RLHiveError, PermissionError):
     """The dataset store or the cache cannot be written."""
 

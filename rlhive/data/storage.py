@@ -57,11 +57,12 @@ class PackedStorage(Storage):
         self._episodes = torch.arange(len(packed.episodes)) if episodes is None else episodes
         self._keys = keys
         self._open(packed)
-        super().__init__(len(self._rows))
+        super().__init__(self._length)
 
     def _open(self, packed: Packed) -> None:
         self._packed = packed
         self._rows = _rows_of(packed, self._episodes)
+        self._length = len(self._rows)
         self._gathers = _plan(packed, self._keys)
 
     def get(self, index: Any) -> TensorDict:
@@ -75,6 +76,8 @@ class PackedStorage(Storage):
             root flags (False), and below ``"next"`` the observed fields of the following state, the true final one
             at an episode's end, with ``done`` derived.
         """
+        if type(index) is tuple and len(index) == 1:  # as TorchRL's slice samplers give it
+            index = index[0]
         if isinstance(index, torch.Tensor) and index.dtype is torch.int64:
             rows = self._rows.take(index)
         else:
@@ -100,11 +103,20 @@ class PackedStorage(Storage):
         raise TypeError(msg)
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return self._length
 
     def contains(self, item: int) -> bool:
         """Whether there is a transition of that index."""
         return -len(self) <= item < len(self)
+
+    def _rand_given_ndim(self, batch_size: int) -> torch.Tensor:
+        """Uniform indices: TorchRL's own draw, without its detour around ``torch.compile``."""
+        return torch.randint(0, self._length, (batch_size,), generator=self._rng, device=self.device)
+
+    @property
+    def _total_shape(self) -> torch.Size:
+        """What TorchRL's prioritized slice sampler asks a storage for."""
+        return torch.Size([len(self)])
 
     @property
     def device(self) -> torch.device:
@@ -118,6 +130,11 @@ class PackedStorage(Storage):
     def lengths(self) -> torch.Tensor:
         """Return the number of transitions of every episode served, int64 ``[num_episodes]``, in storage order."""
         return self._packed.episodes[self._episodes, 3]
+
+    def endings(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return whether every episode served terminated, and whether it is done, bool ``[num_episodes]`` each."""
+        last = self.get(self.lengths().cumsum(0) - 1)[keys.NEXT]
+        return last[keys.TERMINATED].flatten(1).any(1), last[keys.DONE].flatten(1).any(1)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what identifies the content; the content itself stays in the cache."""
@@ -160,9 +177,10 @@ class PackedStorage(Storage):
 
 @dataclass(frozen=True)
 class _Leaf:
-    """One entry of a batch: the path of its key, and where it lies in a gathered row, in elements."""
+    """One entry of a batch: its key, and where it lies in a gathered row, in elements."""
 
-    path: tuple[str, ...]
+    parents: tuple[str, ...]
+    name: str
     dtype: torch.dtype
     offset: int
     shape: tuple[int, ...]
@@ -183,15 +201,16 @@ class _Gather:
     def fill(self, root: dict[str, Any], rows: torch.Tensor, shape: torch.Size) -> None:
         """Put the leaves of some rows into nested dicts."""
         block = self._data.index_select(0, rows)
+        steps = (1,) if len(shape) == 1 else _contiguous(shape)
         for dtype, leaves in self._by_dtype.items():
             typed = block.view(dtype)
-            stride = self._words * _WORD // dtype.itemsize
-            batch = (stride,) if len(shape) == 1 else tuple(step * stride for step in _contiguous(shape))
+            width = self._words * _WORD // dtype.itemsize
+            batch = (width,) if len(steps) == 1 else tuple(step * width for step in steps)
             for leaf in leaves:
                 target = root
-                for part in leaf.path[:-1]:
+                for part in leaf.parents:
                     target = target.setdefault(part, {})
-                target[leaf.path[-1]] = typed.as_strided(shape + leaf.shape, batch + leaf.strides, leaf.offset)
+                target[leaf.name] = typed.as_strided(shape + leaf.shape, batch + leaf.strides, leaf.offset)
 
 
 def _plan(packed: Packed, wanted: Sequence[keys.NestedKey] | None) -> list[_Gather]:
@@ -224,7 +243,8 @@ def _columns(packed: Packed, wanted: Sequence[keys.NestedKey]) -> set[str]:
 def _leaf(place: Place, row: int, key: keys.NestedKey) -> _Leaf:
     dtype = getattr(torch, place.field.dtype)
     shape = place.field.shape
-    return _Leaf(_parts(key), dtype, (row + place.start) // dtype.itemsize, shape, _contiguous(shape))
+    *parents, name = _parts(key)
+    return _Leaf(tuple(parents), name, dtype, (row + place.start) // dtype.itemsize, shape, _contiguous(shape))
 
 
 def _parts(key: keys.NestedKey) -> tuple[str, ...]:

@@ -1,21 +1,29 @@
 import pickle
+import random
+import time
 
 import pytest
 import torch
 from torchrl.data import (
+    ImmutableDatasetWriter,
     PrioritizedSampler,
+    RandomSampler,
     SamplerWithoutReplacement,
     SliceSampler,
     SliceSamplerWithoutReplacement,
+    TensorDictReplayBuffer,
+    TensorStorage,
 )
 
 from rlhive.data import load
 from rlhive.data.buffer import make_replay_buffer
 from rlhive.data.export import export
 from rlhive.data.manifest import Manifest
+from rlhive.data.sampling import EpisodeSliceSampler
 from rlhive.data.storage import PackedStorage
 from rlhive.errors import CheckpointMismatch
 from tests.data.strategies import records
+from tests.data.test_sampling import assert_same
 
 LENGTHS = [7, 1, 12, 5, 9]
 
@@ -106,6 +114,64 @@ def test_same_seed_same_batches(packed):
 
     assert all((left == right).all() for left, right in zip(batches[0], batches[1], strict=True))
     assert any((left != right).any() for left, right in zip(batches[0], batches[2], strict=True))
+
+
+@pytest.mark.parametrize("sampler", [RandomSampler, lambda: SamplerWithoutReplacement(drop_last=True)])
+def test_batches_are_those_of_torchrls_own_buffer(packed, sampler):
+    everything = PackedStorage(packed).get(slice(None)).contiguous()
+    theirs = TensorDictReplayBuffer(
+        storage=TensorStorage(everything),
+        sampler=sampler(),
+        writer=ImmutableDatasetWriter(),
+        batch_size=8,
+        generator=torch.Generator().manual_seed(3),
+    )
+    ours = make_replay_buffer(PackedStorage(packed), batch_size=8, sampler=sampler(), seed=3)
+
+    for _ in range(10):
+        assert_same(ours.sample(), theirs.sample())
+    got, info = ours.sample(return_info=True)
+    expected, their_info = theirs.sample(return_info=True)
+    assert_same(got, expected)
+    assert info.keys() == their_info.keys()
+    assert (info["index"] == their_info["index"]).all()
+
+
+@pytest.mark.parametrize("kind", ["random", "without replacement", "slices", "prioritized", "transformed"])
+def test_any_prefetch_gives_the_same_batches(packed, kind):
+    def batches(prefetch):
+        storage = PackedStorage(packed)
+        sampler = {
+            "without replacement": lambda: SamplerWithoutReplacement(drop_last=False),
+            "slices": lambda: EpisodeSliceSampler(storage, slice_len=4),
+            "prioritized": lambda: PrioritizedSampler(len(storage), alpha=0.7, beta=0.9),
+        }.get(kind, RandomSampler)()
+        transform = _slow_at_random if kind == "transformed" else None
+        buffer = make_replay_buffer(
+            storage, batch_size=8, sampler=sampler, prefetch=prefetch, seed=5, transform=transform
+        )
+        return [buffer.sample() for _ in range(12)]
+
+    plain = batches(None)
+    for prefetch in (1, 4):
+        for got, expected in zip(batches(prefetch), plain, strict=True):
+            assert_same(got, expected)
+
+
+def _slow_at_random(batch):
+    time.sleep(random.random() / 200)
+    return batch
+
+
+@pytest.mark.parametrize("prefetch", [None, 3])
+def test_an_epoch_ends_with_or_without_prefetch(storage, prefetch):
+    sampler = SamplerWithoutReplacement(drop_last=True)
+    buffer = make_replay_buffer(storage, batch_size=8, sampler=sampler, prefetch=prefetch, seed=0)
+
+    for _ in range(2):
+        seen = torch.cat([batch["index"] for batch in buffer])
+        assert len(seen) == 32
+        assert len(seen.unique()) == 32
 
 
 def test_without_replacement_visits_every_transition_once(storage):
