@@ -57,6 +57,7 @@ class Parameters:
         lift: How far the object is lifted on its way.
         strict: How much of the leash it costs to be off the approach; above 1, the arm keeps closer to it.
         haste: Prefer postures that the arm reaches soon to an exact rotation; 0 does not.
+        hurry: The same on the way of the object.
     """
 
     before: tuple[float, float, float]
@@ -75,6 +76,7 @@ class Parameters:
     lift: float = 0.0
     strict: float = 1.0
     haste: float = 0.0
+    hurry: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -243,7 +245,7 @@ class Arm(Solver):
             target = data.xpos[job.body] + axes @ held
             target[2] += p.lift * job.lifted(value)
             turn = _rotation_of(p.follow * _vector_of(axes @ turned.T))
-            postures.append(self._solve(target, turn @ rotation, weights, postures[-1])[0])
+            postures.append(self._solve(target, turn @ rotation, weights, postures[-1], p.hurry, postures[-1])[0])
         # Without way-points to keep to, any way to the first posture will do.
         return Path(np.array(approach if p.via else approach[1:]), values, np.array(postures))
 
