@@ -137,13 +137,17 @@ def show(
     json_: Json = False,
 ) -> None:
     """Say what a dataset is. Runs no recipe."""
+    from rlhive.data.certificate import read_certificate
     from rlhive.dataset import RoboHiveDataset, describe
 
     dataset = RoboHiveDataset(name, version=version, generate=False)
+    certificate = read_certificate(dataset.fingerprint)
     if json_:
-        out.print_json(json.dumps(describe(dataset)))
+        kept = certificate.to_json() if certificate else None
+        out.print_json(json.dumps({**describe(dataset), "certificate": kept}))
     else:
         out.print(repr(dataset), highlight=False)
+        out.print(f"  certificate  {certificate or f'none; make it: rlhive replay {name}'}", highlight=False)
 
 
 @app.command()
@@ -161,6 +165,32 @@ def check(
     else:
         out.print(_check_table(report))
     raise typer.Exit(0 if report.ok else 1)
+
+
+@app.command()
+def replay(
+    name: Annotated[str, typer.Argument(help="Dataset name, or the path of a version's folder.")],
+    version: Annotated[str | None, typer.Option(help="MAJOR.MINOR.PATCH; the newest by default.")] = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Compare with what was stored; always done.")] = True,
+    episodes: Annotated[int | None, typer.Option(min=1, help="How many, evenly spread; all by default.")] = None,
+    tolerance: Annotated[float, typer.Option(min=0, help="Largest difference that counts as none.")] = 1e-6,
+    workers: Workers = None,
+    json_: Json = False,
+) -> None:
+    """Step a dataset's actions in its environment, compare, and keep a certificate; status 1 where it diverges."""
+    from rlhive.replay import replay as replay_version
+
+    folder = _folder_of(name, version)
+    certificate = replay_version(
+        folder, episodes=episodes, tolerance=tolerance, num_workers=workers, progress=not json_
+    )
+    for difference in certificate.differences:
+        err.print(f"[yellow]warning:[/] this environment is not the recorded one: {escape(difference)}", soft_wrap=True)
+    if json_:
+        out.print_json(json.dumps(certificate.to_json()))
+    else:
+        out.print("\n".join([str(certificate), *certificate.notable]), highlight=False, soft_wrap=True)
+    raise typer.Exit(0 if certificate.ok else 1)
 
 
 def _folder_of(name: str, version: str | None) -> Path:

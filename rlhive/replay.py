@@ -1,75 +1,43 @@
 """Is a dataset what its environment did? Rewards computed anew, episodes stepped again.
 
-    manifest ─► environment ─► start state of each episode ─► stored actions ─► observations and rewards, compared
+    manifest ─► environment ─► start state of each episode ─► stored actions ─► observations, rewards ─► compared
+                                                                                                            │
+                                         <store>/.certificates/<fingerprint>.json ◄─ certificate ◄──────────┘
 
-The environment is rebuilt from what the manifest says of it. A manifest comes from anyone, so it may name an
-environment and a few harmless arguments; a file to load, a robot to connect or weights to fetch it may not.
+The environment is the one that :mod:`rlhive.recreate` allows the manifest to name.
 """
 
 import functools
-from collections.abc import Callable, Mapping
+import itertools
+import json
+import platform
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from tensordict import TensorDict, TensorDictBase
 from torchrl.envs import EnvBase
+from tqdm import tqdm
 
 from rlhive import keys
 from rlhive.data import check as data_check
-from rlhive.data.episodes import REWARD, EpisodeRecord
+from rlhive.data import load
+from rlhive.data.certificate import BIT_EXACT, DIVERGES, IMPOSSIBLE, TOLERATED, VERDICTS, Certificate, EpisodeReplay
+from rlhive.data.episodes import REWARD, TERMINATED, EpisodeRecord
 from rlhive.data.findings import Report
 from rlhive.data.manifest import Manifest
 from rlhive.envs.make import make_env
 from rlhive.envs.rewards import SOLVED, reward_name, reward_terms
 from rlhive.envs.tasks import Task
-from rlhive.errors import EnvNotFound, ReplayRefused, RewardUnavailable, RLHiveError
+from rlhive.errors import RewardUnavailable, RLHiveError
+from rlhive.recreate import differences, tasks_of
+from rlhive.rollout import default_num_workers, map_unordered
 
-#: Arguments that a manifest may give to an environment. Never: config_path, a file that RoboHive evaluates; model_path,
-#: one that it loads; is_hardware, which drives a robot; visual_keys, which may fetch weights.
-HARMLESS = {
-    "cameras",
-    "depth",
-    "dtype",
-    "frame_skip",
-    "from_pixels",
-    "image_size",
-    "max_episode_steps",
-    "obs_keys",
-    "obs_range",
-    "render_quality",
-    "reward_mode",
-    "weighted_reward_keys",
-}
-
-
-def task_of(run: Mapping[str, Any], manifest: Manifest) -> Task:
-    """Return the task whose environment a run recorded, from its provenance.
-
-    Args:
-        run: An entry of the manifest's ``runs``.
-        manifest: Of the version; its ``env_name`` is taken where the run names none.
-
-    Raises:
-        EnvNotFound: Nothing names an environment.
-        ReplayRefused: The environment was given an argument that a manifest may not give.
-    """
-    task = run.get("task") if isinstance(run.get("task"), Mapping) else {}
-    env = run.get("env") if isinstance(run.get("env"), Mapping) else {}
-    env_name = task.get("env_name") or env.get("env_name") or manifest.env_name
-    kwargs = dict(task.get("env_kwargs") or env.get("env_kwargs") or {})
-    if not env_name or not isinstance(env_name, str):
-        msg = f"{manifest.name} {manifest.version}: expected an environment in its provenance, got none."
-        raise EnvNotFound(msg)
-    refused = sorted(kwargs.keys() - HARMLESS)
-    if refused:
-        msg = (
-            f"{manifest.name} {manifest.version} wants to build {env_name} with {', '.join(refused)}: expected "
-            f"arguments out of {', '.join(sorted(HARMLESS))}. Build the environment yourself, if you trust the dataset."
-        )
-        raise ReplayRefused(msg)
-    backend = task.get("backend") or env.get("backend") or "robohive"
-    horizon = task.get("horizon") or env.get("horizon") or 1
-    return Task(manifest.task or manifest.name, env_name, horizon, "", env_kwargs=kwargs, backend=backend)
+TOLERANCE = 1e-6
+EPISODES_PER_JOB = 5
 
 
 def check(folder: Path, *, threads: int | None = None) -> Report:
@@ -96,14 +64,12 @@ def judge_of(manifest: Manifest) -> tuple[Callable[[EpisodeRecord], Mapping[str,
         The judge, or None and the reason why there is none.
     """
     try:
-        envs = {str(run.get("run", "")): _built(run, manifest) for run in manifest.runs}
+        envs = {run: make_env(task) for run, task in tasks_of(manifest).items()}
     except RLHiveError as error:
         return None, str(error)
-    if not envs:
-        return None, "the version names no run and so no environment"
     for run in manifest.runs:
-        told, env = run.get("env", {}).get("model_hash"), envs[str(run.get("run", ""))]
-        if told not in (None, env.provenance().get("model_hash")):
+        env = envs[str(run.get("run", ""))]
+        if any("model" in said for said in differences(run, env.provenance())):
             return None, f"{env.env_name} is another model here than the one that was recorded"
     return functools.partial(_judge, envs), ""
 
@@ -134,5 +100,183 @@ def _judge(envs: Mapping[str, EnvBase], record: EpisodeRecord) -> dict[str, str]
     return said
 
 
-def _built(run: Mapping[str, Any], manifest: Manifest) -> EnvBase:
-    return make_env(task_of(run, manifest))
+def replay(
+    folder: Path,
+    *,
+    episodes: int | None = None,
+    tolerance: float = TOLERANCE,
+    num_workers: int | None = None,
+    store: Path | None = None,
+    progress: bool = True,
+) -> Certificate:
+    """Step the stored actions from the stored start states, compare, and keep the certificate in the store.
+
+    Episodes that RLHive collected come out bit for bit on the machine and the versions that recorded them. Another
+    processor may round the last bit of the physics otherwise, and a contact makes a difference grow.
+
+    Args:
+        folder: Of the version; its files are verified.
+        episodes: How many to replay, evenly spread over the version; all by default.
+        tolerance: Largest absolute difference of an observed number or a reward that counts as none.
+        num_workers: Worker processes; by default one per core.
+        store: Where the certificate is kept; the default is :func:`rlhive.data.cache.store_dir`.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        The certificate; ``certificate.ok`` says whether every episode stayed within the tolerance.
+
+    Raises:
+        CorruptDataset: A file is not what the manifest recorded.
+        EnvNotFound, RoboHiveMissing: The environment cannot be built here.
+        ReplayRefused: The manifest asks for an environment that it may not ask for.
+
+    Example:
+        >>> replay(RoboHiveDataset("kitchen_knob1").path, episodes=10).verdict  # doctest: +SKIP
+        'bit-exact'
+    """
+    folder, manifest = Path(folder), Manifest.read(folder)
+    tasks, workers = tasks_of(manifest), num_workers or default_num_workers()
+    ids = load.read_episodes(folder, manifest)[keys.EPISODE].to_pylist()
+    wanted = set(ids) if episodes is None else {ids[i] for i in np.linspace(0, len(ids) - 1, episodes).astype(int)}
+    records = (row for row in load.read_records(folder, manifest, list(manifest.splits)) if row.episode in wanted)
+    results: list[EpisodeReplay] = []
+    here: dict[str, Mapping[str, Any]] = {}
+    with tqdm(total=len(wanted), desc=f"replay {manifest.name}", unit="ep", disable=not progress) as bar:
+        jobs = _jobs(records, tasks, tolerance)
+        while batch := list(itertools.islice(jobs, 8 * workers)):  # a bounded part of the version is in memory
+            for run, found, environment in map_unordered(_replay_job, batch, num_workers=workers):
+                results, here[run] = results + found, environment
+                bar.update(len(found))
+    certificate = _certificate(manifest, sorted(results, key=lambda row: row.episode), here, tolerance, len(ids))
+    certificate.keep(store=store)
+    return certificate
+
+
+def replay_episode(env: EnvBase, record: EpisodeRecord, *, tolerance: float = TOLERANCE) -> EpisodeReplay:
+    """Step one episode's actions from its start state, and compare.
+
+    Args:
+        env: Of the same environment as the episode's; it is seeded, reset and stepped.
+        record: The episode.
+        tolerance: Largest absolute difference that counts as none.
+    """
+    if not record.start_state and record.seed is None:
+        return EpisodeReplay(record.episode, IMPOSSIBLE, reason="neither start state nor seed was recorded")
+    comparison = _Comparison(record, tolerance)
+    step = -1
+    try:
+        # The seed restores what RoboHive draws besides the state that was recorded: sensor noise.
+        env.set_seed(0 if record.seed is None else record.seed)
+        start = env.reset()
+        start = env.set_state(dict(record.start_state)) if record.start_state else start
+        comparison.state(start, -1)
+        for step in range(record.length):
+            action = torch.from_numpy(np.array(record.columns[keys.ACTION][step]))
+            after = env.step(TensorDict({keys.ACTION: action}, [], device=env.device))[keys.NEXT]
+            comparison.state(after, step)
+            comparison.outcome(after, step)
+    except (RLHiveError, ValueError) as error:
+        comparison.diverged(max(step, 0), str(error))
+    return comparison.result()
+
+
+class _Comparison:
+    """The differences of an episode and its replay, step by step."""
+
+    def __init__(self, record: EpisodeRecord, tolerance: float):
+        self._record, self._tolerance = record, tolerance
+        self._errors = {"observation": 0.0, "reward": 0.0}
+        self._same, self._step, self._reason = True, -1, ""
+
+    def state(self, td: TensorDictBase, step: int) -> None:
+        """Compare the state after a step, or before the first one where the step is -1."""
+        record = self._record
+        for column, final in record.final.items():
+            if keys.key_of(column) in td.keys(True, True):
+                stored = record.columns[column][step + 1] if step + 1 < record.length else final
+                self._compare("observation", column, stored, td[keys.key_of(column)], max(step, 0))
+
+    def outcome(self, td: TensorDictBase, step: int) -> None:
+        """Compare the reward and the end that a step gave."""
+        if REWARD in self._record.columns:
+            self._compare("reward", REWARD, self._record.columns[REWARD][step], td[keys.REWARD], step)
+        stored, got = bool(self._record.columns[TERMINATED][step].any()), bool(td[keys.TERMINATED].any())
+        if stored != got:
+            self.diverged(step, f"terminated is {stored} in the dataset, {got} in the replay")
+
+    def diverged(self, step: int, reason: str) -> None:
+        """Note that from a step on the replay is another one; only the first reason is kept."""
+        self._same = False
+        if self._step < 0:
+            self._step, self._reason = step, reason
+
+    def result(self) -> EpisodeReplay:
+        verdict = DIVERGES if self._step >= 0 else BIT_EXACT if self._same else TOLERATED
+        errors = self._errors["observation"], self._errors["reward"]
+        return EpisodeReplay(self._record.episode, verdict, self._step, *errors, self._reason)
+
+    def _compare(self, kind: str, column: str, stored: np.ndarray, replayed: torch.Tensor, step: int) -> None:
+        got = replayed.numpy(force=True).reshape(stored.shape).astype(stored.dtype, copy=False)
+        if got.tobytes() == np.ascontiguousarray(stored).tobytes():
+            return
+        self._same = False
+        with np.errstate(invalid="ignore"):
+            error = float(np.abs(got.astype(np.float64) - stored.astype(np.float64)).max())
+        error = error if np.isfinite(error) else np.inf
+        self._errors[kind] = max(self._errors[kind], error)
+        if error > self._tolerance:
+            self.diverged(step, f"{column} differs by {error:.3g}")
+
+
+def _jobs(records: Iterator[EpisodeRecord], tasks: Mapping[str, Task], tolerance: float) -> Iterator[tuple]:
+    """Yield a worker's arguments: some episodes of one run."""
+    for run, own in itertools.groupby(records, key=lambda record: record.run):
+        task = tasks.get(run) or next(iter(tasks.values()))
+        while part := list(itertools.islice(own, EPISODES_PER_JOB)):
+            yield run, task, part, tolerance
+
+
+def _certificate(
+    manifest: Manifest,
+    results: list[EpisodeReplay],
+    here: Mapping[str, Mapping[str, Any]],
+    tolerance: float,
+    of_episodes: int,
+) -> Certificate:
+    runs = {str(run.get("run", "")): run for run in manifest.runs}
+    said = [text for run, environment in here.items() for text in differences(runs.get(run, {}), environment)]
+    odd = sorted((row for row in results if row.verdict != BIT_EXACT), key=lambda row: -VERDICTS.index(row.verdict))
+    environment = next(iter(here.values()), {})
+    return Certificate(
+        name=manifest.name,
+        version=manifest.version,
+        fingerprint=manifest.fingerprint,
+        env_name=str(environment.get("env_name", manifest.env_name)),
+        num_episodes=len(results),
+        of_episodes=of_episodes,
+        verdicts={verdict: sum(row.verdict == verdict for row in results) for verdict in VERDICTS},
+        observation_error=max((row.observation_error for row in results), default=0.0),
+        reward_error=max((row.reward_error for row in results), default=0.0),
+        tolerance=tolerance,
+        differences=tuple(dict.fromkeys(said)),
+        notable=tuple(map(str, odd[:10])),
+        environment=environment,
+        host={"name": platform.node(), "platform": platform.platform(), "processor": platform.processor()},
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+# --- in the worker processes; each keeps its environment for the next job ---
+
+
+@functools.cache
+def _env_of(task: str) -> EnvBase:
+    fields = json.loads(task)
+    return make_env(Task(**fields))
+
+
+def _replay_job(
+    run: str, task: Task, records: list[EpisodeRecord], tolerance: float
+) -> tuple[str, list[EpisodeReplay], dict[str, Any]]:
+    env = _env_of(json.dumps(task.to_json()))
+    return run, [replay_episode(env, record, tolerance=tolerance) for record in records], env.provenance()

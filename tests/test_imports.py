@@ -27,6 +27,7 @@ FLOORS = [
     {"data.scan"},
     {"data.check_rows"},
     {"data.check"},
+    {"recreate"},
     {"replay"},
     {"collect", "evaluate"},
     {"dataset"},

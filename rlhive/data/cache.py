@@ -84,6 +84,11 @@ def memmap_dir(fingerprint: str, *, store: Path | None = None) -> Path:
     return (store or store_dir()) / ".cache" / fingerprint
 
 
+def certificate_path(fingerprint: str, *, store: Path | None = None) -> Path:
+    """Return where the certificate of a content lies, see :mod:`rlhive.data.certificate`."""
+    return (store or store_dir()) / ".certificates" / f"{fingerprint}.json"
+
+
 @contextlib.contextmanager
 def publishing(target: Path) -> Iterator[Path]:
     """Yield an empty folder beside ``target`` that becomes ``target`` when the block ends well.

@@ -89,11 +89,12 @@ class ToyEnv(EnvBase):
         values = {"position": self._position, "goal": self._goal, "step_count": self._step_count}
         return {name: np.array([value], dtype=np.float64) for name, value in values.items()}
 
-    def set_state(self, state: dict[str, np.ndarray]) -> None:
-        """Put the point, the goal and the step counter where :meth:`get_state` found them."""
+    def set_state(self, state: dict[str, np.ndarray]) -> TensorDict:
+        """Put point, goal and step counter where :meth:`get_state` found them; return what a reset would return."""
         self._position = float(state["position"][0])
         self._goal = float(state["goal"][0])
         self._step_count = int(state["step_count"][0])
+        return TensorDict(self._observe() | self._flags(terminated=False, truncated=False), device=self.device)
 
     def provenance(self) -> dict[str, Any]:
         """Return what identifies this environment, JSON-able."""
