@@ -36,7 +36,7 @@ clean:  ## remove what the set-up made inside this clone
 # The two stamps: a second call repeats nothing, a changed requirement starts again.
 $(VENV)/installed: setup.py constraints.txt | $(filter .tools/bin/uv,$(UV))
 	$(UV) venv --quiet --allow-existing --python $(PYTHON) $(VENV)
-	$(UV) pip install --python $(BIN)/python $(CONSTRAINTS) --editable '.[robohive,train,pixels,dev]'
+	$(UV) pip install --python $(BIN)/python $(CONSTRAINTS) --editable '.[robohive,train,pixels,formats,dev]'
 	touch $@
 
 $(VENV)/assets: $(VENV)/installed

@@ -48,6 +48,8 @@ TRAIN = [
     "matplotlib",
 ]
 
+FORMATS = ["h5py>=3.8"]  # the files of RoboHive's logger, Minari and D4RL
+
 PIXELS = ["torchvision>=0.29,<0.30"]  # the series of torch 2.14; TorchRL's Resize and R3M transforms ask for it
 
 DEV = ["hypothesis", "pandas", "pytest", "ruff"]
@@ -62,6 +64,6 @@ setup(
     packages=find_packages(include=["rlhive", "rlhive.*"]),
     package_data={"rlhive": ["envs/*.json"], "rlhive.sim_algos": ["conf/**/*.yaml", "conf/*.yaml"]},
     install_requires=DATA,
-    extras_require={"robohive": ROBOHIVE, "train": TRAIN, "pixels": PIXELS, "dev": DEV},
+    extras_require={"robohive": ROBOHIVE, "train": TRAIN, "pixels": PIXELS, "formats": FORMATS, "dev": DEV},
     entry_points={"console_scripts": ["rlhive = rlhive.cli:main"]},
 )
