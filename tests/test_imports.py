@@ -33,6 +33,7 @@ FLOORS = [
     {"data.export", "data.load", "data.buffer", "envs.make", "envs.tune", "envs.probe", "envs.rewards"},
     {"data.convert", "data.publish", "rollout", "checkpoint"},
     {"data.scan"},
+    {"data.certificate"},
     {"data.check_rows"},
     {"data.check"},
     {"recreate"},
