@@ -27,7 +27,7 @@ FLOORS = [
         "envs.kinematics",
     },
     {"data.card", "data.stream", "data.shards", "data.windows", "data.hub", "envs.experts", "rl_envs"},
-    {"data.recording", "data.formats.roboset"},
+    {"data.recording", "data.formats.roboset", "data.certificate"},
     {"data.storage"},
     {"data.sampling", "data.duplicates"},
     {"data.export", "data.load", "data.buffer", "envs.make", "envs.tune", "envs.probe", "envs.rewards"},
@@ -55,7 +55,6 @@ OWNERS = {
     "mujoco": {"envs.robohive", "envs.rendering", "envs.opengl", "envs.kinematics", "envs.experts", "envs.tune"},
     "OpenGL": {"envs.opengl"},
     "pyarrow": {
-        "data.formats.source",
         "data.arrow",
         "data.shards",
         "data.stream",
@@ -64,6 +63,7 @@ OWNERS = {
         "dataset",
     }
     | {"data.scan", "data.check", "data.check_rows"},
+    "h5py": {"data.formats.roboset"},
     "huggingface_hub": {"data.connection", "data.hub", "data.publish"},
     "datasets": {"dataset"},
     "typer": {"cli"},
