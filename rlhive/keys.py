@@ -16,6 +16,7 @@ REWARD = "reward"
 TERMINATED = "terminated"
 TRUNCATED = "truncated"
 DONE = "done"
+RETURN_TO_GO = "return_to_go"
 
 NEXT_REWARD = (NEXT, REWARD)
 NEXT_TERMINATED = (NEXT, TERMINATED)

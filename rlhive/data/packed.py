@@ -25,8 +25,9 @@ Fields of text are left out: no tensor holds them, the version's tables keep the
 Derived from one version and safe to delete. The folder appears under its name when it is complete.
 """
 
+import copy
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -235,6 +236,41 @@ class Packed:
         offset = first - (length.cumsum(0) - length)
         return torch.arange(int(length.sum())) + torch.repeat_interleave(offset, length)
 
+    def rows_of(self, episodes: torch.Tensor) -> torch.Tensor:
+        """Return the physical rows of all transitions of some episodes; mapped where they lie one after the other."""
+        if _consecutive(episodes):
+            first, last = self.episodes[episodes[0]], self.episodes[episodes[-1]]
+            return self.rows[int(first[2]) : int(last[2] + last[3])]
+        return self.rows[self.transitions_of(episodes)]
+
+    def resident(self, episodes: torch.Tensor, columns: Collection[str], device: torch.device) -> "Packed":
+        """Return a copy of some episodes in a device's memory.
+
+        Args:
+            episodes: Positions in :attr:`episodes`, int64.
+            columns: Fields to copy; a block that has none of them is left empty.
+            device: Where to.
+        """
+        copied = copy.copy(self)
+        table = self.episodes[episodes]
+        length = table[:, 3]
+        first = table[:, 2] + episodes
+        offset = first - ((length + 1).cumsum(0) - (length + 1))
+        whole = torch.arange(int((length + 1).sum())) + torch.repeat_interleave(offset, length + 1)
+        chosen = slice(int(whole[0]), int(whole[-1]) + 1) if _consecutive(episodes) else whole
+        copied.data = tuple(
+            (data[chosen] if any(place.field.column in columns for place in block.places) else data[:0]).to(
+                device, copy=True
+            )
+            for block, data in zip(self.blocks, self.data, strict=True)
+        )
+        ends = torch.repeat_interleave(torch.arange(len(episodes)), length)
+        copied.rows = (torch.arange(int(length.sum())) + ends).to(device)
+        table = table.clone()
+        table[:, 2] = length.cumsum(0) - length
+        copied.episodes = table
+        return copied
+
     def _map(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
         path, count = self.folder / name, int(np.prod(shape))
         expected = count * _WORD
@@ -254,6 +290,10 @@ def _derived(schema: Schema) -> Iterable[Field]:
     """The flags that TED has and a version does not store: False at the root, "either of them" below ``"next"``."""
     shape = schema[TERMINATED].shape
     return (Field(name, "bool", shape, observed=False) for name in (*keys.END_FLAGS, _DONE))
+
+
+def _consecutive(episodes: torch.Tensor) -> bool:
+    return len(episodes) > 0 and bool((episodes[1:] == episodes[:-1] + 1).all())
 
 
 def _block(name: str, fields: Iterable[Field]) -> Block:

@@ -1,16 +1,7 @@
-"""The read-only TorchRL storage over the packed cache: which values do these transitions have?
-
-One gather per block answers: an index selects rows of a view in which every row overlaps its successor, so that one
-copy brings a transition and the row below it. Every leaf of the batch is a strided window into that copy::
-
-    block      [num_rows, W] words  ── as_strided ──►  [num_rows - 1, 2 W], row stride W
-    gathered   [n, 2 W]   │ row t: episode, observation, action, … │ row t+1: observation, … │
-                              └ root, next.reward, flags               └ next.observation
-"""
+"""The read-only TorchRL storage over the packed cache: which values do these transitions have?"""
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +10,15 @@ from tensordict import TensorDict
 from torchrl.data.replay_buffers.storages import Storage
 
 from rlhive import keys
-from rlhive.data.packed import Packed, Place
-from rlhive.errors import CheckpointMismatch, SchemaMismatch
+from rlhive.data.packed import Packed
+from rlhive.data.windows import GAMMA, NONTERMINAL, STEPS_TO_NEXT, Window, columns_of, plan
+from rlhive.errors import CheckpointMismatch
 
-_WORD = 8
-_CPU = torch.device("cpu")
+#: A transition is its row and the row below.
+PLAIN = Window()
+
+#: Rewards are read in pieces of this many rows.
+_PIECE = 65_536
 
 
 class PackedStorage(Storage):
@@ -38,9 +33,15 @@ class PackedStorage(Storage):
         episodes: Positions of the episodes to serve, int64; None for all.
         keys: The fields to serve, as nested keys of the root: an observed field comes with its twin below ``"next"``.
             ``episode`` and the flags always come. None for all.
+        window: Steps and frames that make one item, and what is normalised.
+        return_to_go: Discount of the rewards from a transition to its episode's end, which come as ``return_to_go``
+            (TorchRL's ``Reward2GoTransform``); None for none. Reads every reward once.
+        device: Where batches shall be.
+        resident: Whether the rows are copied into that device's memory, to be sampled there; otherwise they stay
+            mapped and every batch is copied (to CUDA from pinned memory).
 
     Raises:
-        SchemaMismatch: There is no field of a key.
+        SchemaMismatch: There is no field of a key, or not one of the kind that is needed.
 
     Example:
         >>> storage.get(torch.tensor([0, 7]))["next", "reward"].shape  # doctest: +SKIP
@@ -53,17 +54,34 @@ class PackedStorage(Storage):
         episodes: torch.Tensor | None = None,
         *,
         keys: Sequence[keys.NestedKey] | None = None,
+        window: Window = PLAIN,
+        return_to_go: float | None = None,
+        device: torch.device | str = "cpu",
+        resident: bool = False,
     ):
         self._episodes = torch.arange(len(packed.episodes)) if episodes is None else episodes
-        self._keys = keys
+        self._keys, self._window, self._discount = keys, window, return_to_go
+        self._target, self._resident = torch.device(device), resident
         self._open(packed)
         super().__init__(self._length)
 
     def _open(self, packed: Packed) -> None:
-        self._packed = packed
-        self._rows = _rows_of(packed, self._episodes)
+        self._folder = packed.folder
+        table = packed.episodes[self._episodes]
+        self._ids, self._lengths = table[:, 0], table[:, 3]
+        if self._resident:
+            packed = packed.resident(self._episodes, columns_of(packed, self._keys), self._target)
+            self._rows = packed.rows
+        else:
+            self._rows = packed.rows_of(self._episodes)
+        self._home = self._rows.device
         self._length = len(self._rows)
-        self._gathers = _plan(packed, self._keys)
+        self._gathers = plan(packed, self._keys, self._window)
+        self._since = self._left = self._to_go = None
+        if not self._window.is_pair:
+            self._since, self._left = _steps(self._lengths, self._home)
+        if self._discount is not None:
+            self._to_go = returns_to_go(packed, self._rows, self._lengths, self._discount).to(self._target)
 
     def get(self, index: Any) -> TensorDict:
         """Return transitions as TED.
@@ -74,24 +92,31 @@ class PackedStorage(Storage):
         Returns:
             TensorDict of the index's shape, owning its memory: the fields of the dataset, ``episode`` (int64), the
             root flags (False), and below ``"next"`` the observed fields of the following state, the true final one
-            at an episode's end, with ``done`` derived.
+            at an episode's end, with ``done`` derived. With ``n_step``, what ``MultiStepTransform`` adds.
         """
         if type(index) is tuple and len(index) == 1:  # as TorchRL's slice samplers give it
             index = index[0]
-        if isinstance(index, torch.Tensor) and index.dtype is torch.int64:
-            rows = self._rows.take(index)
-        else:
-            rows = self._rows[index]
-        return self._at(rows)
+        if not isinstance(index, torch.Tensor) or index.dtype is not torch.int64:
+            index = torch.arange(self._length, device=self._home)[index]
+        flat = index if index.ndim == 1 else index.reshape(-1)
+        batch = self._at(flat)
+        return batch if index.ndim == 1 else batch.reshape(index.shape)
 
-    def _at(self, rows: torch.Tensor) -> TensorDict:
-        """Return the transitions that lie in some physical rows, int64 of any shape."""
-        flat = rows if rows.ndim == 1 else rows.reshape(-1)
+    def _at(self, index: torch.Tensor) -> TensorDict:
+        """Return the transitions of some indices, int64 ``[n]``; negative ones count from the end."""
+        rows = self._rows.take(index)
         root: dict[str, Any] = {}
-        shape = rows.shape
+        slots = None
+        if self._since is not None:
+            slots, steps = self._window.slots(self._since.take(index), self._left.take(index))
+            if self._window.n_step > 1:
+                steps = steps.to(self._target, torch.int64)
+                root |= {STEPS_TO_NEXT: steps, GAMMA: self._window.gamma**steps, NONTERMINAL: steps != 1}
         for gather in self._gathers:
-            gather.fill(root, flat, shape)
-        return _tensordict(root, shape)
+            gather.fill(root, rows, slots, self._target)
+        if self._to_go is not None:
+            root[keys.RETURN_TO_GO] = self._to_go[index.to(self._target)]
+        return _tensordict(root, rows.shape, self._target)
 
     def set(self, cursor: Any, data: Any, *, set_cursor: bool = True) -> None:
         """Refuse: a dataset version never changes.
@@ -120,25 +145,26 @@ class PackedStorage(Storage):
 
     @property
     def device(self) -> torch.device:
-        """The CPU: batches are gathered from mapped files."""
-        return _CPU
+        """Where indices are drawn and rows are gathered: the CPU for mapped files."""
+        return self._home
 
     def trajectories(self) -> torch.Tensor:
         """Return the episode's position for every transition, int64: what TorchRL's slice samplers take."""
-        return torch.repeat_interleave(torch.arange(len(self._episodes)), self.lengths())
+        lengths = self.lengths()
+        return torch.repeat_interleave(torch.arange(len(lengths), device=self._home), lengths)
 
     def lengths(self) -> torch.Tensor:
         """Return the number of transitions of every episode served, int64 ``[num_episodes]``, in storage order."""
-        return self._packed.episodes[self._episodes, 3]
+        return self._lengths.to(self._home)
 
     def endings(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return whether every episode served terminated, and whether it is done, bool ``[num_episodes]`` each."""
         last = self.get(self.lengths().cumsum(0) - 1)[keys.NEXT]
-        return last[keys.TERMINATED].flatten(1).any(1), last[keys.DONE].flatten(1).any(1)
+        return tuple(last[key].flatten(1).any(1).to(self._home) for key in (keys.TERMINATED, keys.DONE))
 
     def state_dict(self) -> dict[str, Any]:
         """Return what identifies the content; the content itself stays in the cache."""
-        return {"folder": self._packed.folder.name, "num_transitions": len(self)}
+        return {"folder": self._folder.name, "num_transitions": len(self)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Check that a checkpoint was made with this content.
@@ -166,113 +192,53 @@ class PackedStorage(Storage):
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
-        state["_packed"] = self._packed.folder
-        del state["_rows"], state["_gathers"]
+        for name in ("_rows", "_gathers", "_since", "_left", "_to_go", "_ids", "_lengths", "_home", "_length"):
+            del state[name]
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._open(Packed(state["_packed"]))
+        self._open(Packed(self._folder))
 
 
-@dataclass(frozen=True)
-class _Leaf:
-    """One entry of a batch: its key, and where it lies in a gathered row, in elements."""
+def returns_to_go(packed: Packed, rows: torch.Tensor, lengths: torch.Tensor, discount: float) -> torch.Tensor:
+    """Return the discounted sum of the rewards from every transition to its episode's end.
 
-    parents: tuple[str, ...]
-    name: str
-    dtype: torch.dtype
-    offset: int
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
+    Args:
+        packed: The cache.
+        rows: Physical rows of the transitions, episode after episode, ``[N]``.
+        lengths: Of the episodes.
+        discount: 1.0 for the plain sum.
 
-
-class _Gather:
-    """How one block's rows become leaves."""
-
-    def __init__(self, data: torch.Tensor, leaves: list[_Leaf], *, pair: bool):
-        width = data.shape[1]
-        self._words = 2 * width if pair else width
-        self._data = data.as_strided((max(0, len(data) - pair), self._words), (width, 1))
-        self._by_dtype: dict[torch.dtype, list[_Leaf]] = {}
-        for leaf in leaves:
-            self._by_dtype.setdefault(leaf.dtype, []).append(leaf)
-
-    def fill(self, root: dict[str, Any], rows: torch.Tensor, shape: torch.Size) -> None:
-        """Put the leaves of some rows into nested dicts."""
-        block = self._data.index_select(0, rows)
-        steps = (1,) if len(shape) == 1 else _contiguous(shape)
-        for dtype, leaves in self._by_dtype.items():
-            typed = block.view(dtype)
-            width = self._words * _WORD // dtype.itemsize
-            batch = (width,) if len(steps) == 1 else tuple(step * width for step in steps)
-            for leaf in leaves:
-                target = root
-                for part in leaf.parents:
-                    target = target.setdefault(part, {})
-                target[leaf.name] = typed.as_strided(shape + leaf.shape, batch + leaf.strides, leaf.offset)
+    Returns:
+        ``[N, *reward.shape]``, of the reward's dtype, added up from the end as TorchRL's ``reward2go`` does.
+    """
+    gather = plan(packed, [keys.NEXT_REWARD], PLAIN)[0]
+    found: dict[str, Any] = {}
+    for piece in rows.split(_PIECE):
+        part: dict[str, Any] = {}
+        gather.fill(part, piece, None, rows.device)
+        found.setdefault(keys.REWARD, []).append(part[keys.NEXT][keys.REWARD].clone())
+    total = torch.cat(found[keys.REWARD])
+    end = lengths.to(rows.device).cumsum(0) - 1
+    for step in range(1, int(lengths.max())):
+        here = (end - step)[lengths.to(rows.device) > step]
+        total[here] += discount * total[here + 1]
+    return total
 
 
-def _plan(packed: Packed, wanted: Sequence[keys.NestedKey] | None) -> list[_Gather]:
-    """Return one gather for every block that holds a wanted field."""
-    columns = None if wanted is None else _columns(packed, wanted)
-    gathers = []
-    for block, data in zip(packed.blocks, packed.data, strict=True):
-        places = [place for place in block.places if columns is None or place.field.column in columns]
-        leaves = [_leaf(place, 0, place.field.key) for place in places]
-        twins = [place for place in places if place.field.observed]
-        leaves += [_leaf(place, block.row_bytes, (keys.NEXT, *_parts(place.field.key))) for place in twins]
-        if leaves:
-            gathers.append(_Gather(data, leaves, pair=bool(twins)))
-    return gathers
+def _steps(lengths: torch.Tensor, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Steps since the episode's beginning and to its final row, int32 ``[N]`` each."""
+    first = lengths.cumsum(0) - lengths
+    count = int(lengths.sum())
+    since = torch.arange(count, dtype=torch.int32) - torch.repeat_interleave(first, lengths).to(torch.int32)
+    left = torch.repeat_interleave(lengths, lengths).to(torch.int32) - since
+    return since.to(device), left.to(device)
 
 
-def _columns(packed: Packed, wanted: Sequence[keys.NestedKey]) -> set[str]:
-    """Return the columns of some keys and those that always come."""
-    there = {item.column for item in packed.schema.fields}
-    chosen = {keys.column_of(key) for key in wanted}
-    ends = {*keys.END_FLAGS, *(f"{keys.NEXT}.{flag}" for flag in keys.END_FLAGS)}
-    always = {keys.EPISODE, *ends}
-    unknown = chosen - there - always
-    if unknown:
-        msg = f"No field {', '.join(sorted(unknown))}: expected some of {', '.join(sorted(there))}. Choose among them."
-        raise SchemaMismatch(msg)
-    return chosen | always
-
-
-def _leaf(place: Place, row: int, key: keys.NestedKey) -> _Leaf:
-    dtype = getattr(torch, place.field.dtype)
-    shape = place.field.shape
-    *parents, name = _parts(key)
-    return _Leaf(tuple(parents), name, dtype, (row + place.start) // dtype.itemsize, shape, _contiguous(shape))
-
-
-def _parts(key: keys.NestedKey) -> tuple[str, ...]:
-    return (key,) if isinstance(key, str) else key
-
-
-def _contiguous(shape: Sequence[int]) -> tuple[int, ...]:
-    """Strides of a row-major array, in elements."""
-    strides, step = [], 1
-    for size in reversed(shape):
-        strides.append(step)
-        step *= size
-    return tuple(reversed(strides))
-
-
-def _rows_of(packed: Packed, episodes: torch.Tensor) -> torch.Tensor:
-    """Physical rows of all transitions of some episodes; a view where the episodes lie one after the other."""
-    if not len(episodes):
-        return packed.rows[:0]
-    if (episodes[1:] == episodes[:-1] + 1).all():
-        first, last = packed.episodes[episodes[0]], packed.episodes[episodes[-1]]
-        return packed.rows[int(first[2]) : int(last[2] + last[3])]
-    return packed.rows[packed.transitions_of(episodes)]
-
-
-def _tensordict(entries: dict[str, Any], shape: torch.Size) -> TensorDict:
-    """Nested dicts as a TensorDict, unchecked: every leaf has the batch's shape by construction."""
+def _tensordict(entries: dict[str, Any], size: torch.Size, device: torch.device) -> TensorDict:
+    """Nested dicts as a TensorDict, unchecked: every leaf has the batch's size by construction."""
     for name, value in entries.items():
         if isinstance(value, dict):
-            entries[name] = _tensordict(value, shape)
-    return TensorDict._new_unsafe(entries, batch_size=shape, device=_CPU)
+            entries[name] = _tensordict(value, size, device)
+    return TensorDict._new_unsafe(entries, batch_size=size, device=device)

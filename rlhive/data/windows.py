@@ -1,0 +1,280 @@
+"""From rows of the packed cache to the leaves of a batch: which rows one item reads, and what becomes of them.
+
+One gather per block, and every leaf is a strided window into its copy. A plain transition reads its row and the row
+below; both lie next to each other, so the index selects from a view whose rows overlap::
+
+    block      [num_rows, W] words  ── as_strided ──►  [num_rows - 1, 2 W], row stride W
+    gathered   [n, 2 W]   │ row t: episode, observation, action, … │ row t+1: observation, … │
+                              └ root, next.reward, flags               └ next.observation
+
+With ``frame_stack=F`` or ``n_step=K`` an item reads several rows of its episode ("slots"), clamped to its first row
+and to the row of its final observation::
+
+    slots      t-F+1 … t │ t+1 … t+K-1 │ t+K-F+1 … t+K        the middle ones for their rewards alone
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from rlhive import keys
+from rlhive.data.packed import Block, Packed, Place
+from rlhive.errors import SchemaMismatch
+
+_WORD = 8
+_REWARD = keys.column_of(keys.NEXT_REWARD)
+
+#: What MultiStepTransform adds at the root; the reward that it replaces goes below "next".
+STEPS_TO_NEXT = "steps_to_next_obs"
+NONTERMINAL = "nonterminal"
+GAMMA = "gamma"
+ORIGINAL_REWARD = "original_reward"
+
+#: The observed keys that a frame stack joins, where they exist.
+STACKED = (keys.OBSERVATION, keys.PIXELS, keys.DEPTH)
+
+
+@dataclass(frozen=True)
+class Window:
+    """What one item of a batch is made of.
+
+    Attributes:
+        n_step: Steps to ``("next", observation)`` and of the reward summed, as TorchRL's ``MultiStepTransform``.
+        gamma: Discount of that sum.
+        frame_stack: Observations joined along the last dimension, oldest first, as TorchRL's ``CatFrames`` with
+            ``padding="same"``: the first one is repeated at an episode's beginning.
+        normalize: Mean and scale by key; ``(value - mean) / scale`` as TorchRL's ``ObservationNorm``.
+    """
+
+    n_step: int = 1
+    gamma: float = 0.99
+    frame_stack: int = 1
+    normalize: Mapping[keys.NestedKey, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
+
+    def __post_init__(self):
+        for name in ("n_step", "frame_stack"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                msg = f"{name}={value!r}: expected a whole number of 1 or more. Leave it out for 1."
+                raise ValueError(msg)
+        if not 0 < self.gamma <= 1:
+            msg = f"gamma={self.gamma!r}: expected a discount above 0 and at most 1. Leave it out for 0.99."
+            raise ValueError(msg)
+
+    @property
+    def is_pair(self) -> bool:
+        """Whether an item is a row and the row below."""
+        return self.n_step == self.frame_stack == 1
+
+    def slots(self, since: torch.Tensor, left: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return which rows items read, relative to their own.
+
+        Args:
+            since: Steps since the episode's beginning, ``[n]``.
+            left: Steps to the row of its final observation, ``[n]``, at least 1.
+
+        Returns:
+            The offsets ``[n, num_slots]``, and the steps to the next observation ``[n]``, ``n_step`` or fewer.
+        """
+        steps = left.clamp_max(self.n_step)
+        frames = torch.arange(1 - self.frame_stack, 1, device=since.device)
+        ahead = torch.arange(1, self.n_step, device=since.device)
+        oldest = -since.unsqueeze(1)
+        root = torch.maximum(frames, oldest)
+        rewards = torch.minimum(ahead, left.unsqueeze(1))
+        following = torch.maximum(steps.unsqueeze(1) + frames, oldest)
+        return torch.cat([root, rewards, following], 1), steps
+
+
+@dataclass(frozen=True)
+class _Leaf:
+    """One entry of a batch: its key, and where it lies in a gathered row, in elements of its dtype."""
+
+    parents: tuple[str, ...]
+    name: str
+    dtype: torch.dtype
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    finish: Callable[[torch.Tensor], torch.Tensor] | None
+
+
+class Gather:
+    """How some rows of one block become leaves.
+
+    Args:
+        block: Its layout.
+        data: Its rows, int64 ``[num_rows, row_bytes // 8]``.
+        window: What an item is made of.
+        columns: The fields to give, by column name.
+    """
+
+    def __init__(self, block: Block, data: torch.Tensor, window: Window, columns: set[str]):
+        places = [place for place in block.places if place.field.column in columns]
+        frames, ahead = window.frame_stack, window.n_step - 1
+        self._data, self._width, self._window = data, data.shape[1], window
+        self._kept: torch.Tensor | None = None
+        if not any(place.field.observed for place in places):
+            self._kept, self._num_slots = torch.tensor([frames - 1]), 1
+        elif any(place.field.column == _REWARD for place in places):
+            self._num_slots = 2 * frames + ahead
+        else:  # the rows that lie between are read for their rewards
+            self._kept = torch.cat([torch.arange(frames), torch.arange(frames) + frames + ahead])
+            self._num_slots = 2 * frames
+        if window.is_pair and self._num_slots == 2:
+            self._data = data.as_strided((max(0, len(data) - 1), 2 * self._width), (self._width, 1))
+        here = 0 if self._num_slots == 1 else frames - 1
+        self._leaves: dict[torch.dtype, list[_Leaf]] = {}
+        for place in places:
+            self._add(place, place.field.key, here)
+            if place.field.observed:
+                self._add(place, (keys.NEXT, *_parts(place.field.key)), self._num_slots - 1)
+
+    def __bool__(self) -> bool:
+        return bool(self._leaves)
+
+    def fill(self, root: dict[str, Any], rows: torch.Tensor, slots: torch.Tensor | None, device: torch.device) -> None:
+        """Put the leaves of some items into nested dicts.
+
+        Args:
+            root: The dict of the batch; gets dicts of its own for nested keys.
+            rows: Physical rows of the items, ``[n]``.
+            slots: What :meth:`Window.slots` says of them; None where an item is a pair.
+            device: Where the leaves shall be.
+        """
+        if slots is None:
+            block = self._data.index_select(0, rows)
+        else:
+            slots = slots if self._kept is None else slots[:, self._kept]
+            block = self._data.index_select(0, (rows.unsqueeze(1) + slots).view(-1)).view(len(rows), -1)
+        if block.device != device:
+            block = (block.pin_memory() if device.type == "cuda" else block).to(device, non_blocking=True)
+        size = (len(rows),)
+        for dtype, leaves in self._leaves.items():
+            typed = block.view(dtype)
+            step = (typed.shape[1],)
+            for leaf in leaves:
+                target = root
+                for part in leaf.parents:
+                    target = target.setdefault(part, {})
+                value = typed.as_strided(size + leaf.shape, step + leaf.strides, leaf.offset)
+                target[leaf.name] = value if leaf.finish is None else leaf.finish(value)
+
+    def _add(self, place: Place, key: keys.NestedKey, slot: int) -> None:
+        item, window, dtype = place.field, self._window, getattr(torch, place.field.dtype)
+        words = self._width * _WORD // dtype.itemsize
+        *parents, name = _parts(key)
+        shape, strides, steps = item.shape, _contiguous(item.shape), []
+        if item.key in window.normalize:
+            steps.append(_Normalize(*(tensor.to(dtype) for tensor in window.normalize[item.key])))
+        if window.frame_stack > 1 and item.key in STACKED and item.observed:
+            slot -= window.frame_stack - 1
+            shape, strides = (window.frame_stack, *shape), (words, *strides)
+            steps.append(_stack)
+        leaves = self._leaves.setdefault(dtype, [])
+        offset = slot * words + place.start // dtype.itemsize
+        if item.column == _REWARD and window.n_step > 1:
+            original = _Leaf(tuple(parents), ORIGINAL_REWARD, dtype, offset, shape, strides, None)
+            leaves.append(original)
+            shape, strides = (window.n_step, *shape), (words, *strides)
+            steps.append(_Discount(window))
+        finish = _Chain(steps) if len(steps) > 1 else steps[0] if steps else None
+        leaves.append(_Leaf(tuple(parents), name, dtype, offset, shape, strides, finish))
+
+
+def plan(packed: Packed, wanted: Sequence[keys.NestedKey] | None, window: Window) -> list[Gather]:
+    """Return one gather for every block that holds a wanted field.
+
+    Args:
+        packed: The cache.
+        wanted: Keys of the root; ``episode`` and the flags always come. None for all.
+        window: What an item is made of.
+
+    Raises:
+        SchemaMismatch: There is no field of a key, or it is not one that can be normalised or discounted.
+    """
+    columns = columns_of(packed, wanted)
+    for key in window.normalize:
+        _require_float(packed, keys.column_of(key), "normalize")
+    if window.n_step > 1 and _REWARD in columns:
+        _require_float(packed, _REWARD, "n_step")
+    if window.frame_stack > 1 and not any(item.key in STACKED for item in packed.schema.observed):
+        msg = f"frame_stack: expected one of the keys {', '.join(STACKED)}, got none. Leave frame_stack out."
+        raise SchemaMismatch(msg)
+    gathers = (Gather(*pair, window, columns) for pair in zip(packed.blocks, packed.data, strict=True))
+    return [gather for gather in gathers if gather]
+
+
+class _Normalize:
+    """``(value - mean) / scale``, as TorchRL's ObservationNorm computes it."""
+
+    def __init__(self, mean: torch.Tensor, scale: torch.Tensor):
+        self._mean, self._scale = mean, scale
+
+    def __call__(self, value: torch.Tensor) -> torch.Tensor:
+        mean, scale = (tensor.to(value) for tensor in (self._mean, self._scale))
+        return value.sub(mean).div_(scale)
+
+
+class _Discount:
+    """Rewards ``[n, n_step, …]`` → their discounted sum; rows below an episode's end hold zeros."""
+
+    def __init__(self, window: Window):
+        self._gammas = torch.tensor([window.gamma**step for step in range(window.n_step)], dtype=torch.float64)
+
+    def __call__(self, value: torch.Tensor) -> torch.Tensor:
+        gammas = self._gammas.to(value).view(-1, *(1,) * (value.ndim - 2))
+        return (value * gammas).sum(1)
+
+
+class _Chain:
+    """One step after the other."""
+
+    def __init__(self, steps: Sequence[Callable[[torch.Tensor], torch.Tensor]]):
+        self._steps = steps
+
+    def __call__(self, value: torch.Tensor) -> torch.Tensor:
+        for step in self._steps:
+            value = step(value)
+        return value
+
+
+def _stack(value: torch.Tensor) -> torch.Tensor:
+    """``[n, frames, …, d]`` → ``[n, …, frames * d]``, oldest first; a copy."""
+    return value.movedim(1, -2).flatten(-2).contiguous()
+
+
+def columns_of(packed: Packed, wanted: Sequence[keys.NestedKey] | None) -> set[str]:
+    """Return the columns of some keys and those that always come."""
+    there = {item.column for item in packed.schema.fields}
+    ends = {*keys.END_FLAGS, *(f"{keys.NEXT}.{flag}" for flag in keys.END_FLAGS)}
+    always = {keys.EPISODE, *ends}
+    chosen = there if wanted is None else {keys.column_of(key) for key in wanted}
+    unknown = chosen - there - always
+    if unknown:
+        msg = f"No field {', '.join(sorted(unknown))}: expected some of {', '.join(sorted(there))}. Choose among them."
+        raise SchemaMismatch(msg)
+    return chosen | always
+
+
+def _require_float(packed: Packed, column: str, why: str) -> None:
+    found = [item for item in packed.schema.fields if item.column == column]
+    if not found or not getattr(torch, found[0].dtype).is_floating_point:
+        got = found[0].describe() if found else "no such field"
+        msg = f"{why}: expected a floating-point field {column}, got {got}. Leave {why} out or name another key."
+        raise SchemaMismatch(msg)
+
+
+def _parts(key: keys.NestedKey) -> tuple[str, ...]:
+    return (key,) if isinstance(key, str) else key
+
+
+def _contiguous(shape: Sequence[int]) -> tuple[int, ...]:
+    """Strides of a row-major array, in elements."""
+    strides, step = [], 1
+    for size in reversed(shape):
+        strides.append(step)
+        step *= size
+    return tuple(reversed(strides))
