@@ -12,12 +12,13 @@ import torch
 from tensordict import TensorDict
 
 from rlhive import collect
-from rlhive.data import cache, hub, load, publish
+from rlhive.data import cache, hub, load, publish, sketches
 from rlhive.data.buffer import make_replay_buffer
 from rlhive.data.manifest import Manifest
 from rlhive.data.schema import Schema
-from rlhive.data.statistics import Moments, merge_all
+from rlhive.data.statistics import merge_all
 from rlhive.data.storage import PackedStorage
+from rlhive.data.versioning import local_datasets, local_versions
 from rlhive.envs.tasks import TASKS, Task
 from rlhive.errors import DatasetNotFound, HubUnreachable, SplitNotFound
 
@@ -127,10 +128,12 @@ class RoboHiveDataset:
 
     @property
     def statistics(self) -> dict[str, dict[str, Any]]:
-        """Count, mean, std, min and max of every column over the chosen splits; lists of one number per element."""
-        kept = (self._manifest.statistics.get(split, {}) for split in self.splits)
-        parts = [{column: Moments.from_json(row) for column, row in part.items()} for part in kept]
-        return {column: moments.to_json() for column, moments in merge_all(parts).items()}
+        """Count, mean, std, min, max and quantiles of every column over the chosen splits, one number per element.
+
+        Pictures are summarised per channel. Versions from before there were quantiles have none.
+        """
+        parts = sketches.read_summaries(self.path, self._manifest, self.splits)
+        return {column: summary.to_json() for column, summary in merge_all(parts).items()}
 
     def __len__(self) -> int:
         return sum(self._manifest.splits[split]["num_transitions"] for split in self.splits)
@@ -239,25 +242,6 @@ class RoboHiveDataset:
             f"  path         {self.path}",
         ]
         return "\n".join(lines)
-
-
-def local_versions(name: str, *, store: Path | None = None) -> dict[str, Path]:
-    """Return the complete versions of a dataset in the local store, oldest first, with their folders."""
-    namespace, bare = cache.qualified(name)
-    folder = (store or cache.store_dir()) / namespace / bare
-    found = {}
-    for path in folder.glob("*/rlhive.json"):
-        try:
-            found[cache.parse_version(path.parent.name)] = path.parent
-        except ValueError:
-            continue
-    return {".".join(map(str, version)): found[version] for version in sorted(found)}
-
-
-def local_datasets(*, store: Path | None = None) -> list[str]:
-    """Return the ids ``namespace/name`` of all datasets in the local store."""
-    root = store or cache.store_dir()
-    return sorted({"/".join(path.parts[-4:-2]) for path in root.glob("[!.]*/[!.]*/*/rlhive.json")})
 
 
 def _as_path(name: str | Path) -> Path | None:

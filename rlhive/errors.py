@@ -28,6 +28,10 @@ class RecordingInUse(RLHiveError, BlockingIOError):
     """A live process holds the recording."""
 
 
+class WrongVersion(RLHiveError, ValueError):
+    """The number does not say what changed since the version before it; the message names the right one."""
+
+
 class CorruptDataset(RLHiveError, OSError):
     """A file's content is not what the manifest recorded, or there is no manifest."""
 

@@ -7,7 +7,9 @@ string is a UTF-8 column. No column ever holds a null.
 
 import functools
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -63,9 +65,23 @@ def episode_schema(schema: Schema, start_state: Mapping[str, np.ndarray]) -> pa.
 
 def rows_of(record: EpisodeRecord, schema: Schema) -> pa.RecordBatch:
     """Return the transitions of one episode as one record batch of ``record.length`` rows."""
-    index = [np.full(record.length, record.episode, np.int64), np.arange(record.length, dtype=np.int64)]
-    arrays = [pa.array(values) for values in index]
-    arrays += [_to_arrow(record.columns[item.column], item) for item in schema.fields]
+    return batch_of(record.columns, [record.episode], [record.length], schema)
+
+
+def batch_of(columns: Columns, episodes: Sequence[int], lengths: Sequence[int], schema: Schema) -> pa.RecordBatch:
+    """Return the transitions of several episodes, one after the other, as one record batch.
+
+    Args:
+        columns: Arrays ``[sum(lengths), *field.shape]`` by column name.
+        episodes: Their ids.
+        lengths: Their numbers of transitions.
+        schema: Of the transitions.
+    """
+    ids = np.repeat(np.asarray(episodes, np.int64), lengths)
+    first = np.cumsum(lengths) - lengths
+    steps = np.arange(len(ids), dtype=np.int64) - np.repeat(first, lengths)
+    arrays = [pa.array(ids), pa.array(steps)]
+    arrays += [_to_arrow(columns[item.column], item) for item in schema.fields]
     return pa.RecordBatch.from_arrays(arrays, schema=row_schema(schema))
 
 
@@ -74,11 +90,18 @@ def columns_of(table: pa.Table | pa.RecordBatch, schema: Schema) -> Columns:
     return {item.column: _to_numpy(table.column(item.column), item) for item in schema.fields}
 
 
-def episode_table(records: Iterable[EpisodeRecord], schema: Schema) -> pa.Table:
-    """Return the episode table: one row per record, in the order given."""
-    records = list(records)
-    own = [
-        {
+@dataclass(frozen=True)
+class EpisodeRow:
+    """What the episode table keeps of one episode; owns its memory, so that the transitions can go."""
+
+    values: Mapping[str, Any]
+    final: Columns
+    start_state: Columns
+
+    @classmethod
+    def of(cls, record: EpisodeRecord) -> "EpisodeRow":
+        """Return the row of a record."""
+        values = {
             keys.EPISODE: record.episode,
             "split": record.split,
             "length": record.length,
@@ -91,16 +114,21 @@ def episode_table(records: Iterable[EpisodeRecord], schema: Schema) -> pa.Table:
             "content_hash": record.content_hash(),
             "metadata": json.dumps(record.metadata, sort_keys=True),
         }
-        for record in records
-    ]
-    arrow_schema = episode_schema(schema, records[0].start_state if records else {})
-    arrays = [pa.array([row[item.name] for row in own], item.type) for item in EPISODE_FIELDS]
+        starts = {name: np.array(value, np.float64).ravel() for name, value in record.start_state.items()}
+        return cls(values, {name: np.array(value) for name, value in record.final.items()}, starts)
+
+
+def episode_table(rows: Iterable[EpisodeRow], schema: Schema) -> pa.Table:
+    """Return the episode table, in the order given; the first row names the parts of the start state."""
+    rows = list(rows)
+    arrow_schema = episode_schema(schema, rows[0].start_state if rows else {})
+    arrays = [pa.array([row.values[item.name] for row in rows], item.type) for item in EPISODE_FIELDS]
     for item in schema.observed:
-        finals = [record.final[item.column] for record in records]
+        finals = [row.final[item.column] for row in rows]
         arrays.append(_to_arrow(np.stack(finals) if finals else np.empty((0, *item.shape), item.dtype), item))
     for item in arrow_schema:
         if item.name.startswith(START):
-            states = [np.asarray(record.start_state[item.name.removeprefix(START)]).ravel() for record in records]
+            states = [row.start_state[item.name.removeprefix(START)] for row in rows]
             arrays.append(_fixed_size_list(np.concatenate(states), item.type))
     return pa.Table.from_arrays(arrays, schema=arrow_schema)
 

@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from filelock import FileLock
@@ -90,10 +90,15 @@ def certificate_path(fingerprint: str, *, store: Path | None = None) -> Path:
 
 
 @contextlib.contextmanager
-def publishing(target: Path) -> Iterator[Path]:
+def publishing(target: Path, *, settle: Callable[[], Path] | None = None) -> Iterator[Path]:
     """Yield an empty folder beside ``target`` that becomes ``target`` when the block ends well.
 
     An error or an interrupt removes the partial folder; a killed process leaves one that the next call removes.
+
+    Args:
+        target: The folder to make.
+        settle: Asked at the block's end for the name to take in the same parent, where only the content decides it;
+            ``target`` is then a placeholder.
 
     Raises:
         DatasetExists: The target is there already.
@@ -101,9 +106,7 @@ def publishing(target: Path) -> Iterator[Path]:
         DiskFull: No space is left; nothing is kept.
     """
     with naming_disk_errors(target), locked(target):
-        if target.exists():
-            msg = f"{target}: expected no such folder, a version is never overwritten. Choose another version."
-            raise DatasetExists(msg)
+        _require_absent(target)
         for stale in target.parent.glob(f"{target.name}{PARTIAL}*"):
             shutil.rmtree(stale, ignore_errors=True)
         partial = target.with_name(f"{target.name}{PARTIAL}{uuid.uuid4().hex[:8]}")
@@ -111,8 +114,10 @@ def publishing(target: Path) -> Iterator[Path]:
         try:
             yield partial
             _flush(partial)
-            partial.rename(target)
-            flush_folder(target.parent)
+            final = settle() if settle is not None else target
+            _require_absent(final)
+            partial.rename(final)
+            flush_folder(final.parent)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
@@ -181,6 +186,12 @@ def flush_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _require_absent(target: Path) -> None:
+    if target.exists():
+        msg = f"{target}: expected no such folder, a version is never overwritten. Choose another version."
+        raise DatasetExists(msg)
 
 
 def _flush(folder: Path) -> None:

@@ -24,7 +24,7 @@ from rlhive.data.episodes import EpisodeRecord
 from rlhive.data.findings import Findings, Report
 from rlhive.data.manifest import EPISODES_PATH, FileEntry, Manifest, verify
 from rlhive.data.scan import Chunk, Scanner, chunks_of
-from rlhive.data.statistics import Moments, merge_all
+from rlhive.data.statistics import Summary, merge_all
 from rlhive.errors import CorruptDataset, RLHiveError
 
 #: Computes an episode's rewards anew and says under "reward" and "success" what differs; under "unavailable", why
@@ -175,5 +175,5 @@ def _chunks(folder: Path, manifest: Manifest, episodes: pa.Table, intact: set[st
 
 
 def _sketcher(manifest: Manifest) -> Sketcher:
-    kept = [{name: Moments.from_json(row) for name, row in part.items()} for part in manifest.statistics.values()]
+    kept = [{name: Summary.from_json(row) for name, row in part.items()} for part in manifest.statistics.values()]
     return Sketcher(manifest.schema, merge_all(kept), manifest.num_transitions)

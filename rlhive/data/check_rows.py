@@ -11,6 +11,7 @@ from rlhive.data.duplicates import near_duplicates
 from rlhive.data.findings import Findings
 from rlhive.data.manifest import Manifest, fingerprint_of
 from rlhive.data.scan import ChunkFacts, EpisodeFacts, Extremes
+from rlhive.data.statistics import elements_of
 
 #: An element that stands at its extreme value in so many rows is called saturated.
 SATURATED_SHARE = 0.5
@@ -117,10 +118,11 @@ class RowChecks:
             self._findings.add("content", f"expected the fingerprint {self._manifest.fingerprint}, got {found}.")
 
     def _statistics(self) -> None:
+        shapes = {item.column: item.shape for item in self._manifest.schema.fields}
         for split, columns in self._extremes.items():
             told = self._manifest.statistics.get(split, {})
             for name in sorted(columns.keys() | told.keys()):
-                problem = _differs(told.get(name), columns.get(name))
+                problem = _differs(told.get(name), columns.get(name), shapes.get(name, ()))
                 if problem:
                     self._findings.add("statistics", f"split {split}, {name}: {problem}.")
 
@@ -190,14 +192,15 @@ def _equal(left: Any, right: Any) -> bool:
     return left == right or (left != left and right != right)  # a NaN is itself
 
 
-def _differs(told: Mapping[str, Any] | None, found: Extremes | None) -> str:
+def _differs(told: Mapping[str, Any] | None, found: Extremes | None, shape: tuple[int, ...]) -> str:
     """Say how the statistics of the manifest differ from those of the rows; nothing where they do not."""
     if found is None:
         return "" if told is None or not told.get("min") else "expected no rows, got statistics"
     if told is None:
         return "expected statistics, got none"
-    pairs = {"count": (told.get("count"), found.count)}
-    for name, values in (("min", found.low), ("max", found.high)):
+    low, high = (elements_of(values.reshape(1, *shape)) for values in (found.low, found.high))
+    pairs = {"count": (told.get("count"), found.count * len(low))}
+    for name, values in (("min", low.min(axis=0)), ("max", high.max(axis=0))):
         numbers = values.astype(np.float64)
         pairs[name] = (told.get(name), np.where(np.isfinite(numbers), numbers, None).tolist())
     wrong = [

@@ -1,59 +1,75 @@
-"""Episodes → an immutable version on disk. Orchestrates; holds no encoding of its own."""
+"""Episodes → an immutable version on disk. Orchestrates; holds no encoding of its own.
 
+::
+
+    source ─► one episode at a time: order, schema, hashes ─► block of a row group, per split
+                                                                   │ (a thread of its own)
+                                  statistics, Parquet shards ◄─────┘
+    then: episode table, sketches, card, hashes of the files, version rule, manifest, rename
+
+Memory: a row group per split, the statistics, and a few blocks of the episode table; not the dataset.
+"""
+
+import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
-from rlhive.data import arrow, cache, shards
+from rlhive.data import cache, shards, versioning
 from rlhive.data.card import card_of
 from rlhive.data.episodes import EpisodeRecord
-from rlhive.data.manifest import EPISODES_PATH, FileEntry, Manifest, fingerprint_of, sha256_of
+from rlhive.data.manifest import EPISODES_PATH, SKETCHES_PATH, FileEntry, Manifest, sha256_of
+from rlhive.data.recording import Recording
 from rlhive.data.schema import Schema
-from rlhive.data.statistics import Moments, merge_all
-from rlhive.errors import SchemaMismatch
+from rlhive.data.source import HasSource, Source, Splits, assign_splits, source_of
+from rlhive.data.writing import Written, write_episodes
+from rlhive.errors import InvalidName
 
-# What the Hub and `datasets` accept as a split name, without the "+" that joins splits.
-_SPLIT = re.compile(r"[A-Za-z0-9_]{1,64}")
+logger = logging.getLogger(__name__)
+
+# Identifiers of the Hub and of SPDX.
+_LICENSE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]{0,63}")
 
 
 def export(
-    records: Iterable[EpisodeRecord],
+    source: Source | Recording | HasSource | Iterable[EpisodeRecord],
     name: str,
     *,
-    version: str,
-    schema: Schema,
     license: str,
+    version: str | None = None,
+    splits: Splits | None = None,
+    seed: int = 0,
+    schema: Schema | None = None,
     description: str = "",
     env_name: str = "",
     task: str = "",
-    splits: Sequence[str] = (),
-    runs: Sequence[Mapping[str, Any]] = (),
-    parents: Sequence[Mapping[str, Any]] = (),
+    runs: Sequence[Mapping[str, Any]] | None = None,
+    parents: Sequence[Mapping[str, Any]] | None = None,
     store: Path | None = None,
     shard_bytes: int = shards.SHARD_BYTES,
 ) -> Path:
     """Write a new version of a dataset; it appears complete or not at all.
 
     The fingerprint depends on the schema and the episodes alone: not on ``shard_bytes``, nor on who recorded them
-    in which order of files, nor on pyarrow.
+    in which order of files, nor on pyarrow. One process at a time exports a dataset; a second one waits.
 
     Args:
-        records: Episodes in rising order of their ids; read once, one at a time.
+        source: A recording, a dataset or a view of one, or episode records in rising order of their ids.
         name: ``name`` or ``namespace/name``.
-        version: MAJOR.MINOR.PATCH.
-        schema: Of the transitions.
-        license: Identifier that the Hub knows; asked for, never guessed.
+        license: Identifier that the Hub knows, such as ``"apache-2.0"``; asked for, never guessed.
+        version: MAJOR.MINOR.PATCH; by default the right next one, and 1.0.0 for the first. Without it, and with
+            nothing that differs from the newest version in the store, that version is returned.
+        splits: Names of splits that must be there even if empty; or split → share of the episodes; or split → ids.
+        seed: Of the shares.
+        schema: Of the transitions, where the source does not know it.
         description: A sentence or two.
         env_name: Environment of the episodes.
         task: Its name in the catalogue.
-        splits: Splits that must be there even if empty, first in order.
-        runs: Provenance of the recording runs.
-        parents: Versions that this one is made from.
+        runs: Provenance of the recording runs; by default the source's.
+        parents: Versions that this one is made from; by default the source's.
         store: Folder of all datasets; the default is :func:`rlhive.data.cache.store_dir`.
         shard_bytes: Size at which a shard is closed.
 
@@ -62,122 +78,95 @@ def export(
 
     Raises:
         DatasetExists: That version is there.
+        WrongVersion: The number does not say what changed since the version before; the message names the right one.
         SchemaMismatch: An episode id comes twice or out of order, or a split's name is not a word.
+        InvalidName: Name, version or license are not of their forms.
         StoreNotWritable, DiskFull: The store cannot take it; nothing half-written is left.
+
+    Example:
+        >>> export(recording, "my/knob", license="mit", splits={"train": 0.9, "test": 0.1})  # doctest: +SKIP
+        PosixPath('/home/me/.rlhive/datasets/my/knob/1.0.0')
     """
-    target = cache.version_dir(name, version, store=store)
+    source = assign_splits(source_of(source, schema), splits, seed=seed)
     manifest = Manifest(
         name="/".join(cache.qualified(name)),
-        version=version,
+        version=version or "",
         fingerprint="",
-        schema=schema,
+        schema=source.schema,
         splits={},
         files=(),
-        license=license,
-        description=description,
-        env_name=env_name,
-        task=task,
+        license=_require_license(license),
+        description=description or source.description,
+        env_name=env_name or source.env_name,
+        task=task or source.task,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        runs=tuple(runs),
-        parents=tuple(parents),
+        runs=tuple(source.runs if runs is None else runs),
+        parents=tuple(source.parents if parents is None else parents),
     )
-    with cache.publishing(target) as folder:
-        tally = _write_shards(folder, records, schema, splits, shard_bytes)
+    target = cache.version_dir(name, version or versioning.FIRST, store=store)
+    with cache.locked(target.parent):
+        try:
+            return _publish(source, manifest, target, store, shard_bytes)
+        except _Unchanged as same:
+            logger.info("%s is in the store already, with the same content and description", same.folder)
+            return same.folder
+
+
+class _Unchanged(Exception):
+    """Not an error: the way out of a block that would otherwise publish."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+
+def _publish(source: Source, manifest: Manifest, target: Path, store: Path | None, shard_bytes: int) -> Path:
+    given = manifest.version
+    before = versioning.earlier_version(manifest.name, given or None, store=store)
+    change = versioning.Change(before, source.schema) if before is not None else None
+    final = target if given else target.with_name("next")
+    with cache.publishing(final, settle=lambda: final) as folder:
+        written = write_episodes(folder, source, change, shard_bytes=shard_bytes)
         manifest = replace(
             manifest,
-            fingerprint=fingerprint_of(schema, tally.identities),
-            splits={split: part.counts() for split, part in tally.splits.items()},
-            statistics={
-                split: {column: moments.to_json() for column, moments in part.moments.items()}
-                for split, part in tally.splits.items()
-            },
+            version=_settle(given, change),
+            fingerprint=written.fingerprint,
+            splits=written.counts,
+            statistics=written.statistics,
         )
-        returns = {split: part.mean_return_and_success() for split, part in tally.splits.items()}
-        (folder / "README.md").write_text(card_of(manifest, returns), encoding="utf-8")
-        replace(manifest, files=_entries(folder, tally)).write(folder)
-    return target
+        if not given and change is not None and _same(manifest, change.manifest):
+            raise _Unchanged(before)
+        final = target.with_name(manifest.version)
+        (folder / "README.md").write_text(card_of(manifest, written.outcomes), encoding="utf-8")
+        replace(manifest, files=_entries(folder, written)).write(folder)
+    return final
 
 
-@dataclass
-class _Split:
-    writer: shards.ShardWriter
-    moments: dict[str, Moments] = field(default_factory=dict)
-    episodes: int = 0
-    transitions: int = 0
-    returns: float = 0.0
-    successes: int = 0
-
-    def add(self, record: EpisodeRecord, rows: pa.RecordBatch) -> None:
-        self.writer.write(rows)
-        own = {name: Moments.of(column) for name, column in record.columns.items() if column.dtype != object}
-        self.moments = merge_all([self.moments, own])
-        self.episodes += 1
-        self.transitions += record.length
-        self.returns += record.episode_return
-        self.successes += record.success
-
-    def counts(self) -> dict[str, int]:
-        return {"num_episodes": self.episodes, "num_transitions": self.transitions}
-
-    def mean_return_and_success(self) -> tuple[float, float]:
-        return self.returns / max(self.episodes, 1), self.successes / max(self.episodes, 1)
+def _settle(version: str, change: versioning.Change | None) -> str:
+    """Return the version to write, if it is the right one."""
+    if change is None:
+        return version or versioning.FIRST
+    if version:
+        change.require(version)
+    return version or change.next_version
 
 
-@dataclass
-class _Tally:
-    """What one pass over the episodes gathers."""
-
-    splits: dict[str, _Split]
-    identities: list[str]
-    shards: dict[str, tuple[str, int, int]] = field(default_factory=dict)
+def _same(new: Manifest, old: Manifest) -> bool:
+    names = ("fingerprint", "schema", "license", "description", "env_name", "task")
+    return all(getattr(new, name) == getattr(old, name) for name in names) and list(new.splits) == list(old.splits)
 
 
-def _write_shards(
-    folder: Path, records: Iterable[EpisodeRecord], schema: Schema, splits: Sequence[str], shard_bytes: int
-) -> _Tally:
-    """Write data/ and meta/ and return the tally."""
-    data = folder / "data"
-    data.mkdir()
-    (folder / EPISODES_PATH).parent.mkdir()
-    row_schema = arrow.row_schema(schema)
-
-    def new_split(name: str) -> _Split:
-        return _Split(shards.ShardWriter(data, _split_name(name), row_schema, shard_bytes=shard_bytes))
-
-    tally = _Tally({name: new_split(name) for name in splits}, [])
-    table: list[pa.Table] = []
-    previous = -1
-    for record in records:
-        if record.episode <= previous:
-            msg = f"Episode {record.episode} comes after {previous}: expected rising ids, each once. Sort the episodes."
-            raise SchemaMismatch(msg)
-        previous = record.episode
-        if record.split not in tally.splits:
-            tally.splits[record.split] = new_split(record.split)
-        tally.splits[record.split].add(record, arrow.rows_of(record, schema))
-        tally.identities.append(record.identity())
-        table.append(arrow.episode_table([record], schema))
-    episodes = pa.concat_tables(table) if table else arrow.episode_table([], schema)
-    shards.write_table(episodes, folder / EPISODES_PATH)
-    for name, split in tally.splits.items():
-        for path, rows, count in split.writer.finish():
-            tally.shards[path.relative_to(folder).as_posix()] = (name, rows, count)
-    return tally
-
-
-def _entries(folder: Path, tally: _Tally) -> tuple[FileEntry, ...]:
+def _entries(folder: Path, written: Written) -> tuple[FileEntry, ...]:
     """Hash every file of the folder; shards in the order in which they were written."""
-    others = ["README.md", EPISODES_PATH]
     entries = []
-    for path in (*tally.shards, *others):
-        split, rows, episodes = tally.shards.get(path, ("", 0, 0))
+    for path in (*written.shards, "README.md", EPISODES_PATH, SKETCHES_PATH):
+        split, rows, episodes = written.shards.get(path, ("", 0, 0))
         file = folder / path
         entries.append(FileEntry(path, sha256_of(file), file.stat().st_size, split, rows, episodes))
     return tuple(entries)
 
 
-def _split_name(name: str) -> str:
-    if not _SPLIT.fullmatch(name):
-        msg = f"Split {name!r}: expected letters, digits and '_'. Choose another name."
-        raise SchemaMismatch(msg)
-    return name
+def _require_license(license: str) -> str:
+    if not isinstance(license, str) or not _LICENSE.fullmatch(license):
+        msg = f"License {license!r}: expected an identifier such as 'apache-2.0' or 'cc-by-4.0'. Name the data's."
+        raise InvalidName(msg)
+    return license

@@ -8,7 +8,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -20,6 +20,7 @@ FILE_NAME = "rlhive.json"
 FORMAT_VERSION = 1
 MAX_BYTES = 64 * 2**20
 EPISODES_PATH = "meta/episodes.parquet"
+SKETCHES_PATH = "meta/statistics.parquet"
 
 _HASH = re.compile(r"[0-9a-f]{64}")
 
@@ -63,7 +64,8 @@ class Manifest:
         created: When it was written, UTC, ISO 8601.
         runs: Provenance, one entry per recording run.
         parents: Versions that this one was made from.
-        statistics: Per split and column, see :mod:`rlhive.data.statistics`.
+        statistics: Per split and column, see :mod:`rlhive.data.statistics`; the sketches behind the quantiles lie in
+            ``meta/statistics.parquet``.
     """
 
     name: str
@@ -115,7 +117,9 @@ class Manifest:
 
     def write(self, folder: Path) -> None:
         """Write ``rlhive.json`` into the folder; do so last."""
-        content = asdict(self) | {"format_version": FORMAT_VERSION, "schema": self.schema.to_json()}
+        content = {item.name: getattr(self, item.name) for item in fields(self)}
+        files = [asdict(entry) for entry in self.files]
+        content |= {"format_version": FORMAT_VERSION, "schema": self.schema.to_json(), "files": files}
         text = json.dumps(content, indent=1, allow_nan=False)
         cache.write_aside(folder / FILE_NAME, text.encode())
 
@@ -150,17 +154,31 @@ class Manifest:
             raise _corrupt(path, error) from error
 
 
-def fingerprint_of(schema: Schema, identities: Iterable[str]) -> str:
-    """Return the fingerprint of a version.
+class Fingerprint:
+    """The fingerprint of a version, fed episode by episode in the order of their ids.
 
     Args:
         schema: Of the transitions.
-        identities: :meth:`~rlhive.data.episodes.EpisodeRecord.identity` of every episode, in the order of their ids.
     """
-    digest = hashlib.sha256(json.dumps(schema.to_json(), sort_keys=True).encode())
+
+    def __init__(self, schema: Schema):
+        self._digest = hashlib.sha256(json.dumps(schema.to_json(), sort_keys=True).encode())
+
+    def add(self, identity: str) -> None:
+        """Add an episode's :meth:`~rlhive.data.episodes.EpisodeRecord.identity`."""
+        self._digest.update(identity.encode())
+
+    def hexdigest(self) -> str:
+        """Return the fingerprint of what was added so far."""
+        return self._digest.hexdigest()
+
+
+def fingerprint_of(schema: Schema, identities: Iterable[str]) -> str:
+    """Return the fingerprint of a version from the identities of its episodes, in the order of their ids."""
+    fingerprint = Fingerprint(schema)
     for identity in identities:
-        digest.update(identity.encode())
-    return digest.hexdigest()
+        fingerprint.add(identity)
+    return fingerprint.hexdigest()
 
 
 def verify(folder: Path, entries: Iterable[FileEntry]) -> None:

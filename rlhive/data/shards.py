@@ -4,7 +4,7 @@ Floats are byte-stream-split and never dictionary-encoded, everything is zstd; c
 Hub re-send only what changed; page checksums and a page index are always written.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from rlhive.errors import CorruptDataset
 
 ROW_GROUP_ROWS = 10_000
+ROW_GROUP_BYTES = 32 * 2**20  # rows of pictures are large: fewer of them go into a group
 SHARD_BYTES = 256 * 2**20
 
 
@@ -29,21 +30,18 @@ class ShardWriter:
     def __init__(self, folder: Path, split: str, schema: pa.Schema, *, shard_bytes: int = SHARD_BYTES):
         self._folder, self._split, self._schema, self._limit = folder, split, schema, shard_bytes
         self._writer: pq.ParquetWriter | None = None
-        self._pending: list[pa.RecordBatch] = []
         self._bytes = 0
         self._counts: list[list[int]] = []
 
-    def write(self, episode: pa.RecordBatch) -> None:
-        """Add the rows of one episode."""
+    def write(self, rows: pa.RecordBatch, *, num_episodes: int) -> None:
+        """Write the rows of whole episodes as one row group, and close the shard if it is full."""
         if self._writer is None:
             self._writer = open_writer(self._part(len(self._counts)), self._schema)
             self._counts.append([0, 0])
-        self._pending.append(episode)
-        self._bytes += episode.nbytes
-        self._counts[-1][0] += episode.num_rows
-        self._counts[-1][1] += 1
-        if sum(batch.num_rows for batch in self._pending) >= ROW_GROUP_ROWS:
-            self._flush()
+        self._writer.write_table(pa.Table.from_batches([rows]), row_group_size=max(rows.num_rows, 1))
+        self._bytes += rows.nbytes
+        self._counts[-1][0] += rows.num_rows
+        self._counts[-1][1] += num_episodes
         if self._bytes >= self._limit:
             self._close()
 
@@ -68,14 +66,8 @@ class ShardWriter:
     def _part(self, index: int) -> Path:
         return self._folder / f"{self._split}-{index:05d}.parquet.part"
 
-    def _flush(self) -> None:
-        if self._pending:
-            self._writer.write_table(pa.Table.from_batches(self._pending, self._schema), ROW_GROUP_ROWS)
-            self._pending = []
-
     def _close(self) -> None:
         if self._writer is not None:
-            self._flush()
             self._writer.close()
             self._writer, self._bytes = None, 0
 
@@ -106,14 +98,15 @@ def write_table(table: pa.Table, path: Path) -> None:
         writer.write_table(table, ROW_GROUP_ROWS)
 
 
-def read_table(path: Path) -> pa.Table:
-    """Read one Parquet file, checking its page checksums.
+def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read one Parquet file, or some of its columns, checking page checksums.
 
     Raises:
         CorruptDataset: The file is missing or damaged.
     """
     try:
-        return pq.ParquetFile(path, page_checksum_verification=True).read()
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            return file.read(columns)
     except (OSError, pa.ArrowException) as error:
         raise _damaged(path, error) from error
 
@@ -121,15 +114,25 @@ def read_table(path: Path) -> pa.Table:
 def read_batches(paths: Iterable[Path]) -> Iterator[pa.RecordBatch]:
     """Yield the rows of several shards in order, a row group's worth at a time, checking page checksums.
 
+    Memory: one row group; nothing is read ahead.
+
     Raises:
         CorruptDataset: A file is missing or damaged.
     """
     for path in paths:
         try:
-            with pq.ParquetFile(path, page_checksum_verification=True) as file:
-                yield from file.iter_batches(batch_size=ROW_GROUP_ROWS)
+            with pq.ParquetFile(path, page_checksum_verification=True, pre_buffer=False) as file:
+                for group in range(file.num_row_groups):
+                    yield from file.iter_batches(batch_size=_batch_rows(file, group), row_groups=[group])
         except (OSError, pa.ArrowException) as error:
             raise _damaged(path, error) from error
+
+
+def _batch_rows(file: pq.ParquetFile, group: int) -> int:
+    """Rows of a group that fit into ROW_GROUP_BYTES; other writers make groups of any size."""
+    metadata = file.metadata.row_group(group)
+    row_bytes = metadata.total_byte_size // max(metadata.num_rows, 1)
+    return max(1, min(ROW_GROUP_ROWS, ROW_GROUP_BYTES // max(row_bytes, 1)))
 
 
 def group_sizes(path: Path) -> list[int]:

@@ -1,7 +1,17 @@
-"""Count, mean, standard deviation, minimum and maximum per column, in one streaming pass, merged exactly.
+"""Count, mean, deviation, extremes and quantiles per column, in one streaming pass, merged exactly.
 
-Moments are combined as in Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for computing
-sample variances" (1979), in float64 whatever the column's dtype.
+Moments are combined as in Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for computing sample
+variances" (1979), in float64 whatever the column's dtype.
+
+Quantiles come from a histogram with buckets of constant relative width, DDSketch (Masson, Rim and Lee, "DDSketch: A
+fast and fully-mergeable quantile sketch with relative-error guarantees", VLDB 2019): counts add up, so the sketch of
+two sets of rows is exactly the sketch of their union. A bucket is the leading bits of a float64::
+
+    x - anchor    ±  |  exponent  |  6 bits  |  46 bits that do not matter
+                     2^-31 … 2^33     1/64
+
+The anchor is the element's first value. Distances from it are what is relative, so that a joint which moves by a
+millimetre around 1.6 m is resolved as finely as one that moves around zero.
 """
 
 from collections.abc import Iterable, Mapping
@@ -10,17 +20,39 @@ from typing import Any
 
 import numpy as np
 
+#: The quantiles that a manifest keeps.
+QUANTILES = {"q01": 0.01, "q10": 0.10, "q50": 0.50, "q90": 0.90, "q99": 0.99}
+#: A quantile is at most this far from the true one, as a part of the distance between that one and the anchor.
+RELATIVE_ERROR = 2.0**-7
+#: Distances below this are all one: it bounds the absolute error of the smallest.
+SMALLEST = 2.0**-31
+#: Columns of more elements per row (pictures) are summarised per channel, the last axis, instead of per element.
+MAX_ELEMENTS = 512
 
-@dataclass(frozen=True)
-class Moments:
-    """Statistics of the rows of one column, element by element.
+_SHIFT = 46  # 52 bits of mantissa, 6 of which are kept
+_PER_OCTAVE = 64
+_LOW = (1023 - 31) * _PER_OCTAVE  # the bits of 2^-31, shifted
+_HALF = 64 * _PER_OCTAVE  # buckets on each side of the anchor
+NUM_BUCKETS = 2 * _HALF
+_CHUNK = 2**16  # values bucketed at once: they stay in the processor's cache
+_BLOCK = 2**20  # values taken at once: bounds the memory of the intermediate results
+
+
+@dataclass(eq=False)
+class Summary:
+    """Statistics of the rows of one column, element by element; :meth:`of` and :meth:`add` fill it.
+
+    Memory: 64 KB per element, however many rows.
 
     Attributes:
-        count: Number of rows.
+        count: Number of rows; of a column that is summarised per channel, of values per channel.
         mean: Mean of each element, float64.
         m2: Sum of squared deviations from the mean, float64.
         min: Smallest value, float64.
         max: Largest value, float64.
+        anchor: What distances are measured from, float64.
+        buckets: Rows per element and bucket, int64 ``[elements, 8192]``; None where only moments are known.
+        whole: Whether the values are whole numbers.
     """
 
     count: int
@@ -28,48 +60,170 @@ class Moments:
     m2: np.ndarray
     min: np.ndarray
     max: np.ndarray
+    anchor: np.ndarray
+    buckets: np.ndarray | None
+    whole: bool = False
 
     @classmethod
-    def of(cls, rows: np.ndarray) -> "Moments":
-        """Return the statistics of ``[N, *shape]``, N at least 1."""
-        values = rows.reshape(len(rows), -1).astype(np.float64)
-        with np.errstate(all="ignore"):  # an infinite or huge value has no finite moments, and that is said by them
-            mean = values.mean(axis=0)
-            m2 = ((values - mean) ** 2).sum(axis=0)
-        return cls(len(values), mean, m2, values.min(axis=0), values.max(axis=0))
+    def of(cls, rows: np.ndarray, *, anchor: np.ndarray | None = None) -> "Summary":
+        """Return the statistics of ``[N, *shape]``.
 
-    def merge(self, other: "Moments") -> "Moments":
-        """Return the statistics of both sets of rows together."""
-        count = self.count + other.count
-        with np.errstate(all="ignore"):
-            delta = other.mean - self.mean
-            mean = self.mean + delta * (other.count / count)
-            m2 = self.m2 + other.m2 + delta**2 * (self.count * other.count / count)
-        return Moments(count, mean, m2, np.minimum(self.min, other.min), np.maximum(self.max, other.max))
+        Args:
+            rows: The values; N at least 1 unless an anchor is given.
+            anchor: Of the summary that this one will be merged with; by default :func:`anchor_of` the rows.
+        """
+        values = elements_of(rows)
+        anchor = anchor_of(rows) if anchor is None else anchor
+        blank = np.zeros(values.shape[1])
+        buckets = np.zeros((values.shape[1], NUM_BUCKETS), np.int64)
+        summary = cls(0, blank, blank, blank + np.inf, blank - np.inf, anchor, buckets, values.dtype.kind in "iub")
+        summary.add(rows)
+        return summary
+
+    def add(self, rows: np.ndarray) -> None:
+        """Count further rows ``[N, *shape]``."""
+        values = elements_of(rows)
+        step = max(1, _BLOCK // max(values.shape[1], 1))
+        for start in range(0, len(values), step):
+            part = values[start : start + step]
+            if part.dtype.itemsize == 1:  # few different values: count them first, and the rest is free
+                self._include(*_tally(part), len(part))
+            else:
+                self._include(part.astype(np.float64, copy=False), None, len(part))
+
+    def merge(self, other: "Summary") -> "Summary":
+        """Return the statistics of both sets of rows together; without quantiles if the anchors differ."""
+        merged = Summary(
+            self.count, self.mean, self.m2, self.min, self.max, self.anchor, None, self.whole and other.whole
+        )
+        merged._combine(other.count, other.mean, other.m2, other.min, other.max)
+        if self.buckets is not None and other.buckets is not None and np.array_equal(self.anchor, other.anchor):
+            merged.buckets = self.buckets + other.buckets
+        return merged
 
     @property
     def std(self) -> np.ndarray:
         """Standard deviation of the rows (divided by N, not N - 1), float64."""
         return np.sqrt(self.m2 / self.count)
 
+    def quantile(self, q: float) -> np.ndarray:
+        """Return a quantile of each element, float64.
+
+        The true value is that of rank ``floor(q · (count - 1))``, NumPy's method ``"lower"``. The answer is off by at
+        most RELATIVE_ERROR of that value's distance from the anchor, plus SMALLEST, and so by less than one percent
+        of the element's range. Whole numbers nearer to the anchor than 64 are exact. Beyond 2^33 from the anchor the
+        answer is the extreme.
+
+        Raises:
+            ValueError: Only moments are known.
+        """
+        if self.buckets is None:
+            msg = "Quantiles need the sketch: expected buckets, got moments alone. Compute the statistics from rows."
+            raise ValueError(msg)
+        below = self.buckets.cumsum(axis=1, dtype=np.int64)
+        found = (below > int(q * (self.count - 1))).argmax(axis=1)
+        values = self.anchor + _centres()[found]
+        values = np.where(found == 0, self.min, np.where(found == NUM_BUCKETS - 1, self.max, values))
+        return np.clip(np.round(values) if self.whole else values, self.min, self.max)
+
     def to_json(self) -> dict[str, Any]:
-        """Return the statistics as the manifest keeps them."""
+        """Return the statistics as the manifest keeps them; quantiles only where they are known."""
         arrays = {"mean": self.mean, "std": self.std, "min": self.min, "max": self.max}
+        if self.buckets is not None:
+            arrays |= {name: self.quantile(q) for name, q in QUANTILES.items()}
         # JSON has no infinity; an element that met one has no finite moments.
         rows = {name: np.where(np.isfinite(array), array, None).tolist() for name, array in arrays.items()}
         return {"count": self.count} | rows
 
     @classmethod
-    def from_json(cls, row: Mapping[str, Any]) -> "Moments":
-        """Return the statistics that :meth:`to_json` wrote."""
+    def from_json(cls, row: Mapping[str, Any]) -> "Summary":
+        """Return the moments of a row that :meth:`to_json` wrote; quantiles need the sketch."""
         mean, std, low, high = (np.array(row[name], dtype=np.float64) for name in ("mean", "std", "min", "max"))
-        return cls(int(row["count"]), mean, std**2 * row["count"], low, high)
+        return cls(int(row["count"]), mean, std**2 * row["count"], low, high, np.zeros_like(mean), None)
+
+    def _include(self, values: np.ndarray, weights: np.ndarray | None, count: int) -> None:
+        """Count float64 values ``[N, elements]``, each ``weights`` times where given."""
+        with np.errstate(all="ignore"):  # an infinite or huge value has no finite moments, and that is said by them
+            if weights is None:
+                mean, low, high = values.mean(axis=0), values.min(axis=0), values.max(axis=0)
+                deviation = values - mean
+                m2 = np.einsum("ij,ij->j", deviation, deviation)
+            else:
+                mean = (values * weights).sum(axis=0) / count
+                m2 = ((values - mean) ** 2 * weights).sum(axis=0)
+                low = np.where(weights, values, np.inf).min(axis=0)
+                high = np.where(weights, values, -np.inf).max(axis=0)
+        self._combine(count, mean, m2, low, high)
+        if self.buckets is not None:
+            self._count_buckets(values, weights)
+
+    def _combine(self, count: int, mean: np.ndarray, m2: np.ndarray, low: np.ndarray, high: np.ndarray) -> None:
+        total = self.count + count
+        with np.errstate(all="ignore"):
+            delta = mean - self.mean
+            self.mean = self.mean + delta * (count / total)
+            self.m2 = self.m2 + m2 + delta**2 * (self.count * count / total)
+        self.count, self.min, self.max = total, np.minimum(self.min, low), np.maximum(self.max, high)
+
+    def _count_buckets(self, values: np.ndarray, weights: np.ndarray | None) -> None:
+        elements = values.shape[1]
+        places = np.empty(values.shape, np.int64)
+        first = np.arange(elements) * NUM_BUCKETS
+        step = max(1, _CHUNK // elements)
+        with np.errstate(all="ignore"):
+            for start in range(0, len(values), step):
+                part = slice(start, start + step)
+                places[part] = _buckets_of(values[part] - self.anchor) + first
+        repeats = None if weights is None else weights.ravel()
+        counts = np.bincount(places.ravel(), repeats, minlength=elements * NUM_BUCKETS)
+        self.buckets += counts.reshape(self.buckets.shape).astype(np.int64, copy=False)
 
 
-def merge_all(parts: Iterable[Mapping[str, Moments]]) -> dict[str, Moments]:
+def anchor_of(rows: np.ndarray) -> np.ndarray:
+    """Return the first row's elements, float64; 0 for one that is not finite. Summaries that merge share it."""
+    first = elements_of(rows[:1])[0].astype(np.float64)
+    return np.where(np.isfinite(first), first, 0.0)
+
+
+def merge_all(parts: Iterable[Mapping[str, Summary]]) -> dict[str, Summary]:
     """Merge the statistics of several splits or shards, column by column."""
-    total: dict[str, Moments] = {}
+    total: dict[str, Summary] = {}
     for part in parts:
-        for column, moments in part.items():
-            total[column] = total[column].merge(moments) if column in total else moments
+        for column, summary in part.items():
+            total[column] = total[column].merge(summary) if column in total else summary
     return total
+
+
+def elements_of(rows: np.ndarray) -> np.ndarray:
+    """Return what is summarised of ``[N, *shape]``: ``[N, elements]``, of a wide column ``[N · pixels, channels]``."""
+    width = int(np.prod(rows.shape[1:]))
+    if width <= MAX_ELEMENTS:
+        return rows.reshape(len(rows), width)
+    return rows.reshape(-1, rows.shape[-1] if rows.shape[-1] <= 16 else 1)
+
+
+def _tally(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the 256 values of a one-byte dtype and how often each element has them, both ``[256, elements]``."""
+    elements = values.shape[1]
+    places = values.view(np.uint8) + np.arange(elements) * 256
+    weights = np.bincount(places.ravel(), minlength=elements * 256).reshape(elements, 256).T
+    kinds = np.arange(256, dtype=np.uint8).view(values.dtype if values.dtype != np.bool_ else np.uint8)
+    return np.repeat(kinds[:, None].astype(np.float64), elements, axis=1), weights
+
+
+def _buckets_of(distance: np.ndarray) -> np.ndarray:
+    """Return the bucket of each float64: rising with the value, the anchor's own in the middle."""
+    bits = np.ascontiguousarray(distance).view(np.int64)
+    size = ((bits & 0x7FFFFFFFFFFFFFFF) >> _SHIFT) - _LOW
+    np.clip(size, 0, _HALF - 1, out=size)
+    size ^= bits >> 63  # negative: -1 - size
+    size += _HALF
+    return size
+
+
+def _centres() -> np.ndarray:
+    """Return the middle of every bucket, as a distance from the anchor."""
+    edges = ((np.arange(_HALF + 1) + _LOW) << _SHIFT).view(np.float64)
+    centres = (edges[:-1] + edges[1:]) / 2
+    centres[0] = 0.0  # everything nearer than the smallest distance
+    return np.concatenate([-centres[::-1], centres])

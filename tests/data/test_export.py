@@ -119,7 +119,7 @@ def test_an_export_that_fails_leaves_nothing(tmp_path):
     with pytest.raises(SchemaMismatch, match="rising ids"):
         write(made[::-1], schema, tmp_path)
 
-    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == [".1.0.0.lock"]
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == [".knob.lock", ".1.0.0.lock"]
     assert not (tmp_path / "my/knob/1.0.0").exists()
     write(made, schema, tmp_path)
 

@@ -149,7 +149,7 @@ def test_a_second_push_sends_only_what_changed(hub, made, online):
     kept = {hashlib.sha256(data).hexdigest() for data in files_of(made["1.0.0"]).values()}
     new = {hashlib.sha256(data).hexdigest() for path, data in files_of(made["2.0.0"]).items() if "parquet" in path}
     assert uploaded == new - kept
-    assert len(uploaded) == 2  # the shard with the new episode and the episode table
+    assert len(uploaded) == 3  # the shard with the new episode, the episode table, the statistics
 
 
 def test_a_push_of_what_is_there_sends_nothing(hub, made, online):

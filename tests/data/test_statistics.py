@@ -1,0 +1,146 @@
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rlhive.data import sketches
+from rlhive.data.export import export
+from rlhive.data.manifest import SKETCHES_PATH, Manifest
+from rlhive.data.statistics import QUANTILES, RELATIVE_ERROR, SMALLEST, Summary, merge_all
+from rlhive.errors import CorruptDataset
+from tests.data.strategies import records
+
+
+def values(seed, count):
+    """Elements of all kinds: around zero, a small motion far from it, heavy tails, constant, few values."""
+    generator = np.random.default_rng(seed)
+    columns = [
+        generator.normal(size=count),
+        1.6 + 1e-3 * generator.normal(size=count),
+        generator.standard_cauchy(size=count),
+        np.full(count, -3.5),
+        generator.integers(-2, 3, count),
+        np.exp(generator.normal(size=count) * 8),
+    ]
+    return np.stack(columns, axis=1).astype(np.float64)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10_000), count=st.integers(1, 400), q=st.floats(0, 1))
+def test_a_quantile_is_within_the_stated_error(seed, count, q):
+    rows = values(seed, count)
+    summary = Summary.of(rows)
+
+    true = np.quantile(rows, q, axis=0, method="lower")
+
+    bound = RELATIVE_ERROR * np.abs(true - summary.anchor) + SMALLEST
+    assert (np.abs(summary.quantile(q) - true) <= bound * (1 + 1e-9) + 1e-15 * np.abs(true)).all()
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10_000), cuts=st.lists(st.integers(1, 299), min_size=1, max_size=4, unique=True))
+def test_however_the_rows_are_cut_the_result_is_that_of_one_pass(seed, cuts):
+    rows = values(seed, 300)
+    whole = Summary.of(rows)
+    parts = [Summary.of(part, anchor=whole.anchor) for part in np.split(rows, sorted(cuts))]
+
+    merged = merge_all({"x": part} for part in parts[::-1])["x"]
+
+    assert (merged.buckets == whole.buckets).all()
+    assert all((merged.quantile(q) == whole.quantile(q)).all() for q in QUANTILES.values())
+    assert (merged.count, merged.min.tolist(), merged.max.tolist()) == (300, whole.min.tolist(), whole.max.tolist())
+    np.testing.assert_allclose(merged.mean, rows.mean(axis=0), rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(merged.std, rows.std(axis=0), rtol=1e-7, atol=1e-12)
+
+
+def test_rows_added_in_pieces_are_those_added_at_once():
+    rows = values(0, 500)
+    summary = Summary.of(rows[:1])
+    for start in range(1, 500, 7):
+        summary.add(rows[start : start + 7])
+
+    assert (summary.buckets == Summary.of(rows).buckets).all()
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "bool", "int32", "float16", "float32"])
+def test_every_dtype_has_the_moments_and_quantiles_of_its_values(dtype):
+    rows = np.random.default_rng(1).integers(0, 2 if dtype == "bool" else 50, (200, 3)).astype(dtype)
+    summary, exact = Summary.of(rows), rows.astype(np.float64)
+
+    np.testing.assert_allclose(summary.mean, exact.mean(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(summary.std, exact.std(axis=0), rtol=1e-12)
+    assert summary.min.tolist() == exact.min(axis=0).tolist()
+    for q in (0.0, 0.25, 0.5, 1.0):
+        true = np.quantile(exact, q, axis=0, method="lower")
+        if dtype.startswith("float"):
+            assert (np.abs(summary.quantile(q) - true) <= RELATIVE_ERROR * np.abs(true - summary.anchor)).all()
+        else:
+            assert summary.quantile(q).tolist() == true.tolist()
+
+
+def test_pictures_are_summarised_per_channel():
+    rows = np.random.default_rng(2).integers(0, 256, (5, 20, 20, 3)).astype(np.uint8)
+    summary = Summary.of(rows)
+
+    assert summary.count == 5 * 20 * 20
+    np.testing.assert_allclose(summary.mean, rows.reshape(-1, 3).mean(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(summary.std, rows.reshape(-1, 3).std(axis=0), rtol=1e-12)
+
+
+def test_infinities_are_said_and_do_no_harm():
+    rows = np.array([[0.0, 1.0], [np.inf, 2.0], [-np.inf, 3.0]])
+
+    said = Summary.of(rows).to_json()
+
+    assert said["mean"][0] is None
+    assert said["q50"][0] == 0.0
+    assert said["mean"][1] == 2.0
+    assert json.loads(json.dumps(said, allow_nan=False)) == said
+
+
+def test_a_version_keeps_the_sketches_and_merges_its_splits_exactly(tmp_path):
+    _, made = records([40, 30, 50, 20])
+    for record in made:
+        record.columns["observation"][:] = values(record.episode, record.length)[:, :3]
+    folder = export(made, "my/knob", license="mit", store=tmp_path, shard_bytes=1000)
+    manifest = Manifest.read(folder)
+
+    merged = merge_all(sketches.read_summaries(folder, manifest, ["a", "b"]))["observation"]
+
+    rows = np.concatenate([record.columns["observation"] for record in made])
+    whole = Summary.of(rows, anchor=merged.anchor)
+    assert (merged.buckets == whole.buckets).all()
+    assert (merged.quantile(0.9) == whole.quantile(0.9)).all()
+    own = np.concatenate([record.columns["observation"] for record in made if record.split == "b"])
+    said = manifest.statistics["b"]["observation"]
+    assert said["q50"] == Summary.of(own, anchor=merged.anchor).quantile(0.5).tolist()
+
+
+def test_a_version_without_sketches_gives_moments_alone(tmp_path):
+    _, made = records([4, 3])
+    folder = export(made, "my/knob", license="mit", store=tmp_path)
+    content = json.loads((folder / "rlhive.json").read_text())
+    content["files"] = [entry for entry in content["files"] if entry["path"] != SKETCHES_PATH]
+    for columns in content["statistics"].values():
+        for row in columns.values():
+            for name in QUANTILES:
+                del row[name]
+    (folder / "rlhive.json").write_text(json.dumps(content))
+
+    merged = merge_all(sketches.read_summaries(folder, Manifest.read(folder), ["a", "b"]))["action"].to_json()
+
+    assert merged["count"] == 7
+    assert set(merged) == {"count", "mean", "std", "min", "max"}
+
+
+def test_sketches_that_do_not_fit_the_manifest_are_refused(tmp_path):
+    _, made = records([4, 3])
+    folder = export(made, "my/knob", license="mit", store=tmp_path)
+    content = json.loads((folder / "rlhive.json").read_text())
+    content["statistics"]["a"]["action"]["count"] += 1
+    (folder / "rlhive.json").write_text(json.dumps(content))
+
+    with pytest.raises(CorruptDataset, match="expected 5 values per element"):
+        sketches.read_summaries(folder, Manifest.read(folder), ["a"])
