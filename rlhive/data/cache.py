@@ -15,6 +15,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from rlhive.data import untrusted
 from rlhive.errors import DatasetExists, DiskFull, InvalidName, StoreNotWritable
 
 STORE_VARIABLE = "RLHIVE_DATASETS_PATH"
@@ -39,10 +40,10 @@ def qualified(name: str) -> tuple[str, str]:
     parts = name.split("/")
     if len(parts) == 1:
         parts = [DEFAULT_NAMESPACE, *parts]
-    if len(parts) != 2 or not all(_NAME.fullmatch(part) and ".." not in part for part in parts):
+    if len(parts) != 2 or not all(_NAME.fullmatch(part) and not _reserved(part) for part in parts):
         msg = (
             f"Dataset name {name!r}: expected 'name' or 'namespace/name' of letters, digits, '_', '-' and '.', "
-            "beginning with a letter or digit. Choose another name."
+            "beginning with a letter or digit, and no reserved word. Choose another name."
         )
         raise InvalidName(msg)
     return parts[0], parts[1]
@@ -201,6 +202,12 @@ def _flush(folder: Path) -> None:
                 os.fsync(file.fileno())
     for path in (*(path for path in folder.rglob("*") if path.is_dir()), folder):
         flush_folder(path)
+
+
+def _reserved(part: str) -> bool:
+    """Whether the Hub refuses such a name, or a path cannot hold it on some operating system."""
+    odd = ".." in part or "--" in part or part.endswith("-") or PARTIAL in part
+    return odd or untrusted.is_reserved(part)
 
 
 def _ours(error: OSError) -> bool:

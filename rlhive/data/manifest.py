@@ -6,13 +6,14 @@ same for the same content whatever the shards, the processes or the version of p
 
 import hashlib
 import json
-import re
+import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
-from rlhive.data import cache
+from rlhive import keys
+from rlhive.data import cache, untrusted
 from rlhive.data.schema import Schema
 from rlhive.errors import CorruptDataset, DatasetNotFound, RLHiveError, UnsupportedFormat
 
@@ -21,8 +22,6 @@ FORMAT_VERSION = 1
 MAX_BYTES = 64 * 2**20
 EPISODES_PATH = "meta/episodes.parquet"
 SKETCHES_PATH = "meta/statistics.parquet"
-
-_HASH = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -134,13 +133,14 @@ class Manifest:
         """
         path = Path(folder) / FILE_NAME
         try:
-            size = path.stat().st_size
+            status = path.stat()
         except OSError as error:
             found = "no such folder" if not Path(folder).is_dir() else f"a folder without {FILE_NAME}"
             msg = f"{folder} is not a dataset version: expected its manifest, got {found}. Collect or pull it again."
             raise DatasetNotFound(msg) from error
-        if size > MAX_BYTES:
-            msg = f"{path}: expected a manifest of at most {MAX_BYTES} bytes, got {size}. Fetch the version again."
+        if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_BYTES:
+            found = f"{status.st_size} bytes" if stat.S_ISREG(status.st_mode) else "something else"
+            msg = f"{path}: expected a file of at most {MAX_BYTES} bytes, got {found}. Fetch the version again."
             raise CorruptDataset(msg)
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
@@ -150,7 +150,7 @@ class Manifest:
             if isinstance(error, UnsupportedFormat):
                 raise
             raise _corrupt(path, error) from error
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OSError) as error:
             raise _corrupt(path, error) from error
 
 
@@ -189,6 +189,11 @@ def verify(folder: Path, entries: Iterable[FileEntry]) -> None:
     """
     for entry in entries:
         path = Path(folder) / entry.path
+        try:
+            untrusted.require_inside(folder, path)
+        except ValueError as error:
+            msg = f"{error}: expected a file in it. Copy the file into its place, or fetch the version again."
+            raise CorruptDataset(msg) from error
         found = path.stat().st_size if path.is_file() else None
         if found != entry.bytes:
             size = "no such file" if found is None else f"{found} bytes"
@@ -214,55 +219,46 @@ def _require_format(content: Any, path: Path) -> None:
 
 
 def _from_json(content: dict[str, Any]) -> Manifest:
-    entries = tuple(_file_entry(row) for row in content["files"])
-    texts = {name: _text(content[name]) for name in ("license", "description", "env_name", "task", "created")}
-    cache.qualified(content["name"])
-    cache.parse_version(content["version"])
+    entries = tuple(_file_entry(row) for row in untrusted.mappings(content["files"]))
+    if len({entry.path.lower() for entry in entries} | {FILE_NAME}) != len(entries) + 1:
+        msg = f"a file is listed twice, or {FILE_NAME} itself is"
+        raise ValueError(msg)
+    names = ("license", "description", "env_name", "task", "created")
+    texts = {name: untrusted.text(content[name]) for name in names}
+    cache.qualified(untrusted.text(content["name"]))
+    cache.parse_version(untrusted.text(content["version"]))
     return Manifest(
         name=content["name"],
         version=content["version"],
-        fingerprint=_hash(content["fingerprint"]),
-        schema=Schema.from_json(content["schema"]),
+        fingerprint=untrusted.sha256(content["fingerprint"]),
+        schema=_schema(content["schema"]),
         splits={
-            _text(name): {key: _count(row[key]) for key in ("num_episodes", "num_transitions")}
+            untrusted.split(name): {key: untrusted.count(row[key]) for key in ("num_episodes", "num_transitions")}
             for name, row in content["splits"].items()
         },
         files=entries,
-        runs=tuple(content["runs"]),
-        parents=tuple(content["parents"]),
-        statistics=content["statistics"],
+        runs=untrusted.mappings(content["runs"]),
+        parents=untrusted.mappings(content["parents"]),
+        statistics=untrusted.statistics(content["statistics"]),
         **texts,
     )
 
 
-def _file_entry(row: dict[str, Any]) -> FileEntry:
-    path = PurePosixPath(_text(row["path"]))
-    if path.is_absolute() or ".." in path.parts or "\\" in str(path) or not path.parts:
-        msg = f"path {str(path)!r} leaves the version's folder"
-        raise ValueError(msg)
-    counts = {name: _count(row[name]) for name in ("bytes", "num_transitions", "num_episodes")}
-    return FileEntry(path=str(path), sha256=_hash(row["sha256"]), split=_text(row["split"]), **counts)
+def _schema(rows: Any) -> Schema:
+    schema = Schema.from_json(list(untrusted.mappings(rows)))
+    for flag in (keys.NEXT_TERMINATED, keys.NEXT_TRUNCATED):
+        if schema[keys.column_of(flag)].dtype != "bool":
+            msg = f"column {keys.column_of(flag)} is {schema[keys.column_of(flag)].dtype}, not bool"
+            raise ValueError(msg)
+    return schema
 
 
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        msg = f"expected a string, got {value!r}"
-        raise TypeError(msg)
-    return value
-
-
-def _count(value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        msg = f"expected a count, got {value!r}"
-        raise ValueError(msg)
-    return value
-
-
-def _hash(value: Any) -> str:
-    if not isinstance(value, str) or not _HASH.fullmatch(value):
-        msg = f"expected a SHA-256, got {value!r}"
-        raise ValueError(msg)
-    return value
+def _file_entry(row: Mapping[str, Any]) -> FileEntry:
+    counts = {name: untrusted.count(row[name]) for name in ("bytes", "num_transitions", "num_episodes")}
+    split = untrusted.split(row["split"]) if row["split"] != "" else ""
+    return FileEntry(
+        path=untrusted.file_path(row["path"]), sha256=untrusted.sha256(row["sha256"]), split=split, **counts
+    )
 
 
 def _corrupt(path: Path, error: Exception) -> CorruptDataset:

@@ -11,6 +11,7 @@ The root's ``done``, ``terminated`` and ``truncated`` are False at every row of 
 """
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -25,6 +26,10 @@ from rlhive.keys import NestedKey, column_of, key_of
 
 STRING = "string"
 DTYPES = ("float64", "float32", "float16", "int64", "int32", "int16", "int8", "uint8", "bool", STRING)
+
+#: Elements of a row's field and its dimensions, at most: what Arrow's lists and NumPy's arrays hold.
+MAX_WIDTH = 2**31 - 1
+MAX_DIMS = 32
 
 #: Columns that RLHive adds to every row; no field may have their names.
 INDEX_COLUMNS = (keys.EPISODE, keys.STEP_COUNT)
@@ -175,6 +180,9 @@ class Schema:
         except (TypeError, KeyError, ValueError) as error:
             msg = f"Schema {json.dumps(rows)[:200]}: expected rows of column, dtype, shape, observed; got {error!r}."
             raise SchemaMismatch(msg) from error
+        if len({field.column for field in fields}) != len(fields):
+            msg = f"Schema {json.dumps(rows)[:200]}: expected each column once, got one twice."
+            raise SchemaMismatch(msg)
         return cls(tuple(sorted(fields, key=lambda field: field.column)))
 
 
@@ -255,8 +263,14 @@ def _field_from_json(row: dict[str, Any]) -> Field:
     if dtype not in DTYPES or not isinstance(observed, bool) or not isinstance(column, str):
         msg = f"bad field {row!r}"
         raise ValueError(msg)
-    if any(not isinstance(size, int) or size < 0 for size in shape):
+    if any(not isinstance(size, int) or isinstance(size, bool) or size < 0 for size in shape):
         msg = f"bad shape {shape!r}"
+        raise ValueError(msg)
+    if math.prod(shape) > MAX_WIDTH or len(shape) > MAX_DIMS:
+        msg = f"shape {shape!r} is larger than a row may be"
+        raise ValueError(msg)
+    if column in INDEX_COLUMNS or not isinstance(row.get("unit"), str | None):
+        msg = f"bad field {row!r}"
         raise ValueError(msg)
     if dtype == STRING and shape:
         msg = f"bad shape {shape!r} of a string"
