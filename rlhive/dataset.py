@@ -10,11 +10,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from tensordict import TensorDict
+from torchrl.data import RobotDatasetMetadata
+from torchrl.data.datasets import register_dataset
 
-from rlhive import collect
+from rlhive import collect, replay
 from rlhive.data import cache, hub, load, publish, sketches
 from rlhive.data.buffer import make_replay_buffer
 from rlhive.data.manifest import Manifest
+from rlhive.data.robot_metadata import robot_metadata
 from rlhive.data.schema import Schema
 from rlhive.data.statistics import merge_all
 from rlhive.data.storage import PackedStorage
@@ -28,6 +31,9 @@ if TYPE_CHECKING:
     from torchrl.data.replay_buffers.samplers import Sampler
 
 logger = logging.getLogger(__name__)
+
+# `torchrl.data.datasets.load_dataset("rlhive:kitchen_knob1")`; TorchRL imports the room when it is asked for one.
+register_dataset("rlhive", "rlhive.registry:open_replay_buffer", replace=True)
 
 
 class RoboHiveDataset:
@@ -115,6 +121,12 @@ class RoboHiveDataset:
     def manifest(self) -> Manifest:
         """Everything that the version says of itself, provenance included."""
         return self._manifest
+
+    @property
+    def robot_metadata(self) -> RobotDatasetMetadata:
+        """What the version says of its robot and actions, in TorchRL's own form; statistics of the chosen splits."""
+        pin = hub.Pin.read(self.path)
+        return robot_metadata(self._manifest, self.statistics, source_url=pin and pin.url)
 
     @property
     def episodes(self) -> pa.Table:
@@ -220,11 +232,12 @@ class RoboHiveDataset:
             DatasetExists: The Hub has another content under that version.
             HubConflict: Somebody else pushed meanwhile; push again.
             HubAccessDenied, HubUnreachable, HubRefused: The Hub's answer, in one sentence.
-            CorruptDataset: A file is not what the manifest recorded; nothing was sent.
+            CorruptDataset, CheckFailed: The version fails :func:`rlhive.replay.check`; nothing was sent.
         """
         hub.complete(self.path, self._manifest, self._manifest.files, progress=progress)
         target = repo_id or self.name
-        return publish.push(self.path, target, private=private, license=license, progress=progress)
+        options = {"private": private, "license": license, "progress": progress}
+        return publish.push(self.path, target, check=replay.check, **options)
 
     def __repr__(self) -> str:
         counts = self._manifest.splits

@@ -60,6 +60,10 @@ class DiskFull(RLHiveError, OSError):
     """No space was left; what had been committed before is intact."""
 
 
+class CheckFailed(RLHiveError, ValueError):
+    """A version's content fails a check, so it is not published."""
+
+
 class HubUnreachable(RLHiveError, ConnectionError):
     """The Hub does not answer, is too busy, or HF_HUB_OFFLINE forbids asking it."""
 

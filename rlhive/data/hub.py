@@ -53,6 +53,11 @@ class Pin:
             return None
         return pin if _COMMIT.fullmatch(pin.commit) else None
 
+    @property
+    def url(self) -> str:
+        """Page of the commit."""
+        return f"{constants.ENDPOINT}/datasets/{self.repo_id}/tree/{self.commit}"
+
     def write(self, folder: Path) -> None:
         """Keep the pin in a version's folder."""
         cache.write_aside(Path(folder) / PIN_NAME, json.dumps(asdict(self)).encode())

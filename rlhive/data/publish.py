@@ -2,7 +2,7 @@
 
 ::
 
-    verify every file ─► repository there? ─► tag there? ─► commit on top of the head we saw ─► tag v<version>
+    check every file ──► repository there? ─► tag there? ─► commit on top of the head we saw ─► tag v<version>
                          create it            same files: done      somebody else's since: refuse
                                               other files: refuse
 
@@ -10,7 +10,7 @@ Every step can be repeated: what the Hub holds is not sent again, so an interrup
 """
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,12 +19,13 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, co
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.hf_api import RepoFile
 
-from rlhive.data import cache, load
+from rlhive.data import cache, check, load
 from rlhive.data.card import card_of
 from rlhive.data.connection import asking, bars, patiently
+from rlhive.data.findings import FAILED, Report
 from rlhive.data.hub import blob_hash
-from rlhive.data.manifest import FILE_NAME, FileEntry, Manifest, sha256_of, verify
-from rlhive.errors import DatasetExists, DatasetNotFound, HubConflict, HubRefused
+from rlhive.data.manifest import FILE_NAME, FileEntry, Manifest, sha256_of
+from rlhive.errors import CheckFailed, CorruptDataset, DatasetExists, DatasetNotFound, HubConflict, HubRefused
 
 CARD_NAME = "README.md"
 #: Folders of a repository that belong to RLHive: what the new version does not have there is deleted.
@@ -54,6 +55,7 @@ def push(
     *,
     private: bool = False,
     license: str | None = None,
+    check: Callable[[Path], Report] = check.check,
     progress: bool = True,
 ) -> Published:
     """Publish a version under the tag ``v<version>``.
@@ -62,14 +64,16 @@ def push(
     interrupted goes on. A version that is there with the same files is left as it is.
 
     Args:
-        folder: The version's folder; all of its files are verified first.
+        folder: The version's folder; all of its files are checked first.
         repo_id: ``namespace/name``; the card and the manifest on the Hub carry this name.
         private: Whether a new repository is private; an existing one that is public is then refused.
         license: Licence to publish under, where the repository's name is not the version's own.
+        check: Looks for what must not be published; by default at the files alone, see :mod:`rlhive.data.check`.
         progress: Whether to show the Hub's progress bars.
 
     Raises:
         CorruptDataset: A file is not what the manifest recorded.
+        CheckFailed: The content fails a check.
         DatasetExists: The Hub has another content under that version; a tag is never moved.
         HubConflict: Somebody else committed meanwhile.
         HubAccessDenied: No token, or one that may not write.
@@ -77,7 +81,7 @@ def push(
         HubUnreachable: Nobody answered.
     """
     manifest = Manifest.read(folder)
-    verify(folder, manifest.files)
+    _require_sound(check(folder), manifest)
     repo_id = "/".join(cache.qualified(repo_id))
     with _staged(Path(folder), manifest, repo_id, license) as files, bars(progress):
         head, tags = _refs(repo_id)
@@ -97,6 +101,18 @@ def push(
             raise DatasetExists(msg)
     url = f"{constants.ENDPOINT}/datasets/{repo_id}/tree/{tag}"
     return Published(repo_id, manifest.version, tags[tag], url)
+
+
+def _require_sound(report: Report, manifest: Manifest) -> None:
+    for outcome in report.outcomes.values():
+        if outcome.status == FAILED:
+            if outcome.name in ("manifest", "files", "pages"):
+                raise CorruptDataset(outcome.findings[0])
+            msg = (
+                f"{manifest.name} {manifest.version} is not published: expected no failed check, got {outcome.name!r}: "
+                f"{outcome.findings[0]} See all of them: rlhive check {manifest.name} --version {manifest.version}"
+            )
+            raise CheckFailed(msg)
 
 
 @contextmanager

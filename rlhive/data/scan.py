@@ -232,7 +232,7 @@ class Scanner:
                     row = int(rows.argmax())
                     episode = int(np.searchsorted(starts, row, side="right")) - 1
                     yield name, facts.chunk.positions[episode], row - int(starts[episode]), kind
-                ends = test(finals).reshape(len(finals), -1).any(axis=1)
+                ends = test(finals).any(axis=tuple(range(1, finals.ndim)))
                 if ends.any():
                     episode = int(ends.argmax())
                     yield name, facts.chunk.positions[episode], lengths[episode], kind

@@ -369,3 +369,14 @@ def test_every_check_has_a_planted_defect_and_a_line_in_the_documentation():
 
     assert all(f"| `{name}` |" in documented for name in CHECKS)
     assert {name for _, name, _ in (*IN_EPISODES, *IN_FILES)} == CHECKS.keys()
+
+
+@pytest.mark.parametrize(("value", "name", "status"), [(np.inf, "infinite", "warned"), (np.nan, "nan", "failed")])
+def test_an_odd_action_is_found_though_actions_have_no_final_value(tmp_path, value, name, status):
+    made = [episode(0), episode(1)]
+    made[1].columns["action"][7, 1] = value
+
+    outcome = check(write(tmp_path, made)).outcomes[name]
+
+    assert outcome.status == status
+    assert "episode 1" in outcome.findings[0]

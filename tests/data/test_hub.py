@@ -418,6 +418,18 @@ def test_a_damaged_version_is_not_pushed(hub, made, online):
     assert hub.requests == []
 
 
+def test_a_version_that_fails_a_check_is_not_pushed(hub, made, online, tmp_path):
+    schema, episodes = records([3, 2])
+    episodes[1].columns["action"][0, 0] = float("nan")
+    options = {"schema": schema, "license": "mit", "store": tmp_path / "bad"}
+    folder = export(episodes, "org/knob", version="1.0.0", **options)
+
+    said = raises("CheckFailed", "'nan'", push, online, folder)
+
+    assert "rlhive check org/knob --version 1.0.0" in said
+    assert hub.requests == []
+
+
 def test_of_two_pushers_one_wins_and_the_other_loses_nothing(hub, made, online, clients, server):
     """The other one commits while this one uploads."""
     push(online, made["1.0.0"])
