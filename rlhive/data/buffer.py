@@ -1,13 +1,16 @@
 """`as_replay_buffer()`: TorchRL's own replay buffer over the packed storage, with less on the way to a batch."""
 
-from collections.abc import Callable
+import contextlib
+from collections import deque
+from collections.abc import Callable, Iterator
+from itertools import zip_longest
 from typing import Any
 
 import torch
 from tensordict import TensorDict
 from tensordict.nn.utils import _set_dispatch_td_nn_modules
 from tensordict.utils import expand_as_right
-from torchrl.data import ImmutableDatasetWriter, RandomSampler, TensorDictReplayBuffer
+from torchrl.data import ImmutableDatasetWriter, RandomSampler, SamplerWithoutReplacement, TensorDictReplayBuffer
 from torchrl.data.replay_buffers.samplers import Sampler
 from torchrl.data.replay_buffers.utils import pin_memory_output
 
@@ -15,6 +18,10 @@ from rlhive.data.sampling import give_boundaries
 from rlhive.data.storage import PackedStorage
 
 _INDEX = "index"
+
+#: A loop gathers this many batches at once, as long as they have fewer bytes together.
+AHEAD = 16
+AHEAD_BYTES = 8 * 2**20
 
 
 class DatasetReplayBuffer(TensorDictReplayBuffer):
@@ -25,6 +32,10 @@ class DatasetReplayBuffer(TensorDictReplayBuffer):
     none, and a priority that was updated before ``sample()`` counts in the batch that it draws.
     """
 
+    def __init__(self, **kwargs: Any):
+        super().__init__(**kwargs)
+        self._ahead: deque[tuple[TensorDict | None, dict[str, Any]]] = deque()
+
     def sample(
         self, batch_size: int | None = None, return_info: bool = False, include_info: bool | None = None
     ) -> TensorDict | tuple[TensorDict, dict[str, Any]]:
@@ -32,9 +43,43 @@ class DatasetReplayBuffer(TensorDictReplayBuffer):
         size = self._batch_size
         if size is None or batch_size not in (None, size) or include_info is not None or self._service_shutdown:
             return super().sample(batch_size, return_info, include_info)
-        batch, info = self._next_prefetched(size) if self._prefetch else self._sample(size)
+        if self._ahead:
+            batch, info = self._ahead.popleft()
+            batch, info = self._finish(self._storage.get(info[_INDEX]) if batch is None else batch, info)
+        elif self._prefetch:
+            batch, info = self._next_prefetched(size)
+        else:
+            batch, info = self._sample(size)
         _include(batch, info)
         return (batch, info) if return_info else batch
+
+    def __iter__(self) -> Iterator[TensorDict]:
+        """Iterate as TorchRL's buffer does: an epoch without replacement, and endlessly with it.
+
+        Uniform samplers draw several batches at once, which are then gathered at once. A loop that is left early
+        loses none of them: ``sample()`` and the next loop begin with those.
+        """
+        if self._prefetch or type(self._sampler) not in (RandomSampler, SamplerWithoutReplacement):
+            yield from super().__iter__()
+            return
+        if self._sampler.ran_out and not self._ahead:
+            self._sampler.ran_out = False
+        while self._ahead or not self._sampler.ran_out:
+            if not self._ahead and self._batch_size is not None:
+                self._draw_ahead(self._batch_size)
+            yield self.sample()
+
+    def _draw_ahead(self, batch_size: int) -> None:
+        """Draw and gather some batches, in the order in which they will be handed out."""
+        drawn = []
+        for _ in range(max(1, min(AHEAD, AHEAD_BYTES // (batch_size * self._storage.item_bytes)))):
+            drawn.append(self._draw(batch_size))
+            if self._sampler.ran_out or len(drawn[-1][0]) != batch_size:
+                break
+        whole = [index for index, _ in drawn if len(index) == batch_size]
+        batches = self._storage.get_many(torch.cat(whole), batch_size) if len(whole) > 1 else []
+        infos = [info for _, info in drawn]
+        self._ahead.extend(zip_longest(batches, infos))
 
     def _sample(self, batch_size: int) -> tuple[TensorDict, dict[str, Any]]:
         return self._gather(*self._draw(batch_size))
@@ -48,10 +93,12 @@ class DatasetReplayBuffer(TensorDictReplayBuffer):
         info[_INDEX] = index
         return index, info
 
-    @pin_memory_output
     def _gather(self, index: Any, info: dict[str, Any]) -> tuple[TensorDict, dict[str, Any]]:
         """Return the batch of some indices, transformed."""
-        batch = self._storage.get(index)
+        return self._finish(self._storage.get(index), info)
+
+    @pin_memory_output
+    def _finish(self, batch: TensorDict, info: dict[str, Any]) -> tuple[TensorDict, dict[str, Any]]:
         if self._collate_fn is not _as_is:
             batch = self._collate_fn(batch)
         if len(self._transform):
@@ -67,6 +114,19 @@ class DatasetReplayBuffer(TensorDictReplayBuffer):
             while len(queue) < min(sampler._remaining_batches, self._prefetch_cap) and not sampler.ran_out:
                 queue.append(self._prefetch_executor.submit(self._gather, *self._draw(batch_size)))
         return result
+
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"_ahead": deque((None, info) for _, info in self._ahead)}
+
+    @contextlib.contextmanager
+    def _capture_prefetch_state(self, *, clone_queue: bool = True) -> Iterator[dict[str, Any]]:
+        """Batches that were drawn ahead are part of a checkpoint: as indices, since their content is in the cache."""
+        with super()._capture_prefetch_state(clone_queue=clone_queue) as state:
+            yield state | {"ahead": [info for _, info in self._ahead]}
+
+    def _restore_prefetch_queue_locked(self, prefetch_state: dict[str, Any] | None, **kwargs: Any) -> None:
+        super()._restore_prefetch_queue_locked(prefetch_state, **kwargs)
+        self._ahead = deque((None, info) for info in (prefetch_state or {}).get("ahead", ()))
 
 
 def make_replay_buffer(

@@ -99,24 +99,42 @@ class PackedStorage(Storage):
         if not isinstance(index, torch.Tensor) or index.dtype is not torch.int64:
             index = torch.arange(self._length, device=self._home)[index]
         flat = index if index.ndim == 1 else index.reshape(-1)
-        batch = self._at(flat)
+        [batch] = self.get_many(flat, len(flat))
         return batch if index.ndim == 1 else batch.reshape(index.shape)
 
-    def _at(self, index: torch.Tensor) -> TensorDict:
-        """Return the transitions of some indices, int64 ``[n]``; negative ones count from the end."""
-        rows = self._rows.take(index)
-        root: dict[str, Any] = {}
-        slots = None
+    def get_many(self, index: torch.Tensor, batch_size: int) -> list[TensorDict]:
+        """Return several batches that were gathered at once, which costs less than one after the other.
+
+        Args:
+            index: int64 ``[num_batches * batch_size]``; negative ones count from the end.
+            batch_size: Transitions per batch.
+
+        Returns:
+            The batches in order. They share one block of memory, of which every one has a part of its own.
+        """
+        rows, device = self._rows.take(index), self._target
+        more, slots = {}, None
         if self._since is not None:
             slots, steps = self._window.slots(self._since.take(index), self._left.take(index))
             if self._window.n_step > 1:
-                steps = steps.to(self._target, torch.int64)
-                root |= {STEPS_TO_NEXT: steps, GAMMA: self._window.gamma**steps, NONTERMINAL: steps != 1}
-        for gather in self._gathers:
-            gather.fill(root, rows, slots, self._target)
+                steps = steps.to(device, torch.int64)
+                more = {STEPS_TO_NEXT: steps, GAMMA: self._window.gamma**steps, NONTERMINAL: steps != 1}
         if self._to_go is not None:
-            root[keys.RETURN_TO_GO] = self._to_go[index.to(self._target)]
-        return _tensordict(root, rows.shape, self._target)
+            more[keys.RETURN_TO_GO] = self._to_go[index.to(device)]
+        copies = [(gather, gather.read(rows, slots, device)) for gather in self._gathers]
+        size = torch.Size([batch_size])
+        batches = []
+        for start in range(0, len(rows), batch_size) if batch_size else (0,):
+            root: dict[str, Any] = {name: value[start : start + batch_size] for name, value in more.items()}
+            for gather, copied in copies:
+                gather.fill(root, copied, start, batch_size)
+            batches.append(_tensordict(root, size, device))
+        return batches
+
+    @property
+    def item_bytes(self) -> int:
+        """Bytes that are read for one item of a batch."""
+        return sum(gather.item_bytes for gather in self._gathers)
 
     def set(self, cursor: Any, data: Any, *, set_cursor: bool = True) -> None:
         """Refuse: a dataset version never changes.
@@ -217,7 +235,7 @@ def returns_to_go(packed: Packed, rows: torch.Tensor, lengths: torch.Tensor, dis
     found: dict[str, Any] = {}
     for piece in rows.split(_PIECE):
         part: dict[str, Any] = {}
-        gather.fill(part, piece, None, rows.device)
+        gather.fill(part, gather.read(piece, None, rows.device), 0, len(piece))
         found.setdefault(keys.REWARD, []).append(part[keys.NEXT][keys.REWARD].clone())
     total = torch.cat(found[keys.REWARD])
     end = lengths.to(rows.device).cumsum(0) - 1

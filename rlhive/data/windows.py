@@ -135,14 +135,21 @@ class Gather:
     def __bool__(self) -> bool:
         return bool(self._leaves)
 
-    def fill(self, root: dict[str, Any], rows: torch.Tensor, slots: torch.Tensor | None, device: torch.device) -> None:
-        """Put the leaves of some items into nested dicts.
+    @property
+    def item_bytes(self) -> int:
+        """Bytes that are read for one item."""
+        return self._num_slots * self._width * _WORD
+
+    def read(self, rows: torch.Tensor, slots: torch.Tensor | None, device: torch.device) -> list[torch.Tensor]:
+        """Copy the rows of some items.
 
         Args:
-            root: The dict of the batch; gets dicts of its own for nested keys.
             rows: Physical rows of the items, ``[n]``.
             slots: What :meth:`Window.slots` says of them; None where an item is a pair.
             device: Where the leaves shall be.
+
+        Returns:
+            The one copy, as each dtype sees it.
         """
         if slots is None:
             block = self._data.index_select(0, rows)
@@ -151,15 +158,26 @@ class Gather:
             block = self._data.index_select(0, (rows.unsqueeze(1) + slots).view(-1)).view(len(rows), -1)
         if block.device != device:
             block = (block.pin_memory() if device.type == "cuda" else block).to(device, non_blocking=True)
-        size = (len(rows),)
-        for dtype, leaves in self._leaves.items():
-            typed = block.view(dtype)
-            step = (typed.shape[1],)
+        return [block.view(dtype) for dtype in self._leaves]
+
+    def fill(self, root: dict[str, Any], copies: list[torch.Tensor], start: int, count: int) -> None:
+        """Put the leaves of the items ``[start, start + count)`` of what :meth:`read` gave into nested dicts.
+
+        Args:
+            root: The dict of the batch; gets dicts of its own for nested keys.
+            copies: What :meth:`read` gave.
+            start: First item.
+            count: Number of items.
+        """
+        size = (count,)
+        for typed, leaves in zip(copies, self._leaves.values(), strict=True):
+            width = typed.shape[1]
+            step, first = (width,), start * width
             for leaf in leaves:
                 target = root
                 for part in leaf.parents:
                     target = target.setdefault(part, {})
-                value = typed.as_strided(size + leaf.shape, step + leaf.strides, leaf.offset)
+                value = typed.as_strided(size + leaf.shape, step + leaf.strides, first + leaf.offset)
                 target[leaf.name] = value if leaf.finish is None else leaf.finish(value)
 
     def _add(self, place: Place, key: keys.NestedKey, slot: int) -> None:

@@ -137,6 +137,28 @@ def test_batches_are_those_of_torchrls_own_buffer(packed, sampler):
     assert (info["index"] == their_info["index"]).all()
 
 
+@pytest.mark.parametrize("sampler", [RandomSampler, lambda: SamplerWithoutReplacement(drop_last=False)])
+def test_a_loop_gives_what_sample_gives_and_loses_nothing_when_it_is_left(packed, sampler, tmp_path):
+    def buffer():
+        return make_replay_buffer(PackedStorage(packed), batch_size=8, sampler=sampler(), seed=7)
+
+    plain, looped, resumed = buffer(), buffer(), buffer()
+    expected = [plain.sample() for _ in range(12)]
+    got = [batch for _, batch in zip(range(2), looped, strict=False)]
+    assert looped._ahead, "nothing was drawn ahead: the test would prove nothing"
+    looped.dumps(tmp_path / "checkpoint")
+    got += [looped.sample()]
+    got += [batch for _, batch in zip(range(1), looped, strict=False)]
+    looped = pickle.loads(pickle.dumps(looped))
+    got += [looped.sample() for _ in range(8)]
+
+    for left, right in zip(got, expected, strict=True):
+        assert_same(left, right)
+    resumed.loads(tmp_path / "checkpoint")
+    for right in expected[2:]:
+        assert_same(resumed.sample(), right)
+
+
 @pytest.mark.parametrize("kind", ["random", "without replacement", "slices", "prioritized", "transformed"])
 def test_any_prefetch_gives_the_same_batches(packed, kind):
     def batches(prefetch):
