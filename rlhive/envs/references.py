@@ -6,7 +6,7 @@ is put on their scale as D4RL does it (Fu et al., 2020): 0 is the random policy,
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -82,6 +82,16 @@ def expert_hash(env_name: str) -> str:
         return ""
     decides = {name: value for name, value in row.items() if name not in ("provenance", "medium")}
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def stale(tasks: Iterable[tuple[str, str]]) -> list[str]:
+    """Return the names of the tasks that were not measured with the expert that ships now.
+
+    Args:
+        tasks: Name and environment id of each.
+    """
+    rows = _read("references.json")["tasks"]
+    return [name for name, env in tasks if name not in rows or rows[name]["expert_hash"] != expert_hash(env)]
 
 
 @cache

@@ -1,0 +1,77 @@
+"""Measure the catalogue's reference returns again: ``python benchmarks/reference_returns.py``.
+
+Random and expert of every task, on the evaluation seeds, which no expert was tuned on; the numbers go into
+rlhive/envs/references.json with the command, seeds and versions that made them. Measured are the tasks whose numbers
+are missing or of other expert parameters, or those that are named; ``--check`` only names them and exits with 1. Some
+40 s of CPU time a task.
+"""
+
+import argparse
+import datetime
+import importlib.metadata
+import json
+import sys
+from pathlib import Path
+
+from tqdm import tqdm
+
+from rlhive.envs.references import expert_hash, stale
+from rlhive.envs.tasks import EVALUATION_SEED, TASKS, Task
+from rlhive.evaluate import Evaluation, evaluate
+from rlhive.provenance import git_state
+
+FILE = Path(__file__).parents[1] / "rlhive" / "envs" / "references.json"
+PACKAGES = ("rlhive", "robohive", "mujoco", "numpy", "torch", "torchrl")
+
+
+def measure(task: Task, *, episodes: int, num_workers: int, git: dict | None) -> dict:
+    """Return the row of one task."""
+    levels = [level for level in ("random", "expert") if level in task.levels]
+    rows = {level: brief(evaluate(level, task, num_episodes=episodes, num_workers=num_workers)) for level in levels}
+    return {
+        "env_name": task.env_name,
+        "expert_hash": expert_hash(task.env_name),
+        **rows,
+        "seeds": [EVALUATION_SEED, EVALUATION_SEED + episodes - 1],
+        "command": f"python benchmarks/reference_returns.py {task.name} --episodes {episodes}",
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "git": git,
+        "date": datetime.date.today().isoformat(),
+    }
+
+
+def brief(evaluation: Evaluation) -> dict:
+    """Return what a reference holds of an evaluation, rounded well below its interval."""
+    return {
+        "num_episodes": evaluation.num_episodes,
+        "return_mean": round(evaluation.return_mean, 3),
+        "return_interval": [round(bound, 3) for bound in evaluation.return_interval],
+        "success_rate": evaluation.success_rate,
+        "success_interval": [round(bound, 4) for bound in evaluation.success_interval],
+    }
+
+
+def main() -> None:
+    """Measure what is missing or was named, one task after the other; each is kept at once."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("tasks", nargs="*", help="names in the catalogue; default: those that need it")
+    parser.add_argument("--episodes", type=int, default=100)
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--check", action="store_true", help="measure nothing, name what needs it")
+    arguments = parser.parse_args()
+    names = arguments.tasks or stale((task.name, task.env_name) for task in TASKS.values())
+    if arguments.check:
+        sys.exit("\n".join(names) if names else 0)
+    git = git_state()  # before the file itself changes
+    for name in tqdm(names, unit="task"):
+        row = measure(TASKS[name], episodes=arguments.episodes, num_workers=arguments.workers, git=git)
+        # Read anew: another process may have measured other tasks meanwhile.
+        content = json.loads(FILE.read_text(encoding="utf-8"))
+        content["tasks"] = {
+            key: {**content["tasks"], name: row}[key] for key in TASKS if key in {*content["tasks"], name}
+        }
+        FILE.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
