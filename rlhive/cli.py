@@ -2,16 +2,22 @@
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from typer.core import TyperGroup
 
 from rlhive.errors import EnvNotFound, RLHiveError
+
+if TYPE_CHECKING:
+    from rlhive.envs.references import Measured
+    from rlhive.envs.tasks import Task
 
 out = Console()
 err = Console(stderr=True)
@@ -85,7 +91,7 @@ def train(context: typer.Context) -> None:
 
 @app.command()
 def evaluate(
-    policy: Annotated[str, typer.Argument(help="Folder of a checkpoint, or expert, medium or random.")],
+    policy: Annotated[str, typer.Argument(help="Folder of a checkpoint, or a level of the task: expert, noisy, …")],
     env: Annotated[str, typer.Option(help="Task or environment id; by default the checkpoint's own.")] = "",
     episodes: Annotated[int, typer.Option(help="Number of episodes, on seeds that no recipe uses.")] = 50,
     seed: Annotated[int | None, typer.Option(help="First seed.")] = None,
@@ -94,11 +100,13 @@ def evaluate(
 ) -> None:
     """Roll a policy out on held-out seeds, beside random and expert."""
     from rlhive.envs.tasks import EVALUATION_SEED
-    from rlhive.evaluate import compare
+    from rlhive.evaluate import compare, task_of
 
+    task = task_of(env or _env_of(policy))
+    beside = [level for level in ("random", "expert") if level in task.levels]
     rows = compare(
-        list(dict.fromkeys([policy, "random", "expert"])),
-        env or _env_of(policy),
+        list(dict.fromkeys([policy, *beside])),
+        task,
         num_episodes=episodes,
         seed=EVALUATION_SEED if seed is None else seed,
         num_workers=workers,
@@ -106,17 +114,22 @@ def evaluate(
     if json_:
         out.print_json(json.dumps([row.to_dict() for row in rows]))
         return
-    table = Table("policy", "success", "95 % interval", "return", "95 % interval", title=rows[0].env_name)
+    table = Table("policy", "success", "95 % interval", "return", "95 % interval", "score", "95 % interval")
+    table.title = rows[0].env_name
     for row in rows:
-        success, returns = row.success_interval, row.return_interval
         table.add_row(
             row.policy,
-            f"{row.success_rate:.0%}",
-            f"{success[0]:.0%} to {success[1]:.0%}",
-            f"{row.return_mean:.1f}",
-            f"{returns[0]:.1f} to {returns[1]:.1f}",
+            *_interval(row.success_rate, row.success_interval, ".0%"),
+            *_interval(row.return_mean, row.return_interval, ".1f"),
+            *_interval(row.score, row.score_interval, ".0f"),
         )
     out.print(table)
+    if rows[0].score is not None:
+        out.print("score: the mean return, 0 as random and 100 as the expert in the catalogue's reference measurement")
+
+
+def _interval(value: float | None, interval: tuple[float, float] | None, form: str) -> tuple[str, str]:
+    return ("-", "-") if value is None else (f"{value:{form}}", f"{interval[0]:{form}} to {interval[1]:{form}}")
 
 
 def _env_of(policy: str) -> str:
@@ -241,10 +254,10 @@ def import_(
 def list_(json_: Json = False) -> None:
     """List the datasets of the local store and those that the catalogue can make."""
     from rlhive.dataset import local_datasets, local_versions
-    from rlhive.envs.tasks import TASKS
+    from rlhive.envs.tasks import catalogue
 
     rows = {name: list(local_versions(name)) for name in local_datasets()}
-    for task in TASKS.values():
+    for task in catalogue().values():
         if task.recipe is not None:
             rows.setdefault(f"robohive/{task.name}", [])
     if json_:
@@ -258,16 +271,66 @@ def list_(json_: Json = False) -> None:
 
 @app.command()
 def envs(json_: Json = False) -> None:
-    """List the tasks of the catalogue."""
-    from rlhive.envs.tasks import TASKS
+    """List the tasks of the catalogue: what is installed, which policies there are, and what they reach."""
+    from rlhive.envs.make import missing
+    from rlhive.envs.tasks import LEVELS, catalogue
 
+    rows = [(task, missing(task)) for task in catalogue().values()]
     if json_:
-        out.print_json(json.dumps({task.name: task.env_name for task in TASKS.values()}))
+        out.print_json(json.dumps({task.name: _described(task, lacks) for task, lacks in rows}))
         return
-    table = Table("task", "environment", "horizon", "what solves it")
-    for task in TASKS.values():
-        table.add_row(task.name, task.env_name, str(task.horizon), task.description)
+    table = Table(
+        *("task", "environment", "here", "steps", "policies", "expert solves", "return", "random"),
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    for column in table.columns:
+        column.no_wrap = column.header != "environment"  # the one to give way in a narrow terminal
+        column.justify = "right" if column.header in ("steps", "expert solves", "return", "random") else "left"
+    for task, lacks in rows:
+        here = "[red]no" if lacks else "[green]yes"
+        levels = "all" if task.levels == LEVELS else ", ".join(task.levels)
+        table.add_row(task.name, task.env_name, here, str(task.horizon), levels, *_reached(task))
     out.print(table)
+    out.print(
+        f"policies: all are {', '.join(LEVELS)}. expert solves, return: of 100 unseen seeds, with the 95 % interval. "
+        "random: what uniform actions return.",
+        highlight=False,
+    )
+    for lacks in sorted({lacks for _, lacks in rows if lacks}):
+        out.print(f"[red]not here:[/] {escape(lacks)}", highlight=False, soft_wrap=True)
+
+
+def _reached(task: "Task") -> tuple[str, str, str]:
+    """Return how often the expert solves a task and the mean returns, each with its 95 % interval."""
+    if task.reference is None:
+        return "", "", ""
+    expert, random = task.reference.expert, task.reference.random
+    solves = ""
+    if expert is not None and expert.success_interval is not None:
+        low, high = (100 * bound for bound in expert.success_interval)
+        solves = f"{expert.success_rate:.0%} ({low:.0f}-{high:.0f})"
+    return solves, f"{expert.return_mean:.1f}{_half(expert)}" if expert else "", f"{random.return_mean:.1f}"
+
+
+def _half(mean: "Measured") -> str:
+    if mean.return_interval is None:
+        return ""
+    return f" ± {(mean.return_interval[1] - mean.return_interval[0]) / 2:.1f}"
+
+
+def _described(task: "Task", lacks: str) -> dict[str, Any]:
+    recipe = task.recipe and {"version": task.recipe.version, "episodes": dict(task.recipe.episodes)}
+    return {
+        "env_name": task.env_name,
+        "backend": task.backend,
+        "horizon": task.horizon,
+        "description": task.description,
+        "levels": list(task.levels),
+        "recipe": recipe,
+        "missing": lacks or None,
+        "reference": task.reference and asdict(task.reference),
+    }
 
 
 def main() -> None:

@@ -26,11 +26,11 @@ from rlhive.data import cache
 from rlhive.data.export import export
 from rlhive.data.recording import Recording
 from rlhive.data.schema import Schema
-from rlhive.envs.make import make_env, make_policy
+from rlhive.envs.make import make_policy
 from rlhive.envs.tasks import Task, get_task
 from rlhive.errors import DatasetNotFound
 from rlhive.provenance import git_state, versions
-from rlhive.rollout import default_num_workers, map_unordered, rollout_episode
+from rlhive.rollout import default_num_workers, env_of, map_unordered, rollout_episode
 
 logger = logging.getLogger(__name__)
 
@@ -158,21 +158,10 @@ class _Tally:
 
 
 # --- in the worker processes; each keeps its environment for the next job ---
-
-_ENVS: dict[str, Any] = {}
-
-
-def _env_of(task: Task) -> Any:
-    key = json.dumps([task.backend, task.env_name, dict(task.env_kwargs)], sort_keys=True)
-    if key not in _ENVS:
-        _ENVS[key] = make_env(task)
-    return _ENVS[key]
-
-
 def _describe(task: Task) -> tuple[Schema, dict[str, np.ndarray], dict[str, Any]]:
     """Return the schema, a simulator state, and what decides the episodes' content."""
-    env = _env_of(task)
-    policies = {level: make_policy(env, level) for level in task.recipe.episodes}
+    env = env_of(task)
+    policies = {level: make_policy(env, level, task=task) for level in task.recipe.episodes}
     episode = rollout_episode(env, next(iter(policies.values())), seed=0)
     identity = {
         "task": task.to_json(),
@@ -184,11 +173,11 @@ def _describe(task: Task) -> tuple[Schema, dict[str, np.ndarray], dict[str, Any]
 
 def _record(task: Task, recording: str, episodes: list[tuple[int, str]]) -> dict[int, tuple[int, bool]]:
     """Run and record some episodes; return length and success of each."""
-    env = _env_of(task)
+    env = env_of(task)
     results = {}
     with Recording(Path(recording)).writer(f"{episodes[0][0]:08d}-{uuid.uuid4().hex[:8]}") as writer:
         for episode, level in episodes:
-            ran = rollout_episode(env, make_policy(env, level), seed=episode)
+            ran = rollout_episode(env, make_policy(env, level, task=task), seed=episode)
             record = writer.add(
                 ran.transitions,
                 episode=episode,

@@ -22,7 +22,7 @@ from rlhive.data.schema import Schema
 from rlhive.data.statistics import merge_all
 from rlhive.data.storage import PackedStorage
 from rlhive.data.versioning import local_datasets, local_versions
-from rlhive.envs.tasks import TASKS, Task
+from rlhive.envs.tasks import Task, catalogue
 from rlhive.errors import DatasetNotFound, HubUnreachable, SplitNotFound
 
 if TYPE_CHECKING:
@@ -318,7 +318,7 @@ def _at_revision(
 
 def _task_of(name: str) -> Task | None:
     namespace, bare = cache.qualified(name)
-    return TASKS.get(bare) if namespace == cache.DEFAULT_NAMESPACE else None
+    return catalogue().get(bare) if namespace == cache.DEFAULT_NAMESPACE else None
 
 
 def _not_found(name: str, version: str | None, there: list[str], task: Task | None, store: Path | None) -> str:
@@ -326,8 +326,8 @@ def _not_found(name: str, version: str | None, there: list[str], task: Task | No
     versions = sorted({*there, *recipe}, key=cache.parse_version)
     if versions:
         return f"{name} has no version {version}: expected one of {', '.join(versions)}. Ask for one of them."
-    known = [*TASKS, *local_datasets(store=store)]
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or sorted(TASKS)
+    known = [*catalogue(), *local_datasets(store=store)]
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or sorted(catalogue())
     return (
         f"No dataset named {name!r}: it is not in the store {store or cache.store_dir()}, not on the Hub, and not in "
         f"the catalogue. Nearest: {', '.join(near)}. List what there is: rlhive list"

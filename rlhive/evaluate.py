@@ -16,9 +16,9 @@ from tqdm import tqdm
 
 from rlhive.checkpoint import CHECKPOINT_FILE, load_policy, read_checkpoint
 from rlhive.envs.make import make_env, make_policy
-from rlhive.envs.tasks import EVALUATION_SEED, LEVELS, Task, get_task
+from rlhive.envs.tasks import EVALUATION_SEED, Task, get_task
 from rlhive.errors import CheckpointMismatch, EnvNotFound
-from rlhive.rollout import Policy, default_num_workers, map_unordered, rollout_episode
+from rlhive.rollout import Policy, default_num_workers, env_of, map_unordered, rollout_episode
 
 
 @dataclass(frozen=True)
@@ -30,29 +30,37 @@ class Evaluation:
         env_name: Environment id.
         num_episodes: Number of episodes; episode ``i`` had seed ``first_seed + i``.
         first_seed: Seed of the first episode.
-        successes: Number of episodes in which the task was solved after any step.
+        successes: Number of episodes in which the task was solved after any step; None, as the two following, where
+            the environment does not say.
         success_rate: ``successes / num_episodes``.
         success_interval: 95 % Wilson interval of the success rate.
         returns: Undiscounted return of each episode, in the order of the seeds.
         return_mean: Their mean.
         return_interval: 95 % Student-t interval of the mean; unbounded for a single episode.
+        score: The mean return on the scale of the task's references, 0 as random and 100 as the expert; None, as the
+            interval, where the task has none.
+        score_interval: 95 % interval of the score; the references count as exact.
     """
 
     policy: str
     env_name: str
     num_episodes: int
     first_seed: int
-    successes: int
-    success_rate: float
-    success_interval: tuple[float, float]
+    successes: int | None
+    success_rate: float | None
+    success_interval: tuple[float, float] | None
     returns: tuple[float, ...]
     return_mean: float
     return_interval: tuple[float, float]
+    score: float | None = None
+    score_interval: tuple[float, float] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields, JSON-able: tuples become lists, an unbounded interval ``[None, None]``."""
         fields = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
-        fields["return_interval"] = [value if math.isfinite(value) else None for value in self.return_interval]
+        for name in ("return_interval", "score_interval"):
+            if fields[name] is not None:
+                fields[name] = [value if math.isfinite(value) else None for value in fields[name]]
         return fields
 
 
@@ -92,8 +100,8 @@ def evaluate(
     if num_episodes < 1:
         msg = f"num_episodes: expected at least 1, got {num_episodes}."
         raise ValueError(msg)
-    task = _resolve_task(env)
-    policy = _resolve_policy(policy)
+    task = task_of(env)
+    policy = _resolve_policy(policy, task)
     identity = _identity(policy)
     num_workers = min(num_workers or default_num_workers(), num_episodes)
     jobs = [(policy, identity, task, seed + index) for index in range(num_episodes)]
@@ -102,12 +110,13 @@ def evaluate(
         if num_workers == 1
         else map_unordered(_run_episode, jobs, num_workers=num_workers)
     )
-    by_seed: dict[int, tuple[float, bool]] = {}
+    by_seed: dict[int, tuple[float, bool | None]] = {}
     name = _name_of(policy)
     with tqdm(total=num_episodes, desc=f"evaluate {name}", unit="episode", disable=not progress) as bar:
         for episode_seed, episode_return, success in outcomes:
             by_seed[episode_seed] = (episode_return, success)
-            bar.set_postfix(success=f"{sum(s for _, s in by_seed.values()) / len(by_seed):.0%}", refresh=False)
+            if success is not None:
+                bar.set_postfix(success=f"{sum(s for _, s in by_seed.values()) / len(by_seed):.0%}", refresh=False)
             bar.update()
     return _summarise(name, task, seed, [by_seed[seed + index] for index in range(num_episodes)])
 
@@ -150,25 +159,42 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float]:
     return mean - half, mean + half
 
 
-def _summarise(name: str, task: Task, seed: int, outcomes: list[tuple[float, bool]]) -> Evaluation:
+def _summarise(name: str, task: Task, seed: int, outcomes: list[tuple[float, bool | None]]) -> Evaluation:
     returns = tuple(episode_return for episode_return, _ in outcomes)
-    successes = sum(success for _, success in outcomes)
+    successes = None if outcomes[0][1] is None else sum(success for _, success in outcomes)
+    mean, interval = statistics.fmean(returns), mean_interval(returns)
+    score, score_interval = _scores(task, mean, interval)
     return Evaluation(
         policy=name,
         env_name=task.env_name,
         num_episodes=len(outcomes),
         first_seed=seed,
         successes=successes,
-        success_rate=successes / len(outcomes),
-        success_interval=wilson_interval(successes, len(outcomes)),
+        success_rate=None if successes is None else successes / len(outcomes),
+        success_interval=None if successes is None else wilson_interval(successes, len(outcomes)),
         returns=returns,
-        return_mean=statistics.fmean(returns),
-        return_interval=mean_interval(returns),
+        return_mean=mean,
+        return_interval=interval,
+        score=score,
+        score_interval=score_interval,
     )
 
 
-def _resolve_task(env: str | Task) -> Task:
-    """Return the task itself: a worker process does not know what this one registered."""
+def _scores(task: Task, mean: float, interval: tuple[float, float]) -> tuple[float | None, tuple[float, float] | None]:
+    """Return the normalised mean return and its interval, None without references."""
+    score = task.reference.score(mean) if task.reference else None
+    if score is None:
+        return None, None
+    low, high = (task.reference.score(bound) for bound in interval)
+    return score, (low, high)
+
+
+def task_of(env: str | Task) -> Task:
+    """Return the task of a name, an environment id or itself; a worker process does not know what is registered here.
+
+    Raises:
+        EnvNotFound: No task or environment of that name; the message names the nearest ones.
+    """
     if isinstance(env, Task):
         return env
     try:
@@ -180,12 +206,12 @@ def _resolve_task(env: str | Task) -> Task:
         return task
 
 
-def _resolve_policy(policy: str | Path | Policy) -> str | Path | Policy:
-    if not isinstance(policy, str | Path) or policy in LEVELS:
+def _resolve_policy(policy: str | Path | Policy, task: Task) -> str | Path | Policy:
+    if not isinstance(policy, str | Path) or policy in task.levels:
         return policy
     folder = Path(policy)
     if not folder.exists():
-        msg = f"No policy {str(policy)!r}: expected one of {', '.join(LEVELS)} or a folder with {CHECKPOINT_FILE}."
+        msg = f"No policy {str(policy)!r}: expected one of {', '.join(task.levels)} or a folder with {CHECKPOINT_FILE}."
         raise CheckpointMismatch(msg)
     return folder.absolute()
 
@@ -204,30 +230,23 @@ def _name_of(policy: str | Path | Policy) -> str:
     return str(getattr(policy, "name", None) or getattr(policy, "__name__", None) or type(policy).__name__)
 
 
-def _run_episode(policy: str | Path | Policy, identity: str | None, task: Task, seed: int) -> tuple[int, float, bool]:
+def _run_episode(
+    policy: str | Path | Policy, identity: str | None, task: Task, seed: int
+) -> tuple[int, float, bool | None]:
     """Run in a worker process, or in this one."""
-    env = _cached_env(task)
+    env = env_of(task)
     if identity is not None:
-        policy = _cached_policy(policy, identity, env)
+        policy = _cached_policy(policy, identity, env, task)
     episode = rollout_episode(env, policy, seed=seed)
     return seed, episode.episode_return, episode.success
 
 
-# One of each per process: a kitchen takes a second to build and 100 MB to keep.
-_ENVS: list[tuple[Task, EnvBase]] = []
+# One per process, as the environment that it acts in.
 _POLICIES: list[tuple[str, EnvBase, Policy]] = []
 
 
-def _cached_env(task: Task) -> EnvBase:
-    if not _ENVS or _ENVS[0][0] != task:
-        for _, env in _ENVS:
-            env.close()
-        _ENVS[:] = [(task, make_env(task))]
-    return _ENVS[0][1]
-
-
-def _cached_policy(policy: str | Path, identity: str, env: EnvBase) -> Policy:
+def _cached_policy(policy: str | Path, identity: str, env: EnvBase, task: Task) -> Policy:
     if not _POLICIES or _POLICIES[0][:2] != (identity, env):
-        made = load_policy(policy, env=env) if isinstance(policy, Path) else make_policy(env, policy)
+        made = load_policy(policy, env=env) if isinstance(policy, Path) else make_policy(env, policy, task=task)
         _POLICIES[:] = [(identity, env, made)]
     return _POLICIES[0][2]

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rlhive.data.manifest import Manifest
-from rlhive.envs.tasks import Task
+from rlhive.envs.tasks import Task, catalogue
 from rlhive.errors import EnvNotFound, ReplayRefused
 
 #: Arguments that a manifest may give to an environment. Never: config_path, a file that RoboHive evaluates; model_path,
@@ -37,7 +37,8 @@ def task_of(run: Mapping[str, Any], manifest: Manifest) -> Task:
 
     Raises:
         EnvNotFound: Nothing names an environment.
-        ReplayRefused: The environment was given an argument that a manifest may not give.
+        ReplayRefused: The environment was given an argument that a manifest may not give, or is none of RoboHive's and
+            not in the catalogue here.
     """
     task = run.get("task") if isinstance(run.get("task"), Mapping) else {}
     env = run.get("env") if isinstance(run.get("env"), Mapping) else {}
@@ -54,8 +55,22 @@ def task_of(run: Mapping[str, Any], manifest: Manifest) -> Task:
         )
         raise ReplayRefused(msg)
     backend = task.get("backend") or env.get("backend") or "robohive"
+    if backend not in ("robohive", "toy"):
+        return _registered(manifest, env_name)
     horizon = task.get("horizon") or env.get("horizon") or 1
     return Task(manifest.task or manifest.name, env_name, horizon, "", env_kwargs=kwargs, backend=backend)
+
+
+def _registered(manifest: Manifest, env_name: str) -> Task:
+    """Return the catalogue's own task: an id of gymnasium can name a module to import, which no manifest may."""
+    task = catalogue().get(manifest.task)
+    if task is None or task.env_name != env_name:
+        msg = (
+            f"{manifest.name} {manifest.version} comes from {env_name}, which is not RoboHive's: expected its task "
+            f"{manifest.task!r} in the catalogue here. Install the package that has it, or register_task it."
+        )
+        raise ReplayRefused(msg)
+    return task
 
 
 def tasks_of(manifest: Manifest) -> dict[str, Task]:

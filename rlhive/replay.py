@@ -9,7 +9,6 @@ The environment is the one that :mod:`rlhive.recreate` allows the manifest to na
 
 import functools
 import itertools
-import json
 import platform
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
@@ -34,7 +33,7 @@ from rlhive.envs.rewards import SOLVED, reward_name, reward_terms
 from rlhive.envs.tasks import Task
 from rlhive.errors import RewardUnavailable, RLHiveError
 from rlhive.recreate import differences, tasks_of
-from rlhive.rollout import default_num_workers, map_unordered
+from rlhive.rollout import default_num_workers, env_of, map_unordered
 
 TOLERANCE = 1e-6
 EPISODES_PER_JOB = 5
@@ -269,14 +268,8 @@ def _certificate(
 # --- in the worker processes; each keeps its environment for the next job ---
 
 
-@functools.cache
-def _env_of(task: str) -> EnvBase:
-    fields = json.loads(task)
-    return make_env(Task(**fields))
-
-
 def _replay_job(
     run: str, task: Task, records: list[EpisodeRecord], tolerance: float
 ) -> tuple[str, list[EpisodeReplay], dict[str, Any]]:
-    env = _env_of(json.dumps(task.to_json()))
+    env = env_of(task)
     return run, [replay_episode(env, record, tolerance=tolerance) for record in records], env.provenance()

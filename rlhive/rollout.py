@@ -18,6 +18,8 @@ from tensordict import TensorDict, TensorDictBase
 from torchrl.envs import EnvBase
 
 from rlhive import keys
+from rlhive.envs.make import make_env
+from rlhive.envs.tasks import Task
 
 #: A worker that had nothing to do for so long ends; importing torch and RoboHive costs the next one seconds.
 IDLE_S = 300
@@ -45,9 +47,23 @@ class Episode:
         return math.fsum(self.transitions[keys.NEXT_REWARD].flatten().tolist())
 
     @property
-    def success(self) -> bool:
-        """Whether the task was solved after any of the steps."""
-        return bool(self.transitions[keys.NEXT, keys.SUCCESS].any())
+    def success(self) -> bool | None:
+        """Whether the task was solved after any of the steps; None where the environment does not say."""
+        success = self.transitions.get((keys.NEXT, keys.SUCCESS), None)
+        return None if success is None else bool(success.any())
+
+
+# One per process: a kitchen takes a second to build and 100 MB to keep.
+_ENVS: list[tuple[Task, EnvBase]] = []
+
+
+def env_of(task: Task) -> EnvBase:
+    """Return an environment of the task that this process keeps for the next call; do not close it."""
+    if not _ENVS or _ENVS[0][0] != task:
+        for _, env in _ENVS:
+            env.close()
+        _ENVS[:] = [(task, make_env(task))]
+    return _ENVS[0][1]
 
 
 @torch.no_grad()
@@ -57,19 +73,22 @@ def rollout_episode(env: EnvBase, policy: Policy, *, seed: int) -> Episode:
     Args:
         env: An RLHive environment (``horizon``, ``get_state``); it is seeded and reset here.
         policy: Writes ``action`` into the TensorDict that it is given. If it has a method
-            ``begin_episode(seed)``, that is called after the reset.
+            ``begin_episode(seed)``, that is called after the reset. What it draws from torch's own generator is a
+            function of the seed, too; the caller's generator is left as it was.
         seed: Seeds the environment and the policy.
 
     Returns:
         The episode; its TensorDict owns its memory.
     """
-    env.set_seed(seed)
-    start = env.reset()
-    state = env.get_state()
-    begin = getattr(policy, "begin_episode", None)
-    if begin is not None:
-        begin(seed)
-    transitions = env.rollout(env.horizon, policy, auto_reset=False, tensordict=start, break_when_any_done=True)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        env.set_seed(seed)
+        start = env.reset()
+        state = env.get_state()
+        begin = getattr(policy, "begin_episode", None)
+        if begin is not None:
+            begin(seed)
+        transitions = env.rollout(env.horizon, policy, auto_reset=False, tensordict=start, break_when_any_done=True)
     return Episode(transitions=transitions, start_state=state, seed=seed)
 
 

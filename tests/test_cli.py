@@ -1,12 +1,13 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from rlhive.cli import app
 from rlhive.collect import collect
-from rlhive.envs.tasks import TASKS
+from rlhive.envs.tasks import LEVELS, TASKS
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +66,41 @@ def test_list_names_what_is_there_and_what_can_be_made(made, store):
 
 
 def test_envs_lists_the_catalogue():
-    assert json.loads(run("envs", "--json").stdout)["kitchen_knob1"] == "FK1_Knob1OnRandom-v4"
-    assert "kitchen_knob1" in run("envs").stdout
+    rows = json.loads(run("envs", "--json").stdout)
+
+    assert rows.keys() == TASKS.keys()
+    knob = rows["kitchen_knob1"]
+    assert (knob["env_name"], knob["horizon"], knob["levels"]) == ("FK1_Knob1OnRandom-v4", 50, list(LEVELS))
+    assert knob["recipe"] == {"version": "1.0.0", "episodes": {"expert": 100, "medium": 100, "random": 100}}
+    assert knob["reference"]["expert"]["success_interval"][0] > 0.8
+    assert rows["push"]["levels"] == ["random"]
+    assert knob["missing"] is None
+
+
+def test_envs_shows_a_line_per_task(monkeypatch):
+    from rlhive import cli
+
+    monkeypatch.setattr(cli, "out", cli.Console(width=120))
+    lines = {line.split()[0]: line.split() for line in run("envs").stdout.splitlines() if line.strip()}
+
+    reference = TASKS["kitchen_knob1"].reference
+    mean, half = reference.expert.return_mean, np.ptp(reference.expert.return_interval) / 2
+    assert lines["kitchen_knob1"][1:5] == ["FK1_Knob1OnRandom-v4", "yes", "50", "all"]
+    assert lines["kitchen_knob1"][7:] == [f"{mean:.1f}", "±", f"{half:.1f}", f"{reference.random.return_mean:.1f}"]
+    assert lines["push"][4] == "random"
+
+
+def test_envs_says_what_a_task_lacks_without_building_it(monkeypatch, tmp_path):
+    from rlhive.envs import install
+
+    monkeypatch.setattr(install, "package_folder", lambda: tmp_path)
+    assert f"expected them in {tmp_path}/simhive. Type: rlhive setup" in run("envs").stdout
+    rows = json.loads(run("envs", "--json").stdout)
+    assert {name for name, row in rows.items() if row["missing"] is None} == {"toy_point"}
+
+    (tmp_path / "simhive" / "franka_sim").mkdir(parents=True)
+    (tmp_path / "simhive" / "simhive-version").touch()
+    assert "lack furniture_sim" in json.loads(run("envs", "--json").stdout)["reach"]["missing"]
 
 
 def test_evaluate_shows_a_policy_beside_random_and_expert():

@@ -10,6 +10,7 @@ from tensordict import TensorDict
 
 from rlhive.checkpoint import Normalizer, make_actor, make_deployed_policy, save_checkpoint
 from rlhive.envs.make import make_env, make_policy
+from rlhive.envs.references import Measured, Reference
 from rlhive.envs.tasks import EVALUATION_SEED, TASKS
 from rlhive.errors import CheckpointMismatch, EnvNotFound
 from rlhive.evaluate import compare, evaluate, mean_interval, wilson_interval
@@ -109,6 +110,18 @@ def test_every_level_of_a_task_can_be_evaluated() -> None:
     assert [row.policy for row in rows] == ["expert", "noisy", "medium", "random"]
     returns = [row.return_mean for row in rows]
     assert returns == sorted(returns, reverse=True)
+
+
+def test_the_score_puts_the_mean_return_on_the_scale_of_the_references() -> None:
+    reference = Reference(random=Measured(5.0), expert=Measured(15.0))
+    task = dataclasses.replace(TASKS["toy_point"], reference=reference)
+    evaluation = evaluate("medium", task, num_episodes=10, num_workers=1, progress=False)
+    low, high = evaluation.return_interval
+    assert evaluation.score == pytest.approx(10.0 * (evaluation.return_mean - 5.0))
+    assert evaluation.score_interval == pytest.approx((10.0 * (low - 5.0), 10.0 * (high - 5.0)))
+    assert evaluation.to_dict()["score"] == evaluation.score
+    without = dataclasses.replace(task, reference=None)
+    assert evaluate("medium", without, num_episodes=2, num_workers=1, progress=False).score is None
 
 
 def test_to_dict_survives_json() -> None:

@@ -26,7 +26,7 @@ FLOORS = [
         "envs.robohive",
         "envs.kinematics",
     },
-    {"data.card", "data.stream", "data.shards", "data.windows", "data.hub", "envs.experts", "rl_envs"},
+    {"data.card", "data.stream", "data.shards", "data.windows", "data.hub", "envs.experts", "envs.custom", "rl_envs"},
     {"data.recording", "data.formats.roboset", "data.certificate"},
     {"data.storage", "data.versioning", "data.sketches", "data.source"},
     {"data.sampling", "data.duplicates", "data.robot_metadata"},
@@ -51,7 +51,7 @@ FLOORS = [
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 
 OWNERS = {
-    "gymnasium": {"envs.loading"},
+    "gymnasium": {"envs.loading", "envs.custom"},
     "robohive": {"envs.loading"},
     "dm_control": {"envs.loading"},
     "mujoco": {"envs.robohive", "envs.rendering", "envs.opengl", "envs.kinematics", "envs.experts", "envs.tune"},

@@ -13,7 +13,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -132,10 +132,13 @@ def setup(assets: str | Path = "pypi", progress: bool = True) -> Report:
     )
 
 
-def require_robohive() -> None:
+def require_robohive(folders: Iterable[str] = ()) -> None:
     """Check, before an environment is built, that RoboHive and its assets are there.
 
     Costs a few file look-ups; loads nothing.
+
+    Args:
+        folders: Parts of the assets that must be there, for example "furniture_sim".
 
     Raises:
         RoboHiveMissing: Something is not installed; the message says what to type.
@@ -152,6 +155,10 @@ def require_robohive() -> None:
     if not marker.is_file():
         msg = f"RoboHive has no simulation assets: expected them in {marker.parent}. Type: rlhive setup"
         raise RoboHiveMissing(msg)
+    for folder in folders:
+        if not (marker.parent / folder).is_dir():
+            msg = f"RoboHive's assets lack {folder}: expected it in {marker.parent}. Type: rlhive setup"
+            raise RoboHiveMissing(msg)
 
 
 def package_folder() -> Path:

@@ -1,5 +1,6 @@
 """From a task to an environment and to its behaviour policies, whichever backend simulates it."""
 
+import importlib.util
 import re
 from collections.abc import Callable
 from typing import Any
@@ -7,8 +8,8 @@ from typing import Any
 from tensordict import TensorDictBase
 from torchrl.envs import EnvBase
 
-from rlhive.envs.tasks import Task, get_task
-from rlhive.errors import EnvNotFound
+from rlhive.envs.tasks import ASSETS, Task, get_task
+from rlhive.errors import EnvNotFound, RoboHiveMissing
 
 _ENVIRONMENT_ID = re.compile(r"[\w:./-]+-v\d+")
 
@@ -46,16 +47,35 @@ def make_env(task: Task | str, **kwargs: Any) -> EnvBase:
         return ToyEnv(task.env_name, **{**task.env_kwargs, **kwargs})
     if task.backend == "robohive":
         return _robohive_env(task.env_name, {**task.env_kwargs, **kwargs})
-    msg = f"Task {task.name!r} has backend {task.backend!r}: expected 'robohive' or 'toy'. Correct its row."
-    raise EnvNotFound(msg)
+    from rlhive.envs.custom import make_task_env
+
+    return make_task_env(task, **kwargs)
 
 
-def make_policy(env: EnvBase, level: str) -> Callable[[TensorDictBase], TensorDictBase]:
+def missing(task: Task) -> str:
+    """Say what a task's environment lacks on this machine, in one sentence; empty where nothing is known to be missing.
+
+    Costs a few file look-ups; builds nothing.
+    """
+    if task.backend == "robohive":
+        from rlhive.envs.install import require_robohive
+
+        try:
+            require_robohive(ASSETS)
+        except RoboHiveMissing as error:
+            return str(error)
+    if task.backend == "gymnasium" and importlib.util.find_spec("gymnasium") is None:
+        return "gymnasium is not installed. Type: pip install 'rlhive[robohive]'"
+    return ""
+
+
+def make_policy(env: EnvBase, level: str, *, task: Task | None = None) -> Callable[[TensorDictBase], TensorDictBase]:
     """Return a behaviour policy of the environment.
 
     Args:
         env: What :func:`make_env` returned. The policy may read the simulator's state through it.
         level: "expert", "noisy", "medium" or "random"; a task lists those that it has.
+        task: The environment's, where it has policies of its own.
 
     Returns:
         A callable that writes ``action``, with ``begin_episode(seed)``, ``parameters()`` and ``name``.
@@ -63,8 +83,16 @@ def make_policy(env: EnvBase, level: str) -> Callable[[TensorDictBase], TensorDi
     Raises:
         ValueError: The environment has no policy of that level.
     """
+    from rlhive.envs.custom import TaskEnv, TaskPolicy, random_actions
     from rlhive.envs.toy import ToyEnv, make_policy
 
+    if task is not None and level in task.policies:
+        return TaskPolicy(level, task.policies[level], env)
+    if isinstance(env, TaskEnv):
+        if level == "random":
+            return TaskPolicy(level, random_actions, env)
+        msg = f"No policy {level!r} for {env.env_name}: expected one of its task's policies, or random."
+        raise ValueError(msg)
     if not isinstance(env, ToyEnv):
         from rlhive.envs.experts import make_policy
     return make_policy(env, level)

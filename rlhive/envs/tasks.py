@@ -1,15 +1,18 @@
 """The task table: from a dataset name to an environment and to the recipe that makes the dataset.
 
-This file is data. To add a task, add a row below, or register one from your own code or package
-(:func:`register_task`).
+This file is data. To add a task, add a row below, register one from your own code (:func:`register_task`), or let
+your package name its tasks as an entry point of the group ``rlhive.tasks``.
 
 Seeds never meet: episode ``i`` of a recipe has seed ``i``, evaluation starts at :data:`EVALUATION_SEED`, and the
 experts were tuned on seeds from :data:`TUNING_SEED` on.
 """
 
 import difflib
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+import importlib.metadata
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from functools import cache
 from typing import Any
 
 from rlhive.envs.references import Reference, has_expert, reference_of
@@ -20,6 +23,15 @@ TUNING_SEED = 2_000_000
 
 #: The behaviour policies that a recipe can name, best first.
 LEVELS = ("expert", "noisy", "medium", "random")
+
+#: Who simulates a task; "custom" is whatever its ``make_env`` returns.
+BACKENDS = ("robohive", "gymnasium", "custom", "toy")
+
+#: What the tasks that ship need of RoboHive's assets.
+ASSETS = ("franka_sim", "furniture_sim", "scene_sim", "YCB_sim")
+
+#: A package names its tasks under this group: a Task, several, or a function that returns them.
+ENTRY_POINTS = "rlhive.tasks"
 
 
 @dataclass(frozen=True)
@@ -53,11 +65,17 @@ class Task:
         description: What solves the task, in one sentence.
         recipe: How to make the dataset, or None.
         env_kwargs: Further arguments of the environment; JSON-able.
-        backend: "robohive", or "toy" for the environment of tests and documentation.
+        backend: "robohive", "gymnasium", "custom" where ``make_env`` is given, or "toy" for the environment of tests.
+        make_env: Called with ``env_kwargs``, returns a TorchRL environment of batch size []. A function of a module:
+            worker processes import it.
+        policies: Level → a function that is given the environment and returns a policy: a callable that writes
+            ``action`` into a TensorDict, with ``begin_episode(seed)`` if it draws numbers from elsewhere than torch.
+            They go before those that ship.
         reference: What random and expert policies reach in exactly this environment, for normalised scores.
 
     Raises:
-        InvalidSetting: The horizon is not a positive whole number, or the recipe names a level that there is not.
+        InvalidSetting: The horizon is not a positive whole number, the backend is none, or the recipe names a level
+            that there is not.
     """
 
     name: str
@@ -67,9 +85,17 @@ class Task:
     recipe: Recipe | None = None
     env_kwargs: Mapping[str, Any] = field(default_factory=dict)
     backend: str = "robohive"
+    make_env: Callable[..., Any] | None = None
+    policies: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict)
     reference: Reference | None = None
 
     def __post_init__(self) -> None:
+        if self.make_env is not None:
+            object.__setattr__(self, "backend", "custom")
+        if self.backend not in BACKENDS or (self.backend == "custom") != (self.make_env is not None):
+            known = ", ".join(BACKENDS)
+            msg = f"Task {self.name!r}: expected a make_env or a backend out of {known}, got {self.backend!r}."
+            raise InvalidSetting(msg)
         if not isinstance(self.horizon, int) or self.horizon < 1:
             msg = f"Task {self.name!r}: expected a horizon of 1 or more whole transitions, got {self.horizon!r}."
             raise InvalidSetting(msg)
@@ -77,18 +103,24 @@ class Task:
         if unknown:
             msg = (
                 f"Task {self.name!r}: its recipe asks for {unknown[0]!r}, expected levels out of "
-                f"{', '.join(self.levels)}. No such policy ships for {self.env_name}."
+                f"{', '.join(self.levels)}. Give that policy in policies= or leave the split out."
             )
             raise InvalidSetting(msg)
 
     def to_json(self) -> dict[str, Any]:
         """Return what decides the data that the task makes, JSON-able; what was measured in it does not."""
-        return {name: value for name, value in asdict(self).items() if name != "reference"}
+        row = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "reference"}
+        row["recipe"] = vars(self.recipe) | {"episodes": dict(self.recipe.episodes)} if self.recipe else None
+        row["env_kwargs"] = dict(self.env_kwargs)
+        row["make_env"] = name_of(self.make_env) if self.make_env else None
+        return row | {"policies": {level: name_of(make) for level, make in self.policies.items()}}
 
     @property
     def levels(self) -> tuple[str, ...]:
         """The behaviour policies that there are, best first; "random" alone where no expert ships."""
-        return LEVELS if self.backend == "toy" or has_expert(self.env_name) else ("random",)
+        ships = self.backend == "toy" or (self.backend == "robohive" and has_expert(self.env_name))
+        there = {*(LEVELS if ships else ("random",)), *self.policies}
+        return (*(level for level in LEVELS if level in there), *(own for own in self.policies if own not in LEVELS))
 
 
 def _shipped(name: str, env_name: str, horizon: int, description: str) -> Task:
@@ -161,6 +193,12 @@ _TOY = Task(
 TASKS: dict[str, Task] = {task.name: task for task in (*_KITCHEN, *_FRANKA, _TOY)}
 
 
+def catalogue() -> Mapping[str, Task]:
+    """Return every row by its name: those that ship, those of installed packages, and those registered here."""
+    _load_entry_points()
+    return TASKS
+
+
 def get_task(name: str) -> Task:
     """Return the task of a dataset name or of an environment id.
 
@@ -169,8 +207,8 @@ def get_task(name: str) -> Task:
     """
     if name in TASKS:
         return TASKS[name]
-    for task in TASKS.values():
-        if task.env_name == name:
+    for task in (catalogue().get(name), *TASKS.values()):
+        if task is not None and name in (task.name, task.env_name):
             return task
     near = difflib.get_close_matches(name, TASKS, n=4, cutoff=0.5) or ["none"]
     msg = f"No task named {name!r}: expected one of the catalogue, nearest {', '.join(near)}. List them: rlhive envs"
@@ -181,9 +219,39 @@ def register_task(task: Task) -> None:
     """Add a row of your own to the catalogue of this process.
 
     Raises:
-        ValueError: Another task has that name already.
+        InvalidSetting: Another task has that name already, or it is no Task.
+
+    Example:
+        >>> register_task(Task("pendulum", "Pendulum-v1", 200, "A pendulum swings up.", backend="gymnasium"))
+        >>> get_task("pendulum").levels
+        ('random',)
     """
+    if not isinstance(task, Task):
+        msg = f"Expected a Task for the catalogue, got {type(task).__name__}. Build one: rlhive.Task(name=…, …)"
+        raise InvalidSetting(msg)
     if TASKS.get(task.name, task) != task:
         msg = f"Task {task.name!r} is in the catalogue with another definition. Choose another name."
-        raise ValueError(msg)
+        raise InvalidSetting(msg)
     TASKS[task.name] = task
+
+
+def name_of(function: Callable[..., Any]) -> str:
+    """Return ``module:name`` of a function, a class, or what an object is an instance of."""
+    named = function if hasattr(function, "__qualname__") else type(function)
+    return f"{named.__module__}:{named.__qualname__}"
+
+
+@cache
+def _load_entry_points() -> None:
+    """Register the tasks of installed packages, once; one that fails is reported and left out."""
+    for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
+        try:
+            found = entry.load()
+            found = found() if callable(found) else found
+            for task in [found] if isinstance(found, Task) else found:
+                register_task(task)
+        except Exception as error:  # another's package must not take ours down
+            msg = (
+                f"The tasks of {entry.value!r} ({entry.dist.name}) are left out: {error!r}. Mend or remove the package."
+            )
+            warnings.warn(msg, RuntimeWarning, stacklevel=3)
