@@ -60,9 +60,11 @@ def describe_env(env: Any) -> dict[str, Any]:
         return {"env_name": env}
     if isinstance(env, Mapping):
         return dict(env)
-    if hasattr(type(env), "num_workers") and hasattr(type(env), "start"):
-        env.start()  # a batch of environments that are not there yet cannot be asked
-    own = getattr(env, "provenance", None)
+    try:
+        own = getattr(env, "provenance", None)
+    except RecursionError:  # TorchRL's batch of environments that are not there yet cannot be asked
+        env.start()
+        own = getattr(env, "provenance", None)
     if callable(own):
         found = own()
         return dict(found) if isinstance(found, Mapping) else dict(found[0])  # a batch of environments asks each
