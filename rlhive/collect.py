@@ -9,13 +9,9 @@ number of processes and whether or not the run was interrupted.
 import hashlib
 import json
 import logging
-import os
-import platform
-import sys
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +25,12 @@ from rlhive.data.schema import Schema
 from rlhive.envs.make import make_policy
 from rlhive.envs.tasks import Task, get_task
 from rlhive.errors import DatasetNotFound
-from rlhive.provenance import git_state, versions
+from rlhive.provenance import of_run
 from rlhive.rollout import default_num_workers, env_of, map_unordered, rollout_episode
 
 logger = logging.getLogger(__name__)
 
 EPISODES_PER_JOB = 5
-_PACKAGES = ("rlhive", "torch", "torchrl", "tensordict", "numpy", "pyarrow")
 
 
 def collect(
@@ -83,7 +78,8 @@ def collect(
     with cache.locked(folder):
         if target.exists():
             return target
-        recording = Recording.create(folder, schema, start_state=start_state, provenance=_provenance(run, identity))
+        provenance = of_run(run, **identity, seeds="each episode's id")
+        recording = Recording.create(folder, schema, start_state=start_state, provenance=provenance)
         with recording.shared():
             _record_missing(task, recording, num_workers=workers, progress=progress)
         export(
@@ -188,16 +184,3 @@ def _record(task: Task, recording: str, episodes: list[tuple[int, str]]) -> dict
             )
             results[episode] = (record.length, record.success)
     return results
-
-
-def _provenance(run: str, identity: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "run": run,
-        **identity,
-        "seeds": "each episode's id",
-        "versions": versions(*_PACKAGES),
-        "git": git_state(),
-        "command": sys.argv,
-        "host": {"name": platform.node(), "platform": platform.platform(), "cores": os.cpu_count()},
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
