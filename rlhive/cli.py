@@ -231,21 +231,27 @@ def _check_table(report: Any) -> Table:
 
 @app.command("import")
 def import_(
-    kind: Annotated[str, typer.Argument(help="Format of the files: roboset.")],
+    kind: Annotated[str, typer.Argument(help="Format of the files: roboset or d4rl.")],
     source: Annotated[str, typer.Argument(help="File or folder.")],
     name: Annotated[str, typer.Argument(help="namespace/name of the new dataset.")],
     license: Annotated[str, typer.Option(help="Identifier of the licence of the data, for example cc-by-4.0.")],
     version: Annotated[str, typer.Option(help="MAJOR.MINOR.PATCH.")] = "1.0.0",
     env: Annotated[str, typer.Option(help="Environment id, where the files do not say.")] = "",
     alignment: Annotated[
-        str | None, typer.Option(help="state or path: whose reward a row of a RoboHive log holds, if that is unsure.")
+        str | None,
+        typer.Option(help="If unsure, whose reward a row holds: its state's (state), its action's (path)."),
+    ] = None,
+    breaks: Annotated[
+        str | None,
+        typer.Option(help="d4rl: take ends as marked, or as found in the observations, if they differ."),
     ] = None,
 ) -> None:
     """Bring another library's files in as a dataset version."""
     from rlhive.data.convert import import_dataset
     from rlhive.dataset import RoboHiveDataset
 
-    options = {} if alignment is None else {"alignment": alignment}
+    given = {"alignment": alignment, "breaks": breaks}
+    options = {option: value for option, value in given.items() if value is not None}
     folder = import_dataset(kind, source, name, license=license, version=version, env_name=env, **options)
     out.print(repr(RoboHiveDataset(folder)), highlight=False)
 

@@ -19,6 +19,7 @@ FLOORS = [
     {"envs.loading"},
     {
         "data.formats.source",
+        "data.formats.hdf5",
         "data.arrow",
         "data.manifest",
         "data.packed",
@@ -27,7 +28,7 @@ FLOORS = [
         "envs.kinematics",
     },
     {"data.card", "data.stream", "data.shards", "data.windows", "data.hub", "envs.experts", "envs.custom", "rl_envs"},
-    {"data.recording", "data.assemble", "data.formats.roboset", "data.certificate"},
+    {"data.recording", "data.assemble", "data.formats.roboset", "data.formats.d4rl", "data.certificate"},
     {"data.ring", "data.storage", "data.versioning", "data.sketches", "data.source"},
     {"data.sampling", "data.duplicates", "data.robot_metadata"},
     {"data.load", "data.writing", "data.buffer", "envs.make", "envs.tune", "envs.probe", "envs.rewards"},
@@ -65,7 +66,7 @@ OWNERS = {
         "dataset",
     }
     | {"data.scan", "data.check", "data.check_rows"},
-    "h5py": {"data.formats.roboset"},
+    "h5py": {"data.formats.hdf5"},
     "huggingface_hub": {"data.connection", "data.hub", "data.publish"},
     "datasets": {"dataset"},
     "typer": {"cli"},

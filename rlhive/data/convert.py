@@ -16,7 +16,7 @@ from rlhive.errors import UnsupportedFormat
 logger = logging.getLogger(__name__)
 
 #: Name of a format → the room that reads it, with a function ``read(source, **options) -> Source``.
-READERS = {"roboset": "rlhive.data.formats.roboset"}
+READERS = {kind: f"rlhive.data.formats.{kind}" for kind in ("roboset", "d4rl")}
 
 
 def import_dataset(

@@ -27,9 +27,10 @@ import numpy as np
 
 from rlhive import keys
 from rlhive.data.episodes import REWARD, TERMINATED, TRUNCATED, EpisodeRecord, pack, unpack
+from rlhive.data.formats.hdf5 import open_hdf5, sha256_of
 from rlhive.data.formats.source import Source
 from rlhive.data.schema import Field, Schema
-from rlhive.errors import MissingExtra, SchemaMismatch
+from rlhive.errors import SchemaMismatch
 
 #: Names of the two conventions, as an override takes them.
 ALIGNMENTS = ("state", "path")
@@ -127,7 +128,7 @@ def _files(source: Path) -> tuple[Path, list[Path]]:
 
 
 def _trials(root: Path, file: Path, alignment: str | None) -> Iterator[_Trial]:
-    with _open(file) as h5:
+    with open_hdf5(file) as h5:
         groups = {name: _TRIAL.fullmatch(name) for name in h5}
         for name in sorted((name for name in groups if groups[name]), key=lambda name: int(groups[name][2])):
             where, group = f"{file}, {name}", h5[name]
@@ -160,7 +161,7 @@ def _detect(group: Any, where: str) -> str:
 
 
 def _read_trial(trial: _Trial) -> _Rows:
-    with _open(trial.file) as h5:
+    with open_hdf5(trial.file) as h5:
         group = h5[trial.group]
         if trial.kind == "roboset":
             return _read_roboset(group, trial)
@@ -333,8 +334,7 @@ def _runs(trials: list[_Trial]) -> tuple[dict[str, Any], ...]:
     for trial in trials:
         run = _run_id(trial)
         if run not in runs:
-            with trial.file.open("rb") as handle:
-                digest = hashlib.file_digest(handle, "sha256").hexdigest()
+            digest = sha256_of(trial.file)
             found = {"schema": trial.kind, "alignment": trial.alignment}
             runs[run] = {"run": run, "imported_from": "robohive-hdf5", "file": trial.name, "sha256": digest, **found}
     return tuple(runs.values())
@@ -345,7 +345,7 @@ def _notes(trials: list[_Trial]) -> tuple[str, ...]:
     for kind, alignment in sorted({(trial.kind, trial.alignment) for trial in trials}):
         count = sum((trial.kind, trial.alignment) == (kind, alignment) for trial in trials)
         notes.append(f"{count} trials of the {kind} schema, {_MEANS[kind, alignment]}")
-    with _open(trials[0].file) as h5:
+    with open_hdf5(trials[0].file) as h5:
         group = h5[trials[0].group]
         halves = [name for name, dtype in _leaves(group) if dtype == np.float16]
         small = [name for name, dtype in _leaves(group) if dtype == np.int8]
@@ -381,19 +381,6 @@ def _leaves(group: Any) -> Iterator[tuple[str, np.dtype]]:
     found: list[tuple[str, np.dtype]] = []
     group.visititems(lambda name, item: found.append((name, item.dtype)) if hasattr(item, "dtype") else None)
     yield from found
-
-
-def _open(file: Path) -> Any:
-    try:
-        import h5py
-    except ImportError as error:
-        msg = "Reading HDF5 needs h5py: pip install 'rlhive[formats]'"
-        raise MissingExtra(msg) from error
-    try:
-        return h5py.File(file, "r")
-    except OSError as error:
-        msg = f"{file}: expected a readable HDF5 file, got: {error}. Copy it again."
-        raise SchemaMismatch(msg) from error
 
 
 def _require_alignment(alignment: str | None) -> None:

@@ -1,0 +1,161 @@
+"""D4RL's files, written by D4RL's own writer (make_d4rl.py), and the ways in which published ones are broken."""
+
+import shutil
+
+import h5py
+import numpy as np
+import pytest
+
+from rlhive import RoboHiveDataset
+from rlhive.data.convert import import_dataset
+from rlhive.data.episodes import REWARD
+from rlhive.data.formats import d4rl
+from rlhive.errors import SchemaMismatch
+from tests.data.formats.make_d4rl import FILES, HORIZON, LENGTHS, TERMINAL, walk
+
+TRUTH = [walk(episode) for episode in range(len(LENGTHS))]
+
+
+@pytest.fixture
+def file(tmp_path):
+    """A copy to break, opened for writing."""
+    path = tmp_path / "walk.hdf5"
+    shutil.copy(FILES / "d4rl.hdf5", path)
+    with h5py.File(path, "r+") as h5:
+        yield path, h5
+
+
+def add(h5, *names):
+    """Add what newer files have."""
+    ends = np.zeros(sum(LENGTHS), bool)
+    ends[np.cumsum(LENGTHS) - 1] = True
+    if "timeouts" in names:
+        h5["timeouts"] = ends & ~np.asarray(h5["terminals"])
+    if "next_observations" in names:
+        h5["next_observations"] = np.concatenate([truth["states"][1:] for truth in TRUTH])
+    h5.flush()
+
+
+def assert_true(record, truth, *, length=None):
+    length = len(truth["actions"]) if length is None else length
+    np.testing.assert_array_equal(record.columns["observation"], truth["states"][:length])
+    np.testing.assert_array_equal(record.columns["action"], truth["actions"][:length])
+    np.testing.assert_array_equal(record.columns[REWARD].ravel(), truth["rewards"][:length])
+    np.testing.assert_array_equal(record.final["observation"], truth["states"][length])
+
+
+def test_a_whole_file_comes_back_whole(file, tmp_path):
+    path, h5 = file
+    add(h5, "timeouts", "next_observations")
+    folder = import_dataset("d4rl", path, "lab/walk", license="cc-by-4.0", store=tmp_path, progress=False)
+    dataset = RoboHiveDataset(folder)
+    records = list(d4rl.read(path).records())
+    for record, truth, terminal in zip(records, TRUTH, TERMINAL, strict=True):
+        assert_true(record, truth)
+        assert record.ended == ("terminated" if terminal else "truncated")
+        np.testing.assert_array_equal(record.start_state["qpos"], truth["states"][0, :2])
+        np.testing.assert_array_equal(record.columns["info.qvel"], truth["states"][:-1, 2:])
+    td = dataset.as_tensordict()
+    np.testing.assert_array_equal(td["next", "observation"], np.concatenate([truth["states"][1:] for truth in TRUTH]))
+    assert td["next", "done"].sum() == len(LENGTHS)
+    assert dataset.manifest.runs[0]["file"] == "walk.hdf5"
+
+
+def test_without_next_observations_the_last_state_is_not_invented(file):
+    path, h5 = file
+    add(h5, "timeouts")
+    source = d4rl.read(path)
+    records = list(source.records())
+    for record, truth, terminal in zip(records, TRUTH, TERMINAL, strict=True):
+        if terminal:
+            np.testing.assert_array_equal(record.columns["action"], truth["actions"])
+            np.testing.assert_array_equal(record.final["observation"], truth["states"][-2])
+            assert record.metadata == {"final_observation": "unknown"}
+        else:
+            assert_true(record, truth, length=len(truth["actions"]) - 1)
+    assert any("3 episodes whose last observation is not in the file" in note for note in source.notes)
+    assert any("3 episodes whose last row serves as the final" in note for note in source.notes)
+
+
+def test_the_oldest_files_have_neither(file):
+    # D4RL's own reader counts on after an end of the task and cuts the following episode a row too early.
+    for record, truth, terminal in zip(d4rl.read(file[0], horizon=HORIZON).records(), TRUTH, TERMINAL, strict=True):
+        if not terminal:
+            assert_true(record, truth, length=len(truth["actions"]) - 1)
+        assert record.columns["next.terminated"].ravel()[-1] == terminal
+
+
+def test_ours_are_the_transitions_of_d4rls_own_reader(file):
+    path, h5 = file
+    add(h5, "timeouts")
+    records = list(d4rl.read(path).records())
+    theirs = np.load(FILES / "d4rl_qlearning.npz")
+    ends = theirs["terminals"]
+    # D4RL drops the file's last row as well, whatever it is.
+    count = len(ends)
+    for name, their_name in (
+        ("observation", "observations"),
+        ("action", "actions"),
+        (REWARD, "rewards"),
+        ("next.terminated", "terminals"),
+    ):
+        ours = np.concatenate([record.columns[name] for record in records])
+        assert len(ours) == count + 1
+        np.testing.assert_array_equal(ours[:count].reshape(theirs[their_name].shape), theirs[their_name])
+    # At an end of the task D4RL gives the next episode's first observation for the following one.
+    pairs = [(record.columns["observation"][1:], record.final["observation"][None]) for record in records]
+    following = np.concatenate([part for pair in pairs for part in pair])
+    np.testing.assert_array_equal(following[:count][~ends], theirs["next_observations"][~ends])
+
+
+def test_breaks_are_found_where_nothing_marks_them(file):
+    path, h5 = file
+    add(h5, "next_observations")
+    source = d4rl.read(path)
+    for record, truth in zip(source.records(), TRUTH, strict=True):
+        assert_true(record, truth)
+    assert "ends are where the observations jump" in source.notes[0]
+
+
+@pytest.mark.parametrize("known", [(), ("next_observations",)])
+def test_misplaced_timeouts_are_refused_until_somebody_decides(file, known):
+    path, h5 = file
+    add(h5, "timeouts", *known)
+    h5["timeouts"][...] = np.roll(h5["timeouts"], -1)  # as in antmaze's first files: a row too early
+    h5.flush()
+    with pytest.raises(SchemaMismatch, match="jump after row 19, and at 3 places in all"):
+        d4rl.read(path)
+    found = list(d4rl.read(path, breaks="found").records())
+    assert len(found) == len(LENGTHS)
+    short = 0 if known else 1
+    for record, truth, terminal in zip(found, TRUTH, TERMINAL, strict=True):
+        if not terminal:
+            assert_true(record, truth, length=len(truth["actions"]) - short)
+    marked = next(d4rl.read(path, breaks="marked").records())
+    assert marked.length == LENGTHS[0] - 1 - short
+
+
+def test_rewards_of_the_rows_own_state_move_one_row_up(file):
+    path, h5 = file
+    add(h5, "timeouts")
+    own = np.concatenate([truth["states"][:-1, 0] for truth in TRUTH])
+    h5["rewards"][...] = own
+    h5.flush()
+    maze = path.with_name("maze2d-umaze-v1.hdf5")
+    shutil.copy(path, maze)
+    with pytest.raises(SchemaMismatch, match="alignment='state' moves it"):
+        d4rl.read(maze)
+    records = list(d4rl.read(maze, alignment="state").records())
+    whole = [truth for truth in TRUTH if len(truth["actions"]) > 1]
+    for record, truth in zip(records, whole, strict=True):
+        assert_true(record, truth, length=len(truth["actions"]) - 1)
+
+
+def test_what_is_no_such_file_is_refused(file, tmp_path):
+    path, h5 = file
+    del h5["terminals"]
+    h5.flush()
+    with pytest.raises(SchemaMismatch, match="got no terminals"):
+        d4rl.read(path)
+    with pytest.raises(SchemaMismatch, match="readable HDF5"):
+        d4rl.read(tmp_path / "nothing.hdf5")
