@@ -2,7 +2,7 @@
 
 import difflib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,17 +16,22 @@ from torchrl.data.datasets import register_dataset
 from rlhive import collect, replay
 from rlhive.data import cache, hub, load, publish, sketches
 from rlhive.data.buffer import make_replay_buffer
+from rlhive.data.dataloader import make_dataloader
 from rlhive.data.manifest import Manifest
 from rlhive.data.robot_metadata import robot_metadata
+from rlhive.data.sampling import ShortEpisodes
 from rlhive.data.schema import Schema
+from rlhive.data.serving import Normalize, serve
 from rlhive.data.statistics import merge_all
 from rlhive.data.storage import PackedStorage
 from rlhive.data.versioning import local_datasets, local_versions
 from rlhive.envs.tasks import Task, catalogue
 from rlhive.errors import DatasetNotFound, HubUnreachable, SplitNotFound
+from rlhive.keys import NestedKey
 
 if TYPE_CHECKING:
     import datasets
+    from torch.utils.data import DataLoader
     from torchrl.data import TensorDictReplayBuffer
     from torchrl.data.replay_buffers.samplers import Sampler
 
@@ -154,8 +159,20 @@ class RoboHiveDataset:
         self,
         batch_size: int = 256,
         *,
+        split: str | None = None,
+        where: pc.Expression | Callable[[pa.Table], Any] | None = None,
+        keys: Sequence[NestedKey] | None = None,
+        slice_len: int | None = None,
+        short_episodes: ShortEpisodes = "drop",
+        n_step: int = 1,
+        gamma: float | None = None,
+        frame_stack: int = 1,
+        return_to_go: bool = False,
+        normalize: Normalize = False,
         sampler: "Sampler | None" = None,
         transform: Callable | None = None,
+        device: torch.device | str = "cpu",
+        in_memory: bool | None = None,
         prefetch: int | None = None,
         pin_memory: bool = False,
         seed: int | None = None,
@@ -165,23 +182,63 @@ class RoboHiveDataset:
         The first call for a version builds its memmap cache from Parquet, later ones open it in milliseconds.
 
         Args:
-            batch_size: Transitions per ``sample()``.
-            sampler: One of TorchRL's; uniform with replacement by default. Slice samplers take
-                ``traj_key="episode"``.
+            batch_size: Transitions per ``sample()``, those of all slices together.
+            split: Some of the dataset's splits: ``"expert"``, ``"expert+random"``.
+            where: Which episodes: an expression or a function of the episode table that gives a mask, for example
+                ``pc.field("success")``.
+            keys: Fields to serve, an observed one with its twin below ``"next"``; ``episode`` and the flags always
+                come. What is left out costs nothing where it is big.
+            slice_len: For batches of slices: consecutive transitions of one episode, flat, ``truncated`` at the end
+                of each, as TorchRL's ``SliceSampler``.
+            short_episodes: Of fewer transitions than a slice: ``"drop"`` them, ``"pad"`` them with
+                ``("collector", "mask")`` False, or take a ``"shorter"`` slice.
+            n_step: As TorchRL's ``MultiStepTransform``: ``("next", "reward")`` is the discounted sum of so many
+                rewards, the rest of ``"next"`` lies so many steps ahead, fewer at an episode's end. As there, the
+                flags stay those of the first step; losses discount by ``steps_to_next_obs``.
+            gamma: Discount of ``n_step`` (0.99 by default) and of ``return_to_go`` (none by default).
+            frame_stack: As TorchRL's ``CatFrames`` with ``padding="same"``: ``observation`` (and ``pixels``,
+                ``depth``) joined with so many minus one before it, along the last dimension.
+            return_to_go: Whether to give ``return_to_go``, the rewards from here to the episode's end.
+            normalize: ``(value - mean) / std`` over the chosen episodes, as TorchRL's ``ObservationNorm``: of
+                ``observation`` for True, of the keys given, or with ``{key: (mean, scale)}``.
+            sampler: One of TorchRL's; uniform with replacement by default. Slice samplers get the boundaries from
+                the episode table.
             transform: Applied to every batch.
+            device: Where batches shall be. A GPU that has room keeps the dataset and samples there; otherwise
+                batches are copied from pinned memory, prefetched.
+            in_memory: Whether to copy the dataset into the device's memory first.
             prefetch: Number of batches to prepare ahead, in threads.
             pin_memory: Whether batches are page-locked for a copy to a GPU.
-            seed: The same seed gives the same batches.
+            seed: The same seed gives the same batches, with any ``prefetch``.
 
         Returns:
             Batches with the environment's own dtypes: ``observation``, ``action``, ``success``, ``episode``
             (int64), and below ``"next"`` ``observation`` (the true one, the last of an episode included),
             ``reward``, ``terminated``, ``truncated`` and ``done`` with a trailing dimension of 1. A batch owns
             its memory.
+
+        Raises:
+            SchemaMismatch: There is no field of a key, or not one of the kind that an option needs.
+            EpisodesTooShort: No episode holds a slice.
+            SplitNotFound: No such split.
         """
+        storage = self.as_storage(
+            split=split,
+            where=where,
+            keys=keys,
+            n_step=n_step,
+            gamma=gamma,
+            frame_stack=frame_stack,
+            return_to_go=return_to_go,
+            normalize=normalize,
+            device=device,
+            in_memory=in_memory,
+        )
         return make_replay_buffer(
-            self.as_storage(),
+            storage,
             batch_size=batch_size,
+            slice_len=slice_len,
+            short_episodes=short_episodes,
             sampler=sampler,
             transform=transform,
             prefetch=prefetch,
@@ -189,17 +246,81 @@ class RoboHiveDataset:
             seed=seed,
         )
 
-    def as_storage(self) -> PackedStorage:
-        """Return the read-only TorchRL storage behind :meth:`as_replay_buffer`."""
-        shards = [entry for split in self.splits for entry in self._manifest.shards(split)]
-        packed = load.open_packed(self.path, self._manifest, shards=shards, store=self._store)
-        codes = [packed.splits.index(split) for split in self.splits]
-        chosen = torch.cat([(packed.episodes[:, 1] == code).nonzero().flatten() for code in codes])
-        return PackedStorage(packed, None if len(codes) == len(packed.splits) else chosen)
+    def as_dataloader(
+        self,
+        batch_size: int = 256,
+        *,
+        slice_len: int | None = None,
+        shuffle: bool = True,
+        drop_last: bool = False,
+        num_workers: int = 0,
+        seed: int | None = None,
+        **choices: Any,
+    ) -> "DataLoader":
+        """Return a torch ``DataLoader`` of TensorDicts; an epoch holds every transition once.
 
-    def as_tensordict(self) -> TensorDict:
-        """Return all chosen transitions as one TED TensorDict ``[len(self)]`` in memory, episode by episode."""
-        return self.as_storage().get(slice(None))
+        Args:
+            batch_size: Items per batch.
+            slice_len: An item is a window of so many transitions, one per possible start; batches are
+                ``[batch_size, slice_len]``. Shorter episodes are left out.
+            shuffle: Whether the order is drawn anew for every epoch.
+            drop_last: Whether an epoch's last batch is left out where it is smaller.
+            num_workers: Processes that gather; they share the page cache. Any number gives the same batches.
+            seed: Of the order.
+            choices: What :meth:`as_storage` takes: ``split``, ``where``, ``keys``, ``n_step``, …
+        """
+        return make_dataloader(
+            self.as_storage(**choices),
+            batch_size=batch_size,
+            slice_len=slice_len,
+            shuffle=shuffle,
+            drop_last=drop_last,
+            num_workers=num_workers,
+            seed=seed,
+        )
+
+    def as_storage(
+        self,
+        *,
+        split: str | None = None,
+        where: pc.Expression | Callable[[pa.Table], Any] | None = None,
+        keys: Sequence[NestedKey] | None = None,
+        normalize: Normalize = False,
+        **options: Any,
+    ) -> PackedStorage:
+        """Return the read-only TorchRL storage behind :meth:`as_replay_buffer`; the arguments are those of it."""
+        splits = self.splits if split is None else _choose_splits(split, self._manifest)
+        if not set(splits) <= set(self.splits):
+            msg = (
+                f"{self.name} was opened with the splits {', '.join(self.splits)}: expected some of them, got {split}."
+            )
+            raise SplitNotFound(msg)
+        shards = [entry for name in self.splits for entry in self._manifest.shards(name)]
+        packed = load.open_packed(self.path, self._manifest, shards=shards, store=self._store)
+        codes = [packed.splits.index(name) for name in splits]
+        chosen = torch.cat([(packed.episodes[:, 1] == code).nonzero().flatten() for code in codes])
+        if where is not None:
+            mask = torch.isin(packed.episodes[chosen, 0], self._episodes_where(where))
+            chosen = chosen[mask]
+        whole = where is None and len(codes) == len(packed.splits)
+        statistics = self.statistics if normalize is not False and where is None and splits == self.splits else None
+        return serve(
+            packed, None if whole else chosen, fields=keys, normalize=normalize, statistics=statistics, **options
+        )
+
+    def _episodes_where(self, where: pc.Expression | Callable[[pa.Table], Any]) -> torch.Tensor:
+        """Ids of the episodes that an expression or a function of the episode table chooses."""
+        table = self.episodes
+        kept = table.filter(where if isinstance(where, pc.Expression) else pa.array(where(table), pa.bool_()))
+        return torch.from_numpy(kept["episode"].to_numpy().copy())
+
+    def as_tensordict(self, **choices: Any) -> TensorDict:
+        """Return all chosen transitions as one TED TensorDict in memory, episode by episode.
+
+        Args:
+            choices: What :meth:`as_storage` takes.
+        """
+        return self.as_storage(**choices).get(slice(None))
 
     def as_arrow(self) -> pa.Table:
         """Return all chosen transitions as an Arrow table in memory, one row each, columns named ``next.reward``."""

@@ -14,10 +14,13 @@ from torchrl.data import ImmutableDatasetWriter, RandomSampler, SamplerWithoutRe
 from torchrl.data.replay_buffers.samplers import Sampler
 from torchrl.data.replay_buffers.utils import pin_memory_output
 
-from rlhive.data.sampling import give_boundaries
+from rlhive.data.sampling import EpisodeSliceSampler, ShortEpisodes, give_boundaries
 from rlhive.data.storage import PackedStorage
 
 _INDEX = "index"
+
+#: Batches on their way to a GPU while one is used.
+_STREAMED_AHEAD = 2
 
 #: A loop gathers this many batches at once, as long as they have fewer bytes together.
 AHEAD = 16
@@ -133,33 +136,49 @@ def make_replay_buffer(
     storage: PackedStorage,
     *,
     batch_size: int,
+    slice_len: int | None = None,
+    short_episodes: ShortEpisodes = "drop",
     sampler: Sampler | None = None,
     transform: Callable | None = None,
     prefetch: int | None = None,
     pin_memory: bool = False,
     seed: int | None = None,
-) -> TensorDictReplayBuffer:
-    """Return TorchRL's own replay buffer over a packed storage.
+) -> DatasetReplayBuffer:
+    """Return a replay buffer over a packed storage.
 
     Args:
-        storage: What to sample from.
+        storage: What to sample from; of this buffer alone, since TorchRL hands it the buffer's generator.
         batch_size: Transitions per sample.
+        slice_len: Transitions per slice, for batches of slices; ``batch_size`` is a multiple of it.
+        short_episodes: What becomes of episodes with fewer: ``"drop"``, ``"pad"`` or ``"shorter"``.
         sampler: One of TorchRL's; uniform with replacement by default.
         transform: Applied to every batch.
-        prefetch: Number of batches to prepare ahead, in threads.
+        prefetch: Number of batches to prepare ahead, in threads; 2 by default where every batch goes to a GPU.
         pin_memory: Whether batches are page-locked for a copy to a GPU.
         seed: Of the sampler's generator; the same seed gives the same batches.
+
+    Raises:
+        ValueError: Both a sampler and a slice length, or a batch size that is no multiple of it.
+        EpisodesTooShort: No episode holds a slice.
     """
-    generator = torch.Generator()
+    if slice_len is not None:
+        if sampler is not None or batch_size % slice_len:
+            other = "a sampler as well" if sampler is not None else f"batch_size={batch_size}"
+            msg = f"slice_len={slice_len}: expected a batch size that is a multiple of it and no sampler, got {other}."
+            raise ValueError(msg)
+        sampler = EpisodeSliceSampler(storage, slice_len=slice_len, short=short_episodes)
+    sampler = RandomSampler() if sampler is None else sampler
+    give_boundaries(sampler, storage)
+    generator = torch.Generator(storage.device)
     if seed is None:
         generator.seed()
     else:
         generator.manual_seed(seed)
-    chosen = sampler if sampler is not None else RandomSampler()
-    give_boundaries(chosen, storage)
+    if prefetch is None and storage.streams:
+        prefetch = _STREAMED_AHEAD
     return DatasetReplayBuffer(
         storage=storage,
-        sampler=chosen,
+        sampler=sampler,
         writer=ImmutableDatasetWriter(),
         collate_fn=_as_is,
         batch_size=batch_size,

@@ -171,6 +171,11 @@ class PackedStorage(Storage):
         lengths = self.lengths()
         return torch.repeat_interleave(torch.arange(len(lengths), device=self._home), lengths)
 
+    @property
+    def streams(self) -> bool:
+        """Whether every batch is copied to a GPU."""
+        return self._target.type == "cuda" and self._home != self._target
+
     def lengths(self) -> torch.Tensor:
         """Return the number of transitions of every episode served, int64 ``[num_episodes]``, in storage order."""
         return self._lengths.to(self._home)
