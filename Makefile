@@ -1,7 +1,7 @@
 # Every target does its own set-up. `make help` lists them.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint setup latest clean
+.PHONY: help quickstart test lint setup latest bench bench-sampling bench-export clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
@@ -10,7 +10,7 @@ UV := $(shell command -v uv || echo .tools/bin/uv)
 CONSTRAINTS ?= --constraint constraints.txt
 
 help:  ## list the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 quickstart: $(VENV)/assets  ## expert -> dataset -> replay buffer -> BC and IQL -> evaluation on a RoboHive kitchen (5 min)
 	$(BIN)/python examples/quickstart.py
@@ -26,8 +26,20 @@ setup: $(VENV)/assets  ## only build the environment, with RoboHive and its asse
 latest:  ## run the tests with the newest versions that setup.py allows (its own environment, some minutes)
 	$(MAKE) test VENV=.venv-latest CONSTRAINTS=
 
+# PEERS="minari lerobot", SIZE="1e5 1e7", WORKLOADS=random_256 and ROUNDS=3 choose parts; without them everything runs.
+bench: bench-sampling bench-export  ## RLHive and its peers side by side, each in its own environment (1 h; 12 GB for these)
+
+bench-sampling: $(VENV)/installed  ## batches of every kind from every peer; SIZE=1e5 PEERS="torchrl minari" for parts (40 min)
+	$(BIN)/python -m benchmarks.bench_sampling $(if $(PEERS),--peers $(PEERS)) $(if $(SIZE),--sizes $(SIZE)) \
+		$(if $(WORKLOADS),--workloads $(WORKLOADS)) $(if $(ROUNDS),--rounds $(ROUNDS))
+	$(BIN)/python -m benchmarks.report
+
+bench-export: $(VENV)/installed  ## record and commit with every peer's writer, check, diff (20 min)
+	$(BIN)/python -m benchmarks.bench_export $(if $(PEERS),--peers $(PEERS)) $(if $(ROUNDS),--rounds $(ROUNDS))
+	$(BIN)/python -m benchmarks.report
+
 clean:  ## remove what the set-up made inside this clone
-	rm -rf .venv .venv-latest .tools
+	rm -rf .venv .venv-latest .tools benchmarks/.venvs
 
 .tools/bin/uv:
 	$(PYTHON) -m venv .tools

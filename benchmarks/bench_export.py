@@ -1,0 +1,160 @@
+"""Record and commit: transitions per second and bytes on disk of every peer's writer, on the same episodes, in one run.
+
+    make bench-export
+    make bench-export PEERS="minari lerobot" ROUNDS=1
+    python -m benchmarks.bench_export --help
+
+Peers take turns, round by round; a figure is the median of the rounds, a ratio the median of the rounds' own ratios.
+What each stored is opened again afterwards and compared with the source bit for bit. Ours also says what an episode
+waits for the disk, how fast ``check`` reads a version, and how long ``diff`` takes for two versions of 10,000 episodes.
+
+Writes benchmarks/results/export.json; ``python -m benchmarks.report`` makes the table from it.
+"""
+
+import argparse
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from benchmarks.peers.client import NotOffered, PeerFailed, PeerProcess
+from benchmarks.peers.environments import PEERS
+from benchmarks.peers.rounds import in_turn, machine, ratio, spread, write_results
+from benchmarks.peers.source import Source, make
+
+WRITERS = ["rlhive", "minari", "minari_arrow", "lerobot", "datasets"]
+#: Name, kind of the values, episodes, length.
+SETS = {
+    "short": ("walk", 1_000, 50),
+    "long": ("walk", 1_000, 100),
+    "noise": ("noise", 1_000, 50),
+}
+DIFF_EPISODES, DIFF_LENGTH = 10_000, 10
+
+
+def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
+    """Measure, write and print; return what was written."""
+    options = _options(arguments)
+    began = time.perf_counter()
+    rows: list[dict[str, Any]] = []
+    content = {"machine": machine(), "versions": {}, "rows": rows, "diff": {}}
+    content["options"] = {name: getattr(options, name) for name in ("peers", "sets", "rounds", "scale", "patience")}
+    for peer in options.peers if options.install else ():
+        PEERS[peer].install()
+    with tempfile.TemporaryDirectory(prefix="rlhive-bench-") as temporary:
+        for name in options.sets:
+            kind, episodes, length = SETS[name]
+            episodes = max(2, int(episodes * options.scale))
+            source = make(
+                Path(temporary) / f"source-{name}", num_transitions=episodes * length, length=length, kind=kind
+            )
+            for row in _one_set(source, Path(temporary) / name, content["versions"], options):
+                rows.append({"set": name, "kind": kind, "episodes": episodes, "length": length, **row})
+                print(_line(rows[-1]), flush=True)
+        content["diff"] = _diff(Path(temporary), options)
+        print(f"diff {content['diff']}", flush=True)
+    content["seconds"] = round(time.perf_counter() - began)
+    content["machine"]["load_after"] = machine()["load"]
+    if options.results:
+        print(write_results(options.results, content))
+    return content
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--peers", nargs="+", default=WRITERS, choices=WRITERS)
+    parser.add_argument("--sets", nargs="+", default=list(SETS), choices=list(SETS))
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--scale", type=float, default=1.0, help="share of the episodes, for a quick look")
+    parser.add_argument("--patience", type=float, default=550, help="seconds that a writer may take")
+    parser.add_argument("--results", default="export", help="name below benchmarks/results, or nothing")
+    parser.add_argument("--no-install", dest="install", action="store_false", help="skip peers that are not installed")
+    options = parser.parse_args(arguments)
+    if "rlhive" not in options.peers:
+        options.peers.insert(0, "rlhive")  # ratios are to it
+    return options
+
+
+def _one_set(
+    source: Source, folder: Path, versions: dict[str, Any], options: argparse.Namespace
+) -> list[dict[str, Any]]:
+    with ExitStack() as stack:
+        processes: dict[str, PeerProcess] = {}
+        rows = {
+            peer: {"peer": peer, "transitions": len(source), "raw_bytes": source.raw_bytes} for peer in options.peers
+        }
+        for peer in options.peers:
+            try:
+                process = PeerProcess(peer, source.folder, folder, timeout_s=options.patience)
+                processes[peer] = stack.enter_context(process)
+                versions[peer] = process.ask("versions")
+            except (NotOffered, PeerFailed) as reason:
+                rows[peer]["unavailable"] = str(reason)
+
+        def write(peer: str) -> float:
+            said = processes[peer].ask("write")
+            rows[peer] |= {name: value for name, value in said.items() if name != "seconds"}
+            return said["seconds"]
+
+        found = in_turn({peer: (lambda peer=peer: write(peer)) for peer in processes}, options.rounds)
+        for peer, seconds in found.items():
+            if isinstance(seconds, str):
+                rows[peer]["unavailable"] = seconds
+                continue
+            rows[peer] |= {"write_s": spread(seconds), "per_s": len(source) / spread(seconds)["median"]}
+            if not isinstance(found["rlhive"], str):
+                rows[peer]["ratio"] = ratio(seconds, found["rlhive"])
+                rows[peer]["bytes_ratio"] = rows["rlhive"]["bytes"] / rows[peer]["bytes"]
+            rows[peer] |= _read_back(processes[peer])
+            if peer == "rlhive":
+                rows[peer] |= _only_ours(processes[peer], source, options.rounds)
+    return list(rows.values())
+
+
+def _read_back(process: PeerProcess) -> dict[str, Any]:
+    what = {"workload": "random_256", "variant": ""}
+    try:
+        process.ask("open", **what)
+        checked = {"checked": process.ask("check", **what)}
+        process.ask("close")
+    except (NotOffered, PeerFailed) as reason:
+        return {"failed": str(reason)}
+    return checked
+
+
+def _only_ours(process: PeerProcess, source: Source, rounds: int) -> dict[str, Any]:
+    """What an episode waits for the disk, and how fast ``check`` reads the version."""
+    found: dict[str, Any] = {"durability": process.ask("call", method="durability")}
+    try:
+        checks = [process.ask("call", method="check") for _ in range(rounds)]
+    except (NotOffered, PeerFailed) as reason:
+        return found | {"check": {"unavailable": str(reason)}}
+    seconds = spread([one["seconds"] for one in checks])
+    return found | {"check": {"ok": checks[0]["ok"], **seconds, "bytes_per_s": source.raw_bytes / seconds["median"]}}
+
+
+def _diff(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Two versions of many episodes, one of which lacks every tenth."""
+    episodes = max(20, int(DIFF_EPISODES * options.scale))
+    source = make(folder / "source-diff", num_transitions=episodes * DIFF_LENGTH, length=DIFF_LENGTH)
+    with PeerProcess("rlhive", source.folder, folder / "diff", timeout_s=options.patience) as process:
+        try:
+            process.ask("write")
+            runs = [process.ask("call", method="diff") for _ in range(options.rounds)]
+        except (NotOffered, PeerFailed) as reason:
+            return {"episodes": episodes, "unavailable": str(reason)}
+    return {"episodes": episodes, **spread([run["seconds"] for run in runs]), "result": runs[0]["result"]}
+
+
+def _line(row: dict[str, Any]) -> str:
+    said = row.get("unavailable") or (
+        f"{row['per_s']:10,.0f}/s {row['write_s']['median']:8.2f} s {row['bytes'] / 1e6:8.1f} MB"
+        f" {row.get('ratio', {}).get('median', 0):8.2f} times {row.get('failed', '')}"
+    )
+    return f"{row['set']:<6} {row['peer']:<14} {said}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,275 @@
+"""Transitions per second of every peer's sampling, on the same episodes, in one run.
+
+    make bench-sampling                                              # everything at 1e5 and 1e6 transitions
+    make bench-sampling PEERS="torchrl minari" SIZE=1e5 WORKLOADS=random_256
+    python -m benchmarks.bench_sampling --help
+
+Each peer stores the same episodes in its own form and serves them from its own process. For each workload the peers
+take turns, round by round; a figure is the median of the rounds, a ratio the median of the rounds' own ratios. After
+the timing some batches of each are compared with the source, bit for bit (pictures, which went through a codec, and
+rewards that are sums, closely); a peer that serves something else is reported as failed, with what it served.
+
+Writes benchmarks/results/sampling.json; ``python -m benchmarks.report`` makes the tables and the chart from it.
+"""
+
+import argparse
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from benchmarks.peers.client import NotOffered, PeerFailed, PeerProcess
+from benchmarks.peers.environments import PEERS
+from benchmarks.peers.rounds import in_turn, machine, ratio, spread, write_results
+from benchmarks.peers.source import make
+from benchmarks.peers.worker import WORKLOADS
+
+#: Who takes part in a workload, as peer:variant. Ours without a variant comes first: ratios are to it.
+RANDOM = [
+    "rlhive",
+    "packed",
+    "numpy",
+    "torchrl",
+    "cpprb",
+    "cpprb:torch",
+    "d3rlpy",
+    "minari",
+    "minari_arrow",
+    "datasets",
+]
+LOADERS = ["lerobot:0", "lerobot:2"]
+CONTENDERS = {
+    "random_256": [*RANDOM, "rlhive:prefetch", "torchrl:prefetch", *LOADERS],
+    "random_4096": [*RANDOM, "rlhive:prefetch", "torchrl:prefetch"],
+    "iterate_256": [
+        *("rlhive", "rlhive:prefetch", "rlhive:dataloader", "torchrl", "torchrl:prefetch"),
+        *("minari", "minari_arrow", "datasets", *LOADERS),
+    ],
+    "slices_16x16": ["rlhive", "torchrl", "torchrl:cached", "d3rlpy", "minari", "minari_arrow", *LOADERS],
+    "slices_4x64": ["rlhive", "torchrl", "torchrl:cached", "d3rlpy", "minari", "minari_arrow", *LOADERS],
+    "nstep_3": ["rlhive", "torchrl", "torchrl:cached", "cpprb:torch", "d3rlpy"],
+    "prioritized": ["rlhive", "torchrl", "cpprb:torch"],
+    "stack_3": ["rlhive", "torchrl", "torchrl:cached", "d3rlpy", *LOADERS],
+    "images_64": ["rlhive:raw", "rlhive:encoded", *LOADERS, "lerobot_images:0", "lerobot_images:2"],
+    "open_warm": ["rlhive", "torchrl", "cpprb", "d3rlpy", "minari", "minari_arrow", "datasets", "lerobot"],
+    "open_cold": ["rlhive", "rlhive:pyarrow", "datasets"],
+}
+PICTURES, PICTURE_SIDE = 2_000, 128
+MEMORY = "memory"  # no workload of a peer: a fresh process with random_256
+
+
+def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
+    """Measure, write and print; return what was written."""
+    options = _options(arguments)
+    began = time.perf_counter()
+    rows: list[dict[str, Any]] = []
+    stores: list[dict[str, Any]] = []
+    versions: dict[str, Any] = {}
+    content = {"machine": machine(), "options": _plain(options), "versions": versions, "stores": stores, "rows": rows}
+    for peer in options.peers:
+        try:
+            PEERS[peer].install() if options.install else None
+        except OSError as error:
+            print(f"{peer}: not installed: {error}")
+    with tempfile.TemporaryDirectory(prefix="rlhive-bench-") as temporary:
+        work = options.work or Path(temporary)
+        for kind, size in _sources(options):
+            _one_source(options, work, kind, size, stores, rows, versions)
+    content["seconds"] = round(time.perf_counter() - began)
+    content["machine"]["load_after"] = machine()["load"]
+    if options.results:
+        print(write_results(options.results, content))
+    return content
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--peers", nargs="+", default=list(PEERS), choices=list(PEERS))
+    parser.add_argument("--workloads", nargs="+", default=[*WORKLOADS, MEMORY], choices=[*WORKLOADS, MEMORY])
+    parser.add_argument(
+        "--sizes", nargs="+", type=float, default=[1e5, 1e6], help="transitions; 1e7 needs 30 GB of disk"
+    )
+    parser.add_argument("--length", type=int, default=100, help="of an episode")
+    parser.add_argument("--pictures", type=int, default=PICTURES, help=f"transitions with a {PICTURE_SIDE}² picture")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--seconds", type=float, default=0.3, help="per contender and round")
+    parser.add_argument(
+        "--patience", type=float, default=300, help="seconds that a peer may take to store the episodes"
+    )
+    parser.add_argument("--threads", type=int, default=1, help="of every peer's BLAS, OpenMP and torch")
+    parser.add_argument("--work", type=Path, help="folder that is kept; a temporary one by default")
+    parser.add_argument("--results", default="sampling", help="name below benchmarks/results, or nothing")
+    parser.add_argument("--no-install", dest="install", action="store_false", help="skip peers that are not installed")
+    options = parser.parse_args(arguments)
+    if "rlhive" not in options.peers:
+        options.peers.insert(0, "rlhive")  # ratios are to it
+    return options
+
+
+def _plain(options: argparse.Namespace) -> dict[str, Any]:
+    return {name: value for name, value in vars(options).items() if name not in ("work", "results", "install")}
+
+
+def _sources(options: argparse.Namespace) -> list[tuple[str, int]]:
+    plain = any(workload != "images_64" for workload in options.workloads)
+    return [("walk", int(size)) for size in options.sizes if plain] + (
+        [("pixels", options.pictures)] if "images_64" in options.workloads else []
+    )
+
+
+def _one_source(
+    options: argparse.Namespace,
+    work: Path,
+    kind: str,
+    size: int,
+    stores: list[dict[str, Any]],
+    rows: list[dict[str, Any]],
+    versions: dict[str, Any],
+) -> None:
+    source = make(
+        work / f"source-{kind}-{size}", num_transitions=size, length=options.length, kind=kind, side=PICTURE_SIDE
+    )
+    workloads = (
+        ["images_64"]
+        if kind == "pixels"
+        else [name for name in options.workloads if name in CONTENDERS and name != "images_64"]
+    )
+    wanted = {name.partition(":")[0] for workload in workloads for name in CONTENDERS[workload]}
+    folder = work / f"stores-{kind}-{size}"
+    with ExitStack() as stack:
+        processes: dict[str, PeerProcess] = {}
+        for peer in options.peers:
+            if peer not in wanted:
+                continue
+            row = {"kind": kind, "size": size, "peer": peer, "raw_bytes": source.raw_bytes}
+            stores.append(row)
+            try:
+                _refuse_if_too_slow(peer, kind, size, stores, options.patience)
+                process = stack.enter_context(_start(peer, source.folder, folder, options))
+                versions[peer] = process.ask("versions")
+                row |= process.ask("write")
+                processes[peer] = process
+            except (NotOffered, PeerFailed) as reason:
+                row["unavailable"] = str(reason)
+            print(_store_line(row), flush=True)
+        for workload in workloads:
+            for row in _one_workload(workload, processes, options):
+                rows.append({"size": size, **row})
+                print(_line(rows[-1]), flush=True)
+    for row in (
+        _memory(processes, source.folder, folder, options) if kind != "pixels" and MEMORY in options.workloads else ()
+    ):
+        rows.append({"size": size, **row})
+        print(_line(rows[-1]), flush=True)
+
+
+def _start(peer: str, source: Path, folder: Path, options: argparse.Namespace) -> PeerProcess:
+    return PeerProcess(peer, source, folder, timeout_s=options.patience, threads=options.threads)
+
+
+def _refuse_if_too_slow(peer: str, kind: str, size: int, stores: list[dict[str, Any]], patience: float) -> None:
+    for row in stores:
+        if row["peer"] == peer and row["kind"] == kind and row["size"] < size:
+            if "seconds" not in row:
+                msg = f"left out: {row['unavailable']} at {row['size']:,}"
+                raise NotOffered(msg)
+            if row["seconds"] * size / row["size"] > patience:
+                msg = f"left out: storing {row['size']:,} transitions took {row['seconds']:.0f} s"
+                raise NotOffered(msg)
+
+
+def _one_workload(
+    workload: str, processes: dict[str, PeerProcess], options: argparse.Namespace
+) -> list[dict[str, Any]]:
+    contenders = [Contender(workload, name, processes) for name in CONTENDERS[workload]]
+    contenders = [contender for contender in contenders if contender.process is not None]
+    found = in_turn({one.name: (lambda one=one: one.measure(options.seconds)) for one in contenders}, options.rounds)
+    ours = next((one for one in contenders if one.peer == "rlhive" and not isinstance(found[one.name], str)), None)
+    rows = []
+    for one in contenders:
+        row = {"workload": workload, "peer": one.peer, "variant": one.variant}
+        rows.append(row)
+        seconds = found[one.name]
+        if isinstance(seconds, str):
+            row["unavailable"] = seconds
+            continue
+        row |= {"transitions": one.transitions, "draw_s": spread(seconds)}
+        row["per_s"] = one.transitions / row["draw_s"]["median"]
+        if ours is not None:
+            scale = ours.transitions / one.transitions
+            row["ratio"] = {key: value * scale for key, value in ratio(seconds, found[ours.name]).items()}
+        try:
+            row["checked"] = one.check()
+        except (NotOffered, PeerFailed) as reason:
+            row["failed"] = str(reason)
+    for process in processes.values():
+        process.ask("close")
+    return rows
+
+
+class Contender:
+    """A peer and a variant in one workload; opened at its first measurement."""
+
+    def __init__(self, workload: str, name: str, processes: dict[str, PeerProcess]):
+        self.name, self.transitions, self._opened = name, 0, False
+        self.peer, _, self.variant = name.partition(":")
+        self.process = processes.get(self.peer)
+        self._what = {"workload": workload, "variant": self.variant}
+
+    def measure(self, seconds: float) -> float:
+        """Return the seconds of one draw."""
+        if not self._opened:
+            self.process.ask("open", **self._what)
+            self._opened = True
+            if not self._what["workload"].startswith("open"):
+                self.process.ask("run", **self._what, seconds=seconds / 3)  # warm
+        ran = self.process.ask("run", **self._what, seconds=seconds)
+        self.transitions = ran["transitions"]
+        return ran["seconds"] / ran["draws"]
+
+    def check(self) -> dict[str, Any]:
+        """Compare some batches with the source; a yardstick that serves no batches is not compared."""
+        return {} if self.variant == "pyarrow" else self.process.ask("check", **self._what)
+
+
+def _memory(
+    processes: dict[str, PeerProcess], source: Path, folder: Path, options: argparse.Namespace
+) -> list[dict[str, Any]]:
+    """A fresh process per peer: its memory before opening, and after a second of random batches."""
+    rows = []
+    for peer in processes:
+        row = {"workload": "memory", "peer": peer, "variant": ""}
+        try:
+            with _start(peer, source, folder, options) as process:
+                process.ask("versions")
+                before = process.ask("memory")
+                process.ask("open", workload="random_256", variant="")
+                process.ask("run", workload="random_256", variant="", seconds=1.0)
+                row |= {"before": before, "after": process.ask("memory")}
+        except (NotOffered, PeerFailed) as reason:
+            row["unavailable"] = str(reason)
+        rows.append(row)
+    return rows
+
+
+def _store_line(row: dict[str, Any]) -> str:
+    said = row.get("unavailable") or f"{row['seconds']:8.1f} s {row['bytes'] / 1e6:10.1f} MB"
+    return f"{row['size']:>9} {'store':<14} {row['peer']:<16} {said}"
+
+
+def _line(row: dict[str, Any]) -> str:
+    name = row["peer"] + (f":{row['variant']}" if row["variant"] else "")
+    said = row.get("unavailable") or ""
+    if "draw_s" in row:
+        times = row.get("ratio", {}).get("median", 0)
+        said = f"{row['draw_s']['median'] * 1e6:10.0f} µs {row['per_s']:12,.0f}/s {times:8.2f} times"
+        said += f"  WRONG: {row['failed']}" if "failed" in row else ""
+    elif "after" in row:
+        said = f"{row['after']['peak'] / 1e6:10.0f} MB peak {row['after']['anonymous'] / 1e6:8.0f} MB anonymous"
+    return f"{row['size']:>9} {row['workload']:<14} {name:<16} {said}"
+
+
+if __name__ == "__main__":
+    main()

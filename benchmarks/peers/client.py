@@ -1,0 +1,102 @@
+"""The driver's end of the pipe: start a peer's process and ask it."""
+
+import contextlib
+import json
+import os
+import select
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from benchmarks.peers.environments import PEERS, ROOT
+
+
+class PeerFailed(RuntimeError):
+    """A peer raised, died or did not answer in time; the message says which."""
+
+
+class NotOffered(RuntimeError):
+    """A peer does not do this; the message is its sentence."""
+
+
+class PeerProcess:
+    """A peer's room in its own interpreter; a context manager.
+
+    Args:
+        peer: Name of its room.
+        source: Folder of the episodes.
+        folder: Its own, for what it stores and for ``PEER.log``, which holds what its libraries print.
+        timeout_s: An answer that takes longer ends the process.
+        threads: Of its BLAS, OpenMP and torch; None leaves each library's default.
+
+    Raises:
+        NotOffered: Its environment is not installed.
+    """
+
+    def __init__(self, peer: str, source: Path, folder: Path, *, timeout_s: float = 600, threads: int | None = 1):
+        self.peer, self._timeout_s = peer, timeout_s
+        limits = {} if threads is None else dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
+        environment = PEERS[peer]
+        if not environment.installed:
+            msg = f"{peer} is not installed: python -m benchmarks.peers.environments {peer}"
+            raise NotOffered(msg)
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        self._log = (Path(folder) / f"{peer}.log").open("ab")
+        command = [str(environment.python), "-m", "benchmarks.peers.worker", peer, str(source), str(folder / peer)]
+        self._process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=os.environ | {"PYTHONPATH": str(ROOT), "TQDM_DISABLE": "1"} | limits,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+        )
+
+    def ask(self, do: str, **arguments: Any) -> Any:
+        """Send one request and wait for its answer.
+
+        Raises:
+            NotOffered: The peer does not do this.
+            PeerFailed: It raised, died or took too long.
+        """
+        try:
+            self._process.stdin.write(json.dumps({"do": do, **arguments}).encode() + b"\n")
+            self._process.stdin.flush()
+        except BrokenPipeError as error:
+            msg = f"{self.peer} is not running any more; see {self._log.name}"
+            raise PeerFailed(msg) from error
+        if not select.select([self._process.stdout], [], [], self._timeout_s)[0]:
+            self._process.kill()
+            msg = f"{self.peer} took more than {self._timeout_s:g} s to {do}"
+            raise PeerFailed(msg)
+        line = self._process.stdout.readline()
+        if not line:
+            msg = f"{self.peer} died ({self._process.wait()}) at {do} {arguments}; see {self._log.name}"
+            raise PeerFailed(msg)
+        reply = json.loads(line)
+        if "unavailable" in reply:
+            raise NotOffered(reply["unavailable"])
+        if "error" in reply:
+            self._log.write(reply["traceback"].encode())
+            self._log.flush()
+            msg = f"{self.peer} {do} {arguments}: {reply['error'][:600]}"
+            raise PeerFailed(msg)
+        return reply["ok"]
+
+    def close(self) -> None:
+        """End the process."""
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        try:
+            self._process.wait(20)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process.stdout.close()
+        self._log.close()
+
+    def __enter__(self) -> "PeerProcess":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()

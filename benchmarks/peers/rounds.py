@@ -1,0 +1,74 @@
+"""Rounds of several contenders in turn, what is kept of them, and on which machine."""
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.peers.client import NotOffered, PeerFailed
+from benchmarks.peers.environments import ROOT
+
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def in_turn(contenders: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float] | str]:
+    """Run every contender once per round, in turn, so that all see the same noise.
+
+    Args:
+        contenders: By name, a function that returns its seconds.
+        rounds: How often.
+
+    Returns:
+        Seconds per round; where a contender failed, the sentence instead.
+    """
+    found: dict[str, list[float] | str] = {name: [] for name in contenders}
+    for _ in range(rounds):
+        for name, measure in contenders.items():
+            if isinstance(found[name], str):
+                continue
+            try:
+                found[name].append(measure())
+            except (NotOffered, PeerFailed) as reason:
+                found[name] = str(reason)
+    return found
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Return median, smallest and largest."""
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def ratio(theirs: Sequence[float], ours: Sequence[float]) -> dict[str, float]:
+    """Return how many times longer theirs took: the spread of the rounds' own ratios."""
+    return spread([one / other for one, other in zip(theirs, ours, strict=True)])
+
+
+def machine() -> dict[str, Any]:
+    """Return what the figures depend on, beside the code."""
+    cpu = [
+        line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
+    ]
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
+    return {
+        "cpu": cpu[0] if cpu else platform.processor(),
+        "cores": os.cpu_count(),
+        "memory_gb": round(memory / 1e9, 1),
+        "platform": platform.platform(),
+        "load": list(os.getloadavg()),
+        "date": time.strftime("%Y-%m-%d %H:%M"),
+        "commit": commit.strip(),
+    }
+
+
+def write_results(name: str, content: dict[str, Any]) -> Path:
+    """Write a result file; return its path."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    return path

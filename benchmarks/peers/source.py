@@ -1,0 +1,286 @@
+"""The episodes that every peer stores and serves, and the proof that it served them.
+
+A source is a folder of NumPy files; episode ``e`` of length T has T + 1 observations::
+
+    lengths.npy       int64   [E]
+    observation.npy   float32 [N + E, 75]    the final observation of an episode below its last transition
+    action.npy        float32 [N, 9]
+    reward.npy        float32 [N]
+    terminated.npy    bool    [N]
+    truncated.npy     bool    [N]
+    pixels.npy        uint8   [N + E, H, W, 3]     only with pictures
+
+Element 0 of an observation is its row number. So a served batch says itself which transitions it holds, and is compared
+with them bit for bit after the timing; an all-zero loader would be the fastest of all.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+OBSERVATION, ACTION = 75, 9
+GAMMA, NUM_STEPS, STACK = 0.99, 3, 3
+#: float32 counts without gaps up to here; element 0 of an observation is a row number.
+MAX_ROWS = 2**24
+
+KINDS = ("walk", "noise", "pixels")
+_MOVING = 24
+
+
+class WrongValues(AssertionError):
+    """A peer served something that the source does not hold."""
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One episode; views of the source."""
+
+    index: int
+    observation: np.ndarray
+    action: np.ndarray
+    reward: np.ndarray
+    terminated: np.ndarray
+    truncated: np.ndarray
+    pixels: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.action)
+
+
+class Source:
+    """An open source; its arrays are mapped read-only.
+
+    Args:
+        folder: What :func:`make` filled.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = Path(folder)
+        self.kind: str = json.loads((self.folder / "source.json").read_text())["kind"]
+        self.lengths = np.load(self.folder / "lengths.npy")
+        self.first = np.cumsum(self.lengths) - self.lengths
+        self.observation, self.action, self.reward, self.terminated, self.truncated = (
+            np.load(self.folder / f"{name}.npy", mmap_mode="r")
+            for name in ("observation", "action", "reward", "terminated", "truncated")
+        )
+        pixels = self.folder / "pixels.npy"
+        self.pixels = np.load(pixels, mmap_mode="r") if pixels.exists() else None
+
+    def __len__(self) -> int:
+        return len(self.action)
+
+    @property
+    def raw_bytes(self) -> int:
+        """Bytes of the values themselves."""
+        return sum(path.stat().st_size for path in self.folder.glob("*.npy"))
+
+    def episodes(self) -> Iterator[Episode]:
+        """Yield every episode in order."""
+        for index, (first, length) in enumerate(zip(self.first.tolist(), self.lengths.tolist(), strict=True)):
+            rows, seen = slice(first, first + length), slice(first + index, first + index + length + 1)
+            yield Episode(
+                index,
+                self.observation[seen],
+                self.action[rows],
+                self.reward[rows],
+                self.terminated[rows],
+                self.truncated[rows],
+                None if self.pixels is None else self.pixels[seen],
+            )
+
+    def rows(self) -> np.ndarray:
+        """Return the row of the observation of every transition, int64 ``[N]``."""
+        return np.arange(len(self)) + np.repeat(np.arange(len(self.lengths)), self.lengths)
+
+    def check(self, batches: list[Mapping[str, np.ndarray]], kind: str) -> dict[str, dict[str, float]]:
+        """Compare served batches with the source.
+
+        Args:
+            batches: Arrays ``[B, …]`` named ``observation``, ``action``, ``reward``, ``next_observation``,
+                ``terminated``, ``truncated``, ``pixels``; what a peer does not serve is left out. A next observation
+                of NaN says that the peer does not hold it.
+            kind: ``"transitions"``, ``"slices:16"`` (B a multiple of 16, windows one after the other),
+                ``"nstep"``, ``"stack"`` (observation ``[B, 3 * 75]``, the newest last) or ``"first"``: the first batch
+                after opening, again and again, which may be the same.
+
+        Returns:
+            Mean of each key as drawn and in the source.
+
+        Raises:
+            WrongValues: Names the first key and row that differ, or says that always the same rows came.
+        """
+        whole = {name: np.concatenate([np.asarray(batch[name]) for batch in batches]) for name in batches[0]}
+        count = len(whole["observation"])
+        whole["observation"] = whole["observation"].reshape(count, -1)
+        row = whole["observation"][:, -OBSERVATION].astype(np.int64)
+        episode = np.searchsorted(self.first + np.arange(len(self.first)), row, side="right") - 1
+        step = row - episode - self.first[episode]
+        if (step < 0).any() or (step >= self.lengths[episode]).any():
+            msg = f"observation: row {int(row[(step < 0) | (step >= self.lengths[episode])][0])} of none"
+            raise WrongValues(msg)
+        self._compare(whole, row, row - episode, step, self.lengths[episode] - step, kind)
+        _require_variety(row, len(self), kind)
+        return self._means(whole)
+
+    def _compare(
+        self,
+        whole: dict[str, np.ndarray],
+        row: np.ndarray,
+        index: np.ndarray,
+        step: np.ndarray,
+        left: np.ndarray,
+        kind: str,
+    ) -> None:
+        if kind.startswith("slices"):
+            window = row.reshape(-1, int(kind.partition(":")[2]))
+            if (np.diff(window, axis=1) != 1).any() or (np.ptp((row - index).reshape(window.shape), axis=1) != 0).any():
+                msg = f"a window is not one piece of one episode: rows {window[0].tolist()}"
+                raise WrongValues(msg)
+        sure = np.ones(len(row), bool)
+        if kind == "nstep":  # nearer to the end of an episode, libraries mean different things by it
+            sure = left >= NUM_STEPS
+            ahead = index[sure][:, None] + np.arange(NUM_STEPS)
+            want = {"reward": (self.reward[ahead] * GAMMA ** np.arange(NUM_STEPS)).sum(1)}
+            want["next_observation"] = self.observation[row[sure] + NUM_STEPS]
+        elif kind == "stack":
+            sure = step >= STACK - 1
+            behind = row[sure][:, None] + np.arange(1 - STACK, 1)
+            want = {"observation": self.observation[behind].reshape(sure.sum(), -1)}
+        else:
+            want = {"reward": self.reward[index], "next_observation": self.observation[row + 1]}
+            want |= {"terminated": self.terminated[index], "truncated": self.truncated[index]}
+            want["observation"] = self.observation[row]
+        want["action"] = self.action[index[sure]]
+        if self.pixels is not None:
+            want["pixels"] = self.pixels[row[sure]]
+        for name in whole.keys() & want.keys():
+            got = whole[name][sure].reshape(want[name].shape)
+            close = self._lossy(name, got, want[name]) if name in ("pixels", "reward") else got == want[name]
+            if name == "next_observation":
+                close |= np.isnan(got)
+            if name == "truncated" and kind.startswith("slices"):  # TorchRL ends every window so
+                close[int(kind.partition(":")[2]) - 1 :: int(kind.partition(":")[2])] = True
+            if not np.all(close):
+                msg = f"{name}: expected {want[name][~close][:3]}, got {got[~close][:3]}"
+                raise WrongValues(msg)
+
+    @staticmethod
+    def _lossy(name: str, got: np.ndarray, want: np.ndarray) -> np.ndarray:
+        """Pictures may have gone through a video codec, rewards through a sum."""
+        if name == "reward":
+            return np.isclose(got, want, rtol=1e-5, atol=1e-5)
+        return np.abs(got.astype(float) - want).mean(axis=tuple(range(1, got.ndim))) < 12
+
+    def _means(self, whole: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
+        own = {name: getattr(self, name, None) for name in whole}
+        own["next_observation"] = self.observation
+        return {
+            name: {"drawn": float(np.nanmean(values)), "source": float(own[name][:200_000].mean())}
+            for name, values in whole.items()
+            if own.get(name) is not None
+        }
+
+
+def _require_variety(row: np.ndarray, size: int, kind: str) -> None:
+    if kind == "first":
+        return
+    width = int(kind.partition(":")[2] or 1)
+    draws = len(row) // width
+    expected = size * (1 - np.exp(-draws / size))
+    distinct = len(np.unique(row[::width]))
+    if distinct < 0.5 * expected:
+        msg = f"{draws} draws gave {distinct} different rows; expected about {int(expected)}"
+        raise WrongValues(msg)
+
+
+def make(
+    folder: Path, *, num_transitions: int, length: int = 50, kind: str = "walk", seed: int = 0, side: int = 128
+) -> Source:
+    """Fill a folder with episodes of one length; a folder that is full already is opened.
+
+    Args:
+        folder: Where.
+        num_transitions: Rounded down to whole episodes.
+        length: Of each episode.
+        kind: ``"walk"``: 24 joints move smoothly (positions, velocities), 26 elements stay as they are within an
+            episode, as in RoboHive's kitchens; ``"noise"``: every element is independent, which nothing compresses;
+            ``"pixels"``: walk, with pictures.
+        seed: Of the generator.
+        side: Of a picture, in pixels.
+    """
+    folder = Path(folder)
+    wanted = {"kind": kind, "num_transitions": num_transitions, "length": length, "seed": seed, "side": side}
+    done = folder / "source.json"
+    if done.exists() and json.loads(done.read_text()) == wanted:
+        return Source(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    count = num_transitions // length
+    if count * (length + 1) > MAX_ROWS:
+        msg = f"{num_transitions} transitions: expected at most {MAX_ROWS} rows. Ask for fewer."
+        raise ValueError(msg)
+    arrays = {
+        "observation": _new(folder, "observation", np.float32, (count * (length + 1), OBSERVATION)),
+        "action": _new(folder, "action", np.float32, (count * length, ACTION)),
+        "reward": _new(folder, "reward", np.float32, (count * length,)),
+    }
+    generator = np.random.default_rng(seed)
+    for start in range(0, count, 2_000):
+        stop = min(start + 2_000, count)
+        part = _walk(generator, stop - start, length) if kind != "noise" else _noise(generator, stop - start, length)
+        for name, values in part.items():
+            rows = values.shape[1]
+            arrays[name][start * rows : stop * rows] = values.reshape(-1, *values.shape[2:])
+    arrays["observation"][:, 0] = np.arange(len(arrays["observation"]))
+    if kind == "pixels":
+        _draw(_new(folder, "pixels", np.uint8, (count * (length + 1), side, side, 3)), arrays["observation"])
+    last = np.zeros((count, length), bool)
+    last[:, -1] = True
+    solved = (np.arange(count) % 2 == 0)[:, None]  # every second episode reaches its goal
+    np.save(folder / "lengths.npy", np.full(count, length))
+    np.save(folder / "terminated.npy", (last & solved).ravel())
+    np.save(folder / "truncated.npy", (last & ~solved).ravel())
+    for array in arrays.values():
+        array.flush()
+    done.write_text(json.dumps(wanted))
+    return Source(folder)
+
+
+def _new(folder: Path, name: str, dtype: type, shape: tuple[int, ...]) -> np.memmap:
+    return np.lib.format.open_memmap(folder / f"{name}.npy", "w+", dtype, shape)
+
+
+def _walk(generator: np.random.Generator, count: int, length: int) -> dict[str, np.ndarray]:
+    drive = generator.standard_normal((count, length + 1, _MOVING), dtype=np.float32)
+    velocity = np.cumsum(0.1 * drive, axis=1)
+    position = generator.standard_normal((count, 1, _MOVING), dtype=np.float32) + np.cumsum(0.08 * velocity, axis=1)
+    still = generator.standard_normal((count, 1, OBSERVATION - 1 - 2 * _MOVING), dtype=np.float32)
+    still = np.broadcast_to(still, (count, length + 1, still.shape[2]))
+    number = np.zeros((count, length + 1, 1), np.float32)
+    observation = np.concatenate([number, position, velocity, still], axis=2)
+    action = np.tanh(drive[:, :-1, :ACTION])
+    reward = -np.abs(position[:, 1:, :3]).sum(axis=2)
+    return {"observation": observation, "action": action, "reward": reward}
+
+
+def _noise(generator: np.random.Generator, count: int, length: int) -> dict[str, np.ndarray]:
+    shapes = {"observation": (length + 1, OBSERVATION), "action": (length, ACTION), "reward": (length,)}
+    return {name: generator.standard_normal((count, *shape), dtype=np.float32) for name, shape in shapes.items()}
+
+
+def _draw(pictures: np.memmap, observation: np.ndarray) -> None:
+    """Fill pictures: a shaded background with a fixed grain, and three discs where the observation says."""
+    side = pictures.shape[1]
+    y, x = np.mgrid[0:side, 0:side].astype(np.float32) / side
+    grain = np.random.default_rng(1).normal(0, 4, (side, side, 1))
+    ground = np.stack([90 + 80 * x, 110 + 60 * y, 140 - 50 * x * y], axis=2) + grain
+    colours = np.array([[200, 60, 50], [60, 160, 80], [70, 80, 200]], np.float32)
+    for row in range(len(pictures)):
+        picture = ground.copy()
+        for disc, colour in enumerate(colours):
+            centre = 0.5 + 0.35 * np.tanh(observation[row, 1 + 2 * disc : 3 + 2 * disc])
+            inside = (x - centre[0]) ** 2 + (y - centre[1]) ** 2 < 0.012
+            picture[inside] = colour
+        pictures[row] = np.clip(picture, 0, 255).astype(np.uint8)

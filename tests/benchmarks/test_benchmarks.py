@@ -1,0 +1,189 @@
+"""The benchmarks at toy size: they run, they compare values, and they see a peer that serves wrong ones."""
+
+import contextlib
+import json
+from importlib import import_module
+
+import numpy as np
+import pytest
+
+from benchmarks import bench_export, bench_sampling, report
+from benchmarks.peers import source as sources
+from benchmarks.peers.client import NotOffered, PeerFailed, PeerProcess
+from benchmarks.peers.environments import PEERS
+from benchmarks.peers.rounds import in_turn, ratio
+from benchmarks.peers.source import NUM_STEPS, WrongValues
+from benchmarks.peers.worker import Server, Unavailable
+
+OWN = ["rlhive", "torchrl", "numpy", "packed"]
+OTHERS = [peer for peer in PEERS if peer not in OWN and not peer.startswith("lerobot")]  # which takes a minute
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    return sources.make(tmp_path_factory.mktemp("source"), num_transitions=300, length=20)
+
+
+def batch(source, row):
+    index = np.searchsorted(source.rows(), row)
+    return {
+        "observation": source.observation[row].copy(),
+        "next_observation": source.observation[row + 1].copy(),
+        "action": source.action[index].copy(),
+        "reward": source.reward[index].copy(),
+        "terminated": source.terminated[index].copy(),
+        "truncated": source.truncated[index].copy(),
+    }
+
+
+def rows_of(source, draws=64):
+    return np.random.default_rng(0).choice(source.rows(), draws)
+
+
+def test_what_the_source_holds_passes(source):
+    means = source.check([batch(source, rows_of(source))], "transitions")
+
+    assert means["observation"]["drawn"] == pytest.approx(means["observation"]["source"], rel=0.5)
+
+
+@pytest.mark.parametrize("key", ["observation", "next_observation", "action", "reward", "terminated", "truncated"])
+def test_one_wrong_value_is_seen(source, key):
+    wrong = batch(source, rows_of(source))
+    wrong[key].reshape(64, -1)[7, -1] = 1 - wrong[key].reshape(64, -1)[7, -1]
+
+    with pytest.raises(WrongValues, match=key):
+        source.check([wrong], "transitions")
+
+
+def test_zeros_and_repetitions_are_seen(source):
+    with pytest.raises(WrongValues):
+        source.check(
+            [{name: np.zeros_like(values) for name, values in batch(source, rows_of(source)).items()}], "transitions"
+        )
+    with pytest.raises(WrongValues, match="different rows"):
+        source.check([batch(source, np.zeros(64, np.int64))], "transitions")
+
+
+def test_a_final_observation_is_no_transition(source):
+    served = batch(source, rows_of(source))
+    served["observation"][3] = source.observation[20]  # the first episode's last
+
+    with pytest.raises(WrongValues, match="row 20"):
+        source.check([served], "transitions")
+
+
+def test_a_window_over_two_episodes_is_seen(source):
+    inside, across = np.arange(4), np.array([18, 19, 21, 22])
+
+    source.check([batch(source, inside + 21 * start) for start in range(8)], "slices:4")
+    with pytest.raises(WrongValues, match="one piece"):
+        source.check([batch(source, across)], "slices:4")
+
+
+def test_a_return_of_other_steps_is_seen(source):
+    row = source.rows().reshape(-1, 20)[:, :10].ravel()
+    index = np.searchsorted(source.rows(), row)
+    served = batch(source, row) | {"next_observation": source.observation[row + NUM_STEPS]}
+    served.pop("terminated")
+    served["reward"] = sum(0.99**k * source.reward[index + k] for k in range(NUM_STEPS))
+
+    source.check([served], "nstep")
+    with pytest.raises(WrongValues, match="reward"):
+        source.check([served | {"reward": source.reward[index]}], "nstep")
+
+
+def test_rounds_take_turns_and_a_failure_stays_its_own():
+    order = []
+
+    def fails():
+        msg = "no such thing"
+        raise PeerFailed(msg)
+
+    found = in_turn({"a": lambda: order.append("a") or 1.0, "b": fails, "c": lambda: order.append("c") or 2.0}, 3)
+
+    assert order == ["a", "c"] * 3
+    assert found == {"a": [1.0] * 3, "b": "no such thing", "c": [2.0] * 3}
+    assert ratio([2.0, 6.0, 4.0], [1.0, 2.0, 4.0])["median"] == 2.0
+
+
+@pytest.mark.parametrize("peer", OTHERS)
+def test_a_peer_serves_the_source(peer, source, tmp_path):
+    if not PEERS[peer].installed:
+        pytest.skip(f"{peer} is not installed: python -m benchmarks.peers.environments {peer}")
+    with PeerProcess(peer, source.folder, tmp_path, timeout_s=60) as process:
+        assert process.ask("write")["bytes"] > 0
+        process.ask("open", workload="random_256", variant="")
+        assert "observation" in process.ask("check", workload="random_256", variant="")["keys"]
+
+
+def test_a_peer_that_dies_is_named(source, tmp_path):
+    with PeerProcess("numpy", source.folder, tmp_path) as process:
+        process.ask("versions")
+        with pytest.raises(NotOffered, match="yardstick"):
+            process.ask("open", workload="stack_3", variant="")
+        process._process.kill()
+        with pytest.raises(PeerFailed, match="numpy"):
+            process.ask("versions")
+
+
+@pytest.mark.parametrize("peer", OWN)
+def test_every_workload_of_an_own_peer_serves_the_source(peer, tmp_path):
+    source = sources.make(tmp_path / "source", num_transitions=700, length=70)
+    server = Server(
+        import_module(f"benchmarks.peers.{peer}").Peer(source, tmp_path / "peer"), source, tmp_path / "peer"
+    )
+    server.write()
+    served = set()
+    for workload, names in bench_sampling.CONTENDERS.items():
+        for name in names:
+            owner, _, variant = name.partition(":")
+            if owner == peer and variant != "pyarrow":
+                with contextlib.suppress(Unavailable):
+                    server.open(workload, variant)
+                    server.check(workload, variant)
+                    served.add(workload)
+    server.close()
+
+    yardstick = {"random_256", "random_4096"}
+    assert served >= {"torchrl": set(report.SHOWN), "rlhive": {*yardstick, "prioritized", "open_cold"}}.get(
+        peer, yardstick
+    )
+
+
+def test_the_whole_benchmark_runs_and_becomes_tables_and_a_chart(tmp_path):
+    quick = ["--sizes", "600", "--rounds", "2", "--seconds", "0.001", "--results", "", "--no-install"]
+    found = bench_sampling.main([*quick, "--peers", "rlhive", "numpy", "--workloads", "random_256", "open_cold"])
+
+    assert [row["failed"] for row in found["rows"] if "failed" in row] == []
+    assert {(row["peer"], row["workload"]) for row in found["rows"] if "checked" in row} >= {
+        ("rlhive", "random_256"),
+        ("rlhive", "open_cold"),
+        ("numpy", "random_256"),
+    }
+
+    report.draw(found, tmp_path / "chart.png")
+
+    assert (tmp_path / "chart.png").stat().st_size > 10_000
+    assert "| numpy, 5 gathers |" in report.sampling_tables(json.loads(json.dumps(found)))
+
+
+def test_the_writers_benchmark_runs_and_becomes_a_table():
+    quick = [
+        "--peers",
+        "rlhive",
+        "--sets",
+        "short",
+        "--rounds",
+        "1",
+        "--scale",
+        "0.01",
+        "--results",
+        "",
+        "--no-install",
+    ]
+    found = bench_export.main(quick)
+
+    assert found["rows"][0]["per_s"] > 0
+    assert "failed" not in found["rows"][0]
+    assert found["rows"][0]["check"]["ok"]
+    assert "transitions/s" in report.export_tables(json.loads(json.dumps(found)))
