@@ -13,8 +13,8 @@ from tensordict import TensorDict
 from torchrl.data import RobotDatasetMetadata
 from torchrl.data.datasets import register_dataset
 
-from rlhive import collect, replay
-from rlhive.data import cache, hub, load, publish, sketches
+from rlhive import collect, keys, replay
+from rlhive.data import cache, derive, hub, load, publish, selection, sketches
 from rlhive.data.buffer import make_replay_buffer
 from rlhive.data.dataloader import make_dataloader
 from rlhive.data.manifest import Manifest
@@ -25,6 +25,7 @@ from rlhive.data.serving import Normalize, serve
 from rlhive.data.statistics import merge_all
 from rlhive.data.storage import PackedStorage
 from rlhive.data.versioning import local_datasets, local_versions
+from rlhive.deriving import Condition, Derivations
 from rlhive.envs.tasks import Task, catalogue
 from rlhive.errors import DatasetNotFound, HubUnreachable, SplitNotFound
 from rlhive.keys import NestedKey
@@ -41,8 +42,8 @@ logger = logging.getLogger(__name__)
 register_dataset("rlhive", "rlhive.registry:open_replay_buffer", replace=True)
 
 
-class RoboHiveDataset:
-    """One version of a dataset, or some of its splits; read-only.
+class RoboHiveDataset(Derivations):
+    """One version of a dataset, or some of its splits or episodes; read-only.
 
     A name is looked up in the local store, then on the Hugging Face Hub, and otherwise made by running the recipe
     of the catalogue's task of that name, after a line that says so. Without ``version`` the newest one is taken of
@@ -89,6 +90,7 @@ class RoboHiveDataset:
             msg = f"{self.path}: expected version {version}, got {self.version}. Leave the version out."
             raise DatasetNotFound(msg)
         self.splits = _choose_splits(split, self._manifest)
+        self._on_disk, self._selection, self._operations = self.splits, None, ()
         needed = [entry for entry in self._manifest.files if not entry.split or entry.split in self.splits]
         hub.complete(self.path, self._manifest, needed)
 
@@ -141,6 +143,8 @@ class RoboHiveDataset:
         ``run``, ``content_hash``, ``metadata``, and ``final.*`` and ``start.*`` (final observation, simulator state).
         """
         table = load.read_episodes(self.path, self._manifest)
+        if self._selection is not None:
+            return selection.restrict(table, self._selection)
         return table.filter(pc.is_in(table["split"], pa.array(self.splits, pa.string())))
 
     @property
@@ -149,18 +153,34 @@ class RoboHiveDataset:
 
         Pictures are summarised per channel. Versions from before there were quantiles have none.
         """
-        parts = sketches.read_summaries(self.path, self._manifest, self.splits)
-        return {column: summary.to_json() for column, summary in merge_all(parts).items()}
+        if self._selection is not None:
+            summaries = derive.summaries_of(self.as_source())
+        else:
+            summaries = merge_all(sketches.read_summaries(self.path, self._manifest, self.splits))
+        return {column: summary.to_json() for column, summary in summaries.items()}
+
+    @property
+    def counts(self) -> dict[str, dict[str, int]]:
+        """``num_episodes`` and ``num_transitions`` of each chosen split."""
+        if self._selection is None:
+            return {split: dict(self._manifest.splits[split]) for split in self.splits}
+        table = load.read_episodes(self.path, self._manifest, [keys.EPISODE, "length"])
+        lengths = table["length"].to_numpy()
+        found = {}
+        for split, ids in self._selection.items():
+            own = lengths[selection.positions(table[keys.EPISODE].to_numpy(), {split: ids})]
+            found[split] = {"num_episodes": len(ids), "num_transitions": int(own.sum())}
+        return found
 
     def __len__(self) -> int:
-        return sum(self._manifest.splits[split]["num_transitions"] for split in self.splits)
+        return sum(count["num_transitions"] for count in self.counts.values())
 
     def as_replay_buffer(
         self,
         batch_size: int = 256,
         *,
         split: str | None = None,
-        where: pc.Expression | Callable[[pa.Table], Any] | None = None,
+        where: Condition | None = None,
         keys: Sequence[NestedKey] | None = None,
         slice_len: int | None = None,
         short_episodes: ShortEpisodes = "drop",
@@ -184,8 +204,7 @@ class RoboHiveDataset:
         Args:
             batch_size: Transitions per ``sample()``, those of all slices together.
             split: Some of the dataset's splits: ``"expert"``, ``"expert+random"``.
-            where: Which episodes: an expression or a function of the episode table that gives a mask, for example
-                ``pc.field("success")``.
+            where: Which episodes: what :meth:`where` takes, ``"success and return > -40"`` for example.
             keys: Fields to serve, an observed one with its twin below ``"next"``; ``episode`` and the flags always
                 come. What is left out costs nothing where it is big.
             slice_len: For batches of slices: consecutive transitions of one episode, flat, ``truncated`` at the end
@@ -283,36 +302,27 @@ class RoboHiveDataset:
         self,
         *,
         split: str | None = None,
-        where: pc.Expression | Callable[[pa.Table], Any] | None = None,
+        where: Condition | None = None,
         keys: Sequence[NestedKey] | None = None,
         normalize: Normalize = False,
         **options: Any,
     ) -> PackedStorage:
         """Return the read-only TorchRL storage behind :meth:`as_replay_buffer`; the arguments are those of it."""
-        splits = self.splits if split is None else _choose_splits(split, self._manifest)
-        if not set(splits) <= set(self.splits):
-            msg = (
-                f"{self.name} was opened with the splits {', '.join(self.splits)}: expected some of them, got {split}."
-            )
-            raise SplitNotFound(msg)
-        shards = [entry for name in self.splits for entry in self._manifest.shards(name)]
+        view = self if split is None else self[split]
+        view = view if where is None else view.where(where)
+        shards = [entry for name in view._on_disk for entry in self._manifest.shards(name)]
         packed = load.open_packed(self.path, self._manifest, shards=shards, store=self._store)
-        codes = [packed.splits.index(name) for name in splits]
-        chosen = torch.cat([(packed.episodes[:, 1] == code).nonzero().flatten() for code in codes])
-        if where is not None:
-            mask = torch.isin(packed.episodes[chosen, 0], self._episodes_where(where))
-            chosen = chosen[mask]
-        whole = where is None and len(codes) == len(packed.splits)
-        statistics = self.statistics if normalize is not False and where is None and splits == self.splits else None
+        if view._selection is None:
+            codes = [packed.splits.index(name) for name in view.splits]
+            chosen = torch.cat([(packed.episodes[:, 1] == code).nonzero().flatten() for code in codes])
+            whole = len(codes) == len(packed.splits)
+        else:
+            chosen = torch.from_numpy(selection.positions(packed.episodes[:, 0].numpy(), view._selection))
+            whole = False
+        statistics = view.statistics if normalize is not False and view._selection is None else None
         return serve(
             packed, None if whole else chosen, fields=keys, normalize=normalize, statistics=statistics, **options
         )
-
-    def _episodes_where(self, where: pc.Expression | Callable[[pa.Table], Any]) -> torch.Tensor:
-        """Ids of the episodes that an expression or a function of the episode table chooses."""
-        table = self.episodes
-        kept = table.filter(where if isinstance(where, pc.Expression) else pa.array(where(table), pa.bool_()))
-        return torch.from_numpy(kept["episode"].to_numpy().copy())
 
     def as_tensordict(self, **choices: Any) -> TensorDict:
         """Return all chosen transitions as one TED TensorDict in memory, episode by episode.
@@ -324,14 +334,20 @@ class RoboHiveDataset:
 
     def as_arrow(self) -> pa.Table:
         """Return all chosen transitions as an Arrow table in memory, one row each, columns named ``next.reward``."""
-        return load.read_rows(self.path, self._manifest, self.splits)
+        table = load.read_rows(self.path, self._manifest, self._on_disk)
+        if self._selection is None:
+            return table
+        return table.take(selection.rows(table[keys.EPISODE].to_numpy(), self._selection))
 
     def to_hf(self) -> "datasets.Dataset":
         """Return all chosen transitions as a Hugging Face dataset, mapped from its own cache; files are verified."""
         import datasets
 
-        paths = load.verified_shards(self.path, self._manifest, self.splits)
-        return datasets.Dataset.from_parquet([str(path) for path in paths])
+        paths = load.verified_shards(self.path, self._manifest, self._on_disk)
+        table = datasets.Dataset.from_parquet([str(path) for path in paths])
+        if self._selection is None:
+            return table
+        return table.select(selection.rows(table.data[keys.EPISODE].to_numpy(), self._selection))
 
     def push_to_hub(
         self, repo_id: str = "", *, private: bool = False, license: str | None = None, progress: bool = True
@@ -361,17 +377,18 @@ class RoboHiveDataset:
         return publish.push(self.path, target, check=replay.check, **options)
 
     def __repr__(self) -> str:
-        counts = self._manifest.splits
+        counts = self.counts
         chosen = [
             f"{split}: {counts[split]['num_episodes']:,} episodes, {counts[split]['num_transitions']:,} transitions"
             for split in self.splits
         ]
-        keys = [f"{field.column}: {field.dtype} {list(field.shape)}" for field in self.schema.fields]
+        fields = [f"{field.column}: {field.dtype} {list(field.shape)}" for field in self.schema.fields]
         lines = [
             f"RoboHiveDataset {self.name} {self.version}",
             f"  environment  {self.env_name or 'unknown'}",
             *(f"  {'splits' if not index else '':<11}  {text}" for index, text in enumerate(chosen)),
-            *(f"  {'keys' if not index else '':<11}  {text}" for index, text in enumerate(keys)),
+            *(f"  {'keys' if not index else '':<11}  {text}" for index, text in enumerate(fields)),
+            *(f"  {'view' if not index else '':<11}  {text}" for index, text in enumerate(self._operations)),
             f"  fingerprint  {self.fingerprint[:16]}",
             f"  path         {self.path}",
         ]
@@ -476,7 +493,7 @@ def describe(dataset: RoboHiveDataset) -> Mapping[str, Any]:
         "version": dataset.version,
         "fingerprint": dataset.fingerprint,
         "env_name": dataset.env_name,
-        "splits": {split: dict(dataset.manifest.splits[split]) for split in dataset.splits},
+        "splits": dataset.counts,
         "schema": dataset.schema.to_json(),
         "bytes": dataset.manifest.num_bytes,
         "license": dataset.manifest.license,

@@ -28,6 +28,10 @@ class RecordingInUse(RLHiveError, BlockingIOError):
     """A live process holds the recording."""
 
 
+class InvalidExpression(RLHiveError, ValueError):
+    """A condition on the episode table cannot be parsed or computed."""
+
+
 class WrongVersion(RLHiveError, ValueError):
     """The number does not say what changed since the version before it; the message names the right one."""
 

@@ -16,10 +16,13 @@ from rlhive.data.packed import Packed, PackedWriter
 from rlhive.errors import CorruptDataset, DatasetExists
 
 
-def read_episodes(folder: Path, manifest: Manifest) -> pa.Table:
-    """Return the episode table: one row per episode, in rising order of their ids. The file is verified first."""
+def read_episodes(folder: Path, manifest: Manifest, columns: Sequence[str] | None = None) -> pa.Table:
+    """Return the episode table, or some of its columns: one row per episode, in rising order of their ids.
+
+    The file is verified first.
+    """
     verify(folder, [entry for entry in manifest.files if entry.path == EPISODES_PATH])
-    return shards.read_table(Path(folder) / EPISODES_PATH)
+    return shards.read_table(Path(folder) / EPISODES_PATH, columns)
 
 
 def read_rows(folder: Path, manifest: Manifest, splits: Sequence[str]) -> pa.Table:
