@@ -8,19 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from typer.core import TyperGroup
 
+from rlhive import hub_verbs
 from rlhive.errors import EnvNotFound, RLHiveError
+from rlhive.terminal import Json, err, out
 
 if TYPE_CHECKING:
     from rlhive.envs.references import Measured
     from rlhive.envs.tasks import Task
-
-out = Console()
-err = Console(stderr=True)
 
 
 class _Verbs(TyperGroup):
@@ -45,7 +43,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Workers = Annotated[int | None, typer.Option("--workers", help="Worker processes; one per core by default.")]
 
 
@@ -208,7 +205,8 @@ def replay(
 
 def _folder_of(name: str, version: str | None) -> Path:
     """Return the folder of a version without opening it: it may be damaged."""
-    from rlhive.dataset import RoboHiveDataset, local_versions
+    from rlhive.data.versioning import local_versions
+    from rlhive.dataset import RoboHiveDataset
 
     if name.startswith(("/", ".", "~")):
         return Path(name).expanduser().absolute()
@@ -257,10 +255,18 @@ def import_(
 
 
 @app.command("list")
-def list_(json_: Json = False) -> None:
-    """List the datasets of the local store and those that the catalogue can make."""
-    from rlhive.dataset import local_datasets, local_versions
+def list_(
+    remote: Annotated[bool, typer.Option("--remote", help="Those on the Hub instead.")] = False,
+    namespace: Annotated[str | None, typer.Option(help="With --remote: of this user or organization only.")] = None,
+    json_: Json = False,
+) -> None:
+    """List the datasets of the local store and those that the catalogue can make, or those on the Hub."""
+    from rlhive.data.versioning import local_datasets, local_versions
     from rlhive.envs.tasks import catalogue
+
+    if remote:
+        hub_verbs.list_remote(namespace, json_=json_)
+        return
 
     rows = {name: list(local_versions(name)) for name in local_datasets()}
     for task in catalogue().values():
@@ -273,6 +279,10 @@ def list_(json_: Json = False) -> None:
     for name, versions in sorted(rows.items()):
         table.add_row(name, ", ".join(versions) or f"none; make it: rlhive collect {name.split('/')[-1]}")
     out.print(table)
+
+
+for _verb in (hub_verbs.versions, hub_verbs.pull, hub_verbs.push, hub_verbs.delete):
+    app.command()(_verb)
 
 
 @app.command()

@@ -1,6 +1,5 @@
 """``RoboHiveDataset("kitchen_knob1")``: from a name to a version, from a version to views and buffers."""
 
-import difflib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,8 +12,8 @@ from tensordict import TensorDict
 from torchrl.data import RobotDatasetMetadata
 from torchrl.data.datasets import register_dataset
 
-from rlhive import collect, keys, replay
-from rlhive.data import cache, derive, hub, load, publish, selection, sketches
+from rlhive import keys, replay, resolve
+from rlhive.data import derive, hub, load, publish, selection, sketches
 from rlhive.data.buffer import make_replay_buffer
 from rlhive.data.dataloader import make_dataloader
 from rlhive.data.manifest import Manifest
@@ -24,10 +23,8 @@ from rlhive.data.schema import Schema
 from rlhive.data.serving import Normalize, serve
 from rlhive.data.statistics import merge_all
 from rlhive.data.storage import PackedStorage
-from rlhive.data.versioning import local_datasets, local_versions
 from rlhive.deriving import Condition, Derivations
-from rlhive.envs.tasks import Task, catalogue
-from rlhive.errors import DatasetNotFound, HubUnreachable, SplitNotFound
+from rlhive.errors import DatasetNotFound, SplitNotFound
 from rlhive.keys import NestedKey
 
 if TYPE_CHECKING:
@@ -81,10 +78,8 @@ class RoboHiveDataset(Derivations):
     ):
         self._store = store
         splits = None if split is None else split.split("+")
-        if revision is not None:
-            self.path = _at_revision(str(name), revision, version, splits, store=store)
-        else:
-            self.path = _as_path(name) or _resolve(str(name), version, splits, generate=generate, store=store)
+        options = {"splits": splits, "generate": generate, "store": store}
+        self.path = resolve.find(name, version=version, revision=revision, **options)
         self._manifest = Manifest.read(self.path)
         if version not in (None, self.version):
             msg = f"{self.path}: expected version {version}, got {self.version}. Leave the version out."
@@ -393,83 +388,6 @@ class RoboHiveDataset(Derivations):
             f"  path         {self.path}",
         ]
         return "\n".join(lines)
-
-
-def _as_path(name: str | Path) -> Path | None:
-    if isinstance(name, Path):
-        return name.expanduser().absolute()
-    if name.startswith(("/", ".", "~")):
-        return Path(name).expanduser().absolute()
-    return None
-
-
-def _resolve(name: str, version: str | None, splits: list[str] | None, *, generate: bool, store: Path | None) -> Path:
-    """Return the folder of a version: local, fetched from the Hub, or made by the recipe."""
-    local = local_versions(name, store=store)
-    if version is not None:
-        cache.parse_version(version)
-    if local and version in (None, *local):
-        return local[version or list(local)[-1]]
-    task = _task_of(name)
-    can_make = task is not None and task.recipe is not None and version in (None, task.recipe.version)
-    repo_id = "/".join(cache.qualified(name))
-    try:
-        remote = hub.versions_of(repo_id)
-    except HubUnreachable as error:
-        if not (can_make and generate):
-            raise
-        logger.warning("%s", error)
-        remote = {}
-    if remote and version in (None, *remote):
-        chosen = version or list(remote)[-1]
-        return hub.pull(repo_id, chosen, remote[chosen], splits=splits, store=store)
-    if not can_make:
-        raise DatasetNotFound(_not_found(name, version, [*local, *remote], task, store))
-    if not generate:
-        msg = (
-            f"{name}: expected a version in the store {store or cache.store_dir()} or on the Hub, got none, and "
-            f"generate=False forbids running its recipe. Run: rlhive collect {task.name}"
-        )
-        raise DatasetNotFound(msg)
-    logger.warning(
-        "%s is neither in the local store nor on the Hub: running its recipe, %d episodes in %s",
-        name,
-        task.recipe.num_episodes,
-        task.env_name,
-    )
-    return collect.collect(task, store=store)
-
-
-def _at_revision(
-    name: str, revision: str, version: str | None, splits: list[str] | None, *, store: Path | None
-) -> Path:
-    """Return the folder of the version that a revision of the Hub holds; of a commit known here without a network."""
-    repo_id = "/".join(cache.qualified(name))
-    local = local_versions(name, store=store)
-    for number, path in local.items():
-        pin = hub.Pin.read(path)
-        # A version's tag is never moved: its name is as good as its commit.
-        if pin is not None and pin.repo_id == repo_id and revision in (pin.commit, f"v{number}"):
-            return path
-    return hub.pull(repo_id, version, hub.resolve(repo_id, revision), splits=splits, store=store)
-
-
-def _task_of(name: str) -> Task | None:
-    namespace, bare = cache.qualified(name)
-    return catalogue().get(bare) if namespace == cache.DEFAULT_NAMESPACE else None
-
-
-def _not_found(name: str, version: str | None, there: list[str], task: Task | None, store: Path | None) -> str:
-    recipe = [task.recipe.version] if task is not None and task.recipe is not None else []
-    versions = sorted({*there, *recipe}, key=cache.parse_version)
-    if versions:
-        return f"{name} has no version {version}: expected one of {', '.join(versions)}. Ask for one of them."
-    known = [*catalogue(), *local_datasets(store=store)]
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or sorted(catalogue())
-    return (
-        f"No dataset named {name!r}: it is not in the store {store or cache.store_dir()}, not on the Hub, and not in "
-        f"the catalogue. Nearest: {', '.join(near)}. List what there is: rlhive list"
-    )
 
 
 def _choose_splits(split: str | None, manifest: Manifest) -> list[str]:

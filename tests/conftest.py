@@ -42,3 +42,64 @@ def opengl():
     except RenderingUnavailable as missing:
         pytest.skip(str(missing))
     return opengl
+
+
+@pytest.fixture(scope="session")
+def hub_server():
+    """A Hub on the loopback interface."""
+    from tests.hub_server import serving
+
+    with serving() as running:
+        yield running
+
+
+@pytest.fixture
+def hub(hub_server):
+    """The Hub, empty and well."""
+    hub_server.reset()
+    return hub_server
+
+
+@pytest.fixture(scope="session")
+def clients(tmp_path_factory):
+    """The process that forks clients of the Hub."""
+    from tests.hub_client import Clients
+
+    with Clients(tmp_path_factory.mktemp("clients")) as forking:
+        yield forking
+
+
+@pytest.fixture(scope="session")
+def online(clients, hub_server):
+    """A client of the Hub."""
+    return clients.start(hub_server.url)
+
+
+@pytest.fixture
+def two_versions(tmp_path):
+    """The folders of two versions; the second holds an episode more. Content differs from test to test."""
+    import zlib
+
+    from rlhive.data.export import export
+    from tests.data.strategies import records
+
+    folders = {}
+    for version, lengths in (("1.0.0", [3, 2, 4]), ("2.0.0", [3, 2, 4, 5])):
+        schema, episodes = records(lengths)
+        for record in episodes:
+            record.columns["next.reward"][:] += zlib.crc32(str(tmp_path).encode())
+        origin = {"schema": schema, "license": "mit", "store": tmp_path / "origin", "shard_bytes": 1}
+        folders[version] = export(episodes, "org/knob", version=version, **origin)
+    return folders
+
+
+@pytest.fixture
+def published(hub, two_versions):
+    """The two versions, which the Hub holds."""
+    from tests.hub_client import files_of
+    from tests.hub_server import Repository
+
+    repository = hub.repositories["org/knob"] = Repository()
+    for version, folder in two_versions.items():
+        repository.commit(files_of(folder), tag=f"v{version}")
+    return two_versions

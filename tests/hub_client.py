@@ -18,6 +18,12 @@ from typing import Any
 TOKEN = "hf_secretSecretSecret0123456789"
 
 
+def files_of(folder):
+    """Return the bytes of every file of a version by its path, the pin excepted."""
+    paths = (path for path in folder.rglob("*") if path.is_file() and path.name != ".hub.json")
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+
+
 class ClientError(Exception):
     """What a client raised.
 

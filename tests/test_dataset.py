@@ -6,7 +6,8 @@ import torch
 
 from rlhive import dataset as room
 from rlhive.collect import collect
-from rlhive.dataset import RoboHiveDataset, describe, local_datasets, local_versions
+from rlhive.data.versioning import local_datasets, local_versions
+from rlhive.dataset import RoboHiveDataset, describe
 from rlhive.errors import CorruptDataset, DatasetNotFound, InvalidName, RewardUnavailable, SplitNotFound
 
 

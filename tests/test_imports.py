@@ -60,12 +60,14 @@ FLOORS = [
     {"data.publish", "replay"},
     {"collect", "evaluate"},
     {"deriving"},
+    {"resolve", "terminal"},
     {"dataset"},
     {"registry"},
     {"sim_algos.config", "sim_algos.networks"},
     {"sim_algos.bc", "sim_algos.iql"},
     {"sim_algos.training"},
     {"sim_algos", "sim_algos.run"},
+    {"hub_verbs"},
     {"cli"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
@@ -91,8 +93,8 @@ OWNERS = {
     "h5py": {"data.formats.hdf5"},
     "huggingface_hub": {"data.connection", "data.hub", "data.publish"},
     "datasets": {"dataset"},
-    "typer": {"cli"},
-    "rich": {"cli"},
+    "typer": {"cli", "hub_verbs", "terminal"},
+    "rich": {"cli", "hub_verbs", "terminal"},
     "hydra": {"sim_algos.config", "sim_algos.run"},
 }
 

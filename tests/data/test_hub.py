@@ -10,8 +10,8 @@ import pytest
 
 from rlhive.data.export import export
 from tests.data.strategies import records
-from tests.hub_client import TOKEN, ClientError, Clients
-from tests.hub_server import Fault, Repository, serving
+from tests.hub_client import TOKEN, ClientError, files_of
+from tests.hub_server import Fault, Repository
 
 OPEN = """
 import os
@@ -48,12 +48,6 @@ def raises(kind, says, function, *arguments, **options):
     return caught.value.said
 
 
-def files_of(folder):
-    """Return the bytes of every file of a version by its path, the pin excepted."""
-    paths = (path for path in folder.rglob("*") if path.is_file() and path.name != ".hub.json")
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
-
-
 def sent(server):
     """Return the bytes of all uploads so far, and forget them."""
     total = sum(server.received.values())
@@ -61,21 +55,14 @@ def sent(server):
     return total
 
 
-@pytest.fixture(scope="module")
-def server():
-    with serving() as running:
-        yield running
+@pytest.fixture
+def made(two_versions):
+    return two_versions
 
 
 @pytest.fixture(scope="module")
-def clients(tmp_path_factory):
-    with Clients(tmp_path_factory.mktemp("clients")) as forking:
-        yield forking
-
-
-@pytest.fixture(scope="module")
-def online(clients, server):
-    return clients.start(server.url)
+def server(hub_server):
+    return hub_server
 
 
 @pytest.fixture(scope="module")
@@ -86,35 +73,6 @@ def offline(clients, server):
 @pytest.fixture(scope="module")
 def dead(clients):
     return clients.start("http://127.0.0.1:1")
-
-
-@pytest.fixture
-def hub(server):
-    server.reset()
-    return server
-
-
-@pytest.fixture
-def made(tmp_path):
-    """The folders of two versions; the second holds an episode more. Content differs from test to test."""
-    folders = {}
-    for version, lengths in (("1.0.0", [3, 2, 4]), ("2.0.0", [3, 2, 4, 5])):
-        schema, episodes = records(lengths)
-        seed = int(hashlib.sha256(str(tmp_path).encode()).hexdigest()[:8], 16)
-        for record in episodes:
-            record.columns["next.reward"][:] += seed
-        origin = {"schema": schema, "license": "mit", "store": tmp_path / "origin", "shard_bytes": 1}
-        folders[version] = export(episodes, "org/knob", version=version, **origin)
-    return folders
-
-
-@pytest.fixture
-def published(hub, made):
-    """The two versions on the Hub, and the rewards of each."""
-    repository = hub.repositories["org/knob"] = Repository()
-    for version, folder in made.items():
-        repository.commit(files_of(folder), tag=f"v{version}")
-    return made
 
 
 def rewards_of(folder, split=None):

@@ -1,0 +1,141 @@
+"""The verbs that move versions, typed as a user types them, against the loopback Hub."""
+
+import json
+
+import pytest
+
+from tests.hub_client import files_of
+
+TYPE = """
+import os
+os.environ["RLHIVE_DATASETS_PATH"], os.environ["COLUMNS"] = store, "200"
+from typer.testing import CliRunner
+from rlhive.cli import app
+ran = CliRunner().invoke(app, words)
+answer = [ran.exit_code, ran.stdout, ran.stderr]
+"""
+
+
+@pytest.fixture
+def rlhive(online, store):
+    """Run ``rlhive …`` and return status, output and errors."""
+
+    def run(*words, at=store):
+        return online.run(TYPE, store=str(at), words=[str(word) for word in words])
+
+    return run
+
+
+def parsed(ran):
+    status, shown, said = ran
+    assert status == 0, said
+    return json.loads(shown)
+
+
+def test_push_versions_pull_and_delete(hub, two_versions, rlhive, store):
+    origin = two_versions["1.0.0"].parents[2]
+    for version in two_versions:
+        done = parsed(rlhive("push", "org/knob", "--version", version, "--json", at=origin))
+        assert done == {
+            "repo_id": "org/knob",
+            "version": version,
+            "commit": hub.repositories["org/knob"].tags[f"v{version}"],
+            "url": f"{hub.url}/datasets/org/knob/tree/v{version}",
+        }
+    tags = hub.repositories["org/knob"].tags
+    remote = {version: {"path": None, "commit": tags[f"v{version}"]} for version in two_versions}
+    assert parsed(rlhive("versions", "org/knob", "--json")) == remote
+
+    described = parsed(rlhive("pull", "org/knob", "--version", "1.0.0", "--split", "b", "--json"))
+    assert (described["version"], list(described["splits"])) == ("1.0.0", ["b"])
+    assert not list(store.glob("org/knob/1.0.0/data/a*"))
+    assert "RoboHiveDataset org/knob 2.0.0" in rlhive("pull", "org/knob")[1]
+    assert files_of(store / "org/knob/2.0.0") == files_of(two_versions["2.0.0"])
+    assert parsed(rlhive("versions", "org/knob", "--json"))["2.0.0"]["path"] == str(store / "org/knob/2.0.0")
+    assert "2.0.0" in rlhive("versions", "org/knob")[1]
+
+    assert parsed(rlhive("delete", "org/knob", "--version", "1.0.0", "--yes", "--json")) == {
+        "deleted": str(store / "org/knob/1.0.0")
+    }
+    assert parsed(rlhive("versions", "org/knob", "--json"))["1.0.0"] == remote["1.0.0"]
+    assert sorted(path.name for path in (store / "org/knob").glob("[!.]*")) == ["2.0.0"]
+
+
+def test_list_remote_names_what_is_on_the_hub(hub, published, rlhive):
+    from tests.hub_server import Repository
+
+    hub.repositories["org/other"] = Repository()
+    hub.repositories["org/other"].commit({"README.md": b"not ours"})
+
+    assert parsed(rlhive("list", "--remote", "--json")) == {"org/knob": "2026-01-01"}
+    assert "org/knob" in rlhive("list", "--remote", "--namespace", "org")[1]
+    assert parsed(rlhive("list", "--remote", "--namespace", "them", "--json")) == {}
+
+
+def test_a_moved_tag_is_noticed_by_the_next_pull(hub, published, rlhive, store):
+    rlhive("pull", "org/knob", "--version", "1.0.0")
+    before = files_of(store / "org/knob/1.0.0")
+    tags = hub.repositories["org/knob"].tags
+    tags["v1.0.0"] = tags["v2.0.0"]
+
+    status, _, said = rlhive("pull", "org/knob", "--version", "1.0.0")
+
+    assert status == 1
+    assert "tag v1.0.0 was moved" in said
+    assert files_of(store / "org/knob/1.0.0") == before
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["pull", "org/knob", "--version", "9.0.0"], "expected one of 1.0.0, 2.0.0"),
+        (["pull", "org/nothing"], "has no version at all"),
+        (["versions", "org/nothing"], "No dataset named"),
+        (["push", "org/nothing"], "No dataset named"),
+        (["delete", "org/knob", "--version", "1.0.0", "--yes"], "has no version 1.0.0"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_status_1(hub, published, rlhive, words, says):
+    status, shown, said = rlhive(*words)
+
+    assert status == 1
+    assert said.startswith("error: ")
+    assert says in said
+    assert said.count("\n") == 1
+    assert shown == ""
+
+
+def test_versions_of_a_hub_that_does_not_answer_are_those_that_are_here(hub, published, rlhive, store):
+    rlhive("pull", "org/knob")
+    hub.broken = 503
+
+    status, shown, said = rlhive("versions", "org/knob", "--json")
+
+    assert status == 0
+    assert json.loads(shown) == {"2.0.0": {"path": str(store / "org/knob/2.0.0"), "commit": None}}
+    assert "still answers 503" in said
+
+
+def test_delete_asks_first(hub, published, rlhive, store):
+    rlhive("pull", "org/knob")
+
+    assert rlhive("delete", "org/knob", "--version", "2.0.0")[0] == 1
+    assert (store / "org/knob/2.0.0/rlhive.json").exists()
+
+
+def test_the_shell_completes_verbs_and_dataset_names(hub, published, rlhive, store):
+    rlhive("pull", "org/knob")
+
+    def completed(line, cword):
+        import os
+        import subprocess
+        import sys
+
+        variables = {"_RLHIVE_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(cword)}
+        script = "import sys; sys.argv[0] = 'rlhive'; from rlhive.cli import main; main()"
+        ran = subprocess.run([sys.executable, "-c", script], env=os.environ | variables, capture_output=True, text=True)
+        return ran.stdout.split()
+
+    assert completed("rlhive pu", 1) == ["pull", "push"]
+    assert completed("rlhive pull org", 2) == ["org/knob"]
+    assert completed("rlhive pull toy", 2) == ["toy_point"]
