@@ -179,7 +179,10 @@ def test_rewards_are_recomputed_from_what_is_stored(filled):
     assert sparse.episodes["return"].to_pylist() == [
         float(rows["next", "reward"].sum()) for rows in sparse.as_tensordict().split(20)
     ]
-    assert weighted.manifest.parents[0]["operations"] == ["relabel({'dense': 2.0, 'solved': 10.0})"]
+    assert weighted.manifest.parents[0]["operations"] == [
+        "split='expert+random'",
+        "relabel({'dense': 2.0, 'solved': 10.0})",
+    ]
     with pytest.raises(RewardUnavailable, match="No reward term bonus"):
         dataset.relabel({"bonus": 1.0}, name="my/x")
     with pytest.raises(RewardUnavailable, match="expected 'dense'"):

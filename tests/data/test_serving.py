@@ -80,7 +80,7 @@ def test_a_constant_is_centred_and_not_scaled(tmp_path):
 def test_wrong_choices_say_what_is_right(dataset):
     with pytest.raises(SplitNotFound, match="expected one of a, b"):
         dataset.as_replay_buffer(split="c")
-    with pytest.raises(SplitNotFound, match="split .b. here: expected one of a,"):
+    with pytest.raises(SplitNotFound, match="has no split 'b' here: expected one of a,"):
         RoboHiveDataset(dataset.path, split="a", store=dataset._store).as_replay_buffer(split="b")
     with pytest.raises(ValueError, match="multiple of it and no sampler, got batch_size=10"):
         dataset.as_replay_buffer(10, slice_len=4)
