@@ -38,6 +38,7 @@ FLOORS = [
         "data.selection",
         "data.normalization",
     },
+    {"data.agreement"},
     {"data.sampling", "data.duplicates", "data.robot_metadata"},
     {
         "data.load",
@@ -89,7 +90,7 @@ OWNERS = {
         "data.load",
         "dataset",
     }
-    | {"data.scan", "data.check", "data.check_rows"},
+    | {"data.scan", "data.check", "data.check_rows", "data.agreement"},
     "h5py": {"data.formats.hdf5"},
     "huggingface_hub": {"data.connection", "data.hub", "data.publish"},
     "datasets": {"dataset"},

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from rlhive import keys
 from rlhive.data import arrow, shards
+from rlhive.data.agreement import count_problems, schema_problems, table_problems
 from rlhive.data.check_rows import RowChecks
 from rlhive.data.duplicates import Sketcher
 from rlhive.data.episodes import EpisodeRecord
@@ -101,52 +101,18 @@ def _episode_table(folder: Path, manifest: Manifest, findings: Findings) -> pa.T
     except CorruptDataset as error:
         findings.add("pages", str(error))
         return None
-    starts = {
-        item.name.removeprefix(arrow.START): np.zeros(getattr(item.type, "list_size", 1))
-        for item in table.schema
-        if item.name.startswith(arrow.START)
-    }
-    expected = arrow.episode_schema(manifest.schema, starts)
-    return table if _same_schema(path, table.schema, expected, findings) else None
-
-
-def _same_schema(path: Path, found: pa.Schema, expected: pa.Schema, findings: Findings) -> bool:
-    if found.equals(expected):
-        return True
-    for name in dict.fromkeys([*expected.names, *found.names]):
-        told, got = (_field(schema, name) for schema in (expected, found))
-        if told != got:
-            findings.add("schema", f"{path}: column {name}: expected {told}, got {got}.")
-    if set(found.names) == set(expected.names) and found.names != expected.names:
-        findings.add("schema", f"{path}: expected the columns in the order {expected.names}, got {found.names}.")
-    return False
-
-
-def _field(schema: pa.Schema, name: str) -> str:
-    if schema.names.count(name) != 1:
-        return "none" if name not in schema.names else "several"
-    return str(schema.field(name).remove_metadata())
+    problems = list(table_problems(path, table.schema, manifest))
+    for problem in problems:
+        findings.add("schema", problem)
+    return None if problems else table
 
 
 def _counts(manifest: Manifest, episodes: pa.Table, findings: Findings) -> bool:
     """Compare the episode table with the manifest; return whether the rows can be looked up by it."""
-    ids, lengths = episodes[keys.EPISODE].to_numpy(), episodes["length"].to_numpy()
-    for row in np.flatnonzero(np.diff(ids) <= 0):
-        findings.add("counts", f"{EPISODES_PATH}: expected rising ids, got {ids[row + 1]} after {ids[row]}.")
-    for row in np.flatnonzero(lengths < 1):
-        findings.add("counts", f"{EPISODES_PATH}: episode {ids[row]}: expected a length, got {lengths[row]}.")
-    names = np.array(episodes["split"].to_pylist(), dtype=object)
-    for split in dict.fromkeys([*manifest.splits, *names]):
-        told = dict(manifest.splits.get(split, {"num_episodes": 0, "num_transitions": 0}))
-        own = lengths[names == split]
-        got = {"num_episodes": len(own), "num_transitions": int(own.sum())}
-        held = {
-            "num_episodes": sum(entry.num_episodes for entry in manifest.shards(split)),
-            "num_transitions": sum(entry.num_transitions for entry in manifest.shards(split)),
-        }
-        if told != got or told != held:
-            findings.add("counts", f"split {split}: the manifest says {told}, its shards {held}, the table {got}.")
-    return bool((lengths >= 1).all())
+    for problem in count_problems(manifest, episodes):
+        findings.add("counts", problem)
+    lengths = episodes["length"].to_numpy()
+    return bool(((lengths >= 1) & (lengths <= manifest.num_transitions)).all())
 
 
 def _chunks(folder: Path, manifest: Manifest, episodes: pa.Table, intact: set[str], findings: Findings) -> list[Chunk]:
@@ -166,10 +132,13 @@ def _chunks(folder: Path, manifest: Manifest, episodes: pa.Table, intact: set[st
             except CorruptDataset as error:
                 findings.add("pages", str(error))
                 continue
+            problems = list(schema_problems(path, schema, expected))
+            for problem in problems:
+                findings.add("schema", problem)
             if sum(sizes) != lengths[own].sum():
                 said = f"expected the {lengths[own].sum()} rows of its {len(own)} episodes, got {sum(sizes)}"
                 findings.add("counts", f"{path}: {said}.")
-            elif _same_schema(path, schema, expected, findings):
+            elif not problems:
                 chunks += chunks_of(path, own, lengths[own], sizes)
     return chunks
 

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from rlhive import keys
 from rlhive.data import arrow, cache, shards
+from rlhive.data.agreement import COUNTED, count_problems, require, schema_problems, table_problems
 from rlhive.data.episodes import EpisodeRecord
 from rlhive.data.manifest import EPISODES_PATH, FileEntry, Manifest, verify
 from rlhive.data.packed import Packed, PackedWriter
@@ -19,10 +20,18 @@ from rlhive.errors import CorruptDataset, DatasetExists
 def read_episodes(folder: Path, manifest: Manifest, columns: Sequence[str] | None = None) -> pa.Table:
     """Return the episode table, or some of its columns: one row per episode, in rising order of their ids.
 
-    The file is verified first.
+    The file is verified first, and compared with the manifest.
     """
-    verify(folder, [entry for entry in manifest.files if entry.path == EPISODES_PATH])
-    return shards.read_table(Path(folder) / EPISODES_PATH, columns)
+    entries = [entry for entry in manifest.files if entry.path == EPISODES_PATH]
+    path = Path(folder) / EPISODES_PATH
+    if not entries:
+        msg = f"{folder}: expected {EPISODES_PATH} in the manifest, got no such file. Fetch or make the version again."
+        raise CorruptDataset(msg)
+    verify(folder, entries)
+    require(table_problems(path, shards.arrow_schema(path), manifest))
+    table = shards.read_table(path, None if columns is None else list(dict.fromkeys([*COUNTED, *columns])))
+    require(count_problems(manifest, table))
+    return table if columns is None else table.select(columns)
 
 
 def read_rows(folder: Path, manifest: Manifest, splits: Sequence[str]) -> pa.Table:
@@ -34,8 +43,19 @@ def read_rows(folder: Path, manifest: Manifest, splits: Sequence[str]) -> pa.Tab
 def verified_shards(folder: Path, manifest: Manifest, splits: Sequence[str]) -> list[Path]:
     """Return the shards of some splits in order, each checked against its recorded hash."""
     entries = [entry for split in splits for entry in manifest.shards(split)]
-    verify(folder, entries)
-    return [Path(folder) / entry.path for entry in entries]
+    return [_verified(folder, manifest, entry) for entry in entries]
+
+
+def _verified(folder: Path, manifest: Manifest, entry: FileEntry) -> Path:
+    """Return the path of a shard that has the recorded hash, the manifest's columns, and as many rows as it says."""
+    verify(folder, [entry])
+    path = Path(folder) / entry.path
+    require(schema_problems(path, shards.arrow_schema(path), arrow.row_schema(manifest.schema)))
+    rows = sum(shards.group_sizes(path))
+    if rows != entry.num_transitions:
+        msg = f"{path}: expected {entry.num_transitions} rows, got {rows}. Fetch or make the version again."
+        raise CorruptDataset(msg)
+    return path
 
 
 def read_records(folder: Path, manifest: Manifest, splits: Sequence[str]) -> Iterator[EpisodeRecord]:
@@ -45,8 +65,7 @@ def read_records(folder: Path, manifest: Manifest, splits: Sequence[str]) -> Ite
         table = episodes.filter(pc.equal(episodes["split"], split))
         start = 0
         for entry in manifest.shards(split):
-            verify(folder, [entry])
-            rows = shards.read_table(Path(folder) / entry.path)
+            rows = shards.read_table(_verified(folder, manifest, entry))
             yield from arrow.records_of(rows, table.slice(start, entry.num_episodes), manifest.schema)
             start += entry.num_episodes
 

@@ -107,7 +107,7 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             return file.read(columns)
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise _damaged(path, error) from error
 
 
@@ -124,7 +124,7 @@ def read_batches(paths: Iterable[Path]) -> Iterator[pa.RecordBatch]:
             with pq.ParquetFile(path, page_checksum_verification=True, pre_buffer=False) as file:
                 for group in range(file.num_row_groups):
                     yield from file.iter_batches(batch_size=_batch_rows(file, group), row_groups=[group])
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, ValueError, pa.ArrowException) as error:
             raise _damaged(path, error) from error
 
 
@@ -144,7 +144,7 @@ def group_sizes(path: Path) -> list[int]:
     try:
         with pq.ParquetFile(path) as file:
             return [file.metadata.row_group(index).num_rows for index in range(file.num_row_groups)]
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise _damaged(path, error) from error
 
 
@@ -157,7 +157,7 @@ def arrow_schema(path: Path) -> pa.Schema:
     try:
         with pq.ParquetFile(path) as file:
             return file.schema_arrow
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise _damaged(path, error) from error
 
 
@@ -170,9 +170,10 @@ def read_groups(path: Path, groups: Iterable[int]) -> pa.Table:
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             return file.read_row_groups(list(groups), use_threads=False)
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise _damaged(path, error) from error
 
 
 def _damaged(path: Path, error: Exception) -> CorruptDataset:
-    return CorruptDataset(f"{path}: expected a readable Parquet file, got: {error}. Fetch or make the version again.")
+    said = " ".join(str(error).split())
+    return CorruptDataset(f"{path}: expected a readable Parquet file, got: {said}. Fetch or make the version again.")

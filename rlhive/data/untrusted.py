@@ -5,6 +5,7 @@ Each function takes a value of any type and returns it, or raises a ValueError t
 
 import json
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -84,14 +85,33 @@ def mappings(value: Any) -> tuple[Mapping[str, Any], ...]:
 
 
 def statistics(value: Any) -> Mapping[str, Mapping[str, Any]]:
-    """Return objects of objects of objects: split, column, statistic."""
-    levels = [value]
-    for _ in range(3):
-        if not all(isinstance(item, dict) for item in levels):
-            msg = f"expected statistics per split and column, got {_short(value)}"
-            raise ValueError(msg)
-        levels = [inner for item in levels for inner in item.values()]
+    """Return statistics: split, column, then a count and lists of one number or null per element."""
+    sizes: dict[str, int] = {}
+    for columns in mappings(list(_object(value).values())):
+        for column, row in columns.items():
+            lists = {name: numbers for name, numbers in _object(row).items() if name != "count"}
+            count(row.get("count"))
+            size = sizes.setdefault(column, len(lists.get("mean") or ()))
+            if not lists.keys() >= {"mean", "std", "min", "max"} or not all(_numbers(n, size) for n in lists.values()):
+                msg = f"expected statistics of {size} elements of {column!r}, got {_short(row)}"
+                raise ValueError(msg)
     return value
+
+
+def _object(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        msg = f"expected an object, got {_short(value)}"
+        raise ValueError(msg)
+    return value
+
+
+def _numbers(value: Any, size: int) -> bool:
+    """Whether a value is a list of so many finite numbers or nulls."""
+    return (
+        isinstance(value, list)
+        and len(value) == size
+        and all(item is None or (type(item) in (int, float) and abs(item) <= sys.float_info.max) for item in value)
+    )
 
 
 def _short(value: Any) -> str:

@@ -1,0 +1,211 @@
+"""What comes from anyone is refused in one sentence, and no reader of datasets unpickles."""
+
+import ast
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+import rlhive
+from rlhive.data import cache, load
+from rlhive.data.export import export
+from rlhive.data.manifest import Manifest
+from rlhive.errors import CorruptDataset, InvalidName, UnsupportedFormat
+from tests.data.strategies import records
+from tests.data.test_check import resign
+
+UNPICKLING = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    schema, made = records([2, 3])
+    return export(made, "my/knob", version="1.0.0", schema=schema, license="mit", store=tmp_path)
+
+
+def changed(folder, **change):
+    content = json.loads((folder / "rlhive.json").read_text())
+    for key, value in change.items():
+        content[key] = value(content[key])
+    (folder / "rlhive.json").write_text(json.dumps(content))
+
+
+def unpickles(source: str):
+    """Yield what may unpickle: imports, torch.load without weights_only=True, np.load with allow_pickle."""
+    for node in ast.walk(ast.parse(source)):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [node.module]
+        yield from (name for name in names if name.split(".")[0] in UNPICKLING)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            given = {word.arg: getattr(word.value, "value", None) for word in node.keywords}
+            if (
+                node.func.attr == "load"
+                and getattr(node.func.value, "id", "") == "torch"
+                and not given.get("weights_only")
+            ):
+                yield "torch.load"
+            if given.get("allow_pickle"):
+                yield "allow_pickle"
+
+
+def test_nothing_is_ever_unpickled():
+    found = {
+        str(path): list(unpickles(path.read_text(encoding="utf-8")))
+        for path in Path(rlhive.__file__).parent.rglob("*.py")
+    }
+    assert {path: names for path, names in found.items() if names} == {}
+    assert list(unpickles("import pickle\ntorch.load(x)\nnp.load(x, allow_pickle=True)\nfrom dill import load")) == [
+        "pickle",
+        "dill",
+        "torch.load",
+        "allow_pickle",
+    ]
+
+
+OUTSIDE = ["../x", "data/../../x", "/etc/passwd", "data\\x", "C:x", "C:/x", "data//x", "", ".", "data/", "\x00"]
+RESERVED = ["data/a\nb", "data/nul.parquet", "con", "data/x.", "a/b.lock", "é", "data/" + "x" * 300, None, 3, ["data"]]
+
+
+@pytest.mark.parametrize("path", [*OUTSIDE, *RESERVED])
+def test_a_path_that_leaves_the_folder_or_means_something_else_is_refused(folder, path):
+    changed(folder, files=lambda files: [files[0] | {"path": path}, *files[1:]])
+
+    with pytest.raises(CorruptDataset, match="is not a manifest that RLHive wrote") as refused:
+        Manifest.read(folder)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_link_that_leaves_the_folder_is_refused_even_with_the_right_hash(folder, tmp_path):
+    shard = next(folder.glob("data/*.parquet"))
+    shard.rename(tmp_path / "elsewhere.parquet")
+    shard.symlink_to(tmp_path / "elsewhere.parquet")
+    manifest = Manifest.read(folder)
+
+    with pytest.raises(CorruptDataset, match="is a link that leaves the version's folder"):
+        load.read_rows(folder, manifest, list(manifest.splits))
+
+
+def test_a_linked_folder_is_fine(folder, tmp_path):
+    (tmp_path / "link").symlink_to(folder)
+    manifest = Manifest.read(tmp_path / "link")
+
+    assert load.read_rows(tmp_path / "link", manifest, list(manifest.splits)).num_rows == 5
+
+
+def test_a_manifest_of_a_gigabyte_is_refused_unread(folder):
+    with (folder / "rlhive.json").open("r+b") as file:
+        file.truncate(2**30)
+
+    with pytest.raises(CorruptDataset, match="expected a file of at most 67108864 bytes, got 1073741824 bytes"):
+        Manifest.read(folder)
+
+
+def test_a_manifest_that_is_a_pipe_or_a_device_is_not_waited_for(folder):
+    (folder / "rlhive.json").unlink()
+    os.mkfifo(folder / "rlhive.json")
+    with pytest.raises(CorruptDataset, match="got something else"):
+        Manifest.read(folder)
+    (folder / "rlhive.json").unlink()
+    (folder / "rlhive.json").symlink_to("/dev/zero")
+    with pytest.raises(CorruptDataset, match="got something else"):
+        Manifest.read(folder)
+
+
+def test_a_manifest_of_a_newer_format_asks_for_an_upgrade(folder):
+    changed(folder, format_version=lambda version: version + 1)
+
+    with pytest.raises(
+        UnsupportedFormat, match=r"expected format_version 1 to 1, got 2\. Upgrade: pip install -U rlhive"
+    ):
+        Manifest.read(folder)
+
+
+@pytest.mark.parametrize(
+    ("lie", "says"),
+    [
+        (lambda rows: [row for row in rows if row["column"] != "action"], "column action: expected none, got"),
+        (
+            lambda rows: [row | {"dtype": "int64"} if row["column"] == "count" else row for row in rows],
+            r"column (final\.)?count",
+        ),
+        (lambda rows: [row | {"shape": [4]} if row["column"] == "observation" else row for row in rows], "observation"),
+        (lambda rows: [row | {"observed": True} if row["column"] == "action" else row for row in rows], "final.action"),
+        (lambda rows: [row | {"shape": [2**20, 2**20]} for row in rows], "larger than a row may be"),
+        (lambda rows: [*rows, rows[0]], "expected each column once"),
+        (lambda rows: [row for row in rows if row["column"] != "next.truncated"], "next.truncated"),
+        (lambda rows: [row | {"column": "episode"} if row["column"] == "count" else row for row in rows], "episode"),
+    ],
+)
+def test_a_schema_that_lies_about_the_data_is_refused(folder, lie, says):
+    changed(folder, schema=lie)
+
+    with pytest.raises(CorruptDataset, match=says):
+        load.open_packed(folder, Manifest.read(folder))
+
+
+@pytest.mark.parametrize(
+    ("key", "lie"),
+    [
+        ("splits", lambda splits: splits | {"a": {"num_episodes": 2, "num_transitions": 2}}),
+        ("splits", lambda splits: splits | {"a b": {"num_episodes": 0, "num_transitions": 0}}),
+        ("splits", lambda splits: splits | {"c": {"num_episodes": 10**30, "num_transitions": 0}}),
+        ("files", lambda files: [files[0] | {"split": "b"}, *files[1:]]),
+        ("files", lambda files: [files[0] | {"num_transitions": 3}, *files[1:]]),
+        ("files", lambda files: [*files, files[0]]),
+        ("files", lambda files: [row for row in files if row["path"] != "meta/episodes.parquet"]),
+        ("description", lambda _: "a\x1b[2Jb"),
+        ("statistics", lambda told: told | {"a": {"action": {"count": 1}}}),
+        ("runs", lambda _: "run"),
+    ],
+)
+def test_other_lies_are_refused_too(folder, key, lie):
+    changed(folder, **{key: lie})
+
+    with pytest.raises(CorruptDataset):
+        load.open_packed(folder, Manifest.read(folder))
+
+
+def test_a_table_of_other_columns_is_refused_even_with_the_right_hash(folder):
+    (folder / "meta/episodes.parquet").write_bytes(next(folder.glob("data/*.parquet")).read_bytes())
+    resign(folder)
+
+    with pytest.raises(CorruptDataset, match="column split: expected"):
+        load.read_episodes(folder, Manifest.read(folder))
+
+
+ODD = [
+    "",
+    "/",
+    "a/",
+    "/a",
+    "a/b/c",
+    "..",
+    "a/..",
+    "a\\b",
+    "a b",
+    "a\x00",
+    "a\n",
+    "é",
+    "-a",
+    ".cache",
+    ".cache/a",
+    "a/.lock",
+]
+DEVICES = ["con", "CON", "nul/a", "a/aux.txt", "com1", "LPT9/x"]
+HUB = ["a.", "a-", "a--b", "a..b", "x.git", "x.lock", "x" * 97, "a/x.partial-1", "~", "~/a", "a:b", "a*", "a?", "$HOME"]
+
+
+@pytest.mark.parametrize("name", [*ODD, *DEVICES, *HUB])
+def test_a_name_that_no_folder_or_hub_can_have_is_refused(name):
+    with pytest.raises(InvalidName, match="expected 'name' or 'namespace/name'") as refused:
+        cache.qualified(name)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["a", "kitchen_knob1", "my-org/Data.Set_2", "7/x", "console", "a/lpt10", "null"])
+def test_other_names_are_fine(name):
+    assert cache.qualified(name) == tuple(name.split("/")) if "/" in name else ("robohive", name)
