@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 from typer.core import TyperGroup
 
-from rlhive import hub_verbs
+from rlhive import diff_verb, hub_verbs
 from rlhive.errors import EnvNotFound, RLHiveError
 from rlhive.terminal import Json, err, out
 
@@ -281,7 +281,7 @@ def list_(
     out.print(table)
 
 
-for _verb in (hub_verbs.versions, hub_verbs.pull, hub_verbs.push, hub_verbs.delete):
+for _verb in (diff_verb.diff, hub_verbs.versions, hub_verbs.pull, hub_verbs.push, hub_verbs.delete):
     app.command()(_verb)
 
 

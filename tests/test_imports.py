@@ -37,6 +37,7 @@ FLOORS = [
         "data.source",
         "data.selection",
         "data.normalization",
+        "data.diff",
     },
     {"data.agreement"},
     {"data.sampling", "data.duplicates", "data.robot_metadata"},
@@ -68,7 +69,7 @@ FLOORS = [
     {"sim_algos.bc", "sim_algos.iql"},
     {"sim_algos.training"},
     {"sim_algos", "sim_algos.run"},
-    {"hub_verbs"},
+    {"hub_verbs", "diff_verb"},
     {"cli"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
@@ -94,8 +95,8 @@ OWNERS = {
     "h5py": {"data.formats.hdf5"},
     "huggingface_hub": {"data.connection", "data.hub", "data.publish"},
     "datasets": {"dataset"},
-    "typer": {"cli", "hub_verbs", "terminal"},
-    "rich": {"cli", "hub_verbs", "terminal"},
+    "typer": {"cli", "diff_verb", "hub_verbs", "terminal"},
+    "rich": {"cli", "diff_verb", "hub_verbs", "terminal"},
     "hydra": {"sim_algos.config", "sim_algos.run"},
 }
 

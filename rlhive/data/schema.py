@@ -14,15 +14,16 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from tensordict import TensorDictBase, is_non_tensor
 
 from rlhive import keys
 from rlhive.errors import SchemaMismatch
 from rlhive.keys import NestedKey, column_of, key_of
+
+if TYPE_CHECKING:  # importing torch takes seconds, and reading a manifest needs none of it
+    from tensordict import TensorDictBase
 
 STRING = "string"
 DTYPES = ("float64", "float32", "float16", "int64", "int32", "int16", "int8", "uint8", "bool", STRING)
@@ -89,7 +90,7 @@ class Schema:
     fields: tuple[Field, ...]
 
     @classmethod
-    def of(cls, transitions: TensorDictBase, *, units: Mapping[str, str] | None = None) -> "Schema":
+    def of(cls, transitions: "TensorDictBase", *, units: Mapping[str, str] | None = None) -> "Schema":
         """Return the schema of TED transitions, batch size ``[T]``.
 
         Raises:
@@ -186,7 +187,7 @@ class Schema:
         return cls(tuple(sorted(fields, key=lambda field: field.column)))
 
 
-def leaves_of(transitions: TensorDictBase, *, where: str) -> dict[str, np.ndarray]:
+def leaves_of(transitions: "TensorDictBase", *, where: str) -> dict[str, np.ndarray]:
     """Return every leaf of a TensorDict as an array.
 
     Args:
@@ -219,7 +220,9 @@ def is_stored(column: str, leaves: Mapping[str, Any]) -> bool:
     return bare not in leaves and bare != keys.DONE and bare not in INDEX_COLUMNS
 
 
-def _leaves(node: TensorDictBase, above: tuple[str, ...], where: str) -> Iterator[tuple[str, np.ndarray]]:
+def _leaves(node: "TensorDictBase", above: tuple[str, ...], where: str) -> Iterator[tuple[str, np.ndarray]]:
+    from tensordict import TensorDictBase, is_non_tensor
+
     for name, value in node.items():
         if isinstance(value, TensorDictBase) and not is_non_tensor(value):
             yield from _leaves(value, (*above, name), where)
@@ -236,6 +239,8 @@ def _leaves(node: TensorDictBase, above: tuple[str, ...], where: str) -> Iterato
 
 
 def _array(value: Any, column: str, where: str) -> np.ndarray:
+    import torch
+
     dtype = str(getattr(value, "dtype", type(value).__name__)).removeprefix("torch.")
     if dtype not in DTYPES or not isinstance(value, torch.Tensor):
         msg = (
@@ -245,7 +250,7 @@ def _array(value: Any, column: str, where: str) -> np.ndarray:
     return value.detach().cpu().numpy()
 
 
-def _text_array(value: Any, node: TensorDictBase, column: str, where: str) -> np.ndarray:
+def _text_array(value: Any, node: "TensorDictBase", column: str, where: str) -> np.ndarray:
     """Return non-tensor data as an object array of the node's batch size, if all of it is text."""
     content = value.tolist()
     array = np.empty(node.batch_size, dtype=object)

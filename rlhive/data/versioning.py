@@ -13,13 +13,16 @@ import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rlhive import keys
 from rlhive.data import cache, shards
-from rlhive.data.episodes import EpisodeRecord
 from rlhive.data.manifest import EPISODES_PATH, FILE_NAME, Manifest, verify
 from rlhive.data.schema import Schema
 from rlhive.errors import WrongVersion
+
+if TYPE_CHECKING:  # episodes need torch, whose import takes seconds
+    from rlhive.data.episodes import EpisodeRecord
 
 FIRST = "1.0.0"
 MAJOR, MINOR, PATCH = "MAJOR", "MINOR", "PATCH"
@@ -79,7 +82,7 @@ class Change:
         self._more_columns = before < after
         self._columns = set(self.manifest.schema.columns)
 
-    def add(self, record: EpisodeRecord) -> None:
+    def add(self, record: "EpisodeRecord") -> None:
         """Take the next episode of the new version, in rising order of ids."""
         _put(self._new, record.episode, record.split, record.seed, record.content_hash())
         if self._more_columns:  # the same episode without the new columns

@@ -1,0 +1,73 @@
+"""How long `diff` of two versions of 10,000 episodes takes: python -m benchmarks.bench_diff [--json]."""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+EPISODES = 10_000
+REPEATS = 5
+
+
+def make(folder: Path) -> tuple[Path, Path]:
+    """Write two versions whose episode tables are as wide as the kitchens': 75 observed numbers, 2.4 KB of state."""
+    from rlhive.data.episodes import EpisodeRecord
+    from rlhive.data.export import export
+
+    generator = np.random.default_rng(0)
+
+    def episodes():
+        for episode in range(EPISODES):
+            flags = np.zeros((2, 1), bool)
+            columns = {
+                "observation": generator.normal(size=(2, 75)),
+                "action": generator.normal(size=(2, 9)).astype(np.float32),
+                "next.reward": generator.normal(size=(2, 1)),
+                "next.terminated": flags,
+                "next.truncated": ~flags,
+            }
+            final = {"observation": generator.normal(size=75)}
+            yield EpisodeRecord(episode, "train", columns, final, episode, {"qpos": generator.normal(size=300)})
+
+    first = list(episodes())
+    second = [replace(record, episode=record.episode + (record.episode > 5_000)) for record in first if record.episode]
+    options = {"license": "mit", "store": folder}
+    return export(first, "bench/one", **options), export(second, "bench/two", **options)
+
+
+def main() -> None:
+    """Measure the function and, as a whole process, the command."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", action="store_true")
+    as_json = parser.parse_args().json
+    from rlhive.data.diff import diff
+
+    with tempfile.TemporaryDirectory() as folder:
+        one, two = make(Path(folder))
+        times = []
+        for _ in range(REPEATS):
+            start = time.perf_counter()
+            found = diff(one, two)
+            times.append(time.perf_counter() - start)
+        assert found.dropped == [0]
+        assert len(found.renumbered) == EPISODES - 5_001
+        assert found.num_same == 5_000
+        command = [sys.executable, "-m", "rlhive.cli", "diff", str(one), str(two), "--json"]
+        start = time.perf_counter()
+        subprocess.run(command, check=True, capture_output=True)
+        whole = time.perf_counter() - start
+    rows = {"episodes": EPISODES, "diff_s": min(times), "diff_max_s": max(times), "command_s": whole}
+    text = ", ".join(
+        f"{name} {value:.3f}" if isinstance(value, float) else f"{name} {value}" for name, value in rows.items()
+    )
+    print(json.dumps(rows) if as_json else text)
+
+
+if __name__ == "__main__":
+    main()
