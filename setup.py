@@ -48,7 +48,10 @@ TRAIN = [
     "matplotlib",
 ]
 
-FORMATS = ["h5py>=3.8"]  # the files of RoboHive's logger, Minari and D4RL
+FORMATS = [
+    "h5py>=3.8",  # the files of RoboHive's logger, Minari and D4RL
+    "pillow",  # pictures that Minari keeps as JPEG
+]
 
 PIXELS = ["torchvision>=0.29,<0.30"]  # the series of torch 2.14; TorchRL's Resize and R3M transforms ask for it
 

@@ -229,7 +229,7 @@ def _check_table(report: Any) -> Table:
 
 @app.command("import")
 def import_(
-    kind: Annotated[str, typer.Argument(help="Format of the files: roboset or d4rl.")],
+    kind: Annotated[str, typer.Argument(help="Format of the files: roboset, d4rl or minari.")],
     source: Annotated[str, typer.Argument(help="File or folder.")],
     name: Annotated[str, typer.Argument(help="namespace/name of the new dataset.")],
     license: Annotated[str, typer.Option(help="Identifier of the licence of the data, for example cc-by-4.0.")],
@@ -252,6 +252,20 @@ def import_(
     options = {option: value for option, value in given.items() if value is not None}
     folder = import_dataset(kind, source, name, license=license, version=version, env_name=env, **options)
     out.print(repr(RoboHiveDataset(folder)), highlight=False)
+
+
+@app.command("export-to")
+def export_to(
+    kind: Annotated[str, typer.Argument(help="Format to write: minari.")],
+    name: Annotated[str, typer.Argument(help="Dataset name, or the path of a version's folder.")],
+    target: Annotated[Path, typer.Argument(help="Folder to make.")],
+    version: Annotated[str | None, typer.Option(help="MAJOR.MINOR.PATCH; the newest by default.")] = None,
+) -> None:
+    """Write a dataset version in another library's format."""
+    from rlhive.data.convert import export_to as write
+    from rlhive.dataset import RoboHiveDataset
+
+    out.print(str(write(kind, RoboHiveDataset(name, version=version, generate=False).path, target)), highlight=False)
 
 
 @app.command("list")

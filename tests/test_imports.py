@@ -18,7 +18,6 @@ FLOORS = [
     {"data.episodes", "data.cache", "data.statistics", "envs.install", "envs.toy", "envs.rendering", "envs.robot"},
     {"envs.loading"},
     {
-        "data.formats.source",
         "data.formats.hdf5",
         "data.arrow",
         "data.manifest",
@@ -28,7 +27,7 @@ FLOORS = [
         "envs.kinematics",
     },
     {"data.card", "data.stream", "data.shards", "data.windows", "data.hub", "envs.experts", "envs.custom", "rl_envs"},
-    {"data.recording", "data.assemble", "data.formats.roboset", "data.formats.d4rl", "data.certificate"},
+    {"data.recording", "data.assemble", "data.certificate"},
     {
         "data.ring",
         "data.storage",
@@ -39,7 +38,8 @@ FLOORS = [
         "data.normalization",
         "data.diff",
     },
-    {"data.agreement"},
+    {"data.agreement", "data.formats.imported"},
+    {f"data.formats.{kind}" for kind in ("roboset", "d4rl", "minari")},
     {"data.sampling", "data.duplicates", "data.robot_metadata"},
     {
         "data.load",
@@ -82,6 +82,7 @@ OWNERS = {
     "OpenGL": {"envs.opengl"},
     "pyarrow": {
         "data.arrow",
+        "data.formats.minari",
         "data.shards",
         "data.stream",
         "data.sketches",

@@ -1,8 +1,9 @@
-"""From a neighbour's files to a dataset version: one entry for all formats."""
+"""From a neighbour's files to a dataset version and back: one entry for all formats."""
 
 import importlib
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,18 @@ from tqdm import tqdm
 
 from rlhive.data.episodes import EpisodeRecord
 from rlhive.data.export import export
-from rlhive.data.formats.source import Source
+from rlhive.data.formats.imported import Imported
+from rlhive.data.load import read_records
+from rlhive.data.manifest import Manifest
 from rlhive.errors import UnsupportedFormat
 
 logger = logging.getLogger(__name__)
 
 #: Name of a format → the room that reads it, with a function ``read(source, **options) -> Source``.
-READERS = {kind: f"rlhive.data.formats.{kind}" for kind in ("roboset", "d4rl")}
+READERS = {kind: f"rlhive.data.formats.{kind}" for kind in ("roboset", "d4rl", "minari")}
+
+#: Name of a format → the room that writes it, with a function ``write(manifest, records, target, **options)``.
+WRITERS = {kind: f"rlhive.data.formats.{kind}" for kind in ("minari",)}
 
 
 def import_dataset(
@@ -60,29 +66,57 @@ def import_dataset(
     for note in opened.notes:
         logger.warning("%s: %s", source, note)
     return export(
-        _counted(opened, name, progress),
+        replace(opened, records=lambda: _counted(opened.records(), opened.num_episodes, name, progress)),
         name,
         version=version,
-        schema=opened.schema,
         license=license,
         description=description or f"Imported from {kind} files.",
-        env_name=env_name or opened.env_name,
-        runs=opened.runs,
+        env_name=env_name,
         store=store,
     )
 
 
-def open_source(kind: str, source: str | Path, **options: Any) -> Source:
+def open_source(kind: str, source: str | Path, **options: Any) -> Imported:
     """Return the episodes of another library's files, without writing anything.
 
     Raises:
         UnsupportedFormat: No such kind; the message names those there are.
     """
-    if kind not in READERS:
-        msg = f"No format {kind!r}: expected one of {', '.join(READERS)}."
+    return _room(kind, READERS).read(source, **options)
+
+
+def export_to(kind: str, folder: Path, target: str | Path, *, progress: bool = True, **options: Any) -> Path:
+    """Write a version in another library's format.
+
+    Holds one shard in memory at a time. The target appears complete or not at all.
+
+    Args:
+        kind: A key of WRITERS, for example "minari".
+        folder: Of the version.
+        target: Folder to make.
+        progress: Whether to show a progress bar.
+        **options: Passed to the format's writer.
+
+    Returns:
+        The target.
+
+    Raises:
+        UnsupportedFormat: No such kind, or it cannot hold this dataset.
+        DatasetExists: The target is there.
+        CorruptDataset: A file of the version is not what its manifest recorded.
+    """
+    writer, manifest = _room(kind, WRITERS), Manifest.read(Path(folder))
+    records = read_records(Path(folder), manifest, list(manifest.splits))
+    writer.write(manifest, _counted(records, manifest.num_episodes, str(target), progress), Path(target), **options)
+    return Path(target)
+
+
+def _room(kind: str, rooms: dict[str, str]) -> Any:
+    if kind not in rooms:
+        msg = f"No format {kind!r}: expected one of {', '.join(rooms)}."
         raise UnsupportedFormat(msg)
-    return importlib.import_module(READERS[kind]).read(source, **options)
+    return importlib.import_module(rooms[kind])
 
 
-def _counted(source: Source, name: str, progress: bool) -> Iterator[EpisodeRecord]:
-    yield from tqdm(source.records(), total=source.num_episodes, desc=name, unit="ep", disable=not progress)
+def _counted(records: Iterator[EpisodeRecord], total: int, name: str, progress: bool) -> Iterator[EpisodeRecord]:
+    yield from tqdm(records, total=total, desc=name, unit="ep", disable=not progress)

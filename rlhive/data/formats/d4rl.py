@@ -16,16 +16,16 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from rlhive import keys
-from rlhive.data.episodes import REWARD, TERMINATED, TRUNCATED, EpisodeRecord, pack, unpack
+from rlhive.data.episodes import REWARD, TERMINATED, TRUNCATED, EpisodeRecord
 from rlhive.data.formats.hdf5 import open_hdf5, sha256_of
-from rlhive.data.formats.source import Source
+from rlhive.data.formats.imported import Imported, end_flags, record_of
 from rlhive.data.schema import Field, Schema
 from rlhive.errors import SchemaMismatch
 
@@ -54,7 +54,7 @@ def read(
     horizon: int | None = None,
     breaks: str | None = None,
     split: str = "train",
-) -> Source:
+) -> Imported:
     """Read one D4RL file.
 
     Every episode keeps its true last observation where the file has it. Where it has none, an episode that the time
@@ -94,10 +94,13 @@ def read(
     def records() -> Iterator[EpisodeRecord]:
         with open_hdf5(path) as h5:
             for episode, cut in enumerate(cuts):
-                record = _record(h5, cut, schema, alignment, episode=episode, where=f"{path}, rows from {cut.start}")
-                yield replace(record, split=split, run=run["run"])
+                where = f"{path}, rows from {cut.start}"
+                told = {"split": split, "run": run["run"], "metadata": _metadata(cut)}
+                columns, final = _columns(h5, cut, alignment)
+                state = _start_state(h5, cut.start)
+                yield record_of(columns, final, schema, where=where, episode=episode, start_state=state, **told)
 
-    return Source(schema, records, len(cuts), runs=(run,), notes=(*notes, *_lost(cuts)))
+    return Imported(schema, records, runs=(run,), num_episodes=len(cuts), notes=(*notes, *_lost(cuts)))
 
 
 def _require_keys(h5: Any, path: Path) -> None:
@@ -207,33 +210,28 @@ def _cuts(h5: Any, terminals: np.ndarray, last: np.ndarray, alignment: str) -> I
         start = stop
 
 
-def _record(h5: Any, cut: _Cut, schema: Schema, alignment: str, *, episode: int, where: str) -> EpisodeRecord:
+def _columns(h5: Any, cut: _Cut, alignment: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Return the columns and the final values of an episode."""
     length, rows = cut.stop - cut.start, slice(cut.start, cut.stop)
     rewarded = slice(cut.start + 1, cut.stop + 1) if alignment == "state" else rows
     columns = {
         keys.OBSERVATION: np.asarray(h5["observations"][rows]),
         keys.ACTION: np.asarray(h5["actions"][rows]),
         REWARD: np.asarray(h5["rewards"][rewarded]).reshape(length, 1),
-        TERMINATED: np.zeros((length, 1), bool),
-        TRUNCATED: np.zeros((length, 1), bool),
+        **end_flags(length, terminated=cut.terminated),
         **{f"info.{name}": np.asarray(values[rows]) for name, values in _infos(h5).items()},
     }
-    columns[TERMINATED if cut.terminated else TRUNCATED][-1] = True
     ends = h5["next_observations"][cut.stop - 1] if cut.final is None else h5["observations"][cut.final]
-    final = {keys.OBSERVATION: np.asarray(ends)}
-    columns, final = pack(unpack(columns, final, schema, episode=episode), schema, where=where)
-    return EpisodeRecord(
-        episode=episode,
-        split="",
-        columns=columns,
-        final=final,
-        start_state={name: _start(h5, name, cut.start) for name in ("qpos", "qvel") if f"infos/{name}" in h5},
-        metadata={} if cut.known else {"final_observation": "unknown"},
-    )
+    return columns, {keys.OBSERVATION: np.asarray(ends)}
 
 
-def _start(h5: Any, name: str, row: int) -> np.ndarray:
-    return np.asarray(h5[f"infos/{name}"][row], np.float64).ravel()
+def _metadata(cut: _Cut) -> dict[str, Any]:
+    return {} if cut.known else {"final_observation": "unknown"}
+
+
+def _start_state(h5: Any, row: int) -> dict[str, np.ndarray]:
+    names = [name for name in ("qpos", "qvel") if f"infos/{name}" in h5]
+    return {name: np.asarray(h5[f"infos/{name}"][row], np.float64).ravel() for name in names}
 
 
 def _infos(h5: Any) -> dict[str, Any]:

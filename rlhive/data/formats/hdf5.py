@@ -17,11 +17,7 @@ def open_hdf5(file: Path) -> Any:
         MissingExtra: h5py is not installed.
         SchemaMismatch: There is no such file, or it is not readable as HDF5.
     """
-    try:
-        import h5py
-    except ImportError as error:
-        msg = "Reading HDF5 needs h5py: pip install 'rlhive[formats]'"
-        raise MissingExtra(msg) from error
+    h5py = _h5py()
     try:
         return h5py.File(file, "r")
     except OSError as error:
@@ -33,3 +29,21 @@ def sha256_of(file: Path) -> str:
     """Return the SHA-256 of a file's bytes."""
     with file.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def create_hdf5(file: Path) -> Any:
+    """Open a new file for writing; the caller closes it.
+
+    Raises:
+        MissingExtra: h5py is not installed.
+    """
+    return _h5py().File(file, "w-", track_order=True)
+
+
+def _h5py() -> Any:
+    try:
+        import h5py
+    except ImportError as error:
+        msg = "HDF5 files need h5py: pip install 'rlhive[formats]'"
+        raise MissingExtra(msg) from error
+    return h5py

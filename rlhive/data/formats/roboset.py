@@ -26,10 +26,10 @@ from typing import Any
 import numpy as np
 
 from rlhive import keys
-from rlhive.data.episodes import REWARD, TERMINATED, TRUNCATED, EpisodeRecord, pack, unpack
+from rlhive.data.episodes import REWARD, TERMINATED, EpisodeRecord
 from rlhive.data.formats.hdf5 import open_hdf5, sha256_of
-from rlhive.data.formats.source import Source
-from rlhive.data.schema import Field, Schema
+from rlhive.data.formats.imported import Imported, end_flags, record_of, schema_of
+from rlhive.data.schema import Schema
 from rlhive.errors import SchemaMismatch
 
 #: Names of the two conventions, as an override takes them.
@@ -42,7 +42,7 @@ _ROBOSET_STATES = ("qp_arm", "qv_arm", "tau_arm", "qp_ee", "qv_ee")
 _STATE = "env_infos/state/"
 
 
-def read(source: str | Path, *, alignment: str | None = None, split: str = "train") -> Source:
+def read(source: str | Path, *, alignment: str | None = None, split: str = "train") -> Imported:
     """Read one HDF5 log, or every ``*.h5`` below a folder, as in the public RoboSet collection.
 
     Half precision, the default of RoboHive's writer, is widened to float32, which is exact. A time limit is
@@ -74,13 +74,14 @@ def read(source: str | Path, *, alignment: str | None = None, split: str = "trai
     if not trials:
         msg = f"{source}: expected trials (groups such as Trial0) in its HDF5 files, got none. Give another file."
         raise SchemaMismatch(msg)
-    schema = _schema_of(_read_trial(trials[0]), trials[0].where)
+    first = _read_trial(trials[0])
+    schema = schema_of(first.columns, first.final)
 
     def records() -> Iterator[EpisodeRecord]:
         for episode, trial in enumerate(trials):
             yield _record(trial, schema, episode=episode, split=split)
 
-    return Source(
+    return Imported(
         schema=schema,
         records=records,
         num_episodes=len(trials),
@@ -230,11 +231,11 @@ def _finished(
 ) -> _Rows:
     """Add the end flags: where no end of the task is marked, the log was cut off."""
     length = len(columns[keys.ACTION])
-    terminated = np.zeros((length, 1), bool) if terminated is None else np.array(terminated)
-    truncated = np.zeros((length, 1), bool)
-    truncated[-1] = not terminated[-1].any()
+    flags = end_flags(length, terminated=terminated is not None and bool(terminated[-1].any()))
+    if terminated is not None:
+        flags[TERMINATED] |= terminated  # an end before the last row is refused where the record is checked
     return _Rows(
-        columns={**columns, TERMINATED: terminated, TRUNCATED: truncated},
+        columns={**columns, **flags},
         final=final,
         start_state={} if group is None else _start_state(group),
         metadata={},
@@ -263,29 +264,17 @@ def _rebuilt_final(group: Any, observations: np.ndarray) -> np.ndarray | None:
 
 def _record(trial: _Trial, schema: Schema, *, episode: int, split: str) -> EpisodeRecord:
     rows = _read_trial(trial)
-    schema.require(_schema_of(rows, trial.where), where=trial.where)
-    # Through pack, so that an imported episode passes what a recorded one does.
-    columns, final = pack(unpack(rows.columns, rows.final, schema, episode=episode), schema, where=trial.where)
-    return EpisodeRecord(
+    return record_of(
+        rows.columns,
+        rows.final,
+        schema,
+        where=trial.where,
         episode=episode,
         split=split,
-        columns=columns,
-        final=final,
         start_state=rows.start_state,
         run=_run_id(trial),
         metadata={"file": trial.name, "trial": trial.group, **rows.metadata},
     )
-
-
-def _schema_of(rows: _Rows, where: str) -> Schema:
-    fields = []
-    for column in sorted(rows.columns):
-        array = rows.columns[column]
-        if array.dtype.kind not in "fiub":
-            msg = f"{where}: key {column} has dtype {array.dtype}, expected numbers. Write the log again without it."
-            raise SchemaMismatch(msg)
-        fields.append(Field(column, array.dtype.name, array.shape[1:], observed=column in rows.final))
-    return Schema(tuple(fields))
 
 
 def _start_state(group: Any) -> dict[str, np.ndarray]:

@@ -1,0 +1,123 @@
+"""Minari's datasets, written by Minari's own writer in each storage (make_minari.py), and ours read back by Minari."""
+
+import io
+import json
+import subprocess
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks.peers.environments import VENVS
+from rlhive import RoboHiveDataset
+from rlhive.data.convert import export_to, import_dataset
+from rlhive.data.formats import minari
+from rlhive.errors import DatasetExists, SchemaMismatch
+from tests.data.formats import make_minari
+from tests.data.formats.make_minari import FILES, LENGTHS, LOSSY, STORAGES, TERMINATED, plain, truth
+
+EPISODES = range(len(LENGTHS))
+OBSERVED = {
+    "observation.pose": lambda episode: episode["observations"]["pose"],
+    "observation.goal.0": lambda episode: episode["observations"]["goal"][0],
+    "observation.goal.1": lambda episode: episode["observations"]["goal"][1],
+    "observation.camera": lambda episode: episode["observations"]["camera"],
+    "observation.order": lambda episode: np.array(episode["observations"]["order"], object),
+    "info.success": lambda episode: episode["infos"]["success"],
+    "info.state.qpos": lambda episode: episode["infos"]["state"]["qpos"],
+}
+OTHERS = {
+    "action.move": lambda episode: episode["actions"]["move"],
+    "action.grip": lambda episode: episode["actions"]["grip"],
+    "next.reward": lambda episode: episode["rewards"][:, None],
+    "next.terminated": lambda episode: episode["terminations"][:, None],
+    "next.truncated": lambda episode: episode["truncations"][:, None],
+}
+
+
+def assert_true(records):
+    for episode, record in zip(EPISODES, records, strict=True):
+        expected = truth(episode)
+        assert set(record.columns) == OBSERVED.keys() | OTHERS.keys()
+        for column, get in OBSERVED.items():
+            assert record.columns[column].dtype == get(expected).dtype, column
+            np.testing.assert_array_equal(record.columns[column], get(expected)[:-1])
+            np.testing.assert_array_equal(record.final[column], get(expected)[-1])
+        for column, get in OTHERS.items():
+            assert record.columns[column].dtype == get(expected).dtype, column
+            np.testing.assert_array_equal(record.columns[column], get(expected))
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+def test_every_space_and_storage_comes_in_bit_for_bit(storage, tmp_path):
+    source = minari.read(FILES / storage)
+    records = list(source.records())
+    assert_true(records)
+    assert [record.seed for record in records] == [100, 101, 102]
+    assert [record.metadata for record in records] == [{}, {"options": {"level": 1}}, {"options": {"level": 2}}]
+    assert [record.ended for record in records] == ["terminated" if end else "truncated" for end in TERMINATED]
+    folder = import_dataset("minari", FILES / storage, "lab/spaces", license="mit", store=tmp_path, progress=False)
+    dataset = RoboHiveDataset(folder)
+    assert dataset.env_name == "CartPole-v1"
+    assert json.loads(dataset.manifest.runs[0]["env_spec"])["id"] == "CartPole-v1"
+    td = dataset.as_tensordict()
+    np.testing.assert_array_equal(td["next", "observation", "pose"][:5], truth(0)["observations"]["pose"][1:])
+
+
+@pytest.fixture
+def exported(tmp_path):
+    folder = import_dataset("minari", FILES / "arrow", "lab/spaces", license="mit", store=tmp_path, progress=False)
+    return export_to("minari", folder, tmp_path / "out", progress=False), folder
+
+
+def test_what_goes_out_comes_in_again(exported):
+    target, folder = exported
+    records = list(minari.read(target).records())
+    assert_true(records)
+    assert [record.seed for record in records] == [100, 101, 102]
+    assert records[1].metadata == {"options": {"level": 1, "split": "train"}}
+    with pytest.raises(DatasetExists):
+        export_to("minari", folder, target, progress=False)
+
+
+@pytest.mark.skipif(
+    not (VENVS / "minari").exists(), reason="needs Minari: python -m benchmarks.peers.environments minari"
+)
+def test_minari_reads_ours(exported):
+    target, _ = exported
+    command = [VENVS / "minari" / "bin" / "python", make_minari.__file__, "read", str(target)]
+    said = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert (said["id"], said["steps"]) == ("lab/spaces-v1", sum(LENGTHS))
+    for episode, got in enumerate(said["episodes"]):
+        assert got.pop("seed") == 100 + episode
+        assert got == {name: plain(value) for name, value in truth(episode).items()}
+
+
+def test_a_toy_dataset_goes_out_by_its_dtypes(tmp_path):
+    from rlhive.collect import collect
+
+    folder = collect("toy_point", store=tmp_path, progress=False, num_workers=1)
+    target = export_to("minari", folder, tmp_path / "out", progress=False)
+    ours, again = RoboHiveDataset(folder), minari.read(target)
+    expected = ours.as_tensordict()
+    records = list(again.records())
+    assert len(records) == len(ours.episodes)
+    for name in ("observation", "action", ("next", "reward"), ("next", "terminated")):
+        column = name if isinstance(name, str) else ".".join(name)
+        got = np.concatenate([record.columns[column] for record in records])
+        np.testing.assert_array_equal(got, expected[name].numpy())
+
+
+def test_jpeg_pictures_are_decoded_and_named():
+    source = minari.read(FILES / LOSSY)
+    assert source.notes == ("JPEG pictures, decoded: observation.camera",)
+    record, camera = next(source.records()), truth(0)["observations"]["camera"]
+    packed = io.BytesIO()
+    Image.fromarray(camera[2]).save(packed, format="JPEG")
+    np.testing.assert_array_equal(record.columns["observation.camera"][2], np.asarray(Image.open(packed)))
+    assert record.columns["observation.camera"].shape == (5, 32, 32, 3)
+
+
+def test_what_is_no_such_dataset_is_refused(tmp_path):
+    with pytest.raises(SchemaMismatch, match="expected a Minari dataset"):
+        minari.read(tmp_path)
