@@ -6,7 +6,8 @@
 
 Peers take turns, round by round; a figure is the median of the rounds, a ratio the median of the rounds' own ratios.
 What each stored is opened again afterwards and compared with the source bit for bit. Ours also says what an episode
-waits for the disk, how fast ``check`` reads a version, and how long ``diff`` takes for two versions of 10,000 episodes.
+waits for the disk (nobody else waits for it), how fast ``check`` reads a version, and how long ``diff`` takes for two
+versions of 10,000 episodes.
 
 Writes benchmarks/results/export.json; ``python -m benchmarks.report`` makes the table from it.
 """
@@ -31,6 +32,8 @@ SETS = {
     "long": ("walk", 1_000, 100),
     "noise": ("noise", 1_000, 50),
 }
+#: Ours once more, with the batches that a collector gives: one call and one wait for the disk per batch.
+BATCHES, FRAMES = "rlhive:batches", 1_000
 DIFF_EPISODES, DIFF_LENGTH = 10_000, 10
 
 
@@ -81,35 +84,37 @@ def _one_set(
     source: Source, folder: Path, versions: dict[str, Any], options: argparse.Namespace
 ) -> list[dict[str, Any]]:
     with ExitStack() as stack:
+        names = [name for peer in options.peers for name in ([peer, BATCHES] if peer == "rlhive" else [peer])]
         processes: dict[str, PeerProcess] = {}
-        rows = {
-            peer: {"peer": peer, "transitions": len(source), "raw_bytes": source.raw_bytes} for peer in options.peers
-        }
-        for peer in options.peers:
+        rows = {name: {"peer": name, "transitions": len(source), "raw_bytes": source.raw_bytes} for name in names}
+        for name in names:
+            peer = name.partition(":")[0]
             try:
-                process = PeerProcess(peer, source.folder, folder, timeout_s=options.patience)
-                processes[peer] = stack.enter_context(process)
+                process = PeerProcess(peer, source.folder, folder / name, timeout_s=options.patience)
+                processes[name] = stack.enter_context(process)
                 versions[peer] = process.ask("versions")
             except (NotOffered, PeerFailed) as reason:
-                rows[peer]["unavailable"] = str(reason)
+                rows[name]["unavailable"] = str(reason)
 
-        def write(peer: str) -> float:
-            said = processes[peer].ask("write")
-            rows[peer] |= {name: value for name, value in said.items() if name != "seconds"}
+        def write(name: str) -> float:
+            said = processes[name].ask("write", **({"frames": FRAMES} if name == BATCHES else {}))
+            rows[name] |= {key: value for key, value in said.items() if key != "seconds"}
             return said["seconds"]
 
-        found = in_turn({peer: (lambda peer=peer: write(peer)) for peer in processes}, options.rounds)
-        for peer, seconds in found.items():
+        found = in_turn({name: (lambda name=name: write(name)) for name in processes}, options.rounds)
+        for name, seconds in found.items():
             if isinstance(seconds, str):
-                rows[peer]["unavailable"] = seconds
+                rows[name]["unavailable"] = seconds
                 continue
-            rows[peer] |= {"write_s": spread(seconds), "per_s": len(source) / spread(seconds)["median"]}
+            rows[name] |= {"write_s": spread(seconds), "per_s": len(source) / spread(seconds)["median"]}
             if not isinstance(found["rlhive"], str):
-                rows[peer]["ratio"] = ratio(seconds, found["rlhive"])
-                rows[peer]["bytes_ratio"] = rows["rlhive"]["bytes"] / rows[peer]["bytes"]
-            rows[peer] |= _read_back(processes[peer])
-            if peer == "rlhive":
-                rows[peer] |= _only_ours(processes[peer], source, options.rounds)
+                rows[name]["ratio"] = ratio(seconds, found["rlhive"])
+                rows[name]["bytes_ratio"] = rows["rlhive"]["bytes"] / rows[name]["bytes"]
+            if not isinstance(found[BATCHES], str):
+                rows[name]["ratio_to_batches"] = ratio(seconds, found[BATCHES])
+            rows[name] |= _read_back(processes[name])
+            if name == "rlhive":
+                rows[name] |= _only_ours(processes[name], source, options.rounds)
     return list(rows.values())
 
 

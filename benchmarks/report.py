@@ -16,6 +16,7 @@ README = ROOT / "benchmarks" / "README.md"
 SHOWN = ("random_256", "random_4096", "iterate_256", "slices_16x16", "slices_4x64", "nstep_3", "prioritized", "stack_3")
 LABELS = {
     "rlhive": "**RLHive**",
+    "rlhive:batches": "**RLHive**, batches of 1,000",
     "packed": "packed floor",
     "numpy": "numpy, 5 gathers",
     "torchrl": "TorchRL memmap",
@@ -74,7 +75,8 @@ def export_tables(content: dict[str, Any]) -> str:
         first = rows[0]
         parts.append(
             f"### {first['episodes']:,} episodes of {first['length']}, {first['kind']}\n\n"
-            f"{first['raw_bytes'] / 1e6:.1f} MB of values. In brackets how many times longer than RLHive's."
+            f"{first['raw_bytes'] / 1e6:.1f} MB of values. In brackets how many times longer than RLHive's, episode by "
+            "episode and in batches of a collector."
         )
         parts.append(_table(["", "record + commit", "transitions/s", "on disk", "made by"], map(_export_row, rows)))
     lines = []
@@ -152,15 +154,21 @@ def _open_rows(rows: list[dict[str, Any]]) -> Iterable[list[str]]:
 
 
 def _export_row(row: dict[str, Any]) -> list[str]:
-    command = f"`make bench-export PEERS={row['peer']}`"
+    command = f"`make bench-export PEERS={row['peer'].partition(':')[0]}`"
     if "write_s" not in row:
         return [LABELS[row["peer"]], row["unavailable"], "", "", command]
-    seconds, times = row["write_s"]["median"], row.get("ratio", {}).get("median", 1)
-    size = f"{row['bytes'] / 1e6:.1f} MB"
-    if row["peer"] != "rlhive" and "bytes_ratio" in row:
+    size, times = f"{row['bytes'] / 1e6:.1f} MB", ""
+    if not row["peer"].startswith("rlhive"):
+        times = f" ({row['ratio']['median']:.2g}; {row['ratio_to_batches']['median']:.2g})"
         size += f" (RLHive: {row['bytes_ratio']:.2f} of it)"
     wrong = " (read back: WRONG)" if "failed" in row else ""
-    return [LABELS[row["peer"]], f"{seconds:.2f} s ({times:.1f}){wrong}", f"{row['per_s']:,.0f}", size, command]
+    return [
+        LABELS[row["peer"]],
+        f"{row['write_s']['median']:.2f} s{times}{wrong}",
+        f"{row['per_s']:,.0f}",
+        size,
+        command,
+    ]
 
 
 def _time(row: dict[str, Any] | None) -> str:

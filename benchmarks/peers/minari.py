@@ -1,6 +1,7 @@
 """Minari: episodes in HDF5 or Arrow files. It serves whole episodes; a batch is as many as it needs."""
 
 import os
+import time
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,7 @@ class Peer:
             )
             for episode in self._source.episodes()
         ]
+        began = time.perf_counter()
         minari.create_dataset_from_buffers(
             DATASET,
             buffers,
@@ -53,7 +55,7 @@ class Peer:
             action_space=gymnasium.spaces.Box(-1, 1, (ACTION,), np.float32),
             data_format=self.data_format,
         )
-        return {"bytes": folder_bytes(self._folder)}
+        return {"bytes": folder_bytes(self._folder), "seconds": time.perf_counter() - began}
 
     def open(self, workload: str, variant: str) -> Drawing:
         """Serve batches of whole episodes."""

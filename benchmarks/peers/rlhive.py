@@ -1,13 +1,16 @@
 """RLHive itself, through its public functions only."""
 
+import itertools
 import os
 import shutil
 import statistics
 import time
+from collections.abc import Callable
 from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
 
+import torch
 from tensordict import TensorDict
 from torchrl.data.replay_buffers.samplers import PrioritizedSampler
 
@@ -16,9 +19,7 @@ from benchmarks.peers.ted import arrays_of, endless, prioritized_draw, ted_of
 from benchmarks.peers.worker import Drawing, Unavailable, batch_of, folder_bytes
 from rlhive import RoboHiveDataset
 from rlhive.data import cache
-from rlhive.data.export import export
-from rlhive.data.recording import Recording
-from rlhive.data.schema import Schema
+from rlhive.data.record import Recorder
 
 NAME, VERSION = "bench/episodes", "1.0.0"
 
@@ -28,43 +29,53 @@ class Peer:
 
     def __init__(self, source: Source, folder: Path):
         self._source, self._store = source, Path(folder) / "store"
-        self._recording = Path(folder) / "recording"
 
     def versions(self) -> dict[str, str]:
         """Return what takes part."""
         return {name: metadata.version(name) for name in ("rlhive", "torch", "torchrl", "tensordict", "pyarrow")}
 
-    def write(self) -> dict[str, Any]:
-        """Record every episode durably, then commit a version."""
+    def write(self, frames: int = 0) -> dict[str, Any]:
+        """Record every episode durably, then commit a version.
+
+        Args:
+            frames: Of a batch, as a collector gives them; one call to the recorder, and one wait for the disk, for
+                each. 0 for one call per episode.
+        """
+        recorder, add_s = self._record(NAME, frames=frames)
         began = time.perf_counter()
-        add_s = self._record()
-        recorded = time.perf_counter()
-        version = self._commit(VERSION)
+        version = recorder.commit(license="apache-2.0", version=VERSION)
+        commit_s = time.perf_counter() - began
         return {
             "bytes": folder_bytes(version),
-            "record_s": recorded - began,
-            "commit_s": time.perf_counter() - recorded,
+            "seconds": sum(add_s) + commit_s,
+            "record_s": sum(add_s),
+            "commit_s": commit_s,
             "add_ms": statistics.median(add_s) * 1e3,
         }
 
     def durability(self, episodes: int = 200) -> dict[str, float]:
         """Return the milliseconds that one episode waits for the disk, and the whole ``add``; medians."""
         waits: list[float] = []
-        real = os.fsync
 
-        def timed(descriptor: int) -> None:
-            began = time.perf_counter()
-            real(descriptor)
-            waits.append(time.perf_counter() - began)
+        def timed(real: Callable[[int], None]) -> Callable[[int], None]:
+            def wait(descriptor: int) -> None:
+                began = time.perf_counter()
+                real(descriptor)
+                waits.append(time.perf_counter() - began)
 
-        os.fsync = timed
+            return wait
+
+        flushes = {name: getattr(os, name) for name in ("fsync", "fdatasync") if hasattr(os, name)}
         try:
-            add_s = self._record(episodes)
+            for name, real in flushes.items():
+                setattr(os, name, timed(real))
+            recorder, add_s = self._record("bench/durable", episodes)
         finally:
-            os.fsync = real
-        shutil.rmtree(self._recording)
+            for name, real in flushes.items():
+                setattr(os, name, real)
+        shutil.rmtree(recorder.path)
         return {
-            "wait_ms": statistics.median(waits) * 1e3,
+            "wait_ms": sum(waits) / len(add_s) * 1e3,
             "worst_wait_ms": max(waits) * 1e3,
             "add_ms": statistics.median(add_s) * 1e3,
         }
@@ -77,12 +88,13 @@ class Peer:
         report = room.check(version)
         return {"seconds": time.perf_counter() - began, "ok": report.ok}
 
-    def diff(self) -> dict[str, float]:
+    def diff(self) -> dict[str, Any]:
         """Time ``rlhive.data.diff`` of this version and one that lacks every tenth episode."""
         room = _room("rlhive.data.diff", "diff")
         second = cache.version_dir(NAME, "2.0.0", store=self._store)
         if not second.exists():
-            self._commit("2.0.0", lambda record: record.episode % 10 != 0)
+            fewer = self._dataset().where(lambda table: table["episode"].to_numpy() % 10 != 0)
+            fewer.save(NAME, version="2.0.0", license="apache-2.0")
         first = cache.version_dir(NAME, VERSION, store=self._store)
         began = time.perf_counter()
         result = room.diff(first, second)
@@ -114,39 +126,29 @@ class Peer:
             return Drawing(lambda: next(batches), arrays_of)
         return Drawing(buffer.sample, arrays_of)
 
-    def _record(self, episodes: int | None = None) -> list[float]:
-        shutil.rmtree(self._recording, ignore_errors=True)
-        seconds: list[float] = []
-        recorder = None
-        for episode in self._source.episodes():
-            if len(seconds) == episodes:
-                break
-            began = time.perf_counter()
+    def _record(self, name: str, episodes: int | None = None, frames: int = 0) -> tuple[Recorder, list[float]]:
+        recorder, seconds = Recorder(name, policy="bench", split="all", store=self._store), []
+        gathered: list[TensorDict] = []
+        for episode in itertools.islice(self._source.episodes(), episodes):
             transitions = ted_of(episode)
-            if recorder is None:
-                schema = Schema.of(transitions)
-                recording = Recording.create(self._recording, schema, start_state={}, provenance={"run": "bench"})
-                recorder = recording.writer("bench")
-            recorder.add(transitions, episode=episode.index, split="all", seed=episode.index, policy="bench")
+            if frames:
+                gathered.append(transitions)
+                if sum(map(len, gathered)) < frames and episode.index + 1 < len(self._source.lengths):
+                    continue
+                transitions = torch.cat(gathered)
+                gathered.clear()
+            began = time.perf_counter()
+            recorder.extend(transitions) if frames else recorder.add(transitions, seed=episode.index)
             seconds.append(time.perf_counter() - began)
         recorder.close()
-        return seconds
+        return recorder, seconds
 
-    def _commit(self, version: str, keep: Any = None) -> Path:
-        recording = Recording(self._recording)
-        return export(
-            filter(keep, recording.sorted_records()) if keep else recording.sorted_records(),
-            NAME,
-            version=version,
-            schema=recording.schema,
-            license="apache-2.0",
-            store=self._store,
-        )
+    def _dataset(self) -> RoboHiveDataset:
+        return RoboHiveDataset(NAME, version=VERSION, generate=False, store=self._store)
 
     def _buffer(self, **arguments: Any) -> Any:
-        dataset = RoboHiveDataset(NAME, version=VERSION, generate=False, store=self._store)
         try:
-            return dataset.as_replay_buffer(**arguments)
+            return self._dataset().as_replay_buffer(**arguments)
         except TypeError as error:
             if "unexpected keyword" in str(error):
                 raise Unavailable(str(error).partition(") ")[2] or str(error)) from error
@@ -156,8 +158,7 @@ class Peer:
         return self._buffer(batch_size=256).sample()
 
     def _forget(self) -> None:
-        manifest = RoboHiveDataset(NAME, version=VERSION, generate=False, store=self._store).fingerprint
-        shutil.rmtree(cache.memmap_dir(manifest, store=self._store), ignore_errors=True)
+        shutil.rmtree(cache.memmap_dir(self._dataset().fingerprint, store=self._store), ignore_errors=True)
 
     def _parquet(self) -> Drawing:
         """The yardstick of a cold opening: read the same Parquet into memory."""
@@ -173,7 +174,7 @@ class Peer:
         return Drawing(prioritized_draw(buffer, sampler, count, size), arrays_of)
 
     def _dataloader(self, size: int) -> Drawing:
-        dataset = RoboHiveDataset(NAME, version=VERSION, generate=False, store=self._store)
+        dataset = self._dataset()
         if not hasattr(dataset, "as_dataloader"):
             msg = "RoboHiveDataset has no as_dataloader"
             raise Unavailable(msg)

@@ -8,7 +8,8 @@ A peer's room holds a class ``Peer``::
 
     Peer(source, folder)                folder: its own, for what it stores
     versions() -> {library: version}
-    write() -> {"bytes": …}             store the source's episodes below folder, durably: record and commit
+    write() -> {"bytes": …}             store the source's episodes below folder, durably: record and commit;
+                                        "seconds", where making the library's own kind of input was not timed
     open(workload, variant) -> Drawing  or raise Unavailable with one sentence
 """
 
@@ -100,12 +101,12 @@ class Server:
         """Return the versions of the peer's libraries."""
         return self._peer.versions() | {"python": sys.version.split()[0], "numpy": np.__version__}
 
-    def write(self) -> dict[str, Any]:
+    def write(self, **how: Any) -> dict[str, Any]:
         """Store the source anew; return seconds and what the peer says."""
         shutil.rmtree(self._folder, ignore_errors=True)
         self._folder.mkdir(parents=True)
         began = time.perf_counter()
-        said = self._peer.write()
+        said = self._peer.write(**how)
         return {"seconds": time.perf_counter() - began, **said}
 
     def open(self, workload: str, variant: str = "") -> dict[str, Any]:
