@@ -40,7 +40,7 @@ FLOORS = [
     },
     {"data.agreement", "data.formats.imported"},
     {f"data.formats.{kind}" for kind in ("roboset", "d4rl", "minari")},
-    {"data.sampling", "data.duplicates", "data.robot_metadata"},
+    {"data.sampling", "data.online", "data.duplicates", "data.robot_metadata"},
     {
         "data.load",
         "data.writing",

@@ -3,6 +3,7 @@
 import contextlib
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import zip_longest
 from typing import Any
 
@@ -13,9 +14,13 @@ from tensordict.utils import expand_as_right
 from torchrl.data import ImmutableDatasetWriter, RandomSampler, SamplerWithoutReplacement, TensorDictReplayBuffer
 from torchrl.data.replay_buffers.samplers import Sampler
 from torchrl.data.replay_buffers.utils import pin_memory_output
+from torchrl.envs.transforms import Compose, MultiStepTransform, Reward2GoTransform
 
+from rlhive.data.online import OnlineReplayBuffer, extend
 from rlhive.data.sampling import EpisodeSliceSampler, ShortEpisodes, give_boundaries
 from rlhive.data.storage import PackedStorage
+
+__all__ = ["DatasetReplayBuffer", "OnlineReplayBuffer", "extend", "make_replay_buffer"]
 
 _INDEX = "index"
 
@@ -152,7 +157,8 @@ def make_replay_buffer(
         slice_len: Transitions per slice, for batches of slices; ``batch_size`` is a multiple of it.
         short_episodes: What becomes of episodes with fewer: ``"drop"``, ``"pad"`` or ``"shorter"``.
         sampler: One of TorchRL's; uniform with replacement by default.
-        transform: Applied to every batch.
+        transform: Applied to every batch. ``MultiStepTransform`` and ``Reward2GoTransform``, which TorchRL applies in
+            ``extend``, are done by the storage instead.
         prefetch: Number of batches to prepare ahead, in threads; 2 by default where every batch goes to a GPU.
         pin_memory: Whether batches are page-locked for a copy to a GPU.
         seed: Of the sampler's generator; the same seed gives the same batches.
@@ -161,6 +167,7 @@ def make_replay_buffer(
         ValueError: Both a sampler and a slice length, or a batch size that is no multiple of it.
         EpisodesTooShort: No episode holds a slice.
     """
+    storage, transform = _take_over(storage, transform)
     if slice_len is not None:
         if sampler is not None or batch_size % slice_len:
             other = "a sampler as well" if sampler is not None else f"batch_size={batch_size}"
@@ -187,6 +194,23 @@ def make_replay_buffer(
         pin_memory=pin_memory,
         generator=generator,
     )
+
+
+def _take_over(storage: PackedStorage, transform: Any) -> tuple[PackedStorage, Any]:
+    """Let the storage do what TorchRL's transforms do on writing: nobody writes here, and they would do nothing."""
+    steps = list(transform) if isinstance(transform, Compose) else [transform]
+    kept = []
+    for step in steps:
+        if isinstance(step, MultiStepTransform):
+            window = replace(storage.window, n_step=step.n_steps, gamma=float(step.gamma))
+            storage = storage.variant(window=window)
+        elif isinstance(step, Reward2GoTransform):
+            storage = storage.variant(return_to_go=float(step.gamma), return_to_go_key=step.out_keys_inv[0])
+        else:
+            kept.append(step)
+    if len(kept) == len(steps):
+        return storage, transform
+    return storage, Compose(*kept) if kept else None
 
 
 def _include(batch: TensorDict, info: dict[str, Any]) -> None:

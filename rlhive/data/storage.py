@@ -11,7 +11,7 @@ from torchrl.data.replay_buffers.storages import Storage
 
 from rlhive import keys
 from rlhive.data.packed import Packed
-from rlhive.data.windows import GAMMA, NONTERMINAL, STEPS_TO_NEXT, Window, columns_of, plan
+from rlhive.data.windows import GAMMA, NONTERMINAL, STEPS_TO_NEXT, Window, columns_of, plan, put
 from rlhive.errors import CheckpointMismatch
 
 #: A transition is its row and the row below.
@@ -34,8 +34,9 @@ class PackedStorage(Storage):
         keys: The fields to serve, as nested keys of the root: an observed field comes with its twin below ``"next"``.
             ``episode`` and the flags always come. None for all.
         window: Steps and frames that make one item, and what is normalised.
-        return_to_go: Discount of the rewards from a transition to its episode's end, which come as ``return_to_go``
-            (TorchRL's ``Reward2GoTransform``); None for none. Reads every reward once.
+        return_to_go: Discount of the rewards from a transition to its episode's end (TorchRL's
+            ``Reward2GoTransform``); None for none. Reads every reward once.
+        return_to_go_key: Where they go.
         device: Where batches shall be.
         resident: Whether the rows are copied into that device's memory, to be sampled there; otherwise they stay
             mapped and every batch is copied (to CUDA from pinned memory).
@@ -56,11 +57,13 @@ class PackedStorage(Storage):
         keys: Sequence[keys.NestedKey] | None = None,
         window: Window = PLAIN,
         return_to_go: float | None = None,
+        return_to_go_key: keys.NestedKey = keys.RETURN_TO_GO,
         device: torch.device | str = "cpu",
         resident: bool = False,
     ):
         self._episodes = torch.arange(len(packed.episodes)) if episodes is None else episodes
-        self._keys, self._window, self._discount = keys, window, return_to_go
+        self._keys, self._window = keys, window
+        self._discount, self._to_go_key = return_to_go, return_to_go_key
         self._target, self._resident = torch.device(device), resident
         self._open(packed)
         super().__init__(self._length)
@@ -82,6 +85,23 @@ class PackedStorage(Storage):
             self._since, self._left = _steps(self._lengths, self._home)
         if self._discount is not None:
             self._to_go = returns_to_go(packed, self._rows, self._lengths, self._discount).to(self._target)
+
+    def variant(self, **changes: Any) -> "PackedStorage":
+        """Return a storage of the same episodes with some of the arguments changed."""
+        arguments = {
+            "keys": self._keys,
+            "window": self._window,
+            "return_to_go": self._discount,
+            "return_to_go_key": self._to_go_key,
+            "device": self._target,
+            "resident": self._resident,
+        }
+        return PackedStorage(Packed(self._folder), self._episodes, **arguments | changes)
+
+    @property
+    def window(self) -> Window:
+        """Steps and frames that make one item."""
+        return self._window
 
     def get(self, index: Any) -> TensorDict:
         """Return transitions as TED.
@@ -119,8 +139,7 @@ class PackedStorage(Storage):
             if self._window.n_step > 1:
                 steps = steps.to(device, torch.int64)
                 more = {STEPS_TO_NEXT: steps, GAMMA: self._window.gamma**steps, NONTERMINAL: steps != 1}
-        if self._to_go is not None:
-            more[keys.RETURN_TO_GO] = self._to_go[index.to(device)]
+        to_go = None if self._to_go is None else self._to_go[index.to(device)].split(max(1, batch_size))
         copies = [(gather, gather.read(rows, slots, device)) for gather in self._gathers]
         size = torch.Size([batch_size])
         batches = []
@@ -128,6 +147,8 @@ class PackedStorage(Storage):
             root: dict[str, Any] = {name: value[start : start + batch_size] for name, value in more.items()}
             for gather, copied in copies:
                 gather.fill(root, copied, start, batch_size)
+            if to_go is not None:
+                put(root, self._to_go_key, to_go[len(batches)])
             batches.append(_tensordict(root, size, device))
         return batches
 

@@ -92,8 +92,7 @@ class Window:
 class _Leaf:
     """One entry of a batch: its key, and where it lies in a gathered row, in elements of its dtype."""
 
-    parents: tuple[str, ...]
-    name: str
+    key: tuple[str, ...]
     dtype: torch.dtype
     offset: int
     shape: tuple[int, ...]
@@ -174,16 +173,13 @@ class Gather:
             width = typed.shape[1]
             step, first = (width,), start * width
             for leaf in leaves:
-                target = root
-                for part in leaf.parents:
-                    target = target.setdefault(part, {})
                 value = typed.as_strided(size + leaf.shape, step + leaf.strides, first + leaf.offset)
-                target[leaf.name] = value if leaf.finish is None else leaf.finish(value)
+                put(root, leaf.key, value if leaf.finish is None else leaf.finish(value))
 
     def _add(self, place: Place, key: keys.NestedKey, slot: int) -> None:
         item, window, dtype = place.field, self._window, getattr(torch, place.field.dtype)
         words = self._width * _WORD // dtype.itemsize
-        *parents, name = _parts(key)
+        parts = _parts(key)
         shape, strides, steps = item.shape, _contiguous(item.shape), []
         if item.key in window.normalize:
             steps.append(_Normalize(*(tensor.to(dtype) for tensor in window.normalize[item.key])))
@@ -194,12 +190,12 @@ class Gather:
         leaves = self._leaves.setdefault(dtype, [])
         offset = slot * words + place.start // dtype.itemsize
         if item.column == _REWARD and window.n_step > 1:
-            original = _Leaf(tuple(parents), ORIGINAL_REWARD, dtype, offset, shape, strides, None)
+            original = _Leaf((*parts[:-1], ORIGINAL_REWARD), dtype, offset, shape, strides, None)
             leaves.append(original)
             shape, strides = (window.n_step, *shape), (words, *strides)
             steps.append(_Discount(window))
         finish = _Chain(steps) if len(steps) > 1 else steps[0] if steps else None
-        leaves.append(_Leaf(tuple(parents), name, dtype, offset, shape, strides, finish))
+        leaves.append(_Leaf(parts, dtype, offset, shape, strides, finish))
 
 
 def plan(packed: Packed, wanted: Sequence[keys.NestedKey] | None, window: Window) -> list[Gather]:
@@ -223,6 +219,14 @@ def plan(packed: Packed, wanted: Sequence[keys.NestedKey] | None, window: Window
         raise SchemaMismatch(msg)
     gathers = (Gather(*pair, window, columns) for pair in zip(packed.blocks, packed.data, strict=True))
     return [gather for gather in gathers if gather]
+
+
+def put(root: dict[str, Any], key: keys.NestedKey, value: torch.Tensor) -> None:
+    """Write a value at a nested key of nested dicts."""
+    *parents, name = _parts(key)
+    for part in parents:
+        root = root.setdefault(part, {})
+    root[name] = value
 
 
 class _Normalize:
