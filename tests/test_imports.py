@@ -38,7 +38,7 @@ FLOORS = [
         "data.normalization",
         "data.diff",
     },
-    {"data.agreement", "data.formats.imported"},
+    {"data.agreement", "data.seal", "data.formats.imported"},
     {f"data.formats.{kind}" for kind in ("roboset", "d4rl", "minari")},
     {"data.sampling", "data.online", "data.duplicates", "data.robot_metadata"},
     {

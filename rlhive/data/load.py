@@ -14,7 +14,11 @@ from rlhive.data.agreement import COUNTED, count_problems, require, schema_probl
 from rlhive.data.episodes import EpisodeRecord
 from rlhive.data.manifest import EPISODES_PATH, FileEntry, Manifest, verify
 from rlhive.data.packed import Packed, PackedWriter
+from rlhive.data.seal import require_sealed, seal, source_of
 from rlhive.errors import CorruptDataset, DatasetExists
+
+#: A cache that others remove or damage while it is made is made so many times.
+_TRIES = 4
 
 
 def read_episodes(folder: Path, manifest: Manifest, columns: Sequence[str] | None = None) -> pa.Table:
@@ -88,21 +92,35 @@ def open_packed(
         StoreNotWritable, DiskFull: The cache cannot be written; nothing half-written is left.
     """
     whole = manifest
-    target = cache.memmap_dir(manifest.fingerprint, store=store)
+    target = _cache_of(manifest, store)
     if shards is not None and not target.exists() and not _has(folder, manifest.shards()):
         manifest = manifest.only(shards)
-        target = cache.memmap_dir(manifest.fingerprint, store=store)
-    if target.exists():
-        try:
-            return Packed(target)
-        except CorruptDataset:
-            cache.discard(target)
-    try:
-        with cache.publishing(target) as partial:
+    for _ in range(_TRIES):
+        target = _cache_of(manifest, store)
+        if target.exists():
+            try:
+                require_sealed(target)
+                return Packed(target)
+            except CorruptDataset:
+                cache.discard(target)
+        # Where another process was faster, its cache is opened instead.
+        with contextlib.suppress(DatasetExists), cache.publishing(target) as partial:
             _build_packed(partial, Path(folder), manifest, episodes_of(folder, whole, manifest.shards()))
-    except DatasetExists:
-        pass  # another process was faster; its content is the same
-    return Packed(target)
+            seal(partial, manifest.data_key)
+    msg = f"Cache {target} is damaged or removed again whenever it was made. Find out who writes to it."
+    raise CorruptDataset(msg)
+
+
+def _cache_of(manifest: Manifest, store: Path | None) -> Path:
+    """Return the folder of a version's cache.
+
+    Anyone can claim a fingerprint in a manifest. A cache that was made of other files is left to those, and this
+    version has one of its own beside it.
+    """
+    target = cache.memmap_dir(manifest.fingerprint, store=store)
+    if target.exists() and source_of(target) not in ("", manifest.data_key):
+        return target.with_name(f"{manifest.fingerprint}-{manifest.data_key[:16]}")
+    return target
 
 
 def episodes_of(folder: Path, manifest: Manifest, shards: Iterable[FileEntry]) -> pa.Table:

@@ -101,6 +101,13 @@ class Manifest:
         """Return the shards of transitions, in order; of one split, or of all."""
         return tuple(entry for entry in self.files if entry.split and split in (None, entry.split))
 
+    @property
+    def data_key(self) -> str:
+        """SHA-256 of everything that decides which transitions are served; a fingerprint is only a claim."""
+        files = [asdict(entry) for entry in self.files if entry.split or entry.path == EPISODES_PATH]
+        decides = [self.fingerprint, self.schema.to_json(), dict(self.splits), list(self.splits), files]
+        return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+
     def only(self, shards: Iterable[FileEntry]) -> "Manifest":
         """Return the manifest of a part: these shards alone, under a fingerprint of its own."""
         kept = {entry.path: entry for entry in shards}

@@ -183,3 +183,24 @@ def test_a_damaged_file_with_a_manifest_that_agrees_gives_an_error_or_the_data(c
 
     assert served is None or same(served, clean[1])
     check(folder)
+
+
+@fuzz
+@given(data=st.data())
+def test_a_damaged_cache_is_never_served(clean, cached, data):
+    """A cache is derived: whatever happens to it, it is made again from the version."""
+    folder, store = clean[0], cached
+    path = data.draw(st.sampled_from(sorted(store.glob(".cache/*/*"))))
+    damage(path, data)
+
+    served = RoboHiveDataset(folder, store=store).as_tensordict()
+
+    assert same(served, clean[1])
+
+
+@pytest.fixture(scope="module")
+def cached(clean, tmp_path_factory):
+    """A store that holds the cache of the clean version."""
+    store = tmp_path_factory.mktemp("cached")
+    RoboHiveDataset(clean[0], store=store).as_tensordict()
+    return store
