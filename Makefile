@@ -1,7 +1,7 @@
 # Every target does its own set-up. `make help` lists them.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test fuzz lint setup latest bench bench-sampling bench-export clean
+.PHONY: help quickstart test fuzz torture lint setup latest bench bench-sampling bench-export clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
@@ -20,6 +20,9 @@ test: $(VENV)/assets  ## run the tests, those on real RoboHive included
 
 fuzz: $(VENV)/assets  ## damage manifests, shards and caches 2,000 times each (10 min)
 	RLHIVE_FUZZ=2000 $(BIN)/python -m pytest -q tests/data/test_fuzz.py
+
+torture: $(VENV)/installed  ## kill a recorder 500 times at random moments and look for what is lost (some minutes)
+	folder=$$(mktemp -d) && $(BIN)/python -m tests.data.torture $$folder 500 $$RANDOM && rm -r $$folder
 
 lint: $(VENV)/installed  ## check style
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -22,6 +22,7 @@ from rlhive.data import cache
 from rlhive.data.export import export
 from rlhive.data.recording import Recording
 from rlhive.data.schema import Schema
+from rlhive.data.writer import Writer
 from rlhive.envs.make import make_policy
 from rlhive.envs.tasks import Task, get_task
 from rlhive.errors import DatasetNotFound
@@ -171,7 +172,7 @@ def _record(task: Task, recording: str, episodes: list[tuple[int, str]]) -> dict
     """Run and record some episodes; return length and success of each."""
     env = env_of(task)
     results = {}
-    with Recording(Path(recording)).writer(f"{episodes[0][0]:08d}-{uuid.uuid4().hex[:8]}") as writer:
+    with Writer(Recording(Path(recording)), f"{episodes[0][0]:08d}-{uuid.uuid4().hex[:8]}") as writer:
         for episode, level in episodes:
             ran = rollout_episode(env, make_policy(env, level, task=task), seed=episode)
             record = writer.add(

@@ -30,6 +30,7 @@ FLOORS = [
     {"data.recording", "data.assemble", "data.certificate"},
     {
         "data.ring",
+        "data.writer",
         "data.storage",
         "data.versioning",
         "data.sketches",

@@ -191,6 +191,7 @@ def _require_match(record: EpisodeRecord, ids: np.ndarray, row: Mapping[str, obj
     raise CorruptDataset(msg)
 
 
+@functools.lru_cache(maxsize=1024)
 def _arrow_field(item: Field, *, prefix: str = "") -> pa.Field:
     plain = {"bool": pa.bool_(), STRING: pa.string()}
     value = plain[item.dtype] if item.dtype in plain else pa.from_numpy_dtype(np.dtype(item.dtype))

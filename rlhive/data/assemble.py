@@ -21,7 +21,7 @@ from tensordict import TensorDictBase
 
 from rlhive import keys
 from rlhive.data.episodes import REWARD, TERMINATED, TRUNCATED
-from rlhive.data.schema import STRING, is_stored, leaves_of
+from rlhive.data.schema import is_stored, leaves_of, name_of
 from rlhive.errors import SchemaMismatch
 
 logger = logging.getLogger(__name__)
@@ -144,8 +144,8 @@ class Episode:
 
     def append(self, piece: Leaves) -> None:
         """Add transitions; that they do not fit the first ones is reported when the episode is asked for."""
-        first = self.chunks[0] if self.chunks else piece
-        for name in sorted(first.keys() | piece.keys()):
+        first = self.chunks[0] if self.chunks else {}
+        for name in sorted(first.keys() | piece.keys()) if first else ():
             kinds = ["no such key" if name not in part else _kind(part[name]) for part in (first, piece)]
             if kinds[0] != kinds[1]:
                 self.problem = (
@@ -294,7 +294,7 @@ def _needed(name: str, rows: Leaves) -> bool:
 
 
 def _kind(array: np.ndarray) -> str:
-    return f"{STRING if array.dtype == object else array.dtype.name} {array.shape[1:]}"
+    return f"{name_of(array.dtype)} {array.shape[1:]}"
 
 
 def _first_of(used: Leaves, names: tuple[str, ...]) -> np.ndarray | None:

@@ -10,6 +10,7 @@ An :class:`EpisodeRecord` holds one episode as plain NumPy columns::
 Pure functions of arrays: nothing here touches a file.
 """
 
+import functools
 import hashlib
 import json
 import math
@@ -194,9 +195,16 @@ def _hash_column(digest: Any, address: str, values: np.ndarray) -> None:
         digest.update(np.array([len(text) for text in texts], dtype="<i8").tobytes())
         digest.update(b"".join(texts))
         return
-    array = array.astype(array.dtype.newbyteorder("<"), copy=False)
-    digest.update(f"{address}\0{array.dtype.name}\0{array.shape}\0".encode())
+    name, little = _dtype_of(array.dtype)
+    array = array.astype(little, copy=False)
+    digest.update(f"{address}\0{name}\0{array.shape}\0".encode())
     digest.update(array)
+
+
+@functools.lru_cache(maxsize=64)
+def _dtype_of(dtype: np.dtype) -> tuple[str, np.dtype]:
+    """Return the name, which NumPy makes anew each time, and the little-endian twin."""
+    return dtype.name, dtype.newbyteorder("<")
 
 
 def _require_continuous(rows: np.ndarray, following: np.ndarray, *, column: str, where: str) -> None:
@@ -220,7 +228,7 @@ def _require_sound(columns: Columns, final: Columns, *, where: str) -> None:
     for name, array in (*columns.items(), *((f"next.{name}", value[None]) for name, value in final.items())):
         if array.dtype == object:
             _require_unicode(array, name, where)
-        if np.issubdtype(array.dtype, np.floating) and np.isnan(array).any():
+        if array.dtype.kind == "f" and np.isnan(array).any():
             row = int(np.isnan(array).reshape(len(array), -1).any(axis=1).argmax())
             msg = f"{where}, row {row}: key {name} is NaN. Drop the episode or mend what made it."
             raise SchemaMismatch(msg)

@@ -20,19 +20,16 @@ from rlhive import provenance as provenances
 from rlhive.data import cache
 from rlhive.data.assemble import BOOKKEEPING, About, Assembler, Batch, Episode
 from rlhive.data.episodes import TERMINATED, EpisodeRecord, pack_leaves
-from rlhive.data.recording import Recording, Writer
+from rlhive.data.recording import Recording
 from rlhive.data.recover import commit
 from rlhive.data.ring import Ring, is_replay_buffer
 from rlhive.data.schema import Schema
+from rlhive.data.writer import NumberedWriter
 from rlhive.errors import DatasetExists, DatasetNotFound, InvalidName, SchemaMismatch
 
 logger = logging.getLogger(__name__)
 
-#: Ids of one writer's episodes: its number times this, and counting. Writers need not ask each other.
-EPISODES_PER_WRITER = 1_000_000
 CUT_AS = ("unfinished", "truncated")
-#: A call that ends more episodes than this many bytes hold flushes them in several goes.
-FLUSH_BYTES = 64 * 2**20
 
 
 class Recorder:
@@ -67,8 +64,6 @@ class Recorder:
 
     Attributes:
         recording: What is recorded, readable at any time.
-        num_episodes: Recorded by this process.
-        num_transitions: Of those.
 
     Example:
         >>> import torch
@@ -144,9 +139,7 @@ class Recorder:
         """Start as a writer of one's own: what a fork inherited belongs to the parent."""
         self._process, self._assembler = os.getpid(), Assembler()
         self._about: dict[int, About] = {}
-        self._pending: list[EpisodeRecord] = []
-        self._writer: Writer | None = None
-        self._first_id = self._next = self.num_episodes = self.num_transitions = 0
+        self._writer = NumberedWriter(self.recording, run=self._run["run"])
         self._held: contextlib.ExitStack | None = contextlib.ExitStack()
         self._held.enter_context(self.recording.shared())
 
@@ -154,6 +147,16 @@ class Recorder:
     def path(self) -> Path:
         """Folder of the recording."""
         return self.recording.path
+
+    @property
+    def num_episodes(self) -> int:
+        """Number of episodes that this process has recorded."""
+        return self._writer.num_episodes
+
+    @property
+    def num_transitions(self) -> int:
+        """Number of transitions in them."""
+        return self._writer.num_transitions
 
     @property
     def num_open(self) -> int:
@@ -296,8 +299,7 @@ class Recorder:
         try:
             return self.cut()
         finally:
-            if self._writer is not None:
-                self._writer.close()
+            self._writer.close()
             self._held.close()
             self._held = None
 
@@ -346,36 +348,24 @@ class Recorder:
 
         What could not be written, since the disk is full or the user interrupted, is kept for the next call.
         """
-        ids, num_bytes, refused = [], 0, None
+        ids, refused = [], None
         for episode in episodes:
             if episode.headless:
-                self._say_headless(episode)
+                _say_headless(episode)
                 continue
             try:
                 record = self._record_of(episode)
             except SchemaMismatch as error:
                 refused = refused or error
                 continue
-            self._pending.append(record)
-            ids.append(record.episode)
-            num_bytes += sum(array.nbytes for array in record.columns.values())
-            if num_bytes >= FLUSH_BYTES:
-                self._flush()
-                num_bytes = 0
-        self._flush()
+            ids.append(self._writer.put(record).episode)
+        self._writer.flush()
         if refused is not None:
             raise refused
         return ids
 
-    def _flush(self) -> None:
-        if self._pending:
-            self._writer.write(*self._pending)
-            self.num_episodes += len(self._pending)
-            self.num_transitions += sum(record.length for record in self._pending)
-            self._pending = []
-
     def _record_of(self, episode: Episode) -> EpisodeRecord:
-        """Check an episode against the schema, which the first one makes, and give it an id."""
+        """Check an episode against the schema, which the first one makes."""
         where, about = self._where(), episode.about
         cut = not episode.ended and self._options["cut_as"] == "truncated"
         try:
@@ -392,31 +382,16 @@ class Recorder:
         if self.recording.schema is None:
             self.recording.set_schema(schema, about.start_state)
         self.recording.require_start_state(about.start_state, where=where)
-        self._open_writer()
-        self._next += 1
         return EpisodeRecord(
-            episode=self._first_id + self._next - 1,
+            episode=-1,  # the writer gives the id
             split=about.split,
             columns=columns,
             final=final,
             seed=about.seed,
             start_state=about.start_state,
             policy=about.policy,
-            run=self._run["run"],
             metadata=about.metadata,
         )
-
-    def _open_writer(self) -> None:
-        """Open a stream of one's own, whose number no other writer of the recording has or had."""
-        while self._writer is None or self._next >= EPISODES_PER_WRITER:
-            taken = [int(path.stem) for path in self.path.glob("*.arrows") if path.stem.isdecimal()]
-            number = max(taken, default=-1) + 1
-            with contextlib.suppress(DatasetExists):  # another writer was faster
-                writer = self.recording.writer(f"{number:06d}", run=self._run["run"])
-                if self._writer is not None:
-                    self._flush()
-                    self._writer.close()
-                self._writer, self._first_id, self._next = writer, number * EPISODES_PER_WRITER, 0
 
     def _about_of(
         self, split: str | None = None, policy: str | None = None, metadata: Mapping[str, Any] | None = None
@@ -443,13 +418,14 @@ class Recorder:
             msg = f"The recorder of {self.path} is closed. Go on: Recorder.resume({str(self.path)!r})"
             raise ValueError(msg)
 
-    def _say_headless(self, episode: Episode) -> None:
-        length = sum(len(chunk[TERMINATED]) for chunk in episode.chunks)
-        named = "" if episode.trajectory is None else f" {episode.trajectory}"
-        logger.warning("Trajectory%s was dropped, %d transitions: its beginning was overwritten", named, length)
-
     def _where(self) -> str:
-        return f"{self.path}, episode {self._first_id + self._next}"
+        return f"{self.path}, episode {self._writer.next_id}"
+
+
+def _say_headless(episode: Episode) -> None:
+    length = sum(len(chunk[TERMINATED]) for chunk in episode.chunks)
+    named = "" if episode.trajectory is None else f" {episode.trajectory}"
+    logger.warning("Trajectory%s was dropped, %d transitions: its beginning was overwritten", named, length)
 
 
 def _rejoin(path: Path, name: str, run: Mapping[str, Any], options: Mapping[str, Any]) -> Recorder:

@@ -22,12 +22,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tensordict import TensorDictBase
 
 from rlhive.data import cache
-from rlhive.data.episodes import EpisodeRecord, pack
+from rlhive.data.episodes import EpisodeRecord
 from rlhive.data.schema import Schema
-from rlhive.data.stream import SUFFIX, Stream, StreamReader, head_bytes
+from rlhive.data.stream import SUFFIX, StreamReader, head_bytes
 from rlhive.errors import CorruptDataset, InvalidName, RecordingInUse, SchemaMismatch, UnsupportedFormat
 
 FORMAT_VERSION = 2
@@ -178,13 +177,9 @@ class Recording:
         Raises:
             InvalidName: The run's id is not a word.
         """
-        run = _word(str(provenance.get("run", "")) or "run", "run")
+        run = word(str(provenance.get("run", "")) or "run", "run")
         with cache.naming_disk_errors(self.path):
             _write_once(self.path / f"{run}{_RUN}", dict(provenance))
-
-    def writer(self, name: str, *, run: str | None = None) -> "Writer":
-        """Open a writer; its name must be new in this recording. ``run`` is the first one by default."""
-        return Writer(self, name, run=self.run if run is None else run)
 
     def records(self) -> Iterator[EpisodeRecord]:
         """Yield every whole episode, stream by stream; a repeated id only once."""
@@ -304,7 +299,7 @@ class Recording:
         return StreamReader(path, self.schema, self.start_state_sizes)
 
     def _streams(self) -> list[Path]:
-        return sorted(self.path.glob(f"*{SUFFIX}"))
+        return [] if self.schema is None else sorted(self.path.glob(f"*{SUFFIX}"))
 
     def _read(self, name: str) -> Any:
         try:
@@ -317,125 +312,12 @@ class Recording:
         return CorruptDataset(msg)
 
 
-class Writer:
-    """One writer of a recording; a context manager. Not for several threads.
-
-    Args:
-        recording: The recording to add to; its schema is known.
-        name: Name of the stream, new in the recording; letters, digits, ``_`` and ``-``.
-        run: Id of the run that records.
+def word(text: str, what: str) -> str:
+    """Return the name of a writer or a run if it can be part of a file's name.
 
     Raises:
-        DatasetExists: The recording has a stream of that name.
-        InvalidName: The name is not a word.
-        RecordingInUse: Somebody is committing or discarding it.
+        InvalidName: It cannot.
     """
-
-    def __init__(self, recording: Recording, name: str, *, run: str):
-        self.recording, self._name, self._run, self._failures = recording, _word(name, "writer"), run, 0
-        self._held = contextlib.ExitStack()
-        self._held.enter_context(recording.shared())
-        self._stream: Stream | None = self._open()
-
-    def add(
-        self,
-        transitions: TensorDictBase,
-        *,
-        episode: int,
-        split: str,
-        seed: int | None = None,
-        start_state: Mapping[str, np.ndarray] | None = None,
-        policy: str = "",
-        metadata: Mapping[str, Any] | None = None,
-    ) -> EpisodeRecord:
-        """Check one whole episode and write it durably.
-
-        Args:
-            transitions: TED, batch size ``[T]``, T at least 1.
-            episode: Its id, new in the dataset.
-            split: Split that it belongs to.
-            seed: Seed that reproduces it.
-            start_state: Simulator state before the first action.
-            policy: Name of the behaviour policy.
-            metadata: The user's own, JSON-able.
-
-        Returns:
-            The record as written; it owns its memory.
-
-        Raises:
-            SchemaMismatch: Names the key and row at fault; nothing was written.
-            DiskFull: No space left; earlier episodes are intact.
-        """
-        columns, final = pack(transitions, self.recording.schema, where=f"episode {episode}")
-        record = EpisodeRecord(
-            episode=episode,
-            split=split,
-            columns=columns,
-            final=final,
-            seed=seed,
-            start_state=dict(start_state or {}),
-            policy=policy,
-            run=self._run,
-            metadata=dict(metadata or {}),
-        )
-        self.write(record)
-        return record
-
-    def write(self, *records: EpisodeRecord) -> None:
-        """Write records; when this returns they are on the disk, flushed once for all of them.
-
-        Raises:
-            SchemaMismatch: The start state has other parts than the recording's; nothing of that record was written.
-            DiskFull: No space left; what was written before is intact, and the next call begins a new stream.
-        """
-        for record in records:
-            self.recording.require_start_state(record.start_state, where=f"episode {record.episode}")
-        try:
-            if self._stream is None:
-                self._stream = self._open()
-            for record in records:
-                self._stream.append(record)
-            self._stream.flush()
-        except BaseException:  # an interrupt too may have cut an episode in two
-            self._abandon()
-            raise
-
-    def close(self) -> None:
-        """Close the stream. What was written is durable already."""
-        if self._stream is not None:
-            self._stream.close()
-            self._stream = None
-        self._held.close()
-
-    def __enter__(self) -> "Writer":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
-    def _open(self) -> Stream:
-        name = self._name if not self._failures else f"{self._name}-{self._failures}"
-        path = self.recording.path / f"{name}{SUFFIX}"
-        return Stream(path, self.recording.schema, self.recording.start_state_sizes)
-
-    def _abandon(self) -> None:
-        """Give up a stream that may end with half an episode: whatever came after it could not be found again."""
-        if self._stream is not None:
-            self._stream.close()
-        self._stream = None
-        self._failures += 1
-
-
-def find_recordings(*, store: Path | None = None) -> list[Recording]:
-    """Return the recordings of a store that are not committed yet, by their paths; unreadable ones are left out."""
-    found = []
-    for head in sorted((store or cache.store_dir()).glob(f".recordings/**/{_HEAD}")):
-        with contextlib.suppress(CorruptDataset, UnsupportedFormat):
-            found.append(Recording(head.parent))
-    return found
-
-
-def _word(text: str, what: str) -> str:
     if not _WORD.fullmatch(text):
         msg = f"Name of a {what}: expected letters, digits, '_' and '-', got {text!r}. Choose another."
         raise InvalidName(msg)

@@ -1,11 +1,43 @@
 """From a recording to a version, whoever recorded it and however that ended."""
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
+from rlhive.data import cache
 from rlhive.data.export import export
 from rlhive.data.recording import Recording
-from rlhive.errors import DatasetNotFound, InvalidName
+from rlhive.errors import CorruptDataset, DatasetNotFound, InvalidName, UnsupportedFormat
+
+
+def recordings(*, store: Path | None = None) -> list[Recording]:
+    """Return the recordings of a store that are not committed yet, by their paths; unreadable ones are left out."""
+    found = []
+    for head in sorted((store or cache.store_dir()).glob(".recordings/**/recording.json")):
+        with contextlib.suppress(CorruptDataset, UnsupportedFormat):
+            found.append(Recording(head.parent))
+    return found
+
+
+def find_recording(name: str = "", *, store: Path | None = None) -> Recording:
+    """Return the one recording that is meant.
+
+    Args:
+        name: Its folder, the last part of it, or the dataset that it is meant for; may be left out if there is one.
+        store: Folder of all datasets.
+
+    Raises:
+        DatasetNotFound: None is meant, or several; the message names them.
+    """
+    if (Path(name) / "recording.json").is_file():
+        return Recording(Path(name).absolute())
+    there = recordings(store=store)
+    meant = [one for one in there if name in ("", one.path.name, one.name, one.name.rpartition("/")[2])]
+    if len(meant) == 1:
+        return meant[0]
+    told = ", ".join(str(one.path) for one in meant or there) or "none"
+    msg = f"Recording {name!r}: expected to mean one, got {len(meant)}. Name its folder; there are: {told}"
+    raise DatasetNotFound(msg)
 
 
 def commit(recording: Recording, name: str = "", *, license: str, version: str | None = None, **options: Any) -> Path:

@@ -10,6 +10,7 @@ The root's ``done``, ``terminated`` and ``truncated`` are False at every row of 
 ``("next", "done")`` is derived from the two others.
 """
 
+import functools
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -113,7 +114,7 @@ class Schema:
         for column in sorted(leaves):
             if is_stored(column, leaves):
                 value, observed = leaves[column], f"{keys.NEXT}.{column}" in leaves
-                dtype = STRING if value.dtype == object else value.dtype.name
+                dtype = name_of(value.dtype)
                 fields.append(Field(column, dtype, value.shape[batch_dims:], observed, (units or {}).get(column)))
         return cls(tuple(fields))
 
@@ -185,6 +186,12 @@ class Schema:
             msg = f"Schema {json.dumps(rows)[:200]}: expected each column once, got one twice."
             raise SchemaMismatch(msg)
         return cls(tuple(sorted(fields, key=lambda field: field.column)))
+
+
+@functools.lru_cache(maxsize=64)
+def name_of(dtype: np.dtype) -> str:
+    """Return how a field's dtype is called."""
+    return STRING if dtype.hasobject else dtype.name
 
 
 def leaves_of(transitions: "TensorDictBase", *, where: str) -> dict[str, np.ndarray]:
