@@ -1,10 +1,11 @@
 """``RoboHiveDataset("kitchen_knob1")``: from a name to a version, from a version to views and buffers."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
@@ -13,10 +14,11 @@ from torchrl.data import RobotDatasetMetadata
 from torchrl.data.datasets import register_dataset
 
 from rlhive import keys, replay, resolve
-from rlhive.data import derive, hub, load, publish, selection, sketches
+from rlhive.data import derive, hub, load, publish, selection, sketches, streaming
 from rlhive.data.buffer import make_replay_buffer
 from rlhive.data.dataloader import make_dataloader
-from rlhive.data.manifest import Manifest
+from rlhive.data.episodes import EpisodeRecord, unpack
+from rlhive.data.manifest import FileEntry, Manifest
 from rlhive.data.robot_metadata import robot_metadata
 from rlhive.data.sampling import ShortEpisodes
 from rlhive.data.schema import Schema
@@ -24,7 +26,7 @@ from rlhive.data.serving import Normalize, serve
 from rlhive.data.statistics import merge_all
 from rlhive.data.storage import PackedStorage
 from rlhive.deriving import Condition, Derivations
-from rlhive.errors import DatasetNotFound, SplitNotFound
+from rlhive.errors import DatasetNotFound, InvalidName, SplitNotFound, StreamingOnly
 from rlhive.keys import NestedKey
 
 if TYPE_CHECKING:
@@ -53,6 +55,9 @@ class RoboHiveDataset(Derivations):
         split: ``"expert"``, or several joined by ``+``: ``"expert+random"``. All by default.
         version: ``"1.0.0"``; the newest by default.
         revision: Instead of a version: a tag, branch or commit of the Hub. A commit that was pulled needs no network.
+        where: Only the episodes that meet a condition, see :meth:`where`; from the Hub come the shards that hold any.
+        streaming: Whether transitions stay on the Hub and are fetched while :meth:`iter_episodes` and
+            :meth:`iter_batches` go over them; the other views are then refused.
         generate: Whether a recipe may be run.
         store: Folder of all datasets; by default ``$RLHIVE_DATASETS_PATH`` or ``~/.rlhive/datasets``.
 
@@ -73,11 +78,15 @@ class RoboHiveDataset(Derivations):
         split: str | None = None,
         version: str | None = None,
         revision: str | None = None,
+        where: Condition | None = None,
+        streaming: bool = False,
         generate: bool = True,
         store: Path | None = None,
     ):
-        self._store = store
+        self._store, self._streaming = store, streaming
         splits = None if split is None else split.split("+")
+        if where is not None or streaming:
+            splits = []  # the episode table comes first
         options = {"splits": splits, "generate": generate, "store": store}
         self.path = resolve.find(name, version=version, revision=revision, **options)
         self._manifest = Manifest.read(self.path)
@@ -86,8 +95,14 @@ class RoboHiveDataset(Derivations):
             raise DatasetNotFound(msg)
         self.splits = _choose_splits(split, self._manifest)
         self._on_disk, self._selection, self._operations = self.splits, None, ()
-        needed = [entry for entry in self._manifest.files if not entry.split or entry.split in self.splits]
-        hub.complete(self.path, self._manifest, needed)
+        self._here = self._manifest
+        if where is not None:
+            self.__dict__ |= vars(self.where(where))
+            ids = np.concatenate([np.empty(0, np.int64), *self._selection.values()])
+            self._here = self._manifest.only(load.shards_holding(self.path, self._manifest, ids))
+        if not streaming:
+            needed = [entry for entry in self._here.files if not entry.split or entry.split in self.splits]
+            hub.complete(self.path, self._manifest, needed)
 
     @property
     def name(self) -> str:
@@ -305,7 +320,7 @@ class RoboHiveDataset(Derivations):
         """Return the read-only TorchRL storage behind :meth:`as_replay_buffer`; the arguments are those of it."""
         view = self if split is None else self[split]
         view = view if where is None else view.where(where)
-        shards = [entry for name in view._on_disk for entry in self._manifest.shards(name)]
+        shards = self._shards(view._on_disk)
         packed = load.open_packed(self.path, self._manifest, shards=shards, store=self._store)
         if view._selection is None:
             codes = [packed.splits.index(name) for name in view.splits]
@@ -329,7 +344,8 @@ class RoboHiveDataset(Derivations):
 
     def as_arrow(self) -> pa.Table:
         """Return all chosen transitions as an Arrow table in memory, one row each, columns named ``next.reward``."""
-        table = load.read_rows(self.path, self._manifest, self._on_disk)
+        self._shards(self._on_disk)
+        table = load.read_rows(self.path, self._here, self._on_disk)
         if self._selection is None:
             return table
         return table.take(selection.rows(table[keys.EPISODE].to_numpy(), self._selection))
@@ -338,11 +354,58 @@ class RoboHiveDataset(Derivations):
         """Return all chosen transitions as a Hugging Face dataset, mapped from its own cache; files are verified."""
         import datasets
 
-        paths = load.verified_shards(self.path, self._manifest, self._on_disk)
+        self._shards(self._on_disk)
+        paths = load.verified_shards(self.path, self._here, self._on_disk)
         table = datasets.Dataset.from_parquet([str(path) for path in paths])
         if self._selection is None:
             return table
         return table.select(selection.rows(table.data[keys.EPISODE].to_numpy(), self._selection))
+
+    def iter_episodes(self) -> Iterator[TensorDict]:
+        """Yield the chosen episodes as TED TensorDicts ``[T]``, split by split, from disk or straight from the Hub.
+
+        Memory: the row groups at hand. Every episode is checked against its content hash.
+
+        Raises:
+            CorruptDataset: An episode is not what the episode table vouches for.
+            HubUnreachable, HubAccessDenied: The Hub does not answer or does not give it.
+        """
+        for record in self._records():
+            yield unpack(record.columns, record.final, self.schema, episode=record.episode)
+
+    def iter_batches(
+        self, batch_size: int = 256, *, shuffle: int = 0, seed: int | None = None, drop_last: bool = False
+    ) -> Iterator[TensorDict]:
+        """Yield the chosen transitions as TED batches, each once, from disk or straight from the Hub.
+
+        Args:
+            batch_size: Transitions per batch.
+            shuffle: Size of the pool that batches are drawn from, in transitions; 0 keeps the order.
+            seed: The same seed gives the same batches.
+            drop_last: Whether a smaller last batch is left out.
+        """
+        return streaming.batches_of(
+            self._records(), self.schema, batch_size, shuffle=shuffle, seed=seed, drop_last=drop_last
+        )
+
+    def _records(self) -> Iterator[EpisodeRecord]:
+        chosen = self._selection
+        wanted = None if chosen is None else [int(episode) for ids in chosen.values() for episode in ids]
+        return streaming.stream_records(self.path, self._manifest, self._on_disk, wanted)
+
+    def _shards(self, splits: list[str]) -> list[FileEntry]:
+        """Return the shards of some splits that are on disk.
+
+        Raises:
+            StreamingOnly: None is, since the dataset was opened with ``streaming=True``.
+        """
+        if self._streaming:
+            msg = (
+                f"{self.name} {self.version} was opened with streaming=True: expected iter_episodes() or "
+                "iter_batches(). For buffers and tables open it without."
+            )
+            raise StreamingOnly(msg)
+        return [entry for split in splits for entry in self._here.shards(split)]
 
     def push_to_hub(
         self, repo_id: str = "", *, private: bool = False, license: str | None = None, progress: bool = True
@@ -365,7 +428,12 @@ class RoboHiveDataset(Derivations):
             HubConflict: Somebody else pushed meanwhile; push again.
             HubAccessDenied, HubUnreachable, HubRefused: The Hub's answer, in one sentence.
             CorruptDataset, CheckFailed: The version fails :func:`rlhive.replay.check`; nothing was sent.
+            InvalidName: This is a choice of its episodes and no version.
         """
+        if self._selection is not None:
+            view = self._operations[-1]
+            msg = f"{self.name} {self.version}: expected a version, got a view of it ({view}). Save it first: save()"
+            raise InvalidName(msg)
         hub.complete(self.path, self._manifest, self._manifest.files, progress=progress)
         target = repo_id or self.name
         options = {"private": private, "license": license, "progress": progress}

@@ -56,6 +56,10 @@ class EpisodesTooShort(RLHiveError, ValueError):
     """No episode holds a window of the length that was asked for."""
 
 
+class StreamingOnly(RLHiveError, TypeError):
+    """A dataset that was opened for streaming has no files for this view."""
+
+
 class StoreNotWritable(RLHiveError, PermissionError):
     """The dataset store or the cache cannot be written."""
 

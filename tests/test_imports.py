@@ -60,7 +60,7 @@ FLOORS = [
     {"data.check_rows"},
     {"data.check"},
     {"recreate"},
-    {"data.publish", "replay"},
+    {"data.publish", "replay", "data.streaming"},
     {"collect", "evaluate"},
     {"deriving"},
     {"resolve", "terminal"},
@@ -95,7 +95,7 @@ OWNERS = {
     }
     | {"data.scan", "data.check", "data.check_rows", "data.agreement"},
     "h5py": {"data.formats.hdf5"},
-    "huggingface_hub": {"data.connection", "data.hub", "data.publish"},
+    "huggingface_hub": {"data.connection", "data.hub", "data.publish", "data.streaming"},
     "datasets": {"dataset"},
     "typer": {"cli", "diff_verb", "hub_verbs", "terminal"},
     "rich": {"cli", "diff_verb", "hub_verbs", "terminal"},

@@ -123,18 +123,30 @@ def _cache_of(manifest: Manifest, store: Path | None) -> Path:
     return target
 
 
+def episodes_by_shard(
+    folder: Path, manifest: Manifest, split: str, columns: Sequence[str] | None = None
+) -> Iterator[tuple[FileEntry, pa.Table]]:
+    """Yield every shard of a split with the rows of the episode table whose transitions it holds, in its order."""
+    episodes = read_episodes(folder, manifest, columns)
+    own, start = episodes.filter(pc.equal(episodes["split"], split)), 0
+    for entry in manifest.shards(split):
+        yield entry, own.slice(start, entry.num_episodes)
+        start += entry.num_episodes
+
+
+def shards_holding(folder: Path, manifest: Manifest, episodes: np.ndarray) -> list[FileEntry]:
+    """Return the shards that hold any of some episodes, given their ids."""
+    names = [keys.EPISODE, "split"]
+    parts = (part for split in manifest.splits for part in episodes_by_shard(folder, manifest, split, names))
+    return [entry for entry, own in parts if np.isin(own[keys.EPISODE].to_numpy(), episodes).any()]
+
+
 def episodes_of(folder: Path, manifest: Manifest, shards: Iterable[FileEntry]) -> pa.Table:
     """Return the rows of the episode table whose transitions some shards hold, in rising order of their ids."""
-    episodes = read_episodes(folder, manifest)
     wanted = {entry.path for entry in shards}
-    kept = []
-    for split in manifest.splits:
-        rows, start = np.flatnonzero(pc.equal(episodes["split"], split).to_numpy()), 0
-        for entry in manifest.shards(split):
-            if entry.path in wanted:
-                kept.append(rows[start : start + entry.num_episodes])
-            start += entry.num_episodes
-    return episodes.take(np.sort(np.concatenate(kept))) if kept else episodes.slice(0, 0)
+    parts = (part for split in manifest.splits for part in episodes_by_shard(folder, manifest, split))
+    episodes = read_episodes(folder, manifest).slice(0, 0)
+    return pa.concat_tables([episodes, *(own for entry, own in parts if entry.path in wanted)]).sort_by(keys.EPISODE)
 
 
 def _has(folder: Path, entries: Iterable[FileEntry]) -> bool:

@@ -4,8 +4,10 @@ Floats are byte-stream-split and never dictionary-encoded, everything is zstd; c
 Hub re-send only what changed; page checksums and a page index are always written.
 """
 
+import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -174,6 +176,52 @@ def read_groups(path: Path, groups: Iterable[int]) -> pa.Table:
         raise _damaged(path, error) from error
 
 
-def _damaged(path: Path, error: Exception) -> CorruptDataset:
+class GroupReader:
+    """An open Parquet file, on disk or behind ranged reads, whose row groups are read one after the other.
+
+    Page checksums are checked. What goes wrong on the way to a remote file is raised as it comes.
+
+    Args:
+        source: A path, or a seekable file of bytes, which is closed at the end.
+        address: Of the file, for messages.
+
+    Raises:
+        CorruptDataset: The file is missing or damaged.
+    """
+
+    def __init__(self, source: Path | BinaryIO, address: str):
+        self._address, self._source = address, source
+        with self._naming_damage():
+            # Only what a read asks for is fetched, neighbouring columns in one piece.
+            self._file = pq.ParquetFile(source, page_checksum_verification=True, pre_buffer=True)
+
+    @property
+    def sizes(self) -> list[int]:
+        """Rows of each row group."""
+        metadata = self._file.metadata
+        return [metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)]
+
+    def read(self, groups: Iterable[int]) -> pa.Table:
+        """Return the rows of some row groups."""
+        with self._naming_damage():
+            return self._file.read_row_groups(list(groups), use_threads=False)
+
+    def __enter__(self) -> "GroupReader":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._file.close(force=True)
+
+    @contextlib.contextmanager
+    def _naming_damage(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, pa.ArrowException) as error:
+            if isinstance(error, pa.ArrowException) or type(error) in (OSError, FileNotFoundError):
+                raise _damaged(self._address, error) from error
+            raise
+
+
+def _damaged(path: Path | str, error: Exception) -> CorruptDataset:
     said = " ".join(str(error).split())
     return CorruptDataset(f"{path}: expected a readable Parquet file, got: {said}. Fetch or make the version again.")
