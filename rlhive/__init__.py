@@ -20,6 +20,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "RoboHiveDataset": "rlhive.dataset",
+    "Recorder": "rlhive.data.record",
     "RoboHiveEnv": "rlhive.envs.robohive",
     "make_env": "rlhive.envs.make",
     "make_policy": "rlhive.envs.make",

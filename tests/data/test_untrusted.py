@@ -209,3 +209,9 @@ def test_a_name_that_no_folder_or_hub_can_have_is_refused(name):
 @pytest.mark.parametrize("name", ["a", "kitchen_knob1", "my-org/Data.Set_2", "7/x", "console", "a/lpt10", "null"])
 def test_other_names_are_fine(name):
     assert cache.qualified(name) == tuple(name.split("/")) if "/" in name else ("robohive", name)
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.0.0.0", "01.0.0", "1.0.0\n", "1\u0663.0.0", "-1.0.0", "1.0.x", ""])
+def test_a_version_that_is_not_three_plain_numbers_is_refused(version):
+    with pytest.raises(InvalidName, match="expected MAJOR"):
+        cache.parse_version(version)
