@@ -55,7 +55,14 @@ FORMATS = [
 
 PIXELS = ["torchvision>=0.29,<0.30"]  # the series of torch 2.14; TorchRL's Resize and R3M transforms ask for it
 
-DEV = ["hypothesis", "pandas", "pytest", "ruff"]
+DEV = [
+    "hypothesis",
+    "pytest",
+    "ruff",
+    "duckdb",  # it, pandas and Polars read the versions in the tests
+    "pandas",
+    "polars",
+]
 
 setup(
     name="rlhive",

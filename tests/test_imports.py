@@ -13,7 +13,7 @@ ROOT = Path(rlhive.__file__).parent
 FLOORS = [
     {"keys", "errors", "provenance", "envs", "data", "data.formats"},
     {"envs.references"},
-    {"data.findings", "data.untrusted"},
+    {"data.findings", "data.untrusted", "data.picture"},
     {"data.schema", "envs.tasks", "envs.assets", "envs.visual", "envs.opengl"},
     {"data.episodes", "data.cache", "data.statistics", "envs.install", "envs.toy", "envs.rendering", "envs.robot"},
     {"envs.loading"},

@@ -22,6 +22,7 @@ from rlhive.data import cache, shards, versioning
 from rlhive.data.card import card_of
 from rlhive.data.episodes import EpisodeRecord
 from rlhive.data.manifest import EPISODES_PATH, SKETCHES_PATH, FileEntry, Manifest, sha256_of
+from rlhive.data.picture import PICTURE_PATH, returns_picture
 from rlhive.data.recording import Recording
 from rlhive.data.schema import Schema
 from rlhive.data.source import HasSource, Source, Splits, assign_splits, source_of
@@ -48,6 +49,7 @@ def export(
     task: str = "",
     runs: Sequence[Mapping[str, Any]] | None = None,
     parents: Sequence[Mapping[str, Any]] | None = None,
+    certificate: str = "",
     store: Path | None = None,
     shard_bytes: int = shards.SHARD_BYTES,
 ) -> Path:
@@ -70,6 +72,7 @@ def export(
         task: Its name in the catalogue.
         runs: Provenance of the recording runs; by default the source's.
         parents: Versions that this one is made from; by default the source's.
+        certificate: What a replay of its episodes found, for the card.
         store: Folder of all datasets; the default is :func:`rlhive.data.cache.store_dir`.
         shard_bytes: Size at which a shard is closed.
 
@@ -106,7 +109,7 @@ def export(
     target = cache.version_dir(name, version or versioning.FIRST, store=store)
     with cache.locked(target.parent):
         try:
-            return _publish(source, manifest, target, store, shard_bytes)
+            return _publish(source, manifest, target, store, shard_bytes, certificate)
         except _Unchanged as same:
             logger.info("%s is in the store already, with the same content and description", same.folder)
             return same.folder
@@ -119,7 +122,9 @@ class _Unchanged(Exception):
         self.folder = folder
 
 
-def _publish(source: Source, manifest: Manifest, target: Path, store: Path | None, shard_bytes: int) -> Path:
+def _publish(
+    source: Source, manifest: Manifest, target: Path, store: Path | None, shard_bytes: int, certificate: str
+) -> Path:
     given = manifest.version
     before = versioning.earlier_version(manifest.name, given or None, store=store)
     change = versioning.Change(before, source.schema) if before is not None else None
@@ -136,9 +141,19 @@ def _publish(source: Source, manifest: Manifest, target: Path, store: Path | Non
         if not given and change is not None and _same(manifest, change.manifest):
             raise _Unchanged(before)
         final = target.with_name(manifest.version)
-        (folder / "README.md").write_text(card_of(manifest, written.outcomes), encoding="utf-8")
+        _write_card(folder, manifest, written, certificate)
         replace(manifest, files=_entries(folder, written)).write(folder)
     return final
+
+
+def _write_card(folder: Path, manifest: Manifest, written: Written, certificate: str) -> None:
+    """Write README.md and its picture."""
+    rows = shards.read_table(folder / EPISODES_PATH, ["split", "return"]).to_pylist()
+    returns = {split: [row["return"] for row in rows if row["split"] == split] for split in manifest.splits}
+    picture = returns_picture(returns, f"{manifest.name} {manifest.version}: return of each episode")
+    (folder / PICTURE_PATH).write_text(picture, encoding="utf-8")
+    card = card_of(manifest, written.outcomes, picture=PICTURE_PATH, certificate=certificate)
+    (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 def _settle(version: str, change: versioning.Change | None) -> str:
@@ -158,7 +173,7 @@ def _same(new: Manifest, old: Manifest) -> bool:
 def _entries(folder: Path, written: Written) -> tuple[FileEntry, ...]:
     """Hash every file of the folder; shards in the order in which they were written."""
     entries = []
-    for path in (*written.shards, "README.md", EPISODES_PATH, SKETCHES_PATH):
+    for path in (*written.shards, "README.md", PICTURE_PATH, EPISODES_PATH, SKETCHES_PATH):
         split, rows, episodes = written.shards.get(path, ("", 0, 0))
         file = folder / path
         entries.append(FileEntry(path, sha256_of(file), file.stat().st_size, split, rows, episodes))

@@ -21,10 +21,12 @@ from huggingface_hub.hf_api import RepoFile
 
 from rlhive.data import cache, check, load
 from rlhive.data.card import card_of
+from rlhive.data.certificate import read_certificate
 from rlhive.data.connection import asking, bars, patiently
 from rlhive.data.findings import FAILED, Report
 from rlhive.data.hub import blob_hash
 from rlhive.data.manifest import FILE_NAME, FileEntry, Manifest, sha256_of
+from rlhive.data.picture import PICTURE_PATH
 from rlhive.errors import CheckFailed, CorruptDataset, DatasetExists, DatasetNotFound, HubConflict, HubRefused
 
 CARD_NAME = "README.md"
@@ -136,7 +138,10 @@ def _staged(folder: Path, manifest: Manifest, repo_id: str, license: str | None)
     renamed = replace(manifest, name=repo_id, license=license)
     with tempfile.TemporaryDirectory(prefix="rlhive-push-") as name:
         card = Path(name) / CARD_NAME
-        card.write_text(card_of(renamed, _returns(folder, manifest)), encoding="utf-8")
+        picture = PICTURE_PATH if PICTURE_PATH in names else ""
+        said = str(read_certificate(manifest.fingerprint) or "")
+        returns = _returns(folder, manifest)
+        card.write_text(card_of(renamed, returns, picture=picture, certificate=said), encoding="utf-8")
         entry = FileEntry(CARD_NAME, sha256_of(card), card.stat().st_size)
         others = tuple(other for other in manifest.files if other.path != CARD_NAME)
         replace(renamed, files=(*others, entry)).write(Path(name))
