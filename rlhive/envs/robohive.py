@@ -295,14 +295,14 @@ class RoboHiveEnv(EnvBase):
             for name in RANDOMISED_FIELDS:
                 field = getattr(sim.model.ptr, name)
                 field[:] = np.reshape(state[name], field.shape)
-            mujoco.mj_setState(sim.model.ptr, sim.data.ptr, np.asarray(state["integration"], np.float64), spec)
+            mujoco.mj_setState(sim.model.ptr, sim.data.ptr, np.array(state["integration"], np.float64), spec)
             sim.forward()
         if "obj_goal" in state:
             env.obj_goal = np.array(state["obj_goal"]).reshape(env.obj_goal.shape)
         env.robot._sensor_cache_refresh()
         observation = env.get_obs()
         # forward() has solved the constraints anew; the next step must start its solver where the original's did.
-        mujoco.mj_setState(self._model, self._data, np.asarray(state["integration"], np.float64), spec)
+        mujoco.mj_setState(self._model, self._data, np.array(state["integration"], np.float64), spec)
         self._elapsed = round(self._data.time / self.dt)
         return self._start(observation)
 
