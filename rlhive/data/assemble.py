@@ -13,11 +13,11 @@ Arrays only; nothing here touches a file or knows a schema.
 import itertools
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from tensordict import TensorDictBase
+from tensordict import TensorDictBase, is_non_tensor
 
 from rlhive import keys
 from rlhive.data.episodes import REWARD, TERMINATED, TRUNCATED
@@ -57,12 +57,15 @@ class Batch:
         ids: Trajectory of each row, int64 ``[lines, time]``, where the collector said.
         valid: Whether a row is one and not padding.
         starts: Whether a row follows a reset, where a StepCounter or InitTracker said.
+        states: The simulator's state before each row, float64 ``[lines, time, *shape]`` by name, where the environment
+            gives it below ``state``, as ``RoboHiveEnv(…, state=True)`` does.
     """
 
     rows: Leaves
     ids: np.ndarray | None
     valid: np.ndarray | None
     starts: np.ndarray | None
+    states: Leaves
 
     @classmethod
     def of(cls, transitions: TensorDictBase, *, drop: tuple[str, ...] = BOOKKEEPING, where: str) -> "Batch":
@@ -90,6 +93,8 @@ class Batch:
         if REWARD in rows:
             rows.pop(keys.REWARD, None)  # what `td = td["next"]` leaves at the root
         rows = {name: array for name, array in rows.items() if _needed(name, rows)}
+        states = _states_of(transitions, where)
+        states = {name: array.reshape(lines, shape[-1], -1) for name, array in states.items()}
         used = leaves_of(transitions.select(*_USED, strict=False), where=where)
         used = {name: array.reshape(lines, shape[-1]) for name, array in used.items()}
         ids, valid, starts = (_first_of(used, names) for names in (_IDS, _MASKS, _STARTS))
@@ -97,7 +102,7 @@ class Batch:
             valid = (ids >= 0) if valid is None else valid & (ids >= 0)
         if keys.STEP_COUNT in used:
             starts = used[keys.STEP_COUNT] == 0
-        return cls(rows, ids, valid, starts)
+        return cls(rows, ids, valid, starts, states)
 
     @property
     def ends(self) -> np.ndarray:
@@ -109,6 +114,12 @@ class Batch:
     def observed(self) -> list[str]:
         """The columns that have a twin below ``"next"``."""
         return [name for name in sorted(self.rows) if f"{keys.NEXT}.{name}" in self.rows]
+
+    def about_of(self, line: int, row: int, about: About) -> About:
+        """Return what is said of an episode that begins in a row, with the start state that the data hold."""
+        if about.start_state or not self.states:
+            return about
+        return replace(about, start_state={name: array[line, row].copy() for name, array in self.states.items()})
 
     def continues(self, line: int) -> np.ndarray:
         """Whether the observations of row t+1 are the next ones of row t, bool ``[time - 1]``."""
@@ -224,7 +235,8 @@ class Assembler:
                     yield over
                 if episode is None:
                     headless = batch.starts is not None and not batch.starts[line, start]
-                    episode = Episode(about(first_line + line), [], headless=headless, trajectory=trajectory)
+                    said = batch.about_of(line, start, about(first_line + line))
+                    episode = Episode(said, [], headless=headless, trajectory=trajectory)
                 if ends[line, stop - 1]:
                     episode.append(piece)
                     episode.ended = True
@@ -270,6 +282,14 @@ _IDS = ("collector.traj_ids", "traj_ids")
 _MASKS = ("collector.mask", "mask")
 _STARTS = ("is_init",)
 _USED = [keys.key_of(name) for name in (*_IDS, *_MASKS, *_STARTS, keys.STEP_COUNT)]
+
+
+def _states_of(transitions: TensorDictBase, where: str) -> Leaves:
+    node = transitions.get("state", None)
+    if not isinstance(node, TensorDictBase) or is_non_tensor(node):
+        return {}
+    leaves = leaves_of(node, where=where)
+    return leaves if all(array.dtype == np.float64 for array in leaves.values()) else {}
 
 
 def _dropped_keys(node: TensorDictBase, drop: tuple[str, ...]) -> list[tuple[str, ...]]:

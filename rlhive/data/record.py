@@ -44,6 +44,9 @@ class Recorder:
     What collectors and samplers add for themselves (``("collector", …)``, ``mask``, ``index``, ``is_init``, names that
     begin with ``_``) serves to tell episodes apart and is not recorded, nor is ``step_count``, which versions have.
 
+    Where the environment gives the simulator's state below ``state``, as ``RoboHiveEnv(…, state=True)`` does, that of
+    the first row is the episode's start state; ``drop=(*BOOKKEEPING, "state")`` then leaves the other rows' out.
+
     Args:
         name: The dataset that it shall become, ``"my/knob"``: it is recorded in the store. Or the folder of the
             recording, a Path or a string that begins with ``/``, ``.`` or ``~``.
@@ -283,6 +286,7 @@ class Recorder:
             msg = f"{self._where()}: expected one episode, batch size [T] with T >= 1, got {transitions.shape}."
             raise SchemaMismatch(msg)
         about = self._about_now(split, policy, metadata, seed, start_state)
+        about = batch.about_of(0, 0, about)
         leaves = {name: array[0] for name, array in batch.rows.items()}
         (episode,) = self._record([Episode(about, [leaves], ended=bool(batch.ends[0, -1]))])
         return episode

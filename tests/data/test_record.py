@@ -6,6 +6,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from tensordict import TensorDict
 from torchrl.collectors import Collector, MultiAsyncCollector, MultiSyncCollector, RandomPolicy
 from torchrl.data import (
     LazyMemmapStorage,
@@ -18,6 +19,7 @@ from torchrl.envs import InitTracker, SerialEnv, StepCounter, TransformedEnv
 from torchrl.envs.utils import step_mdp
 
 from rlhive.data import load, record
+from rlhive.data.assemble import BOOKKEEPING
 from rlhive.data.manifest import Manifest
 from rlhive.data.record import Recorder
 from rlhive.data.recording import Recording
@@ -534,3 +536,34 @@ def test_the_examples_of_the_docstrings_run(store):
 
     assert result.attempted >= 8
     assert result.failed == 0
+
+
+@pytest.mark.parametrize("dropped", [False, True])
+def test_the_simulators_state_in_the_data_gives_the_start_state(dropped, tmp_path):
+    env = toys()
+    batches = []
+    drop = (*BOOKKEEPING, "state") if dropped else BOOKKEEPING
+    with Recorder(tmp_path / "r", drop=drop) as recorder:
+        for _ in range(2):
+            td = env.rollout(30, random_policy(env), break_when_any_done=False)
+            for node in (td, td["next"]):
+                parts = {
+                    "position": node["observation"][..., :1].clone(),
+                    "both": node["observation"].unflatten(-1, (2, 1)),
+                }
+                node["state"] = TensorDict(parts, td.shape)
+            batches.append(td)
+            recorder.extend(td)
+        recorder.cut()
+        recorder.begin(start_state={"position": [7.0], "both": [8.0, 9.0]})
+        recorder.step(td[0, 0])
+        recorder.cut()
+        recorder.add(td[0, :1])
+
+    *episodes, said, added = recorder.recording.sorted_records()
+    assert recorded_rows(episodes) == rows_of(batches)
+    for episode in (*episodes, added):
+        assert episode.start_state["position"] == episode.columns["observation"][0, 0]
+        assert episode.start_state["both"].tolist() == episode.columns["observation"][0].tolist()
+    assert said.start_state["both"].tolist() == [8.0, 9.0]
+    assert ("state.position" in episodes[0].columns) != dropped
