@@ -172,6 +172,10 @@ def evaluate(
             *_interval(row.score, row.score_interval, ".0f"),
         )
     out.print(table)
+    for row in rows:
+        if row.invalid:
+            said = ", ".join(map(str, row.invalid))
+            out.print(f"[red]{row.policy}: {len(row.invalid)} episodes were invalid:[/] {said}", highlight=False)
     if rows[0].score is not None:
         out.print("score: the mean return, 0 as random and 100 as the expert in the catalogue's reference measurement")
 

@@ -12,6 +12,7 @@ import logging
 import time
 import uuid
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,15 @@ from rlhive.envs.make import make_policy
 from rlhive.envs.tasks import Task, get_task
 from rlhive.errors import DatasetNotFound
 from rlhive.provenance import of_run
-from rlhive.rollout import default_num_workers, env_of, map_unordered, rollout_episode
+from rlhive.rollout import (
+    Episode,
+    InvalidEpisode,
+    default_num_workers,
+    env_of,
+    map_unordered,
+    rollout_episode,
+    try_episode,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +54,9 @@ def collect(
 
     An episode is safe on the disk as soon as it is over. An interrupted or killed collection goes on where it
     stopped when it is called again; a version that is there already is returned at once.
+
+    An episode whose simulation diverged is in no split: a warning tells which ones, and so does the manifest, under
+    "invalid" of the run.
 
     Args:
         task: Name in the catalogue, or a task of your own.
@@ -82,7 +94,7 @@ def collect(
         provenance = of_run(run, **identity, seeds="each episode's id")
         recording = Recording.create(folder, schema, start_state=start_state, provenance=provenance)
         with recording.shared():
-            _record_missing(task, recording, num_workers=workers, progress=progress)
+            invalid = _record_missing(task, recording, num_workers=workers, progress=progress)
         export(
             recording.sorted_records(),
             task.name,
@@ -93,7 +105,7 @@ def collect(
             env_name=task.env_name,
             task=task.name,
             splits=list(task.recipe.episodes),
-            runs=recording.runs,
+            runs=[{**own, "invalid": invalid} if invalid and own["run"] == run else own for own in recording.runs],
             store=store,
         )
         with recording.exclusive():
@@ -101,8 +113,8 @@ def collect(
     return target
 
 
-def _record_missing(task: Task, recording: Recording, *, num_workers: int, progress: bool) -> None:
-    """Run every episode of the recipe that the recording lacks."""
+def _record_missing(task: Task, recording: Recording, *, num_workers: int, progress: bool) -> list[dict[str, Any]]:
+    """Run every episode of the recipe that the recording lacks; return those that turned out invalid, JSON-able."""
     done = recording.summaries()
     plan = dict(_plan(task))
     missing = [episode for episode in plan if episode not in done]
@@ -114,10 +126,16 @@ def _record_missing(task: Task, recording: Recording, *, num_workers: int, progr
     tally.add(done)
     with tqdm(total=len(plan), initial=len(done), desc=task.name, unit="ep", disable=not progress) as bar:
         bar.set_postfix_str(tally.summary())
-        for results in map_unordered(_record, jobs, num_workers=num_workers):
+        invalid: dict[int, InvalidEpisode] = {}
+        for results, diverged in map_unordered(_record, jobs, num_workers=num_workers):
             tally.add(results)
-            bar.update(len(results))
+            invalid |= diverged
+            bar.update(len(results) + len(diverged))
             bar.set_postfix_str(tally.summary())
+    if invalid:
+        said = ", ".join(f"{plan[episode]} {invalid[episode]}" for episode in sorted(invalid))
+        logger.warning("%s: %d of %d episodes are invalid and left out: %s", task.name, len(invalid), len(plan), said)
+    return [{"episode": episode, "split": plan[episode], **asdict(invalid[episode])} for episode in sorted(invalid)]
 
 
 def _plan(task: Task) -> Iterator[tuple[int, str]]:
@@ -155,11 +173,16 @@ class _Tally:
 
 
 # --- in the worker processes; each keeps its environment for the next job ---
+
+
 def _describe(task: Task) -> tuple[Schema, dict[str, np.ndarray], dict[str, Any]]:
     """Return the schema, a simulator state, and what decides the episodes' content."""
     env = env_of(task)
     policies = {level: make_policy(env, level, task=task) for level in task.recipe.episodes}
-    episode = rollout_episode(env, next(iter(policies.values())), seed=0)
+    # Any valid episode shows the schema; that all of them diverge is an error here.
+    first = next(iter(policies.values()))
+    tried = (try_episode(env, first, seed=seed) for seed in range(EPISODES_PER_JOB))
+    episode = next((ran for ran in tried if isinstance(ran, Episode)), None) or rollout_episode(env, first, seed=0)
     identity = {
         "task": task.to_json(),
         "env": env.provenance(),
@@ -168,13 +191,18 @@ def _describe(task: Task) -> tuple[Schema, dict[str, np.ndarray], dict[str, Any]
     return Schema.of(episode.transitions), episode.start_state, identity
 
 
-def _record(task: Task, recording: str, episodes: list[tuple[int, str]]) -> dict[int, tuple[int, bool]]:
-    """Run and record some episodes; return length and success of each."""
+def _record(
+    task: Task, recording: str, episodes: list[tuple[int, str]]
+) -> tuple[dict[int, tuple[int, bool]], dict[int, InvalidEpisode]]:
+    """Run and record some episodes; return length and success of each, and those that were invalid."""
     env = env_of(task)
-    results = {}
+    results, invalid = {}, {}
     with Writer(Recording(Path(recording)), f"{episodes[0][0]:08d}-{uuid.uuid4().hex[:8]}") as writer:
         for episode, level in episodes:
-            ran = rollout_episode(env, make_policy(env, level, task=task), seed=episode)
+            ran = try_episode(env, make_policy(env, level, task=task), seed=episode)
+            if isinstance(ran, InvalidEpisode):
+                invalid[episode] = ran
+                continue
             record = writer.add(
                 ran.transitions,
                 episode=episode,
@@ -184,4 +212,4 @@ def _record(task: Task, recording: str, episodes: list[tuple[int, str]]) -> dict
                 policy=level,
             )
             results[episode] = (record.length, record.success)
-    return results
+    return results, invalid

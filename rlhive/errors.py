@@ -92,6 +92,10 @@ class EnvNotFound(RLHiveError, LookupError):
     """No environment or task of that name."""
 
 
+class EnvClosed(RLHiveError, RuntimeError):
+    """The environment was closed before."""
+
+
 class InvalidSetting(RLHiveError, ValueError):
     """An argument of an environment, or a row of the catalogue, that cannot be."""
 
@@ -117,7 +121,15 @@ class InvalidAction(RLHiveError, ValueError):
 
 
 class SimulationDiverged(RLHiveError, RuntimeError):
-    """The physics blew up; the episode is not valid."""
+    """The physics blew up; the episode is not valid.
+
+    Attributes:
+        step: In which step of the episode, from 1 on; 0 where nobody counted.
+    """
+
+    def __init__(self, message: str, step: int = 0) -> None:
+        super().__init__(message, step)
+        self.step = step
 
 
 class RewardUnavailable(RLHiveError, ValueError):

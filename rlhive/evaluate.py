@@ -4,9 +4,10 @@ Every episode is a pure function of its seed (see :mod:`rlhive.rollout`), so the
 processes computed them.
 """
 
+import logging
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,10 @@ from tqdm import tqdm
 from rlhive.checkpoint import CHECKPOINT_FILE, load_policy, read_checkpoint
 from rlhive.envs.make import make_env, make_policy
 from rlhive.envs.tasks import EVALUATION_SEED, Task, get_task
-from rlhive.errors import CheckpointMismatch, EnvNotFound
-from rlhive.rollout import Policy, default_num_workers, env_of, map_unordered, rollout_episode
+from rlhive.errors import CheckpointMismatch, EnvNotFound, SimulationDiverged
+from rlhive.rollout import InvalidEpisode, Policy, default_num_workers, env_of, map_unordered, try_episode
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -34,12 +37,13 @@ class Evaluation:
             the environment does not say.
         success_rate: ``successes / num_episodes``.
         success_interval: 95 % Wilson interval of the success rate.
-        returns: Undiscounted return of each episode, in the order of the seeds.
+        returns: Undiscounted return of each valid episode, in the order of the seeds.
         return_mean: Their mean.
         return_interval: 95 % Student-t interval of the mean; unbounded for a single episode.
         score: The mean return on the scale of the task's references, 0 as random and 100 as the expert; None, as the
             interval, where the task has none.
         score_interval: 95 % interval of the score; the references count as exact.
+        invalid: The episodes whose simulation diverged. They count as not solved and have no return.
     """
 
     policy: str
@@ -54,6 +58,7 @@ class Evaluation:
     return_interval: tuple[float, float]
     score: float | None = None
     score_interval: tuple[float, float] | None = None
+    invalid: tuple[InvalidEpisode, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields, JSON-able: tuples become lists, an unbounded interval ``[None, None]``."""
@@ -91,6 +96,7 @@ def evaluate(
     Raises:
         CheckpointMismatch: ``policy`` is no level and no whole checkpoint, or one of another environment.
         EnvNotFound: No such environment.
+        SimulationDiverged: The simulation diverged in every episode.
         ValueError: ``num_episodes`` is below 1.
 
     Example:
@@ -110,13 +116,14 @@ def evaluate(
         if num_workers == 1
         else map_unordered(_run_episode, jobs, num_workers=num_workers)
     )
-    by_seed: dict[int, tuple[float, bool | None]] = {}
+    by_seed: dict[int, _Outcome] = {}
     name = _name_of(policy)
     with tqdm(total=num_episodes, desc=f"evaluate {name}", unit="episode", disable=not progress) as bar:
-        for episode_seed, episode_return, success in outcomes:
-            by_seed[episode_seed] = (episode_return, success)
-            if success is not None:
-                bar.set_postfix(success=f"{sum(s for _, s in by_seed.values()) / len(by_seed):.0%}", refresh=False)
+        for episode_seed, outcome in outcomes:
+            by_seed[episode_seed] = outcome
+            solved = _solved(by_seed.values())
+            if solved is not None:
+                bar.set_postfix(success=f"{solved / len(by_seed):.0%}", refresh=False)
             bar.update()
     return _summarise(name, task, seed, [by_seed[seed + index] for index in range(num_episodes)])
 
@@ -159,9 +166,27 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float]:
     return mean - half, mean + half
 
 
-def _summarise(name: str, task: Task, seed: int, outcomes: list[tuple[float, bool | None]]) -> Evaluation:
-    returns = tuple(episode_return for episode_return, _ in outcomes)
-    successes = None if outcomes[0][1] is None else sum(success for _, success in outcomes)
+#: Return and success of an episode, or that it was invalid.
+_Outcome = tuple[float, bool | None] | InvalidEpisode
+
+
+def _solved(outcomes: Iterable[_Outcome]) -> int | None:
+    """Count the solved episodes; None where the environment does not say."""
+    said = [outcome[1] for outcome in outcomes if not isinstance(outcome, InvalidEpisode)]
+    return None if None in said else sum(said)
+
+
+def _summarise(name: str, task: Task, seed: int, outcomes: list[_Outcome]) -> Evaluation:
+    invalid = tuple(outcome for outcome in outcomes if isinstance(outcome, InvalidEpisode))
+    returns = tuple(outcome[0] for outcome in outcomes if not isinstance(outcome, InvalidEpisode))
+    if invalid:
+        said = ", ".join(map(str, invalid))
+        count = len(invalid), len(outcomes)
+        logger.warning("%s in %s: %d of %d episodes were invalid: %s", name, task.name, *count, said)
+    if not returns:
+        msg = f"{name} in {task.name}: {invalid[0].reason} So did every other episode."
+        raise SimulationDiverged(msg, invalid[0].step)
+    successes = _solved(outcomes)
     mean, interval = statistics.fmean(returns), mean_interval(returns)
     score, score_interval = _scores(task, mean, interval)
     return Evaluation(
@@ -177,6 +202,7 @@ def _summarise(name: str, task: Task, seed: int, outcomes: list[tuple[float, boo
         return_interval=interval,
         score=score,
         score_interval=score_interval,
+        invalid=invalid,
     )
 
 
@@ -230,15 +256,13 @@ def _name_of(policy: str | Path | Policy) -> str:
     return str(getattr(policy, "name", None) or getattr(policy, "__name__", None) or type(policy).__name__)
 
 
-def _run_episode(
-    policy: str | Path | Policy, identity: str | None, task: Task, seed: int
-) -> tuple[int, float, bool | None]:
+def _run_episode(policy: str | Path | Policy, identity: str | None, task: Task, seed: int) -> tuple[int, _Outcome]:
     """Run in a worker process, or in this one."""
     env = env_of(task)
     if identity is not None:
         policy = _cached_policy(policy, identity, env, task)
-    episode = rollout_episode(env, policy, seed=seed)
-    return seed, episode.episode_return, episode.success
+    episode = try_episode(env, policy, seed=seed)
+    return seed, episode if isinstance(episode, InvalidEpisode) else (episode.episode_return, episode.success)
 
 
 # One per process, as the environment that it acts in.

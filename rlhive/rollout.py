@@ -20,6 +20,7 @@ from torchrl.envs import EnvBase
 from rlhive import keys
 from rlhive.envs.make import make_env
 from rlhive.envs.tasks import Task
+from rlhive.errors import SimulationDiverged
 
 #: A worker that had nothing to do for so long ends; importing torch and RoboHive costs the next one seconds.
 IDLE_S = 300
@@ -53,6 +54,24 @@ class Episode:
         return None if success is None else bool(success.any())
 
 
+@dataclass(frozen=True)
+class InvalidEpisode:
+    """An episode whose simulation diverged: nobody knows what would have happened, so it has no return.
+
+    Attributes:
+        seed: The seed that reproduces it.
+        step: In which step it diverged, from 1 on.
+        reason: What the environment said.
+    """
+
+    seed: int
+    step: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"diverged at step {self.step} (seed {self.seed})"
+
+
 # One per process: a kitchen takes a second to build and 100 MB to keep.
 _ENVS: list[tuple[Task, EnvBase]] = []
 
@@ -79,6 +98,9 @@ def rollout_episode(env: EnvBase, policy: Policy, *, seed: int) -> Episode:
 
     Returns:
         The episode; its TensorDict owns its memory.
+
+    Raises:
+        SimulationDiverged: The physics blew up on the way.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
@@ -90,6 +112,17 @@ def rollout_episode(env: EnvBase, policy: Policy, *, seed: int) -> Episode:
             begin(seed)
         transitions = env.rollout(env.horizon, policy, auto_reset=False, tensordict=start, break_when_any_done=True)
     return Episode(transitions=transitions, start_state=state, seed=seed)
+
+
+def try_episode(env: EnvBase, policy: Policy, *, seed: int) -> Episode | InvalidEpisode:
+    """Run one episode as :func:`rollout_episode` does; where the simulation diverges, return that it is invalid.
+
+    The environment is fit for the next episode in either case.
+    """
+    try:
+        return rollout_episode(env, policy, seed=seed)
+    except SimulationDiverged as error:
+        return InvalidEpisode(seed=seed, step=error.step, reason=str(error))
 
 
 def default_num_workers() -> int:

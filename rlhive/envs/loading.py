@@ -14,7 +14,7 @@ from filelock import FileLock
 from rlhive.envs.install import package_folder, require_robohive
 from rlhive.envs.robot import vectorise
 from rlhive.envs.visual import VISUAL
-from rlhive.errors import EnvNotFound, RoboHiveMissing
+from rlhive.errors import EnvClosed, EnvNotFound, RoboHiveMissing
 
 _WRITES_ITS_MODEL = ("robohive.envs.fm", "robohive.envs.myo.myodm", "robohive.envs.tcdm")
 
@@ -75,6 +75,34 @@ def build(env_name: str, kwargs: dict[str, Any]) -> tuple[Any, int]:
     env.sim.model.site_name2id = functools.cache(env.sim.model.site_name2id)
     vectorise(env.robot)
     return env, int(horizon)
+
+
+class Closed:
+    """Stands where a simulator was; every use is an error that says so."""
+
+    def __init__(self, env_name: str) -> None:
+        self.__dict__["env_name"] = env_name
+
+    def __getattr__(self, name: str) -> Any:
+        msg = f"{self.env_name} is closed: expected an open environment to ask for {name!r}. Build a new one."
+        raise EnvClosed(msg)
+
+
+def release(env: Any) -> None:
+    """Empty a RoboHive environment, so that its simulator's memory is free at once: 70 MB for a kitchen.
+
+    RoboHive's and dm_control's objects refer to each other in rings, which the garbage collector finds some day.
+
+    Args:
+        env: What :func:`build` returned; of no use afterwards.
+    """
+    env.sim.close()
+    sims = {id(sim): sim for sim in (env.sim, env.sim_obsd)}.values()
+    parts = [part for sim in sims for part in (sim.sim, sim.model, sim.data, sim.renderer, sim)]
+    for part in (*parts, env.robot, env):
+        kept = {"is_hardware": False, "robot_config": None, "_window": None}  # asked for when they are collected
+        vars(part).clear()
+        vars(part).update(kept)
 
 
 def _alone(entry_point: str) -> contextlib.AbstractContextManager:

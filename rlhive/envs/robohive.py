@@ -21,8 +21,8 @@ from torchrl.data import Binary, Bounded, Composite, Unbounded
 from torchrl.envs import EnvBase
 
 from rlhive import keys
+from rlhive.envs.loading import Closed, build, release
 from rlhive.envs.loading import RoboHiveWarning as RoboHiveWarning
-from rlhive.envs.loading import build
 from rlhive.envs.rendering import CameraRenderer, view_of
 from rlhive.envs.visual import VISUAL
 from rlhive.errors import InvalidAction, SimulationDiverged
@@ -132,6 +132,7 @@ class RoboHiveEnv(EnvBase):
         self._set_seed(seed)
         self._elapsed = 0
         self._make_specs()
+        self.is_closed = False  # TorchRL's own default is True
 
     @property
     def unwrapped(self) -> Any:
@@ -200,7 +201,7 @@ class RoboHiveEnv(EnvBase):
                 f"{before:.3f} s to {before + self.dt:.3f} s with finite values, got {self._data.time:.3f} s. "
                 f"Discard the episode and reset."
             )
-            raise SimulationDiverged(msg)
+            raise SimulationDiverged(msg, self._elapsed + 1)
         self._elapsed += 1
         truncated = self._elapsed >= self.horizon
         ends = {keys.DONE: terminated or truncated, keys.TERMINATED: terminated, keys.TRUNCATED: truncated}
@@ -261,10 +262,10 @@ class RoboHiveEnv(EnvBase):
         import mujoco
 
         spec = mujoco.mjtState.mjSTATE_INTEGRATION
+        goal = getattr(self._env, "obj_goal", None)
         state = np.empty(mujoco.mj_stateSize(self._model, spec))
         mujoco.mj_getState(self._model, self._data, state, spec)
         fields = {name: getattr(self._model, name).reshape(-1).copy() for name in RANDOMISED_FIELDS}
-        goal = getattr(self._env, "obj_goal", None)
         fields |= {"obj_goal": goal.astype(np.float64).reshape(-1)} if isinstance(goal, np.ndarray) else {}
         return {"integration": state, **fields}
 
@@ -328,11 +329,13 @@ class RoboHiveEnv(EnvBase):
         }
 
     def close(self, *, raise_if_closed: bool = True) -> None:
-        """Release the simulator and its renderer."""
+        """Release the simulator and its renderer: their memory is free at once. What was returned stays as it is."""
         if not self.is_closed:
-            self._env.sim.close()
             if self._eyes:
                 self._eyes.close()
+            env, closed = self._env, Closed(self.env_name)
+            self._env = self._model = self._data = self._eyes = closed
+            release(env)
         super().close(raise_if_closed=raise_if_closed)
 
 

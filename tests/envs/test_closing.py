@@ -1,0 +1,92 @@
+"""What a closed environment leaves behind: nothing, at once, without waiting for the garbage collector."""
+
+import gc
+import json
+import subprocess
+import sys
+import weakref
+
+import pytest
+
+from rlhive.errors import EnvClosed
+
+REACH = "FrankaReachRandom-v0"
+
+GROWTH = """
+import gc, json, sys, warnings
+warnings.simplefilter("ignore")
+gc.disable()
+from rlhive.envs.robohive import RoboHiveEnv
+
+def resident_mb():
+    lines = open("/proc/self/status").read().splitlines()
+    return int(next(line for line in lines if line.startswith("VmRSS")).split()[1]) / 1024
+
+found = []
+for _ in range(6):
+    env = RoboHiveEnv("FK1_Knob1OnRandom-v4", seed=0, **json.loads(sys.argv[1]))
+    env.reset()
+    env.close()
+    found.append(resident_mb())
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture
+def no_garbage_collector():
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+def test_closing_frees_the_simulation_at_once(no_garbage_collector):
+    from rlhive.envs.robohive import RoboHiveEnv
+
+    env = RoboHiveEnv(REACH, seed=0)
+    kept = env.rollout(2)
+    simulation = weakref.ref(env.unwrapped.sim.data.ptr)
+    assert not env.is_closed
+
+    env.close()
+
+    assert env.is_closed
+    assert simulation() is None
+    assert kept["next", "observation"].isfinite().all()
+    env.close(raise_if_closed=False)
+
+
+def test_closing_frees_the_pictures_at_once(no_garbage_collector, opengl):
+    from rlhive.envs.robohive import RoboHiveEnv
+
+    env = RoboHiveEnv(REACH, from_pixels=True, image_size=(16, 16), render_quality="fast", seed=0)
+    canvas = env._eyes._canvas
+    simulation = weakref.ref(env.unwrapped.sim.data.ptr)
+
+    env.close()
+
+    assert canvas.context is None
+    assert canvas.resources is None
+    assert simulation() is None
+
+
+def test_using_a_closed_environment_is_an_error_that_says_so():
+    from rlhive.envs.robohive import RoboHiveEnv
+
+    env = RoboHiveEnv(REACH, seed=0)
+    action = env.reset().update(env.rand_action())
+    env.close()
+
+    for use in (env.reset, env.get_state, env.provenance, lambda: env.step(action), lambda: env.unwrapped.sim):
+        with pytest.raises(EnvClosed, match="FrankaReachRandom-v0 is closed"):
+            use()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_building_and_closing_again_and_again_takes_no_more_memory(opengl):
+    """Without closing, a kitchen with pictures keeps 275 MB; the first build loads what stays."""
+    pixels = {"from_pixels": True, "cameras": ["left_cam"], "image_size": [32, 32], "render_quality": "fast"}
+    ran = subprocess.run([sys.executable, "-c", GROWTH, json.dumps(pixels)], capture_output=True, text=True, check=True)
+    found = json.loads(ran.stdout.splitlines()[-1])
+
+    assert found[-1] - found[1] < 4 * 25, found
