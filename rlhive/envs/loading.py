@@ -7,6 +7,7 @@ import io
 import re
 import warnings
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
@@ -14,7 +15,7 @@ from filelock import FileLock
 from rlhive.envs.install import package_folder, require_robohive
 from rlhive.envs.robot import vectorise
 from rlhive.envs.visual import VISUAL
-from rlhive.errors import EnvClosed, EnvNotFound, RoboHiveMissing
+from rlhive.errors import EnvClosed, EnvNotFound, InvalidSetting, RoboHiveMissing
 
 _WRITES_ITS_MODEL = ("robohive.envs.fm", "robohive.envs.myo.myodm", "robohive.envs.tcdm")
 
@@ -45,16 +46,22 @@ def build(env_name: str, kwargs: dict[str, Any]) -> tuple[Any, int]:
 
     Raises:
         RoboHiveMissing: RoboHive or the assets of this environment are not installed.
-        EnvNotFound: RoboHive has no such environment.
+        EnvNotFound: RoboHive has no such environment; the message names the nearest, and which lack their assets.
+        InvalidSetting: A number of steps that is none.
     """
     kwargs = dict(kwargs)
+    for name in ("frame_skip", "max_episode_steps"):
+        if kwargs.get(name) is not None and (not isinstance(kwargs[name], int) or kwargs[name] < 1):
+            msg = f"{env_name}: {name} is {kwargs[name]!r}, expected a whole number of steps, 1 or more."
+            raise InvalidSetting(msg)
     require_robohive()
     _import_robohive()
     import gymnasium
 
     if env_name not in gymnasium.registry:
-        near = ", ".join(difflib.get_close_matches(env_name, [*gymnasium.registry, *VISUAL], n=3, cutoff=0.5)) or "none"
-        msg = f"RoboHive has no environment {env_name!r}: expected a registered id, nearest {near}."
+        near = difflib.get_close_matches(env_name, [*gymnasium.registry, *VISUAL], n=3, cutoff=0.5)
+        said = ", ".join(name + _needs_git(name) for name in near) or "none"
+        msg = f"RoboHive has no environment {env_name!r}: expected a registered id, nearest {said}."
         raise EnvNotFound(msg)
     spec = gymnasium.spec(env_name)
     horizon = kwargs.pop("max_episode_steps", None) or spec.max_episode_steps
@@ -75,6 +82,28 @@ def build(env_name: str, kwargs: dict[str, Any]) -> tuple[Any, int]:
     env.sim.model.site_name2id = functools.cache(env.sim.model.site_name2id)
     vectorise(env.robot)
     return env, int(horizon)
+
+
+def _needs_git(env_name: str) -> str:
+    """Say so where the model of an environment, or a file that it includes, is not among the installed assets."""
+    import gymnasium
+
+    robohive_id = VISUAL[env_name].robohive_id if env_name in VISUAL else env_name
+    spec = gymnasium.registry.get(robohive_id)
+    if spec is None or "model_path" not in spec.kwargs:
+        return ""
+    model = Path(spec.kwargs["model_path"]).resolve()
+    files, seen = [model], set()
+    while files:
+        file = files.pop()
+        if not file.is_file():
+            return " (needs rlhive setup --assets git)"
+        if file not in seen:
+            seen.add(file)
+            # MuJoCo takes includes from where the main file is.
+            included = re.findall(r'<include\s+file="([^"]+)"', file.read_text(encoding="utf-8", errors="replace"))
+            files += [(model.parent / name).resolve() for name in included]
+    return ""
 
 
 class Closed:

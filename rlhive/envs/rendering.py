@@ -22,7 +22,7 @@ from torchrl.data import Bounded, Unbounded
 from rlhive import keys
 from rlhive.envs import opengl
 from rlhive.envs.visual import VISUAL, Visual, visual_of_keys
-from rlhive.errors import RenderingUnavailable
+from rlhive.errors import InvalidSetting, RenderingUnavailable
 
 #: Largest height or width. Any OpenGL of the last fifteen years draws it, with 0.5 GB of memory at full quality.
 MAX_SIZE = 4096
@@ -65,7 +65,7 @@ class View:
         quality: A name in QUALITIES.
 
     Raises:
-        ValueError: An impossible size or an unknown quality.
+        InvalidSetting: An impossible size or an unknown quality.
     """
 
     cameras: tuple[str, ...] | None
@@ -76,7 +76,7 @@ class View:
     def __post_init__(self) -> None:
         if self.quality not in QUALITIES:
             msg = f"render_quality is {self.quality!r}: expected one of {', '.join(map(repr, QUALITIES))}."
-            raise ValueError(msg)
+            raise InvalidSetting(msg)
         try:
             size = tuple(operator.index(side) for side in self.image_size)
         except TypeError:
@@ -86,7 +86,7 @@ class View:
                 f"image_size is {self.image_size!r}: expected (height, width) in pixels, two whole numbers "
                 f"from 1 to {MAX_SIZE}."
             )
-            raise ValueError(msg)
+            raise InvalidSetting(msg)
         object.__setattr__(self, "image_size", size)
 
 
@@ -99,7 +99,7 @@ def view_of(env: Any, env_name: str, from_pixels: bool | None, wishes: dict[str,
     if not (visual is not None if from_pixels is None else from_pixels):
         if wishes:
             msg = f"{env_name} was given {', '.join(wishes)} without pixels: add from_pixels=True or leave that out."
-            raise ValueError(msg)
+            raise InvalidSetting(msg)
         return None
     visual = visual or Visual(env_name, cameras=None, image_size=(84, 84))
     return View(
@@ -123,7 +123,7 @@ class CameraRenderer:
         device: A CUDA device chooses the GPU that draws, unless MUJOCO_EGL_DEVICE_ID does.
 
     Raises:
-        ValueError: A camera that the model does not have, none at all, or one twice.
+        InvalidSetting: A camera that the model does not have, none at all, or one twice.
         RenderingUnavailable: This machine has no OpenGL; the message names what to install.
     """
 
@@ -206,10 +206,10 @@ def _checked_cameras(cameras: Sequence[str] | None, model: Any) -> tuple[str, ..
     unknown = [camera for camera in chosen if camera not in available]
     if unknown:
         msg = f"No camera named {unknown[0]!r}: expected names out of {', '.join(available) or 'none at all'}."
-        raise ValueError(msg)
+        raise InvalidSetting(msg)
     if not chosen or len(set(chosen)) < len(chosen):
         msg = f"cameras is {list(chosen)}: expected one or more, each once, out of {', '.join(available) or 'none'}."
-        raise ValueError(msg)
+        raise InvalidSetting(msg)
     return chosen
 
 

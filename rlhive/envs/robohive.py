@@ -25,7 +25,7 @@ from rlhive.envs.loading import Closed, build, release
 from rlhive.envs.loading import RoboHiveWarning as RoboHiveWarning
 from rlhive.envs.rendering import CameraRenderer, view_of
 from rlhive.envs.visual import VISUAL
-from rlhive.errors import InvalidAction, SimulationDiverged
+from rlhive.errors import InvalidAction, InvalidSetting, SimulationDiverged
 
 #: Fields of the compiled model that RoboHive changes at reset, so that a checkpoint needs them.
 RANDOMISED_FIELDS = ("body_pos", "body_quat", "site_pos", "site_quat")
@@ -84,7 +84,7 @@ class RoboHiveEnv(EnvBase):
     Raises:
         RoboHiveMissing: RoboHive or the assets of this environment are not installed.
         EnvNotFound: RoboHive has no such environment.
-        ValueError: An observation key, a frame skip, a camera, a size or a quality that cannot be given.
+        InvalidSetting: An observation key, a frame skip, a camera, a size or a quality that cannot be given.
         RenderingUnavailable: Pixels were asked for, and this machine has no OpenGL.
 
     Example:
@@ -347,7 +347,7 @@ def _checked_substeps(env: Any, frame_skip: int | None) -> int:
             f"RoboHive simulates {substeps} steps where frame_skip={frame_skip} was asked for: this environment "
             f"fixes it or the division rounds down. Leave frame_skip out or take another number."
         )
-        raise ValueError(msg)
+        raise InvalidSetting(msg)
     return substeps
 
 
@@ -355,7 +355,7 @@ def _checked_keys(obs_keys: Sequence[str], available: dict[str, Any], env_name: 
     wrong = [key for key in obs_keys if key not in available or key in _RESERVED]
     if wrong:
         msg = f"{env_name} has no observation {wrong[0]!r}: expected names out of {', '.join(sorted(available))}."
-        raise ValueError(msg)
+        raise InvalidSetting(msg)
     return tuple(obs_keys)
 
 
@@ -363,7 +363,7 @@ def _checked_info(info_keys: Sequence[str], available: dict[str, Any], env_name:
     wrong = [key for key in info_keys if key not in available]
     if wrong:
         msg = f"{env_name} has no info {wrong[0]!r}: expected names out of {', '.join(sorted(available))}."
-        raise ValueError(msg)
+        raise InvalidSetting(msg)
     return tuple(info_keys)
 
 

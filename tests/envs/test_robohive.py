@@ -16,7 +16,7 @@ from tensordict import TensorDict
 from torchrl.envs import check_env_specs
 
 from rlhive import keys
-from rlhive.errors import EnvNotFound, InvalidAction, RoboHiveMissing, SimulationDiverged
+from rlhive.errors import EnvNotFound, InvalidAction, InvalidSetting, RoboHiveMissing, SimulationDiverged
 
 KNOB = "FK1_Knob1OnRandom-v4"
 
@@ -323,6 +323,9 @@ def test_the_provenance_tells_what_the_environment_is(make, env, other):
 def test_an_unknown_environment_is_named_with_its_neighbours(make):
     with pytest.raises(EnvNotFound, match="FK1_Knob1OnRandom-v4"):
         make("FK1_Knob1OnRandom-v9")
+    with pytest.raises(EnvNotFound, match=r"nearest FK1_Knob1OnRandom-v4, ") as raised:
+        make("FK1_Knob1OnRandom-v44")
+    assert "assets git" not in str(raised.value)
     with pytest.raises(EnvNotFound, match="not a RoboHive environment"):
         make("CartPole-v1")
 
@@ -335,6 +338,15 @@ def test_missing_assets_of_a_family_are_an_error_with_the_command_to_type(make):
         pytest.skip("the assets from git hold every family; the ones from the package index lack Myo")
     with pytest.raises(RoboHiveMissing, match="rlhive setup --assets git"):
         make("myoFingerReachRandom-v0")
+    with pytest.raises(EnvNotFound, match=r"myoFingerReachRandom-v0 \(needs rlhive setup --assets git\)"):
+        make("myoFingerReachRandom-v9")
+
+
+@pytest.mark.parametrize("value", [0, -1, 2.5, "ten"])
+@pytest.mark.parametrize("name", ["frame_skip", "max_episode_steps"])
+def test_a_number_of_steps_that_is_none_is_refused(make, name, value):
+    with pytest.raises(InvalidSetting, match=f"{name} is {value!r}, expected a whole number of steps, 1 or more"):
+        make(**{name: value})
 
 
 def test_models_that_robohive_writes_and_deletes_are_built_one_at_a_time(make):

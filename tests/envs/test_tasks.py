@@ -87,6 +87,31 @@ def test_a_score_is_0_for_random_and_100_for_the_expert():
     assert Reference(random=Measured(1.0), expert=Measured(1.0)).score(2.0) is None
 
 
+def test_the_references_are_those_of_the_experts_that_ship():
+    """Red after a change of parameters: measure again with benchmarks/reference_returns.py."""
+    measured = [(task.name, task.env_name) for task in TASKS.values() if task.reference is not None]
+
+    assert references.stale(measured) == []
+    assert len(measured) >= 13
+    for name, _ in measured:
+        reference = TASKS[name].reference
+        assert reference.random.num_episodes == 100
+        assert reference.expert is None or reference.expert.num_episodes == 100
+        assert (reference.expert is not None) == ("expert" in TASKS[name].levels)
+
+
+def test_a_reference_of_other_parameters_is_stale(monkeypatch):
+    tables = {
+        "experts.json": {"tasks": {"an-env": {"expert": {"lead": 1.5}}}},
+        "references.json": {"tasks": {"a": {"expert_hash": "0" * 16}, "plain": {"expert_hash": ""}}},
+    }
+    monkeypatch.setattr(references, "_read", tables.get)
+    pairs = [("a", "an-env"), ("plain", "other-env"), ("never", "other-env")]
+    assert references.stale(pairs) == ["a", "never"]
+    tables["references.json"]["tasks"]["a"]["expert_hash"] = references.expert_hash("an-env")
+    assert references.stale(pairs) == ["never"]
+
+
 def test_the_hash_of_an_expert_is_that_of_what_decides_its_actions(monkeypatch):
     row = {"expert": {"lead": 1.5}, "strategy": "rail", "medium": {"noise": 0.1}, "provenance": {"date": "today"}}
 
