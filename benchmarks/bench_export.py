@@ -34,6 +34,7 @@ SETS = {
 }
 #: Ours once more, with the batches that a collector gives: one call and one wait for the disk per batch.
 BATCHES, FRAMES = "rlhive:batches", 1_000
+ENOUGH_S = 45  # of rounds of one writer
 DIFF_EPISODES, DIFF_LENGTH = 10_000, 10
 
 
@@ -72,9 +73,12 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--scale", type=float, default=1.0, help="share of the episodes, for a quick look")
     parser.add_argument("--patience", type=float, default=550, help="seconds that a writer may take")
-    parser.add_argument("--results", default="export", help="name below benchmarks/results, or nothing")
+    parser.add_argument("--results", help="name below benchmarks/results; by default only all peers and sets have one")
     parser.add_argument("--no-install", dest="install", action="store_false", help="skip peers that are not installed")
     options = parser.parse_args(arguments)
+    whole = set(options.peers) == set(WRITERS) and set(options.sets) == set(SETS) and options.scale == 1
+    if options.results is None and whole:
+        options.results = "export"
     if "rlhive" not in options.peers:
         options.peers.insert(0, "rlhive")  # ratios are to it
     return options
@@ -101,7 +105,9 @@ def _one_set(
             rows[name] |= {key: value for key, value in said.items() if key != "seconds"}
             return said["seconds"]
 
-        found = in_turn({name: (lambda name=name: write(name)) for name in processes}, options.rounds)
+        found = in_turn(
+            {name: (lambda name=name: write(name)) for name in processes}, options.rounds, enough_s=ENOUGH_S
+        )
         for name, seconds in found.items():
             if isinstance(seconds, str):
                 rows[name]["unavailable"] = seconds

@@ -9,7 +9,7 @@ take turns, round by round; a figure is the median of the rounds, a ratio the me
 the timing some batches of each are compared with the source, bit for bit (pictures, which went through a codec, and
 rewards that are sums, closely); a peer that serves something else is reported as failed, with what it served.
 
-Writes benchmarks/results/sampling.json; ``python -m benchmarks.report`` makes the tables and the chart from it.
+Writes benchmarks/results/sampling-SIZE.json; ``python -m benchmarks.report`` makes the tables and the chart from them.
 """
 
 import argparse
@@ -57,31 +57,29 @@ CONTENDERS = {
     "open_cold": ["rlhive", "rlhive:pyarrow", "datasets"],
 }
 PICTURES, PICTURE_SIDE = 2_000, 128
+ENOUGH_S = 15  # of rounds of one contender
+STORE = {"rlhive": {"frames": 10_000}}  # how a peer stores: here only what it serves is measured
 MEMORY = "memory"  # no workload of a peer: a fresh process with random_256
 
 
-def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
-    """Measure, write and print; return what was written."""
+def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """Measure, write and print; return what was written, one content for each set of episodes."""
     options = _options(arguments)
-    began = time.perf_counter()
-    rows: list[dict[str, Any]] = []
-    stores: list[dict[str, Any]] = []
-    versions: dict[str, Any] = {}
-    content = {"machine": machine(), "options": _plain(options), "versions": versions, "stores": stores, "rows": rows}
-    for peer in options.peers:
-        try:
-            PEERS[peer].install() if options.install else None
-        except OSError as error:
-            print(f"{peer}: not installed: {error}")
+    for peer in options.peers if options.install else ():
+        PEERS[peer].install()
+    contents: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="rlhive-bench-") as temporary:
-        work = options.work or Path(temporary)
         for kind, size in _sources(options):
-            _one_source(options, work, kind, size, stores, rows, versions)
-    content["seconds"] = round(time.perf_counter() - began)
-    content["machine"]["load_after"] = machine()["load"]
-    if options.results:
-        print(write_results(options.results, content))
-    return content
+            began = time.perf_counter()
+            content = {"kind": kind, "size": size, "machine": machine(), "options": _plain(options)}
+            content |= {"versions": {}, "stores": [], "rows": []}
+            _one_source(options, options.work or Path(temporary), content, contents)
+            contents.append(content)
+            content["seconds"] = round(time.perf_counter() - began)
+            content["machine"]["load_after"] = machine()["load"]
+            if options.results:
+                print(write_results(f"{options.results}-{'pixels' if kind == 'pixels' else size}", content))
+    return contents
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -100,9 +98,14 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--threads", type=int, default=1, help="of every peer's BLAS, OpenMP and torch")
     parser.add_argument("--work", type=Path, help="folder that is kept; a temporary one by default")
-    parser.add_argument("--results", default="sampling", help="name below benchmarks/results, or nothing")
+    parser.add_argument(
+        "--results", help="name below benchmarks/results; by default only all peers and workloads have one"
+    )
     parser.add_argument("--no-install", dest="install", action="store_false", help="skip peers that are not installed")
     options = parser.parse_args(arguments)
+    whole = set(options.peers) == set(PEERS) and set(options.workloads) == {*WORKLOADS, MEMORY}
+    if options.results is None and whole:
+        options.results = "sampling"
     if "rlhive" not in options.peers:
         options.peers.insert(0, "rlhive")  # ratios are to it
     return options
@@ -120,22 +123,14 @@ def _sources(options: argparse.Namespace) -> list[tuple[str, int]]:
 
 
 def _one_source(
-    options: argparse.Namespace,
-    work: Path,
-    kind: str,
-    size: int,
-    stores: list[dict[str, Any]],
-    rows: list[dict[str, Any]],
-    versions: dict[str, Any],
+    options: argparse.Namespace, work: Path, content: dict[str, Any], smaller: list[dict[str, Any]]
 ) -> None:
-    source = make(
-        work / f"source-{kind}-{size}", num_transitions=size, length=options.length, kind=kind, side=PICTURE_SIDE
-    )
-    workloads = (
-        ["images_64"]
-        if kind == "pixels"
-        else [name for name in options.workloads if name in CONTENDERS and name != "images_64"]
-    )
+    kind, size, rows = content["kind"], content["size"], content["rows"]
+    folder = work / f"source-{kind}-{size}"
+    source = make(folder, num_transitions=size, length=options.length, kind=kind, side=PICTURE_SIDE)
+    workloads = [
+        name for name in options.workloads if name in CONTENDERS and (name == "images_64") == (kind == "pixels")
+    ]
     wanted = {name.partition(":")[0] for workload in workloads for name in CONTENDERS[workload]}
     folder = work / f"stores-{kind}-{size}"
     with ExitStack() as stack:
@@ -143,40 +138,43 @@ def _one_source(
         for peer in options.peers:
             if peer not in wanted:
                 continue
-            row = {"kind": kind, "size": size, "peer": peer, "raw_bytes": source.raw_bytes}
-            stores.append(row)
+            row = {"peer": peer, "raw_bytes": source.raw_bytes}
+            content["stores"].append(row)
             try:
-                _refuse_if_too_slow(peer, kind, size, stores, options.patience)
+                _refuse_if_too_slow(peer, content, smaller, options.patience)
                 process = stack.enter_context(_start(peer, source.folder, folder, options))
-                versions[peer] = process.ask("versions")
-                row |= process.ask("write")
+                content["versions"][peer] = process.ask("versions")
+                row |= process.ask("write", **STORE.get(peer, {}))
                 processes[peer] = process
             except (NotOffered, PeerFailed) as reason:
                 row["unavailable"] = str(reason)
             print(_store_line(row), flush=True)
         for workload in workloads:
             for row in _one_workload(workload, processes, options):
-                rows.append({"size": size, **row})
-                print(_line(rows[-1]), flush=True)
+                rows.append(row)
+                print(_line(row), flush=True)
     for row in (
         _memory(processes, source.folder, folder, options) if kind != "pixels" and MEMORY in options.workloads else ()
     ):
-        rows.append({"size": size, **row})
-        print(_line(rows[-1]), flush=True)
+        rows.append(row)
+        print(_line(row), flush=True)
 
 
 def _start(peer: str, source: Path, folder: Path, options: argparse.Namespace) -> PeerProcess:
     return PeerProcess(peer, source, folder, timeout_s=options.patience, threads=options.threads)
 
 
-def _refuse_if_too_slow(peer: str, kind: str, size: int, stores: list[dict[str, Any]], patience: float) -> None:
-    for row in stores:
-        if row["peer"] == peer and row["kind"] == kind and row["size"] < size:
+def _refuse_if_too_slow(peer: str, content: dict[str, Any], smaller: list[dict[str, Any]], patience: float) -> None:
+    """Scale the time that a smaller set took."""
+    for other in smaller:
+        for row in other["stores"]:
+            if row["peer"] != peer or other["kind"] != content["kind"] or other["size"] >= content["size"]:
+                continue
             if "seconds" not in row:
-                msg = f"left out: {row['unavailable']} at {row['size']:,}"
+                msg = f"left out, as with {other['size']:,} transitions: {row['unavailable']}"
                 raise NotOffered(msg)
-            if row["seconds"] * size / row["size"] > patience:
-                msg = f"left out: storing {row['size']:,} transitions took {row['seconds']:.0f} s"
+            if row["seconds"] * content["size"] / other["size"] > patience:
+                msg = f"left out: storing {other['size']:,} transitions took {row['seconds']:.0f} s"
                 raise NotOffered(msg)
 
 
@@ -185,7 +183,11 @@ def _one_workload(
 ) -> list[dict[str, Any]]:
     contenders = [Contender(workload, name, processes) for name in CONTENDERS[workload]]
     contenders = [contender for contender in contenders if contender.process is not None]
-    found = in_turn({one.name: (lambda one=one: one.measure(options.seconds)) for one in contenders}, options.rounds)
+    found = in_turn(
+        {one.name: (lambda one=one: one.measure(options.seconds)) for one in contenders},
+        options.rounds,
+        enough_s=ENOUGH_S,
+    )
     ours = next((one for one in contenders if one.peer == "rlhive" and not isinstance(found[one.name], str)), None)
     rows = []
     for one in contenders:
@@ -256,7 +258,7 @@ def _memory(
 
 def _store_line(row: dict[str, Any]) -> str:
     said = row.get("unavailable") or f"{row['seconds']:8.1f} s {row['bytes'] / 1e6:10.1f} MB"
-    return f"{row['size']:>9} {'store':<14} {row['peer']:<16} {said}"
+    return f"{'store':<14} {row['peer']:<16} {said}"
 
 
 def _line(row: dict[str, Any]) -> str:
@@ -267,8 +269,9 @@ def _line(row: dict[str, Any]) -> str:
         said = f"{row['draw_s']['median'] * 1e6:10.0f} µs {row['per_s']:12,.0f}/s {times:8.2f} times"
         said += f"  WRONG: {row['failed']}" if "failed" in row else ""
     elif "after" in row:
-        said = f"{row['after']['peak'] / 1e6:10.0f} MB peak {row['after']['anonymous'] / 1e6:8.0f} MB anonymous"
-    return f"{row['size']:>9} {row['workload']:<14} {name:<16} {said}"
+        added = row["after"]["anonymous"] - row["before"]["anonymous"]
+        said = f"{row['after']['peak'] / 1e6:10.0f} MB peak {added / 1e6:8.0f} MB more anonymous memory"
+    return f"{row['workload']:<14} {name:<16} {said}"
 
 
 if __name__ == "__main__":

@@ -1,10 +1,9 @@
 """Tables and a chart from the result files: ``python -m benchmarks.report``.
 
-Rewrites what stands between the markers of benchmarks/README.md, and draws benchmarks/results/sampling.png.
+Rewrites what stands between the markers of benchmarks/README.md and draws benchmarks/results/sampling.png.
 """
 
 import json
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -33,38 +32,39 @@ LABELS = {
 def main() -> None:
     """Rewrite the tables, draw the chart."""
     text = README.read_text(encoding="utf-8")
-    sampling, export = (_read(name) for name in ("sampling", "export"))
+    sampling = sorted(
+        map(_read, RESULTS.glob("sampling-*.json")), key=lambda one: (one["kind"] == "pixels", one["size"])
+    )
     if sampling:
-        text = _between(text, "sampling", sampling_tables(sampling))
-        draw(sampling, RESULTS / "sampling.png")
-    if export:
-        text = _between(text, "export", export_tables(export))
+        text = _between(text, "sampling", "\n\n".join(map(sampling_tables, sampling)))
+        draw([one for one in sampling if one["kind"] != "pixels"], RESULTS / "sampling.png")
+    if (RESULTS / "export.json").exists():
+        text = _between(text, "export", export_tables(_read(RESULTS / "export.json")))
     README.write_text(text, encoding="utf-8")
 
 
 def sampling_tables(content: dict[str, Any]) -> str:
-    """Return Markdown: per size the time of a batch, opening, memory."""
-    parts = [_machine(content)]
-    for size in sorted({row["size"] for row in content["rows"] if row["workload"] != "images_64"}):
-        rows = [row for row in content["rows"] if row["size"] == size]
-        parts.append(
-            f"### {size:,} transitions\n\nMedian time of one batch; in brackets how many times longer than RLHive's."
-        )
-        parts.append(_table(["", *(_title(name) for name in SHOWN), "made by"], _batch_rows(rows)))
-        parts.append(_table(["", "open, warm", "open, cold", "peak memory", "anonymous"], _open_rows(rows)))
-    pictures = [row for row in content["rows"] if row["workload"] == "images_64" and "draw_s" in row]
-    if pictures:
-        parts.append("### Pictures, 128 by 128, random batches of 64")
-        stores = {row["peer"]: row for row in content["stores"] if row["kind"] == "pixels"}
+    """Return Markdown: the time of a batch, opening, memory; or pictures."""
+    rows = content["rows"]
+    if content["kind"] == "pixels":
+        stores = {row["peer"]: row for row in content["stores"]}
         lines = [
             [_name(row), f"{row['per_s']:,.0f} frames/s", f"{stores[row['peer']]['bytes'] / 1e6:.1f} MB"]
-            for row in pictures
+            for row in rows
+            if "draw_s" in row
         ]
-        parts.append(_table(["", "", "on disk"], lines))
-    wrong = [f"- {_name(row)}, {row['workload']}: {row['failed']}" for row in content["rows"] if "failed" in row]
-    if wrong:
-        parts.append("Served something else than the source holds:\n\n" + "\n".join(wrong))
-    return "\n\n".join(parts)
+        parts = ["### Pictures, 128 by 128, random batches of 64", _machine(content)]
+        parts.append(_table(["", "", f"on disk ({content['stores'][0]['raw_bytes'] / 1e6:.0f} MB of values)"], lines))
+    else:
+        parts = [f"### {content['size']:,} transitions", _machine(content)]
+        parts.append("Median time of one batch; in brackets how many times longer than RLHive's.")
+        parts.append(_table(["", *(_title(name) for name in SHOWN), "made by"], _batch_rows(rows)))
+        parts.append(
+            _table(["", "open, warm", "open, cold", "peak memory", "its own, after opening"], _open_rows(rows))
+        )
+    left = [f"- {LABELS[row['peer']]}: {row['unavailable']}" for row in content["stores"] if "unavailable" in row]
+    wrong = [f"- † {_name(row)}, {row['workload']}: {row['failed']}" for row in rows if "failed" in row]
+    return "\n\n".join([*parts, *(["\n".join(left + wrong)] if left or wrong else [])])
 
 
 def export_tables(content: dict[str, Any]) -> str:
@@ -98,37 +98,52 @@ def export_tables(content: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
-def draw(content: dict[str, Any], path: Path) -> None:
-    """Draw one panel per workload: transitions per second of every peer, by size."""
+def draw(contents: list[dict[str, Any]], path: Path) -> None:
+    """Draw one panel per workload: transitions per second of every peer, with the spread; sizes in shades."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
-    shown = [name for name in SHOWN if any(row["workload"] == name and "per_s" in row for row in content["rows"])]
-    figure, axes = plt.subplots(2, -(-len(shown) // 2), figsize=(15, 8), squeeze=False)
-    colours = dict(zip(LABELS, plt.get_cmap("tab20").colors, strict=False))
-    size = max(row["size"] for row in content["rows"] if row["workload"] in shown)
+    found = [(content["size"], row) for content in contents for row in content["rows"] if "per_s" in row]
+    shown = [name for name in SHOWN if any(row["workload"] == name for _, row in found)]
+    figure, axes = plt.subplots(-(-len(shown) // 4), min(4, len(shown)), figsize=(16, 9), squeeze=False)
+    sizes = sorted({size for size, _ in found})
     for panel, workload in zip(axes.flat, shown, strict=False):
-        rows = [
-            row for row in content["rows"] if row["workload"] == workload and row["size"] == size and "per_s" in row
-        ]
-        rows.sort(key=lambda row: row["per_s"])
-        names = [re.sub(r"\*", "", _name(row)) for row in rows]
-        values = [row["per_s"] for row in rows]
-        low = [row["per_s"] - row["transitions"] / row["draw_s"]["max"] for row in rows]
-        high = [row["transitions"] / row["draw_s"]["min"] - row["per_s"] for row in rows]
-        panel.barh(names, values, xerr=[low, high], color=[colours[row["peer"]] for row in rows], ecolor="0.4")
-        panel.set_xscale("log")
-        panel.set_title(_title(workload))
-        panel.set_xlabel("transitions/s")
-        panel.tick_params(axis="y", labelsize=8)
+        rows = [(size, row) for size, row in found if row["workload"] == workload]
+        best = {_plain(row): 0.0 for _, row in rows}
+        for _, row in rows:
+            best[_plain(row)] = max(best[_plain(row)], row["per_s"])
+        names = sorted(best, key=best.get)
+        for size, row in rows:
+            middle, low, high = (row["transitions"] / row["draw_s"][key] for key in ("median", "max", "min"))
+            shade = 0.35 + 0.6 * (sizes.index(size) + 1) / len(sizes)
+            colour = ("tab:orange" if row["peer"] == "rlhive" else "tab:blue", shade)
+            place = names.index(_plain(row)) + 0.8 * ((sizes.index(size) + 0.5) / len(sizes) - 0.5)
+            panel.barh(
+                place,
+                middle,
+                height=0.8 / len(sizes),
+                xerr=[[middle - low], [high - middle]],
+                color=[colour],
+                ecolor="0.4",
+                error_kw={"linewidth": 0.7},
+            )
+        panel.set_yticks(range(len(names)), names, fontsize=8)
+        panel.set(xscale="log", title=_title(workload), xlabel="transitions/s")
     for panel in list(axes.flat)[len(shown) :]:
         panel.axis("off")
-    figure.suptitle(f"{size:,} transitions of 75 + 9 float32, {content['machine']['cores']} cores: more is better")
+    shades = ", ".join(f"{size:,}" for size in sizes)
+    figure.suptitle(
+        f"Transitions per second: more is better; {shades} transitions, larger sets darker; bars span all rounds"
+    )
     figure.tight_layout()
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=100)
     plt.close(figure)
+
+
+def _plain(row: dict[str, Any]) -> str:
+    return _name(row).replace("**", "")
 
 
 def _batch_rows(rows: list[dict[str, Any]]) -> Iterable[list[str]]:
@@ -144,7 +159,10 @@ def _open_rows(rows: list[dict[str, Any]]) -> Iterable[list[str]]:
     for peer in LABELS:
         own = {row["workload"]: row for row in rows if row["peer"] == peer and not row["variant"]}
         after = own.get("memory", {}).get("after")
-        memory = [f"{after['peak'] / 1e6:,.0f} MB", f"{after['anonymous'] / 1e6:,.0f} MB"] if after else ["", ""]
+        memory = ["", ""]
+        if after:
+            added = after["anonymous"] - own["memory"]["before"]["anonymous"]
+            memory = [f"{after['peak'] / 1e6:,.0f} MB", f"{added / 1e6:+,.0f} MB"]
         cells = [_time(own.get("open_warm")), _time(own.get("open_cold")), *memory]
         if any(cells):
             yield [LABELS[peer], *cells]
@@ -213,9 +231,8 @@ def _between(text: str, name: str, content: str) -> str:
     return f"{head}{begin}\n\n{content}\n\n{end}{rest.partition(end)[2]}"
 
 
-def _read(name: str) -> dict[str, Any] | None:
-    path = RESULTS / f"{name}.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

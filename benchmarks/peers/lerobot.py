@@ -17,6 +17,12 @@ from benchmarks.peers.worker import Drawing, Unavailable, batch_of, folder_bytes
 REPO, FPS, TASK = "bench/episodes", 20, "turn the knob"
 PICTURE = "observation.images.camera"
 NAMES = {"observation.state": "observation", "action": "action", "next.reward": "reward", PICTURE: "pixels"}
+try:  # which needs FFmpeg's shared libraries; PyAV brings its own
+    import torchcodec.decoders  # noqa: F401
+
+    VIDEO = "torchcodec"
+except (ImportError, RuntimeError):
+    VIDEO = "pyav"
 
 
 class Peer:
@@ -33,9 +39,8 @@ class Peer:
 
     def versions(self) -> dict[str, str]:
         """Return what takes part."""
-        return {
-            name: metadata.version(name) for name in ("lerobot", "datasets", "pyarrow", "torch", "torchcodec", "av")
-        }
+        libraries = ("lerobot", "datasets", "pyarrow", "torch", "torchcodec", "av")
+        return {name: metadata.version(name) for name in libraries} | {"video": VIDEO}
 
     def write(self) -> dict[str, Any]:
         """Record frame by frame with LeRobot's own writer."""
@@ -86,7 +91,7 @@ class Peer:
         return self._drawing(self._loader(dataset, size, workers, shuffle=workload != "iterate_256"), arrays)
 
     def _dataset(self, deltas: dict[str, list[float]] | None = None) -> LeRobotDataset:
-        return LeRobotDataset(REPO, root=self._root, delta_timestamps=deltas)
+        return LeRobotDataset(REPO, root=self._root, delta_timestamps=deltas, video_backend=VIDEO)
 
     def _loader(self, dataset: Any, size: int, workers: int, shuffle: bool = True) -> Any:
         return torch.utils.data.DataLoader(

@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Callable
 from importlib import import_module, metadata
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,8 @@ class Peer:
         first = cache.version_dir(NAME, VERSION, store=self._store)
         began = time.perf_counter()
         result = room.diff(first, second)
-        return {"seconds": time.perf_counter() - began, "result": str(result)[:200]}
+        seconds = time.perf_counter() - began
+        return {"seconds": seconds, "result": {"same": result.num_same, "dropped": len(result.dropped)}}
 
     def open(self, workload: str, variant: str) -> Drawing:
         """Open a buffer with the arguments that the workload is about."""
@@ -120,6 +122,8 @@ class Peer:
         }.get(workload, {})
         if variant == "prefetch":
             arguments["prefetch"] = 2
+        if variant == "raw" and "image_cache" not in signature(RoboHiveDataset.as_replay_buffer).parameters:
+            arguments.clear()  # there is no other cache yet
         buffer = self._buffer(batch_size=size, **arguments)
         if workload.startswith("iterate"):
             batches = iter(buffer)

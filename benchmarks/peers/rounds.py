@@ -16,25 +16,31 @@ from benchmarks.peers.environments import ROOT
 RESULTS = ROOT / "benchmarks" / "results"
 
 
-def in_turn(contenders: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float] | str]:
+def in_turn(
+    contenders: dict[str, Callable[[], float]], rounds: int, *, enough_s: float = float("inf")
+) -> dict[str, list[float] | str]:
     """Run every contender once per round, in turn, so that all see the same noise.
 
     Args:
         contenders: By name, a function that returns its seconds.
         rounds: How often.
+        enough_s: A contender whose rounds took longer than this all together takes no more part.
 
     Returns:
         Seconds per round; where a contender failed, the sentence instead.
     """
     found: dict[str, list[float] | str] = {name: [] for name in contenders}
+    spent = dict.fromkeys(contenders, 0.0)
     for _ in range(rounds):
         for name, measure in contenders.items():
-            if isinstance(found[name], str):
+            if isinstance(found[name], str) or spent[name] > enough_s:
                 continue
+            began = time.perf_counter()
             try:
                 found[name].append(measure())
             except (NotOffered, PeerFailed) as reason:
                 found[name] = str(reason)
+            spent[name] += time.perf_counter() - began
     return found
 
 
@@ -44,8 +50,8 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def ratio(theirs: Sequence[float], ours: Sequence[float]) -> dict[str, float]:
-    """Return how many times longer theirs took: the spread of the rounds' own ratios."""
-    return spread([one / other for one, other in zip(theirs, ours, strict=True)])
+    """Return how many times longer theirs took: the spread of the ratios of the rounds that both took part in."""
+    return spread([one / other for one, other in zip(theirs, ours, strict=False)])
 
 
 def machine() -> dict[str, Any]:

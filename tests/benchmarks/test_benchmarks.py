@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import time
 from importlib import import_module
 
 import numpy as np
@@ -102,6 +103,7 @@ def test_rounds_take_turns_and_a_failure_stays_its_own():
     found = in_turn({"a": lambda: order.append("a") or 1.0, "b": fails, "c": lambda: order.append("c") or 2.0}, 3)
 
     assert order == ["a", "c"] * 3
+    assert in_turn({"slow": lambda: time.sleep(0.02) or 1.0}, 5, enough_s=0.01) == {"slow": [1.0]}
     assert found == {"a": [1.0] * 3, "b": "no such thing", "c": [2.0] * 3}
     assert ratio([2.0, 6.0, 4.0], [1.0, 2.0, 4.0])["median"] == 2.0
 
@@ -152,7 +154,7 @@ def test_every_workload_of_an_own_peer_serves_the_source(peer, tmp_path):
 
 def test_the_whole_benchmark_runs_and_becomes_tables_and_a_chart(tmp_path):
     quick = ["--sizes", "600", "--rounds", "2", "--seconds", "0.001", "--results", "", "--no-install"]
-    found = bench_sampling.main([*quick, "--peers", "rlhive", "numpy", "--workloads", "random_256", "open_cold"])
+    [found] = bench_sampling.main([*quick, "--peers", "rlhive", "numpy", "--workloads", "random_256", "open_cold"])
 
     assert [row["failed"] for row in found["rows"] if "failed" in row] == []
     assert {(row["peer"], row["workload"]) for row in found["rows"] if "checked" in row} >= {
@@ -161,7 +163,7 @@ def test_the_whole_benchmark_runs_and_becomes_tables_and_a_chart(tmp_path):
         ("numpy", "random_256"),
     }
 
-    report.draw(found, tmp_path / "chart.png")
+    report.draw([found], tmp_path / "chart.png")
 
     assert (tmp_path / "chart.png").stat().st_size > 10_000
     assert "| numpy, 5 gathers |" in report.sampling_tables(json.loads(json.dumps(found)))
@@ -186,4 +188,5 @@ def test_the_writers_benchmark_runs_and_becomes_a_table():
     assert found["rows"][0]["per_s"] > 0
     assert "failed" not in found["rows"][0]
     assert found["rows"][0]["check"]["ok"]
+    assert found["diff"]["result"] == {"same": 90, "dropped": 10}
     assert "transitions/s" in report.export_tables(json.loads(json.dumps(found)))
