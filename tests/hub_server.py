@@ -2,7 +2,8 @@
 
 Repositories are created, written by commits (LFS and regular files, `parentCommit`), tagged, listed and read, byte
 ranges included; who may do so is the token's role. Errors carry the Hub's own headers, without which the clients cannot
-tell them apart. Not here: xet, pull requests, branches besides `main`, limits.
+tell them apart. Not here: pull requests, branches besides `main`, limits. Of xet there is the upload alone, into the
+file store that the client itself brings, to see what it sends.
 """
 
 import base64
@@ -15,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
 DATE = "2026-01-01T00:00:00.000Z"
@@ -56,6 +58,13 @@ class Repository:
         return self.tags.get(revision, revision if revision in self.commits else None)
 
 
+class Stored(bytes):
+    """A file whose content lies in xet's store, empty here; known by its SHA-256 and size."""
+
+    oid: str
+    size: int
+
+
 @dataclass
 class Fault:
     """An answer out of order: ``status`` (0 hangs up, 1 flips a bit) to the next ``times`` requests that match.
@@ -88,6 +97,7 @@ class Hub:
         faults: What goes wrong next.
         before: Called with every request line before it is answered.
         broken: Answer everything with this status instead.
+        xet_store: Folder in which the client's own xet store keeps what it is sent; None without xet.
     """
 
     url: str
@@ -100,13 +110,14 @@ class Hub:
     faults: list[Fault] = field(default_factory=list)
     before: Callable[[str], None] | None = None
     broken: int | None = None
+    xet_store: Path | None = None
 
     def reset(self) -> None:
         """Forget everything, as if newly started."""
         for member in (self.repositories, self.objects, self.tokens, self.requests, self.received, self.served):
             member.clear()
         self.faults.clear()
-        self.before = self.broken = None
+        self.before = self.broken = self.xet_store = None
 
     def fault(self, line: str) -> Fault | None:
         """Return the fault that is due for a request, and count it."""
@@ -257,11 +268,22 @@ class _Handler(BaseHTTPRequestHandler):
             if change["key"] == "file":
                 files[value["path"]] = base64.b64decode(value["content"])
             elif change["key"] == "lfsFile":
-                files[value["path"]] = self.hub.objects[value["oid"]]
+                files[value["path"]] = self.hub.objects.get(value["oid"]) or self._stored(value)
             elif change["key"] == "deletedFile":
                 del files[value["path"]]
         sha = repository.commit(files)
         self._json({"commitOid": sha, "commitUrl": f"{self.hub.url}/datasets/{repo_id}/commit/{sha}"})
+
+    def _stored(self, value: dict[str, object]) -> Stored:
+        file = Stored()
+        file.oid, file.size = value["oid"], value["size"]
+        return file
+
+    def _xet_token(self) -> None:
+        about = {"casUrl": f"local://{self.hub.xet_store}", "accessToken": "x", "exp": 2**32}
+        names = {"casUrl": "X-Xet-Cas-Url", "accessToken": "X-Xet-Access-Token", "exp": "X-Xet-Token-Expiration"}
+        headers = {names[key]: str(value) for key, value in about.items()}
+        self._answer(200, json.dumps(about).encode(), headers | {"Content-Type": "application/json"})
 
     def _tag(self, repository: Repository, revision: str) -> None:
         if self.command == "DELETE":
@@ -297,6 +319,8 @@ class _Handler(BaseHTTPRequestHandler):
         match rest:
             case ["preupload" | "commit" | "tag", *_] if not self._may_write():
                 pass
+            case ["xet-write-token", _] if self.hub.xet_store is not None:
+                self._xet_token()
             case ["preupload", _]:
                 self._preupload(repository)
             case ["commit", _]:
@@ -407,6 +431,8 @@ def _is_lfs(path: str) -> bool:
 
 
 def _sha256(data: bytes) -> str:
+    if isinstance(data, Stored):
+        return data.oid
     return hashlib.sha256(data).hexdigest()
 
 
@@ -415,7 +441,8 @@ def _blob(data: bytes) -> str:
 
 
 def _tree_entry(path: str, data: bytes) -> dict[str, object]:
-    entry: dict[str, object] = {"type": "file", "path": path, "size": len(data), "oid": _blob(data)}
+    size = data.size if isinstance(data, Stored) else len(data)
+    entry: dict[str, object] = {"type": "file", "path": path, "size": size, "oid": _blob(data)}
     if _is_lfs(path):
-        entry["lfs"] = {"oid": _sha256(data), "size": len(data), "pointerSize": 130}
+        entry["lfs"] = {"oid": _sha256(data), "size": size, "pointerSize": 130}
     return entry
