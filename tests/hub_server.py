@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import json
 import re
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -446,3 +447,12 @@ def _tree_entry(path: str, data: bytes) -> dict[str, object]:
     if _is_lfs(path):
         entry["lfs"] = {"oid": _sha256(data), "size": size, "pointerSize": 130}
     return entry
+
+
+if (
+    __name__ == "__main__"
+):  # to try the verbs by hand: HF_ENDPOINT=… HF_TOKEN=anything HF_HUB_DISABLE_XET=1 rlhive push …
+    with serving() as hub:
+        sys.stdout.write(f"{hub.url}\n")
+        sys.stdout.flush()
+        threading.Event().wait()

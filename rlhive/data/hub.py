@@ -163,7 +163,7 @@ def pull(
         _download(pin, [entry.path for entry in entries], progress=progress)
     try:
         with cache.publishing(target) as partial:
-            _place(pin, entries, partial, progress=progress)
+            _place(pin, entries, partial, progress=False)
             pin.write(partial)
             _link(_download(pin, [FILE_NAME], progress=False) / FILE_NAME, partial / FILE_NAME)
     except DatasetExists:
