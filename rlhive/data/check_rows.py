@@ -54,7 +54,7 @@ class RowChecks:
         for name, part in facts.extremes.items():
             own[name] = own[name].merge(part) if name in own else part
         for column, position, row, kind in facts.odd:
-            where = f"{self._name(position)}, row {row}" if row < self._told[position]["length"] else "final value"
+            where = f"row {row}" if row < self._told[position]["length"] else "final value"
             name = "nan" if kind == "NaN" else "infinite"
             self._findings.add(name, f"{self._name(position)}, {where}: {column} is {kind}.")
 

@@ -96,7 +96,7 @@ def near_duplicates(codes: Sequence[np.ndarray]) -> list[Pair]:
 
 
 def _counts(item: Field) -> bool:
-    return (item.observed or item.column == keys.ACTION) and item.dtype != "bool" and item.width > 0
+    return (item.observed or item.column == keys.ACTION) and item.dtype not in ("bool", "string") and item.width > 0
 
 
 def _elements(values: np.ndarray) -> np.ndarray:

@@ -179,7 +179,8 @@ class Scanner:
             facts.episodes.append(self._episode(position, own, index[rows]))
             facts.codes.append(codes[rows])
             start = rows.stop
-        facts.extremes.update({name: Extremes.of(array) for name, array in columns.items() if array.size})
+        numbers = {name: array for name, array in columns.items() if array.size and array.dtype != object}
+        facts.extremes.update({name: Extremes.of(array) for name, array in numbers.items()})
         facts.odd.extend(self._odd(facts, columns))
         return facts
 

@@ -364,6 +364,21 @@ def test_a_defect_of_files_is_found_by_its_check(plant, name, says, tmp_path):
     assert not report.ok
 
 
+def test_text_is_checked_as_content_and_not_as_numbers(tmp_path):
+    fields = (*SCHEMA.fields, Field("instruction", "string", (), observed=False))
+    schema = Schema(tuple(sorted(fields, key=lambda item: item.column)))
+    made = [episode(number) for number in range(6)]
+    for record in made:
+        record.columns["instruction"] = np.array([f"turn {step}" for step in range(HORIZON)], dtype=object)
+    folder = export(made, "my/walk", version="1.0.0", schema=schema, license="mit", store=tmp_path)
+    clean = status(check(folder, judge=rewards))
+
+    rewrite(folder, "data/train-*", setting("instruction", 3, "turn 4"))
+
+    assert clean == {}
+    assert check(folder).outcomes["content"].findings[0].startswith("episode 1 (train): expected content hash")
+
+
 def test_every_check_has_a_planted_defect_and_a_line_in_the_documentation():
     documented = (Path(__file__).parents[2] / "docs/checks.md").read_text()
 
