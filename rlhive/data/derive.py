@@ -287,6 +287,11 @@ def _cut(batches: Iterator[pa.RecordBatch], episodes: pa.Table, schema: Schema) 
         if count:
             size = stops[done + count - 1] - taken
             yield from arrow.records_of(rows.slice(0, size), episodes.slice(done, count), schema)
-            rows, done, taken = rows.slice(size), done + count, taken + size
+            rows, done, taken = _copy(rows.slice(size)), done + count, taken + size
     if done < len(stops):  # too few rows: let the episode say so
         yield from arrow.records_of(rows, episodes.slice(done), schema)
+
+
+def _copy(rows: pa.Table) -> pa.Table:
+    """Return the rows in memory of their own: a slice, even of no rows, keeps alive what it was cut from."""
+    return rows.take(np.arange(len(rows)))

@@ -222,6 +222,8 @@ class GroupReader:
             raise
 
 
-def _damaged(path: Path | str, error: Exception) -> CorruptDataset:
+def _damaged(path: Path | str, error: Exception) -> Exception:
+    if isinstance(error, MemoryError):  # Arrow's own is an ArrowException too: the file is not to blame
+        return MemoryError(f"{path}: {error}")
     said = " ".join(str(error).split())
     return CorruptDataset(f"{path}: expected a readable Parquet file, got: {said}. Fetch or make the version again.")
