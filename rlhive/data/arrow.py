@@ -80,9 +80,13 @@ def batch_of(columns: Columns, episodes: Sequence[int], lengths: Sequence[int], 
     ids = np.repeat(np.asarray(episodes, np.int64), lengths)
     first = np.cumsum(lengths) - lengths
     steps = np.arange(len(ids), dtype=np.int64) - np.repeat(first, lengths)
-    arrays = [pa.array(ids), pa.array(steps)]
-    arrays += [_to_arrow(columns[item.column], item) for item in schema.fields]
+    arrays = [pa.array(ids), pa.array(steps), *arrays_of(columns, schema)]
     return pa.RecordBatch.from_arrays(arrays, schema=row_schema(schema))
+
+
+def arrays_of(columns: Columns, schema: Schema) -> list[pa.Array]:
+    """Return the fields' columns as Arrow arrays, in the schema's order; numbers share their memory."""
+    return [_to_arrow(columns[item.column], item) for item in schema.fields]
 
 
 def columns_of(table: pa.Table | pa.RecordBatch, schema: Schema) -> Columns:

@@ -21,11 +21,11 @@ from rlhive.data import cache
 from rlhive.data.assemble import BOOKKEEPING, About, Assembler, Batch, Episode
 from rlhive.data.episodes import TERMINATED, EpisodeRecord, pack_leaves
 from rlhive.data.recording import Recording
-from rlhive.data.recover import commit
+from rlhive.data.recover import commit, find_recording
 from rlhive.data.ring import Ring, is_replay_buffer
 from rlhive.data.schema import Schema
 from rlhive.data.writer import NumberedWriter
-from rlhive.errors import DatasetExists, DatasetNotFound, InvalidName, SchemaMismatch
+from rlhive.errors import DatasetExists, InvalidName, SchemaMismatch
 
 logger = logging.getLogger(__name__)
 
@@ -105,29 +105,26 @@ class Recorder:
         self._begin(path, name, run, split=split, schema=schema, cut_as=cut_as, drop=tuple(drop), store=store)
 
     @classmethod
-    def resume(cls, path: str | Path, *, env: Any = None, policy: Any = None, **options: Any) -> "Recorder":
+    def resume(cls, name: str | Path, *, env: Any = None, policy: Any = None, **options: Any) -> "Recorder":
         """Go on with a recording where it stopped, or beside the processes that write to it.
 
         Args:
-            path: Its folder.
+            name: Its folder; or the dataset that it is meant for, if the store has one recording for it.
             env: As for a new recorder: what is recorded from here on is a run of its own.
             policy: As for a new recorder.
             **options: As for a new recorder.
 
         Raises:
-            DatasetNotFound: No recording is there.
+            DatasetNotFound: No recording is meant, or several.
         """
-        path = Path(path).expanduser().absolute()
-        if not (path / "recording.json").exists():
-            msg = f"{path}: expected a recording, got none. List what there is: rlhive recover"
-            raise DatasetNotFound(msg)
+        recording = find_recording(str(name), store=options.get("store"))
         run = _run_of(env, policy, options.pop("provenance", None))
         defaults = {"split": "train", "schema": None, "cut_as": CUT_AS[0], "drop": BOOKKEEPING, "store": None}
         unknown = options.keys() - defaults.keys()
         if unknown:
             msg = f"Recorder.resume() got unexpected arguments: {', '.join(sorted(unknown))}"
             raise TypeError(msg)
-        return _rejoin(path, Recording(path).name, run, defaults | options)
+        return _rejoin(recording.path, recording.name, run, defaults | options)
 
     def _begin(self, path: Path, name: str, run: Mapping[str, Any], **options: Any) -> None:
         if options["cut_as"] not in CUT_AS:

@@ -113,7 +113,7 @@ class Recording:
         """
         path = Path(path)
         with cache.naming_disk_errors(path):
-            path.mkdir(parents=True, exist_ok=True)
+            _make_folder(path)
             _write_once(path / _HEAD, {"format_version": FORMAT_VERSION, "name": name})
         recording = cls(path)
         if schema is not None:
@@ -322,6 +322,14 @@ def word(text: str, what: str) -> str:
         msg = f"Name of a {what}: expected letters, digits, '_' and '-', got {text!r}. Choose another."
         raise InvalidName(msg)
     return text
+
+
+def _make_folder(path: Path) -> None:
+    """Make a folder whose name, and those of the folders above it that are new, survive a power loss."""
+    new = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in new:
+        cache.flush_folder(folder.parent)
 
 
 def _write_once(path: Path, content: Mapping[str, Any]) -> None:

@@ -29,14 +29,16 @@ def find_recording(name: str = "", *, store: Path | None = None) -> Recording:
     Raises:
         DatasetNotFound: None is meant, or several; the message names them.
     """
-    if (Path(name) / "recording.json").is_file():
-        return Recording(Path(name).absolute())
+    folder = Path(name).expanduser().absolute()
+    if name and (folder / "recording.json").is_file():
+        return Recording(folder)
     there = recordings(store=store)
     meant = [one for one in there if name in ("", one.path.name, one.name, one.name.rpartition("/")[2])]
     if len(meant) == 1:
         return meant[0]
     told = ", ".join(str(one.path) for one in meant or there) or "none"
-    msg = f"Recording {name!r}: expected to mean one, got {len(meant)}. Name its folder; there are: {told}"
+    found = f"expected to mean one, got {len(meant)}; there are: {told}"
+    msg = f"Recording {name!r}: {found}. Name its folder; list them: rlhive recover"
     raise DatasetNotFound(msg)
 
 

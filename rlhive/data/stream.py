@@ -50,12 +50,11 @@ class Stream:
     """
 
     def __init__(self, path: Path, schema: Schema, sizes: Sizes):
-        self.path, self._fields = path, schema
-        self._schema = stream_schema(schema, tuple(sorted(sizes)))
+        self.path, self._schema, self._starts = path, schema, tuple(sorted(sizes))
         try:
             with cache.naming_disk_errors(path):
                 self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-                self._write(self._schema.serialize())
+                self._write(stream_schema(schema, self._starts).serialize())
                 cache.flush_folder(path.parent)
         except FileExistsError as error:
             msg = f"{path}: expected no such stream, streams are never rewritten. Choose another writer name."
@@ -67,7 +66,7 @@ class Stream:
         Raises:
             DiskFull: No space left. What it left half-written ends this stream; earlier episodes are intact.
         """
-        message = _to_batch(record, self._fields, self._schema).serialize()
+        message = _to_batch(record, self._schema, self._starts).serialize()
         with cache.naming_disk_errors(self.path):
             self._write(message)
 
@@ -159,14 +158,11 @@ def _sync(file: int) -> None:
     getattr(os, "fdatasync", os.fsync)(file)
 
 
-def _to_batch(record: EpisodeRecord, schema: Schema, stream: pa.Schema) -> pa.RecordBatch:
+def _to_batch(record: EpisodeRecord, schema: Schema, starts: tuple[str, ...]) -> pa.RecordBatch:
     columns = {}
     for item in schema.fields:
-        rows = record.columns[item.column]
-        columns[item.column] = np.concatenate(
-            [rows, record.final[item.column][None] if item.observed else _blank(item)]
-        )
-    padded = EpisodeRecord(episode=record.episode, split=record.split, columns=columns, final={})
+        last = record.final[item.column][None] if item.observed else _blank(item)
+        columns[item.column] = np.concatenate([record.columns[item.column], last])
     header = {
         "split": record.split,
         "seed": record.seed,
@@ -176,13 +172,14 @@ def _to_batch(record: EpisodeRecord, schema: Schema, stream: pa.Schema) -> pa.Re
         "start": bool(record.start_state),
         "seal": _seal(record),
     }
-    nulls = [None] * record.length
-    arrays = [*arrow.rows_of(padded, schema).columns, pa.array([json.dumps(header), *nulls], pa.string())]
-    for item in stream:
-        if item.name.startswith(arrow.START):
-            state = record.start_state.get(item.name.removeprefix(arrow.START), ())
-            arrays.append(_first_row_only(np.asarray(state, dtype=np.float64).ravel(), record.length + 1))
-    return pa.RecordBatch.from_arrays(arrays, schema=stream)
+    num_rows = record.length + 1
+    arrays = [pa.array(np.full(num_rows, record.episode, np.int64)), pa.array(np.arange(num_rows))]
+    arrays += arrow.arrays_of(columns, schema)
+    arrays.append(pa.array([json.dumps(header), *[None] * record.length], pa.string()))
+    for name in starts:
+        state = np.asarray(record.start_state.get(name, ()), dtype=np.float64).ravel()
+        arrays.append(_first_row_only(state, num_rows))
+    return pa.RecordBatch.from_arrays(arrays, schema=stream_schema(schema, starts))
 
 
 def _blank(item: Field) -> np.ndarray:

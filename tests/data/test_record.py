@@ -420,6 +420,16 @@ def test_resume_goes_on_with_new_ids(tmp_path):
     assert [episode.length for episode in episodes] == [2, 2, 3, 3, 4, 4]
 
 
+def test_a_recording_in_the_store_is_resumed_by_its_name(store):
+    with Recorder("my/knob") as first:
+        first.add(transitions(2, 0))
+    with Recorder.resume("my/knob") as second:
+        second.add(transitions(3, 1))
+
+    assert second.path == first.path
+    assert second.commit(license="mit") == store / "my/knob/1.0.0"
+
+
 def test_a_recorder_becomes_a_version(store):
     with Recorder("my/knob", env="Knob-v0", policy="me", split="seen") as recorder:
         recorder.add(transitions(3, 0), seed=4, start_state={"qpos": np.arange(3.0)})
