@@ -4,7 +4,7 @@
 
     <folder>/
       layout.json       which field lies where; counts
-      records.bin       row-major records of all small fields: 8-byte elements first, then 4, 2 and 1
+      records.bin       row-major records of all small fields, the observed ones first
       wide-0.bin, …     one row-major block per field of WIDE bytes or more (pictures)
       rows.bin          int64, physical row of each transition
       episodes.bin      int64 per episode: id, index of its split, index of its first transition, length
@@ -15,13 +15,12 @@
     action           a_0  a_1  a_2  0     a_0  a_1  0        the other fields: zeros below an episode's end
     episode          7    7    7    7     8    8    8
 
-    record of row t  │ episode │ observation │ action │ next.reward │ … flags │ padding to 8 bytes │
+    record of row t  │ observation │ … observed │ episode │ action │ next.reward │ … flags │ padding to 8 bytes │
 
-A row and the row below lie next to each other in the file: reading two records from the start of row t gives
-``observation``, ``action`` and ``("next", …)`` together. What TED derives (the root flags, ``("next", "done")``) is
-stored as well, a byte each, so that a batch needs no arithmetic.
+A row and the row below lie next to each other in the file: reading on from the start of row t, to the end of what is
+observed in the row below, gives ``observation``, ``action`` and ``("next", …)`` together. What TED derives (the root
+flags, ``("next", "done")``) is stored as well, a byte each, so that a batch needs no arithmetic.
 
-Fields of text are left out: no tensor holds them, the version's tables keep them.
 Derived from one version and safe to delete. The folder appears under its name when it is complete.
 """
 
@@ -40,7 +39,7 @@ from rlhive.data.episodes import TERMINATED, TRUNCATED, Columns
 from rlhive.data.schema import Field, Schema
 from rlhive.errors import CorruptDataset
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 #: A field of this many bytes per row gets a block of its own: leaving it out of a batch then costs nothing.
 WIDE = 4096
@@ -85,7 +84,7 @@ def blocks_of(schema: Schema) -> tuple[Block, ...]:
     small, wide = [], []
     for item in (*schema.tensors, _EPISODE, *_derived(schema)):
         (wide if item.width * np.dtype(item.dtype).itemsize >= WIDE else small).append(item)
-    small.sort(key=lambda item: (-np.dtype(item.dtype).itemsize, not item.observed, item.column))
+    small.sort(key=lambda item: (not item.observed, -np.dtype(item.dtype).itemsize, item.column))
     return (_block("records", small), *(_block(f"wide-{index}", [item]) for index, item in enumerate(wide)))
 
 
@@ -299,5 +298,7 @@ def _consecutive(episodes: torch.Tensor) -> bool:
 def _block(name: str, fields: Iterable[Field]) -> Block:
     places: list[Place] = []
     for item in fields:
-        places.append(Place(item, places[-1].stop if places else 0))
+        size = np.dtype(item.dtype).itemsize
+        stop = places[-1].stop if places else 0
+        places.append(Place(item, -(-stop // size) * size))
     return Block(name, tuple(places), -(-places[-1].stop // _WORD) * _WORD)

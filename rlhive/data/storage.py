@@ -119,7 +119,7 @@ class PackedStorage(Storage):
         if not isinstance(index, torch.Tensor) or index.dtype is not torch.int64:
             index = torch.arange(self._length, device=self._home)[index]
         flat = index if index.ndim == 1 else index.reshape(-1)
-        [batch] = self.get_many(flat, len(flat))
+        [batch] = self.get_many(flat, flat.shape[0])
         return batch if index.ndim == 1 else batch.reshape(index.shape)
 
     def get_many(self, index: torch.Tensor, batch_size: int) -> list[TensorDict]:
@@ -143,7 +143,7 @@ class PackedStorage(Storage):
         copies = [(gather, gather.read(rows, slots, device)) for gather in self._gathers]
         size = torch.Size([batch_size])
         batches = []
-        for start in range(0, len(rows), batch_size) if batch_size else (0,):
+        for start in range(0, rows.shape[0], batch_size) if batch_size else (0,):
             root: dict[str, Any] = {name: value[start : start + batch_size] for name, value in more.items()}
             for gather, copied in copies:
                 gather.fill(root, copied, start, batch_size)

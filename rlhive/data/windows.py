@@ -3,9 +3,9 @@
 One gather per block, and every leaf is a strided window into its copy. A plain transition reads its row and the row
 below; both lie next to each other, so the index selects from a view whose rows overlap::
 
-    block      [num_rows, W] words  ── as_strided ──►  [num_rows - 1, 2 W], row stride W
-    gathered   [n, 2 W]   │ row t: episode, observation, action, … │ row t+1: observation, … │
-                              └ root, next.reward, flags               └ next.observation
+    block      [num_rows, W] words  ── as_strided ──►  [num_rows - 1, W + observed], row stride W
+    gathered   [n, W + observed]   │ row t: observation, episode, action, … │ row t+1: observation │
+                                       └ root, next.reward, flags               └ next.observation
 
 With ``frame_stack=F`` or ``n_step=K`` an item reads several rows of its episode ("slots"), clamped to its first row
 and to the row of its final observation::
@@ -15,7 +15,7 @@ and to the row of its final observation::
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -88,12 +88,11 @@ class Window:
         return torch.cat([root, rewards, following], 1), steps
 
 
-@dataclass(frozen=True)
-class _Leaf:
+class _Leaf(NamedTuple):
     """One entry of a batch: its key, and where it lies in a gathered row, in elements of its dtype."""
 
-    key: tuple[str, ...]
-    dtype: torch.dtype
+    parents: tuple[str, ...]
+    name: str
     offset: int
     shape: tuple[int, ...]
     strides: tuple[int, ...]
@@ -122,8 +121,11 @@ class Gather:
         else:  # the rows that lie between are read for their rewards
             self._kept = torch.cat([torch.arange(frames), torch.arange(frames) + frames + ahead])
             self._num_slots = 2 * frames
+        self._item_words = self._num_slots * self._width
         if window.is_pair and self._num_slots == 2:
-            self._data = data.as_strided((max(0, len(data) - 1), 2 * self._width), (self._width, 1))
+            below = max(place.stop for place in places if place.field.observed)
+            self._item_words = self._width + -(-below // _WORD)
+            self._data = data.as_strided((max(0, len(data) - 1), self._item_words), (self._width, 1))
         here = 0 if self._num_slots == 1 else frames - 1
         self._leaves: dict[torch.dtype, list[_Leaf]] = {}
         for place in places:
@@ -137,7 +139,7 @@ class Gather:
     @property
     def item_bytes(self) -> int:
         """Bytes that are read for one item."""
-        return self._num_slots * self._width * _WORD
+        return self._item_words * _WORD
 
     def read(self, rows: torch.Tensor, slots: torch.Tensor | None, device: torch.device) -> list[torch.Tensor]:
         """Copy the rows of some items.
@@ -172,14 +174,17 @@ class Gather:
         for typed, leaves in zip(copies, self._leaves.values(), strict=True):
             width = typed.shape[1]
             step, first = (width,), start * width
-            for leaf in leaves:
-                value = typed.as_strided(size + leaf.shape, step + leaf.strides, first + leaf.offset)
-                put(root, leaf.key, value if leaf.finish is None else leaf.finish(value))
+            for parents, name, offset, shape, strides, finish in leaves:
+                value = typed.as_strided(size + shape, step + strides, first + offset)
+                target = root
+                for part in parents:
+                    target = target.setdefault(part, {})
+                target[name] = value if finish is None else finish(value)
 
     def _add(self, place: Place, key: keys.NestedKey, slot: int) -> None:
         item, window, dtype = place.field, self._window, getattr(torch, place.field.dtype)
         words = self._width * _WORD // dtype.itemsize
-        parts = _parts(key)
+        *parents, name = _parts(key)
         shape, strides, steps = item.shape, _contiguous(item.shape), []
         if item.key in window.normalize:
             steps.append(_Normalize(*(tensor.to(dtype) for tensor in window.normalize[item.key])))
@@ -190,12 +195,11 @@ class Gather:
         leaves = self._leaves.setdefault(dtype, [])
         offset = slot * words + place.start // dtype.itemsize
         if item.column == _REWARD and window.n_step > 1:
-            original = _Leaf((*parts[:-1], ORIGINAL_REWARD), dtype, offset, shape, strides, None)
-            leaves.append(original)
+            leaves.append(_Leaf(tuple(parents), ORIGINAL_REWARD, offset, shape, strides, None))
             shape, strides = (window.n_step, *shape), (words, *strides)
             steps.append(_Discount(window))
         finish = _Chain(steps) if len(steps) > 1 else steps[0] if steps else None
-        leaves.append(_Leaf(parts, dtype, offset, shape, strides, finish))
+        leaves.append(_Leaf(tuple(parents), name, offset, shape, strides, finish))
 
 
 def plan(packed: Packed, wanted: Sequence[keys.NestedKey] | None, window: Window) -> list[Gather]:
