@@ -1,9 +1,12 @@
 """`as_replay_buffer()`: TorchRL's own replay buffer over the packed storage, with less on the way to a batch."""
 
 import contextlib
+import os
 from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from functools import lru_cache
 from itertools import zip_longest
 from typing import Any
 
@@ -27,9 +30,9 @@ _INDEX = "index"
 #: Batches on their way to a GPU while one is used.
 _STREAMED_AHEAD = 2
 
-#: A loop gathers this many batches at once, as long as they have fewer bytes together.
+#: A loop gathers this many batches at once, as long as they have no more bytes together than a core's cache.
 AHEAD = 16
-AHEAD_BYTES = 8 * 2**20
+AHEAD_BYTES = 4 * 2**20
 
 
 class DatasetReplayBuffer(TensorDictReplayBuffer):
@@ -43,6 +46,7 @@ class DatasetReplayBuffer(TensorDictReplayBuffer):
     def __init__(self, **kwargs: Any):
         super().__init__(**kwargs)
         self._ahead: deque[tuple[TensorDict | None, dict[str, Any]]] = deque()
+        self._coming: tuple[Future, list[dict[str, Any]]] | None = None
 
     def sample(
         self, batch_size: int | None = None, return_info: bool = False, include_info: bool | None = None
@@ -51,8 +55,8 @@ class DatasetReplayBuffer(TensorDictReplayBuffer):
         size = self._batch_size
         if size is None or batch_size not in (None, size) or include_info is not None or self._service_shutdown:
             return super().sample(batch_size, return_info, include_info)
-        if self._ahead:
-            batch, info = self._ahead.popleft()
+        if self._ahead or self._coming:
+            batch, info = self._next_ahead()
             batch, info = self._finish(self._storage.get(info[_INDEX]) if batch is None else batch, info)
         elif self._prefetch:
             batch, info = self._next_prefetched(size)
@@ -64,30 +68,39 @@ class DatasetReplayBuffer(TensorDictReplayBuffer):
     def __iter__(self) -> Iterator[TensorDict]:
         """Iterate as TorchRL's buffer does: an epoch without replacement, and endlessly with it.
 
-        Uniform samplers draw several batches at once, which are then gathered at once. A loop that is left early
-        loses none of them: ``sample()`` and the next loop begin with those.
+        Uniform samplers draw several batches at once, which a thread gathers at once while others are used. A loop
+        that is left early loses none of them: ``sample()`` and the next loop begin with those.
         """
-        if self._prefetch or type(self._sampler) not in (RandomSampler, SamplerWithoutReplacement):
+        uniform = type(self._sampler) in (RandomSampler, SamplerWithoutReplacement)
+        if self._prefetch or self._batch_size is None or not uniform:
             yield from super().__iter__()
             return
-        if self._sampler.ran_out and not self._ahead:
+        if self._sampler.ran_out and not (self._ahead or self._coming):
             self._sampler.ran_out = False
-        while self._ahead or not self._sampler.ran_out:
-            if not self._ahead and self._batch_size is not None:
-                self._draw_ahead(self._batch_size)
+        while self._ahead or self._coming or not self._sampler.ran_out:
+            if not self._coming and not self._sampler.ran_out:
+                self._draw_ahead()
             yield self.sample()
 
-    def _draw_ahead(self, batch_size: int) -> None:
-        """Draw and gather some batches, in the order in which they will be handed out."""
-        drawn = []
-        for _ in range(max(1, min(AHEAD, AHEAD_BYTES // (batch_size * self._storage.item_bytes)))):
-            drawn.append(self._draw(batch_size))
-            if self._sampler.ran_out or len(drawn[-1][0]) != batch_size:
+    def _next_ahead(self) -> tuple[TensorDict, dict[str, Any]]:
+        """Return the oldest batch that was drawn ahead."""
+        if not self._ahead:
+            future, infos = self._coming
+            self._coming = None
+            self._ahead.extend(zip_longest(future.result(), infos))
+        batch, info = self._ahead.popleft()
+        return self._storage.get(info[_INDEX]) if batch is None else batch, info
+
+    def _draw_ahead(self) -> None:
+        """Draw some batches, in the order in which they will be handed out, and have a thread gather them."""
+        size, infos = self._batch_size, []
+        for _ in range(max(1, min(AHEAD, AHEAD_BYTES // (size * self._storage.item_bytes)))):
+            index, info = self._draw(size)
+            infos.append(info)
+            if self._sampler.ran_out or len(index) != size:
                 break
-        whole = [index for index, _ in drawn if len(index) == batch_size]
-        batches = self._storage.get_many(torch.cat(whole), batch_size) if len(whole) > 1 else []
-        infos = [info for _, info in drawn]
-        self._ahead.extend(zip_longest(batches, infos))
+        whole = [info[_INDEX] for info in infos if len(info[_INDEX]) == size]
+        self._coming = _gatherer().submit(_gather_all, self._storage, whole, size), infos
 
     def _sample(self, batch_size: int) -> tuple[TensorDict, dict[str, Any]]:
         return self._gather(*self._draw(batch_size))
@@ -124,17 +137,33 @@ class DatasetReplayBuffer(TensorDictReplayBuffer):
         return result
 
     def __getstate__(self) -> dict[str, Any]:
-        return super().__getstate__() | {"_ahead": deque((None, info) for _, info in self._ahead)}
+        return super().__getstate__() | {"_ahead": deque((None, info) for info in self._infos_ahead()), "_coming": None}
+
+    def _infos_ahead(self) -> list[dict[str, Any]]:
+        return [info for _, info in self._ahead] + (self._coming[1] if self._coming else [])
 
     @contextlib.contextmanager
     def _capture_prefetch_state(self, *, clone_queue: bool = True) -> Iterator[dict[str, Any]]:
         """Batches that were drawn ahead are part of a checkpoint: as indices, since their content is in the cache."""
         with super()._capture_prefetch_state(clone_queue=clone_queue) as state:
-            yield state | {"ahead": [info for _, info in self._ahead]}
+            yield state | {"ahead": self._infos_ahead()}
 
     def _restore_prefetch_queue_locked(self, prefetch_state: dict[str, Any] | None, **kwargs: Any) -> None:
         super()._restore_prefetch_queue_locked(prefetch_state, **kwargs)
-        self._ahead = deque((None, info) for info in (prefetch_state or {}).get("ahead", ()))
+        self._ahead, self._coming = deque((None, info) for info in (prefetch_state or {}).get("ahead", ())), None
+
+
+def _gather_all(storage: PackedStorage, whole: list[torch.Tensor], batch_size: int) -> list[TensorDict]:
+    return storage.get_many(torch.cat(whole), batch_size) if len(whole) > 1 else []
+
+
+@lru_cache(maxsize=1)
+def _gatherer() -> ThreadPoolExecutor:
+    """The one thread of this process that gathers for loops."""
+    return ThreadPoolExecutor(max_workers=1, thread_name_prefix="rlhive-gather")
+
+
+os.register_at_fork(after_in_child=_gatherer.cache_clear)
 
 
 def make_replay_buffer(

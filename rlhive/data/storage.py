@@ -139,18 +139,16 @@ class PackedStorage(Storage):
             if self._window.n_step > 1:
                 steps = steps.to(device, torch.int64)
                 more = {STEPS_TO_NEXT: steps, GAMMA: self._window.gamma**steps, NONTERMINAL: steps != 1}
-        to_go = None if self._to_go is None else self._to_go[index.to(device)].split(max(1, batch_size))
-        copies = [(gather, gather.read(rows, slots, device)) for gather in self._gathers]
+        roots: list[dict[str, Any]] = [{} for _ in range(rows.shape[0] // batch_size)] if batch_size else [{}]
+        for gather in self._gathers:
+            gather.fill(roots, gather.read(rows, slots, device))
+        if self._to_go is not None:
+            more[self._to_go_key] = self._to_go[index.to(device)]
+        for key, value in more.items():
+            for root, part in zip(roots, value.chunk(len(roots)), strict=True):
+                put(root, key, part)
         size = torch.Size([batch_size])
-        batches = []
-        for start in range(0, rows.shape[0], batch_size) if batch_size else (0,):
-            root: dict[str, Any] = {name: value[start : start + batch_size] for name, value in more.items()}
-            for gather, copied in copies:
-                gather.fill(root, copied, start, batch_size)
-            if to_go is not None:
-                put(root, self._to_go_key, to_go[len(batches)])
-            batches.append(_tensordict(root, size, device))
-        return batches
+        return [_tensordict(root, size, device) for root in roots]
 
     @property
     def item_bytes(self) -> int:
@@ -261,7 +259,7 @@ def returns_to_go(packed: Packed, rows: torch.Tensor, lengths: torch.Tensor, dis
     found: dict[str, Any] = {}
     for piece in rows.split(_PIECE):
         part: dict[str, Any] = {}
-        gather.fill(part, gather.read(piece, None, rows.device), 0, len(piece))
+        gather.fill([part], gather.read(piece, None, rows.device))
         found.setdefault(keys.REWARD, []).append(part[keys.NEXT][keys.REWARD].clone())
     total = torch.cat(found[keys.REWARD])
     end = lengths.to(rows.device).cumsum(0) - 1
