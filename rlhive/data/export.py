@@ -12,7 +12,7 @@ Memory: a row group per split, the statistics, and a few blocks of the episode t
 
 import logging
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,12 +20,10 @@ from typing import Any
 
 from rlhive.data import cache, shards, versioning
 from rlhive.data.card import card_of
-from rlhive.data.episodes import EpisodeRecord
 from rlhive.data.manifest import EPISODES_PATH, SKETCHES_PATH, FileEntry, Manifest, sha256_of
 from rlhive.data.picture import PICTURE_PATH, returns_picture
-from rlhive.data.recording import Recording
 from rlhive.data.schema import Schema
-from rlhive.data.source import HasSource, Source, Splits, assign_splits, source_of
+from rlhive.data.source import Exportable, Source, Splits, assign_splits, source_of
 from rlhive.data.writing import Written, write_episodes
 from rlhive.errors import InvalidName
 
@@ -36,7 +34,7 @@ _LICENSE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]{0,63}")
 
 
 def export(
-    source: Source | Recording | HasSource | Iterable[EpisodeRecord],
+    source: Exportable,
     name: str,
     *,
     license: str,
@@ -59,7 +57,8 @@ def export(
     in which order of files, nor on pyarrow. One process at a time exports a dataset; a second one waits.
 
     Args:
-        source: A recording, a dataset or a view of one, or episode records in rising order of their ids.
+        source: A recording, a TorchRL replay buffer of TED transitions, a dataset or a view of one, or episode
+            records in rising order of their ids.
         name: ``name`` or ``namespace/name``.
         license: Identifier that the Hub knows, such as ``"apache-2.0"``; asked for, never guessed.
         version: MAJOR.MINOR.PATCH; by default the right next one, and 1.0.0 for the first. Without it, and with

@@ -1,4 +1,4 @@
-"""What can become a version: a recording, a dataset or a view of it, or any iterable of episode records.
+"""What can become a version: a recording, a replay buffer, a dataset or a view of it, or any episode records.
 
 All of them turn into a :class:`Source`: the episodes, one at a time in rising order of their ids, with what is known
 about them. Splits are assigned here, by a rule that depends on nothing but the ids and the seed.
@@ -6,14 +6,19 @@ about them. Splits are assigned here, by a rule that depends on nothing but the 
 
 import hashlib
 import itertools
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from rlhive.data.episodes import EpisodeRecord
+from rlhive.data.assemble import About, Assembler, Batch, Episode
+from rlhive.data.episodes import EpisodeRecord, pack_leaves
 from rlhive.data.recording import Recording
+from rlhive.data.ring import Ring, is_replay_buffer
 from rlhive.data.schema import Field, Schema
 from rlhive.errors import SchemaMismatch
+
+logger = logging.getLogger(__name__)
 
 #: Names, or split → share of the episodes, or split → ids of its episodes.
 Splits = Sequence[str] | Mapping[str, float] | Mapping[str, Iterable[int]]
@@ -55,7 +60,11 @@ class HasSource(Protocol):
         """Return the episodes with what is known about them."""
 
 
-def source_of(given: Source | Recording | HasSource | Iterable[EpisodeRecord], schema: Schema | None = None) -> Source:
+#: What :func:`rlhive.data.export.export` takes; Any stands for a TorchRL replay buffer.
+Exportable = Source | Recording | HasSource | Iterable[EpisodeRecord] | Any
+
+
+def source_of(given: "Exportable", schema: Schema | None = None) -> Source:
     """Return anything that can become a version as a source.
 
     Args:
@@ -76,6 +85,8 @@ def source_of(given: Source | Recording | HasSource | Iterable[EpisodeRecord], s
         return Source(known, given.sorted_records, ids=given.summaries, runs=tuple(given.runs))
     if hasattr(given, "as_source"):
         return given.as_source()
+    if is_replay_buffer(given):
+        return _source_of_buffer(given, schema)
     if isinstance(given, Sequence):
         first = given[0] if given else None
         return Source(schema or _schema_of(first), lambda: iter(given), ids=lambda: [item.episode for item in given])
@@ -83,6 +94,44 @@ def source_of(given: Source | Recording | HasSource | Iterable[EpisodeRecord], s
     first = None if schema is not None else next(stream, None)
     rest = stream if first is None else itertools.chain([first], stream)
     return Source(schema or _schema_of(first), lambda: rest)
+
+
+def _source_of_buffer(buffer: Any, schema: Schema | None) -> Source:
+    """Return the whole episodes of a TorchRL replay buffer, oldest first, in the split ``train``.
+
+    An episode whose beginning was overwritten is left out, with a warning; one that nothing ended is "unfinished".
+    """
+    ring = Ring(buffer, where="The replay buffer")
+
+    def batches() -> Iterator[Batch]:
+        return (Batch.of(chunk, where=ring.where) for chunk in ring.chunks())
+
+    def episodes() -> Iterator[Episode]:
+        assembler, headless = Assembler(), 0
+        for batch in ring.marked(batches):
+            for episode in assembler.feed(batch, lambda _: About("train"), lines=ring.lines, seams=True):
+                headless += episode.headless
+                if not episode.headless:
+                    yield episode
+        for episode in assembler.take():
+            headless += episode.headless
+            if not episode.headless:
+                yield episode
+        if headless:
+            logger.warning("The replay buffer: left out %d episodes whose beginning was overwritten", headless)
+
+    def records() -> Iterator[EpisodeRecord]:
+        known = schema
+        for number, episode in enumerate(episodes()):
+            where, leaves = f"episode {number} of the replay buffer", episode.leaves()
+            known = known or Schema.of_leaves(leaves)
+            known.require(Schema.of_leaves(leaves), where=where)
+            columns, final = pack_leaves(leaves, known, where=where)
+            yield EpisodeRecord(number, "train", columns, final)
+
+    return Source(
+        schema or _schema_of(next(records(), None)), records, ids=lambda: [record.episode for record in records()]
+    )
 
 
 def assign_splits(source: Source, splits: Splits | None, *, seed: int = 0) -> Source:

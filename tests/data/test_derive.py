@@ -4,13 +4,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torchrl.data import LazyMemmapStorage, LazyTensorStorage, TensorDictReplayBuffer
 
 from rlhive.data.export import export
 from rlhive.data.manifest import Manifest
 from rlhive.data.recording import Recording
 from rlhive.dataset import RoboHiveDataset
 from rlhive.errors import InvalidExpression, InvalidName, SchemaMismatch, SplitNotFound
-from tests.data.strategies import records, same
+from tests.data.strategies import records, same, transitions
 
 
 def opened(made, store, name="my/knob", **kwargs):
@@ -283,3 +284,32 @@ def test_a_view_exports_like_any_source(dataset, tmp_path):
     content = json.loads((folder / "rlhive.json").read_text())
     assert content["splits"] == {"all": {"num_episodes": 2, "num_transitions": 9}}
     assert content["parents"][0]["operations"] == ["select(2 ids)"]
+
+
+@pytest.mark.parametrize("storage", [LazyTensorStorage, LazyMemmapStorage])
+def test_a_replay_buffer_is_exported_as_the_episodes_that_it_holds(storage, tmp_path):
+    flows = [transitions(length, length, ended=ended) for length, ended in ((4, "truncated"), (7, "terminated"))]
+    buffer = TensorDictReplayBuffer(storage=storage(100), batch_size=4)
+    for flow in flows:
+        buffer.extend(flow)
+
+    folder = export(buffer, "my/buffer", license="mit", splits={"train": 0.5, "test": 0.5}, store=tmp_path)
+
+    dataset = RoboHiveDataset(folder, store=tmp_path)
+    assert dataset.episodes["ended"].to_pylist() == ["truncated", "terminated"]
+    assert sorted(dataset.episodes["split"].to_pylist()) == ["test", "train"]
+    for number, flow in enumerate(flows):
+        back = dataset.select([number]).as_tensordict()
+        for key in flow.keys(True, True):
+            assert back[key].numpy().tobytes() == flow[key].contiguous().numpy().tobytes(), key
+
+
+def test_an_episode_that_lost_its_beginning_is_left_out(tmp_path, caplog):
+    buffer = TensorDictReplayBuffer(storage=LazyTensorStorage(10), batch_size=4)
+    for seed in range(3):
+        buffer.extend(transitions(4, seed))
+
+    folder = export(buffer, "my/buffer", license="mit", store=tmp_path)
+
+    assert RoboHiveDataset(folder).episodes["length"].to_pylist() == [4, 4]
+    assert "left out 1 episodes" in caplog.text
