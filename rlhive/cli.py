@@ -205,7 +205,8 @@ def show(
     from rlhive.data.certificate import read_certificate
     from rlhive.dataset import RoboHiveDataset, describe
 
-    dataset = RoboHiveDataset(name, version=version, generate=False)
+    # To say what it is, the manifest is enough: no shard is fetched for it.
+    dataset = RoboHiveDataset(name, version=version, generate=False, streaming=True)
     certificate = read_certificate(dataset.fingerprint)
     if json_:
         kept = certificate.to_json() if certificate else None

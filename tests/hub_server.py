@@ -99,6 +99,7 @@ class Hub:
         before: Called with every request line before it is answered.
         broken: Answer everything with this status instead.
         xet_store: Folder in which the client's own xet store keeps what it is sent; None without xet.
+        lock: Held while a repository changes.
     """
 
     url: str
@@ -112,6 +113,7 @@ class Hub:
     before: Callable[[str], None] | None = None
     broken: int | None = None
     xet_store: Path | None = None
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
     def reset(self) -> None:
         """Forget everything, as if newly started."""
@@ -325,9 +327,11 @@ class _Handler(BaseHTTPRequestHandler):
             case ["preupload", _]:
                 self._preupload(repository)
             case ["commit", _]:
-                self._commit(repository, repo_id)
+                with self.hub.lock:
+                    self._commit(repository, repo_id)
             case ["tag", *revision]:
-                self._tag(repository, "/".join(revision))
+                with self.hub.lock:
+                    self._tag(repository, "/".join(revision))
             case ["refs"]:
                 tags = [{"name": t, "ref": f"refs/tags/{t}", "targetCommit": s} for t, s in repository.tags.items()]
                 main = [{"name": "main", "ref": "refs/heads/main", "targetCommit": repository.head}]

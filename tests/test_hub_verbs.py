@@ -48,6 +48,7 @@ def test_push_versions_pull_and_delete(hub, two_versions, rlhive, store):
 
     described = parsed(rlhive("pull", "org/knob", "--version", "1.0.0", "--split", "b", "--json"))
     assert (described["version"], list(described["splits"])) == ("1.0.0", ["b"])
+    assert list(parsed(rlhive("show", "org/knob", "--json"))["splits"]) == ["a", "b"]  # from the manifest alone
     assert not list(store.glob("org/knob/1.0.0/data/a*"))
     assert "RoboHiveDataset org/knob 2.0.0" in rlhive("pull", "org/knob")[1]
     assert files_of(store / "org/knob/2.0.0") == files_of(two_versions["2.0.0"])

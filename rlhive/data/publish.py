@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, get_token
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.hf_api import RepoFile
 
@@ -86,6 +86,7 @@ def push(
     _require_sound(check(folder), manifest)
     repo_id = "/".join(cache.qualified(repo_id))
     with _staged(Path(folder), manifest, repo_id, license) as files, bars(progress):
+        _require_no_token(files)
         head, tags = _refs(repo_id)
         if head is None:
             head = _create(repo_id, private=private)
@@ -103,6 +104,15 @@ def push(
             raise DatasetExists(msg)
     url = f"{constants.ENDPOINT}/datasets/{repo_id}/tree/{tag}"
     return Published(repo_id, manifest.version, tags[tag], url)
+
+
+def _require_no_token(files: Mapping[str, Path]) -> None:
+    """Refuse to publish a secret: a command line, which holds anything, is part of the provenance."""
+    token = get_token()
+    for path in (FILE_NAME, CARD_NAME):
+        if token and token in files[path].read_text(encoding="utf-8"):
+            msg = f"{path}: expected no secret, it quotes your Hub token. Revoke the token, and make the version again."
+            raise CheckFailed(msg)
 
 
 def _require_sound(report: Report, manifest: Manifest) -> None:

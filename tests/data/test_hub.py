@@ -5,6 +5,8 @@ import json
 import os
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -408,6 +410,34 @@ def test_of_two_pushers_one_wins_and_the_other_loses_nothing(hub, made, online, 
     assert repository.commits[repository.tags["v1.0.0"]].keys() >= files_of(made["1.0.0"]).keys()
 
 
+@pytest.mark.parametrize("names", [("1.0.0", "2.0.0"), ("1.0.0", "1.0.0")])
+def test_two_pushers_at_once_leave_whole_versions(hub, made, clients, server, names):
+    """They meet before their commits: each has seen the same head."""
+    hub.repositories["org/knob"] = Repository()
+    hub.repositories["org/knob"].commit({".gitattributes": b""})
+    meeting, met = threading.Barrier(2, timeout=60), []
+
+    def meet(line):
+        if "/commit/" in line and len(met) < 2:
+            met.append(line)
+            meeting.wait()
+
+    hub.before = meet
+    pushers = [clients.start(server.url), clients.start(server.url)]
+    with ThreadPoolExecutor(2) as pool:
+        running = [pool.submit(push, client, made[name]) for client, name in zip(pushers, names, strict=True)]
+        failed = [task.exception() for task in running if task.exception()]
+
+    repository = hub.repositories["org/knob"]
+    assert len(repository.commits) == 2
+    assert [error.kind for error in failed] == (["HubConflict"] if names[0] != names[1] else [])
+    assert len(repository.tags) == 1
+    for client, name in zip(pushers, names, strict=True):
+        done = push(client, made[name])
+        assert files_of(made[name]).items() <= repository.commits[done["commit"]].items()
+    assert repository.tags.keys() == {f"v{name}" for name in names}
+
+
 def test_a_push_that_was_killed_goes_on_where_it_stopped(hub, made, clients, server, online):
     victim = clients.start(server.url)
     uploads = []
@@ -458,6 +488,29 @@ def test_a_pull_that_was_killed_goes_on_where_it_stopped(hub, published, clients
     whole = sum(len(data) for data in files_of(published["2.0.0"]).values())
     assert before > 0
     assert sum(hub.served.values()) < before + whole
+
+
+def test_a_manifest_that_quotes_the_token_is_not_pushed(hub, online, tmp_path):
+    schema, episodes = records([3])
+    runs = [{"run": "run", "command": ["collect", f"--token={TOKEN}"]}]
+    options = {"schema": schema, "license": "mit", "store": tmp_path / "secret", "runs": runs}
+    folder = export(episodes, "org/knob", version="1.0.0", **options)
+
+    raises("CheckFailed", "quotes your Hub token", push, online, folder)
+
+    assert hub.requests == []
+
+
+@pytest.mark.parametrize("switch", ["0", "1"])
+def test_the_switch_for_progress_bars_is_the_hubs(hub, published, clients, server, store, switch):
+    environment = {"HF_HUB_DISABLE_PROGRESS_BARS": switch, "HF_HOME": str(store / "home"), "TQDM_POSITION": "-1"}
+    client = clients.start(server.url, **environment)
+
+    open_(client, store)
+    push(client, published["1.0.0"], "org/fresh")
+
+    log = client.log.read_text()
+    assert ("Fetching" in log) == ("Upload" in log) == (switch == "0")
 
 
 def test_the_token_is_nowhere(hub, made, clients, server, tmp_path, store):
