@@ -50,7 +50,8 @@ TRAIN = [
 
 FORMATS = [
     "h5py>=3.8",  # the files of RoboHive's logger, Minari and D4RL
-    "pillow",  # pictures that Minari keeps as JPEG
+    "pillow",  # pictures that Minari keeps as JPEG and LeRobot as PNG
+    "av",  # LeRobot's videos
 ]
 
 PIXELS = ["torchvision>=0.29,<0.30"]  # the series of torch 2.14; TorchRL's Resize and R3M transforms ask for it

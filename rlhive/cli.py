@@ -285,7 +285,7 @@ def _check_table(report: Any) -> Table:
 
 @app.command("import")
 def import_(
-    kind: Annotated[str, typer.Argument(help="Format of the files: roboset, d4rl or minari.")],
+    kind: Annotated[str, typer.Argument(help="Format of the files: roboset, d4rl, minari or lerobot.")],
     source: Annotated[str, typer.Argument(help="File or folder.")],
     name: Annotated[str, typer.Argument(help="namespace/name of the new dataset.")],
     license: Annotated[str, typer.Option(help="Identifier of the licence of the data, for example cc-by-4.0.")],
@@ -312,7 +312,7 @@ def import_(
 
 @app.command("export-to")
 def export_to(
-    kind: Annotated[str, typer.Argument(help="Format to write: minari.")],
+    kind: Annotated[str, typer.Argument(help="Format to write: minari or lerobot.")],
     name: Annotated[str, typer.Argument(help="Dataset name, or the path of a version's folder.")],
     target: Annotated[Path, typer.Argument(help="Folder to make.")],
     version: Annotated[str | None, typer.Option(help="MAJOR.MINOR.PATCH; the newest by default.")] = None,

@@ -19,6 +19,7 @@ FLOORS = [
     {"envs.loading"},
     {
         "data.formats.hdf5",
+        "data.formats.pictures",
         "data.arrow",
         "data.manifest",
         "data.packed",
@@ -40,7 +41,8 @@ FLOORS = [
         "data.diff",
     },
     {"data.agreement", "data.seal", "data.formats.imported"},
-    {f"data.formats.{kind}" for kind in ("roboset", "d4rl", "minari")},
+    {f"data.formats.{kind}" for kind in ("roboset", "d4rl", "minari", "lerobot")},
+    {"data.formats.lerobot_writing"},
     {"data.sampling", "data.online", "data.duplicates", "data.robot_metadata"},
     {
         "data.load",
@@ -84,6 +86,8 @@ OWNERS = {
     "pyarrow": {
         "data.arrow",
         "data.formats.minari",
+        "data.formats.lerobot",
+        "data.formats.lerobot_writing",
         "data.shards",
         "data.stream",
         "data.sketches",
@@ -95,6 +99,8 @@ OWNERS = {
     }
     | {"data.scan", "data.check", "data.check_rows", "data.agreement"},
     "h5py": {"data.formats.hdf5"},
+    "av": {"data.formats.pictures"},
+    "PIL": {"data.formats.pictures"},
     "huggingface_hub": {"data.connection", "data.hub", "data.publish", "data.streaming"},
     "datasets": {"dataset"},
     "typer": {"cli", "diff_verb", "hub_verbs", "terminal"},

@@ -19,10 +19,10 @@ from rlhive.errors import UnsupportedFormat
 logger = logging.getLogger(__name__)
 
 #: Name of a format → the room that reads it, with a function ``read(source, **options) -> Source``.
-READERS = {kind: f"rlhive.data.formats.{kind}" for kind in ("roboset", "d4rl", "minari")}
+READERS = {kind: f"rlhive.data.formats.{kind}" for kind in ("roboset", "d4rl", "minari", "lerobot")}
 
 #: Name of a format → the room that writes it, with a function ``write(manifest, records, target, **options)``.
-WRITERS = {kind: f"rlhive.data.formats.{kind}" for kind in ("minari",)}
+WRITERS = {"minari": "rlhive.data.formats.minari", "lerobot": "rlhive.data.formats.lerobot_writing"}
 
 
 def import_dataset(

@@ -12,7 +12,6 @@
     Text        string []                 others      array of their shape
 """
 
-import io
 import json
 import math
 import string
@@ -30,6 +29,7 @@ from rlhive.data import cache
 from rlhive.data.episodes import REWARD, TERMINATED, TRUNCATED, EpisodeRecord
 from rlhive.data.formats.hdf5 import create_hdf5, open_hdf5
 from rlhive.data.formats.imported import Imported, record_of, schema_of
+from rlhive.data.formats.pictures import decoded
 from rlhive.data.manifest import Manifest
 from rlhive.data.schema import Field, Schema
 from rlhive.errors import SchemaMismatch
@@ -229,7 +229,7 @@ def _leaves(tree: Tree, space: Mapping[str, Any], column: str, images: bool) -> 
     elif space["type"] == "Text":
         yield column, np.array([text if isinstance(text, str) else text.decode() for text in tree], object)
     elif images and _is_picture(space):
-        yield column, np.stack([_decoded(frame) for frame in tree])
+        yield column, np.stack([decoded(bytes(frame)) for frame in tree])
     elif space["type"] == "Discrete":
         yield column, np.asarray(tree).reshape(-1).astype(np.int64)
     else:
@@ -273,12 +273,6 @@ def _pictures(spaces: Mapping[str, Any]) -> list[str]:
             yield column
 
     return [column for name, space in spaces.items() for column in walk(space, name)]
-
-
-def _decoded(frame: Any) -> np.ndarray:
-    from PIL import Image
-
-    return np.asarray(Image.open(io.BytesIO(bytes(frame))))
 
 
 def _unflattened(attributes: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,64 @@
+"""Compressed pictures and videos → arrays. The only room that knows Pillow and PyAV."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlhive.errors import MissingExtra, SchemaMismatch
+
+_MISSING = "Compressed pictures need {}: pip install 'rlhive[formats]'"
+
+
+def decoded(content: bytes) -> np.ndarray:
+    """Return a PNG or JPEG as uint8 ``[H, W, 3]``, or ``[H, W]`` where it is grey."""
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise MissingExtra(_MISSING.format("pillow")) from error
+    return np.asarray(Image.open(io.BytesIO(content)))
+
+
+def png(picture: np.ndarray) -> bytes:
+    """Return uint8 ``[H, W, 3]`` as PNG, which loses nothing."""
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise MissingExtra(_MISSING.format("pillow")) from error
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, format="PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def video_frames(path: Path, *, start_s: float, count: int, fps: float) -> np.ndarray:
+    """Decode consecutive frames of a video.
+
+    Args:
+        path: The file.
+        start_s: Time of the first frame in seconds; frames lie ``1 / fps`` apart.
+        count: Number of frames.
+        fps: Frames per second.
+
+    Returns:
+        uint8 ``[count, H, W, 3]``, RGB.
+
+    Raises:
+        SchemaMismatch: The video has fewer frames.
+        MissingExtra: PyAV is not installed.
+    """
+    try:
+        import av
+    except ImportError as error:
+        raise MissingExtra(_MISSING.format("av")) from error
+    frames: list[Any] = []
+    with av.open(str(path)) as container:
+        if start_s > 0:
+            container.seek(int(start_s * 1_000_000))  # to the key frame before; in microseconds
+        for frame in container.decode(video=0):
+            if frame.time > start_s - 0.5 / fps:
+                frames.append(frame.to_ndarray(format="rgb24"))
+            if len(frames) == count:
+                return np.stack(frames)
+    msg = f"{path}: expected {count} frames from {start_s:.3f} s on, got {len(frames)}. Fetch the dataset again."
+    raise SchemaMismatch(msg)

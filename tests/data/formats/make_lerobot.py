@@ -1,0 +1,89 @@
+"""Write files/lerobot/ with LeRobot's own writer: pictures and video in v3.0, v2.1; read one of ours with LeRobot.
+
+    python -m benchmarks.peers.environments lerobot              # builds benchmarks/.venvs/lerobot, lerobot 0.4.4
+    benchmarks/.venvs/lerobot/bin/python tests/data/formats/make_lerobot.py write v3.0
+    benchmarks/.venvs/lerobot/bin/python tests/data/formats/make_lerobot.py read FOLDER    # prints JSON
+
+v2.1 is what lerobot 0.3.3 writes; unpacked beside (pip download --no-deps lerobot==0.3.3) it runs in the same
+environment:
+
+    PYTHONPATH=UNPACKED benchmarks/.venvs/lerobot/bin/python tests/data/formats/make_lerobot.py write v2.1
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+
+FILES = Path(__file__).parent / "files" / "lerobot"
+FPS, SIZE = 10, 64
+LENGTHS = (5, 3, 4)
+#: Whether the episode ends with success; the second is cut off.
+SOLVED = (True, False, True)
+TASKS = ("turn the knob", "turn the knob", "open the door")
+
+
+def truth(episode: int) -> dict[str, np.ndarray]:
+    """Return the frames of an episode; the picture's colour tells episode and frame even after a video codec."""
+    generator = np.random.default_rng(episode)
+    length = LENGTHS[episode]
+    rows = np.arange(length)
+    picture = np.zeros((length, SIZE, SIZE, 3), np.uint8)
+    picture[..., 0], picture[..., 1] = (40 * (episode + 1)), (50 * rows)[:, None, None]
+    return {
+        "observation.state": generator.normal(size=(length, 4)).astype(np.float32),
+        "observation.images.top": picture,
+        "action": generator.uniform(-1, 1, (length, 2)).astype(np.float32),
+        "next.reward": generator.normal(size=(length, 1)).astype(np.float32),
+        "next.done": (rows == length - 1)[:, None],
+        "next.success": ((rows == length - 1) & SOLVED[episode])[:, None],
+    }
+
+
+def write(version: str) -> None:
+    """Write one dataset with video, and for v3.0 one with pictures."""
+    from lerobot.datasets.lerobot_dataset import LeRobotDataset
+
+    for dtype in ("video", "image") if version == "v3.0" else ("video",):
+        features = {
+            name: {"dtype": values.dtype.name, "shape": values.shape[1:], "names": None}
+            for name, values in truth(0).items()
+        }
+        features["observation.images.top"] |= {"dtype": dtype, "names": ["height", "width", "channel"]}
+        root = FILES / f"{version}-{dtype}"
+        dataset = LeRobotDataset.create("lab/frames", fps=FPS, features=features, root=root, robot_type="franka")
+        for episode in range(len(LENGTHS)):
+            frames = truth(episode)
+            for row in range(LENGTHS[episode]):
+                frame = {name: values[row] for name, values in frames.items()}
+                if version == "v3.0":
+                    dataset.add_frame({**frame, "task": TASKS[episode]})
+                else:
+                    dataset.add_frame(frame, task=TASKS[episode])
+            dataset.save_episode()
+        if version == "v3.0":
+            dataset.finalize()
+
+
+def read(folder: str) -> None:
+    """Print what LeRobot makes of a dataset."""
+    from lerobot.datasets.lerobot_dataset import LeRobotDataset
+
+    dataset = LeRobotDataset("lab/ours", root=folder)
+    frames = [
+        {name: value if isinstance(value, str) else value.tolist() for name, value in dataset[index].items()}
+        for index in range(len(dataset))
+    ]
+    statistics = {
+        name: {kind: np.asarray(value).tolist() for kind, value in part.items()}
+        for name, part in dataset.meta.stats.items()
+    }
+    told = {"fps": dataset.fps, "episodes": dataset.num_episodes, "frames": frames, "statistics": statistics}
+    sys.stdout.write(json.dumps(told))
+
+
+if __name__ == "__main__":
+    os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+    write(sys.argv[2]) if sys.argv[1] == "write" else read(sys.argv[2])
