@@ -44,6 +44,7 @@ def brief(evaluation: Evaluation) -> dict:
     """Return what a reference holds of an evaluation, rounded well below its interval."""
     return {
         "num_episodes": evaluation.num_episodes,
+        "invalid": len(evaluation.invalid),
         "return_mean": round(evaluation.return_mean, 3),
         "return_interval": [round(bound, 3) for bound in evaluation.return_interval],
         "success_rate": evaluation.success_rate,
