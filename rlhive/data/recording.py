@@ -32,6 +32,8 @@ from rlhive.errors import CorruptDataset, InvalidName, RecordingInUse, SchemaMis
 FORMAT_VERSION = 2
 #: Somebody who only looks holds the lock for an instant.
 PATIENCE_S = 5.0
+#: So many streams are open at once; a recording may have more than a process may open files.
+MAX_OPEN = 64
 _HEAD = "recording.json"
 _SCHEMA = "schema.json"
 _RUN = ".run.json"
@@ -198,13 +200,19 @@ class Recording:
         episode is hashed once, to check it, and the record remembers the hash.
         """
         places: dict[int, tuple[Path, int, str]] = {}
-        with contextlib.ExitStack() as stack:
-            readers = {path: stack.enter_context(self._reader(path)) for path in self._streams()}
-            for path, reader in readers.items():
+        for path in self._streams():
+            with self._reader(path) as reader:
                 for offset, _, record in reader.scan():
                     places.setdefault(record.episode, (path, offset, record.content_hash()))
+        readers: dict[Path, StreamReader] = {}
+        with contextlib.ExitStack() as stack:
             for episode in sorted(places):
                 path, offset, content_hash = places[episode]
+                if path not in readers and len(readers) == MAX_OPEN:
+                    stack.pop_all().close()  # what was yielded keeps its part of the mapping
+                    readers = {}
+                if path not in readers:
+                    readers[path] = stack.enter_context(self._reader(path))
                 yield readers[path].read(offset, content_hash)
 
     def summaries(self) -> dict[int, tuple[int, bool]]:

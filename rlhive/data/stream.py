@@ -97,13 +97,18 @@ class StreamReader:
         path: The file; one that is no stream of this schema reads as an empty one.
         schema: Of the transitions.
         sizes: Number of elements of each part of the simulator's start state.
+
+    Raises:
+        OSError: The file cannot be opened.
     """
 
     def __init__(self, path: Path, schema: Schema, sizes: Sizes):
         self._fields, self._schema = schema, stream_schema(schema, tuple(sorted(sizes)))
         self._source, self._begin = None, 0
+        if not path.stat().st_size:
+            return
+        self._source = pa.memory_map(str(path))  # outside of the next line: no file handle left is not an empty stream
         with contextlib.suppress(pa.ArrowException, OSError, EOFError):
-            self._source = pa.memory_map(str(path))
             if pa.ipc.read_schema(self._source) == self._schema:
                 self._begin = self._source.tell()
 

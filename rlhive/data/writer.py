@@ -36,7 +36,7 @@ class Writer:
     def __init__(self, recording: Recording, name: str, *, run: str | None = None):
         self.recording, self._name, self._failures = recording, word(name, "writer"), 0
         self._run = recording.run if run is None else run
-        self._held = contextlib.ExitStack()
+        self._held: contextlib.ExitStack | None = contextlib.ExitStack()
         self._held.enter_context(recording.shared())
         self._stream: Stream | None = self._open()
 
@@ -90,9 +90,13 @@ class Writer:
         Raises:
             SchemaMismatch: The start state has other parts than the recording's; nothing of that record was written.
             DiskFull: No space left; what was written before is intact, and the next call begins a new stream.
+            ValueError: The writer is closed.
         """
         for record in records:
             self.recording.require_start_state(record.start_state, where=f"episode {record.episode}")
+        if self._held is None:
+            msg = f"The writer {self._name} of {self.recording.path} is closed: expected an open one. Open another."
+            raise ValueError(msg)
         try:
             if self._stream is None:
                 self._stream = self._open()
@@ -108,7 +112,9 @@ class Writer:
         if self._stream is not None:
             self._stream.close()
             self._stream = None
-        self._held.close()
+        if self._held is not None:
+            self._held.close()
+            self._held = None
 
     def __enter__(self) -> "Writer":
         return self

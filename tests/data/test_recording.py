@@ -7,6 +7,7 @@ import resource
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -296,6 +297,9 @@ def test_a_stream_is_never_rewritten(tmp_path):
     with pytest.raises(DatasetExists, match="streams are never rewritten"):
         Writer(recording, "one")
 
+    with pytest.raises(ValueError, match="is closed"):
+        recorder.write(made[0])
+    recorder.close()
     assert len(list(recording.records())) == 1
 
 
@@ -330,3 +334,35 @@ def test_text_is_in_the_versions_tables_and_not_in_the_buffer(tmp_path):
     transitions = dataset.as_tensordict()
     assert "instruction" not in transitions
     assert transitions["next", "observation"].equal(made["next", "observation"])
+
+
+@contextlib.contextmanager
+def few_files(count):
+    """Let this process open so many more files."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.ExitStack() as stack:
+        highest = max(int(path.name) for path in Path("/proc/self/fd").iterdir())
+        while stack.enter_context(Path(os.devnull).open()).fileno() < highest:
+            pass  # the gaps below could be used as well
+        resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 2 + count, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_more_streams_than_files_may_be_open(tmp_path, monkeypatch):
+    schema, made = records([2] * 80)
+    recording = new_recording(tmp_path / "r", schema, made[0])
+    for number in range(40):
+        with Writer(recording, f"{number:06d}") as writer:
+            writer.write(made[number], made[79 - number])
+
+    with few_files(20):
+        monkeypatch.setattr("rlhive.data.recording.MAX_OPEN", 10)
+        back = list(recording.sorted_records())
+        monkeypatch.setattr("rlhive.data.recording.MAX_OPEN", 100)
+        with pytest.raises(OSError, match="Too many open files"):
+            list(recording.sorted_records())
+
+    assert all(same(left, right) for left, right in zip(made, back, strict=True))
