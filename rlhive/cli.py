@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 from typer.core import TyperGroup
 
-from rlhive import diff_verb, hub_verbs
+from rlhive import diff_verb, format_verbs, hub_verbs
 from rlhive.errors import EnvNotFound, RLHiveError
 from rlhive.terminal import Json, err, out
 
@@ -283,47 +283,6 @@ def _check_table(report: Any) -> Table:
     return table
 
 
-@app.command("import")
-def import_(
-    kind: Annotated[str, typer.Argument(help="Format of the files: roboset, d4rl, minari or lerobot.")],
-    source: Annotated[str, typer.Argument(help="File or folder.")],
-    name: Annotated[str, typer.Argument(help="namespace/name of the new dataset.")],
-    license: Annotated[str, typer.Option(help="Identifier of the licence of the data, for example cc-by-4.0.")],
-    version: Annotated[str, typer.Option(help="MAJOR.MINOR.PATCH.")] = "1.0.0",
-    env: Annotated[str, typer.Option(help="Environment id, where the files do not say.")] = "",
-    alignment: Annotated[
-        str | None,
-        typer.Option(help="If unsure, whose reward a row holds: its state's (state), its action's (path)."),
-    ] = None,
-    breaks: Annotated[
-        str | None,
-        typer.Option(help="d4rl: take ends as marked, or as found in the observations, if they differ."),
-    ] = None,
-) -> None:
-    """Bring another library's files in as a dataset version."""
-    from rlhive.data.convert import import_dataset
-    from rlhive.dataset import RoboHiveDataset
-
-    given = {"alignment": alignment, "breaks": breaks}
-    options = {option: value for option, value in given.items() if value is not None}
-    folder = import_dataset(kind, source, name, license=license, version=version, env_name=env, **options)
-    out.print(repr(RoboHiveDataset(folder)), highlight=False)
-
-
-@app.command("export-to")
-def export_to(
-    kind: Annotated[str, typer.Argument(help="Format to write: minari or lerobot.")],
-    name: Annotated[str, typer.Argument(help="Dataset name, or the path of a version's folder.")],
-    target: Annotated[Path, typer.Argument(help="Folder to make.")],
-    version: Annotated[str | None, typer.Option(help="MAJOR.MINOR.PATCH; the newest by default.")] = None,
-) -> None:
-    """Write a dataset version in another library's format."""
-    from rlhive.data.convert import export_to as write
-    from rlhive.dataset import RoboHiveDataset
-
-    out.print(str(write(kind, RoboHiveDataset(name, version=version, generate=False).path, target)), highlight=False)
-
-
 @app.command("list")
 def list_(
     remote: Annotated[bool, typer.Option("--remote", help="Those on the Hub instead.")] = False,
@@ -351,6 +310,8 @@ def list_(
     out.print(table)
 
 
+app.command("import")(format_verbs.import_)
+app.command("export-to")(format_verbs.export_to)
 for _verb in (diff_verb.diff, hub_verbs.versions, hub_verbs.pull, hub_verbs.push, hub_verbs.delete):
     app.command()(_verb)
 

@@ -72,7 +72,7 @@ FLOORS = [
     {"sim_algos.bc", "sim_algos.iql"},
     {"sim_algos.training"},
     {"sim_algos", "sim_algos.run"},
-    {"hub_verbs", "diff_verb"},
+    {"hub_verbs", "diff_verb", "format_verbs"},
     {"cli"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
@@ -103,7 +103,7 @@ OWNERS = {
     "PIL": {"data.formats.pictures"},
     "huggingface_hub": {"data.connection", "data.hub", "data.publish", "data.streaming"},
     "datasets": {"dataset"},
-    "typer": {"cli", "diff_verb", "hub_verbs", "terminal"},
+    "typer": {"cli", "diff_verb", "format_verbs", "hub_verbs", "terminal"},
     "rich": {"cli", "diff_verb", "hub_verbs", "terminal"},
     "hydra": {"sim_algos.config", "sim_algos.run"},
 }

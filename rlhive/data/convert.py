@@ -1,8 +1,9 @@
 """From a neighbour's files to a dataset version and back: one entry for all formats."""
 
 import importlib
+import inspect
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,9 @@ def open_source(kind: str, source: str | Path, **options: Any) -> Imported:
     Raises:
         UnsupportedFormat: No such kind; the message names those there are.
     """
-    return _room(kind, READERS).read(source, **options)
+    reader = _room(kind, READERS).read
+    _require_options(kind, reader, options)
+    return reader(source, **options)
 
 
 def export_to(kind: str, folder: Path, target: str | Path, *, progress: bool = True, **options: Any) -> Path:
@@ -106,9 +109,20 @@ def export_to(kind: str, folder: Path, target: str | Path, *, progress: bool = T
         CorruptDataset: A file of the version is not what its manifest recorded.
     """
     writer, manifest = _room(kind, WRITERS), Manifest.read(Path(folder))
+    _require_options(kind, writer.write, options)
     records = read_records(Path(folder), manifest, list(manifest.splits))
     writer.write(manifest, _counted(records, manifest.num_episodes, str(target), progress), Path(target), **options)
     return Path(target)
+
+
+def _require_options(kind: str, function: Callable[..., Any], options: Mapping[str, Any]) -> None:
+    """Refuse an option that a format does not have."""
+    known = inspect.signature(function).parameters
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        there = [name for name, option in known.items() if option.kind is option.KEYWORD_ONLY]
+        msg = f"Format {kind} has no option {unknown[0]!r}: expected some of {', '.join(there) or 'none'}. Drop it."
+        raise UnsupportedFormat(msg)
 
 
 def _room(kind: str, rooms: dict[str, str]) -> Any:

@@ -5,12 +5,14 @@ import shutil
 import h5py
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from rlhive import RoboHiveDataset
+from rlhive.cli import app
 from rlhive.data.convert import import_dataset
 from rlhive.data.episodes import REWARD
 from rlhive.data.formats import d4rl
-from rlhive.errors import SchemaMismatch
+from rlhive.errors import SchemaMismatch, UnsupportedFormat
 from tests.data.formats.make_d4rl import FILES, HORIZON, LENGTHS, TERMINAL, walk
 
 TRUTH = [walk(episode) for episode in range(len(LENGTHS))]
@@ -159,3 +161,21 @@ def test_what_is_no_such_file_is_refused(file, tmp_path):
         d4rl.read(path)
     with pytest.raises(SchemaMismatch, match="readable HDF5"):
         d4rl.read(tmp_path / "nothing.hdf5")
+
+
+def test_an_option_of_another_format_is_refused(file, tmp_path):
+    with pytest.raises(UnsupportedFormat, match="no option 'fps': expected some of alignment, horizon, breaks, split"):
+        import_dataset("d4rl", file[0], "lab/walk", license="mit", store=tmp_path, fps=3)
+
+
+def test_the_command_imports_and_exports(file, tmp_path, monkeypatch):
+    monkeypatch.setenv("RLHIVE_DATASETS_PATH", str(tmp_path))
+    path, h5 = file
+    add(h5, "timeouts", "next_observations")
+    run = CliRunner().invoke
+    said = run(app, ["import", "d4rl", str(path), "lab/walk", "--license", "mit", "--env", "Walk-v0"])
+    assert (said.exit_code, "environment  Walk-v0" in said.stdout) == (0, True), said.output
+    for kind, options in (("minari", []), ("lerobot", ["--fps", "10"])):
+        said = run(app, ["export-to", kind, "lab/walk", str(tmp_path / kind), *options])
+        assert said.exit_code == 0, said.output
+    assert (tmp_path / "lerobot" / "meta" / "info.json").is_file()
