@@ -28,6 +28,7 @@ from rlhive.envs.make import make_policy
 from rlhive.envs.tasks import Task, get_task
 from rlhive.errors import DatasetNotFound
 from rlhive.provenance import of_run
+from rlhive.replay import replay_sample
 from rlhive.rollout import (
     Episode,
     InvalidEpisode,
@@ -41,6 +42,9 @@ from rlhive.rollout import (
 logger = logging.getLogger(__name__)
 
 EPISODES_PER_JOB = 5
+
+#: So many episodes are stepped again before a version is written, for its card.
+REPLAYED = 6
 
 
 def collect(
@@ -95,6 +99,9 @@ def collect(
         recording = Recording.create(folder, schema, start_state=start_state, provenance=provenance)
         with recording.shared():
             invalid = _record_missing(task, recording, num_workers=workers, progress=progress)
+        episodes = list(dict(_plan(task)))
+        sample = {episodes[place] for place in np.linspace(0, len(episodes) - 1, REPLAYED).astype(int)}
+        chosen = [record for record in recording.sorted_records() if record.episode in sample]
         export(
             recording.sorted_records(),
             task.name,
@@ -106,6 +113,7 @@ def collect(
             task=task.name,
             splits=list(task.recipe.episodes),
             runs=[{**own, "invalid": invalid} if invalid and own["run"] == run else own for own in recording.runs],
+            certificate=replay_sample(chosen, task, num_workers=workers),
             store=store,
         )
         with recording.exclusive():

@@ -7,9 +7,12 @@ connect or weights to fetch it may not name.
 from collections.abc import Mapping
 from typing import Any
 
+from torchrl.envs import EnvBase
+
 from rlhive.data.manifest import Manifest
+from rlhive.envs.make import make_env
 from rlhive.envs.tasks import Task, catalogue
-from rlhive.errors import EnvNotFound, ReplayRefused
+from rlhive.errors import EnvNotFound, ReplayRefused, RLHiveError
 
 #: Arguments that a manifest may give to an environment. Never: config_path, a file that RoboHive evaluates; model_path,
 #: one that it loads; is_hardware, which drives a robot; visual_keys, which may fetch weights.
@@ -40,10 +43,9 @@ def task_of(run: Mapping[str, Any], manifest: Manifest) -> Task:
         ReplayRefused: The environment was given an argument that a manifest may not give, or is none of RoboHive's and
             not in the catalogue here.
     """
-    task = run.get("task") if isinstance(run.get("task"), Mapping) else {}
-    env = run.get("env") if isinstance(run.get("env"), Mapping) else {}
+    task, env = _mapping(run.get("task")), _mapping(run.get("env"))
     env_name = task.get("env_name") or env.get("env_name") or manifest.env_name
-    kwargs = dict(task.get("env_kwargs") or env.get("env_kwargs") or {})
+    kwargs = dict(_mapping(task.get("env_kwargs")) or _mapping(env.get("env_kwargs")))
     if not env_name or not isinstance(env_name, str):
         msg = f"{manifest.name} {manifest.version}: expected an environment in its provenance, got none."
         raise EnvNotFound(msg)
@@ -73,6 +75,23 @@ def _registered(manifest: Manifest, env_name: str) -> Task:
     return task
 
 
+def build(task: Task) -> EnvBase:
+    """Build the environment of a task that a manifest named.
+
+    Raises:
+        ReplayRefused: The environment does not take what the manifest says.
+        RLHiveError: As :func:`rlhive.envs.make.make_env`.
+    """
+    try:
+        return make_env(task)
+    except RLHiveError:
+        raise
+    except Exception as error:  # whatever a simulator says to arguments of the wrong kind
+        said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        msg = f"{task.env_name} cannot be built with {dict(task.env_kwargs)}, as the manifest says: {said}"
+        raise ReplayRefused(msg) from error
+
+
 def tasks_of(manifest: Manifest) -> dict[str, Task]:
     """Return the task of every run of a version, by the run's id.
 
@@ -94,12 +113,16 @@ def differences(run: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
         run: An entry of the manifest's ``runs``.
         here: ``provenance()`` of the environment that was built.
     """
-    told = run.get("env") if isinstance(run.get("env"), Mapping) else {}
+    told = _mapping(run.get("env"))
     said = []
     if told.get("model_hash") not in (None, here.get("model_hash")):
         said.append("the compiled model is another one")
-    versions = told.get("versions") if isinstance(told.get("versions"), Mapping) else {}
+    versions = _mapping(told.get("versions"))
     for name, version in here.get("versions", {}).items():
         if versions.get(name) not in (None, version):
             said.append(f"{name} {version} instead of {versions[name]}")
     return said
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}

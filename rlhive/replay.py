@@ -9,8 +9,9 @@ The environment is the one that :mod:`rlhive.recreate` allows the manifest to na
 
 import functools
 import itertools
+import logging
 import platform
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,12 +29,13 @@ from rlhive.data.certificate import BIT_EXACT, DIVERGES, IMPOSSIBLE, TOLERATED, 
 from rlhive.data.episodes import REWARD, TERMINATED, EpisodeRecord
 from rlhive.data.findings import Report
 from rlhive.data.manifest import Manifest
-from rlhive.envs.make import make_env
 from rlhive.envs.rewards import SOLVED, reward_name, reward_terms
 from rlhive.envs.tasks import Task
 from rlhive.errors import RewardUnavailable, RLHiveError
-from rlhive.recreate import differences, tasks_of
+from rlhive.recreate import build, differences, tasks_of
 from rlhive.rollout import default_num_workers, env_of, map_unordered
+
+logger = logging.getLogger(__name__)
 
 TOLERANCE = 1e-6
 EPISODES_PER_JOB = 5
@@ -63,7 +65,7 @@ def judge_of(manifest: Manifest) -> tuple[Callable[[EpisodeRecord], Mapping[str,
         The judge, or None and the reason why there is none.
     """
     try:
-        envs = {run: make_env(task) for run, task in tasks_of(manifest).items()}
+        envs = {run: build(task) for run, task in tasks_of(manifest).items()}
     except RLHiveError as error:
         return None, str(error)
     for run in manifest.runs:
@@ -149,6 +151,24 @@ def replay(
     certificate = _certificate(manifest, sorted(results, key=lambda row: row.episode), here, tolerance, len(ids))
     certificate.keep(store=store)
     return certificate
+
+
+def replay_sample(records: Iterable[EpisodeRecord], task: Task, *, num_workers: int) -> str:
+    """Step some episodes again before they are committed, and say in a sentence what came out; no error is raised.
+
+    Args:
+        records: The episodes.
+        task: Their task.
+        num_workers: Worker processes.
+    """
+    jobs = [("", task, [record], TOLERANCE) for record in records]
+    results = [row for _, found, _ in map_unordered(_replay_job, jobs, num_workers=num_workers) for row in found]
+    counts = {verdict: sum(row.verdict == verdict for row in results) for verdict in VERDICTS}
+    said = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
+    for row in results:
+        if row.verdict != BIT_EXACT:
+            logger.warning("%s: replayed before it was committed, %s", task.name, row)
+    return f"{len(results)} episodes, evenly spread, were stepped again before the version was written: {said}."
 
 
 def replay_episode(env: EnvBase, record: EpisodeRecord, *, tolerance: float = TOLERANCE) -> EpisodeReplay:

@@ -178,6 +178,24 @@ def test_a_manifest_names_no_file_no_robot_and_no_weights(made):
         task_of({"run": "x"}, replace(manifest, env_name=""))
 
 
+@pytest.mark.parametrize(
+    "lie",
+    [{"env_kwargs": 5}, {"env_kwargs": {"frame_skip": "x"}}, {"horizon": []}, {"env_name": []}, {"backend": {}}, {}],
+)
+def test_a_provenance_of_any_json_is_no_other_error(made, lie):
+    manifest = Manifest.read(made)
+    (run,) = manifest.runs
+    for changed in ({**run, "task": {**run["task"], **lie}}, {**run, "env": 5, "task": lie or 7}):
+        judge, why = judge_of(replace(manifest, runs=(changed,)))
+        assert judge is not None or why
+
+
+def test_the_card_says_what_a_sample_replayed_before_the_commit(made):
+    assert "- Replay: 6 episodes, evenly spread, were stepped again before the version was written: 6 bit-exact." in (
+        made / "README.md"
+    ).read_text(encoding="utf-8")
+
+
 def test_check_computes_rewards_with_the_versions_own_environment(made):
     report = check(made)
 

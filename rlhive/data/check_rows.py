@@ -149,11 +149,11 @@ class RowChecks:
         copies = [position for position, (_, last, final) in moving.items() if last == final]
         if len(copies) > COPIED_SHARE * len(moving):
             said = f"the final observation is that of the last row in {len(copies)} of {len(moving)} episodes"
-            self._findings.add("final", f"{self._name(copies[0])}: {said}.", len(copies))
+            self._findings.add("final", f"{self._name(copies[0])}: {said}.")
         resets = [p for p, ends in moving.items() if p + 1 in self._ends and ends[2] == self._ends[p + 1][0]]
         if resets:
             said = f"the final observation is the first of {self._name(resets[0] + 1)}"
-            self._findings.add("final", f"{self._name(resets[0])}: {said}.", len(resets))
+            self._findings.add("final", f"{self._name(resets[0])}: {said}.")
 
     def _elements(self) -> None:
         """Look for elements that never change, and for those that mostly stand at an end of their range."""
@@ -169,7 +169,7 @@ class RowChecks:
             if part.low.dtype.itemsize == 1 and not constant.all():
                 continue  # of a picture, only a blank one is worth a word
             if constant.any():
-                self._findings.add("constant", f"{name}: {_elements(constant)} never change.", int(constant.sum()))
+                self._findings.add("constant", f"{name}: {_elements(constant)} never change.")
             share = np.maximum(part.num_low, part.num_high) / part.count
             stuck = ~constant & (share >= SATURATED_SHARE)
             if stuck.any() and name in movable:

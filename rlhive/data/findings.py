@@ -87,10 +87,10 @@ class Findings:
     def __init__(self) -> None:
         self._outcomes = {name: Outcome(name, severity, promise) for name, (severity, promise) in CHECKS.items()}
 
-    def add(self, name: str, finding: str, count: int = 1) -> None:
+    def add(self, name: str, finding: str) -> None:
         """Count a finding of a check; the first MAX_FINDINGS are kept in words."""
         outcome = self._outcomes[name]
-        outcome.count += count
+        outcome.count += 1
         outcome.status = FAILED if outcome.severity == ERROR else WARNED
         if len(outcome.findings) < MAX_FINDINGS:
             outcome.findings.append(finding)
