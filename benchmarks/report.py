@@ -36,8 +36,9 @@ def main() -> None:
         map(_read, RESULTS.glob("sampling-*.json")), key=lambda one: (one["kind"] == "pixels", one["size"])
     )
     if sampling:
-        text = _between(text, "sampling", "\n\n".join(map(sampling_tables, sampling)))
-        draw([one for one in sampling if one["kind"] != "pixels"], RESULTS / "sampling.png")
+        plain = [one for one in sampling if one["kind"] != "pixels"]
+        text = _between(text, "sampling", "\n\n".join([*map(sampling_tables, sampling), *growth(plain)]))
+        draw(plain, RESULTS / "sampling.png")
     if (RESULTS / "export.json").exists():
         text = _between(text, "export", export_tables(_read(RESULTS / "export.json")))
     README.write_text(text, encoding="utf-8")
@@ -65,6 +66,36 @@ def sampling_tables(content: dict[str, Any]) -> str:
     left = [f"- {LABELS[row['peer']]}: {row['unavailable']}" for row in content["stores"] if "unavailable" in row]
     wrong = [f"- † {_name(row)}, {row['workload']}: {row['failed']}" for row in rows if "failed" in row]
     return "\n\n".join([*parts, *(["\n".join(left + wrong)] if left or wrong else [])])
+
+
+def growth(contents: list[dict[str, Any]]) -> list[str]:
+    """Return Markdown: transitions per second of random batches of 256 by size, where there are several."""
+    if len(contents) < 2:
+        return []
+    speed = {
+        (_name(row), content["size"]): row["per_s"]
+        for content in contents
+        for row in content["rows"]
+        if row["workload"] == "random_256" and "per_s" in row
+    }
+    sizes = [content["size"] for content in contents]
+    lines = []
+    for name in dict.fromkeys(name for name, _ in speed):
+        first = speed.get((name, sizes[0]))
+        cells = [speed.get((name, size)) for size in sizes]
+        shares = [
+            f" ({cell / first:.2f})" if first and cell and size != sizes[0] else ""
+            for cell, size in zip(cells, sizes, strict=True)
+        ]
+        lines.append(
+            [name, *(f"{cell:,.0f}{share}" if cell else "" for cell, share in zip(cells, shares, strict=True))]
+        )
+    head = ["", *(f"{size:,}" for size in sizes)]
+    return [
+        "### As the dataset grows",
+        f"Transitions/s, random batches of 256; in brackets the share of {sizes[0]:,}'s.",
+        _table(head, lines),
+    ]
 
 
 def export_tables(content: dict[str, Any]) -> str:
