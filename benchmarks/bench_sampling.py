@@ -13,6 +13,7 @@ Writes benchmarks/results/sampling-SIZE.json; ``python -m benchmarks.report`` ma
 """
 
 import argparse
+import json
 import tempfile
 import time
 from collections.abc import Sequence
@@ -97,7 +98,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--patience", type=float, default=300, help="seconds that a peer may take to store the episodes"
     )
     parser.add_argument("--threads", type=int, default=1, help="of every peer's BLAS, OpenMP and torch")
-    parser.add_argument("--work", type=Path, help="folder that is kept; a temporary one by default")
+    parser.add_argument(
+        "--work", type=Path, help="folder that is kept, with what peers stored; a temporary one by default"
+    )
     parser.add_argument(
         "--results", help="name below benchmarks/results; by default only all peers and workloads have one"
     )
@@ -144,7 +147,7 @@ def _one_source(
                 _refuse_if_too_slow(peer, content, smaller, options.patience)
                 process = stack.enter_context(_start(peer, source.folder, folder, options))
                 content["versions"][peer] = process.ask("versions")
-                row |= process.ask("write", **STORE.get(peer, {}))
+                row |= _store(peer, process, folder / f"{peer}.json")
                 processes[peer] = process
             except (NotOffered, PeerFailed) as reason:
                 row["unavailable"] = str(reason)
@@ -158,6 +161,13 @@ def _one_source(
     ):
         rows.append(row)
         print(_line(row), flush=True)
+
+
+def _store(peer: str, process: PeerProcess, kept: Path) -> dict[str, Any]:
+    """Let a peer store the episodes, unless it did so in an earlier run with the same ``--work``; ours does it anew."""
+    if peer == "rlhive" or not kept.exists():
+        kept.write_text(json.dumps(process.ask("write", **STORE.get(peer, {}))), encoding="utf-8")
+    return json.loads(kept.read_text(encoding="utf-8"))
 
 
 def _start(peer: str, source: Path, folder: Path, options: argparse.Namespace) -> PeerProcess:
@@ -198,10 +208,14 @@ def _one_workload(
             row["unavailable"] = seconds
             continue
         row |= {"transitions": one.transitions, "draw_s": spread(seconds)}
+        if not one.has_workers:
+            row["cpu_s"] = spread(one.cpu_s)
         row["per_s"] = one.transitions / row["draw_s"]["median"]
         if ours is not None:
             scale = ours.transitions / one.transitions
             row["ratio"] = {key: value * scale for key, value in ratio(seconds, found[ours.name]).items()}
+            if "cpu_s" in row:
+                row["cpu_ratio"] = {key: value * scale for key, value in ratio(one.cpu_s, ours.cpu_s).items()}
         try:
             row["checked"] = one.check()
         except (NotOffered, PeerFailed) as reason:
@@ -216,9 +230,15 @@ class Contender:
 
     def __init__(self, workload: str, name: str, processes: dict[str, PeerProcess]):
         self.name, self.transitions, self._opened = name, 0, False
+        self.cpu_s: list[float] = []
         self.peer, _, self.variant = name.partition(":")
         self.process = processes.get(self.peer)
         self._what = {"workload": workload, "variant": self.variant}
+
+    @property
+    def has_workers(self) -> bool:
+        """Whether processes of its own do the work, whose CPU time is not counted."""
+        return self.variant.isdigit() and int(self.variant) > 0
 
     def measure(self, seconds: float) -> float:
         """Return the seconds of one draw."""
@@ -229,6 +249,7 @@ class Contender:
                 self.process.ask("run", **self._what, seconds=seconds / 3)  # warm
         ran = self.process.ask("run", **self._what, seconds=seconds)
         self.transitions = ran["transitions"]
+        self.cpu_s.append(ran["cpu_seconds"] / ran["draws"])
         return ran["seconds"] / ran["draws"]
 
     def check(self) -> dict[str, Any]:

@@ -61,6 +61,10 @@ def sampling_tables(content: dict[str, Any]) -> str:
         parts.append("Median time of one batch; in brackets how many times longer than RLHive's.")
         parts.append(_table(["", *(_title(name) for name in SHOWN), "made by"], _batch_rows(rows)))
         parts.append(
+            "CPU time of the same, all threads but no loader processes: others on the machine disturb it less."
+        )
+        parts.append(_table(["", *(_title(name) for name in SHOWN)], (row[:-1] for row in _batch_rows(rows, "cpu"))))
+        parts.append(
             _table(["", "open, warm", "open, cold", "peak memory", "its own, after opening"], _open_rows(rows))
         )
     left = [f"- {LABELS[row['peer']]}: {row['unavailable']}" for row in content["stores"] if "unavailable" in row]
@@ -177,11 +181,11 @@ def _plain(row: dict[str, Any]) -> str:
     return _name(row).replace("**", "")
 
 
-def _batch_rows(rows: list[dict[str, Any]]) -> Iterable[list[str]]:
+def _batch_rows(rows: list[dict[str, Any]], clock: str = "wall") -> Iterable[list[str]]:
     names = list(dict.fromkeys((row["peer"], row["variant"]) for row in rows if row["workload"] in SHOWN))
     for peer, variant in sorted(names, key=lambda name: list(LABELS).index(name[0])):
         own = {row["workload"]: row for row in rows if (row["peer"], row["variant"]) == (peer, variant)}
-        cells = [_time(own.get(workload)) for workload in SHOWN]
+        cells = [_time(own.get(workload), clock) for workload in SHOWN]
         if any(cells):
             yield [_name({"peer": peer, "variant": variant}), *cells, f"`make bench-sampling PEERS={peer}`"]
 
@@ -220,14 +224,15 @@ def _export_row(row: dict[str, Any]) -> list[str]:
     ]
 
 
-def _time(row: dict[str, Any] | None) -> str:
-    if row is None or "draw_s" not in row:
+def _time(row: dict[str, Any] | None, clock: str = "wall") -> str:
+    figure, ratio = {"wall": ("draw_s", "ratio"), "cpu": ("cpu_s", "cpu_ratio")}[clock]
+    if row is None or figure not in row:
         return ""
-    seconds = row["draw_s"]["median"]
+    seconds = row[figure]["median"]
     if row["workload"] == "iterate_256":  # Minari yields episodes
         seconds *= 256 / row["transitions"]
     text = f"{seconds * 1e6:,.0f} µs" if seconds < 0.01 else f"{seconds * 1e3:,.0f} ms"
-    times = row.get("ratio", {}).get("median", 1)
+    times = row.get(ratio, {}).get("median", 1)
     if (row["peer"], row["variant"]) != ("rlhive", ""):
         text += f" ({times:.2g})" if times < 99.5 else f" ({times:,.0f})"
     return text + (" †" if "failed" in row else "")

@@ -116,21 +116,28 @@ class Server:
         return {}
 
     def run(self, workload: str, variant: str, seconds: float) -> dict[str, Any]:
-        """Draw for some time; return draws, seconds, and transitions of a draw."""
-        drawing, draws, spent = self._drawings[workload, variant], 0, 0.0
+        """Draw for some time; return draws, seconds, CPU seconds of all threads, and transitions of a draw."""
+        drawing, draws, spent, busy = self._drawings[workload, variant], 0, 0.0, 0.0
         if drawing.before is not None:
             while not draws or spent < seconds:
                 drawing.before()
-                began = time.perf_counter()
+                began, idle = time.perf_counter(), time.process_time()
                 drawing.draw()
                 spent, draws = spent + time.perf_counter() - began, draws + 1
+                busy += time.process_time() - idle
         else:
-            began = time.perf_counter()
+            began, idle = time.perf_counter(), time.process_time()
             while not draws or spent < seconds:
                 drawing.draw()
                 draws += 1
                 spent = time.perf_counter() - began
-        return {"draws": draws, "seconds": spent, "transitions": drawing.size or batch_of(workload)}
+            busy = time.process_time() - idle
+        return {
+            "draws": draws,
+            "seconds": spent,
+            "cpu_seconds": busy,
+            "transitions": drawing.size or batch_of(workload),
+        }
 
     def check(self, workload: str, variant: str) -> dict[str, Any]:
         """Draw some batches and compare them with the source."""
