@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from tqdm import tqdm
 
 from rlhive import keys
 from rlhive.data import arrow, cache, shards
@@ -161,8 +162,12 @@ def _build_packed(partial: Path, folder: Path, manifest: Manifest, episodes: pa.
     table = np.stack([episodes[keys.EPISODE].to_numpy(), codes, episodes["length"].to_numpy()], axis=1)
     finals = {name: values[order] for name, values in finals.items()}
     with contextlib.closing(PackedWriter(partial, manifest.schema, splits, table[order], finals)) as writer:
-        for batch in shards.read_batches(verified_shards(folder, manifest, splits)):
-            writer.write(arrow.columns_of(batch, manifest.schema))
+        paths, total = verified_shards(folder, manifest, splits), int(table[:, 2].sum())
+        # Seen when it takes longer than a second, and off with TQDM_DISABLE=1: who waits wants to know what for.
+        with tqdm(total=total, desc=f"pack {manifest.name}", unit="row", unit_scale=True, delay=1, leave=False) as bar:
+            for batch in shards.read_batches(paths):
+                writer.write(arrow.columns_of(batch, manifest.schema))
+                bar.update(len(batch))
         writer.finish()
 
 
