@@ -14,6 +14,7 @@ The anchor is the element's first value. Distances from it are what is relative,
 millimetre around 1.6 m is resolved as finely as one that moves around zero.
 """
 
+import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -120,7 +121,10 @@ class Summary:
         if self.buckets is None:
             msg = "Quantiles need the sketch: expected buckets, got moments alone. Compute the statistics from rows."
             raise ValueError(msg)
-        below = self.buckets.cumsum(axis=1, dtype=np.int64)
+        return self._value_at(self.buckets.cumsum(axis=1), q)
+
+    def _value_at(self, below: np.ndarray, q: float) -> np.ndarray:
+        """Return a quantile, given how many values lie in each bucket or below it."""
         found = (below > int(q * (self.count - 1))).argmax(axis=1)
         values = self.anchor + _centres()[found]
         values = np.where(found == 0, self.min, np.where(found == NUM_BUCKETS - 1, self.max, values))
@@ -130,7 +134,8 @@ class Summary:
         """Return the statistics as the manifest keeps them; quantiles only where they are known."""
         arrays = {"mean": self.mean, "std": self.std, "min": self.min, "max": self.max}
         if self.buckets is not None:
-            arrays |= {name: self.quantile(q) for name, q in QUANTILES.items()}
+            below = self.buckets.cumsum(axis=1)
+            arrays |= {name: self._value_at(below, q) for name, q in QUANTILES.items()}
         # JSON has no infinity; an element that met one has no finite moments.
         rows = {name: np.where(np.isfinite(array), array, None).tolist() for name, array in arrays.items()}
         return {"count": self.count} | rows
@@ -221,6 +226,7 @@ def _buckets_of(distance: np.ndarray) -> np.ndarray:
     return size
 
 
+@functools.cache
 def _centres() -> np.ndarray:
     """Return the middle of every bucket, as a distance from the anchor."""
     edges = ((np.arange(_HALF + 1) + _LOW) << _SHIFT).view(np.float64)
