@@ -213,7 +213,9 @@ def show(
         out.print_json(json.dumps({**describe(dataset), "certificate": kept}))
     else:
         out.print(repr(dataset), highlight=False)
-        out.print(f"  certificate  {certificate or f'none; make it: rlhive replay {name}'}", highlight=False)
+        out.print(
+            f"  certificate  {certificate or f'none; make it: rlhive replay {name}'}", highlight=False, soft_wrap=True
+        )
 
 
 @app.command()

@@ -1,0 +1,83 @@
+"""How fast a check is, and where the time goes. Run: python benchmarks/bench_check.py [episodes].
+
+Raw data are the bytes of the rows as NumPy holds them. CPU time is given beside wall time, and part by part.
+"""
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from rlhive.data import arrow, shards
+from rlhive.data.check import _sketcher, check
+from rlhive.data.episodes import EpisodeRecord
+from rlhive.data.export import export
+from rlhive.data.manifest import Manifest, verify
+from rlhive.data.scan import Extremes
+from rlhive.data.schema import Field, Schema
+
+LENGTH = 100
+SCHEMA = Schema(
+    (
+        Field("action", "float32", (9,), observed=False),
+        Field("next.reward", "float64", (1,), observed=False),
+        Field("next.terminated", "bool", (1,), observed=False),
+        Field("next.truncated", "bool", (1,), observed=False),
+        Field("observation", "float64", (75,), observed=True),
+    )
+)
+
+
+def episodes(count):
+    """Yield random walks: hard to compress, so that decoding costs what it can cost."""
+    generator = np.random.default_rng(0)
+    for number in range(count):
+        states = generator.normal(size=(LENGTH + 1, 75)).cumsum(0)
+        columns = {
+            "action": generator.uniform(-1, 1, (LENGTH, 9)).astype(np.float32),
+            "next.reward": states[1:, :1].copy(),
+            "next.terminated": np.zeros((LENGTH, 1), bool),
+            "next.truncated": np.arange(1, LENGTH + 1)[:, None] == LENGTH,
+            "observation": states[:-1],
+        }
+        yield EpisodeRecord(number, "train", columns, {"observation": states[-1]}, number)
+
+
+def measured(name, raw, work):
+    """Print the best of three runs; return what the work returned."""
+    best = (1e9, 1e9)
+    for _ in range(3):
+        wall, cpu = time.perf_counter(), time.process_time()
+        result = work()
+        best = min(best, (time.process_time() - cpu, time.perf_counter() - wall))
+    print(
+        f"{name:<24} {best[0]:7.3f} s CPU  {best[1]:7.3f} s wall  {raw / 1e9 / best[0]:6.2f} GB/s of raw data per core"
+    )
+    return result
+
+
+def main():
+    """Export a version, check it, and time the parts of a check."""
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 2000
+    with tempfile.TemporaryDirectory() as store:
+        options = {"version": "1.0.0", "schema": SCHEMA, "license": "mit", "shard_bytes": 64 * 2**20}
+        folder = export(episodes(count), "bench/check", store=Path(store), **options)
+        manifest = Manifest.read(folder)
+        raw = count * LENGTH * sum(item.width * np.dtype(item.dtype).itemsize for item in SCHEMA.fields)
+        print(f"{count} episodes, {raw / 1e6:.0f} MB raw, {manifest.num_bytes / 1e6:.0f} MB on disk")
+        assert measured("check", raw, lambda: check(folder)).ok
+        paths = [folder / entry.path for entry in manifest.shards()]
+        measured("SHA-256 of files", raw, lambda: verify(folder, manifest.files))
+        tables = measured("decode Parquet", raw, lambda: [shards.read_table(path) for path in paths])
+        columns = [arrow.columns_of(table, SCHEMA) for table in tables]
+        sketcher = _sketcher(manifest)
+        measured("near-duplicate codes", raw, lambda: [sketcher.codes(part) for part in columns])
+        measured("extremes", raw, lambda: [Extremes.of(array) for part in columns for array in part.values()])
+        made = list(episodes(count))
+        measured("content hashes", raw, lambda: [record.content_hash() for record in made])
+
+
+if __name__ == "__main__":
+    main()
