@@ -43,7 +43,7 @@ FLOORS = [
     {"data.agreement", "data.seal", "data.formats.imported"},
     {f"data.formats.{kind}" for kind in ("roboset", "d4rl", "minari", "lerobot")},
     {"data.formats.lerobot_writing"},
-    {"data.sampling", "data.online", "data.duplicates", "data.robot_metadata"},
+    {"data.sampling", "data.ahead", "data.online", "data.duplicates", "data.robot_metadata"},
     {
         "data.load",
         "data.writing",

@@ -1,13 +1,10 @@
 """`as_replay_buffer()`: TorchRL's own replay buffer over the packed storage, with less on the way to a batch."""
 
 import contextlib
-import os
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import replace
-from functools import lru_cache
-from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -19,6 +16,7 @@ from torchrl.data.replay_buffers.samplers import Sampler
 from torchrl.data.replay_buffers.utils import pin_memory_output
 from torchrl.envs.transforms import Compose, MultiStepTransform, Reward2GoTransform
 
+from rlhive.data import ahead
 from rlhive.data.online import OnlineReplayBuffer, extend
 from rlhive.data.sampling import EpisodeSliceSampler, ShortEpisodes, give_boundaries
 from rlhive.data.storage import PackedStorage
@@ -29,10 +27,6 @@ _INDEX = "index"
 
 #: Batches on their way to a GPU while one is used.
 _STREAMED_AHEAD = 2
-
-#: A loop gathers this many batches at once, as long as they have no more bytes together than a core's cache.
-AHEAD = 16
-AHEAD_BYTES = 4 * 2**20
 
 
 class DatasetReplayBuffer(TensorDictReplayBuffer):
@@ -87,20 +81,18 @@ class DatasetReplayBuffer(TensorDictReplayBuffer):
         if not self._ahead:
             future, infos = self._coming
             self._coming = None
-            self._ahead.extend(zip_longest(future.result(), infos))
+            self._ahead.extend(zip(future.result(), infos, strict=True))
         batch, info = self._ahead.popleft()
         return self._storage.get(info[_INDEX]) if batch is None else batch, info
 
     def _draw_ahead(self) -> None:
         """Draw some batches, in the order in which they will be handed out, and have a thread gather them."""
         size, infos = self._batch_size, []
-        for _ in range(max(1, min(AHEAD, AHEAD_BYTES // (size * self._storage.item_bytes)))):
-            index, info = self._draw(size)
-            infos.append(info)
-            if self._sampler.ran_out or len(index) != size:
+        for _ in range(ahead.num_ahead(self._storage, size)):
+            infos.append(self._draw(size)[1])
+            if self._sampler.ran_out:
                 break
-        whole = [info[_INDEX] for info in infos if len(info[_INDEX]) == size]
-        self._coming = _gatherer().submit(_gather_all, self._storage, whole, size), infos
+        self._coming = ahead.start(self._storage, [info[_INDEX] for info in infos]), infos
 
     def _sample(self, batch_size: int) -> tuple[TensorDict, dict[str, Any]]:
         return self._gather(*self._draw(batch_size))
@@ -151,19 +143,6 @@ class DatasetReplayBuffer(TensorDictReplayBuffer):
     def _restore_prefetch_queue_locked(self, prefetch_state: dict[str, Any] | None, **kwargs: Any) -> None:
         super()._restore_prefetch_queue_locked(prefetch_state, **kwargs)
         self._ahead, self._coming = deque((None, info) for info in (prefetch_state or {}).get("ahead", ())), None
-
-
-def _gather_all(storage: PackedStorage, whole: list[torch.Tensor], batch_size: int) -> list[TensorDict]:
-    return storage.get_many(torch.cat(whole), batch_size) if len(whole) > 1 else []
-
-
-@lru_cache(maxsize=1)
-def _gatherer() -> ThreadPoolExecutor:
-    """The one thread of this process that gathers for loops."""
-    return ThreadPoolExecutor(max_workers=1, thread_name_prefix="rlhive-gather")
-
-
-os.register_at_fork(after_in_child=_gatherer.cache_clear)
 
 
 def make_replay_buffer(

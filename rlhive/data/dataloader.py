@@ -8,8 +8,9 @@ from collections.abc import Iterator
 
 import torch
 from tensordict import TensorDict
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
+from rlhive.data import ahead
 from rlhive.data.storage import PackedStorage
 from rlhive.errors import EpisodesTooShort
 
@@ -41,15 +42,18 @@ def make_dataloader(
     """
     starts = None if slice_len is None else _starts(storage, slice_len)
     batches = _Batches(len(storage) if starts is None else len(starts), batch_size, shuffle, drop_last, seed)
+    items = _Items(storage, starts, slice_len)
+    if not num_workers:
+        return DataLoader(_Epochs(items, batches), batch_size=None, collate_fn=_as_is)
     return DataLoader(
-        _Items(storage, starts, slice_len),
+        items,
         sampler=batches,
         batch_size=None,
         collate_fn=_as_is,
         num_workers=num_workers,
         # A forked child would inherit torch's threads; the storage travels as a path.
-        multiprocessing_context="spawn" if num_workers else None,
-        persistent_workers=bool(num_workers),
+        multiprocessing_context="spawn",
+        persistent_workers=True,
     )
 
 
@@ -57,20 +61,37 @@ class _Items(Dataset):
     """Batches of items by the numbers of the items."""
 
     def __init__(self, storage: PackedStorage, starts: torch.Tensor | None, slice_len: int | None):
-        self._storage, self._starts = storage, starts
+        self.storage, self._starts = storage, starts
         self._steps = None if slice_len is None else torch.arange(slice_len)
+        self.item_len = slice_len or 1
 
     def __getitem__(self, items: torch.Tensor) -> TensorDict:
-        if self._starts is None:
-            return self._storage.get(items)
-        return self._storage.get(self._starts[items].unsqueeze(1) + self._steps)
+        return self.storage.get(self.index_of(items))
+
+    def index_of(self, items: torch.Tensor) -> torch.Tensor:
+        """Return the transitions of some items, ``[n]`` or ``[n, slice_len]``."""
+        return items if self._starts is None else self._starts[items].unsqueeze(1) + self._steps
+
+
+class _Epochs(IterableDataset):
+    """The batches of an epoch in the process that asks for them, gathered ahead."""
+
+    def __init__(self, items: _Items, batches: "_Batches"):
+        self._items, self._batches = items, batches
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[TensorDict]:
+        indices = (self._items.index_of(batch) for batch in self._batches)
+        return ahead.gathered(self._items.storage, indices, self._batches.batch_size * self._items.item_len)
 
 
 class _Batches(Sampler):
     """The numbers of the items of every batch of an epoch."""
 
     def __init__(self, count: int, batch_size: int, shuffle: bool, drop_last: bool, seed: int | None):
-        self._count, self._batch_size, self._shuffle, self._drop_last = count, batch_size, shuffle, drop_last
+        self._count, self.batch_size, self._shuffle, self._drop_last = count, batch_size, shuffle, drop_last
         self._generator = torch.Generator()
         if seed is None:
             self._generator.seed()
@@ -78,12 +99,12 @@ class _Batches(Sampler):
             self._generator.manual_seed(seed)
 
     def __len__(self) -> int:
-        full, rest = divmod(self._count, self._batch_size)
+        full, rest = divmod(self._count, self.batch_size)
         return full + (rest > 0 and not self._drop_last)
 
     def __iter__(self) -> Iterator[torch.Tensor]:
         order = torch.randperm(self._count, generator=self._generator) if self._shuffle else torch.arange(self._count)
-        yield from order.split(self._batch_size)[: len(self)]
+        yield from order.split(self.batch_size)[: len(self)]
 
 
 def _starts(storage: PackedStorage, slice_len: int) -> torch.Tensor:
