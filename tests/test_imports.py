@@ -65,17 +65,22 @@ FLOORS = [
     {"data.publish", "replay", "data.streaming"},
     {"collect", "evaluate"},
     {"deriving"},
-    {"resolve", "terminal"},
+    {"resolve", "cli.terminal"},
     {"dataset"},
     {"registry"},
     {"sim_algos.config", "sim_algos.networks"},
     {"sim_algos.bc", "sim_algos.iql"},
     {"sim_algos.training"},
     {"sim_algos", "sim_algos.run"},
-    {"hub_verbs", "diff_verb", "format_verbs"},
+    {f"cli.{verbs}" for verbs in ("environments", "collecting", "learning", "diff", "hub", "formats")},
+    {"cli.datasets"},
+    {"cli.app"},
     {"cli"},
+    {"cli.__main__"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
+
+CLI = {room for room in LEVEL if room.split(".")[0] == "cli"}
 
 OWNERS = {
     "gymnasium": {"envs.loading", "envs.custom"},
@@ -103,8 +108,8 @@ OWNERS = {
     "PIL": {"data.formats.pictures"},
     "huggingface_hub": {"data.connection", "data.hub", "data.publish", "data.streaming"},
     "datasets": {"dataset"},
-    "typer": {"cli", "diff_verb", "format_verbs", "hub_verbs", "terminal"},
-    "rich": {"cli", "diff_verb", "hub_verbs", "terminal"},
+    "typer": CLI,
+    "rich": CLI,
     "hydra": {"sim_algos.config", "sim_algos.run"},
 }
 

@@ -107,7 +107,7 @@ def test_no_torch_is_imported_for_it(made, store):
     write(made[:3], store)
     script = """
 import sys
-from rlhive.diff_verb import _folder
+from rlhive.cli.diff import _folder
 from rlhive.data.diff import diff
 print(diff(_folder("my/knob@1.0.0"), _folder("my/knob")).dropped, "torch" in sys.modules)
 """

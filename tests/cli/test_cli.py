@@ -80,9 +80,9 @@ def test_envs_lists_the_catalogue():
 def test_envs_shows_a_line_per_task(monkeypatch):
     from rich.console import Console
 
-    from rlhive import cli
+    from rlhive.cli import environments
 
-    monkeypatch.setattr(cli, "out", Console(width=120))
+    monkeypatch.setattr(environments, "out", Console(width=120))
     lines = {line.split()[0]: line.split() for line in run("envs").stdout.splitlines() if line.strip()}
 
     reference = TASKS["kitchen_knob1"].reference

@@ -24,3 +24,4 @@ def known_names(incomplete: str) -> Iterator[str]:
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Name = Annotated[str, typer.Argument(help="Dataset name: kitchen_knob1 or org/name.", autocompletion=known_names)]
 Version = Annotated[str | None, typer.Option(help="MAJOR.MINOR.PATCH; the newest by default.")]
+Workers = Annotated[int | None, typer.Option("--workers", help="Worker processes; one per core by default.")]

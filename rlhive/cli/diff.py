@@ -8,7 +8,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from rlhive.terminal import Json, known_names, out
+from rlhive.cli.terminal import Json, known_names, out
 
 if TYPE_CHECKING:
     from rlhive.data.diff import Diff

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from rlhive.terminal import Name, Version, out
+from rlhive.cli.terminal import Name, Version, out
 
 
 def import_(

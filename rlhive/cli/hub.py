@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from rlhive.terminal import Json, Name, Version, err, out
+from rlhive.cli.terminal import Json, Name, Version, err, out
 
 
 def versions(name: Name, json_: Json = False) -> None:
