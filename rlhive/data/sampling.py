@@ -26,6 +26,9 @@ _END_KEYS = (keys.NEXT_TRUNCATED, keys.NEXT_DONE, keys.NEXT_TERMINATED)
 #: The name under which they keep boundaries that they were given.
 _BOUNDARIES = "static-stop-and-length"
 
+#: Set on a sampler whose boundaries are a dataset's and not its user's.
+_OURS = "_rlhive_boundaries"
+
 
 class EpisodeSliceSampler(SliceSampler):
     """Draw windows of ``slice_len`` consecutive transitions, each inside one episode.
@@ -68,7 +71,7 @@ class EpisodeSliceSampler(SliceSampler):
         self._num_starts = lengths[kept] - self._take + 1
         self._terminated, self._done = (flags[kept] for flags in storage.endings())
         self._whole = bool((self._take == slice_len).all())
-        self._steps = torch.arange(slice_len)
+        self._steps = torch.arange(slice_len, device=lengths.device)
 
     def sample(self, storage: Storage, batch_size: int) -> tuple[tuple[torch.Tensor], dict[Any, torch.Tensor]]:
         """Draw slices.
@@ -123,8 +126,13 @@ def episode_boundaries(lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tenso
 def give_boundaries(sampler: Sampler, storage: PackedStorage) -> None:
     """Tell one of TorchRL's slice samplers where the episodes begin and end, unless its user did.
 
-    Without it the sampler reads a key of every transition, at every sample or at the first.
+    Without it the sampler reads a key of every transition, at every sample or at the first. A sampler that served
+    another dataset before gets the boundaries of this one.
     """
-    if isinstance(sampler, SliceSampler) and not sampler.fragmented and not sampler._cache:
+    if not isinstance(sampler, SliceSampler) or isinstance(sampler, EpisodeSliceSampler) or sampler.fragmented:
+        return
+    if not sampler._cache or getattr(sampler, _OURS, False):
         sampler.cache_values = True
+        sampler._cache.clear()
         sampler._cache[_BOUNDARIES] = episode_boundaries(storage.lengths())
+        setattr(sampler, _OURS, True)

@@ -118,6 +118,8 @@ class PackedStorage(Storage):
             index = index[0]
         if not isinstance(index, torch.Tensor) or index.dtype is not torch.int64:
             index = torch.arange(self._length, device=self._home)[index]
+        if index.device != self._home:
+            index = index.to(self._home)
         flat = index if index.ndim == 1 else index.reshape(-1)
         [batch] = self.get_many(flat, flat.shape[0])
         return batch if index.ndim == 1 else batch.reshape(index.shape)

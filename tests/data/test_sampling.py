@@ -7,6 +7,7 @@ from torchrl.data import (
     PrioritizedSliceSampler,
     SliceSampler,
     SliceSamplerWithoutReplacement,
+    StreamingSliceSampler,
     TensorDictReplayBuffer,
 )
 
@@ -113,3 +114,31 @@ def test_prioritized_slices_begin_where_the_priority_is_and_stay_inside_an_episo
 def test_too_long_slices_are_an_error_that_names_the_longest_episode(cache):
     with pytest.raises(EpisodesTooShort, match=f"got {max(LENGTHS)} at most"):
         EpisodeSliceSampler(PackedStorage(cache), slice_len=13)
+
+
+def test_a_sampler_that_served_another_dataset_gets_this_ones_boundaries(tmp_path):
+    sampler = SliceSampler(slice_len=4)
+    for number, lengths in enumerate(([4, 9, 30], [20, 4, 4, 15])):
+        cache, _ = write(tmp_path / str(number), lengths=lengths)
+        batch = make_replay_buffer(PackedStorage(cache), batch_size=400, sampler=sampler, seed=0).sample()
+        assert (batch["episode"].reshape(-1, 4) == batch["episode"][::4].unsqueeze(1)).all()
+        assert len(batch["episode"].unique()) == len(lengths)
+
+
+def test_boundaries_that_the_user_gave_stay(cache):
+    halves = torch.arange(sum(LENGTHS)) // 17  # not the episodes
+    sampler = SliceSampler(slice_len=17, trajectories=halves, cache_values=True)
+    batch = make_replay_buffer(PackedStorage(cache), batch_size=34, sampler=sampler, seed=0).sample()
+
+    assert set(batch["index"][::17].flatten().tolist()) <= {0, 17}
+
+
+def test_streamed_slices_stay_inside_an_episode(cache):
+    sampler = StreamingSliceSampler(slice_len=4, traj_key="episode")
+    buffer = make_replay_buffer(PackedStorage(cache), batch_size=8, sampler=sampler, seed=0)
+    for _ in range(3):
+        batch = buffer.sample()
+        index, ids = batch["index"].reshape(len(batch)), batch["episode"]
+        follows = index[1:] == index[:-1] + 1
+        assert follows.sum() >= len(batch) // 2
+        assert (ids[1:] == ids[:-1])[follows & ~batch["next", "done"][:-1].squeeze(1)].all()
