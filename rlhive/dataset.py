@@ -244,7 +244,8 @@ class RoboHiveDataset(Derivations):
             Batches with the environment's own dtypes: ``observation``, ``action``, ``success``, ``episode``
             (int64), and below ``"next"`` ``observation`` (the true one, the last of an episode included),
             ``reward``, ``terminated``, ``truncated`` and ``done`` with a trailing dimension of 1. A batch owns
-            its memory.
+            its memory; its tensors are windows into one block, so ``reshape`` them rather than ``view``, and take
+            ``.contiguous()`` of one that is kept for long.
 
         Raises:
             SchemaMismatch: There is no field of a key, or not one of the kind that an option needs.

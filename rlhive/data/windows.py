@@ -11,6 +11,7 @@ With ``frame_stack=F`` or ``n_step=K`` an item reads several rows of its episode
 and to the row of its final observation::
 
     slots      t-F+1 … t │ t+1 … t+K-1 │ t+K-F+1 … t+K        the middle ones for their rewards alone
+    K = 1      t-F+1 … t, t+1                                 both stacks share their frames
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -68,6 +69,11 @@ class Window:
         """Whether an item is a row and the row below."""
         return self.n_step == self.frame_stack == 1
 
+    @property
+    def num_slots(self) -> int:
+        """How many rows an item reads."""
+        return self.frame_stack + 1 if self.n_step == 1 else 2 * self.frame_stack + self.n_step - 1
+
     def slots(self, since: torch.Tensor, left: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return which rows items read, relative to their own.
 
@@ -79,6 +85,11 @@ class Window:
             The offsets ``[n, num_slots]``, and the steps to the next observation ``[n]``, ``n_step`` or fewer.
         """
         steps = left.clamp_max(self.n_step)
+        if self.frame_stack == 1:
+            return torch.minimum(torch.arange(self.n_step + 1, device=left.device), left.unsqueeze(1)), steps
+        if self.n_step == 1:  # the frames of both stacks, the shared ones once
+            frames = torch.arange(1 - self.frame_stack, 2, device=since.device)
+            return torch.maximum(frames, -since.unsqueeze(1)), steps
         frames = torch.arange(1 - self.frame_stack, 1, device=since.device)
         ahead = torch.arange(1, self.n_step, device=since.device)
         oldest = -since.unsqueeze(1)
@@ -116,8 +127,8 @@ class Gather:
         self._kept: torch.Tensor | None = None
         if not any(place.field.observed for place in places):
             self._kept, self._num_slots = torch.tensor([frames - 1]), 1
-        elif any(place.field.column == _REWARD for place in places):
-            self._num_slots = 2 * frames + ahead
+        elif not ahead or any(place.field.column == _REWARD for place in places):
+            self._num_slots = window.num_slots
         else:  # the rows that lie between are read for their rewards
             self._kept = torch.cat([torch.arange(frames), torch.arange(frames) + frames + ahead])
             self._num_slots = 2 * frames
