@@ -152,7 +152,7 @@ def _diff(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     source = make(folder / "source-diff", num_transitions=episodes * DIFF_LENGTH, length=DIFF_LENGTH)
     with PeerProcess("rlhive", source.folder, folder / "diff", timeout_s=options.patience) as process:
         try:
-            process.ask("write")
+            process.ask("write", frames=FRAMES)
             runs = [process.ask("call", method="diff") for _ in range(options.rounds)]
         except (NotOffered, PeerFailed) as reason:
             return {"episodes": episodes, "unavailable": str(reason)}
