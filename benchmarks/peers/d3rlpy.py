@@ -57,9 +57,9 @@ class Peer:
     def _buffer(self, **arguments: Any) -> d3.ReplayBuffer:
         episodes = [
             d3.Episode(
-                np.asarray(episode.observation[:-1]),
-                np.asarray(episode.action),
-                np.asarray(episode.reward)[:, None],
+                np.array(episode.observation[:-1]),
+                np.array(episode.action),
+                np.array(episode.reward)[:, None],
                 bool(episode.terminated[-1]),
             )
             for episode in self._source.episodes()
