@@ -8,6 +8,7 @@ A path depends on the task's parameters and on where the robot and the object st
 
 import copy
 import itertools
+import operator
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +36,12 @@ _SPEED = np.array([0.069, 0.053, 0.055, 0.064, 0.093, 0.093, 0.096])
 _HASTY_RESTARTS = 24
 _STAY = 4e-3
 
+#: Steps after which the first posture, and each further one, is too late whatever speaks for it: an episode has 50.
+_LATE = (28.0, 14.0)
+
+#: Steps that a whole path may take.
+_TIME = 40.0
+
 
 @dataclass(frozen=True)
 class Parameters:
@@ -58,6 +65,7 @@ class Parameters:
         strict: How much of the leash it costs to be off the approach; above 1, the arm keeps closer to it.
         haste: Prefer postures that the arm reaches soon to an exact rotation; 0 does not.
         hurry: The same on the way of the object.
+        plans: How many paths, from different first postures, are compared as a whole; 1 takes the best first posture.
     """
 
     before: tuple[float, float, float]
@@ -77,6 +85,7 @@ class Parameters:
     strict: float = 1.0
     haste: float = 0.0
     hurry: float = 0.0
+    plans: int = 1
 
 
 @dataclass(frozen=True)
@@ -223,21 +232,36 @@ class Arm(Solver):
 
     def path(self, body_pos: np.ndarray, body_quat: np.ndarray, p: Parameters) -> Path:
         """Return the path of a task for where the robot and the furniture stand."""
-        model, data, job = self._model, self._data, self._job
+        model, data = self._model, self._data
         model.body_pos[:], model.body_quat[:] = body_pos, body_quat
         data.qpos[:] = self._start
         mujoco.mj_kinematics(model, data)
-        site = data.site_xpos[self._site].copy()
-        turned = data.xmat[job.body].reshape(3, 3).copy()
         front = _matrix_of(model.body_quat[self._root])
-        held = turned.T @ (site + front @ p.contact - data.xpos[job.body])
-        rotation, weights = front @ _facing(*p.rpy), np.array(p.weights)
-        approach = [self._start[ARM]]
-        for point in (*p.via, p.before, p.contact):
-            haste = p.haste if len(approach) == 1 else 0.0
-            approach.append(self._search(site + front @ point, rotation, weights, approach[-1], haste))
+        site, rotation = data.site_xpos[self._site].copy(), front @ _facing(*p.rpy)
+        points = [site + front @ point for point in (*p.via, p.before, p.contact)]
+        late = _LATE[0] if p.plans > 1 else np.inf
+        found = self._candidates(points[0], rotation, np.array(p.weights), self._start[ARM], p.haste, late)
+        if p.plans == 1:
+            return self._continued(found[0][1], points, rotation, p)[0]
+        # Some quick postures lead into a corner, which only the whole path shows.
+        paths = [self._continued(posture, points, rotation, p) for _, posture in _distinct(found, p.plans)]
+        return min(paths, key=operator.itemgetter(1))[0]
+
+    def _continued(
+        self, first: np.ndarray, points: list[np.ndarray], rotation: np.ndarray, p: Parameters
+    ) -> tuple[Path, float]:
+        """Return the path that goes on from its first posture, and what it costs."""
+        model, data, job, weights = self._model, self._data, self._job, np.array(p.weights)
+        data.qpos[:] = self._start
+        mujoco.mj_kinematics(model, data)
+        turned = data.xmat[job.body].reshape(3, 3).copy()
+        held = turned.T @ (points[-1] - data.xpos[job.body])
+        approach = [self._start[ARM], first]
+        for point in points[1:]:
+            late = _LATE[1] if p.plans > 1 else np.inf
+            approach.append(self._candidates(point, rotation, weights, approach[-1], 0.0, late)[0][1])
         values = np.linspace(job.start, job.goal + job.sign * p.over, _PATH_POINTS)
-        postures = [approach[-1]]
+        postures, missed, blocked = [approach[-1]], 0.0, self._blocked(approach[1])
         for value in values[1:]:
             data.qpos[job.address] = value
             mujoco.mj_kinematics(model, data)
@@ -245,9 +269,15 @@ class Arm(Solver):
             target = data.xpos[job.body] + axes @ held
             target[2] += p.lift * job.lifted(value)
             turn = _rotation_of(p.follow * _vector_of(axes @ turned.T))
-            postures.append(self._solve(target, turn @ rotation, weights, postures[-1], p.hurry, postures[-1])[0])
+            posture, off, _ = self._solve(target, turn @ rotation, weights, postures[-1], p.hurry, postures[-1])
+            postures.append(posture)
+            if p.plans > 1 and job.sign * (value - job.goal) <= 0.0:
+                missed, blocked = missed + off, blocked + self._blocked(posture)
+        whole = np.array([*approach, *postures[1:]])
+        steps = np.abs(np.diff(whole, axis=0) / _SPEED).max(axis=1).sum()
         # Without way-points to keep to, any way to the first posture will do.
-        return Path(np.array(approach if p.via else approach[1:]), values, np.array(postures))
+        path = Path(np.array(approach if p.via else approach[1:]), values, np.array(postures))
+        return path, 0.03 * steps + 0.3 * max(0.0, steps - _TIME) + 5.0 * missed + 3.0 * blocked
 
     def rail(self, body_pos: np.ndarray, body_quat: np.ndarray, p: Parameters) -> Rail:
         """Return how to take hold of an object whose joint may stand anywhere between the job's start and goal."""
@@ -264,33 +294,40 @@ class Arm(Solver):
             mujoco.mj_kinematics(model, data)
             before, contact = (data.site_xpos[self._site] + front @ point for point in (p.before, p.contact))
             if index == middle:
-                postures[index, 0] = self._search(before, rotation, weights, self._start[ARM], p.haste)
-                postures[index, 1] = self._search(contact, rotation, weights, postures[index, 0], 0.0)
+                postures[index, 0] = self._candidates(before, rotation, weights, self._start[ARM], p.haste)[0][1]
+                postures[index, 1] = self._candidates(contact, rotation, weights, postures[index, 0], 0.0)[0][1]
                 continue
             near = postures[index - 1 if index > middle else index + 1]
             postures[index, 0] = self._solve(before, rotation, weights, near[0])[0]
             postures[index, 1] = self._solve(contact, rotation, weights, near[1])[0]
         return Rail(values, postures)
 
-    def _search(
-        self, position: np.ndarray, rotation: np.ndarray, weights: np.ndarray, start: np.ndarray, haste: float
-    ) -> np.ndarray:
-        """Return the posture nearest to the start that reaches a pose without touching the kitchen on the way."""
-        random, best = np.random.default_rng(0), None
+    def _candidates(
+        self,
+        position: np.ndarray,
+        rotation: np.ndarray,
+        weights: np.ndarray,
+        start: np.ndarray,
+        haste: float,
+        late: float = np.inf,
+    ) -> list[tuple[float, np.ndarray]]:
+        """Return postures that reach a pose, with their costs: near to the start, the kitchen not touched on the way."""
+        random, found = np.random.default_rng(0), []
         parts = np.linspace(0.0, 1.0, 10 if haste else 5)[1:]
         for attempt in range((_HASTY_RESTARTS if haste else _RESTARTS) + 1):
             guess = start + random.normal(size=7) * _RESTART_SPREAD if attempt else start
             posture, off, turned = self._solve(position, rotation, weights, guess, haste, start)
             blocked = sum(self._blocked(start + part * (posture - start)) for part in parts)
             cost = 20 * off + 5 * weights.max() * turned + 0.3 * np.abs(posture - start).max() + 8 * blocked
+            steps = np.abs((posture - start) / _SPEED).max()
+            cost += max(0.0, steps - late)
             if haste:
                 # The quickest way must not be one through the furniture.
-                cost += haste * np.abs((posture - start) / _SPEED).max() + 80 * blocked
-            if best is None or cost < best[0]:
-                best = cost, posture
+                cost += haste * steps + 80 * blocked
+            found.append((cost, posture))
             if attempt == 0 and not haste and off < 0.004 and turned < 0.15 and blocked == 0:
                 break
-        return best[1]
+        return sorted(found, key=operator.itemgetter(0))
 
     def _blocked(self, posture: np.ndarray) -> float:
         """Return how much a posture comes too near to the kitchen, 0 where it keeps its distance."""
@@ -319,6 +356,15 @@ class Reach(Solver):
         """Return the nearest posture [7] at a point, whichever way the gripper is turned."""
         self._data.qpos[:] = self._start
         return self._solve(point, np.eye(3), np.full(3, 1e-3), self._start[ARM])[0]
+
+
+def _distinct(found: list[tuple[float, np.ndarray]], most: int) -> list[tuple[float, np.ndarray]]:
+    """Return the best of the postures, and the next ones that are really others."""
+    chosen = found[:1]
+    for cost, posture in found[1:]:
+        if len(chosen) < most and all(np.abs(posture - other).max() > 0.2 for _, other in chosen):
+            chosen.append((cost, posture))
+    return chosen
 
 
 def ahead_on(way: np.ndarray, posture: np.ndarray, leash: float, strict: float) -> np.ndarray:

@@ -23,7 +23,7 @@ import torch
 from tqdm import tqdm
 
 from rlhive import keys
-from rlhive.envs.experts import KitchenPolicy, of_strategy
+from rlhive.envs.experts import ExpertPolicy, KitchenPolicy, of_strategy
 from rlhive.envs.robohive import RoboHiveEnv
 from rlhive.envs.tasks import TUNING_SEED
 
@@ -41,15 +41,18 @@ SPREAD = {
     "arrival": [0.015],
     "strict": [0.4],
     "haste": [0.015],
+    "hurry": [0.05],
     "shut": [0.0015],
     "lift": [0.01],
     "hold": [0.003],
 }
 
 #: A leash or an arrival of nothing would leave the arm where it is; distances and widths are not negative.
-_LEAST = {"leash": 0.05, "arrival": 0.01, "strict": 0.5, "haste": 0.001, "shut": 0.01, "lift": 0.0, "hold": 0.0}
+_LEAST = {"leash": 0.05, "arrival": 0.01, "strict": 0.5, "haste": 0.001, "hurry": 0.0, "shut": 0.01, "lift": 0.0, "hold": 0.0}
 
-MEDIUM_NOISES = (0.02, 0.1)
+#: The medium policy gives up a part of the episodes; so much noise at most makes it solve its part of all of them.
+MEDIUM_GIVE_UP = 0.3
+MEDIUM_NOISE = 0.2
 MEDIUM_SUCCESS = 0.45
 
 _VALIDATION_SEED = TUNING_SEED + 500_000
@@ -120,6 +123,7 @@ class FastEnv:
         self._low, self._high = np.array([actuator["pos_range"] for actuator in actuators]).T
         self._model, self._data = kitchen.sim.model.ptr, kitchen.sim.data.ptr
         self._substeps = round(env.dt / self._model.opt.timestep)
+        self._sensors = [part for device in kitchen.robot.robot_config.values() for part in device["sensor"]]
 
     def run(self, policy: KitchenPolicy, seed: int) -> Outcome:
         """Run an episode until it is solved or over."""
@@ -134,10 +138,21 @@ class FastEnv:
             data.ctrl[:driven] = np.clip(command, self._low, self._high)
             data.ctrl[driven:] = action[driven:]
             mujoco.mj_step(self._model, data, self._substeps)
+            self._sense()
             course.update()
             if course.solved:
                 return Outcome(step + 1, 1.0)
         return Outcome(None, course.progress)
+
+
+    def _sense(self) -> None:
+        """Write back what the sensors give, as RoboHive does after every step: held to their ranges.
+
+        In the appliances the fingers' velocities are held to 0 to 0.04, so that closing fingers stop every step.
+        """
+        for sensor in self._sensors:
+            state, index = getattr(self._data, sensor["data_type"]), sensor["data_id"]
+            state[index] = np.clip(state[index], *sensor["range"])
 
 
 def outcomes(env: FastEnv, policy: KitchenPolicy, seeds: Iterable[int]) -> list[Outcome]:
@@ -182,10 +197,10 @@ def search(
         best, solved = _select(env, row, candidates, first, second)
         mean = 0.3 * mean + 0.7 * np.mean(best, axis=0)
         spread = np.maximum(0.3 * spread + 0.7 * np.std(best, axis=0), floor)
-        finalists = [finalists[0], *finalists[1:][-4:], best[0], mean]
+        finalists = [finalists[0], *finalists[1:][-1:], best[0], mean]
         if solved > 0.97 or time.process_time() - began > budget_s:
             break
-    held_out = range(_VALIDATION_SEED, _VALIDATION_SEED + 40)
+    held_out = range(_VALIDATION_SEED, _VALIDATION_SEED + 30)
     scores = [score(_try(env, row, finalist, held_out), env.env.horizon) for finalist in tqdm(finalists, desc="final")]
     return to_row(row, finalists[int(np.argmax(scores))]), used
 
@@ -206,30 +221,39 @@ def _try(env: FastEnv, row: Mapping[str, Any], vector: np.ndarray, seeds: range)
     return outcomes(env, KitchenPolicy(env.env, "expert", to_row(row, vector)), seeds)
 
 
-def weaken(env: FastEnv, row: Mapping[str, Any], *, episodes: int = 24) -> tuple[dict[str, float], dict[str, float]]:
-    """Return what makes the medium policy solve about MEDIUM_SUCCESS, and what that follows from.
+def weaken(env: RoboHiveEnv, row: Mapping[str, Any], *, episodes: int = 24) -> tuple[dict[str, float], dict[str, float]]:
+    """Return what makes the medium policy solve about MEDIUM_SUCCESS, and the success of each noise that was tried.
 
-    An episode that is given up is solved only if that had happened before, which takes ``soon`` of the horizon on
-    average: success = rate × (1 − give_up × soon). Where that is not enough, there is more noise.
+    A part of the episodes is given up, and the noise is found by bisection.
 
     Args:
-        env: The environment.
+        env: The environment itself.
         row: The row of experts.json, whose "expert" is to be weakened.
         episodes: Tuning seeds to measure on.
     """
     seeds, policy = range(_MEDIUM_SEED, _MEDIUM_SEED + episodes), of_strategy(row)
-    tried = {}
-    for noise in (0.0, *MEDIUM_NOISES):
-        found = outcomes(env, policy(env.env, "medium", row["expert"], noise=noise), seeds)
-        soon = float(np.mean([o.solved_at for o in found if o.solved_at] or [1])) / env.env.horizon
-        give_up = (1 - MEDIUM_SUCCESS / max(rate(found), 1e-9)) / soon
-        tried[noise] = {"success": round(rate(found), 4), "solved_at_part": round(soon, 4)}
-        if give_up < 0.0 and noise:
+    low, high, tried = 0.0, MEDIUM_NOISE, {}
+    for _ in range(7):
+        noise = round((low + high) / 2, 4)
+        medium = policy(env, "medium", row["expert"], noise=noise, give_up=MEDIUM_GIVE_UP)
+        tried[noise] = round(float(np.mean([_solves(env, medium, seed) for seed in seeds])), 4)
+        if abs(tried[noise] - MEDIUM_SUCCESS) < 0.05:
             break
-        chosen = {"noise": noise, "give_up": round(float(np.clip(give_up, 0.0, 1.0)), 3)}
-        if noise and give_up < 0.9:
-            break
-    return chosen, tried
+        low, high = (noise, high) if tried[noise] > MEDIUM_SUCCESS else (low, noise)
+    best = min(tried, key=lambda noise: abs(tried[noise] - MEDIUM_SUCCESS))
+    return {"noise": best, "give_up": MEDIUM_GIVE_UP}, tried
+
+
+@torch.no_grad()
+def _solves(env: RoboHiveEnv, policy: ExpertPolicy, seed: int) -> bool:
+    env.set_seed(seed)
+    state = env.reset()
+    policy.begin_episode(seed)
+    for _ in range(env.horizon):
+        if state[keys.SUCCESS]:
+            return True
+        state = env.step(policy(state))[keys.NEXT]
+    return bool(state[keys.SUCCESS])
 
 
 def to_vector(row: Mapping[str, Any]) -> np.ndarray:
@@ -267,7 +291,7 @@ def main() -> None:
     sizes = {name: getattr(arguments, name) for name in ("iterations", "population", "episodes", "budget_s")}
     start = row["expert"]
     row["expert"], used = search(env, start, **sizes)
-    row["medium"], seen = weaken(env, row)
+    row["medium"], seen = weaken(env.env, row)
     row["provenance"] = {
         "command": "python -m rlhive.envs.tune " + " ".join(sys.argv[1:]),
         "start": start,

@@ -245,10 +245,17 @@ def test_the_tuner_scores_sooner_success_higher_and_keeps_the_row(env):
 
 
 @pytest.mark.parametrize(
-    "env_name", ["FK1_LightOnRandom-v4", "FK1_RdoorCloseRandom-v4", "franka_slide_close-v3", "FrankaReachRandom-v0"]
+    "env_name",
+    [
+        "FK1_LightOnRandom-v4",
+        "FK1_RdoorCloseRandom-v4",
+        "franka_slide_close-v3",
+        "franka_micro_close-v3",
+        "FrankaReachRandom-v0",
+    ],
 )
 def test_every_strategy_solves_its_task_and_goes_on_from_any_state(env_name):
-    """A push, one after hasty postures, a grasp of an appliance's handle, and a reach."""
+    """A push, one after hasty postures, a grasp of an appliance's handle, one of several paths, and a reach."""
     from rlhive.envs.experts import make_policy
     from rlhive.envs.robohive import RoboHiveEnv
 
@@ -308,3 +315,44 @@ def test_a_rail_is_interpolated_and_held_to_its_ends():
 
     rail = Rail(np.array([0.0, 1.0, 3.0]), np.arange(3.0)[:, None, None] * np.ones((3, 2, 7)))
     assert [float(rail.at(value)[1, 3]) for value in (-1.0, 0.5, 2.0, 9.0)] == [0.0, 0.5, 1.5, 2.0]
+
+
+def test_the_tuner_simulates_an_appliance_as_robohive_does():
+    """RoboHive holds the fingers' velocities to their sensors' range, so that a grasp closes step by step."""
+    from rlhive.envs import tune
+    from rlhive.envs.experts import make_policy
+    from rlhive.envs.robohive import RoboHiveEnv
+
+    real, fast = (RoboHiveEnv("franka_micro_open-v3", seed=0) for _ in range(2))
+    seed = tune.TUNING_SEED
+    outcome = tune.run_episode(real, make_policy(real, "expert"), seed)
+    assert outcome.solved_at is not None
+    assert tune.FastEnv(fast).run(make_policy(fast, "expert"), seed) == outcome
+    width, other = (env.unwrapped.sim.data.ptr.qpos[7:9].sum() for env in (real, fast))
+    assert width == pytest.approx(other, abs=2e-4)
+    real.close()
+    fast.close()
+
+
+def test_paths_are_compared_from_postures_that_differ():
+    from rlhive.envs.kinematics import _distinct
+
+    found = [(float(cost), np.full(7, turn)) for cost, turn in enumerate([0.0, 0.1, 0.5, 0.6, 0.9, 2.0])]
+    assert [cost for cost, _ in _distinct(found, 3)] == [0.0, 2.0, 4.0]
+    assert [cost for cost, _ in _distinct(found, 1)] == [0.0]
+
+
+def test_the_right_door_is_opened_by_quick_postures():
+    """Hurry shortens the way with the object, and leaves the contact where it was."""
+    from rlhive.envs.experts import KitchenPolicy, _table
+    from rlhive.envs.kinematics import _SPEED
+    from rlhive.envs.robohive import RoboHiveEnv
+
+    door = RoboHiveEnv("FK1_RdoorOpenRandom-v4", seed=0)
+    row = {**_table()["FK1_RdoorOpenRandom-v4"]["expert"], "plans": 1}
+    door.reset(seed=TUNING_SEED)
+    quick, slow = (KitchenPolicy(door, "expert", {**row, "hurry": hurry})._path() for hurry in (0.3, 0.0))
+    steps = [np.abs(np.diff(path.postures, axis=0) / _SPEED).max(axis=1).sum() for path in (quick, slow)]
+    assert steps[0] < 0.9 * steps[1]
+    np.testing.assert_array_equal(quick.contact, slow.contact)
+    door.close()
