@@ -311,7 +311,7 @@ class Arm(Solver):
         haste: float,
         late: float = np.inf,
     ) -> list[tuple[float, np.ndarray]]:
-        """Return postures that reach a pose, with their costs: near to the start, the kitchen not touched on the way."""
+        """Return postures that reach a pose, with their costs: near to the start, without touching the kitchen."""
         random, found = np.random.default_rng(0), []
         parts = np.linspace(0.0, 1.0, 10 if haste else 5)[1:]
         for attempt in range((_HASTY_RESTARTS if haste else _RESTARTS) + 1):

@@ -48,7 +48,13 @@ SPREAD = {
 }
 
 #: A leash or an arrival of nothing would leave the arm where it is; distances and widths are not negative.
-_LEAST = {"leash": 0.05, "arrival": 0.01, "strict": 0.5, "haste": 0.001, "hurry": 0.0, "shut": 0.01, "lift": 0.0, "hold": 0.0}
+_LEAST = dict.fromkeys(("hurry", "lift", "hold"), 0.0) | {
+    "leash": 0.05,
+    "arrival": 0.01,
+    "strict": 0.5,
+    "haste": 0.001,
+    "shut": 0.01,
+}
 
 #: The medium policy gives up a part of the episodes; so much noise at most makes it solve its part of all of them.
 MEDIUM_GIVE_UP = 0.3
@@ -144,7 +150,6 @@ class FastEnv:
                 return Outcome(step + 1, 1.0)
         return Outcome(None, course.progress)
 
-
     def _sense(self) -> None:
         """Write back what the sensors give, as RoboHive does after every step: held to their ranges.
 
@@ -221,7 +226,9 @@ def _try(env: FastEnv, row: Mapping[str, Any], vector: np.ndarray, seeds: range)
     return outcomes(env, KitchenPolicy(env.env, "expert", to_row(row, vector)), seeds)
 
 
-def weaken(env: RoboHiveEnv, row: Mapping[str, Any], *, episodes: int = 24) -> tuple[dict[str, float], dict[str, float]]:
+def weaken(
+    env: RoboHiveEnv, row: Mapping[str, Any], *, episodes: int = 24
+) -> tuple[dict[str, float], dict[str, float]]:
     """Return what makes the medium policy solve about MEDIUM_SUCCESS, and the success of each noise that was tried.
 
     A part of the episodes is given up, and the noise is found by bisection.
