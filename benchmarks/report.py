@@ -121,7 +121,7 @@ def export_tables(content: dict[str, Any]) -> str:
             lines.append(
                 [
                     f"{row['set']}: an episode waits for the disk",
-                    f"{waits['wait_ms']:.2f} ms of {waits['add_ms']:.2f} ms",
+                    f"{waits['wait_ms']:.2f} ms on average; half of all `add` within {waits['add_ms']:.2f} ms",
                 ]
             )
             if "bytes_per_s" in row["check"]:
