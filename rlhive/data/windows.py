@@ -180,12 +180,16 @@ class Gather:
             copies: What :meth:`read` gave.
         """
         for typed, leaves in zip(copies, self._leaves.values(), strict=True):
-            size, step = typed.shape[:1], typed.shape[1:]
+            count, width = typed.shape
+            size, step = (count,), (width,)  # tuples: sums of torch.Size cost three times as much
             for parents, name, offset, shape, strides, finish in leaves:
                 value = typed.as_strided(size + shape, step + strides, offset)
-                value = value if finish is None else finish(value)
-                for root, part in zip(roots, _shared(value, len(roots)), strict=True):
-                    target = root
+                if finish is not None:
+                    value = finish(value)
+                # One call for the parts of all batches costs less than a call for each.
+                parts = (value,) if len(roots) == 1 else value.chunk(len(roots))
+                for number, part in enumerate(parts):
+                    target = roots[number]
                     for parent in parents:
                         target = target.setdefault(parent, {})
                     target[name] = part
@@ -232,11 +236,6 @@ def plan(packed: Packed, wanted: Sequence[keys.NestedKey] | None, window: Window
         raise SchemaMismatch(msg)
     gathers = (Gather(*pair, window, columns) for pair in zip(packed.blocks, packed.data, strict=True))
     return [gather for gather in gathers if gather]
-
-
-def _shared(value: torch.Tensor, count: int) -> Sequence[torch.Tensor]:
-    """The parts of the first dimension, views; one call for all costs less than a call for each."""
-    return (value,) if count == 1 else value.chunk(count)
 
 
 def put(root: dict[str, Any], key: keys.NestedKey, value: torch.Tensor) -> None:
