@@ -52,11 +52,13 @@ class Truth:
 def truth():
     from rlhive import RoboHiveEnv
 
-    env = RoboHiveEnv(ENV).unwrapped
+    owner = RoboHiveEnv(ENV)
+    env = owner.unwrapped
     env.seed(3)
     truth = Truth(env)
     env.reset, env.step, env.forward = truth.reset, truth.step, truth.forward
-    return truth
+    yield truth
+    owner.close()
 
 
 @pytest.fixture(scope="module")
