@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from tensordict import TensorDict, TensorDictBase
+from tensordict import TensorDictBase
 from torchrl.envs import EnvBase
 from tqdm import tqdm
 
@@ -186,14 +186,16 @@ def replay_episode(env: EnvBase, record: EpisodeRecord, *, tolerance: float = TO
     try:
         # The seed restores what RoboHive draws besides the state that was recorded: sensor noise.
         env.set_seed(0 if record.seed is None else record.seed)
-        start = env.reset()
-        start = env.set_state(dict(record.start_state)) if record.start_state else start
-        comparison.state(start, -1)
+        td = env.reset()
+        if record.start_state:
+            # What the reset gave besides, such as a transform's count of steps, is needed by the first step.
+            td = td.update(env.set_state(dict(record.start_state)))
+        comparison.state(td, -1)
         for step in range(record.length):
             action = torch.from_numpy(np.array(record.columns[keys.ACTION][step]))
-            after = env.step(TensorDict({keys.ACTION: action}, [], device=env.device))[keys.NEXT]
-            comparison.state(after, step)
-            comparison.outcome(after, step)
+            td = env.step(td.set(keys.ACTION, action))[keys.NEXT]
+            comparison.state(td, step)
+            comparison.outcome(td, step)
     except (RLHiveError, ValueError) as error:
         comparison.diverged(max(step, 0), str(error))
     return comparison.result()

@@ -9,6 +9,7 @@ from torchrl.data import LazyMemmapStorage, LazyTensorStorage, TensorDictReplayB
 from rlhive.data.export import export
 from rlhive.data.manifest import Manifest
 from rlhive.data.recording import Recording
+from rlhive.data.writer import Writer
 from rlhive.dataset import RoboHiveDataset
 from rlhive.errors import InvalidExpression, InvalidName, SchemaMismatch, SplitNotFound
 from tests.data.strategies import records, same, transitions
@@ -200,7 +201,7 @@ def test_appending_keeps_ids_and_goes_on_after_them(dataset, made, tmp_path):
     recording = Recording.create(
         tmp_path / "recording", schema, start_state=fresh[0].start_state, provenance={"run": "late"}
     )
-    with recording.writer("w") as writer:
+    with Writer(recording, "w") as writer:
         for record in fresh:
             record.columns["action"][:] += 1
             writer.write(record)

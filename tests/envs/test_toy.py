@@ -9,7 +9,7 @@ from torchrl.envs import check_env_specs
 from rlhive.envs.make import make_env, make_policy
 from rlhive.envs.tasks import Task
 from rlhive.envs.toy import HORIZON, STEP, ToyEnv
-from rlhive.errors import EnvNotFound, InvalidAction
+from rlhive.errors import EnvNotFound, InvalidAction, InvalidSetting
 from rlhive.rollout import rollout_episode
 
 
@@ -148,7 +148,7 @@ def test_unknown_names_are_errors_that_name_what_there_is() -> None:
         make_env("toy_pont")
     with pytest.raises(EnvNotFound, match="expected 'ToyPoint-v0'"):
         ToyEnv("ToyPoint-v1")
-    with pytest.raises(EnvNotFound, match="backend 'bullet'"):
+    with pytest.raises(InvalidSetting, match="got 'bullet'"):
         make_env(Task(name="x", env_name="X-v0", horizon=1, description="", backend="bullet"))
-    with pytest.raises(ValueError, match="expected one of expert, medium, random"):
+    with pytest.raises(ValueError, match="expected one of expert, noisy, medium, random"):
         make_policy(ToyEnv(), "good")
