@@ -12,10 +12,10 @@ import numpy as np
 
 from rlhive.data import arrow, shards
 from rlhive.data.check import _sketcher, check
+from rlhive.data.checks.scan import Extremes
 from rlhive.data.episodes import EpisodeRecord
 from rlhive.data.export import export
 from rlhive.data.manifest import Manifest, verify
-from rlhive.data.scan import Extremes
 from rlhive.data.schema import Field, Schema
 
 LENGTH = 100

@@ -46,7 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true")
     as_json = parser.parse_args().json
-    from rlhive.data.diff import diff
+    from rlhive.data.versions.diff import diff
 
     with tempfile.TemporaryDirectory() as folder:
         one, two = make(Path(folder))

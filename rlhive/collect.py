@@ -21,9 +21,9 @@ from tqdm import tqdm
 
 from rlhive.data import cache
 from rlhive.data.export import export
-from rlhive.data.recording import Recording
+from rlhive.data.recording.folder import Recording
+from rlhive.data.recording.writer import Writer
 from rlhive.data.schema import Schema
-from rlhive.data.writer import Writer
 from rlhive.envs.make import make_policy
 from rlhive.envs.tasks import Task, get_task
 from rlhive.errors import DatasetNotFound

@@ -14,17 +14,18 @@ from torchrl.data import RobotDatasetMetadata
 from torchrl.data.datasets import register_dataset
 
 from rlhive import keys, replay, resolve
-from rlhive.data import derive, hub, load, publish, selection, sketches, streaming
+from rlhive.data import hub, load, publish, streaming
 from rlhive.data.buffer import make_replay_buffer
-from rlhive.data.dataloader import make_dataloader
 from rlhive.data.episodes import EpisodeRecord, unpack
 from rlhive.data.manifest import FileEntry, Manifest
-from rlhive.data.robot_metadata import robot_metadata
-from rlhive.data.sampling import ShortEpisodes
+from rlhive.data.packed.dataloader import make_dataloader
+from rlhive.data.packed.sampling import ShortEpisodes
+from rlhive.data.packed.serving import Normalize, serve
+from rlhive.data.packed.storage import PackedStorage
 from rlhive.data.schema import Schema
-from rlhive.data.serving import Normalize, serve
 from rlhive.data.statistics import merge_all
-from rlhive.data.storage import PackedStorage
+from rlhive.data.versions import derive, selection, sketches
+from rlhive.data.versions.robot_metadata import robot_metadata
 from rlhive.deriving import Condition, Derivations
 from rlhive.errors import DatasetNotFound, InvalidName, SplitNotFound, StreamingOnly
 from rlhive.keys import NestedKey

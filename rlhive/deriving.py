@@ -23,12 +23,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rlhive import keys
-from rlhive.data import derive, load, selection
+from rlhive.data import load
 from rlhive.data.episodes import EpisodeRecord
 from rlhive.data.export import export
 from rlhive.data.manifest import Manifest
-from rlhive.data.normalization import MEAN_STD, observation_norm
-from rlhive.data.source import Source, partition, source_of
+from rlhive.data.packed.normalization import MEAN_STD, observation_norm
+from rlhive.data.versions import derive, selection
+from rlhive.data.versions.source import Source, partition, source_of
 from rlhive.envs.make import make_env
 from rlhive.envs.rewards import DENSE, SPARSE, reward_terms, weighted
 from rlhive.errors import RewardUnavailable, SplitNotFound
@@ -57,8 +58,8 @@ class Derivations:
         """Return a view of the episodes that meet a condition; only the episode table is read.
 
         Args:
-            condition: ``"success and return > -40"``, see :func:`rlhive.data.selection.matching`: it is parsed, never
-                run as code. Or an Arrow expression, or a function of the episode table that gives a mask.
+            condition: ``"success and return > -40"``, see :func:`rlhive.data.versions.selection.matching`: it is
+                parsed, never run as code. Or an Arrow expression, or a function of the episode table that gives a mask.
 
         Raises:
             InvalidExpression: It cannot be parsed or computed; the message names the columns.

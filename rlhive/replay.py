@@ -25,9 +25,17 @@ from tqdm import tqdm
 from rlhive import keys
 from rlhive.data import check as data_check
 from rlhive.data import load
-from rlhive.data.certificate import BIT_EXACT, DIVERGES, IMPOSSIBLE, TOLERATED, VERDICTS, Certificate, EpisodeReplay
+from rlhive.data.checks.certificate import (
+    BIT_EXACT,
+    DIVERGES,
+    IMPOSSIBLE,
+    TOLERATED,
+    VERDICTS,
+    Certificate,
+    EpisodeReplay,
+)
+from rlhive.data.checks.findings import Report
 from rlhive.data.episodes import REWARD, TERMINATED, EpisodeRecord
-from rlhive.data.findings import Report
 from rlhive.data.manifest import Manifest
 from rlhive.envs.rewards import SOLVED, reward_name, reward_terms
 from rlhive.envs.tasks import Task

@@ -7,7 +7,7 @@ from pathlib import Path
 from rlhive import collect
 from rlhive.data import cache, hub
 from rlhive.data.manifest import Manifest
-from rlhive.data.versioning import local_datasets, local_versions
+from rlhive.data.versions.numbers import local_datasets, local_versions
 from rlhive.envs.tasks import Task, catalogue
 from rlhive.errors import DatasetNotFound, HubUnreachable, RLHiveError
 

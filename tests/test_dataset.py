@@ -6,7 +6,7 @@ import torch
 
 from rlhive import dataset as room
 from rlhive.collect import collect
-from rlhive.data.versioning import local_datasets, local_versions
+from rlhive.data.versions.numbers import local_datasets, local_versions
 from rlhive.dataset import RoboHiveDataset, describe
 from rlhive.errors import CorruptDataset, DatasetNotFound, InvalidName, RewardUnavailable, SplitNotFound
 

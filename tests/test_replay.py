@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from rlhive import replay as room
 from rlhive.cli import app
 from rlhive.collect import collect
-from rlhive.data.certificate import Certificate, read_certificate
+from rlhive.data.checks.certificate import Certificate, read_certificate
 from rlhive.data.episodes import EpisodeRecord, pack
 from rlhive.data.manifest import Manifest
 from rlhive.data.schema import Schema

@@ -6,7 +6,7 @@ import shutil
 import statistics
 import time
 from collections.abc import Callable
-from importlib import import_module, metadata
+from importlib import metadata
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,9 @@ from benchmarks.peers.source import GAMMA, NUM_STEPS, STACK, Source
 from benchmarks.peers.ted import arrays_of, endless, prioritized_draw, ted_of
 from benchmarks.peers.worker import Drawing, Unavailable, batch_of, folder_bytes
 from rlhive import RoboHiveDataset
-from rlhive.data import cache
+from rlhive.data import cache, check
 from rlhive.data.record import Recorder
+from rlhive.data.versions import diff
 
 NAME, VERSION = "bench/episodes", "1.0.0"
 
@@ -83,22 +84,20 @@ class Peer:
 
     def check(self) -> dict[str, float]:
         """Time ``rlhive.data.check`` over the version; files are in the page cache."""
-        room = _room("rlhive.data.check", "check")
         version = cache.version_dir(NAME, VERSION, store=self._store)
         began = time.perf_counter()
-        report = room.check(version)
+        report = check.check(version)
         return {"seconds": time.perf_counter() - began, "ok": report.ok}
 
     def diff(self) -> dict[str, Any]:
-        """Time ``rlhive.data.diff`` of this version and one that lacks every tenth episode."""
-        room = _room("rlhive.data.diff", "diff")
+        """Time ``rlhive.data.versions.diff`` of this version and one that lacks every tenth episode."""
         second = cache.version_dir(NAME, "2.0.0", store=self._store)
         if not second.exists():
             fewer = self._dataset().where(lambda table: table["episode"].to_numpy() % 10 != 0)
             fewer.save(NAME, version="2.0.0", license="apache-2.0")
         first = cache.version_dir(NAME, VERSION, store=self._store)
         began = time.perf_counter()
-        result = room.diff(first, second)
+        result = diff.diff(first, second)
         seconds = time.perf_counter() - began
         return {"seconds": seconds, "result": {"same": result.num_same, "dropped": len(result.dropped)}}
 
@@ -183,15 +182,3 @@ class Peer:
             msg = "RoboHiveDataset has no as_dataloader"
             raise Unavailable(msg)
         return Drawing(endless(dataset.as_dataloader(batch_size=size)), arrays_of)
-
-
-def _room(name: str, function: str) -> Any:
-    try:
-        room = import_module(name)
-    except ModuleNotFoundError as error:
-        msg = f"there is no {name}"
-        raise Unavailable(msg) from error
-    if not hasattr(room, function):
-        msg = f"{name} has no {function}"
-        raise Unavailable(msg)
-    return room

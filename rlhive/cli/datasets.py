@@ -18,7 +18,7 @@ def show(
     json_: Json = False,
 ) -> None:
     """Say what a dataset is. Runs no recipe."""
-    from rlhive.data.certificate import read_certificate
+    from rlhive.data.checks.certificate import read_certificate
     from rlhive.dataset import RoboHiveDataset, describe
 
     # To say what it is, the manifest is enough: no shard is fetched for it.
@@ -77,7 +77,7 @@ def replay(
 
 def _folder_of(name: str, version: str | None) -> Path:
     """Return the folder of a version without opening it: it may be damaged."""
-    from rlhive.data.versioning import local_versions
+    from rlhive.data.versions.numbers import local_versions
     from rlhive.dataset import RoboHiveDataset
 
     if name.startswith(("/", ".", "~")):
@@ -105,7 +105,7 @@ def list_(
     json_: Json = False,
 ) -> None:
     """List the datasets of the local store and those that the catalogue can make, or those on the Hub."""
-    from rlhive.data.versioning import local_datasets, local_versions
+    from rlhive.data.versions.numbers import local_datasets, local_versions
     from rlhive.envs.tasks import catalogue
 
     if remote:

@@ -11,7 +11,7 @@ from rich.table import Table
 from rlhive.cli.terminal import Json, known_names, out
 
 if TYPE_CHECKING:
-    from rlhive.data.diff import Diff
+    from rlhive.data.versions.diff import Diff
 
 _SHOWN = 8
 
@@ -22,7 +22,7 @@ Which = Annotated[
 
 def diff(before: Which, after: Which, json_: Json = False) -> None:
     """Say what differs between two versions: episodes, columns, statistics, provenance. Reads no transitions."""
-    from rlhive.data.diff import diff as compare
+    from rlhive.data.versions.diff import diff as compare
 
     found = compare(_folder(before), _folder(after))
     if json_:
@@ -93,7 +93,7 @@ def _said(value: Any) -> str:
 
 def _folder(which: str) -> Path:
     """Return the folder of a version, without torch where it is in the local store."""
-    from rlhive.data.versioning import local_versions
+    from rlhive.data.versions.numbers import local_versions
 
     if which.startswith(("/", ".", "~")):
         return Path(which).expanduser().absolute()

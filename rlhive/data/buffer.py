@@ -16,10 +16,10 @@ from torchrl.data.replay_buffers.samplers import Sampler
 from torchrl.data.replay_buffers.utils import pin_memory_output
 from torchrl.envs.transforms import Compose, MultiStepTransform, Reward2GoTransform
 
-from rlhive.data import ahead
-from rlhive.data.online import OnlineReplayBuffer, extend
-from rlhive.data.sampling import EpisodeSliceSampler, ShortEpisodes, give_boundaries
-from rlhive.data.storage import PackedStorage
+from rlhive.data.packed import ahead
+from rlhive.data.packed.online import OnlineReplayBuffer, extend
+from rlhive.data.packed.sampling import EpisodeSliceSampler, ShortEpisodes, give_boundaries
+from rlhive.data.packed.storage import PackedStorage
 
 __all__ = ["DatasetReplayBuffer", "OnlineReplayBuffer", "extend", "make_replay_buffer"]
 

@@ -86,7 +86,7 @@ def memmap_dir(fingerprint: str, *, store: Path | None = None) -> Path:
 
 
 def certificate_path(fingerprint: str, *, store: Path | None = None) -> Path:
-    """Return where the certificate of a content lies, see :mod:`rlhive.data.certificate`."""
+    """Return where the certificate of a content lies, see :mod:`rlhive.data.checks.certificate`."""
     return (store or store_dir()) / ".certificates" / f"{fingerprint}.json"
 
 

@@ -1,7 +1,7 @@
 """``rlhive check``: is a version what it says it is, and is it fit to learn from? docs/checks.md lists the checks.
 
     manifest ─► files: size, SHA-256 ─► episode table ─► shards: schema, pages ─► rows ─► Report
-                                                                  scan.py, check_rows.py
+                                                                  scan.py, rows.py
 
 A file that is not what the manifest recorded is not looked into. What could not be looked at, because an earlier
 check failed or something is not installed, is "skipped", with the reason. Reads files alone: what needs a simulator
@@ -17,13 +17,13 @@ import numpy as np
 import pyarrow as pa
 
 from rlhive.data import arrow, shards
-from rlhive.data.agreement import count_problems, schema_problems, table_problems
-from rlhive.data.check_rows import RowChecks
-from rlhive.data.duplicates import Sketcher
+from rlhive.data.checks.agreement import count_problems, schema_problems, table_problems
+from rlhive.data.checks.duplicates import Sketcher
+from rlhive.data.checks.findings import Findings, Report
+from rlhive.data.checks.rows import RowChecks
+from rlhive.data.checks.scan import Chunk, Scanner, chunks_of
 from rlhive.data.episodes import EpisodeRecord
-from rlhive.data.findings import Findings, Report
 from rlhive.data.manifest import EPISODES_PATH, FileEntry, Manifest, verify
-from rlhive.data.scan import Chunk, Scanner, chunks_of
 from rlhive.data.statistics import Summary, merge_all
 from rlhive.errors import CorruptDataset, RLHiveError
 

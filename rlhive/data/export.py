@@ -18,13 +18,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from rlhive.data import cache, shards, versioning
-from rlhive.data.card import card_of
+from rlhive.data import cache, shards
 from rlhive.data.manifest import EPISODES_PATH, SKETCHES_PATH, FileEntry, Manifest, sha256_of
-from rlhive.data.picture import PICTURE_PATH, returns_picture
 from rlhive.data.schema import Schema
-from rlhive.data.source import Exportable, Source, Splits, assign_splits, source_of
-from rlhive.data.writing import Written, write_episodes
+from rlhive.data.versions import numbers
+from rlhive.data.versions.card import card_of
+from rlhive.data.versions.picture import PICTURE_PATH, returns_picture
+from rlhive.data.versions.source import Exportable, Source, Splits, assign_splits, source_of
+from rlhive.data.versions.writing import Written, write_episodes
 from rlhive.errors import InvalidName
 
 logger = logging.getLogger(__name__)
@@ -105,7 +106,7 @@ def export(
         runs=tuple(source.runs if runs is None else runs),
         parents=tuple(source.parents if parents is None else parents),
     )
-    target = cache.version_dir(name, version or versioning.FIRST, store=store)
+    target = cache.version_dir(name, version or numbers.FIRST, store=store)
     with cache.locked(target.parent):
         try:
             return _publish(source, manifest, target, store, shard_bytes, certificate)
@@ -125,8 +126,8 @@ def _publish(
     source: Source, manifest: Manifest, target: Path, store: Path | None, shard_bytes: int, certificate: str
 ) -> Path:
     given = manifest.version
-    before = versioning.earlier_version(manifest.name, given or None, store=store)
-    change = versioning.Change(before, source.schema) if before is not None else None
+    before = numbers.earlier_version(manifest.name, given or None, store=store)
+    change = numbers.Change(before, source.schema) if before is not None else None
     final = target if given else target.with_name("next")
     with cache.publishing(final, settle=lambda: final) as folder:
         written = write_episodes(folder, source, change, shard_bytes=shard_bytes)
@@ -155,10 +156,10 @@ def _write_card(folder: Path, manifest: Manifest, written: Written, certificate:
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 
-def _settle(version: str, change: versioning.Change | None) -> str:
+def _settle(version: str, change: numbers.Change | None) -> str:
     """Return the version to write, if it is the right one."""
     if change is None:
-        return version or versioning.FIRST
+        return version or numbers.FIRST
     if version:
         change.require(version)
     return version or change.next_version

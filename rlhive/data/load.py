@@ -11,10 +11,10 @@ from tqdm import tqdm
 
 from rlhive import keys
 from rlhive.data import arrow, cache, shards
-from rlhive.data.agreement import COUNTED, count_problems, require, schema_problems, table_problems
+from rlhive.data.checks.agreement import COUNTED, count_problems, require, schema_problems, table_problems
 from rlhive.data.episodes import EpisodeRecord
 from rlhive.data.manifest import EPISODES_PATH, FileEntry, Manifest, verify
-from rlhive.data.packed import Packed, PackedWriter
+from rlhive.data.packed.layout import Packed, PackedWriter
 from rlhive.data.seal import require_sealed, seal, source_of
 from rlhive.errors import CorruptDataset, DatasetExists
 

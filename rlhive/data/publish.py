@@ -20,13 +20,13 @@ from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.hf_api import RepoFile
 
 from rlhive.data import cache, check, load
-from rlhive.data.card import card_of
-from rlhive.data.certificate import read_certificate
+from rlhive.data.checks.certificate import read_certificate
+from rlhive.data.checks.findings import FAILED, Report
 from rlhive.data.connection import asking, bars, patiently
-from rlhive.data.findings import FAILED, Report
 from rlhive.data.hub import blob_hash
 from rlhive.data.manifest import FILE_NAME, FileEntry, Manifest, sha256_of
-from rlhive.data.picture import PICTURE_PATH
+from rlhive.data.versions.card import card_of
+from rlhive.data.versions.picture import PICTURE_PATH
 from rlhive.errors import CheckFailed, CorruptDataset, DatasetExists, DatasetNotFound, HubConflict, HubRefused
 
 CARD_NAME = "README.md"

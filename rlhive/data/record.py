@@ -18,13 +18,13 @@ from tensordict import TensorDictBase
 
 from rlhive import provenance as provenances
 from rlhive.data import cache
-from rlhive.data.assemble import BOOKKEEPING, About, Assembler, Batch, Episode
 from rlhive.data.episodes import TERMINATED, EpisodeRecord, pack_leaves
-from rlhive.data.recording import Recording
+from rlhive.data.recording.assemble import BOOKKEEPING, About, Assembler, Batch, Episode
+from rlhive.data.recording.folder import Recording
+from rlhive.data.recording.ring import Ring, is_replay_buffer
+from rlhive.data.recording.writer import NumberedWriter
 from rlhive.data.recover import commit, find_recording
-from rlhive.data.ring import Ring, is_replay_buffer
 from rlhive.data.schema import Schema
-from rlhive.data.writer import NumberedWriter
 from rlhive.errors import DatasetExists, InvalidName, SchemaMismatch
 
 logger = logging.getLogger(__name__)

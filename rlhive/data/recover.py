@@ -6,7 +6,7 @@ from typing import Any
 
 from rlhive.data import cache
 from rlhive.data.export import export
-from rlhive.data.recording import Recording
+from rlhive.data.recording.folder import Recording
 from rlhive.errors import CorruptDataset, DatasetNotFound, InvalidName, UnsupportedFormat
 
 

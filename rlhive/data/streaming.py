@@ -19,11 +19,11 @@ from tensordict import TensorDict
 
 from rlhive import keys
 from rlhive.data import arrow, load, shards
+from rlhive.data.checks.scan import chunks_of
 from rlhive.data.connection import asking
 from rlhive.data.episodes import EpisodeRecord, unpack
 from rlhive.data.hub import Pin
 from rlhive.data.manifest import FileEntry, Manifest
-from rlhive.data.scan import chunks_of
 from rlhive.data.schema import Schema
 
 

@@ -19,11 +19,11 @@ from rlhive.data import load
 from rlhive.data.buffer import make_replay_buffer
 from rlhive.data.export import export
 from rlhive.data.manifest import Manifest
-from rlhive.data.sampling import EpisodeSliceSampler
-from rlhive.data.storage import PackedStorage
+from rlhive.data.packed.sampling import EpisodeSliceSampler
+from rlhive.data.packed.storage import PackedStorage
 from rlhive.errors import CheckpointMismatch
+from tests.data.packed.test_sampling import assert_same
 from tests.data.strategies import records
-from tests.data.test_sampling import assert_same
 
 LENGTHS = [7, 1, 12, 5, 9]
 

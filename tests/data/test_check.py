@@ -12,9 +12,9 @@ import pytest
 
 from rlhive.data import shards
 from rlhive.data.check import check
+from rlhive.data.checks.findings import CHECKS
 from rlhive.data.episodes import EpisodeRecord
 from rlhive.data.export import export
-from rlhive.data.findings import CHECKS
 from rlhive.data.manifest import sha256_of
 from rlhive.data.schema import Field, Schema
 

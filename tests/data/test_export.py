@@ -14,8 +14,8 @@ from rlhive.data import cache, load
 from rlhive.data.episodes import unpack
 from rlhive.data.export import export
 from rlhive.data.manifest import Manifest
+from rlhive.data.packed.storage import PackedStorage
 from rlhive.data.schema import Schema
-from rlhive.data.storage import PackedStorage
 from rlhive.errors import CorruptDataset, DatasetExists, DatasetNotFound, SchemaMismatch, UnsupportedFormat
 from tests.data.strategies import endings, lengths, records, same
 

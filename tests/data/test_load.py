@@ -7,10 +7,10 @@ import pytest
 from rlhive.data import load
 from rlhive.data.export import export
 from rlhive.data.manifest import Manifest
-from rlhive.data.packed import PackedWriter
-from rlhive.data.storage import PackedStorage
+from rlhive.data.packed.layout import PackedWriter
+from rlhive.data.packed.storage import PackedStorage
+from tests.data.packed.test_layout import LENGTHS, assert_holds
 from tests.data.strategies import records
-from tests.data.test_packed import LENGTHS, assert_holds
 
 
 @pytest.fixture

@@ -19,10 +19,10 @@ from torchrl.envs import InitTracker, SerialEnv, StepCounter, TransformedEnv
 from torchrl.envs.utils import step_mdp
 
 from rlhive.data import load, record
-from rlhive.data.assemble import BOOKKEEPING
 from rlhive.data.manifest import Manifest
 from rlhive.data.record import Recorder
-from rlhive.data.recording import Recording
+from rlhive.data.recording.assemble import BOOKKEEPING
+from rlhive.data.recording.folder import Recording
 from rlhive.dataset import RoboHiveDataset
 from rlhive.envs.toy import STEP, ToyEnv, make_policy
 from rlhive.errors import DatasetExists, DatasetNotFound, DiskFull, InvalidName, RecordingInUse, SchemaMismatch

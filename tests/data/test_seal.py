@@ -7,8 +7,8 @@ import pytest
 from rlhive.data import load
 from rlhive.data.export import export
 from rlhive.data.manifest import Manifest
+from rlhive.data.packed.storage import PackedStorage
 from rlhive.data.seal import require_sealed, seal, source_of
-from rlhive.data.storage import PackedStorage
 from rlhive.errors import CorruptDataset
 from tests.data.strategies import records
 

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlhive.data import sketches
 from rlhive.data.export import export
 from rlhive.data.manifest import SKETCHES_PATH, Manifest
 from rlhive.data.statistics import QUANTILES, RELATIVE_ERROR, SMALLEST, Summary, merge_all
+from rlhive.data.versions import sketches
 from rlhive.errors import CorruptDataset
 from tests.data.strategies import records
 

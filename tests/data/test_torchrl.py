@@ -19,11 +19,11 @@ from torchrl.data import (
 from torchrl.envs.transforms import CatFrames, Compose, MultiStepTransform, Reward2GoTransform
 
 from rlhive.data.buffer import make_replay_buffer
-from rlhive.data.storage import PackedStorage
-from rlhive.data.windows import Window
+from rlhive.data.packed.storage import PackedStorage
+from rlhive.data.packed.windows import Window
+from tests.data.packed.test_layout import LENGTHS, write
+from tests.data.packed.test_sampling import assert_same
 from tests.data.strategies import transitions
-from tests.data.test_packed import LENGTHS, write
-from tests.data.test_sampling import assert_same
 
 
 @pytest.fixture

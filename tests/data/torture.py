@@ -18,7 +18,7 @@ from rlhive.data import load
 from rlhive.data.episodes import EpisodeRecord, pack
 from rlhive.data.manifest import Manifest
 from rlhive.data.record import Recorder
-from rlhive.data.recording import Recording
+from rlhive.data.recording.folder import Recording
 from rlhive.data.recover import commit
 from rlhive.data.schema import Schema
 from tests.data.strategies import transitions

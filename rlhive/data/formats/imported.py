@@ -9,7 +9,7 @@ import numpy as np
 from rlhive import keys
 from rlhive.data.episodes import TERMINATED, TRUNCATED, Columns, EpisodeRecord, pack_leaves
 from rlhive.data.schema import Schema
-from rlhive.data.source import Source
+from rlhive.data.versions.source import Source
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""What is looked for in a version, and what was found. The way in is data/check."""

@@ -1,0 +1,267 @@
+"""One pass over the transitions of a version, in threads and bounded memory: what every check of rows needs.
+
+    shard ─► chunks: whole row groups that hold whole episodes ─► threads ─► one ChunkFacts each, in order
+
+Facts, not judgements: :mod:`rlhive.data.check` says which of them are defects.
+"""
+
+import functools
+import json
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from rlhive import keys
+from rlhive.data import arrow, shards
+from rlhive.data.checks.duplicates import Sketcher
+from rlhive.data.episodes import TERMINATED, TRUNCATED, Columns, EpisodeRecord
+from rlhive.data.schema import Schema
+from rlhive.errors import CorruptDataset
+
+_READ = (keys.EPISODE, "split", "length", "seed", "policy", "run", "metadata")
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some episodes of one shard, by position in the episode table, and the row groups that hold exactly them."""
+
+    path: Path
+    groups: range
+    positions: Sequence[int]
+
+
+@dataclass(frozen=True)
+class EpisodeFacts:
+    """What the rows of one episode say, to be compared with its row of the episode table.
+
+    Attributes:
+        position: Of its row in the episode table.
+        content_hash: Of its transitions.
+        identity: Of everything that the version promises about it.
+        episode_return: Sum of its rewards.
+        success: Whether the task was solved after any action.
+        ended: "terminated", "truncated" or "unfinished".
+        disorder: What is wrong with the place or the order of its rows; empty where nothing is.
+        early: First row that ends the episode before its last one; -1 where there is none.
+        first, last, final: Hashes of its first row's observation, of its last row's, and of the final one.
+        judged: What the caller's judge said of the episode.
+    """
+
+    position: int
+    content_hash: str
+    identity: str
+    episode_return: float
+    success: bool
+    ended: str
+    disorder: str
+    early: int
+    first: int
+    last: int
+    final: int
+    judged: Any
+
+
+@dataclass
+class Extremes:
+    """Smallest and largest value of every element of a column, and how many rows have them."""
+
+    count: int
+    low: np.ndarray
+    high: np.ndarray
+    num_low: np.ndarray
+    num_high: np.ndarray
+
+    @classmethod
+    def of(cls, rows: np.ndarray) -> "Extremes":
+        """Return those of ``[N, *shape]``, N at least 1; a NaN makes both NaN."""
+        values = rows.reshape(len(rows), -1)
+        low, high = values.min(axis=0), values.max(axis=0)
+        if values.dtype.itemsize == 1:  # flags and pictures: nobody asks how often they are black
+            return cls(len(rows), low, high, np.zeros(len(low), int), np.zeros(len(low), int))
+        num_low, num_high = (np.count_nonzero(values == extreme, axis=0) for extreme in (low, high))
+        return cls(len(rows), low, high, num_low, num_high)
+
+    def merge(self, other: "Extremes") -> "Extremes":
+        """Return those of both sets of rows together."""
+        low, high = np.minimum(self.low, other.low), np.maximum(self.high, other.high)
+        num_low = self.num_low * (self.low == low) + other.num_low * (other.low == low)
+        num_high = self.num_high * (self.high == high) + other.num_high * (other.high == high)
+        return Extremes(self.count + other.count, low, high, num_low, num_high)
+
+
+@dataclass(frozen=True)
+class ChunkFacts:
+    """What the rows of a chunk say.
+
+    Attributes:
+        chunk: The chunk.
+        error: Why it cannot be read; the rest is empty then.
+        episodes: Of each episode.
+        extremes: Of each column, final values not included.
+        odd: Column, position of the episode, row, and "NaN" or "infinite"; the first of each kind and column.
+        codes: Of each episode, see :mod:`rlhive.data.checks.duplicates`.
+    """
+
+    chunk: Chunk
+    error: str = ""
+    episodes: list[EpisodeFacts] = field(default_factory=list)
+    extremes: dict[str, Extremes] = field(default_factory=dict)
+    odd: list[tuple[str, int, int, str]] = field(default_factory=list)
+    codes: list[np.ndarray] = field(default_factory=list)
+
+
+class _Hashed(EpisodeRecord):
+    """A record that computes its content hash once; its columns do not change here."""
+
+    @functools.cached_property
+    def _hash(self) -> str:
+        return super().content_hash()
+
+    def content_hash(self) -> str:
+        return self._hash
+
+
+class Scanner:
+    """Read chunks and gather their facts.
+
+    Args:
+        schema: Of the transitions.
+        episodes: The episode table, in the order of its rows.
+        sketcher: Makes the codes of the rows.
+        judge: Called with every episode's record, one at a time; what it returns is kept.
+    """
+
+    def __init__(
+        self,
+        schema: Schema,
+        episodes: pa.Table,
+        sketcher: Sketcher,
+        judge: Callable[[EpisodeRecord], Any] | None = None,
+    ):
+        self._schema, self._sketcher, self._judge = schema, sketcher, judge
+        self._rows = episodes.select(_READ).to_pylist()
+        self._finals = arrow.finals_of(episodes, schema)
+        self._starts = list(arrow.start_states_of(episodes))
+        self._seen = next((i.column for i in schema.observed if i.column == keys.OBSERVATION), "")
+        self._alone = threading.Lock()  # the judge may use a simulator
+
+    def scan(self, chunks: Iterable[Chunk], *, num_threads: int) -> Iterator[ChunkFacts]:
+        """Yield the facts of every chunk, in order; as many chunks are in memory as there are threads, and one."""
+        with ThreadPoolExecutor(num_threads) as pool:
+            waiting: deque[Future[ChunkFacts]] = deque()
+            for chunk in chunks:
+                waiting.append(pool.submit(self._facts, chunk))
+                if len(waiting) > num_threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+
+    def _facts(self, chunk: Chunk) -> ChunkFacts:
+        try:
+            table = shards.read_groups(chunk.path, chunk.groups)
+        except CorruptDataset as error:
+            return ChunkFacts(chunk, str(error))
+        columns = arrow.columns_of(table, self._schema)
+        index = np.stack([table.column(name).to_numpy() for name in (keys.EPISODE, keys.STEP_COUNT)], axis=1)
+        codes = self._sketcher.codes(columns)
+        facts = ChunkFacts(chunk)
+        start = 0
+        for position in chunk.positions:
+            rows = slice(start, start + self._rows[position]["length"])
+            own = {name: array[rows] for name, array in columns.items()}
+            facts.episodes.append(self._episode(position, own, index[rows]))
+            facts.codes.append(codes[rows])
+            start = rows.stop
+        numbers = {name: array for name, array in columns.items() if array.size and array.dtype != object}
+        facts.extremes.update({name: Extremes.of(array) for name, array in numbers.items()})
+        facts.odd.extend(self._odd(facts, columns))
+        return facts
+
+    def _episode(self, position: int, columns: Columns, index: np.ndarray) -> EpisodeFacts:
+        row = self._rows[position]
+        final = {name: array[position] for name, array in self._finals.items()}
+        record = _Hashed(
+            episode=row[keys.EPISODE],
+            split=row["split"],
+            columns=columns,
+            final=final,
+            seed=row["seed"],
+            start_state=self._starts[position],
+            policy=row["policy"],
+            run=row["run"],
+            metadata=json.loads(row["metadata"]),
+        )
+        seen = self._seen
+        ends = (columns[TERMINATED] | columns[TRUNCATED]).reshape(record.length, -1).any(axis=1)[:-1]
+        judged = None
+        if self._judge is not None:
+            with self._alone:
+                judged = self._judge(record)
+        return EpisodeFacts(
+            position=position,
+            content_hash=record.content_hash(),
+            identity=record.identity(),
+            episode_return=record.episode_return,
+            success=record.success,
+            ended=record.ended,
+            disorder=_disorder(index, record.episode),
+            early=int(ends.argmax()) if ends.any() else -1,
+            first=hash(columns[seen][0].tobytes()) if seen else 0,
+            last=hash(columns[seen][-1].tobytes()) if seen else 0,
+            final=hash(final[seen].tobytes()) if seen else 0,
+            judged=judged,
+        )
+
+    def _odd(self, facts: ChunkFacts, columns: Columns) -> Iterator[tuple[str, int, int, str]]:
+        """Yield where the first NaN and the first infinity of each column stand, final values included."""
+        lengths = [self._rows[position]["length"] for position in facts.chunk.positions]
+        starts = np.cumsum(lengths) - lengths
+        for name, extremes in facts.extremes.items():
+            finals = self._finals[name][list(facts.chunk.positions)] if name in self._finals else np.zeros((0, 1))
+            if np.isfinite(extremes.low).all() and np.isfinite(extremes.high).all() and np.isfinite(finals).all():
+                continue
+            for kind, test in (("NaN", np.isnan), ("infinite", np.isinf)):
+                rows = test(columns[name]).reshape(sum(lengths), -1).any(axis=1)
+                if rows.any():
+                    row = int(rows.argmax())
+                    episode = int(np.searchsorted(starts, row, side="right")) - 1
+                    yield name, facts.chunk.positions[episode], row - int(starts[episode]), kind
+                ends = test(finals).any(axis=tuple(range(1, finals.ndim)))
+                if ends.any():
+                    episode = int(ends.argmax())
+                    yield name, facts.chunk.positions[episode], lengths[episode], kind
+
+
+def chunks_of(path: Path, positions: Sequence[int], lengths: Sequence[int], group_sizes: Sequence[int]) -> list[Chunk]:
+    """Cut a shard where a row group and an episode end together.
+
+    Args:
+        path: Of the shard.
+        positions: Of its episodes in the episode table, in the order of the shard.
+        lengths: Of the same episodes; together as many as the shard has rows.
+        group_sizes: Rows of each of its row groups.
+    """
+    ends, episode_ends = np.cumsum(group_sizes), np.cumsum(lengths)
+    chunks, group, episode = [], 0, 0
+    for cut in np.intersect1d(ends, episode_ends):
+        next_group, next_episode = (int(np.searchsorted(part, cut, side="right")) for part in (ends, episode_ends))
+        chunks.append(Chunk(path, range(group, next_group), positions[episode:next_episode]))
+        group, episode = next_group, next_episode
+    return chunks
+
+
+def _disorder(index: np.ndarray, episode: int) -> str:
+    """Say what is wrong with (episode, step_count) of an episode's rows, ``[T, 2]``."""
+    expected = np.stack([np.full(len(index), episode), np.arange(len(index))], axis=1)
+    wrong = (index != expected).any(axis=1)
+    if not wrong.any():
+        return ""
+    row = int(wrong.argmax())
+    return f"row {row}: expected episode {episode}, step_count {row}; got {index[row, 0]}, {index[row, 1]}"

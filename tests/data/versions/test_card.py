@@ -1,0 +1,194 @@
+"""The card says what the version holds, in a form that the Hub, datasets, pandas, Polars and DuckDB read."""
+
+import json
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
+
+import duckdb
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+import yaml
+
+from rlhive.data.export import export
+from rlhive.data.manifest import Manifest
+from rlhive.data.versions.card import card_of
+from rlhive.data.versions.picture import returns_picture
+from rlhive.errors import InvalidName
+from tests.data.strategies import records
+from tests.data.test_check import SCHEMA, episode
+
+RUN = {
+    "run": "run",
+    "env": {"horizon": 30, "model_hash": "ab12", "versions": {"mujoco": "3.1.3", "robohive": "0.7.0"}},
+    "versions": {"rlhive": "0.1.0"},
+    "policies": {"train": {"noise": 0.5}},
+    "seeds": "each episode's id",
+}
+
+
+@pytest.fixture(scope="module")
+def made():
+    return [episode(number) for number in range(6)]
+
+
+@pytest.fixture(scope="module")
+def folder(made, tmp_path_factory):
+    store = tmp_path_factory.mktemp("store")
+    words = {"description": "A walk.", "env_name": "Walk-v0", "certificate": "6 bit-exact", "license": "cc-by-4.0"}
+    return export(made, "my/walk", version="1.2.0", schema=SCHEMA, runs=[RUN], store=store, **words)
+
+
+@pytest.fixture(scope="module")
+def card(folder):
+    return (folder / "README.md").read_text(encoding="utf-8")
+
+
+def front_matter(card):
+    return yaml.safe_load(card.split("---\n")[1])
+
+
+def test_the_front_matter_is_what_the_hub_reads(card):
+    head = front_matter(card)
+
+    assert head["license"] == "cc-by-4.0"
+    assert head["configs"] == [
+        {
+            "config_name": "default",
+            "default": True,
+            "data_files": [{"split": name, "path": f"data/{name}-*.parquet"} for name in ("test", "train")],
+        },
+        {"config_name": "episodes", "data_files": "meta/episodes.parquet"},
+    ]
+    assert head["size_categories"] == ["n<1K"]
+
+
+def test_the_words_are_those_of_the_data(card, folder, made):
+    train = [record for record in made if record.split == "train"]
+    mean = np.mean([record.episode_return for record in train])
+    success = np.mean([record.success for record in train])
+    actions = np.concatenate([record.columns["action"] for record in made])
+    for text in (
+        "# my/walk 1.2.0",
+        "A walk.",
+        f"| train | 3 | 90 | {mean:.2f} | {success:.0%} |",
+        f"| `action` | float32 | 2 |  | {actions.min():.4g} | {actions.mean():.4g} | {actions.max():.4g} |",
+        "- Environment: `Walk-v0`",
+        "- Made with rlhive 0.1.0, robohive 0.7.0, mujoco 3.1.3",
+        "- Compiled model: `ab12`",
+        '- Policy of `train`: `{"noise": 0.5}`',
+        "- Seeds: each episode's id",
+        "- Replay: 6 bit-exact",
+        "- Licence: cc-by-4.0",
+        Manifest.read(folder).fingerprint,
+        'RoboHiveDataset("my/walk", version="1.2.0").as_replay_buffer()',
+        'load_dataset("my/walk", revision="v1.2.0")',
+        "![Returns per split](returns.svg)",
+    ):
+        assert text in card, text
+
+
+def test_a_licence_is_asked_for(made, tmp_path):
+    with pytest.raises(TypeError, match="license"):
+        export(made, "my/walk", version="1.0.0", schema=SCHEMA, store=tmp_path)
+    for license in ("", "my own", None):
+        with pytest.raises(InvalidName, match=r"expected an identifier such as 'apache-2\.0'"):
+            export(made, "my/walk", version="1.0.0", schema=SCHEMA, license=license, store=tmp_path)
+
+
+def test_what_a_manifest_says_is_text_and_not_markup(folder):
+    manifest = Manifest.read(folder)
+    evil = "x\n---\nlicense: mit\n---\n<script>alert(1)</script> [a](http://b) | `c`"
+    returns = dict.fromkeys(manifest.splits, (0.0, 0.0))
+    card = card_of(replace(manifest, description=evil, env_name=evil, parents=({"name": evil},)), returns)
+
+    assert front_matter(card)["license"] == "cc-by-4.0"
+    assert "\n---\n" not in card.split("---\n", 2)[2]
+    shown = card.replace("`x --- license: mit --- <script>alert(1)</script> [a](http://b) ¦ 'c'`", "")
+    assert "<script" not in shown.replace("\\<", "")
+    assert "[a](" not in shown
+
+
+def test_the_picture_is_a_function_of_the_returns():
+    returns = {"expert": [3.0, 4.0, 4.1], "random <&>": [1.0, 1.0], "none": [], "odd": [float("nan"), float("inf")]}
+    one, two = (returns_picture(returns, "a <b>") for _ in range(2))
+    bars = [item for item in ElementTree.fromstring(one).iter() if item.tag.endswith("rect")][1:]
+
+    assert one == two
+    assert len(bars) == 4  # 1, 3, 4 and 4.1 stand in bins of their own
+    assert max(float(bar.get("height")) for bar in bars) == 44.0
+    words = [item.text for item in ElementTree.fromstring(one).iter() if item.tag.endswith("text")]
+    assert words[0] == "a <b>"
+    assert words[-3:] == ["1", "2.55", "4.1"]
+    assert returns_picture({}, "") == returns_picture({}, "")
+
+
+def test_the_picture_is_in_the_version_and_not_in_the_fingerprint(folder, made, tmp_path):
+    manifest = Manifest.read(folder)
+    other = export(made, "my/walk", version="1.2.0", schema=SCHEMA, license="mit", runs=[], store=tmp_path)
+
+    assert "returns.svg" in [entry.path for entry in manifest.files]
+    assert Manifest.read(other).fingerprint == manifest.fingerprint
+    assert (other / "returns.svg").read_bytes() == (folder / "returns.svg").read_bytes()
+
+
+def expected(made, split):
+    own = [record for record in made if record.split == split]
+    return {
+        "episode": [record.episode for record in own for _ in range(record.length)],
+        "step_count": [step for record in own for step in range(record.length)],
+        "next.reward": [x for record in own for x in record.columns["next.reward"].ravel().tolist()],
+        "observation": [row.tolist() for record in own for row in record.columns["observation"]],
+        "action": [row.tolist() for record in own for row in record.columns["action"]],
+        "next.truncated": [x for record in own for x in record.columns["next.truncated"].ravel().tolist()],
+    }
+
+
+def test_datasets_reads_one_row_per_transition_where_rlhive_is_not_importable(folder, made, tmp_path):
+    script = """
+import sys, json
+sys.modules["rlhive"] = None
+import datasets
+loaded = datasets.load_dataset(sys.argv[1])
+print(json.dumps({split: {name: rows[name][:] for name in json.loads(sys.argv[2])} for split, rows in loaded.items()}))
+"""
+    names = json.dumps(list(expected(made, "train")))
+    ran = subprocess.run(
+        [sys.executable, "-c", script, str(folder), names], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+
+    assert json.loads(ran.stdout) == {split: expected(made, split) for split in ("test", "train")}
+
+
+def test_pandas_polars_and_duckdb_read_the_same_rows(folder, made):
+    pattern = str(folder / "data/train-*.parquet")
+    wanted = expected(made, "train")
+    ordered = duckdb.sql(f"SELECT * FROM read_parquet('{pattern}') ORDER BY episode, step_count")
+    frames = {
+        "pandas": pd.read_parquet(next(folder.glob("data/train-*.parquet"))),
+        "polars": pl.read_parquet(pattern),
+        "duckdb": ordered.to_arrow_table(),
+    }
+    for name, values in wanted.items():
+        assert [plain(value) for value in frames["pandas"][name]] == values, name
+        assert frames["polars"][name].to_list() == values, name
+        assert frames["duckdb"][name].to_pylist() == values, name
+    episodes = folder / "meta/episodes.parquet"
+    total = duckdb.sql(f"SELECT sum(\"return\") AS total FROM read_parquet('{episodes}')").to_arrow_table()
+    assert total["total"].to_pylist() == [pytest.approx(sum(record.episode_return for record in made))]
+
+
+def test_text_and_pictures_are_read_by_others_too(tmp_path):
+    schema, some = records([3, 2], splits=("a",))
+    other = export(some, "my/knob", version="1.0.0", schema=schema, license="mit", store=tmp_path)
+    frame = pl.read_parquet(str(other / "data/*.parquet"))
+    images = np.concatenate([record.columns["parts.camera"] for record in some])
+
+    assert np.array_equal(np.array(frame["parts.camera"].to_list()).reshape(images.shape), images)
+
+
+def plain(value):
+    return value.tolist() if hasattr(value, "tolist") else value

@@ -1,0 +1,116 @@
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from rlhive.cli import app
+from rlhive.data.export import export
+from rlhive.data.versions.diff import diff
+from tests.data.strategies import records
+
+
+@pytest.fixture
+def made():
+    return records([4, 2, 3, 5])[1]
+
+
+def write(made, store, name="my/knob", **kwargs):
+    return export(made, name, **({"license": "mit", "store": store} | kwargs))
+
+
+def other_action(record):
+    return replace(record, columns=record.columns | {"action": record.columns["action"] + 1})
+
+
+def test_every_kind_of_change_is_told_apart(made, tmp_path):
+    new = [
+        other_action(made[0]),  # 3: changed
+        replace(made[1], episode=5),  # 6 → 5: renumbered
+        replace(made[2], split="c", seed=77),  # 9: described otherwise
+        # 12: dropped
+        replace(other_action(made[3]), episode=40),  # 40: added
+    ]
+    before = write(made, tmp_path)
+    after = write(sorted(new, key=lambda r: r.episode), tmp_path, description="new", runs=[{"run": "r2"}])
+
+    found = diff(before, after)
+
+    assert (found.added, found.dropped, found.changed) == ([40], [12], [3])
+    assert found.renumbered == [(6, 5)]
+    assert found.moved == {9: {"split": ["a", "c"], "seed": [2, 77]}}
+    assert found.num_same == 0
+    assert found.comparable
+    assert found.splits["c"] == [None, {"num_episodes": 1, "num_transitions": 3}]
+    assert found.provenance["description"] == ["", "new"]
+    assert found.provenance["runs"] == [[], ["r2"]]
+    assert "action" in found.statistics
+    assert json.loads(json.dumps(found.to_json()))["changed"] == [3]
+
+
+def test_two_equal_versions_do_not_differ(made, tmp_path):
+    found = diff(write(made, tmp_path), write(made, tmp_path / "b", shard_bytes=1))
+
+    assert not found
+    assert found.num_same == 4
+
+
+def test_columns_make_hashes_incomparable(made, tmp_path):
+    wide = [replace(r, columns=r.columns | {"extra": np.zeros(r.length)}) for r in made]
+    without = [replace(r, columns={k: v for k, v in r.columns.items() if k != "gripper"}) for r in made]
+    single = [replace(r, columns=r.columns | {"action": r.columns["action"].astype(np.float64)}) for r in made]
+    base = write(made, tmp_path)
+
+    added, dropped = diff(base, write(wide, tmp_path / "a")), diff(base, write(without, tmp_path / "b"))
+    changed = diff(base, write(single, tmp_path / "c"))
+
+    assert added.columns["added"] == {"extra": "float64 ()"}
+    assert dropped.columns["dropped"] == {"gripper": "int64 (1,)"}
+    assert changed.columns["changed"] == {"action": ["float32 (2,)", "float64 (2,)"]}
+    assert not added.comparable
+    assert (added.num_same, added.changed, added.added) == (4, [], [])
+
+
+def test_moved_statistics_are_said(made, tmp_path):
+    for record in made:
+        record.columns["action"][:] = np.random.default_rng(record.episode).normal(size=(record.length, 2))
+    shifted = [replace(r, columns=r.columns | {"action": r.columns["action"] * 3}) for r in made]
+
+    found = diff(write(made, tmp_path), write(shifted, tmp_path)).statistics
+
+    assert list(found) == ["action"]
+    assert found["action"]["std_factor"] == pytest.approx([3, 3], rel=1e-5)
+    assert found["action"]["extremes"]
+
+
+def test_the_command_prints_a_table_or_json(made, store):
+    write(made, store)
+    write(made[:3], store)
+    runner = CliRunner()
+
+    table = runner.invoke(app, ["diff", "my/knob@1.0.0", "my/knob@2.0.0"]).output
+    told = json.loads(runner.invoke(app, ["diff", "my/knob@1.0.0", "my/knob", "--json"]).output)
+    same = runner.invoke(app, ["diff", "my/knob", str(store / "my/knob/2.0.0")]).output
+
+    assert "episodes dropped" in table
+    assert "1 (12)" in table
+    assert told["dropped"] == [12]
+    assert "hold the same" in same
+    assert runner.invoke(app, ["diff", "my/knob@9.9.9", "my/knob"]).exit_code == 1
+
+
+def test_no_torch_is_imported_for_it(made, store):
+    write(made, store)
+    write(made[:3], store)
+    script = """
+import sys
+from rlhive.cli.diff import _folder
+from rlhive.data.versions.diff import diff
+print(diff(_folder("my/knob@1.0.0"), _folder("my/knob")).dropped, "torch" in sys.modules)
+"""
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+
+    assert ran.stdout.split() == ["[12]", "False"]
