@@ -83,7 +83,7 @@ FLOORS = [
     {"data.publish", "replay", "data.streaming"},
     {"collect", "evaluate"},
     {"deriving"},
-    {"resolve", "cli.terminal"},
+    {"resolve", "cli.terminal", "feeding"},
     {"dataset"},
     {"registry"},
     {"sim_algos.config", "sim_algos.networks"},
