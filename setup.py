@@ -52,6 +52,8 @@ FORMATS = [
     "h5py>=3.8",  # the files of RoboHive's logger, Minari and D4RL
     "pillow",  # pictures that Minari keeps as JPEG and LeRobot as PNG
     "av",  # LeRobot's videos
+    "google-crc32c>=1.6",  # checksums of TFRecord files
+    "protobuf>=5",  # the messages in them; builds a message class from its description
 ]
 
 PIXELS = ["torchvision>=0.29,<0.30"]  # the series of torch 2.14; TorchRL's Resize and R3M transforms ask for it

@@ -74,8 +74,9 @@ def _without_own_path() -> dict[str, str]:
 
 
 _OWN = PeerEnvironment("", None)  # of the project itself, whose constraints pin TorchRL too
-_MINARI, _LEROBOT, _D3RLPY, _CPPRB, _DATASETS = (
-    PeerEnvironment(name, REQUIREMENTS / f"{name}.txt") for name in ("minari", "lerobot", "d3rlpy", "cpprb", "datasets")
+_MINARI, _LEROBOT, _D3RLPY, _CPPRB, _DATASETS, _TFDS = (
+    PeerEnvironment(name, REQUIREMENTS / f"{name}.txt")
+    for name in ("minari", "lerobot", "d3rlpy", "cpprb", "datasets", "tfds")
 )
 
 #: Room of a peer and where it runs, in the order of the tables.
@@ -93,11 +94,14 @@ PEERS = {
     "lerobot_images": _LEROBOT,
 }
 
+#: Those that take no part in a benchmark: their writers made test data.
+WRITERS = {"tfds": _TFDS}
+
 
 def main(peers: list[str]) -> None:
-    """Build the environments of some peers, all by default."""
+    """Build the environments of some peers, of all that a benchmark compares by default."""
     for peer in peers or PEERS:
-        print(f"{peer:<14} {PEERS[peer].install():6.1f} s", flush=True)
+        print(f"{peer:<14} {(PEERS | WRITERS)[peer].install():6.1f} s", flush=True)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from rlhive.cli.terminal import Name, Version, out
 
 
 def import_(
-    kind: Annotated[str, typer.Argument(help="Format of the files: roboset, d4rl, minari or lerobot.")],
+    kind: Annotated[str, typer.Argument(help="Format of the files: roboset, d4rl, minari, lerobot or rlds.")],
     source: Annotated[str, typer.Argument(help="File or folder.")],
     name: Annotated[str, typer.Argument(help="namespace/name of the new dataset.")],
     license: Annotated[str, typer.Option(help="Identifier of the licence of the data, for example cc-by-4.0.")],
@@ -22,12 +22,20 @@ def import_(
         str | None, typer.Option(help="d4rl: take ends as marked, or as found in the observations, if they differ.")
     ] = None,
     horizon: Annotated[int | None, typer.Option(help="d4rl: longest episode, if no time-outs are marked.")] = None,
+    last_step: Annotated[
+        str | None, typer.Option(help="rlds: what an episode's last step is: observation, transition, or each.")
+    ] = None,
+    drop: Annotated[
+        list[str] | None, typer.Option(help="rlds: feature to leave out, observation/wrist_image; repeatable.")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="rlds: the only split to read; all by default.")] = None,
 ) -> None:
     """Bring another library's files in as a dataset version."""
     from rlhive.data.convert import import_dataset
     from rlhive.dataset import RoboHiveDataset
 
     options = _given(alignment=alignment, breaks=breaks, horizon=horizon)
+    options |= _given(last_step=last_step, drop=drop or None, split=split)
     folder = import_dataset(kind, source, name, license=license, version=version, env_name=env, **options)
     out.print(repr(RoboHiveDataset(folder)), highlight=False)
 

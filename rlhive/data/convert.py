@@ -20,7 +20,7 @@ from rlhive.errors import UnsupportedFormat
 logger = logging.getLogger(__name__)
 
 #: Name of a format → the room that reads it, with a function ``read(source, **options) -> Source``.
-READERS = {kind: f"rlhive.data.formats.{kind}" for kind in ("roboset", "d4rl", "minari", "lerobot")}
+READERS = {kind: f"rlhive.data.formats.{kind}" for kind in ("roboset", "d4rl", "minari", "lerobot", "rlds")}
 
 #: Name of a format → the room that writes it, with a function ``write(manifest, records, target, **options)``.
 WRITERS = {"minari": "rlhive.data.formats.minari", "lerobot": "rlhive.data.formats.lerobot_writing"}
@@ -63,7 +63,7 @@ def import_dataset(
         SchemaMismatch: The files are not of that format, or are ambiguous; the message names the file and the place.
         DatasetExists: That version is there.
     """
-    opened = open_source(kind, source, **options)
+    opened = open_source(kind, source, **options, **_progress(kind, progress))
     for note in opened.notes:
         logger.warning("%s: %s", source, note)
     return export(
@@ -113,6 +113,11 @@ def export_to(kind: str, folder: Path, target: str | Path, *, progress: bool = T
     records = read_records(Path(folder), manifest, list(manifest.splits))
     writer.write(manifest, _counted(records, manifest.num_episodes, str(target), progress), Path(target), **options)
     return Path(target)
+
+
+def _progress(kind: str, progress: bool) -> dict[str, bool]:
+    """Return the option of a reader that looks through the files first, which takes a while."""
+    return {"progress": progress} if "progress" in inspect.signature(_room(kind, READERS).read).parameters else {}
 
 
 def _require_options(kind: str, function: Callable[..., Any], options: Mapping[str, Any]) -> None:

@@ -156,7 +156,8 @@ class _Dataset:
     def pictures(self, name: str, episode: _Episode, frames: pa.Table) -> np.ndarray:
         """Return the frames of a camera, uint8 [T, H, W, 3]."""
         if name not in self.videos:
-            return np.stack([decoded(frame["bytes"]) for frame in frames.column(name).to_pylist()])
+            where = f"{self.root}, episode {episode.index}, {name}"
+            return np.stack([decoded(frame["bytes"], where=where) for frame in frames.column(name).to_pylist()])
         places = {"episode_index": episode.index, "video_key": name, "episode_chunk": 0}
         start = 0.0
         if self.version == "v3.0":

@@ -229,7 +229,7 @@ def _leaves(tree: Tree, space: Mapping[str, Any], column: str, images: bool) -> 
     elif space["type"] == "Text":
         yield column, np.array([text if isinstance(text, str) else text.decode() for text in tree], object)
     elif images and _is_picture(space):
-        yield column, np.stack([decoded(bytes(frame)) for frame in tree])
+        yield column, np.stack([decoded(bytes(frame), where=column) for frame in tree])
     elif space["type"] == "Discrete":
         yield column, np.asarray(tree).reshape(-1).astype(np.int64)
     else:

@@ -11,13 +11,28 @@ from rlhive.errors import MissingExtra, SchemaMismatch
 _MISSING = "Compressed pictures need {}: pip install 'rlhive[formats]'"
 
 
-def decoded(content: bytes) -> np.ndarray:
-    """Return a PNG or JPEG as uint8 ``[H, W, 3]``, or ``[H, W]`` where it is grey."""
+def decoded(content: bytes, *, where: str) -> np.ndarray:
+    """Return a PNG or JPEG as uint8 ``[H, W, 3]``, or ``[H, W]`` where it is grey; uint16 where it has 16 bits.
+
+    Args:
+        content: Of the file.
+        where: Address for messages.
+
+    Raises:
+        SchemaMismatch: It is no such picture, or a damaged one.
+        MissingExtra: Pillow is not installed.
+    """
     try:
         from PIL import Image
     except ImportError as error:
         raise MissingExtra(_MISSING.format("pillow")) from error
-    return np.asarray(Image.open(io.BytesIO(content)))
+    try:
+        return np.asarray(Image.open(io.BytesIO(content), formats=("PNG", "JPEG")))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what Pillow raises on damage
+        msg = (
+            f"{where}: expected a PNG or JPEG picture, got {len(content)} bytes that are none: {error}. Fetch it again."
+        )
+        raise SchemaMismatch(msg) from error
 
 
 def png(picture: np.ndarray) -> bytes:
