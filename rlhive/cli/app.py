@@ -1,11 +1,12 @@
 """The ``rlhive`` command put together; an error that RLHive foresaw becomes one sentence."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
 from typer.core import TyperGroup
 
+from rlhive import __version__
 from rlhive.cli.collecting import collect, recover
 from rlhive.cli.datasets import check, list_, replay, show
 from rlhive.cli.diff import diff
@@ -13,7 +14,7 @@ from rlhive.cli.environments import envs, setup
 from rlhive.cli.formats import export_to, import_
 from rlhive.cli.hub import delete, pull, push, versions
 from rlhive.cli.learning import evaluate, train
-from rlhive.cli.terminal import err
+from rlhive.cli.terminal import err, out
 from rlhive.errors import RLHiveError
 
 
@@ -34,10 +35,25 @@ class _Verbs(TyperGroup):
 
 app = typer.Typer(
     cls=_Verbs,
-    help="Offline robot learning with RoboHive: record, version, publish and train.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+
+
+def _say_version(asked: bool) -> None:
+    if asked:
+        out.print(f"rlhive {__version__}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Say which RLHive this is.", callback=_say_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Offline robot learning with RoboHive: record, version, publish and train."""
+
 
 _OVERRIDES = {"allow_extra_args": True, "ignore_unknown_options": True}
 

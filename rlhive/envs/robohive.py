@@ -134,6 +134,10 @@ class RoboHiveEnv(EnvBase):
         self._make_specs()
         self.is_closed = False  # TorchRL's own default is True
 
+    def __repr__(self) -> str:
+        pixels = ", from_pixels=True" if keys.PIXELS in self.observation_spec else ""
+        return f"{type(self).__name__}({self.env_name!r}, horizon={self.horizon}, device={self.device}{pixels})"
+
     @property
     def unwrapped(self) -> Any:
         """RoboHive's own environment object."""

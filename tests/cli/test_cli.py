@@ -1,5 +1,6 @@
 import json
 import shutil
+from importlib import metadata
 
 import numpy as np
 import pytest
@@ -26,6 +27,10 @@ def test_help_lists_every_verb():
 
     for verb in ("setup", "collect", "train", "evaluate", "show", "check", "list", "envs"):
         assert f" {verb} " in shown
+
+
+def test_version_is_the_packages():
+    assert run("--version").stdout == f"rlhive {metadata.version('rlhive')}\n"
 
 
 def test_show_says_what_a_dataset_is(made, store):

@@ -373,3 +373,10 @@ def test_robohives_warnings_come_through_and_its_banners_do_not(make, capfd):
         warnings.simplefilter("error", UserWarning)
         make()
     assert capfd.readouterr() == ("", "")
+
+
+def test_an_environment_says_which_it_is_even_when_closed(make):
+    env = make("FrankaReachRandom-v0")
+    env.close()
+
+    assert repr(env) == "RoboHiveEnv('FrankaReachRandom-v0', horizon=50, device=cpu)"
