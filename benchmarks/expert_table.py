@@ -45,8 +45,7 @@ What stays below, and why:
 - Knob 3 (on) and knob 2 (off). The finger slides over the end of knob 3; beside knob 2 the light switch leaves the
   hand little room.
 - The kettles. Where stove 4's fails, it stops short of a goal that is met within 5 cm, tilted or turned by more than
-  the 15 degrees that are allowed. Stove 1's kettle, closing the kitchen's microwave, pushing and picking have
-  no expert yet.
+  the 15 degrees that are allowed. Stove 1's kettle, closing the kitchen's microwave and picking have no expert yet.
 
 | environment | solved | 95 % interval | expert, medium, random return | medium solves | CPU s/episode | strategy |
 |---|---|---|---|---|---|---|

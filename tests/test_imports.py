@@ -19,7 +19,7 @@ FLOORS = [
     {"data.checks.findings", "data.untrusted", "data.versions.picture"},
     {"data.schema", "envs.tasks", "envs.assets", "envs.visual", "envs.opengl"},
     {"data.episodes", "data.cache", "data.statistics", "envs.install", "envs.toy", "envs.rendering", "envs.robot"},
-    {"envs.loading"},
+    {"envs.loading", "envs.kinematics"},
     {
         "data.formats.hdf5",
         "data.formats.pictures",
@@ -29,7 +29,7 @@ FLOORS = [
         "data.packed.layout",
         "data.connection",
         "envs.robohive",
-        "envs.kinematics",
+        "envs.tabletop",
     },
     {
         "data.versions.card",
@@ -103,9 +103,17 @@ CLI = {room for room in LEVEL if room.split(".")[0] == "cli"}
 
 OWNERS = {
     "gymnasium": {"envs.loading", "envs.custom"},
-    "robohive": {"envs.loading"},
-    "dm_control": {"envs.loading"},
-    "mujoco": {"envs.robohive", "envs.rendering", "envs.opengl", "envs.kinematics", "envs.experts", "envs.tune"},
+    "robohive": {"envs.loading", "envs.kinematics"},
+    "dm_control": {"envs.loading", "envs.kinematics"},
+    "mujoco": {
+        "envs.robohive",
+        "envs.rendering",
+        "envs.opengl",
+        "envs.kinematics",
+        "envs.tabletop",
+        "envs.experts",
+        "envs.tune",
+    },
     "OpenGL": {"envs.opengl"},
     "pyarrow": {
         "data.arrow",

@@ -12,6 +12,7 @@ The strategies are few, and differ in a task's parameters more than in code:
     hook      open fingers around a handle or inside a hoop; it is dragged without being held
     rail      as grasp, wherever the joint stands when the episode begins, to wherever it should be
     reach     the posture that brings the gripper to the target
+    topple    a standing box is pulled over, taken around its narrow side and carried
 
 Where on the path it is follows from the arm's and the object's joints alone, so that each action is a pure
 function of the simulator's state (and, for the degraded policies, of the seed). Imitation of such a policy is
@@ -34,6 +35,7 @@ from tensordict import TensorDictBase
 from rlhive import keys
 from rlhive.envs.kinematics import ARM, FINGERS, Arm, Job, Parameters, Path, Reach, ahead_on, project
 from rlhive.envs.robohive import RoboHiveEnv
+from rlhive.envs.tabletop import Topple, ToppleParameters
 from rlhive.envs.tasks import LEVELS
 
 #: What makes the expert noisy: standard deviation of the Gaussian on every action, with no episode given up.
@@ -69,7 +71,8 @@ def make_policy(env: RoboHiveEnv, level: str) -> "ScriptedPolicy":
 
 def of_strategy(row: Mapping[str, Any]) -> "type[ExpertPolicy]":
     """Return the class of the policy that a row of experts.json is for."""
-    return {"rail": RailPolicy, "reach": ReachPolicy}.get(row.get("strategy", "push"), KitchenPolicy)
+    others = {"rail": RailPolicy, "reach": ReachPolicy, "topple": TopplePolicy}
+    return others.get(row.get("strategy", "push"), KitchenPolicy)
 
 
 @cache
@@ -260,16 +263,30 @@ class RailPolicy(KitchenPolicy):
         return change * min(1.0, p.leash / max(np.abs(change).max(), 1e-9)), p.grip
 
 
-class ReachPolicy(ExpertPolicy):
-    """Commands the posture that brings the gripper to the target; the actions are absolute there."""
+class TabletopPolicy(ExpertPolicy):
+    """What the policies of the tabletop share: their actions are absolute, the joints' targets scaled to [-1, 1]."""
 
     def __init__(self, env: RoboHiveEnv, name: str, expert: Mapping[str, Any], **degraded: float) -> None:
         super().__init__(env, name, expert, **degraded)
-        kitchen = env.unwrapped
-        ranges = np.array([part["pos_range"] for part in kitchen.robot.robot_config["franka"]["actuator"]])[ARM]
+        table = env.unwrapped
+        ranges = np.array([part["pos_range"] for part in table.robot.robot_config["franka"]["actuator"]])
         self._middle, self._half = ranges.mean(axis=1), np.ptp(ranges, axis=1) / 2
-        self._stiffness = kitchen.sim.model.ptr.actuator_gainprm[ARM, 0]
-        self._reach = Reach(kitchen)
+        self._stiffness = table.sim.model.ptr.actuator_gainprm[ARM, 0]
+
+    def _commanding(self, data: mujoco.MjData, posture: np.ndarray, fingers: np.ndarray) -> np.ndarray:
+        """Return the unclipped action [9] for a posture [7] in rad and finger joints [2] in m, gravity made up for."""
+        target = np.append(posture + data.qfrc_bias[ARM] / self._stiffness, fingers)
+        # Some configurations leave out the fingers: their action is the command in m.
+        scaled = len(self._middle)
+        return np.append((target[:scaled] - self._middle) / self._half, target[scaled:])
+
+
+class ReachPolicy(TabletopPolicy):
+    """Commands the posture that brings the gripper to the target."""
+
+    def __init__(self, env: RoboHiveEnv, name: str, expert: Mapping[str, Any], **degraded: float) -> None:
+        super().__init__(env, name, expert, **degraded)
+        self._reach = Reach(env.unwrapped)
         self._plans: dict[bytes, np.ndarray] = {}
 
     def _wanted(self, data: mujoco.MjData, *, still: bool) -> np.ndarray:
@@ -278,8 +295,21 @@ class ReachPolicy(ExpertPolicy):
         if key not in self._plans:
             self._plans = {key: self._reach.posture(target)}
         posture = data.qpos[ARM] if still else self._plans[key]
-        command = posture + data.qfrc_bias[ARM] / self._stiffness
-        return np.append((command - self._middle) / self._half, data.qpos[FINGERS])
+        return self._commanding(data, posture, data.qpos[FINGERS])
+
+
+class TopplePolicy(TabletopPolicy):
+    """Pulls a standing box over and carries it to the target."""
+
+    def __init__(self, env: RoboHiveEnv, name: str, expert: Mapping[str, Any], **degraded: float) -> None:
+        super().__init__(env, name, expert, **degraded)
+        self._topple = Topple(env.unwrapped, ToppleParameters(**expert))
+
+    def _wanted(self, data: mujoco.MjData, *, still: bool) -> np.ndarray:
+        if still:
+            return self._commanding(data, data.qpos[ARM], data.qpos[FINGERS])
+        change, grip = self._topple.towards(data)
+        return self._commanding(data, data.qpos[ARM] + change, np.array([grip, grip]))
 
 
 class _Servos:

@@ -26,6 +26,7 @@ from rlhive import keys
 from rlhive.envs.experts import ExpertPolicy, KitchenPolicy, of_strategy
 from rlhive.envs.robohive import RoboHiveEnv
 from rlhive.envs.tasks import TUNING_SEED
+from rlhive.errors import SimulationDiverged
 
 EXPERTS = Path(__file__).with_name("experts.json")
 
@@ -256,10 +257,13 @@ def _solves(env: RoboHiveEnv, policy: ExpertPolicy, seed: int) -> bool:
     env.set_seed(seed)
     state = env.reset()
     policy.begin_episode(seed)
-    for _ in range(env.horizon):
-        if state[keys.SUCCESS]:
-            return True
-        state = env.step(policy(state))[keys.NEXT]
+    try:
+        for _ in range(env.horizon):
+            if state[keys.SUCCESS]:
+                return True
+            state = env.step(policy(state))[keys.NEXT]
+    except SimulationDiverged:
+        return False
     return bool(state[keys.SUCCESS])
 
 

@@ -78,7 +78,7 @@ def test_envs_lists_the_catalogue():
     assert (knob["env_name"], knob["horizon"], knob["levels"]) == ("FK1_Knob1OnRandom-v4", 50, list(LEVELS))
     assert knob["recipe"] == {"version": "1.0.0", "episodes": {"expert": 100, "medium": 100, "random": 100}}
     assert knob["reference"]["expert"]["success_interval"][0] > 0.8
-    assert rows["push"]["levels"] == ["random"]
+    assert rows["push"]["levels"] == list(LEVELS)
     assert knob["missing"] is None
 
 
@@ -94,7 +94,7 @@ def test_envs_shows_a_line_per_task(monkeypatch):
     mean, half = reference.expert.return_mean, np.ptp(reference.expert.return_interval) / 2
     assert lines["kitchen_knob1"][1:5] == ["FK1_Knob1OnRandom-v4", "yes", "50", "all"]
     assert lines["kitchen_knob1"][7:] == [f"{mean:.1f}", "±", f"{half:.1f}", f"{reference.random.return_mean:.1f}"]
-    assert lines["push"][4] == "random"
+    assert lines["push"][4] == "all"
 
 
 def test_envs_says_what_a_task_lacks_without_building_it(monkeypatch, tmp_path):

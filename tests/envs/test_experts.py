@@ -210,11 +210,11 @@ def test_what_there_is_no_policy_for_is_named(env):
 
     with pytest.raises(ValueError, match="No policy level 'perfect': expected one of expert, noisy, medium, random"):
         make_policy(env, "perfect")
-    push = RoboHiveEnv("FrankaPushRandom-v0", seed=0)
-    with pytest.raises(ValueError, match="No scripted expert for FrankaPushRandom-v0"):
-        make_policy(push, "expert")
-    assert rollout_episode(push, make_policy(push, "random"), seed=1).transitions.shape == (push.horizon,)
-    push.close()
+    other = RoboHiveEnv("FK1_RelaxFixed-v4", seed=0)
+    with pytest.raises(ValueError, match="No scripted expert for FK1_RelaxFixed-v4"):
+        make_policy(other, "expert")
+    assert rollout_episode(other, make_policy(other, "random"), seed=1).transitions.shape == (other.horizon,)
+    other.close()
 
 
 def test_the_policy_reads_the_simulator_and_not_the_tensordict(env):
@@ -252,10 +252,11 @@ def test_the_tuner_scores_sooner_success_higher_and_keeps_the_row(env):
         "franka_slide_close-v3",
         "franka_micro_close-v3",
         "FrankaReachRandom-v0",
+        "FrankaPushRandom-v0",
     ],
 )
 def test_every_strategy_solves_its_task_and_goes_on_from_any_state(env_name):
-    """A push, one after hasty postures, a grasp of an appliance's handle, one of several paths, and a reach."""
+    """A push, one after hasty postures, a grasp of an appliance's handle, one of several paths, a reach, a toppling."""
     from rlhive.envs.experts import make_policy
     from rlhive.envs.robohive import RoboHiveEnv
 
@@ -288,13 +289,14 @@ def test_the_noisy_policy_is_the_expert_with_noise_in_every_step(env, episodes):
 def test_every_row_has_parameters_that_fit_and_was_tuned_on_seeds_of_its_own():
     from rlhive.envs.experts import _table
     from rlhive.envs.kinematics import Parameters
+    from rlhive.envs.tabletop import ToppleParameters
 
     for env_name, row in _table().items():
         assert set(row) <= {"strategy", "expert", "medium", "provenance"}, env_name
         assert set(row["medium"]) == {"noise", "give_up"}
         assert 0 <= row["medium"]["give_up"] <= 1
-        if row.get("strategy") != "reach":
-            Parameters(**row["expert"])
+        parameters = {"reach": dict, "topple": ToppleParameters}.get(row.get("strategy"), Parameters)
+        parameters(**row["expert"])
         seeds = row["provenance"].get("tuning_seeds", []) + row["provenance"].get("held_out_seeds", [])
         assert all(seed >= TUNING_SEED for seed in seeds), env_name
 

@@ -66,7 +66,7 @@ def test_a_row_that_cannot_be_is_refused():
     with pytest.raises(InvalidSetting, match=r"'toy_point': its recipe asks for 'human', expected levels out"):
         replace(toy, recipe=Recipe("1.0.0", {"human": 3}, "mit"))
     with pytest.raises(InvalidSetting, match="expected levels out of random"):
-        replace(toy, backend="robohive", env_name="FrankaPushRandom-v0")
+        replace(toy, backend="robohive", env_name="FK1_RelaxFixed-v4")
     with pytest.raises(InvalidSetting, match="horizon of 1 or more whole transitions, got 0"):
         replace(toy, horizon=0)
 
