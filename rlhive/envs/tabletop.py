@@ -107,9 +107,7 @@ class Topple(Solver):
             touching |= pair if self._body in pair else set()
         return touching.issuperset(self._fingers)
 
-    def _change(
-        self, goal: np.ndarray, rotation: np.ndarray, weights: np.ndarray, posture: np.ndarray
-    ) -> np.ndarray:
+    def _change(self, goal: np.ndarray, rotation: np.ndarray, weights: np.ndarray, posture: np.ndarray) -> np.ndarray:
         return np.clip(self._solve(goal, rotation, weights, posture)[0] - posture, -self._p.leash, self._p.leash)
 
 
