@@ -19,7 +19,7 @@ from rlhive.rollout import rollout_episode
 from rlhive.sim_algos import make_config, train_on_buffer
 from rlhive.sim_algos.bc import BehaviorCloning
 from rlhive.sim_algos.iql import ImplicitQLearning
-from rlhive.sim_algos.training import Preparation, measure
+from rlhive.sim_algos.preparing import Preparation, measure
 
 QUICK = ["progress=false", "network.hidden_sizes=[64,64]", "network.dropout=0", "train.num_steps=1000"]
 
@@ -314,7 +314,7 @@ def test_overrides_and_groups_compose() -> None:
 
 
 def test_bad_configurations_name_what_is_expected() -> None:
-    with pytest.raises(ValueError, match="expected one of bc, iql"):
+    with pytest.raises(ValueError, match="expected one of bc, iql, sac"):
         make_config("ppo", "toy_point")
     with pytest.raises(ValueError, match="nm_steps"):
         make_config("bc", "toy_point", overrides=["train.nm_steps=5"])

@@ -12,7 +12,7 @@ from rlhive.errors import EnvNotFound
 
 
 def train(context: typer.Context) -> None:
-    """Train a policy offline; takes Hydra overrides: +model=bc +dataset=kitchen_knob1."""
+    """Train a policy, takes Hydra overrides: +model=bc +dataset=kitchen_knob1, or +model=sac +env=reach."""
     from rlhive.sim_algos.run import check_arguments, main
 
     check_arguments(context.args)

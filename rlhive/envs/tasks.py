@@ -3,8 +3,8 @@
 This file is data. To add a task, add a row below, register one from your own code (:func:`register_task`), or let
 your package name its tasks as an entry point of the group ``rlhive.tasks``.
 
-Seeds never meet: episode ``i`` of a recipe has seed ``i``, evaluation starts at :data:`EVALUATION_SEED`, and the
-experts were tuned on seeds from :data:`TUNING_SEED` on.
+Seeds never meet: episode ``i`` of a recipe has seed ``i``, evaluation starts at :data:`EVALUATION_SEED`, the experts
+were tuned on seeds from :data:`TUNING_SEED` on, and what learns online begins at :data:`EXPLORATION_SEED`.
 """
 
 import difflib
@@ -20,6 +20,7 @@ from rlhive.errors import EnvNotFound, InvalidSetting
 
 EVALUATION_SEED = 1_000_000
 TUNING_SEED = 2_000_000
+EXPLORATION_SEED = 3_000_000
 
 #: The behaviour policies that a recipe can name, best first.
 LEVELS = ("expert", "noisy", "medium", "random")

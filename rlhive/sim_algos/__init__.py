@@ -1,4 +1,4 @@
-"""Offline algorithms: one file each, one entry point, :mod:`rlhive.sim_algos.run`."""
+"""Algorithms, offline and online: one file each, one entry point, :mod:`rlhive.sim_algos.run`."""
 
 from typing import Any
 

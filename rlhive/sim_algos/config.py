@@ -6,15 +6,18 @@ from typing import Any
 
 from rlhive.errors import MissingExtra
 
+#: Algorithms that act in an environment while they learn; the others need a dataset.
+ONLINE = ("sac",)
+
 CONF_DIR = Path(__file__).parent / "conf"
 
 
-def make_config(model: str, dataset: str, *, overrides: Sequence[str] = ()) -> dict[str, Any]:
+def make_config(model: str, dataset: str | None = None, *, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Return what ``+model=… +dataset=… overrides…`` means.
 
     Args:
-        model: A file of conf/model: "bc" or "iql".
-        dataset: Dataset name, or folder of a version.
+        model: A file of conf/model: "bc", "iql" or "sac".
+        dataset: Dataset name, or folder of a version; None for none, which "sac" can do without.
         overrides: In Hydra's grammar, as on the command line: ``["train.num_steps=2000", "split=expert+medium"]``.
 
     Returns:
@@ -44,7 +47,7 @@ def make_config(model: str, dataset: str, *, overrides: Sequence[str] = ()) -> d
         with initialize_config_dir(str(CONF_DIR), version_base="1.3", job_name="rlhive"):
             composed = compose("config", [f"+model={model}", *overrides])
         with open_dict(composed):  # not as an override: a path would have to be quoted in Hydra's grammar
-            composed.dataset = str(dataset)
+            composed.dataset = dataset
         return OmegaConf.to_container(composed, resolve=True)
     except (HydraException, OmegaConfBaseException) as error:
         msg = f"Configuration of {model!r} with {list(overrides)}: {error}. See {CONF_DIR.name}/model/{model}.yaml."

@@ -13,6 +13,7 @@ from torchrl.objectives import IQLLoss, SoftUpdate
 from rlhive import keys
 from rlhive.checkpoint import make_actor
 from rlhive.sim_algos.networks import make_critics, make_stochastic_actor
+from rlhive.sim_algos.preparing import TRANSITION, reward_scale_of
 
 
 class ImplicitQLearning:
@@ -33,14 +34,7 @@ class ImplicitQLearning:
     """
 
     #: What a batch must hold.
-    in_keys = (
-        keys.OBSERVATION,
-        keys.ACTION,
-        (keys.NEXT, keys.OBSERVATION),
-        keys.NEXT_REWARD,
-        keys.NEXT_TERMINATED,
-        keys.NEXT_DONE,
-    )
+    in_keys = TRANSITION
 
     def __init__(
         self,
@@ -52,7 +46,7 @@ class ImplicitQLearning:
         device: torch.device | str = "cpu",
     ) -> None:
         settings = config["loss"]
-        self.reward_scale = _reward_scale(settings["reward_scale"], reward_std)
+        self.reward_scale = reward_scale_of(settings["reward_scale"], reward_std)
         self.actor = make_actor(observation_dim, action_dim, config["network"]).to(device)
         qvalue, value = make_critics(observation_dim, action_dim, config["network"])
         self.loss = IQLLoss(
@@ -101,9 +95,3 @@ class ImplicitQLearning:
 
         # The critics slow down as well: the actor's last steps are then weighted by advantages that hold still.
         return optimizer, torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, num_steps)
-
-
-def _reward_scale(configured: float | None, reward_std: float) -> float:
-    if configured is not None:
-        return float(configured)
-    return 1.0 / reward_std if reward_std > 0 else 1.0

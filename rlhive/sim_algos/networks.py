@@ -7,7 +7,7 @@ import torch
 from tensordict.nn import TensorDictModule
 from torch import nn
 from torch.distributions import Independent, Laplace
-from torchrl.modules import ProbabilisticActor, ValueOperator
+from torchrl.modules import ProbabilisticActor, TanhNormal, ValueOperator
 
 from rlhive import keys
 from rlhive.checkpoint import make_mlp
@@ -66,6 +66,18 @@ def make_stochastic_actor(
     return ProbabilisticActor(
         head, in_keys=["loc", "scale"], out_keys=[keys.ACTION], distribution_class=ActionDistribution
     )
+
+
+def make_tanh_normal_actor(
+    actor: nn.Sequential, observation_dim: int, action_dim: int, network: Mapping[str, Any]
+) -> ProbabilisticActor:
+    """Wrap an actor, a perceptron and a tanh, in the tanh-normal distribution whose mode its action is.
+
+    Unlike what offline data hold, the actions that such a policy takes itself never lie on the bound.
+    """
+    scale = make_mlp(observation_dim, action_dim, _plain(network, "scale_hidden_sizes"))
+    head = TensorDictModule(DistributionHead(actor[0], scale), in_keys=[keys.OBSERVATION], out_keys=["loc", "scale"])
+    return ProbabilisticActor(head, in_keys=["loc", "scale"], out_keys=[keys.ACTION], distribution_class=TanhNormal)
 
 
 def make_critics(

@@ -2,6 +2,7 @@
 
     python -m rlhive.sim_algos.run +model=bc +dataset=kitchen_knob1
     python -m rlhive.sim_algos.run +model=iql +dataset=kitchen_knob1 train.num_steps=2000 seed=1
+    python -m rlhive.sim_algos.run +model=sac +exploration=gaussian +env=reach
     python -m rlhive.sim_algos.run --multirun +model=bc,iql +dataset=kitchen_knob1 seed=0,1,2
 
 The checkpoint goes to Hydra's run folder, ``hydra.run.dir``. From Python, call :func:`rlhive.sim_algos.train`.
@@ -15,7 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from rlhive.errors import RLHiveError
-from rlhive.sim_algos.config import CONF_DIR
+from rlhive.sim_algos.config import CONF_DIR, ONLINE
 from rlhive.sim_algos.training import train_from_config
 
 
@@ -34,11 +35,13 @@ def check_arguments(arguments: list[str]) -> None:
         re.match(r"--?(h|help|hydra-help|version|info|i|shell-completion|sc)\b", argument) for argument in arguments
     ):
         return
-    absent = [
-        group
-        for group in ("model", "dataset")
-        if not any(re.match(rf"\+*{group}(\.name)?=", argument) for argument in arguments)
-    ]
+    chosen = {}
+    for argument in arguments:
+        found = re.match(r"\+*(model|dataset)(?:\.name)?=(.*)", argument)
+        if found:
+            chosen[found[1]] = found[2]
+    online = set(chosen.get("model", "").split(",")) & set(ONLINE)
+    absent = [group for group in ("model", "dataset") if group not in chosen and not (group == "dataset" and online)]
     if absent:
         sys.exit(f"Nothing to train: expected +model=bc +dataset=kitchen_knob1, got no {' and no '.join(absent)}.")
 

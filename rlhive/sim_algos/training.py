@@ -1,61 +1,32 @@
-"""From a dataset, or any TorchRL replay buffer, to a checkpoint: the loop that all algorithms share."""
+"""``train()``: from a configuration to a checkpoint, and the loop of the algorithms that learn offline."""
 
-import contextlib
-import logging
-import math
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from tensordict import TensorDictBase
-from tensordict.nn import TensorDictModule
 from torchrl.data import ReplayBuffer
-from tqdm import tqdm
 
-from rlhive import keys
-from rlhive.checkpoint import Normalizer, check_writable, make_deployed_policy, save_checkpoint
-from rlhive.errors import SchemaMismatch, TrainingDiverged
-from rlhive.provenance import git_state, versions
+from rlhive.checkpoint import check_writable
+from rlhive.errors import InvalidSetting
 from rlhive.sim_algos.bc import BehaviorCloning
-from rlhive.sim_algos.config import make_config
+from rlhive.sim_algos.config import ONLINE, make_config
+from rlhive.sim_algos.course import Callback, Course, TrainResult, seeded, source_of
 from rlhive.sim_algos.iql import ImplicitQLearning
+from rlhive.sim_algos.online import train_online
+from rlhive.sim_algos.preparing import Preparation, measure
+
+if TYPE_CHECKING:
+    from rlhive.dataset import RoboHiveDataset
 
 ALGORITHMS = {"bc": BehaviorCloning, "iql": ImplicitQLearning}
-
-#: Called with (step, policy) while training; what it returns joins the learning curve.
-Callback = Callable[[int, TensorDictModule], Mapping[str, float] | None]
-
-_LOG = logging.getLogger("rlhive")
-_CHUNK = 65_536  # rows read at once for the statistics: 40 MB of kitchen observations
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """What a training left.
-
-    Attributes:
-        checkpoint: Folder for :func:`rlhive.checkpoint.load_policy`.
-        algorithm: "bc" or "iql".
-        curve: One dict per logged step: ``step`` (gradient steps done), ``seconds`` (since the first), ``loss`` and
-            the algorithm's other losses (means since the last row), and what the callback returned.
-        seconds: Wall time of the gradient steps, callbacks included.
-        samples_per_s: Transitions that went through a gradient step, per second of it.
-    """
-
-    checkpoint: Path
-    algorithm: str
-    curve: list[dict[str, float]]
-    seconds: float
-    samples_per_s: float
 
 
 def train(
     model: str = "bc",
-    dataset: str | Path = "kitchen_knob1",
+    dataset: str | Path | None = None,
     *,
+    env: str | None = None,
     split: str | None = None,
     version: str | None = None,
     seed: int | None = None,
@@ -64,14 +35,15 @@ def train(
     callback: Callback | None = None,
     progress: bool = True,
 ) -> TrainResult:
-    """Train a policy on a dataset; the same as ``python -m rlhive.sim_algos.run +model=… +dataset=…``.
+    """Train a policy; the same as ``python -m rlhive.sim_algos.run +model=… +dataset=…``.
 
     It is deterministic for a seed on one machine. Interrupted, it leaves the checkpoint that was in ``output_dir``
     before, or none, never half of one.
 
     Args:
-        model: "bc" or "iql".
-        dataset: Dataset name or folder of a version.
+        model: "bc" or "iql", which learn from a dataset alone, or "sac", which acts in an environment.
+        dataset: Dataset name or folder of a version; for "sac" what its buffer holds at the start.
+        env: Where "sac" acts: a task or an environment id; default the dataset's, or "reach".
         split: What to learn from, for example "expert+medium"; default the algorithm's own: "expert" for "bc", all
             splits for "iql".
         version: Of the dataset; default the newest.
@@ -87,13 +59,14 @@ def train(
 
     Raises:
         ValueError: Unknown algorithm or override.
+        InvalidSetting: No dataset for an algorithm that needs one, or an environment for one that acts in none.
         DatasetNotFound: No such dataset; SplitNotFound: no such split.
         StoreNotWritable: ``output_dir`` cannot be written.
         TrainingDiverged: A loss became NaN or infinite.
     """
     address = str(dataset.absolute()) if isinstance(dataset, Path) else dataset
     config = make_config(model, address, overrides=overrides)
-    given = {"split": split, "version": version, "seed": seed}
+    given = {"env": env, "split": split, "version": version, "seed": seed}
     config.update({name: value for name, value in given.items() if value is not None})
     return train_from_config({**config, "progress": progress}, output_dir=output_dir, callback=callback)
 
@@ -102,21 +75,40 @@ def train_from_config(
     config: Mapping[str, Any], *, output_dir: str | Path, callback: Callback | None = None
 ) -> TrainResult:
     """Train as a whole configuration says; see :func:`train`, which composes one."""
+    config = {"dataset": None, "env": None, "exploration": None, **config}
+    _check_choices(config)
+    check_writable(output_dir)
+    dataset = _open(config) if config["dataset"] is not None else None
+    if config["algorithm"] in ONLINE:
+        return train_online(config, dataset, output_dir=output_dir, callback=callback)
+    buffer = dataset.as_replay_buffer(batch_size=config["train"]["batch_size"])
+    return train_on_buffer(
+        buffer, config, env_name=dataset.env_name, output_dir=output_dir, source=source_of(dataset), callback=callback
+    )
+
+
+def _check_choices(config: Mapping[str, Any]) -> None:
+    algorithm = config["algorithm"]
+    if algorithm in ONLINE:
+        return
+    if config["dataset"] is None:
+        msg = f"{algorithm} learns from a dataset: expected its name, got none. Add +dataset=kitchen_knob1"
+        raise InvalidSetting(msg)
+    for name in ("env", "exploration"):
+        if config[name] is not None:
+            msg = (
+                f"{algorithm} learns from a dataset alone: expected no {name}, got {config[name]}. Leave it out, or "
+                f"choose an algorithm that acts: {', '.join(ONLINE)}."
+            )
+            raise InvalidSetting(msg)
+
+
+def _open(config: Mapping[str, Any]) -> "RoboHiveDataset":
     from rlhive.dataset import RoboHiveDataset
 
-    check_writable(output_dir)
     version = config["version"]
-    dataset = RoboHiveDataset(
-        config["dataset"], split=config["split"], version=None if version is None else str(version)
-    )
-    buffer = dataset.as_replay_buffer(batch_size=config["train"]["batch_size"])
-    source = {
-        "task_name": dataset.task_name,
-        "dataset": {"name": dataset.name, "version": dataset.version, "fingerprint": dataset.fingerprint},
-    }
-    return train_on_buffer(
-        buffer, config, env_name=dataset.env_name, output_dir=output_dir, source=source, callback=callback
-    )
+    version = None if version is None else str(version)
+    return RoboHiveDataset(config["dataset"], split=config["split"], version=version)
 
 
 def train_on_buffer(
@@ -151,10 +143,8 @@ def train_on_buffer(
     algorithm = ALGORITHMS[config["algorithm"]]
     statistics = measure(buffer, algorithm.in_keys)
     device = torch.device(config["device"])
-    with torch.random.fork_rng(), _threads(config["num_threads"]):  # the caller's torch stays as it was
-        torch.manual_seed(config["seed"])
+    with seeded(config["seed"], config["num_threads"]):
         buffer.set_rng(torch.Generator().manual_seed(config["seed"]))
-        normalizer = Normalizer(statistics.mean, statistics.std).to(device)
         learner = algorithm(
             config,
             observation_dim=len(statistics.mean),
@@ -162,144 +152,8 @@ def train_on_buffer(
             reward_std=statistics.reward_std,
             device=device,
         )
-        policy = make_deployed_policy(normalizer, learner.actor, env_name=env_name)
-        curve, seconds = _run(learner, policy, buffer, config, callback)
-    record = {
-        "algorithm": config["algorithm"],
-        "env_name": env_name,
-        "observation_key": keys.OBSERVATION,
-        "observation_dim": len(statistics.mean),
-        "action_key": keys.ACTION,
-        "action_dim": statistics.action_dim,
-        "network": config["network"],
-        **(source or {}),
-        "split": config["split"],
-        "num_transitions": len(buffer),
-        "seed": config["seed"],
-        "config": dict(config),
-        "versions": versions("rlhive", "torch", "torchrl", "tensordict"),
-        "git": git_state(),
-        "seconds": round(seconds, 3),
-    }
-    folder = save_checkpoint(output_dir, policy, record, curve)
-    _LOG.info("Checkpoint written to %s", folder)
-    samples = config["train"]["num_steps"] * config["train"]["batch_size"]
-    return TrainResult(folder, config["algorithm"], curve, seconds, samples / seconds)
-
-
-@dataclass(frozen=True)
-class Statistics:
-    """What the normalisation needs, over all transitions of a buffer.
-
-    Attributes:
-        mean: Of the observations, float64 ``[observation_dim]``.
-        std: Of the observations, float64 ``[observation_dim]``; 0 where they do not vary.
-        reward_std: Of the rewards; 0 without any.
-        action_dim: Size of an action.
-    """
-
-    mean: torch.Tensor
-    std: torch.Tensor
-    reward_std: float
-    action_dim: int
-
-
-def measure(buffer: ReplayBuffer, in_keys: Sequence[keys.NestedKey]) -> Statistics:
-    """Read the whole buffer once, check that it can be learned from, and return its statistics.
-
-    Raises:
-        SchemaMismatch: It is empty, lacks one of ``in_keys``, or holds NaN or infinite values.
-    """
-    if len(buffer) == 0:
-        msg = "The replay buffer is empty: expected at least one transition. Choose another split."
-        raise SchemaMismatch(msg)
-    chunks = [buffer[start : start + _CHUNK] for start in range(0, len(buffer), _CHUNK)]
-    missing = [key for key in in_keys if key not in chunks[0].keys(True)]
-    if missing:
-        msg = f"The replay buffer's transitions lack {missing}: expected {list(in_keys)}. Choose another dataset."
-        raise SchemaMismatch(msg)
-    for key in in_keys:
-        if not all(bool(torch.isfinite(chunk[key]).all()) for chunk in chunks):
-            msg = f"The replay buffer's {key!r}: expected finite values, got NaN or infinity. Check the dataset."
-            raise SchemaMismatch(msg)
-    mean, std = _mean_and_std([chunk[keys.OBSERVATION] for chunk in chunks])
-    rewards = [chunk[keys.NEXT_REWARD] for chunk in chunks] if keys.NEXT_REWARD in in_keys else []
-    reward_std = float(_mean_and_std(rewards)[1]) if rewards else 0.0
-    return Statistics(mean, std, reward_std, action_dim=chunks[0][keys.ACTION].shape[-1])
-
-
-def _mean_and_std(chunks: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Two passes in float64: the one-pass formula loses the variance of a dimension far from zero."""
-    count = sum(len(chunk) for chunk in chunks)
-    mean = sum(chunk.to(torch.float64).sum(0) for chunk in chunks) / count
-    variance = sum((chunk.to(torch.float64) - mean).square().sum(0) for chunk in chunks) / count
-    return mean, variance.sqrt()
-
-
-def _run(
-    learner: BehaviorCloning | ImplicitQLearning,
-    policy: TensorDictModule,
-    buffer: ReplayBuffer,
-    config: Mapping[str, Any],
-    callback: Callback | None,
-) -> tuple[list[dict[str, float]], float]:
-    """Take all gradient steps; return the learning curve and the seconds that they took."""
-    settings = config["train"]
-    num_steps, log_every, eval_every = settings["num_steps"], settings["log_every"], settings["eval_every"]
-    prepare = Preparation(policy.module[0], learner.in_keys, torch.device(config["device"]))
-    curve: list[dict[str, float]] = []
-    since_log: list[dict[str, torch.Tensor]] = []
-    start = time.perf_counter()
-    with tqdm(total=num_steps, desc=f"train {config['algorithm']}", unit="step", disable=not config["progress"]) as bar:
-        for step in range(1, num_steps + 1):
-            learner.actor.train()
-            since_log.append(learner.update(prepare(buffer.sample(settings["batch_size"]))))
-            bar.update()
-            calls_back = callback is not None and (step % eval_every == 0 or step == num_steps)
-            if step % log_every and step != num_steps and not calls_back:
-                continue
-            row = {"step": step, "seconds": time.perf_counter() - start, **_means(since_log, step)}
-            since_log.clear()
-            bar.set_postfix(loss=f"{row['loss']:.4f}", refresh=False)
-            if calls_back:
-                learner.actor.eval()
-                row |= callback(step, policy) or {}
-            curve.append(row)
-    return curve, time.perf_counter() - start
-
-
-class Preparation:
-    """Turn a batch of the buffer into one of the learner: only its keys, normalised, in float32, on its device."""
-
-    def __init__(self, normalizer: Normalizer, in_keys: Sequence[keys.NestedKey], device: torch.device) -> None:
-        self._normalizer, self._in_keys, self._device = normalizer, in_keys, device
-
-    def __call__(self, batch: TensorDictBase) -> TensorDictBase:
-        """Return a new TensorDict; the batch, which may be a view of the dataset, is left as it was."""
-        batch = batch.select(*self._in_keys).to(self._device)
-        for key in self._in_keys:
-            value = batch[key]
-            if key in (keys.OBSERVATION, (keys.NEXT, keys.OBSERVATION)):
-                batch[key] = self._normalizer(value)
-            elif value.is_floating_point():
-                batch[key] = value.to(torch.float32)
-        return batch
-
-
-@contextlib.contextmanager
-def _threads(num_threads: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(num_threads or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _means(losses: Sequence[Mapping[str, torch.Tensor]], step: int) -> dict[str, float]:
-    means = {name: float(torch.stack([row[name] for row in losses]).mean()) for name in losses[0]}
-    for name, value in means.items():
-        if not math.isfinite(value):
-            msg = f"Training diverged before step {step}: expected a finite {name}, got {value}. Lower optim's rates."
-            raise TrainingDiverged(msg)
-    return means
+        with Course(config, statistics, learner, env_name=env_name, callback=callback) as course:
+            prepare = Preparation(course.normalizer, learner.in_keys, device)
+            while not course.is_over:
+                course.took(learner.update(prepare(buffer.sample(config["train"]["batch_size"]))))
+    return course.leave(output_dir, source=source or {}, num_transitions=len(buffer))
