@@ -226,12 +226,13 @@ def _include(batch: TensorDict, info: dict[str, Any]) -> None:
     if batch.is_locked:
         with batch.unlock_():
             return _include(batch, info)
+    ndim = batch.ndim
     for key, value in info.items():
         if key == _INDEX and isinstance(value, tuple):
-            value = torch.stack(value, -1)
+            value = torch.stack(value, -1) if len(value) > 1 else value[0].unsqueeze(-1)
         elif not isinstance(value, torch.Tensor):
             value = torch.as_tensor(value, device=batch.device)
-        if value.ndim < batch.ndim:
+        if value.ndim < ndim:
             value = expand_as_right(value, batch)
         if isinstance(key, str):
             _set(batch, key, value)
@@ -242,8 +243,9 @@ def _include(batch: TensorDict, info: dict[str, Any]) -> None:
 
 def _set(batch: TensorDict, name: str, value: torch.Tensor) -> None:
     """Set an entry, without the checks where they would find nothing."""
-    if type(batch) is TensorDict and value.device == batch.device and value.shape[: batch.ndim] == batch.shape:
-        batch._set_str(name, value, inplace=False, validated=True)
+    size = batch._batch_size if type(batch) is TensorDict else None
+    if size is not None and value.shape[: len(size)] == size and value.device == batch._device:
+        batch._tensordict[name] = value
     else:
         batch.set(name, value)
 

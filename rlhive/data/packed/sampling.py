@@ -66,12 +66,16 @@ class EpisodeSliceSampler(SliceSampler):
                 "Ask for shorter slices, or short_episodes='pad' or 'shorter'."
             )
             raise EpisodesTooShort(msg)
-        self._first = boundaries[0][kept, 0]
         self._take = lengths[kept].clamp_max(slice_len)
-        self._num_starts = lengths[kept] - self._take + 1
-        self._terminated, self._done = (flags[kept] for flags in storage.endings())
+        num_starts = lengths[kept] - self._take + 1
+        terminated, self._done = (flags[kept] for flags in storage.endings())
+        # Of every episode: its first transition, its number of starts, and the last of those where it ends with a
+        # terminal transition (-1 otherwise). Side by side, since one gather of all costs as much as one of each.
+        last = torch.where(terminated, num_starts - 1, -1)
+        self._table = torch.stack([boundaries[0][kept, 0], num_starts, last], 1)
         self._whole = bool((self._take == slice_len).all())
         self._steps = torch.arange(slice_len, device=lengths.device)
+        self._ends = torch.zeros(3, 0, slice_len, 1, dtype=torch.bool, device=lengths.device)
 
     def sample(self, storage: Storage, batch_size: int) -> tuple[tuple[torch.Tensor], dict[Any, torch.Tensor]]:
         """Draw slices.
@@ -84,23 +88,23 @@ class EpisodeSliceSampler(SliceSampler):
             RuntimeError: The batch size is no multiple of the slice length.
         """
         slice_len, num_slices = self._adjusted_batch_size(batch_size * (self._batch_size_multiplier or 1))
-        generator, device = self._rng, self._first.device
-        episode = torch.randint(len(self._first), (num_slices,), device=device, generator=generator)
-        num_starts = self._num_starts[episode]
-        offset = (torch.rand(num_slices, device=device, generator=generator) * num_starts).floor().to(torch.int64)
-        start = self._first[episode] + offset
-        terminated = self._terminated[episode] & (offset == num_starts - 1)
+        generator, device = self._rng, self._table.device
+        episode = torch.randint(len(self._table), (num_slices,), device=device, generator=generator)
+        first, num_starts, last = self._table.index_select(0, episode).unbind(1)
+        offset = (torch.rand(num_slices, device=device, generator=generator) * num_starts).to(torch.int64)
+        start, terminated = first + offset, offset == last
         if self._whole:
-            return self._whole_slices(start, terminated, slice_len)
+            return self._whole_slices(start, terminated)
         return self._short_slices(start, terminated, self._done[episode], self._take[episode])
 
-    def _whole_slices(self, start: torch.Tensor, terminated: torch.Tensor, slice_len: int) -> tuple[tuple, dict]:
+    def _whole_slices(self, start: torch.Tensor, terminated: torch.Tensor) -> tuple[tuple, dict]:
         index = (start.unsqueeze(1) + self._steps).view(-1)
-        flags = torch.zeros(3, len(index), 1, dtype=torch.bool, device=start.device)
-        last = flags.view(3, -1, slice_len)[:, :, -1]
-        last[:2] = True
-        last[2] = terminated
-        return (index,), dict(zip(_END_KEYS, flags.unbind(0), strict=True))
+        if self._ends.shape[1] != len(start):  # truncated and done at the end of every slice
+            self._ends = self._ends.new_zeros(3, len(start), len(self._steps), 1)
+            self._ends[:2, :, -1] = True
+        flags = self._ends.clone()
+        flags[2, :, -1, 0] = terminated
+        return (index,), dict(zip(_END_KEYS, flags.view(3, -1, 1).unbind(0), strict=True))
 
     def _short_slices(
         self, start: torch.Tensor, terminated: torch.Tensor, done: torch.Tensor, take: torch.Tensor

@@ -1,6 +1,6 @@
 """From rows of the packed cache to the leaves of a batch: which rows one item reads, and what becomes of them.
 
-One gather per block, and every leaf is a strided window into its copy. A plain transition reads its row and the row
+One gather per block, and every leaf is a strided window into its copy, on which no other leaf lies. A plain transition reads its row and the row
 below; both lie next to each other, so the index selects from a view whose rows overlap::
 
     block      [num_rows, W] words  ── as_strided ──►  [num_rows - 1, W + observed], row stride W
@@ -14,6 +14,7 @@ and to the row of its final observation::
     K = 1      t-F+1 … t, t+1                                 both stacks share their frames
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -110,6 +111,48 @@ class _Leaf(NamedTuple):
     finish: Callable[[torch.Tensor], torch.Tensor] | None
 
 
+class _Cuts:
+    """How one copy, as one dtype sees it, comes apart into leaves.
+
+    One call that splits the rows all along costs half of a view per leaf. It is the "unsafe" split: its parts do not
+    know of each other, so that autograd takes what is done to one leaf in place for no change of the others.
+
+    Args:
+        leaves: What lies in a row.
+        width: Elements of a row.
+    """
+
+    def __init__(self, leaves: Sequence[_Leaf], width: int):
+        parts: list[tuple[int, _Leaf | None]] = []
+        strided, end = [], 0
+        for leaf in sorted(leaves, key=lambda leaf: leaf.offset):
+            if leaf.offset < end or leaf.strides != _contiguous(leaf.shape):
+                strided.append(leaf)
+                continue
+            parts += [(leaf.offset - end, None)] if leaf.offset > end else []
+            parts.append((math.prod(leaf.shape), leaf))
+            end = leaf.offset + math.prod(leaf.shape)
+        if sum(leaf is not None for _, leaf in parts) < 2:
+            parts, strided = [], list(leaves)
+        elif width > end:
+            parts.append((width - end, None))
+        self._widths = [size for size, _ in parts]
+        self._parts = [leaf for _, leaf in parts]
+        self._strided = strided
+
+    def apart(self, typed: torch.Tensor) -> list[tuple[_Leaf, torch.Tensor]]:
+        """Return every leaf with its values, ``[n, *shape]``, before what finishes it."""
+        count, width = typed.shape
+        found = []
+        if self._widths:
+            for leaf, value in zip(self._parts, torch.unsafe_split_with_sizes(typed, self._widths, 1), strict=True):
+                if leaf is not None:
+                    found.append((leaf, value if len(leaf.shape) == 1 else value.view(count, *leaf.shape)))
+        for leaf in self._strided:
+            found.append((leaf, typed.as_strided((count, *leaf.shape), (width, *leaf.strides), leaf.offset)))
+        return found
+
+
 class Gather:
     """How some rows of one block become leaves.
 
@@ -143,6 +186,9 @@ class Gather:
             self._add(place, place.field.key, here)
             if place.field.observed:
                 self._add(place, (keys.NEXT, *_parts(place.field.key)), self._num_slots - 1)
+        self._cuts = [
+            _Cuts(leaves, self._item_words * _WORD // dtype.itemsize) for dtype, leaves in self._leaves.items()
+        ]
 
     def __bool__(self) -> bool:
         return bool(self._leaves)
@@ -179,15 +225,12 @@ class Gather:
             roots: A dict per batch, which share the items evenly and in order; they get dicts for nested keys.
             copies: What :meth:`read` gave.
         """
-        for typed, leaves in zip(copies, self._leaves.values(), strict=True):
-            count, width = typed.shape
-            size, step = (count,), (width,)  # tuples: sums of torch.Size cost three times as much
-            for parents, name, offset, shape, strides, finish in leaves:
-                value = typed.as_strided(size + shape, step + strides, offset)
+        for typed, cuts in zip(copies, self._cuts, strict=True):
+            for (parents, name, _, _, _, finish), value in cuts.apart(typed):
                 if finish is not None:
                     value = finish(value)
                 # One call for the parts of all batches costs less than a call for each.
-                parts = (value,) if len(roots) == 1 else value.chunk(len(roots))
+                parts = (value,) if len(roots) == 1 else value.unsafe_chunk(len(roots))
                 for number, part in enumerate(parts):
                     target = roots[number]
                     for parent in parents:
