@@ -87,7 +87,7 @@ class EpisodeSliceSampler(SliceSampler):
         Raises:
             RuntimeError: The batch size is no multiple of the slice length.
         """
-        slice_len, num_slices = self._adjusted_batch_size(batch_size * (self._batch_size_multiplier or 1))
+        _, num_slices = self._adjusted_batch_size(batch_size * (self._batch_size_multiplier or 1))
         generator, device = self._rng, self._table.device
         episode = torch.randint(len(self._table), (num_slices,), device=device, generator=generator)
         first, num_starts, last = self._table.index_select(0, episode).unbind(1)

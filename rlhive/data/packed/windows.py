@@ -1,7 +1,7 @@
 """From rows of the packed cache to the leaves of a batch: which rows one item reads, and what becomes of them.
 
-One gather per block, and every leaf is a strided window into its copy, on which no other leaf lies. A plain transition reads its row and the row
-below; both lie next to each other, so the index selects from a view whose rows overlap::
+One gather per block, and every leaf is a strided window into its copy, on which no other leaf lies. A plain transition
+reads its row and the row below; both lie next to each other, so the index selects from a view whose rows overlap::
 
     block      [num_rows, W] words  ── as_strided ──►  [num_rows - 1, W + observed], row stride W
     gathered   [n, W + observed]   │ row t: observation, episode, action, … │ row t+1: observation │
