@@ -10,6 +10,7 @@ from rlhive.data import load
 from rlhive.data.buffer import make_replay_buffer
 from rlhive.data.manifest import FileEntry, Manifest
 from rlhive.data.packed.dataloader import make_dataloader
+from rlhive.data.packed.layout import ImageCache
 from rlhive.data.packed.sampling import ShortEpisodes
 from rlhive.data.packed.serving import Normalize, serve
 from rlhive.data.packed.storage import PackedStorage
@@ -47,6 +48,7 @@ class Feeding(Derivations):
         frame_stack: int = 1,
         return_to_go: bool = False,
         normalize: Normalize = False,
+        image_cache: ImageCache | None = None,
         sampler: "Sampler | None" = None,
         transform: Callable | None = None,
         device: torch.device | str = "cpu",
@@ -78,6 +80,10 @@ class Feeding(Derivations):
             return_to_go: Whether to give ``return_to_go``, the rewards from here to the episode's end.
             normalize: ``(value - mean) / std`` over the chosen episodes, as TorchRL's ``ObservationNorm``: of
                 ``observation`` for True, of the keys given, or with ``{key: (mean, scale)}``.
+            image_cache: How the cache keeps pictures (any field of 4 KB or more): ``"raw"`` rows, read at memory speed,
+                or ``"encoded"`` without a loss, a fifth of them or less where the camera stands still, decoded by all
+                cores. By default as a cache that is there does, otherwise raw while that takes no more than half of
+                the memory and of the free disk.
             sampler: One of TorchRL's; uniform with replacement by default. Slice samplers get the boundaries from
                 the episode table.
             transform: Applied to every batch.
@@ -109,6 +115,7 @@ class Feeding(Derivations):
             frame_stack=frame_stack,
             return_to_go=return_to_go,
             normalize=normalize,
+            image_cache=image_cache,
             device=device,
             in_memory=in_memory,
         )
@@ -164,13 +171,14 @@ class Feeding(Derivations):
         where: Condition | None = None,
         keys: Sequence[NestedKey] | None = None,
         normalize: Normalize = False,
+        image_cache: ImageCache | None = None,
         **options: Any,
     ) -> PackedStorage:
         """Return the read-only TorchRL storage behind :meth:`as_replay_buffer`; the arguments are those of it."""
         view = self if split is None else self[split]
         view = view if where is None else view.where(where)
         shards = self._shards(view._on_disk)
-        packed = load.open_packed(self.path, self._manifest, shards=shards, store=self._store)
+        packed = load.open_packed(self.path, self._manifest, shards=shards, image_cache=image_cache, store=self._store)
         if view._selection is None:
             codes = [packed.splits.index(name) for name in view.splits]
             chosen = torch.cat([(packed.episodes[:, 1] == code).nonzero().flatten() for code in codes])

@@ -103,7 +103,8 @@ def delete(name: str, version: str, *, store: Path | None = None) -> Path:
     cache.discard(local[version])
     others = (path for other in local_datasets(store=store) for path in local_versions(other, store=store).values())
     if content is not None and content not in map(_fingerprint, others):
-        cache.discard(cache.memmap_dir(content, store=store))
+        for encoded in (False, True):
+            cache.discard(cache.memmap_dir(content, encoded=encoded, store=store))
     return local[version]
 
 

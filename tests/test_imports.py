@@ -17,7 +17,7 @@ FLOORS = [
     {"keys", "errors", "provenance", "envs", "data"} | {f"data.{group}" for group in GROUPS},
     {"envs.references"},
     {"data.checks.findings", "data.untrusted", "data.versions.picture"},
-    {"data.schema", "envs.tasks", "envs.assets", "envs.visual", "envs.opengl"},
+    {"data.schema", "data.packed.frames", "envs.tasks", "envs.assets", "envs.visual", "envs.opengl"},
     {"data.episodes", "data.cache", "data.statistics", "envs.install", "envs.toy", "envs.rendering", "envs.robot"},
     {"envs.loading", "envs.kinematics"},
     {
@@ -124,6 +124,7 @@ OWNERS = {
         "data.formats.tfds",
         "data.shards",
         "data.recording.stream",
+        "data.packed.frames",
         "data.versions.sketches",
         "data.versions.selection",
         "data.versions.derive",

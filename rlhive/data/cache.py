@@ -80,9 +80,9 @@ def recording_dir(name: str, version: str, run: str, *, store: Path | None = Non
     return (store or store_dir()) / ".recordings" / namespace / bare / f"{version}-{run}"
 
 
-def memmap_dir(fingerprint: str, *, store: Path | None = None) -> Path:
-    """Return the folder of the packed memmap cache of a version; derived, safe to delete."""
-    return (store or store_dir()) / ".cache" / fingerprint
+def memmap_dir(fingerprint: str, *, encoded: bool = False, store: Path | None = None) -> Path:
+    """Return the folder of the packed memmap cache of a version, or of its encoded one; derived, safe to delete."""
+    return (store or store_dir()) / ".cache" / (f"{fingerprint}.encoded" if encoded else fingerprint)
 
 
 def certificate_path(fingerprint: str, *, store: Path | None = None) -> Path:
@@ -178,6 +178,17 @@ def write_aside(path: Path, content: bytes) -> None:
         flush_folder(path.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def memory_bytes() -> int:
+    """Return the bytes of this machine's memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def free_bytes(store: Path | None = None) -> int:
+    """Return the bytes that are free on the disk of the store, whether its folder exists or not."""
+    folder = (store or store_dir()).absolute()
+    return shutil.disk_usage(next(part for part in (folder, *folder.parents) if part.exists())).free
 
 
 def flush_folder(folder: Path) -> None:

@@ -1,6 +1,7 @@
 """A version on disk → verified files → tables and the packed cache. Mirror image of export.py."""
 
 import contextlib
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -14,9 +15,14 @@ from rlhive.data import arrow, cache, shards
 from rlhive.data.checks.agreement import COUNTED, count_problems, require, schema_problems, table_problems
 from rlhive.data.episodes import EpisodeRecord
 from rlhive.data.manifest import EPISODES_PATH, FileEntry, Manifest, verify
-from rlhive.data.packed.layout import Packed, PackedWriter
+from rlhive.data.packed.layout import ImageCache, Packed, PackedWriter, blocks_of
 from rlhive.data.seal import require_sealed, seal, source_of
 from rlhive.errors import CorruptDataset, DatasetExists
+
+logger = logging.getLogger(__name__)
+
+#: Raw pictures may take this share of the memory and of the free disk unasked.
+_SHARE = 0.5
 
 #: A cache that others remove or damage while it is made is made so many times.
 _TRIES = 4
@@ -76,7 +82,12 @@ def read_records(folder: Path, manifest: Manifest, splits: Sequence[str]) -> Ite
 
 
 def open_packed(
-    folder: Path, manifest: Manifest, *, shards: Sequence[FileEntry] | None = None, store: Path | None = None
+    folder: Path,
+    manifest: Manifest,
+    *,
+    shards: Sequence[FileEntry] | None = None,
+    image_cache: ImageCache | None = None,
+    store: Path | None = None,
 ) -> Packed:
     """Open the memmap cache of a version; build it where there is none or a damaged one.
 
@@ -86,18 +97,23 @@ def open_packed(
         folder: The version's folder.
         manifest: Its manifest.
         shards: What is needed at least. Where the folder lacks others, the cache is of these alone.
+        image_cache: How pictures are kept; by default as a cache that is there keeps them, otherwise raw while they
+            take no more than half of the memory and of the free disk, and encoded above, which a log line says.
+            Without pictures there is one kind of cache.
         store: Folder of all datasets.
 
     Raises:
+        ValueError: ``image_cache`` is neither.
         CorruptDataset: A file is not what the manifest recorded; no cache is left.
         StoreNotWritable, DiskFull: The cache cannot be written; nothing half-written is left.
     """
     whole = manifest
-    target = _cache_of(manifest, store)
+    kind = _kind_of(manifest, image_cache, store)
+    target = _cache_of(manifest, kind, store)
     if shards is not None and not target.exists() and not _has(folder, manifest.shards()):
         manifest = manifest.only(shards)
     for _ in range(_TRIES):
-        target = _cache_of(manifest, store)
+        target = _cache_of(manifest, kind, store)
         if target.exists():
             try:
                 require_sealed(target)
@@ -106,21 +122,45 @@ def open_packed(
                 cache.discard(target)
         # Where another process was faster, its cache is opened instead.
         with contextlib.suppress(DatasetExists), cache.publishing(target) as partial:
-            _build_packed(partial, Path(folder), manifest, episodes_of(folder, whole, manifest.shards()))
+            _build_packed(partial, Path(folder), manifest, episodes_of(folder, whole, manifest.shards()), kind)
             seal(partial, manifest.data_key)
     msg = f"Cache {target} is damaged or removed again whenever it was made. Find out who writes to it."
     raise CorruptDataset(msg)
 
 
-def _cache_of(manifest: Manifest, store: Path | None) -> Path:
+def _kind_of(manifest: Manifest, wanted: ImageCache | None, store: Path | None) -> ImageCache:
+    """Return how pictures are kept: as asked, as a cache that is there keeps them, or by their size."""
+    if wanted not in (None, "raw", "encoded"):
+        msg = f"image_cache={wanted!r}: expected 'raw' or 'encoded'. Choose one, or leave it out."
+        raise ValueError(msg)
+    row_bytes = sum(block.row_bytes for block in blocks_of(manifest.schema)[1:])
+    if not row_bytes:
+        return "raw"
+    there = [kind for kind in ("raw", "encoded") if _cache_of(manifest, kind, store).exists()]
+    if wanted or there:
+        return wanted or there[0]
+    need = row_bytes * sum(entry.num_transitions + entry.num_episodes for entry in manifest.shards())
+    room = min(cache.memory_bytes(), cache.free_bytes(store)) * _SHARE
+    kind = "raw" if need <= room else "encoded"
+    logger.info(
+        "%s %s: %s image cache, since raw pictures take %.1f GB and half of the memory and the free disk is %.1f GB; "
+        "image_cache= chooses",
+        *(manifest.name, manifest.version, kind, need / 1e9, room / 1e9),
+    )
+    return kind
+
+
+def _cache_of(manifest: Manifest, kind: ImageCache, store: Path | None) -> Path:
     """Return the folder of a version's cache.
 
     Anyone can claim a fingerprint in a manifest. A cache that was made of other files is left to those, and this
     version has one of its own beside it.
     """
-    target = cache.memmap_dir(manifest.fingerprint, store=store)
+    encoded = kind == "encoded"
+    target = cache.memmap_dir(manifest.fingerprint, encoded=encoded, store=store)
     if target.exists() and source_of(target) not in ("", manifest.data_key):
-        return target.with_name(f"{manifest.fingerprint}-{manifest.data_key[:16]}")
+        own = f"{manifest.fingerprint}-{manifest.data_key[:16]}"
+        return cache.memmap_dir(own, encoded=encoded, store=store)
     return target
 
 
@@ -154,14 +194,15 @@ def _has(folder: Path, entries: Iterable[FileEntry]) -> bool:
     return all((Path(folder) / entry.path).is_file() for entry in entries)
 
 
-def _build_packed(partial: Path, folder: Path, manifest: Manifest, episodes: pa.Table) -> None:
+def _build_packed(partial: Path, folder: Path, manifest: Manifest, episodes: pa.Table, kind: ImageCache) -> None:
     splits = list(manifest.splits)
     order = _by_split(episodes, splits)
     finals = arrow.finals_of(episodes, manifest.schema)
     codes = np.array([splits.index(split) for split in episodes["split"].to_pylist()], dtype=np.int64)
     table = np.stack([episodes[keys.EPISODE].to_numpy(), codes, episodes["length"].to_numpy()], axis=1)
     finals = {name: values[order] for name, values in finals.items()}
-    with contextlib.closing(PackedWriter(partial, manifest.schema, splits, table[order], finals)) as writer:
+    writer = PackedWriter(partial, manifest.schema, splits, table[order], finals, image_cache=kind)
+    with contextlib.closing(writer):
         paths, total = verified_shards(folder, manifest, splits), int(table[:, 2].sum())
         # Seen when it takes longer than a second, and off with TQDM_DISABLE=1: who waits wants to know what for.
         with tqdm(total=total, desc=f"pack {manifest.name}", unit="row", unit_scale=True, delay=1, leave=False) as bar:

@@ -5,7 +5,8 @@
     <folder>/
       layout.json       which field lies where; counts
       records.bin       row-major records of all small fields, the observed ones first
-      wide-0.bin, …     one row-major block per field of WIDE bytes or more (pictures)
+      wide-0.bin, …     one row-major block per field of WIDE bytes or more (pictures); where the cache is encoded,
+                        wide-0.zst and wide-0.idx instead, see packed/frames
       rows.bin          int64, physical row of each transition
       episodes.bin      int64 per episode: id, index of its split, index of its first transition, length
 
@@ -29,17 +30,21 @@ import json
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 import numpy as np
 import torch
 
 from rlhive import keys
 from rlhive.data.episodes import TERMINATED, TRUNCATED, Columns
+from rlhive.data.packed.frames import Form, Frames, FrameWriter
 from rlhive.data.schema import Field, Schema
 from rlhive.errors import CorruptDataset
 
 FORMAT_VERSION = 3
+
+#: How wide fields are kept: as rows that are mapped, or compressed frame by frame and decoded when they are read.
+ImageCache = Literal["raw", "encoded"]
 
 #: A field of this many bytes per row gets a block of its own: leaving it out of a batch then costs nothing.
 WIDE = 4096
@@ -74,6 +79,12 @@ class Block:
     row_bytes: int
 
     @property
+    def form(self) -> Form:
+        """Where the block is a wide field's own: the frames of its rows."""
+        item = self.places[0].field
+        return Form.of(item.shape, np.dtype(item.dtype).itemsize, self.row_bytes)
+
+    @property
     def observed(self) -> bool:
         """Whether any of its fields has a twin below ``"next"``."""
         return any(place.field.observed for place in self.places)
@@ -97,9 +108,19 @@ class PackedWriter:
         splits: Names of the splits.
         episodes: One row per episode in order: id, index of its split, length (1 or more); int64 ``[E, 3]``.
         finals: Final values of all episodes, ``[E, *shape]`` by the column name of an observed field.
+        image_cache: How wide fields are kept.
     """
 
-    def __init__(self, folder: Path, schema: Schema, splits: Sequence[str], episodes: np.ndarray, finals: Columns):
+    def __init__(
+        self,
+        folder: Path,
+        schema: Schema,
+        splits: Sequence[str],
+        episodes: np.ndarray,
+        finals: Columns,
+        *,
+        image_cache: ImageCache = "raw",
+    ):
         self._folder, self._schema, self._splits, self._finals = folder, schema, list(splits), finals
         ids, split_codes, lengths = episodes.T
         first = np.cumsum(lengths) - lengths
@@ -108,7 +129,14 @@ class PackedWriter:
         self._last = first + lengths + np.arange(len(ids))
         self._ids = np.repeat(ids, lengths + 1)
         self._blocks = blocks_of(schema)
-        self._files: list[BinaryIO] = [(folder / f"{block.name}.bin").open("wb") for block in self._blocks]
+        self._encoded = [block.name for block in self._blocks[1:]] if image_cache == "encoded" else []
+        begin = np.repeat(first + np.arange(len(ids)), lengths + 1)
+        self._files: list[BinaryIO | FrameWriter] = [
+            FrameWriter(folder, block.name, block.form, begin)
+            if block.name in self._encoded
+            else (folder / f"{block.name}.bin").open("wb")
+            for block in self._blocks
+        ]
         self._written = 0
 
     def write(self, columns: Columns) -> None:
@@ -141,6 +169,7 @@ class PackedWriter:
             "splits": self._splits,
             "num_transitions": len(self._rows),
             "num_episodes": len(self._table),
+            "encoded": self._encoded,
         }
         (self._folder / "layout.json").write_text(json.dumps(layout), encoding="utf-8")
 
@@ -170,7 +199,7 @@ class PackedWriter:
                     target[here] = columns[item.column].reshape(-1, item.width)
                 if item.observed:
                     target[final] = self._finals[item.column][ended].reshape(-1, item.width)
-            file.write(rows.data)
+            file.write(rows if isinstance(file, FrameWriter) else rows.data)
         self._written = stop
 
     def _miscounted(self, found: int) -> CorruptDataset:
@@ -193,7 +222,7 @@ class Packed:
     Attributes:
         schema: Of the transitions.
         blocks: The layout of each block, the records first.
-        data: One int64 tensor per block, ``[num_rows, row_bytes // 8]``.
+        data: One int64 tensor per block, ``[num_rows, row_bytes // 8]``, or what decodes its rows.
         rows: int64 ``[num_transitions]``, physical row of each transition.
         episodes: int64 ``[num_episodes, 4]``: id, index of the split, first transition, length.
         splits: Names of the splits.
@@ -208,12 +237,16 @@ class Packed:
             self.schema = Schema.from_json(layout["schema"])
             self.splits: list[str] = layout["splits"]
             count, episodes = layout["num_transitions"], layout["num_episodes"]
-        except (OSError, ValueError, KeyError) as error:
+            encoded = set(layout.get("encoded", ()))
+        except (OSError, ValueError, TypeError, KeyError) as error:
             msg = f"layout.json: {error!r}"
             raise self._damaged(msg) from error
         self.blocks = blocks_of(self.schema)
         self.data = tuple(
-            self._map(f"{block.name}.bin", (count + episodes, block.row_bytes // _WORD)) for block in self.blocks
+            Frames(self.folder, block.name, block.form, count + episodes)
+            if block.name in encoded
+            else self._map(f"{block.name}.bin", (count + episodes, block.row_bytes // _WORD))
+            for block in self.blocks
         )
         self.rows = self._map("rows.bin", (count,))
         self.episodes = self._map("episodes.bin", (episodes, 4))
@@ -258,9 +291,11 @@ class Packed:
         whole = torch.arange(int((length + 1).sum())) + torch.repeat_interleave(offset, length + 1)
         chosen = slice(int(whole[0]), int(whole[-1]) + 1) if _consecutive(episodes) else whole
         copied.data = tuple(
-            (data[chosen] if any(place.field.column in columns for place in block.places) else data[:0]).to(
-                device, copy=True
-            )
+            torch.empty(0, block.row_bytes // _WORD, dtype=torch.int64, device=device)
+            if not any(place.field.column in columns for place in block.places)
+            else data.take(whole).to(device)
+            if isinstance(data, Frames)
+            else data[chosen].to(device, copy=True)
             for block, data in zip(self.blocks, self.data, strict=True)
         )
         ends = torch.repeat_interleave(torch.arange(len(episodes)), length)

@@ -208,7 +208,8 @@ class PackedStorage(Storage):
 
     def state_dict(self) -> dict[str, Any]:
         """Return what identifies the content; the content itself stays in the cache."""
-        return {"folder": self._folder.name, "num_transitions": len(self)}
+        # The same content in either image cache: "<fingerprint>" or "<fingerprint>.encoded".
+        return {"folder": self._folder.name.partition(".")[0], "num_transitions": len(self)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Check that a checkpoint was made with this content.

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import torch
 
 from rlhive import keys
+from rlhive.data.packed.frames import Frames
 from rlhive.data.packed.layout import Block, Packed, Place
 from rlhive.errors import SchemaMismatch
 
@@ -158,15 +159,15 @@ class Gather:
 
     Args:
         block: Its layout.
-        data: Its rows, int64 ``[num_rows, row_bytes // 8]``.
+        data: Its rows, int64 ``[num_rows, row_bytes // 8]``, or what decodes them.
         window: What an item is made of.
         columns: The fields to give, by column name.
     """
 
-    def __init__(self, block: Block, data: torch.Tensor, window: Window, columns: set[str]):
+    def __init__(self, block: Block, data: torch.Tensor | Frames, window: Window, columns: set[str]):
         places = [place for place in block.places if place.field.column in columns]
         frames, ahead = window.frame_stack, window.n_step - 1
-        self._data, self._width, self._window = data, data.shape[1], window
+        self._data, self._width, self._window = data, block.row_bytes // _WORD, window
         self._kept: torch.Tensor | None = None
         if not any(place.field.observed for place in places):
             self._kept, self._num_slots = torch.tensor([frames - 1]), 1
@@ -176,7 +177,8 @@ class Gather:
             self._kept = torch.cat([torch.arange(frames), torch.arange(frames) + frames + ahead])
             self._num_slots = 2 * frames
         self._item_words = self._num_slots * self._width
-        if window.is_pair and self._num_slots == 2:
+        self._pair = torch.arange(2) if isinstance(data, Frames) and self._num_slots == 2 else None
+        if window.is_pair and self._num_slots == 2 and self._pair is None:
             below = max(place.stop for place in places if place.field.observed)
             self._item_words = self._width + -(-below // _WORD)
             self._data = data.as_strided((max(0, len(data) - 1), self._item_words), (self._width, 1))
@@ -209,11 +211,14 @@ class Gather:
         Returns:
             The one copy, as each dtype sees it.
         """
-        if slots is None:
-            block = self._data.index_select(0, rows)
-        else:
+        if slots is not None:
             slots = slots if self._kept is None else slots[:, self._kept]
-            block = self._data.index_select(0, (rows.unsqueeze(1) + slots).view(-1)).view(len(rows), -1)
+        elif self._pair is not None:
+            slots = self._pair
+        if slots is not None:
+            rows = (rows.unsqueeze(1) + slots).view(-1)
+        block = self._data.take(rows) if isinstance(self._data, Frames) else self._data.index_select(0, rows)
+        block = block if slots is None else block.view(-1, self._item_words)
         if block.device != device:
             block = (block.pin_memory() if device.type == "cuda" else block).to(device, non_blocking=True)
         return [block.view(dtype) for dtype in self._leaves]
