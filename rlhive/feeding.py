@@ -81,7 +81,7 @@ class Feeding(Derivations):
             normalize: ``(value - mean) / std`` over the chosen episodes, as TorchRL's ``ObservationNorm``: of
                 ``observation`` for True, of the keys given, or with ``{key: (mean, scale)}``.
             image_cache: How the cache keeps pictures (any field of 4 KB or more): ``"raw"`` rows, read at memory speed,
-                or ``"encoded"`` without a loss, a fifth of them or less where the camera stands still, decoded by all
+                or ``"encoded"`` without a loss, an eighth of them or so where the camera stands still, decoded by all
                 cores. By default as a cache that is there does, otherwise raw while that takes no more than half of
                 the memory and of the free disk.
             sampler: One of TorchRL's; uniform with replacement by default. Slice samplers get the boundaries from

@@ -17,7 +17,15 @@ FLOORS = [
     {"keys", "errors", "provenance", "envs", "data"} | {f"data.{group}" for group in GROUPS},
     {"envs.references"},
     {"data.checks.findings", "data.untrusted", "data.versions.picture"},
-    {"data.schema", "data.packed.frames", "envs.tasks", "envs.assets", "envs.visual", "envs.opengl"},
+    {
+        "data.schema",
+        "data.packed.frames",
+        "data.packed.leaves",
+        "envs.tasks",
+        "envs.assets",
+        "envs.visual",
+        "envs.opengl",
+    },
     {"data.episodes", "data.cache", "data.statistics", "envs.install", "envs.toy", "envs.rendering", "envs.robot"},
     {"envs.loading", "envs.kinematics"},
     {

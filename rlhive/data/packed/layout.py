@@ -6,7 +6,7 @@
       layout.json       which field lies where; counts
       records.bin       row-major records of all small fields, the observed ones first
       wide-0.bin, …     one row-major block per field of WIDE bytes or more (pictures); where the cache is encoded,
-                        wide-0.zst and wide-0.idx instead, see packed/frames
+                        wide-0.lz4 and wide-0.idx instead, see packed/frames
       rows.bin          int64, physical row of each transition
       episodes.bin      int64 per episode: id, index of its split, index of its first transition, length
 

@@ -14,16 +14,16 @@ and to the row of its final observation::
     K = 1      t-F+1 … t, t+1                                 both stacks share their frames
 """
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
 from rlhive import keys
 from rlhive.data.packed.frames import Frames
 from rlhive.data.packed.layout import Block, Packed, Place
+from rlhive.data.packed.leaves import Chain, Cuts, Discount, Leaf, Normalize, contiguous, stacked
 from rlhive.errors import SchemaMismatch
 
 _WORD = 8
@@ -101,59 +101,6 @@ class Window:
         return torch.cat([root, rewards, following], 1), steps
 
 
-class _Leaf(NamedTuple):
-    """One entry of a batch: its key, and where it lies in a gathered row, in elements of its dtype."""
-
-    parents: tuple[str, ...]
-    name: str
-    offset: int
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-    finish: Callable[[torch.Tensor], torch.Tensor] | None
-
-
-class _Cuts:
-    """How one copy, as one dtype sees it, comes apart into leaves.
-
-    One call that splits the rows all along costs half of a view per leaf. It is the "unsafe" split: its parts do not
-    know of each other, so that autograd takes what is done to one leaf in place for no change of the others.
-
-    Args:
-        leaves: What lies in a row.
-        width: Elements of a row.
-    """
-
-    def __init__(self, leaves: Sequence[_Leaf], width: int):
-        parts: list[tuple[int, _Leaf | None]] = []
-        strided, end = [], 0
-        for leaf in sorted(leaves, key=lambda leaf: leaf.offset):
-            if leaf.offset < end or leaf.strides != _contiguous(leaf.shape):
-                strided.append(leaf)
-                continue
-            parts += [(leaf.offset - end, None)] if leaf.offset > end else []
-            parts.append((math.prod(leaf.shape), leaf))
-            end = leaf.offset + math.prod(leaf.shape)
-        if sum(leaf is not None for _, leaf in parts) < 2:
-            parts, strided = [], list(leaves)
-        elif width > end:
-            parts.append((width - end, None))
-        self._widths = [size for size, _ in parts]
-        self._parts = [leaf for _, leaf in parts]
-        self._strided = strided
-
-    def apart(self, typed: torch.Tensor) -> list[tuple[_Leaf, torch.Tensor]]:
-        """Return every leaf with its values, ``[n, *shape]``, before what finishes it."""
-        count, width = typed.shape
-        found = []
-        if self._widths:
-            for leaf, value in zip(self._parts, torch.unsafe_split_with_sizes(typed, self._widths, 1), strict=True):
-                if leaf is not None:
-                    found.append((leaf, value if len(leaf.shape) == 1 else value.view(count, *leaf.shape)))
-        for leaf in self._strided:
-            found.append((leaf, typed.as_strided((count, *leaf.shape), (width, *leaf.strides), leaf.offset)))
-        return found
-
-
 class Gather:
     """How some rows of one block become leaves.
 
@@ -183,13 +130,13 @@ class Gather:
             self._item_words = self._width + -(-below // _WORD)
             self._data = data.as_strided((max(0, len(data) - 1), self._item_words), (self._width, 1))
         here = 0 if self._num_slots == 1 else frames - 1
-        self._leaves: dict[torch.dtype, list[_Leaf]] = {}
+        self._leaves: dict[torch.dtype, list[Leaf]] = {}
         for place in places:
             self._add(place, place.field.key, here)
             if place.field.observed:
                 self._add(place, (keys.NEXT, *_parts(place.field.key)), self._num_slots - 1)
         self._cuts = [
-            _Cuts(leaves, self._item_words * _WORD // dtype.itemsize) for dtype, leaves in self._leaves.items()
+            Cuts(leaves, self._item_words * _WORD // dtype.itemsize) for dtype, leaves in self._leaves.items()
         ]
 
     def __bool__(self) -> bool:
@@ -246,21 +193,21 @@ class Gather:
         item, window, dtype = place.field, self._window, getattr(torch, place.field.dtype)
         words = self._width * _WORD // dtype.itemsize
         *parents, name = _parts(key)
-        shape, strides, steps = item.shape, _contiguous(item.shape), []
+        shape, strides, steps = item.shape, contiguous(item.shape), []
         if item.key in window.normalize:
-            steps.append(_Normalize(*(tensor.to(dtype) for tensor in window.normalize[item.key])))
+            steps.append(Normalize(*(tensor.to(dtype) for tensor in window.normalize[item.key])))
         if window.frame_stack > 1 and item.key in STACKED and item.observed:
             slot -= window.frame_stack - 1
             shape, strides = (window.frame_stack, *shape), (words, *strides)
-            steps.append(_stack)
+            steps.append(stacked)
         leaves = self._leaves.setdefault(dtype, [])
         offset = slot * words + place.start // dtype.itemsize
         if item.column == _REWARD and window.n_step > 1:
-            leaves.append(_Leaf(tuple(parents), ORIGINAL_REWARD, offset, shape, strides, None))
+            leaves.append(Leaf(tuple(parents), ORIGINAL_REWARD, offset, shape, strides, None))
             shape, strides = (window.n_step, *shape), (words, *strides)
-            steps.append(_Discount(window))
-        finish = _Chain(steps) if len(steps) > 1 else steps[0] if steps else None
-        leaves.append(_Leaf(tuple(parents), name, offset, shape, strides, finish))
+            steps.append(Discount(window.n_step, window.gamma))
+        finish = Chain(steps) if len(steps) > 1 else steps[0] if steps else None
+        leaves.append(Leaf(tuple(parents), name, offset, shape, strides, finish))
 
 
 def plan(packed: Packed, wanted: Sequence[keys.NestedKey] | None, window: Window) -> list[Gather]:
@@ -294,45 +241,6 @@ def put(root: dict[str, Any], key: keys.NestedKey, value: torch.Tensor) -> None:
     root[name] = value
 
 
-class _Normalize:
-    """``(value - mean) / scale``, as TorchRL's ObservationNorm computes it."""
-
-    def __init__(self, mean: torch.Tensor, scale: torch.Tensor):
-        self._mean, self._scale = mean, scale
-
-    def __call__(self, value: torch.Tensor) -> torch.Tensor:
-        mean, scale = (tensor.to(value) for tensor in (self._mean, self._scale))
-        return value.sub(mean).div_(scale)
-
-
-class _Discount:
-    """Rewards ``[n, n_step, …]`` → their discounted sum; rows below an episode's end hold zeros."""
-
-    def __init__(self, window: Window):
-        self._gammas = torch.tensor([window.gamma**step for step in range(window.n_step)], dtype=torch.float64)
-
-    def __call__(self, value: torch.Tensor) -> torch.Tensor:
-        gammas = self._gammas.to(value).view(-1, *(1,) * (value.ndim - 2))
-        return (value * gammas).sum(1)
-
-
-class _Chain:
-    """One step after the other."""
-
-    def __init__(self, steps: Sequence[Callable[[torch.Tensor], torch.Tensor]]):
-        self._steps = steps
-
-    def __call__(self, value: torch.Tensor) -> torch.Tensor:
-        for step in self._steps:
-            value = step(value)
-        return value
-
-
-def _stack(value: torch.Tensor) -> torch.Tensor:
-    """``[n, frames, …, d]`` → ``[n, …, frames * d]``, oldest first; a copy."""
-    return value.movedim(1, -2).flatten(-2).contiguous()
-
-
 def columns_of(packed: Packed, wanted: Sequence[keys.NestedKey] | None) -> set[str]:
     """Return the columns of some keys and those that always come."""
     there = {item.column for item in packed.schema.fields}
@@ -356,12 +264,3 @@ def _require_float(packed: Packed, column: str, why: str) -> None:
 
 def _parts(key: keys.NestedKey) -> tuple[str, ...]:
     return (key,) if isinstance(key, str) else key
-
-
-def _contiguous(shape: Sequence[int]) -> tuple[int, ...]:
-    """Strides of a row-major array, in elements."""
-    strides, step = [], 1
-    for size in reversed(shape):
-        strides.append(step)
-        step *= size
-    return tuple(reversed(strides))

@@ -11,14 +11,14 @@ from tests.data.strategies import records
 LENGTHS = [7, 1, 12, 5, 9]
 
 
-def write(folder, *, lengths=LENGTHS, claimed=None, ended="truncated"):
+def write(folder, *, lengths=LENGTHS, claimed=None, ended="truncated", image_cache="raw"):
     """Write a cache of some episodes, each as one piece; the table may claim other lengths."""
     folder.mkdir()
     schema, made = records(lengths, ended=ended)
     lengths = claimed or lengths
     table = [(record.episode, index % 2, lengths[index]) for index, record in enumerate(made)]
     finals = {item.column: np.stack([record.final[item.column] for record in made]) for item in schema.observed}
-    writer = PackedWriter(folder, schema, ["a", "b"], np.array(table), finals)
+    writer = PackedWriter(folder, schema, ["a", "b"], np.array(table), finals, image_cache=image_cache)
     for record in made:
         writer.write(record.columns)
     writer.finish()

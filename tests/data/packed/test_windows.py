@@ -17,12 +17,13 @@ from tests.data.packed.test_sampling import assert_same
 ALL = slice(None)
 
 
-@pytest.fixture(params=["records", "wide"])
+@pytest.fixture(params=["records", "wide", "encoded"])
 def cache(tmp_path, monkeypatch, request):
-    """Episodes in one block of records, or with observations in blocks of their own."""
-    if request.param == "wide":
+    """Episodes in one block of records, or with observations in blocks of their own, raw or compressed."""
+    if request.param != "records":
         monkeypatch.setattr(packed_room, "WIDE", 16)
-    return write(tmp_path / "cache", ended="terminated")[0]
+    image_cache = "encoded" if request.param == "encoded" else "raw"
+    return write(tmp_path / "cache", ended="terminated", image_cache=image_cache)[0]
 
 
 def episodes_of(td):
@@ -105,6 +106,15 @@ def test_normalised_values_are_torchrls_observation_norm(cache):
     expected = norm(plain.clone())
     assert not torch.equal(expected["action"], plain["action"])
     assert_same(got, expected)
+
+
+def test_the_two_stacks_of_a_batch_of_one_share_no_memory(cache):
+    storage = PackedStorage(cache, keys=["observation"], window=Window(frame_stack=2))
+    batch = storage.get(torch.tensor([2]))
+    expected = batch["next", "observation"].clone()
+    batch["observation"].fill_(-7.0)
+
+    assert torch.equal(batch["next", "observation"].nan_to_num(5.0), expected.nan_to_num(5.0))
 
 
 def test_what_cannot_be_normalised_or_stacked_is_an_error(cache):
