@@ -14,6 +14,8 @@ Writes benchmarks/results/sampling-SIZE.json; ``python -m benchmarks.report`` ma
 
 import argparse
 import json
+import os
+import shutil
 import tempfile
 import time
 from collections.abc import Sequence
@@ -60,6 +62,7 @@ CONTENDERS = {
 PICTURES, PICTURE_SIDE = 2_000, 128
 ENOUGH_S = 15  # of rounds of one contender
 STORE = {"rlhive": {"frames": 10_000}}  # how a peer stores: here only what it serves is measured
+MEMORY_SHARE = 0.6  # of the machine's, for what peers hold in memory of their own
 MEMORY = "memory"  # no workload of a peer: a fresh process with random_256
 
 
@@ -71,10 +74,16 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
     contents: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="rlhive-bench-") as temporary:
         for kind, size in _sources(options):
+            work = options.work or Path(temporary)
+            if lacking := _lacking_disk(work, contents, size):
+                print(f"left out: {size:,} transitions, {lacking}", flush=True)
+                continue
             began = time.perf_counter()
             content = {"kind": kind, "size": size, "machine": machine(), "options": _plain(options)}
             content |= {"versions": {}, "stores": [], "rows": []}
-            _one_source(options, options.work or Path(temporary), content, contents)
+            _one_source(options, work, content, contents)
+            if options.work is None:
+                shutil.rmtree(work / f"stores-{kind}-{size}", ignore_errors=True)
             contents.append(content)
             content["seconds"] = round(time.perf_counter() - began)
             content["machine"]["load_after"] = machine()["load"]
@@ -88,7 +97,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--peers", nargs="+", default=list(PEERS), choices=list(PEERS))
     parser.add_argument("--workloads", nargs="+", default=[*WORKLOADS, MEMORY], choices=[*WORKLOADS, MEMORY])
     parser.add_argument(
-        "--sizes", nargs="+", type=float, default=[1e5, 1e6], help="transitions; 1e7 needs 30 GB of disk"
+        "--sizes", nargs="+", type=float, default=[1e5, 1e6, 1e7], help="transitions; 1e7 needs 40 GB of disk"
     )
     parser.add_argument("--length", type=int, default=100, help="of an episode")
     parser.add_argument("--pictures", type=int, default=PICTURES, help=f"transitions with a {PICTURE_SIDE}² picture")
@@ -138,6 +147,7 @@ def _one_source(
     folder = work / f"stores-{kind}-{size}"
     with ExitStack() as stack:
         processes: dict[str, PeerProcess] = {}
+        memory = 0.0
         for peer in options.peers:
             if peer not in wanted:
                 continue
@@ -145,6 +155,7 @@ def _one_source(
             content["stores"].append(row)
             try:
                 _refuse_if_too_slow(peer, content, smaller, options.patience)
+                memory += _refuse_if_too_big(peer, content, smaller, memory)
                 process = stack.enter_context(_start(peer, source.folder, folder, options))
                 content["versions"][peer] = process.ask("versions")
                 row |= _store(peer, process, folder / f"{peer}.json")
@@ -153,7 +164,7 @@ def _one_source(
                 row["unavailable"] = str(reason)
             print(_store_line(row), flush=True)
         for workload in workloads:
-            for row in _one_workload(workload, processes, options):
+            for row in _one_workload(workload, size, processes, options):
                 rows.append(row)
                 print(_line(row), flush=True)
     for row in (
@@ -188,13 +199,43 @@ def _refuse_if_too_slow(peer: str, content: dict[str, Any], smaller: list[dict[s
                 raise NotOffered(msg)
 
 
+def _refuse_if_too_big(peer: str, content: dict[str, Any], smaller: list[dict[str, Any]], taken: float) -> float:
+    """Scale the memory that a smaller set took; all peers have it open at the same time."""
+    for other in reversed(smaller):
+        for row in other["rows"]:
+            if row["peer"] != peer or row["workload"] != MEMORY or "after" not in row or other["kind"] == "pixels":
+                continue
+            grown = row["after"]["anonymous"] - row["before"]["anonymous"]
+            wanted = max(0.0, grown * content["size"] / other["size"])
+            there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * MEMORY_SHARE
+            if taken + wanted > there:
+                msg = f"left out: it would take {wanted / 1e9:.0f} GB of memory beside the {taken / 1e9:.0f} of others"
+                raise NotOffered(msg)
+            return wanted
+    return 0.0
+
+
+def _lacking_disk(work: Path, contents: list[dict[str, Any]], size: int) -> str:
+    """Scale the disk that a smaller set took; empty where there is enough or none is known."""
+    for other in reversed(contents):
+        stored = sum(row.get("bytes", 0) for row in other["stores"]) + 2 * other["stores"][0]["raw_bytes"]
+        wanted = 1.5 * stored * size / other["size"] if other["kind"] != "pixels" else 0
+        free = shutil.disk_usage(work).free
+        if wanted > free:
+            return f"which need {wanted / 1e9:.0f} GB of disk where {free / 1e9:.0f} are free"
+        if wanted:
+            break
+    return ""
+
+
 def _one_workload(
-    workload: str, processes: dict[str, PeerProcess], options: argparse.Namespace
+    workload: str, size: int, processes: dict[str, PeerProcess], options: argparse.Namespace
 ) -> list[dict[str, Any]]:
     contenders = [Contender(workload, name, processes) for name in CONTENDERS[workload]]
     contenders = [contender for contender in contenders if contender.process is not None]
+    warm_s = options.seconds / 3 * max(1, size / 1e6)
     found = in_turn(
-        {one.name: (lambda one=one: one.measure(options.seconds)) for one in contenders},
+        {one.name: (lambda one=one: one.measure(options.seconds, warm_s)) for one in contenders},
         options.rounds,
         enough_s=ENOUGH_S,
     )
@@ -211,6 +252,7 @@ def _one_workload(
         if not one.has_workers:
             row["cpu_s"] = spread(one.cpu_s)
         row["per_s"] = one.transitions / row["draw_s"]["median"]
+        row |= {name: value for name, value in one.opened.items() if value is not None}
         if ours is not None:
             scale = ours.transitions / one.transitions
             row["ratio"] = {key: value * scale for key, value in ratio(seconds, found[ours.name]).items()}
@@ -229,7 +271,7 @@ class Contender:
     """A peer and a variant in one workload; opened at its first measurement."""
 
     def __init__(self, workload: str, name: str, processes: dict[str, PeerProcess]):
-        self.name, self.transitions, self._opened = name, 0, False
+        self.name, self.transitions, self.opened = name, 0, {}
         self.cpu_s: list[float] = []
         self.peer, _, self.variant = name.partition(":")
         self.process = processes.get(self.peer)
@@ -240,13 +282,12 @@ class Contender:
         """Whether processes of its own do the work, whose CPU time is not counted."""
         return self.variant.isdigit() and int(self.variant) > 0
 
-    def measure(self, seconds: float) -> float:
-        """Return the seconds of one draw."""
-        if not self._opened:
-            self.process.ask("open", **self._what)
-            self._opened = True
+    def measure(self, seconds: float, warm_s: float) -> float:
+        """Return the seconds of one draw; before the first, draw for some seconds so that pages are mapped."""
+        if not self.opened:
+            self.opened = self.process.ask("open", **self._what)
             if not self._what["workload"].startswith("open"):
-                self.process.ask("run", **self._what, seconds=seconds / 3)  # warm
+                self.process.ask("run", **self._what, seconds=warm_s)
         ran = self.process.ask("run", **self._what, seconds=seconds)
         self.transitions = ran["transitions"]
         self.cpu_s.append(ran["cpu_seconds"] / ran["draws"])
@@ -288,6 +329,8 @@ def _line(row: dict[str, Any]) -> str:
     if "draw_s" in row:
         times = row.get("ratio", {}).get("median", 0)
         said = f"{row['draw_s']['median'] * 1e6:10.0f} µs {row['per_s']:12,.0f}/s {times:8.2f} times"
+        if "cpu_ratio" in row:
+            said += f" {row['cpu_s']['median'] * 1e6:10.0f} µs of CPU {row['cpu_ratio']['median']:8.2f} times"
         said += f"  WRONG: {row['failed']}" if "failed" in row else ""
     elif "after" in row:
         added = row["after"]["anonymous"] - row["before"]["anonymous"]

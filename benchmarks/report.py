@@ -38,6 +38,7 @@ def main() -> None:
     if sampling:
         plain = [one for one in sampling if one["kind"] != "pixels"]
         text = _between(text, "sampling", "\n\n".join([*map(sampling_tables, sampling), *growth(plain)]))
+        print("\n\n".join(growth(plain)))
         draw(plain, RESULTS / "sampling.png")
     if (RESULTS / "export.json").exists():
         text = _between(text, "export", export_tables(_read(RESULTS / "export.json")))
@@ -48,14 +49,19 @@ def sampling_tables(content: dict[str, Any]) -> str:
     """Return Markdown: the time of a batch, opening, memory; or pictures."""
     rows = content["rows"]
     if content["kind"] == "pixels":
-        stores = {row["peer"]: row for row in content["stores"]}
-        lines = [
-            [_name(row), f"{row['per_s']:,.0f} frames/s", f"{stores[row['peer']]['bytes'] / 1e6:.1f} MB"]
-            for row in rows
-            if "draw_s" in row
-        ]
+        raw = content["stores"][0]["raw_bytes"] / 1e6
         parts = ["### Pictures, 128 by 128, random batches of 64", _machine(content)]
-        parts.append(_table(["", "", f"on disk ({content['stores'][0]['raw_bytes'] / 1e6:.0f} MB of values)"], lines))
+        parts.append(
+            "RLHive's transitions have two pictures each, this one and the next, LeRobotDataset's items one. In "
+            "brackets how many times the frames/s of the best LeRobotDataset. RLHive decodes with as many threads as "
+            "there are cores."
+        )
+        parts.append(
+            _table(
+                ["", "transitions/s", "frames/s", f"version on disk ({raw:.0f} MB of values)", "read from"],
+                _picture_rows(content),
+            )
+        )
     else:
         parts = [f"### {content['size']:,} transitions", _machine(content)]
         parts.append("Median time of one batch; in brackets how many times longer than RLHive's.")
@@ -72,34 +78,51 @@ def sampling_tables(content: dict[str, Any]) -> str:
     return "\n\n".join([*parts, *(["\n".join(left + wrong)] if left or wrong else [])])
 
 
+def _picture_rows(content: dict[str, Any]) -> Iterable[list[str]]:
+    stores = {row["peer"]: row for row in content["stores"]}
+    rows = [row for row in content["rows"] if "draw_s" in row]
+    best = max((row["per_s"] * row.get("frames", 1) for row in rows if row["peer"].startswith("lerobot")), default=0)
+    for row in rows:
+        frames, stored = row["per_s"] * row.get("frames", 1), stores[row["peer"]]["bytes"]
+        times = f" ({frames / best:,.1f})" if best and row["peer"] == "rlhive" else ""
+        cells = [f"{row['per_s']:,.0f}", f"{frames:,.0f}{times}", f"{stored / 1e6:.1f} MB"]
+        yield [_name(row) + (" †" if "failed" in row else ""), *cells, f"{row.get('bytes', stored) / 1e6:.1f} MB"]
+
+
 def growth(contents: list[dict[str, Any]]) -> list[str]:
-    """Return Markdown: transitions per second of random batches of 256 by size, where there are several."""
+    """Return Markdown: speed of random batches of 256 and memory by size, where there are several."""
     if len(contents) < 2:
         return []
-    speed = {
-        (_name(row), content["size"]): row["per_s"]
-        for content in contents
-        for row in content["rows"]
-        if row["workload"] == "random_256" and "per_s" in row
-    }
     sizes = [content["size"] for content in contents]
-    lines = []
-    for name in dict.fromkeys(name for name, _ in speed):
-        first = speed.get((name, sizes[0]))
-        cells = [speed.get((name, size)) for size in sizes]
-        shares = [
-            f" ({cell / first:.2f})" if first and cell and size != sizes[0] else ""
-            for cell, size in zip(cells, sizes, strict=True)
-        ]
-        lines.append(
-            [name, *(f"{cell:,.0f}{share}" if cell else "" for cell, share in zip(cells, shares, strict=True))]
-        )
+    speed: dict[str, dict[int, float]] = {}
+    memory: dict[str, dict[int, str]] = {}
+    for content in contents:
+        for row in content["rows"]:
+            if row["workload"] == "random_256" and "per_s" in row:
+                speed.setdefault(_name(row), {})[content["size"]] = row["per_s"]
+            if row["workload"] == "memory" and "after" in row:
+                memory.setdefault(_name(row), {})[content["size"]] = "; ".join(_memory_cells(row))
+    lines = [[name, *(_share(found, size, sizes[0]) for size in sizes)] for name, found in speed.items()]
+    held = [[name, *(found.get(size, "") for size in sizes)] for name, found in memory.items()]
     head = ["", *(f"{size:,}" for size in sizes)]
     return [
         "### As the dataset grows",
-        f"Transitions/s, random batches of 256; in brackets the share of {sizes[0]:,}'s.",
+        f"Transitions/s, random batches of 256, pages warm; in brackets the share of {sizes[0]:,}'s.",
         _table(head, lines),
+        "Peak memory of a process that draws them, its files' mapped pages included; what opening took of its own.",
+        _table(head, held),
     ]
+
+
+def _share(found: dict[int, float], size: int, first: int) -> str:
+    if size not in found:
+        return ""
+    return f"{found[size]:,.0f}" + (f" ({found[size] / found[first]:.2f})" if size != first and first in found else "")
+
+
+def _memory_cells(row: dict[str, Any]) -> list[str]:
+    added = row["after"]["anonymous"] - row["before"]["anonymous"]
+    return [f"{row['after']['peak'] / 1e6:,.0f} MB", f"{added / 1e6:+,.0f} MB"]
 
 
 def export_tables(content: dict[str, Any]) -> str:
@@ -193,11 +216,7 @@ def _batch_rows(rows: list[dict[str, Any]], clock: str = "wall") -> Iterable[lis
 def _open_rows(rows: list[dict[str, Any]]) -> Iterable[list[str]]:
     for peer in LABELS:
         own = {row["workload"]: row for row in rows if row["peer"] == peer and not row["variant"]}
-        after = own.get("memory", {}).get("after")
-        memory = ["", ""]
-        if after:
-            added = after["anonymous"] - own["memory"]["before"]["anonymous"]
-            memory = [f"{after['peak'] / 1e6:,.0f} MB", f"{added / 1e6:+,.0f} MB"]
+        memory = _memory_cells(own["memory"]) if "after" in own.get("memory", {}) else ["", ""]
         cells = [_time(own.get("open_warm")), _time(own.get("open_cold")), *memory]
         if any(cells):
             yield [LABELS[peer], *cells]

@@ -7,7 +7,6 @@ import statistics
 import time
 from collections.abc import Callable
 from importlib import metadata
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from torchrl.data.replay_buffers.samplers import PrioritizedSampler
 
 from benchmarks.peers.source import GAMMA, NUM_STEPS, STACK, Source
 from benchmarks.peers.ted import arrays_of, endless, prioritized_draw, ted_of
-from benchmarks.peers.worker import Drawing, Unavailable, batch_of, folder_bytes
+from benchmarks.peers.worker import Drawing, batch_of, folder_bytes
 from rlhive import RoboHiveDataset
 from rlhive.data import cache, check
 from rlhive.data.record import Recorder
@@ -121,12 +120,14 @@ class Peer:
         }.get(workload, {})
         if variant == "prefetch":
             arguments["prefetch"] = 2
-        if variant == "raw" and "image_cache" not in signature(RoboHiveDataset.as_replay_buffer).parameters:
-            arguments.clear()  # there is no other cache yet
         buffer = self._buffer(batch_size=size, **arguments)
         if workload.startswith("iterate"):
             batches = iter(buffer)
             return Drawing(lambda: next(batches), arrays_of)
+        if workload.startswith("images"):
+            kept = cache.memmap_dir(self._dataset().fingerprint, encoded=variant == "encoded", store=self._store)
+            # A transition has the next picture as well.
+            return Drawing(buffer.sample, arrays_of, frames=2, bytes=folder_bytes(kept))
         return Drawing(buffer.sample, arrays_of)
 
     def _record(self, name: str, episodes: int | None = None, frames: int = 0) -> tuple[Recorder, list[float]]:
@@ -150,12 +151,7 @@ class Peer:
         return RoboHiveDataset(NAME, version=VERSION, generate=False, store=self._store)
 
     def _buffer(self, **arguments: Any) -> Any:
-        try:
-            return self._dataset().as_replay_buffer(**arguments)
-        except TypeError as error:
-            if "unexpected keyword" in str(error):
-                raise Unavailable(str(error).partition(") ")[2] or str(error)) from error
-            raise
+        return self._dataset().as_replay_buffer(**arguments)
 
     def _first_batch(self) -> TensorDict:
         return self._buffer(batch_size=256).sample()
@@ -177,8 +173,4 @@ class Peer:
         return Drawing(prioritized_draw(buffer, sampler, count, size), arrays_of)
 
     def _dataloader(self, size: int) -> Drawing:
-        dataset = self._dataset()
-        if not hasattr(dataset, "as_dataloader"):
-            msg = "RoboHiveDataset has no as_dataloader"
-            raise Unavailable(msg)
-        return Drawing(endless(dataset.as_dataloader(batch_size=size)), arrays_of)
+        return Drawing(endless(self._dataset().as_dataloader(batch_size=size)), arrays_of)

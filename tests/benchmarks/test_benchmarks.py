@@ -8,7 +8,7 @@ from importlib import import_module
 import numpy as np
 import pytest
 
-from benchmarks import bench_export, bench_sampling, report
+from benchmarks import bench_export, bench_sampling, profile_sample, report
 from benchmarks.peers import source as sources
 from benchmarks.peers.client import NotOffered, PeerFailed, PeerProcess
 from benchmarks.peers.environments import PEERS
@@ -167,6 +167,75 @@ def test_the_whole_benchmark_runs_and_becomes_tables_and_a_chart(tmp_path):
 
     assert (tmp_path / "chart.png").stat().st_size > 10_000
     assert "| numpy, 5 gathers |" in report.sampling_tables(json.loads(json.dumps(found)))
+
+
+def memory_row(peer, grown):
+    return {
+        "workload": "memory",
+        "peer": peer,
+        "variant": "",
+        "before": {"anonymous": 5e6, "peak": 1e6},
+        "after": {"anonymous": 5e6 + grown, "peak": 2e9},
+    }
+
+
+def test_a_size_that_memory_or_disk_cannot_hold_is_left_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(bench_sampling.os, "sysconf", lambda name: 100_000)  # 10 GB
+    small = {
+        "kind": "walk",
+        "size": 1e6,
+        "stores": [{"peer": "numpy", "bytes": 3e8, "raw_bytes": 1e8}],
+        "rows": [memory_row("numpy", 4e8), memory_row("packed", 4e8)],
+    }
+    big = {"kind": "walk", "size": 1e7}
+
+    assert bench_sampling._refuse_if_too_big("numpy", big, [small], 0) == 4e9
+    assert bench_sampling._refuse_if_too_big("torchrl", big, [small], 4e9) == 0
+    with pytest.raises(NotOffered, match="4 GB of memory beside the 4 of others"):
+        bench_sampling._refuse_if_too_big("packed", big, [small], 4e9)
+
+    free = {"free": 7.6e9}
+    monkeypatch.setattr(bench_sampling.shutil, "disk_usage", lambda folder: type("Usage", (), free))
+    assert bench_sampling._lacking_disk(tmp_path, [small], 1e7) == ""
+    assert bench_sampling._lacking_disk(tmp_path, [], 1e7) == ""
+    free["free"] = 7.4e9
+    assert "need 8 GB of disk where 7 are free" in bench_sampling._lacking_disk(tmp_path, [small], 1e7)
+
+
+def test_growth_and_pictures_are_reported_with_their_shares():
+    def content(size, per_s):
+        row = {"workload": "random_256", "peer": "rlhive", "variant": "", "per_s": per_s}
+        return {"size": size, "rows": [row, memory_row("rlhive", 3e6)]}
+
+    text = "\n".join(report.growth([content(100_000, 4e6), content(10_000_000, 3e6)]))
+    assert "| **RLHive** | 4,000,000 | 3,000,000 (0.75) |" in text
+    assert "| **RLHive** | 2,000 MB; +3 MB | 2,000 MB; +3 MB |" in text
+
+    pictures = {
+        "stores": [{"peer": "rlhive", "bytes": 2e7}, {"peer": "lerobot", "bytes": 4e6}],
+        "rows": [
+            {"peer": "rlhive", "variant": "raw", "per_s": 5e4, "draw_s": {}, "frames": 2, "bytes": 1e8},
+            {"peer": "lerobot", "variant": "2", "per_s": 1e3, "draw_s": {}, "frames": 1},
+            {"peer": "lerobot", "variant": "0", "per_s": 5e2, "draw_s": {}},
+        ],
+    }
+    ours, theirs, _ = report._picture_rows(pictures)
+    assert ours == ["**RLHive**, raw", "50,000", "100,000 (100.0)", "20.0 MB", "100.0 MB"]
+    assert theirs == ["LeRobotDataset, 2 workers", "1,000", "1,000", "4.0 MB", "4.0 MB"]
+
+
+def test_the_profile_names_every_step(tmp_path):
+    source = sources.make(tmp_path / "source", num_transitions=700, length=70)
+    peer = import_module("benchmarks.peers.rlhive").Peer(source, tmp_path / "peer")
+    peer.write()
+    buffer = peer._buffer(batch_size=8)
+
+    steps = profile_sample.steps_of(buffer, 8)
+    found = profile_sample.fastest(steps)
+
+    assert list(found) == list(steps)
+    assert 0 < found["  storage.get"] < found["sample()"] * 2
+    assert "index_select" in profile_sample.cprofile(buffer)
 
 
 def test_the_writers_benchmark_runs_and_becomes_a_table():

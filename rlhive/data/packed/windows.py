@@ -168,7 +168,7 @@ class Gather:
         block = block if slots is None else block.view(-1, self._item_words)
         if block.device != device:
             block = (block.pin_memory() if device.type == "cuda" else block).to(device, non_blocking=True)
-        return [block.view(dtype) for dtype in self._leaves]
+        return [block if dtype is torch.int64 else block.view(dtype) for dtype in self._leaves]
 
     def fill(self, roots: list[dict[str, Any]], copies: list[torch.Tensor]) -> None:
         """Put the leaves of what :meth:`read` gave into nested dicts.
