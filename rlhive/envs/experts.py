@@ -13,6 +13,7 @@ The strategies are few, and differ in a task's parameters more than in code:
     rail      as grasp, wherever the joint stands when the episode begins, to wherever it should be
     reach     the posture that brings the gripper to the target
     topple    a standing box is pulled over, taken around its narrow side and carried
+    rehearsed several plans of the kinds above; the first that succeeds in a simulation of the expert's own is taken
 
 Where on the path it is follows from the arm's and the object's joints alone, so that each action is a pure
 function of the simulator's state (and, for the degraded policies, of the seed). Imitation of such a policy is
@@ -22,6 +23,7 @@ well-posed, and an episode can be taken up at any state.
 import abc
 import copy
 import json
+import operator
 from collections.abc import Callable, Mapping
 from functools import cache
 from importlib import resources
@@ -34,12 +36,16 @@ from tensordict import TensorDictBase
 
 from rlhive import keys
 from rlhive.envs.kinematics import ARM, FINGERS, Arm, Job, Parameters, Path, Reach, ahead_on, project
+from rlhive.envs.rehearsal import Rehearsal
 from rlhive.envs.robohive import RoboHiveEnv
 from rlhive.envs.tabletop import Topple, ToppleParameters
 from rlhive.envs.tasks import LEVELS
 
 #: What makes the expert noisy: standard deviation of the Gaussian on every action, with no episode given up.
 NOISY = {"noise": 0.15}
+
+#: Steps that a rehearsed plan must have to spare: an episode begins with the arm elsewhere, and ends a little later.
+_SPARE = 3
 
 
 def make_policy(env: RoboHiveEnv, level: str) -> "ScriptedPolicy":
@@ -71,7 +77,7 @@ def make_policy(env: RoboHiveEnv, level: str) -> "ScriptedPolicy":
 
 def of_strategy(row: Mapping[str, Any]) -> "type[ExpertPolicy]":
     """Return the class of the policy that a row of experts.json is for."""
-    others = {"rail": RailPolicy, "reach": ReachPolicy, "topple": TopplePolicy}
+    others = {"rail": RailPolicy, "reach": ReachPolicy, "topple": TopplePolicy, "rehearsed": RehearsedPolicy}
     return others.get(row.get("strategy", "push"), KitchenPolicy)
 
 
@@ -171,8 +177,12 @@ class ExpertPolicy(ScriptedPolicy):
     def _gives_up_at(self, step: int) -> bool:
         if not self._give_up:
             return False
-        chance, when = self._generator(-1).uniform(size=2)
+        chance, when = self.resolve()
         return chance < self._give_up and step >= when * self._env.horizon
+
+    def resolve(self) -> np.ndarray:
+        """Return what the episode's seed decides, both in [0, 1]: at what chance it is given up, and at what part."""
+        return self._generator(-1).uniform(size=2)
 
     @abc.abstractmethod
     def _wanted(self, data: mujoco.MjData, *, still: bool) -> np.ndarray:
@@ -189,6 +199,10 @@ class KitchenPolicy(ExpertPolicy):
         self._plans: dict[bytes, Any] = {}
         self._arm = Arm(env.unwrapped, self.job)
         self._servos = _Servos(env.unwrapped)
+
+    def undisturbed(self, data: mujoco.MjData) -> np.ndarray:
+        """Return the action [9] in [-1, 1] without noise for any state of the simulator's model."""
+        return np.clip(self._wanted(data, still=False), -1.0, 1.0)
 
     def _find_job(self, kitchen: Any) -> Job:
         return Job.of(kitchen)
@@ -241,6 +255,48 @@ class KitchenPolicy(ExpertPolicy):
         if key not in self._plans:
             self._plans = {key: plan(model.body_pos, model.body_quat, self._p)}
         return self._plans[key]
+
+
+class RehearsedPolicy(ExpertPolicy):
+    """Has several plans for a task, and takes the first that solves it in a simulation of its own.
+
+    What fails differs from plan to plan: beside a neighbour, at the end of the arm's reach, at the end of the knob.
+    The rehearsal depends on nothing but where the robot and the furniture stand, and so does the choice.
+
+    Args:
+        env: The environment that it acts in.
+        name: "expert", "medium" or "noisy".
+        expert: The first plan's parameters; under "otherwise" what is different in each of the others.
+        degraded: See :class:`ExpertPolicy`.
+    """
+
+    def __init__(self, env: RoboHiveEnv, name: str, expert: Mapping[str, Any], **degraded: float) -> None:
+        super().__init__(env, name, expert, **degraded)
+        first = {key: value for key, value in expert.items() if key != "otherwise"}
+        self._plans = [KitchenPolicy(env, name, first | other) for other in ({}, *expert["otherwise"])]
+        self.job = self._plans[0].job
+        self._rehearsal = Rehearsal(env)
+        self._choice: dict[bytes, KitchenPolicy] = {}
+
+    def _wanted(self, data: mujoco.MjData, *, still: bool) -> np.ndarray:
+        return self._chosen()._wanted(data, still=still)
+
+    def _chosen(self) -> KitchenPolicy:
+        """Return the plan for where everything stands; finding it takes some tenths of a second, so it is kept."""
+        model = self._env.unwrapped.sim.model.ptr
+        key = model.body_pos.tobytes() + model.body_quat.tobytes()
+        if key not in self._choice:
+            self._choice = {key: self._best()}
+        return self._choice[key]
+
+    def _best(self) -> KitchenPolicy:
+        found = []
+        for plan in self._plans:
+            outcome = self._rehearsal.run(plan.undisturbed, self.job)
+            if outcome.solved_at is not None and outcome.solved_at <= self._env.horizon - _SPARE:
+                return plan
+            found.append((outcome.progress, plan))
+        return max(found, key=operator.itemgetter(0))[1]
 
 
 class RailPolicy(KitchenPolicy):

@@ -25,6 +25,9 @@ _FACING_KITCHEN = np.array([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])
 _LOWEST = np.array([-2.957, -1.823, -2.957, -3.132, -2.957, -1.65, -2.957])
 _HIGHEST = np.array([2.957, 1.823, 2.957, -0.01, 2.957, 2.172, 2.957])
 
+#: How far from a joint's own limit a posture stays that keeps within it, in rad.
+_PLAY = 0.01
+
 _RESTARTS = 8
 _RESTART_SPREAD = np.array([0.5, 0.5, 0.7, 0.5, 1.0, 0.7, 1.0])
 _CLEARANCE = 0.02
@@ -66,6 +69,8 @@ class Parameters:
         haste: Prefer postures that the arm reaches soon to an exact rotation; 0 does not.
         hurry: The same on the way of the object.
         plans: How many paths, from different first postures, are compared as a whole; 1 takes the best first posture.
+        within: Keep the postures within the limits of the joints; otherwise within what may be commanded, which at some
+            joints is up to 0.4 rad more than the arm can do.
     """
 
     before: tuple[float, float, float]
@@ -86,6 +91,7 @@ class Parameters:
     haste: float = 0.0
     hurry: float = 0.0
     plans: int = 1
+    within: bool = False
 
 
 @dataclass(frozen=True)
@@ -169,6 +175,13 @@ class Solver:
         self._model = copy.copy(env.sim.model.ptr)
         self._data = mujoco.MjData(self._model)
         self._gripper = int(env.grasp_sid)
+        self._lowest, self._highest = _LOWEST, _HIGHEST
+
+    def _keep_within(self, limits: bool) -> None:
+        self._lowest, self._highest = _LOWEST, _HIGHEST
+        if limits:
+            lowest, highest = self._model.jnt_range[ARM].T
+            self._lowest, self._highest = np.maximum(_LOWEST, lowest + _PLAY), np.minimum(_HIGHEST, highest - _PLAY)
 
     def _solve(
         self,
@@ -180,7 +193,7 @@ class Solver:
         home: np.ndarray | None = None,
     ) -> tuple[np.ndarray, float, float]:
         """Levenberg-Marquardt from a start; returns the posture, and its errors in m and rad."""
-        start = np.clip(start, _LOWEST, _HIGHEST)
+        start = np.clip(start, self._lowest, self._highest)
         posture, damping = start, 1e-3
         stay, home = (_STAY * haste * (0.07 / _SPEED) ** 2, home) if haste else (3e-5 * np.ones(7), start)
         error, cost = self._error(position, rotation, weights, posture)
@@ -191,7 +204,7 @@ class Solver:
             slope[3:] = weights[:, None] * (rotation.T @ slope[3:])
             curvature = slope.T @ slope + (damping + stay) * np.eye(7)
             change = np.linalg.solve(curvature, slope.T @ error - stay * (posture - home))
-            trial = np.clip(posture + np.clip(change, -0.4, 0.4), _LOWEST, _HIGHEST)
+            trial = np.clip(posture + np.clip(change, -0.4, 0.4), self._lowest, self._highest)
             trial_error, trial_cost = self._error(position, rotation, weights, trial)
             trial_cost += stay[0] * np.sum(stay / stay[0] * (trial - home) ** 2)
             if trial_cost < cost:
@@ -232,6 +245,7 @@ class Arm(Solver):
 
     def path(self, body_pos: np.ndarray, body_quat: np.ndarray, p: Parameters) -> Path:
         """Return the path of a task for where the robot and the furniture stand."""
+        self._keep_within(p.within)
         model, data = self._model, self._data
         model.body_pos[:], model.body_quat[:] = body_pos, body_quat
         data.qpos[:] = self._start
@@ -281,6 +295,7 @@ class Arm(Solver):
 
     def rail(self, body_pos: np.ndarray, body_quat: np.ndarray, p: Parameters) -> Rail:
         """Return how to take hold of an object whose joint may stand anywhere between the job's start and goal."""
+        self._keep_within(p.within)
         model, data, job = self._model, self._data, self._job
         model.body_pos[:], model.body_quat[:] = body_pos, body_quat
         front = _matrix_of(model.body_quat[self._root])

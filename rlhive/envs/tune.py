@@ -5,6 +5,9 @@ seeds from TUNING_SEED on; evaluation seeds are never touched. Episodes run in M
 observations and rewards (in a fifth less time; a joint differs by some 0.005 rad); the final check runs in the
 environment that ships. Then the ``medium`` policy is weakened. The result and how it came about go into
 experts.json. For a new task, first write a row there by hand: a guess that touches the object is enough.
+
+``--otherwise 2`` leaves the plan as it is and looks for two more, for the tuning seeds on which it fails; the expert
+rehearses them in turn (:class:`rlhive.envs.experts.RehearsedPolicy`).
 """
 
 import argparse
@@ -12,18 +15,17 @@ import datetime
 import json
 import sys
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import mujoco
 import numpy as np
 import torch
 from tqdm import tqdm
 
 from rlhive import keys
 from rlhive.envs.experts import ExpertPolicy, KitchenPolicy, of_strategy
+from rlhive.envs.rehearsal import Course, Outcome, Physics
 from rlhive.envs.robohive import RoboHiveEnv
 from rlhive.envs.tasks import TUNING_SEED
 from rlhive.errors import SimulationDiverged
@@ -66,26 +68,13 @@ _VALIDATION_SEED = TUNING_SEED + 500_000
 _MEDIUM_SEED = TUNING_SEED + 600_000
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """How one episode went.
-
-    Attributes:
-        solved_at: The first step after which the task was solved, or None.
-        progress: Largest part of the way that the object went, 0 to 1; less where others were moved from their place.
-    """
-
-    solved_at: int | None
-    progress: float
-
-
 @torch.no_grad()
 def run_episode(env: RoboHiveEnv, policy: KitchenPolicy, seed: int) -> Outcome:
     """Run an episode in the environment itself until it is solved or over."""
     env.set_seed(seed)
     state = env.reset()
     policy.begin_episode(seed)
-    course = Course(env, policy)
+    course = Course(env.unwrapped, policy.job, env.unwrapped.sim.data.ptr.qpos)
     for step in range(env.horizon):
         state = env.step(policy(state))[keys.NEXT]
         course.update()
@@ -94,71 +83,20 @@ def run_episode(env: RoboHiveEnv, policy: KitchenPolicy, seed: int) -> Outcome:
     return Outcome(None, course.progress)
 
 
-class Course:
-    """Where the objects are on the way to their goal, read from the simulator."""
-
-    def __init__(self, env: RoboHiveEnv, policy: KitchenPolicy) -> None:
-        kitchen = env.unwrapped
-        self._qpos, self._job = kitchen.sim.data.ptr.qpos, policy.job
-        self._address, self._goal = kitchen.obj["dof_adrs"], kitchen.obj_goal
-        self._tolerance = kitchen.obj["dof_proximity"]
-        self.progress = 0.0
-
-    @property
-    def solved(self) -> bool:
-        """What RoboHive calls solved: every object within its tolerance."""
-        return bool((self._errors() < 1.0).all())
-
-    def update(self) -> None:
-        """Take note of where the objects are now."""
-        part = (self._qpos[self._job.address] - self._job.start) / (self._job.goal - self._job.start)
-        others = self._errors()[self._address != self._job.address]
-        off = np.clip(others.max() - 0.7, 0.0, 2.0) if others.size else 0.0
-        self.progress = max(self.progress, float(min(part, 1.0) - 0.25 * off))
-
-    def _errors(self) -> np.ndarray:
-        return np.abs(self._goal - self._qpos[self._address]) / self._tolerance
-
-
 class FastEnv:
-    """The same episodes straight in MuJoCo: RoboHive's action law and nothing else of it."""
+    """The same episodes straight in MuJoCo."""
 
     def __init__(self, env: RoboHiveEnv) -> None:
-        self.env, kitchen = env, env.unwrapped
-        actuators = kitchen.robot.robot_config["franka"]["actuator"]
-        self._reach = np.array([actuator["vel_range"][1] for actuator in actuators]) * env.dt
-        self._low, self._high = np.array([actuator["pos_range"] for actuator in actuators]).T
-        self._model, self._data = kitchen.sim.model.ptr, kitchen.sim.data.ptr
-        self._substeps = round(env.dt / self._model.opt.timestep)
-        self._sensors = [part for device in kitchen.robot.robot_config.values() for part in device["sensor"]]
+        simulator = env.unwrapped.sim
+        self.env, self._data = env, simulator.data.ptr
+        self._physics = Physics(env, simulator.model.ptr, self._data)
 
     def run(self, policy: KitchenPolicy, seed: int) -> Outcome:
         """Run an episode until it is solved or over."""
-        data, driven = self._data, len(self._reach)
         self.env.set_seed(seed)
         self.env.unwrapped.reset()
         policy.begin_episode(seed)
-        course = Course(self.env, policy)
-        for step in range(self.env.horizon):
-            action = policy.act().astype(np.float32)
-            command = data.qpos[:driven] + action[:driven] * self._reach
-            data.ctrl[:driven] = np.clip(command, self._low, self._high)
-            data.ctrl[driven:] = action[driven:]
-            mujoco.mj_step(self._model, data, self._substeps)
-            self._sense()
-            course.update()
-            if course.solved:
-                return Outcome(step + 1, 1.0)
-        return Outcome(None, course.progress)
-
-    def _sense(self) -> None:
-        """Write back what the sensors give, as RoboHive does after every step: held to their ranges.
-
-        In the appliances the fingers' velocities are held to 0 to 0.04, so that closing fingers stop every step.
-        """
-        for sensor in self._sensors:
-            state, index = getattr(self._data, sensor["data_type"]), sensor["data_id"]
-            state[index] = np.clip(state[index], *sensor["range"])
+        return self._physics.run(policy.act, Course(self.env.unwrapped, policy.job, self._data.qpos))
 
 
 def outcomes(env: FastEnv, policy: KitchenPolicy, seeds: Iterable[int]) -> list[Outcome]:
@@ -211,6 +149,48 @@ def search(
     return to_row(row, finalists[int(np.argmax(scores))]), used
 
 
+def complement(
+    env: FastEnv, row: Mapping[str, Any], *, plans: int, candidates: int, episodes: int, budget_s: float
+) -> tuple[list[dict[str, Any]], int]:
+    """Return what differs in further plans, each of which solves most of what those before it leave unsolved.
+
+    Candidates are drawn around the row, and around the best candidate so far, and tried where the row itself fails.
+
+    Args:
+        env: The environment that is to be solved.
+        row: Parameters of the first plan.
+        plans: Further plans at most, fewer where nothing is left.
+        candidates: How many are tried.
+        episodes: Tuning seeds to look for failures on.
+        budget_s: CPU time in s after which no candidate is tried.
+    """
+    seeds, random = range(TUNING_SEED, TUNING_SEED + episodes), np.random.default_rng(0)
+    start, spread = to_vector(row), np.concatenate([SPREAD[name] for name in _tuned(row)])
+    left = set(seeds) - _solved(env, row, start, seeds)
+    found, began = [(start, set[int]())], time.process_time()
+    for _ in tqdm(range(candidates), unit="plan", file=sys.stderr):
+        best, helps = max(found, key=lambda each: len(each[1]))
+        near, width = (best, 0.6) if helps and random.random() < 0.6 else (start, 1.0)
+        candidate = near + width * spread * random.normal(size=start.size)
+        found.append((candidate, _solved(env, row, candidate, sorted(left))))
+        if time.process_time() - began > budget_s:
+            break
+    chosen: list[dict[str, Any]] = []
+    for _ in range(plans):
+        best, helps = max(found, key=lambda each: len(each[1] & left))
+        if not helps & left:
+            break
+        left -= helps
+        chosen.append({name: value for name, value in to_row(row, best).items() if value != row[name]})
+    return chosen, episodes
+
+
+def _solved(env: FastEnv, row: Mapping[str, Any], vector: np.ndarray, seeds: Sequence[int]) -> set[int]:
+    """Return the seeds that a plan solves, with a step to spare."""
+    found = zip(seeds, _try(env, row, vector, seeds), strict=True)
+    return {seed for seed, each in found if each.solved_at is not None and each.solved_at < env.env.horizon - 1}
+
+
 def _select(
     env: FastEnv, row: Mapping[str, Any], candidates: list[np.ndarray], first: range, second: range
 ) -> tuple[list[np.ndarray], float]:
@@ -223,7 +203,7 @@ def _select(
     return [candidates[index] for index in ranked], float(np.mean([rate(again[index]) for index in ranked]))
 
 
-def _try(env: FastEnv, row: Mapping[str, Any], vector: np.ndarray, seeds: range) -> list[Outcome]:
+def _try(env: FastEnv, row: Mapping[str, Any], vector: np.ndarray, seeds: Iterable[int]) -> list[Outcome]:
     return outcomes(env, KitchenPolicy(env.env, "expert", to_row(row, vector)), seeds)
 
 
@@ -250,6 +230,31 @@ def weaken(
         low, high = (noise, high) if tried[noise] > MEDIUM_SUCCESS else (low, noise)
     best = min(tried, key=lambda noise: abs(tried[noise] - MEDIUM_SUCCESS))
     return {"noise": best, "give_up": MEDIUM_GIVE_UP}, tried
+
+
+def discourage(
+    env: RoboHiveEnv, row: Mapping[str, Any], *, noise: float = 0.02, episodes: int = 60
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Return the medium policy of a noise that gives up as often as makes it solve MEDIUM_SUCCESS, and what was found.
+
+    An episode goes as it would until it is given up, so that one run tells the success of every chance to give up.
+
+    Args:
+        env: The environment itself.
+        row: The row of experts.json, whose "expert" is to be weakened.
+        noise: Standard deviation of the noise on the actions.
+        episodes: Tuning seeds to measure on.
+    """
+    seeds, policy = range(_MEDIUM_SEED, _MEDIUM_SEED + episodes), of_strategy(row)
+    medium = policy(env, "medium", row["expert"], noise=noise)
+    found = [(run_episode(env, medium, seed).solved_at or np.inf, *medium.resolve()) for seed in seeds]
+    solved, chance, when = np.array(found).T
+    success = {}
+    for give_up in np.arange(0.0, 1.01, 0.05):
+        given_up = (chance < give_up) & (solved - 1 >= when * env.horizon)
+        success[round(float(give_up), 2)] = round(float(np.mean(np.isfinite(solved) & ~given_up)), 4)
+    best = min(success, key=lambda give_up: abs(success[give_up] - MEDIUM_SUCCESS))
+    return {"noise": noise, "give_up": best}, {"without giving up": success[0.0], str(best): success[best]}
 
 
 @torch.no_grad()
@@ -289,19 +294,25 @@ def _tuned(row: Mapping[str, Any]) -> list[str]:
 
 def main() -> None:
     """Tune one task and rewrite its row of experts.json."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("env_name", help="environment id with a row in experts.json")
-    parser.add_argument("--iterations", type=int, default=12)
-    parser.add_argument("--population", type=int, default=18)
-    parser.add_argument("--episodes", type=int, default=3)
-    parser.add_argument("--budget-s", type=float, default=300.0, help="CPU time of the search")
-    arguments = parser.parse_args()
+    arguments = _parser().parse_args()
     torch.set_num_threads(1)
     row = json.loads(EXPERTS.read_text(encoding="utf-8"))["tasks"][arguments.env_name]
     env = FastEnv(RoboHiveEnv(arguments.env_name, seed=0))
-    sizes = {name: getattr(arguments, name) for name in ("iterations", "population", "episodes", "budget_s")}
+    if arguments.medium:
+        row["medium"], row["provenance"]["medium"] = discourage(env.env, row)
+        _write(arguments.env_name, row)
+        return
     start = row["expert"]
-    row["expert"], used = search(env, start, **sizes)
+    first = {key: value for key, value in start.items() if key != "otherwise"}
+    sizes = {name: getattr(arguments, name) for name in ("population", "episodes", "budget_s")}
+    if arguments.otherwise:
+        candidates = arguments.iterations * sizes.pop("population")
+        others, used = complement(env, first, plans=arguments.otherwise, candidates=candidates, **sizes)
+        row |= {"strategy": "rehearsed", "expert": {**first, "otherwise": others}}
+    else:
+        row["expert"], used = search(env, first, iterations=arguments.iterations, **sizes)
+        if "otherwise" in start:
+            del row["strategy"]  # the further plans were for what the old one left unsolved
     row["medium"], seen = weaken(env.env, row)
     row["provenance"] = {
         "command": "python -m rlhive.envs.tune " + " ".join(sys.argv[1:]),
@@ -310,10 +321,26 @@ def main() -> None:
         "medium": seen,
         **check(env.env, row),
     }
+    _write(arguments.env_name, row)
+
+
+def _write(env_name: str, row: Mapping[str, Any]) -> None:
     # Another task may have been tuned meanwhile.
     content = json.loads(EXPERTS.read_text(encoding="utf-8"))
-    content["tasks"][arguments.env_name] = row
+    content["tasks"][env_name] = row
     EXPERTS.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("env_name", help="environment id with a row in experts.json")
+    parser.add_argument("--iterations", type=int, default=12)
+    parser.add_argument("--population", type=int, default=18)
+    parser.add_argument("--episodes", type=int, default=3, help="per candidate; with --otherwise, to find failures on")
+    parser.add_argument("--budget-s", type=float, default=300.0, help="CPU time of the search")
+    parser.add_argument("--otherwise", type=int, default=0, help="keep the plan, and find so many for where it fails")
+    parser.add_argument("--medium", action="store_true", help="keep the expert, and set how often medium gives up")
+    return parser
 
 
 def check(env: RoboHiveEnv, row: Mapping[str, Any], *, episodes: int = 50) -> dict[str, Any]:
