@@ -45,11 +45,11 @@ FLOORS = [
         "data.shards",
         "data.packed.windows",
         "data.hub",
-        "envs.experts",
+        "envs.rehearsal",
         "envs.custom",
         "rl_envs",
     },
-    {"data.recording.folder", "data.recording.assemble", "data.checks.certificate"},
+    {"data.recording.folder", "data.recording.assemble", "data.checks.certificate", "envs.experts"},
     {"data.recording.ring"},
     {
         "data.versions.source",
@@ -120,8 +120,8 @@ OWNERS = {
         "envs.opengl",
         "envs.kinematics",
         "envs.tabletop",
+        "envs.rehearsal",
         "envs.experts",
-        "envs.tune",
     },
     "OpenGL": {"envs.opengl"},
     "pyarrow": {

@@ -296,7 +296,10 @@ def test_every_row_has_parameters_that_fit_and_was_tuned_on_seeds_of_its_own():
         assert set(row["medium"]) == {"noise", "give_up"}
         assert 0 <= row["medium"]["give_up"] <= 1
         parameters = {"reach": dict, "topple": ToppleParameters}.get(row.get("strategy"), Parameters)
-        parameters(**row["expert"])
+        first = {key: value for key, value in row["expert"].items() if key != "otherwise"}
+        for other in ({}, *row["expert"].get("otherwise", [])):
+            parameters(**first | other)
+        assert ("otherwise" in row["expert"]) == (row.get("strategy") == "rehearsed"), env_name
         seeds = row["provenance"].get("tuning_seeds", []) + row["provenance"].get("held_out_seeds", [])
         assert all(seed >= TUNING_SEED for seed in seeds), env_name
 
@@ -352,6 +355,7 @@ def test_the_right_door_is_opened_by_quick_postures():
 
     door = RoboHiveEnv("FK1_RdoorOpenRandom-v4", seed=0)
     row = {**_table()["FK1_RdoorOpenRandom-v4"]["expert"], "plans": 1}
+    row.pop("otherwise", None)
     door.reset(seed=TUNING_SEED)
     quick, slow = (KitchenPolicy(door, "expert", {**row, "hurry": hurry})._path() for hurry in (0.3, 0.0))
     steps = [np.abs(np.diff(path.postures, axis=0) / _SPEED).max(axis=1).sum() for path in (quick, slow)]
