@@ -1,7 +1,7 @@
 # Every target does its own set-up. `make help` lists them.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test fuzz torture lint setup latest bench bench-sampling bench-export clean
+.PHONY: help quickstart test fuzz torture lint setup latest bench bench-sampling bench-export bench-import clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
@@ -43,6 +43,9 @@ bench-sampling: $(VENV)/installed  ## batches of every kind from every peer; SIZ
 bench-export: $(VENV)/installed  ## record and commit with every peer's writer, check, diff (20 min)
 	$(BIN)/python -m benchmarks.bench_export $(if $(PEERS),--peers $(PEERS)) $(if $(ROUNDS),--rounds $(ROUNDS))
 	$(BIN)/python -m benchmarks.report
+
+bench-import: $(VENV)/installed  ## memory and interruption of imports of 1 GB; KINDS="rlds minari" for parts (30 min, 3 GB)
+	$(BIN)/python -m benchmarks.bench_import $(if $(KINDS),--kinds $(KINDS))
 
 clean:  ## remove what the set-up made inside this clone
 	rm -rf .venv .venv-latest .tools benchmarks/.venvs

@@ -1,8 +1,11 @@
 """From a neighbour's files to a dataset version and back: one entry for all formats."""
 
+import contextlib
 import importlib
 import inspect
 import logging
+import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +18,7 @@ from rlhive.data.export import export
 from rlhive.data.formats.imported import Imported
 from rlhive.data.load import read_records
 from rlhive.data.manifest import Manifest
-from rlhive.errors import UnsupportedFormat
+from rlhive.errors import RLHiveError, SchemaMismatch, UnsupportedFormat
 
 logger = logging.getLogger(__name__)
 
@@ -60,21 +63,27 @@ def import_dataset(
 
     Raises:
         UnsupportedFormat: No such kind.
-        SchemaMismatch: The files are not of that format, or are ambiguous; the message names the file and the place.
+        SchemaMismatch: The files are not of that format, are damaged or ambiguous; the message names the place.
+        CorruptDataset: A Parquet file is damaged; the message names it.
         DatasetExists: That version is there.
     """
-    opened = open_source(kind, source, **options, **_progress(kind, progress))
-    for note in opened.notes:
-        logger.warning("%s: %s", source, note)
-    return export(
-        replace(opened, records=lambda: _counted(opened.records(), opened.num_episodes, name, progress)),
-        name,
-        version=version,
-        license=license,
-        description=description or f"Imported from {kind} files.",
-        env_name=env_name,
-        store=store,
-    )
+    with _heeding_interrupts() as heed:
+        opened = open_source(kind, source, **options, **_progress(kind, progress))
+        for note in opened.notes:
+            logger.warning("%s: %s", source, note)
+
+        def records() -> Iterator[EpisodeRecord]:
+            return _counted(_naming_damage(opened.records(), kind, source), opened.num_episodes, name, progress, heed)
+
+        return export(
+            replace(opened, records=records),
+            name,
+            version=version,
+            license=license,
+            description=description or f"Imported from {kind} files.",
+            env_name=env_name,
+            store=store,
+        )
 
 
 def open_source(kind: str, source: str | Path, **options: Any) -> Imported:
@@ -82,10 +91,14 @@ def open_source(kind: str, source: str | Path, **options: Any) -> Imported:
 
     Raises:
         UnsupportedFormat: No such kind; the message names those there are.
+        SchemaMismatch, CorruptDataset: As for :func:`import_dataset`.
     """
     reader = _room(kind, READERS).read
     _require_options(kind, reader, options)
-    return reader(source, **options)
+    try:
+        return reader(source, **options)
+    except Exception as error:
+        raise _damaged(error, kind, source) from error
 
 
 def export_to(kind: str, folder: Path, target: str | Path, *, progress: bool = True, **options: Any) -> Path:
@@ -111,8 +124,29 @@ def export_to(kind: str, folder: Path, target: str | Path, *, progress: bool = T
     writer, manifest = _room(kind, WRITERS), Manifest.read(Path(folder))
     _require_options(kind, writer.write, options)
     records = read_records(Path(folder), manifest, list(manifest.splits))
-    writer.write(manifest, _counted(records, manifest.num_episodes, str(target), progress), Path(target), **options)
+    with _heeding_interrupts() as heed:
+        counted = _counted(records, manifest.num_episodes, str(target), progress, heed)
+        writer.write(manifest, counted, Path(target), **options)
     return Path(target)
+
+
+def is_exported(kind: str, folder: Path, target: str | Path, **options: Any) -> bool:
+    """Whether the target is what :func:`export_to` makes of that version with these options, and says so itself."""
+    return _room(kind, WRITERS).is_written(Manifest.read(Path(folder)), Path(target), **options)
+
+
+def tag_of(kind: str) -> str:
+    """Return the git tag by which another library finds a dataset of its format on the Hub.
+
+    Raises:
+        UnsupportedFormat: It looks for none, so a dataset in that format cannot be pushed.
+    """
+    tag = getattr(_room(kind, WRITERS), "TAG", None)
+    if tag is None:
+        pushed = [name for name in WRITERS if hasattr(_room(name, WRITERS), "TAG")]
+        msg = f"Format {kind} is not pushed: expected {' or '.join(pushed)}. Push the version itself: rlhive push"
+        raise UnsupportedFormat(msg)
+    return tag
 
 
 def _progress(kind: str, progress: bool) -> dict[str, bool]:
@@ -137,5 +171,52 @@ def _room(kind: str, rooms: dict[str, str]) -> Any:
     return importlib.import_module(rooms[kind])
 
 
-def _counted(records: Iterator[EpisodeRecord], total: int, name: str, progress: bool) -> Iterator[EpisodeRecord]:
-    yield from tqdm(records, total=total, desc=name, unit="ep", disable=not progress)
+def _naming_damage(records: Iterator[EpisodeRecord], kind: str, source: str | Path) -> Iterator[EpisodeRecord]:
+    """Yield what a reader gives; whatever it did not foresee in files that others wrote becomes a sentence."""
+    try:
+        yield from records
+    except Exception as error:
+        raise _damaged(error, kind, source) from error
+
+
+def _damaged(error: Exception, kind: str, source: str | Path) -> Exception:
+    if isinstance(error, (RLHiveError, MemoryError)):
+        return error
+    said = " ".join(repr(error).split())
+    return SchemaMismatch(f"{source}: expected whole files in the format {kind}, got: {said}. Fetch them again.")
+
+
+def _counted(
+    records: Iterator[EpisodeRecord], total: int, name: str, progress: bool, heed: Callable[[], None]
+) -> Iterator[EpisodeRecord]:
+    for record in tqdm(records, total=total, desc=name, unit="ep", disable=not progress):
+        heed()
+        yield record
+    heed()
+
+
+@contextlib.contextmanager
+def _heeding_interrupts() -> Iterator[Callable[[], None]]:
+    """Yield a function that raises the KeyboardInterrupt that Python dropped, if it did.
+
+    One that is raised inside the callback of a weak reference is printed and forgotten. h5py spends so much time in
+    those that one Ctrl-C in five was lost. Elsewhere than in the main thread nobody is interrupted.
+    """
+    before, came = signal.getsignal(signal.SIGINT), []
+
+    def note(number: int, frame: Any) -> None:
+        came.append(number)
+        before(number, frame)
+
+    def heed() -> None:
+        if came:
+            raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield heed
+        return
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield heed
+    finally:
+        signal.signal(signal.SIGINT, before)

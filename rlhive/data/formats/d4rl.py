@@ -15,6 +15,7 @@ the row's own state instead of the following one (maze2d).
 import hashlib
 import itertools
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +31,7 @@ from rlhive.data.schema import Field, Schema
 from rlhive.errors import SchemaMismatch
 
 _REQUIRED = ("observations", "actions", "rewards", "terminals")
-_CHUNK = 100_000
+_CHUNK_BYTES = 4 * 2**20  # of the observations that are compared at a time
 #: A step this many times as long as the 99.9th percentile of all steps is a jump to another trajectory.
 _JUMP = 10.0
 
@@ -179,8 +180,9 @@ def _jumps(h5: Any) -> np.ndarray:
     observations = h5["observations"]
     count = len(observations)
     lengths, differs = np.zeros(count), np.zeros(count, bool)
-    for start in range(0, count - 1, _CHUNK):
-        stop = min(start + _CHUNK, count - 1)
+    chunk = max(1, _CHUNK_BYTES // max(1, observations.dtype.itemsize * math.prod(observations.shape[1:])))
+    for start in range(0, count - 1, chunk):
+        stop = min(start + chunk, count - 1)
         rows = np.asarray(observations[start : stop + 1]).reshape(stop - start + 1, -1)
         if "next_observations" in h5:
             following = np.asarray(h5["next_observations"][start:stop]).reshape(stop - start, -1)

@@ -30,7 +30,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rlhive import keys
-from rlhive.data import arrow
+from rlhive.data import arrow, shards
 from rlhive.data.episodes import REWARD, TERMINATED, TRUNCATED, EpisodeRecord
 from rlhive.data.formats.imported import Imported, end_flags, record_of, schema_of
 from rlhive.data.formats.pictures import decoded, video_frames
@@ -58,6 +58,7 @@ def read(source: str | Path, *, split: str = "train") -> Imported:
 
     Raises:
         SchemaMismatch: It is no such folder, is of another version, or has fewer frames than its episodes.
+        CorruptDataset: A Parquet file of frames is damaged.
         MissingExtra: A package for its pictures or videos is not installed.
 
     Example:
@@ -125,8 +126,8 @@ class _Dataset:
 
     def episodes(self) -> list[_Episode]:
         if self.version == "v3.0":
-            tables = [pq.read_table(path) for path in sorted((self.root / "meta" / "episodes").glob("*/*.parquet"))]
-            rows = [row for table in tables for row in _without_statistics(table).to_pylist()]
+            paths = sorted((self.root / "meta" / "episodes").glob("*/*.parquet"))
+            rows = [row for path in paths for row in _without_statistics(path).to_pylist()]
         else:
             rows = _json_lines(self.root / "meta" / "episodes.jsonl")
         rows.sort(key=lambda row: row["episode_index"])
@@ -189,8 +190,7 @@ class _Rows:
     """The rows of several Parquet files in order, any number at a time."""
 
     def __init__(self, paths: list[Path]):
-        batches = (batch for path in paths for batch in pq.ParquetFile(path).iter_batches(batch_size=1024))
-        self._batches = iter(batches)
+        self._batches = shards.read_batches(paths)
         self._rest: list[pa.RecordBatch] = []
 
     def take(self, count: int) -> pa.Table:
@@ -302,8 +302,10 @@ def _stacked(column: pa.ChunkedArray) -> np.ndarray:
     return array.to_numpy(zero_copy_only=False)
 
 
-def _without_statistics(table: pa.Table) -> pa.Table:
-    return table.select([name for name in table.column_names if not name.startswith("stats/")])
+def _without_statistics(path: Path) -> pa.Table:
+    """Read a table of episodes but for its statistics, which are most of it."""
+    names = [name for name in pq.read_schema(path).names if not name.startswith("stats/")]
+    return pq.read_table(path, columns=names)
 
 
 def _json_lines(path: Path) -> list[dict[str, Any]]:

@@ -68,8 +68,10 @@ def read(
     dropped = (drop,) if isinstance(drop, str) else tuple(drop)
     layout, shards = _layout(folder, dropped), _chosen(folder, split)
     survey = Survey(layout)
-    for shard in tqdm(shards, desc=f"look through {folder.full_name}", unit="file", disable=not progress):
-        survey.look_through(shard)
+    total = sum(shard.num_records for shard in shards)
+    with tqdm(total=total, desc=f"look through {folder.full_name}", unit="ep", disable=not progress) as bar:
+        for shard in shards:
+            survey.look_through(shard, bar.update)
     survey = survey.decided(last_step, where=str(folder.root))
 
     def episodes() -> Iterator[Steps]:

@@ -18,7 +18,7 @@ An episode whose last step is not ``is_last`` was cut while it was recorded; it 
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -123,8 +123,8 @@ class Survey:
     _kinds: Counter = field(default_factory=Counter)
     _others: Counter = field(default_factory=Counter)
 
-    def look_through(self, shard: Shard) -> None:
-        """Read a file, all its checksums included.
+    def look_through(self, shard: Shard, advance: Callable[[], Any]) -> None:
+        """Read a file, all its checksums included, and call ``advance`` after each record.
 
         Raises:
             SchemaMismatch: It is damaged, or the flags of an episode contradict each other.
@@ -141,6 +141,7 @@ class Survey:
                     lengths = tfds.row_lengths(leaf, example)[: ends.length]
                     most, least = self.longest.get(column, (0, 2**62))
                     self.longest[column] = (max([most, *lengths.tolist()]), min([least, *lengths.tolist()]))
+            advance()
 
     def decided(self, last_step: str | None, *, where: str) -> "Survey":
         """Return the survey with what last steps are: as given, or as all of them tell.

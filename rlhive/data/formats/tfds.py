@@ -232,10 +232,12 @@ def _contents(path: Path) -> Iterator[bytes]:
         return
     try:
         with pq.ParquetFile(path, buffer_size=2**20, pre_buffer=False, page_checksum_verification=True) as file:
-            for batch in file.iter_batches(batch_size=1, columns=["data"]):
-                yield batch.column("data")[0].as_py()
+            for group in range(file.num_row_groups):  # all at once, their pages would be read ahead
+                for batch in file.iter_batches(batch_size=1, row_groups=[group], columns=["data"]):
+                    yield batch.column("data")[0].as_py()
     except (OSError, KeyError, pa.ArrowException) as error:
-        msg = f"{path}: expected Parquet with a column of records, got: {error}. Fetch the file again."
+        said = " ".join(str(error).split())
+        msg = f"{path}: expected Parquet with a column of records, got: {said}. Fetch the file again."
         raise SchemaMismatch(msg) from error
 
 

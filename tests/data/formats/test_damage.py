@@ -1,0 +1,76 @@
+"""Files of every format, damaged: whatever is wrong with them is one of RLHive's errors, and leaves nothing."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from benchmarks.import_sources import SOURCES
+from rlhive.data.convert import import_dataset, open_source
+from rlhive.errors import RLHiveError
+from tests.data.formats import make_lerobot, make_minari, make_rlds
+
+#: Name → kind and source; d4rl and roboset are made when they are needed.
+COMMITTED = {
+    **{f"minari-{name}": ("minari", make_minari.FILES / name) for name in (*make_minari.STORAGES, make_minari.LOSSY)},
+    **{f"lerobot-{path.name}": ("lerobot", path) for path in sorted(make_lerobot.FILES.iterdir())},
+    **{f"rlds-{path.name}": ("rlds", path) for path in sorted(make_rlds.FILES.iterdir()) if path.is_dir()},
+    "d4rl": ("d4rl", make_minari.FILES.parent / "d4rl.hdf5"),
+}
+PLACES = (0.0, 0.02, 0.5, 0.99)
+
+
+def damage(path, place, generator):
+    """Return the ways in which a file is damaged at a place, as functions that do it."""
+    content = path.read_bytes()
+    at = int(place * len(content))
+    wrong = content[:at] + generator.bytes(16) + content[at + 16 :]
+    yield "cut", lambda: path.write_bytes(content[:at])
+    yield "overwritten", lambda: path.write_bytes(wrong)
+    path.write_bytes(content)
+
+
+def read_all(kind, source):
+    for record in open_source(kind, source).records():
+        assert record.length
+
+
+@pytest.mark.parametrize("name", COMMITTED)
+def test_damage_anywhere_is_an_error_of_ours_or_no_error(name, tmp_path):
+    """What no checksum covers may pass; what does not pass is foreseen."""
+    kind, committed = COMMITTED[name]
+    source, generator = tmp_path / committed.name, np.random.default_rng(0)
+    (shutil.copytree if committed.is_dir() else shutil.copy)(committed, source)
+    files = [source] if source.is_file() else sorted(path for path in source.rglob("*") if path.is_file())
+    refused = 0
+    for path in files:
+        for place in PLACES:
+            for _, harm in damage(path, place, generator):
+                harm()
+                refused += not is_read(kind, source, tmp_path / "store")
+    assert refused >= len(files)
+    read_all(kind, source)  # mended
+
+
+def is_read(kind, source, store):
+    try:
+        import_dataset(kind, source, "lab/x", license="mit", store=store, progress=False)
+    except RLHiveError as error:
+        said = str(error)
+    else:
+        shutil.rmtree(store)
+        return True
+    assert "\n" not in said
+    assert source.name in said
+    assert not [path for path in store.rglob("*") if path.is_file() and not path.name.endswith(".lock")]
+    return False
+
+
+def test_a_roboset_log_that_was_cut_is_refused(tmp_path):
+    kind, make = SOURCES["roboset"]
+    source = tmp_path / "log.h5"
+    make(source, 3)
+    content = source.read_bytes()
+    for place in PLACES:
+        source.write_bytes(content[: int(place * len(content))])
+        assert not is_read(kind, source, tmp_path / "store")

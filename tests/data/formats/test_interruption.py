@@ -1,0 +1,168 @@
+"""Imports in a terminal of their own: progress is seen, memory is flat, and Ctrl-C or kill -9 leaves nothing.
+
+One process imports what is slow and forks the rest. `make bench-import` does the same with 1 GB a kind.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import weakref
+from pathlib import Path
+
+import pytest
+
+from benchmarks.import_sources import EPISODE_BYTES, SOURCES
+from rlhive.data.convert import export_to, import_dataset
+from rlhive.data.export import export
+from rlhive.data.formats import minari, roboset
+from tests.data.strategies import records
+
+#: What pytest makes of "Exception ignored in …".
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+SCRIPT = """
+import fcntl, json, os, pty, shutil, signal, struct, sys, termios, threading, time
+from pathlib import Path
+import rlhive.cli, rlhive.data.convert, rlhive.dataset
+from benchmarks.bench_import import NAME, left, percentages
+from benchmarks.import_sources import SOURCES
+from rlhive.data import shards
+
+shards.ROW_GROUP_BYTES = 2**20
+folder, small, large = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+
+def run(kind, source, store, stop=None):
+    '''Type the command; with a signal, stop it as soon as something was written.'''
+    pid, terminal = pty.fork()
+    if not pid:
+        os.environ["RLHIVE_DATASETS_PATH"] = str(store)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        time.sleep(0.05)  # until the terminal has its size
+        sys.argv = ["rlhive", "import", kind, str(source), NAME, "--license", "mit"]
+        try:
+            rlhive.cli.main()
+        except SystemExit as end:
+            os._exit(end.code if isinstance(end.code, int) else 0)
+        finally:
+            os._exit(77)
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
+    said = []
+    def read():
+        try:
+            while part := os.read(terminal, 65536):
+                said.append(part.decode(errors="replace"))
+        except OSError:
+            pass
+    reader = threading.Thread(target=read)
+    reader.start()
+    while stop and sum(path.stat().st_size for path in (store / NAME).glob("*/data/*")) < 2**20:
+        time.sleep(0.001)
+    if stop:
+        os.kill(pid, stop)
+    _, status, usage = os.wait4(pid, 0)
+    reader.join()
+    os.close(terminal)
+    text = "".join(said)
+    return {"status": os.waitstatus_to_exitcode(status), "peak": usage.ru_maxrss * 1024, "said": text,
+            "percent": percentages(text), **left(store)}
+
+told = {}
+for name, (kind, make) in SOURCES.items():
+    one = told[name] = {}
+    for size, count in (("small", small), ("large", large)):
+        source, store = folder / "source", folder / "store"
+        make(source, count)
+        if size == "large":
+            one["interrupted"] = run(kind, source, store, signal.SIGINT)
+            one["killed"] = run(kind, source, store, signal.SIGKILL)
+        one[size] = run(kind, source, store)
+        for path in (source, store):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+print(json.dumps(told))
+"""
+SMALL, LARGE = 24, 240
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory):
+    """What happened to each kind of source."""
+    quiet = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "524288", "ARROW_DEFAULT_MEMORY_POOL": "system"}
+    command = [sys.executable, "-c", SCRIPT, str(tmp_path_factory.mktemp("imports")), str(SMALL), str(LARGE)]
+    ran = subprocess.run(command, capture_output=True, text=True, env=os.environ | quiet, cwd=Path(__file__).parents[3])
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    return json.loads(ran.stdout)
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_progress_is_seen_and_memory_is_flat(told, name):
+    small, large = told[name]["small"], told[name]["large"]
+    assert (small["status"], large["status"]) == (0, 0), large["said"]
+    assert large["percent"] == sorted(large["percent"])
+    assert large["percent"][0] == 0
+    assert large["percent"][-1] == 100
+    assert len(set(large["percent"])) > 3
+    more = (LARGE - SMALL) * EPISODE_BYTES
+    assert large["peak"] - small["peak"] < more / 3, (small["peak"], large["peak"], more)
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_an_interrupt_leaves_nothing_and_a_kill_nothing_that_counts(told, name):
+    interrupted, killed, after = (told[name][what] for what in ("interrupted", "killed", "large"))
+    assert interrupted["status"] == 130, interrupted["said"]
+    assert "nothing half-written is left" in interrupted["said"]
+    assert (interrupted["versions"], interrupted["bytes"]) == (0, 0)
+    assert killed["status"] == -9
+    assert killed["versions"] == 0
+    assert killed["bytes"] > 0  # what the next run, of the same command, removed
+    assert after["versions"] == 1
+    assert f"train: {LARGE} episodes" in after["said"]
+    small = told[name]["small"]
+    assert after["bytes"] < 1.2 * LARGE / SMALL * small["bytes"]
+
+
+def test_an_interrupt_that_python_drops_ends_an_import_all_the_same(tmp_path, monkeypatch):
+    """As h5py's registry of open objects does: what a callback of a weak reference raises is printed, no more."""
+    source, read_trial, calls = tmp_path / "log.h5", roboset._read_trial, []
+    SOURCES["roboset"][1](source, 6)
+
+    def read_and_be_interrupted(trial):
+        calls.append(trial)
+        if len(calls) == 3:
+            drop_an_interrupt()
+        return read_trial(trial)
+
+    monkeypatch.setattr(roboset, "_read_trial", read_and_be_interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        import_dataset("roboset", source, "lab/walk", license="mit", store=tmp_path / "store", progress=False)
+    assert len(calls) == 3
+    assert not [path for path in (tmp_path / "store/lab/walk").iterdir() if not path.name.startswith(".")]
+
+
+def test_an_interrupt_that_python_drops_ends_an_export_too(tmp_path, monkeypatch):
+    write_episode, calls = minari._write_episode, []
+
+    def write_and_be_interrupted(*arguments):
+        calls.append(arguments)
+        drop_an_interrupt()
+        write_episode(*arguments)
+
+    monkeypatch.setattr(minari, "_write_episode", write_and_be_interrupted)
+    schema, made = records([3, 2, 4])
+    folder = export(made, "lab/walk", schema=schema, license="mit", store=tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        export_to("minari", folder, tmp_path / "out", progress=False)
+    assert len(calls) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def drop_an_interrupt():
+    """Receive a SIGINT where Python cannot raise."""
+
+    class Thing:
+        """Something that can be referred to weakly."""
+
+    thing = Thing()
+    reference = weakref.ref(thing, lambda _: os.kill(os.getpid(), 2))
+    del thing
+    assert reference() is None
