@@ -85,25 +85,54 @@ def push(
     manifest = Manifest.read(folder)
     _require_sound(check(folder), manifest)
     repo_id = "/".join(cache.qualified(repo_id))
+    tag = f"v{manifest.version}"
     with _staged(Path(folder), manifest, repo_id, license) as files, bars(progress):
         _require_no_token(files)
-        head, tags = _refs(repo_id)
-        if head is None:
-            head = _create(repo_id, private=private)
-        elif private:
-            _require_private(repo_id)
-        tag = f"v{manifest.version}"
-        if tag not in tags:
-            commit = _commit(repo_id, files, head, message=f"Version {manifest.version}")
-            tags |= {tag: _tag(repo_id, tag, commit)}
-        if not _holds(repo_id, tags[tag], files):
-            msg = (
-                f"{repo_id}: version {manifest.version} is on the Hub with other files (tag {tag} names commit "
-                f"{tags[tag][:12]}), and a tag is never moved. Choose another version."
-            )
-            raise DatasetExists(msg)
-    url = f"{constants.ENDPOINT}/datasets/{repo_id}/tree/{tag}"
-    return Published(repo_id, manifest.version, tags[tag], url)
+        message, otherwise = f"Version {manifest.version}", "Choose another version."
+        return _place(repo_id, files, tag, manifest.version, private=private, message=message, otherwise=otherwise)
+
+
+def push_folder(
+    folder: Path, repo_id: str, *, version: str, tag: str, private: bool = False, progress: bool = True
+) -> Published:
+    """Publish a dataset in another library's format, with all that its folder holds, under the tag of that format.
+
+    Args:
+        folder: The dataset, as :func:`rlhive.data.convert.export_to` wrote it.
+        repo_id: ``namespace/name``; a repository of its own, since a format's tag names one content.
+        version: Of the dataset that it was made from, for the commit's message.
+        tag: What the other library looks for, ``v3.0`` for LeRobot.
+        private: Whether a new repository is private; an existing one that is public is then refused.
+        progress: Whether to show the Hub's progress bars.
+
+    Raises:
+        DatasetExists: The repository has that tag with another content; a tag is never moved.
+        HubConflict, HubAccessDenied, HubRefused, HubUnreachable: As for :func:`push`.
+    """
+    repo_id = "/".join(cache.qualified(repo_id))
+    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    message, otherwise = f"Version {version}, as {tag}", "Push to a repository of its own, or delete the tag there."
+    with bars(progress):
+        return _place(repo_id, files, tag, version, private=private, message=message, otherwise=otherwise)
+
+
+def _place(
+    repo_id: str, files: Mapping[str, Path], tag: str, version: str, *, private: bool, message: str, otherwise: str
+) -> Published:
+    """Bring files under a tag; where it names others, refuse and say what to do otherwise."""
+    head, tags = _refs(repo_id)
+    if head is None:
+        head = _create(repo_id, private=private)
+    elif private:
+        _require_private(repo_id)
+    commit = tags.get(tag) or _tag(repo_id, tag, _commit(repo_id, files, head, message=message))
+    if not _holds(repo_id, commit, files):
+        msg = (
+            f"{repo_id}: the Hub has other files there (tag {tag} names commit {commit[:12]}), and a tag is never "
+            f"moved. {otherwise}"
+        )
+        raise DatasetExists(msg)
+    return Published(repo_id, version, commit, f"{constants.ENDPOINT}/datasets/{repo_id}/tree/{tag}")
 
 
 def _require_no_token(files: Mapping[str, Path]) -> None:

@@ -26,7 +26,10 @@ from rlhive.data.statistics import Summary
 from rlhive.errors import UnsupportedFormat
 
 CODEBASE_VERSION = "v3.0"
+#: The git tag by which LeRobot finds a dataset of its format on the Hub.
+TAG = CODEBASE_VERSION
 _DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
+_INFO_PATH = "meta/info.json"
 _META_PATH = "meta/episodes/chunk-000/file-000.parquet"
 _INDICES = ("frame_index", "episode_index", "index", "task_index")
 _BOOKKEEPING = {"timestamp": "float32", **dict.fromkeys(_INDICES, "int64")}
@@ -65,7 +68,29 @@ def write(
         writer.begin(partial)
         for index, record in enumerate(records):
             writer.add(index, record)
-        writer.finish(robot_type)
+        writer.finish(robot_type, _origin(manifest, fps=fps, task=task, dtype=dtype, robot_type=robot_type))
+
+
+def is_written(
+    manifest: Manifest,
+    target: Path,
+    *,
+    fps: int | None = None,
+    task: str | None = None,
+    dtype: str | None = None,
+    robot_type: str = "franka",
+) -> bool:
+    """Whether :func:`write` made that folder of this very version, with these options."""
+    try:
+        info = json.loads((Path(target) / _INFO_PATH).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return info.get("rlhive") == _origin(manifest, fps=fps, task=task, dtype=dtype, robot_type=robot_type)
+
+
+def _origin(manifest: Manifest, **options: Any) -> dict[str, Any]:
+    """Return what info.json says about where a dataset comes from."""
+    return {"name": manifest.name, "version": manifest.version, "fingerprint": manifest.fingerprint, **options}
 
 
 class _Writer:
@@ -112,7 +137,7 @@ class _Writer:
         self._kept.append(arrow.episode_table([arrow.EpisodeRow.of(record)], self._manifest.schema))
         self._frames += record.length
 
-    def finish(self, robot_type: str) -> None:
+    def finish(self, robot_type: str, origin: Mapping[str, Any]) -> None:
         """Write everything but the frames."""
         self._parquet.close()
         meta = self._folder / "meta"
@@ -126,7 +151,7 @@ class _Writer:
         _dump(meta / "stats.json", {name: _statistics(part, name) for name, part in self._summaries.items()})
         count = len(self._episodes)
         _dump(
-            meta / "info.json",
+            self._folder / _INFO_PATH,
             {
                 "codebase_version": CODEBASE_VERSION,
                 "robot_type": robot_type,
@@ -142,6 +167,7 @@ class _Writer:
                 "video_path": None,
                 "features": self.features,
                 "env_name": self._manifest.env_name,
+                "rlhive": origin,
             },
         )
         (self._folder / "README.md").write_text(_card(self._manifest), encoding="utf-8")

@@ -3,6 +3,7 @@
     python -m benchmarks.peers.environments lerobot              # builds benchmarks/.venvs/lerobot, lerobot 0.4.4
     benchmarks/.venvs/lerobot/bin/python tests/data/formats/make_lerobot.py write v3.0
     benchmarks/.venvs/lerobot/bin/python tests/data/formats/make_lerobot.py read FOLDER    # prints JSON
+    HF_ENDPOINT=… benchmarks/.venvs/lerobot/bin/python tests/data/formats/make_lerobot.py pull REPO FOLDER    # the same
 
 v2.1 is what lerobot 0.3.3 writes; unpacked beside (pip download --no-deps lerobot==0.3.3) it runs in the same
 environment:
@@ -67,11 +68,11 @@ def write(version: str) -> None:
             dataset.finalize()
 
 
-def read(folder: str) -> None:
-    """Print what LeRobot makes of a dataset."""
+def read(repo_id: str, folder: str) -> None:
+    """Print what LeRobot makes of a dataset; what the folder lacks comes from the Hub, by LeRobot's own tag."""
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
-    dataset = LeRobotDataset("lab/ours", root=folder)
+    dataset = LeRobotDataset(repo_id, root=folder)
     frames = [
         {name: value if isinstance(value, str) else value.tolist() for name, value in dataset[index].items()}
         for index in range(len(dataset))
@@ -85,5 +86,7 @@ def read(folder: str) -> None:
 
 
 if __name__ == "__main__":
-    os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
-    write(sys.argv[2]) if sys.argv[1] == "write" else read(sys.argv[2])
+    verb, *words = sys.argv[1:]
+    if verb != "pull":
+        os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+    write(*words) if verb == "write" else read(*words if verb == "pull" else ("lab/ours", *words))

@@ -1,0 +1,170 @@
+"""The verbs that speak other libraries' formats, as a user types them; what goes to a Hub goes to the loopback one."""
+
+import json
+import os
+import subprocess
+
+import numpy as np
+import pytest
+
+from benchmarks.peers.environments import VENVS
+from rlhive import RoboHiveDataset
+from rlhive.cli import formats
+from rlhive.data.convert import READERS, WRITERS, export_to
+from rlhive.data.formats import lerobot
+from tests.cli.test_hub import parsed
+from tests.data.formats import make_lerobot
+from tests.data.formats.test_lerobot import NEEDS
+from tests.hub_client import TOKEN, files_of
+
+LEROBOT = make_lerobot.FILES / "v3.0-image"
+IMPORT = ("import", "lerobot", LEROBOT, "lab/frames", "--license", "mit")
+
+
+@pytest.fixture
+def imported(rlhive, store):
+    """A dataset in the store that came from LeRobot's own files."""
+    described = parsed(rlhive(*IMPORT, "--json"))
+    return RoboHiveDataset(store / "lab/frames" / described["version"])
+
+
+def pushed(rlhive, *words):
+    return parsed(rlhive("export-to", "lerobot", "lab/frames", *words, "--push", "org/frames", "--json"))
+
+
+def content(hub, tag="v3.0"):
+    repository = hub.repositories["org/frames"]
+    files = dict(repository.commits[repository.tags[tag]])
+    del files[".gitattributes"]
+    return files
+
+
+def test_an_import_says_what_it_made(rlhive, store):
+    described = parsed(rlhive(*IMPORT, "--json"))
+    assert (described["name"], described["version"]) == ("lab/frames", "1.0.0")
+    status, shown, said = rlhive(*IMPORT, "--version", "2.0.0")
+    assert status == 1
+    assert "same" in said or "version" in said
+    status, shown, said = rlhive("import", "lerobot", LEROBOT, "lab/other", "--license", "mit")
+    assert (status, shown.splitlines()[0]) == (0, "RoboHiveDataset lab/other 1.0.0")
+    assert "the last frame of an episode that was cut off is its final observation" in said
+
+
+def test_a_lerobot_dataset_is_published_under_lerobots_tag(hub, rlhive, imported, tmp_path):
+    done = pushed(rlhive)
+    repository = hub.repositories["org/frames"]
+    assert done["target"] is None
+    assert done["pushed"] == {
+        "repo_id": "org/frames",
+        "version": "1.0.0",
+        "commit": repository.tags["v3.0"],
+        "url": f"{hub.url}/datasets/org/frames/tree/v3.0",
+    }
+    assert repository.tags == {"v3.0": repository.head}
+    target = export_to("lerobot", imported.path, tmp_path / "out", progress=False)
+    assert content(hub) == files_of(target)
+    assert json.loads(content(hub)["meta/info.json"])["codebase_version"] == "v3.0"
+    assert b"- LeRobot\n" in content(hub)["README.md"]
+
+    hub.requests.clear()
+    assert pushed(rlhive) == done  # what is there is done
+    assert not [line for line in hub.requests if line.startswith(("PUT", "POST"))]
+    status, shown, _ = rlhive("export-to", "lerobot", "lab/frames", "--push", "org/frames")
+    assert (status, shown.split(": ")[0]) == (0, f"org/frames v3.0 is commit {repository.head[:12]}")
+
+
+def test_an_interrupted_push_of_a_folder_goes_on_with_the_same_command(hub, rlhive, imported, tmp_path):
+    from tests.hub_server import Fault
+
+    target = tmp_path / "out"
+    hub.faults.append(Fault("POST /api/datasets/org/frames/commit", 500, times=9))
+    status, _, said = rlhive("export-to", "lerobot", "lab/frames", target, "--push", "org/frames")
+    assert (status, "still answers 500" in said) == (1, True)
+    assert (target / "meta/info.json").is_file()
+    assert "org/frames" in hub.repositories
+    assert not hub.repositories["org/frames"].tags
+    hub.faults.clear()
+
+    made = target.stat().st_ino
+    assert pushed(rlhive, target)["target"] == str(target)
+    assert target.stat().st_ino == made  # pushed, not written anew
+    assert content(hub) == files_of(target)
+    status, _, said = rlhive("export-to", "lerobot", "lab/frames", target, "--push", "org/frames", "--task", "other")
+    assert (status, "expected no such folder" in said) == (1, True)
+
+
+def test_the_tag_is_never_moved_and_private_stays_private(hub, rlhive, imported):
+    pushed(rlhive)
+    before = content(hub)
+    status, _, said = rlhive("export-to", "lerobot", "lab/frames", "--push", "org/frames", "--task", "other")
+    assert status == 1
+    assert "a tag is never moved. Push to a repository of its own" in " ".join(said.split())
+    assert content(hub) == before
+    status, _, said = rlhive("export-to", "lerobot", "lab/frames", "--push", "org/frames", "--private")
+    assert (status, "expected a private repository" in " ".join(said.split())) == (1, True)
+    parsed(rlhive("export-to", "lerobot", "lab/frames", "--push", "org/hidden", "--private", "--json"))
+    assert hub.repositories["org/hidden"].private
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "says"),
+    [
+        (("minari", "lab/frames", "--push", "org/frames"), 1, "Format minari is not pushed: expected lerobot"),
+        (("lerobot", "lab/frames"), 2, "Name a folder, or a repository"),
+        (("zarr", "lab/frames", "out"), 1, "expected one of minari, lerobot"),
+        (("lerobot", "lab/nothing", "out"), 1, "lab/nothing"),
+    ],
+)
+def test_bad_input_is_one_sentence(hub, rlhive, imported, words, status, says):
+    ran = rlhive("export-to", *words)
+    assert ran[0] == status
+    assert says in " ".join(ran[2].replace("│", " ").split())
+    assert not hub.repositories
+
+
+def test_a_read_only_token_is_one_sentence(hub, clients, imported, store):
+    from tests.cli.conftest import TYPE
+
+    hub.tokens[TOKEN] = "read"
+    client = clients.start(hub.url)
+    words = ["export-to", "lerobot", "lab/frames", "--push", "org/frames"]
+    status, _, said = client.run(TYPE, store=str(store), words=words)
+    assert status == 1
+    assert "may not do this" in said
+    assert TOKEN not in said
+
+
+def test_what_was_published_comes_back_by_its_tag(hub, rlhive, imported, online, tmp_path):
+    pushed(rlhive)
+    fetch = (
+        "from huggingface_hub import snapshot_download\nanswer = snapshot_download(repo, repo_type='dataset', **more)"
+    )
+    folder = online.run(fetch, repo="org/frames", more={"revision": "v3.0", "local_dir": str(tmp_path / "back")})
+    records = list(lerobot.read(folder).records())
+    ours = imported.as_tensordict()
+    assert sum(record.length for record in records) == len(ours)
+    actions = np.concatenate([record.columns["action"] for record in records])
+    np.testing.assert_array_equal(actions, ours["action"].numpy())
+    last = np.concatenate([record.final["observation"][None] for record in records])
+    ends = ours["next", "done"].flatten()
+    np.testing.assert_array_equal(last, ours["next", "observation"][ends].numpy())
+
+
+@pytest.mark.skipif(not (VENVS / "lerobot").exists(), reason=NEEDS)
+def test_lerobots_own_client_finds_it_on_the_hub(hub, rlhive, imported, tmp_path):
+    pushed(rlhive)
+    command = [VENVS / "lerobot/bin/python", make_lerobot.__file__, "pull", "org/frames", str(tmp_path / "theirs")]
+    clean = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "HF_HUB_OFFLINE")}
+    clean |= {"HF_HOME": str(tmp_path), "HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1"}
+    ran = subprocess.run(command, capture_output=True, text=True, env=clean)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    frames = json.loads(ran.stdout)["frames"]
+    assert len(frames) == len(imported.as_tensordict())
+    actions = np.array([frame["action"] for frame in frames], np.float32)
+    np.testing.assert_array_equal(actions, imported.as_tensordict()["action"].numpy())
+
+
+def test_the_shell_offers_the_formats_there_are():
+    assert list(formats._readers("")) == list(READERS)
+    assert list(formats._writers("")) == list(WRITERS)
+    assert list(formats._readers("r")) == ["roboset", "rlds"]
