@@ -13,12 +13,13 @@ from typing import Any
 
 from tqdm import tqdm
 
+from rlhive.data import cache
 from rlhive.data.episodes import EpisodeRecord
 from rlhive.data.export import export
 from rlhive.data.formats.imported import Imported
 from rlhive.data.load import read_records
 from rlhive.data.manifest import Manifest
-from rlhive.errors import RLHiveError, SchemaMismatch, UnsupportedFormat
+from rlhive.errors import DatasetExists, RLHiveError, SchemaMismatch, UnsupportedFormat
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +68,10 @@ def import_dataset(
         CorruptDataset: A Parquet file is damaged; the message names it.
         DatasetExists: That version is there.
     """
+    folder = cache.version_dir(name, version, store=store)
+    if folder.exists():  # before the files are looked through, which may take a while
+        msg = f"{folder}: expected no such folder, a version is never overwritten. Choose another version."
+        raise DatasetExists(msg)
     with _heeding_interrupts() as heed:
         opened = open_source(kind, source, **options, **_progress(kind, progress))
         for note in opened.notes:
@@ -123,6 +128,9 @@ def export_to(kind: str, folder: Path, target: str | Path, *, progress: bool = T
     """
     writer, manifest = _room(kind, WRITERS), Manifest.read(Path(folder))
     _require_options(kind, writer.write, options)
+    if Path(target).exists():
+        msg = f"{target}: expected no such file or folder, got one. Choose another target, or remove it."
+        raise DatasetExists(msg)
     records = read_records(Path(folder), manifest, list(manifest.splits))
     with _heeding_interrupts() as heed:
         counted = _counted(records, manifest.num_episodes, str(target), progress, heed)

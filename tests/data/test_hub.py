@@ -303,6 +303,19 @@ def test_a_busy_hub_is_asked_again_and_then_given_up(hub, made, online, store):
     raises("HubUnreachable", "still answers 429", open_, online, store, "org/other")
 
 
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_a_busy_hub_is_asked_again_for_files_too(hub, made, online, store, status):
+    retry = {"Retry-After": "0"}
+    hub.faults += [Fault(line, status, headers=retry) for line in ("POST .*/objects/batch", "PUT /lfs/")]
+    push(online, made["1.0.0"])
+    assert [fault.times for fault in hub.faults] == [0, 0]
+
+    hub.faults += [Fault(line, status, headers=retry) for line in ("GET .*/resolve/.*json", "GET .*/resolve/.*parquet")]
+    assert open_(online, store) == ["1.0.0", rewards_of(made["1.0.0"])]
+    assert [fault.times for fault in hub.faults] == [0] * 4
+    assert files_of(store / "org/knob/1.0.0") == files_of(made["1.0.0"])
+
+
 def test_a_commit_whose_answer_was_lost_is_not_made_twice(hub, made, online):
     answered = []
 

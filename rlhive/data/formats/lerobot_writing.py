@@ -309,7 +309,7 @@ def _fps_of(manifest: Manifest) -> int:
 
 def _card(manifest: Manifest) -> str:
     return (
-        f"---\nlicense: {manifest.license}\ntask_categories:\n- robotics\ntags:\n- LeRobot\n- rlhive\nconfigs:\n"
+        f"---\nlicense: {manifest.license}\ntask_categories:\n- robotics\ntags:\n- LeRobot\nconfigs:\n"
         f"- config_name: default\n  data_files: data/*/*.parquet\n---\n\n{manifest.description}\n\n"
         f"Made by RLHive from {manifest.name} {manifest.version}, fingerprint `{manifest.fingerprint}`.\n"
     )

@@ -187,7 +187,7 @@ def _notes(folder: Folder, survey: Survey, dropped: Sequence[str]) -> Iterator[s
     layout = survey.layout
     yield survey.said
     if survey.num_empty:
-        yield f"{survey.num_empty} episodes without a transition, left out"
+        yield f"episodes without a transition, left out: {survey.num_empty}"
     leaves = layout.columns.values()
     told = {
         "float64 that TFDS rounded to float32 when it wrote the files": [one for one in leaves if one.is_rounded],

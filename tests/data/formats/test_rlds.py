@@ -102,7 +102,7 @@ def test_logged_steps_are_transitions_and_nothing_is_invented():
     # Episode 1 has a single step and was cut off: what its action led to is not known.
     assert sorted(records) == [0, 2, 3, 4]
     assert source.num_episodes == 4
-    assert "1 episodes without a transition, left out" in source.notes
+    assert "episodes without a transition, left out: 1" in source.notes
     assert "is a transition" in source.notes[0]
     for number, record in records.items():
         if TERMINAL[number]:  # the end is kept; what it looked like nobody recorded
