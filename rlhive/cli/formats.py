@@ -29,7 +29,7 @@ def import_(
     source: Annotated[str, typer.Argument(help="File or folder.")],
     name: Annotated[str, typer.Argument(help="namespace/name of the new dataset.")],
     license: Annotated[str, typer.Option(help="Identifier of the licence of the data, for example cc-by-4.0.")],
-    version: Annotated[str, typer.Option(help="MAJOR.MINOR.PATCH.")] = "1.0.0",
+    version: Annotated[str | None, typer.Option(help="MAJOR.MINOR.PATCH; by default the right next one.")] = None,
     env: Annotated[str, typer.Option(help="Environment id, where the files do not say.")] = "",
     alignment: Annotated[
         str | None, typer.Option(help="If unsure, whose reward a row holds: its state's (state), its action's (path).")

@@ -36,7 +36,7 @@ def import_dataset(
     name: str,
     *,
     license: str,
-    version: str = "1.0.0",
+    version: str | None = None,
     description: str = "",
     env_name: str = "",
     store: Path | None = None,
@@ -52,7 +52,8 @@ def import_dataset(
         source: File or folder in that format.
         name: ``name`` or ``namespace/name`` of the new dataset.
         license: Identifier of the licence of the data; asked for, never guessed.
-        version: MAJOR.MINOR.PATCH.
+        version: MAJOR.MINOR.PATCH; by default the right next one, and 1.0.0 for the first. Without it, and with nothing
+            that differs from the newest version in the store, that version is returned.
         description: A sentence or two.
         env_name: Environment id, where the files do not say or say it wrongly.
         store: Folder of all datasets.
@@ -68,8 +69,9 @@ def import_dataset(
         CorruptDataset: A Parquet file is damaged; the message names it.
         DatasetExists: That version is there.
     """
-    folder = cache.version_dir(name, version, store=store)
-    if folder.exists():  # before the files are looked through, which may take a while
+    if (
+        version and (folder := cache.version_dir(name, version, store=store)).exists()
+    ):  # before the files are looked through, which may take a while
         msg = f"{folder}: expected no such folder, a version is never overwritten. Choose another version."
         raise DatasetExists(msg)
     with _heeding_interrupts() as heed:

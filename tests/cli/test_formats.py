@@ -42,8 +42,9 @@ def content(hub, tag="v3.0"):
 def test_an_import_says_what_it_made(rlhive, store):
     described = parsed(rlhive(*IMPORT, "--json"))
     assert (described["name"], described["version"]) == ("lab/frames", "1.0.0")
-    for words, says in (((), "a version is never overwritten"), (("--version", "2.0.0"), "expected version 1.0.1")):
-        status, _, said = rlhive(*IMPORT, *words)
+    assert parsed(rlhive(*IMPORT, "--json")) == described  # nothing differs, so nothing is made
+    for version, says in (("1.0.0", "a version is never overwritten"), ("2.0.0", "expected a PATCH step")):
+        status, _, said = rlhive(*IMPORT, "--version", version)
         assert status == 1
         assert says in " ".join(said.split())
     status, shown, said = rlhive("import", "lerobot", LEROBOT, "lab/other", "--license", "mit")
