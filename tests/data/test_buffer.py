@@ -87,6 +87,20 @@ def test_a_batch_is_a_copy(storage):
     assert (storage.get(slice(None)) == before).all()
 
 
+def test_a_step_in_place_on_one_tensor_of_a_batch_is_none_on_the_others_to_autograd(storage):
+    batch = storage.get(slice(None))
+    scale = torch.ones(1, dtype=torch.float64, requires_grad=True)
+    before = batch["next", "observation"].clone()
+    batch["observation"].mul_(scale).add_(1)
+
+    assert batch["observation"].requires_grad
+    assert not batch["next", "observation"].requires_grad
+    assert not batch["next", "reward"].requires_grad
+    assert (batch["next", "observation"] == before).all()
+    batch["observation"].nan_to_num().sum().backward()
+    assert scale.grad is not None
+
+
 def test_it_is_read_only(storage):
     buffer = make_replay_buffer(storage, batch_size=4)
     batch = buffer.sample()

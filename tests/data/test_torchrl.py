@@ -9,16 +9,20 @@ from torchrl.data import (
     LazyTensorStorage,
     OfflineToOnlineReplayBuffer,
     PrioritizedSampler,
+    PrioritizedSliceSampler,
     RandomSampler,
     ReplayBuffer,
     ReplayBufferEnsemble,
     SamplerWithoutReplacement,
+    SliceSampler,
+    SliceSamplerWithoutReplacement,
     TensorDictPrioritizedReplayBuffer,
     TensorDictReplayBuffer,
 )
 from torchrl.envs.transforms import CatFrames, Compose, MultiStepTransform, Reward2GoTransform
 
 from rlhive.data.buffer import make_replay_buffer
+from rlhive.data.packed.sampling import EpisodeSliceSampler
 from rlhive.data.packed.storage import PackedStorage
 from rlhive.data.packed.windows import Window
 from tests.data.packed.test_layout import LENGTHS, write
@@ -152,6 +156,36 @@ def test_a_checkpoint_goes_on_where_it_was_made(cache, tmp_path, sampler, prefet
         expected = made.sample()
         assert_same(dumped.sample(), expected)
         assert_same(checkpointed.sample(), expected)
+
+
+@pytest.mark.parametrize("kind", ["slices", "stock slices", "slices once", "priorities", "priorities of slices"])
+def test_a_checkpoint_of_any_sampler_goes_on_where_it_was_made(cache, tmp_path, kind):
+    def buffer(seed):
+        storage = PackedStorage(cache)
+        prioritized = {"alpha": 0.7, "beta": 0.9, "max_capacity": len(storage)}
+        sampler = {
+            "slices": lambda: EpisodeSliceSampler(storage, slice_len=4),
+            "stock slices": lambda: SliceSampler(slice_len=4),
+            "slices once": lambda: SliceSamplerWithoutReplacement(slice_len=4),
+            "priorities": lambda: PrioritizedSampler(**prioritized),
+            "priorities of slices": lambda: PrioritizedSliceSampler(**prioritized, slice_len=4),
+        }[kind]()
+        return make_replay_buffer(storage, batch_size=8, sampler=sampler, seed=seed)
+
+    made, dumped, checkpointed, fresh = buffer(0), buffer(1), buffer(2), buffer(0)
+    made.sample()
+    if kind.startswith("priorities"):
+        made.update_priority(torch.arange(len(made)), torch.linspace(0.1, 9, len(made)))
+    made.dumps(tmp_path / "dumps")
+    Checkpoint(buffer=made).save(tmp_path / "checkpoint")
+    dumped.loads(tmp_path / "dumps")
+    Checkpoint(buffer=checkpointed).load(tmp_path / "checkpoint")
+
+    expected = [made.sample() for _ in range(2)]
+    for batch in expected:
+        assert_same(dumped.sample(), batch)
+        assert_same(checkpointed.sample(), batch)
+    assert not torch.equal(fresh.sample()["index"], expected[0]["index"]), "a checkpoint that says nothing would do"
 
 
 def test_cat_frames_as_a_transform_joins_the_rows_of_a_slice(cache):
