@@ -32,8 +32,8 @@ setup: $(VENV)/assets  ## only build the environment, with RoboHive and its asse
 latest:  ## run the tests with the newest versions that setup.py allows (its own environment, some minutes)
 	$(MAKE) test VENV=.venv-latest CONSTRAINTS=
 
-# PEERS="minari lerobot", SIZE="1e5 1e7", WORKLOADS=random_256 and ROUNDS=3 choose parts; without them everything runs.
-bench: bench-sampling bench-export  ## RLHive and its peers side by side, each in its own environment (1 h; 12 GB for these)
+# PEERS="minari lerobot", SIZE="1e5 1e7" (1e5 1e6 1e7 where the disk has room), WORKLOADS=random_256 and ROUNDS=3 choose parts; without them everything runs.
+bench: bench-sampling bench-export  ## RLHive and its peers side by side, each in its own environment (1 h on quiet cores; 60 GB of disk)
 
 bench-sampling: $(VENV)/installed  ## batches of every kind from every peer; SIZE=1e5 PEERS="torchrl minari" for parts (40 min)
 	$(BIN)/python -m benchmarks.bench_sampling $(if $(PEERS),--peers $(PEERS)) $(if $(SIZE),--sizes $(SIZE)) \
