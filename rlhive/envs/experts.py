@@ -13,6 +13,7 @@ The strategies are few, and differ in a task's parameters more than in code:
     rail      as grasp, wherever the joint stands when the episode begins, to wherever it should be
     reach     the posture that brings the gripper to the target
     topple    a standing box is pulled over, taken around its narrow side and carried
+    pick      an object is taken from above, in a way that was rehearsed on the simulator, and carried
     rehearsed several plans of the kinds above; the first that succeeds in a simulation of the expert's own is taken
 
 Where on the path it is follows from the arm's and the object's joints alone, so that each action is a pure
@@ -38,7 +39,7 @@ from rlhive import keys
 from rlhive.envs.kinematics import ARM, FINGERS, Arm, Job, Parameters, Path, Reach, ahead_on, project
 from rlhive.envs.rehearsal import Rehearsal
 from rlhive.envs.robohive import RoboHiveEnv
-from rlhive.envs.tabletop import Topple, ToppleParameters
+from rlhive.envs.tabletop import Pick, PickParameters, Topple, ToppleParameters, Trial
 from rlhive.envs.tasks import LEVELS
 
 #: What makes the expert noisy: standard deviation of the Gaussian on every action, with no episode given up.
@@ -77,7 +78,13 @@ def make_policy(env: RoboHiveEnv, level: str) -> "ScriptedPolicy":
 
 def of_strategy(row: Mapping[str, Any]) -> "type[ExpertPolicy]":
     """Return the class of the policy that a row of experts.json is for."""
-    others = {"rail": RailPolicy, "reach": ReachPolicy, "topple": TopplePolicy, "rehearsed": RehearsedPolicy}
+    others = {
+        "rail": RailPolicy,
+        "reach": ReachPolicy,
+        "topple": TopplePolicy,
+        "pick": PickPolicy,
+        "rehearsed": RehearsedPolicy,
+    }
     return others.get(row.get("strategy", "push"), KitchenPolicy)
 
 
@@ -365,6 +372,27 @@ class TopplePolicy(TabletopPolicy):
         if still:
             return self._commanding(data, data.qpos[ARM], data.qpos[FINGERS])
         change, grip = self._topple.towards(data)
+        return self._commanding(data, data.qpos[ARM] + change, np.array([grip, grip]))
+
+
+class PickPolicy(TabletopPolicy):
+    """Takes an object out of its bin, in a way that it has rehearsed, and carries it to the target."""
+
+    def __init__(self, env: RoboHiveEnv, name: str, expert: Mapping[str, Any], **degraded: float) -> None:
+        super().__init__(env, name, expert, **degraded)
+        table = env.unwrapped
+        self._pick = Pick(table, PickParameters(**expert))
+        substeps = round(env.dt / table.sim.model.ptr.opt.timestep)
+        self._trial = Trial(table, substeps=substeps, horizon=env.horizon)
+
+    def _wanted(self, data: mujoco.MjData, *, still: bool) -> np.ndarray:
+        if still:
+            return self._commanding(data, data.qpos[ARM], data.qpos[FINGERS])
+        self._pick.plan(self._trial, self._picking)
+        return self._picking(data)
+
+    def _picking(self, data: mujoco.MjData) -> np.ndarray:
+        change, grip = self._pick.towards(data)
         return self._commanding(data, data.qpos[ARM] + change, np.array([grip, grip]))
 
 

@@ -71,6 +71,8 @@ class Parameters:
         plans: How many paths, from different first postures, are compared as a whole; 1 takes the best first posture.
         within: Keep the postures within the limits of the joints; otherwise within what may be commanded, which at some
             joints is up to 0.4 rad more than the arm can do.
+        keep: Whether a lifted object stays lifted at its goal; without, it is set down there.
+        level: What it costs a path to turn the object, per rad at each of its postures; 0 compares without.
     """
 
     before: tuple[float, float, float]
@@ -92,6 +94,8 @@ class Parameters:
     hurry: float = 0.0
     plans: int = 1
     within: bool = False
+    keep: bool = False
+    level: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -108,10 +112,10 @@ class Job:
         """Which way the joint has to go: 1 or -1."""
         return float(np.sign(self.goal - self.start))
 
-    def lifted(self, value: float) -> float:
-        """Return how far up a lifted object is at a value: 1 except near the two ends of its way."""
+    def lifted(self, value: float, *, keep: bool = False) -> float:
+        """Return how far up a lifted object is at a value: 1 except near the two ends of its way, or its start."""
         part = (value - self.start) / (self.goal - self.start)
-        return float(np.clip(min(6 * part, 3 * (1 - part)), 0.0, 1.0))
+        return float(np.clip(min(6 * part, 1.0 if keep else 3 * (1 - part)), 0.0, 1.0))
 
     @classmethod
     def of(cls, kitchen: Any) -> "Job":
@@ -275,23 +279,26 @@ class Arm(Solver):
             late = _LATE[1] if p.plans > 1 else np.inf
             approach.append(self._candidates(point, rotation, weights, approach[-1], 0.0, late)[0][1])
         values = np.linspace(job.start, job.goal + job.sign * p.over, _PATH_POINTS)
-        postures, missed, blocked = [approach[-1]], 0.0, self._blocked(approach[1])
+        postures, missed, blocked, turned_off = [approach[-1]], 0.0, self._blocked(approach[1]), 0.0
         for value in values[1:]:
             data.qpos[job.address] = value
             mujoco.mj_kinematics(model, data)
             axes = data.xmat[job.body].reshape(3, 3)
             target = data.xpos[job.body] + axes @ held
-            target[2] += p.lift * job.lifted(value)
+            target[2] += p.lift * job.lifted(value, keep=p.keep)
             turn = _rotation_of(p.follow * _vector_of(axes @ turned.T))
             posture, off, _ = self._solve(target, turn @ rotation, weights, postures[-1], p.hurry, postures[-1])
             postures.append(posture)
             if p.plans > 1 and job.sign * (value - job.goal) <= 0.0:
                 missed, blocked = missed + off, blocked + self._blocked(posture)
+                if p.level:
+                    error, _ = self._error(target, turn @ rotation, weights, posture)
+                    turned_off += float(np.linalg.norm(error[3:]) / weights.max())
         whole = np.array([*approach, *postures[1:]])
         steps = np.abs(np.diff(whole, axis=0) / _SPEED).max(axis=1).sum()
         # Without way-points to keep to, any way to the first posture will do.
         path = Path(np.array(approach if p.via else approach[1:]), values, np.array(postures))
-        return path, 0.03 * steps + 0.3 * max(0.0, steps - _TIME) + 5.0 * missed + 3.0 * blocked
+        return path, 0.03 * steps + 0.3 * max(0.0, steps - _TIME) + 5.0 * missed + 3.0 * blocked + p.level * turned_off
 
     def rail(self, body_pos: np.ndarray, body_quat: np.ndarray, p: Parameters) -> Rail:
         """Return how to take hold of an object whose joint may stand anywhere between the job's start and goal."""

@@ -30,6 +30,9 @@ from rlhive.errors import InvalidAction, InvalidSetting, SimulationDiverged
 #: Fields of the compiled model that RoboHive changes at reset, so that a checkpoint needs them.
 RANDOMISED_FIELDS = ("body_pos", "body_quat", "site_pos", "site_quat")
 
+#: What it changes besides where it draws the objects' shapes as well.
+_SHAPES = ("geom_type", "geom_size", "geom_pos", "geom_quat", "geom_rgba")
+
 _CPU = torch.device("cpu")
 _VERSIONS_OF = ("robohive", "mujoco", "gymnasium", "dm-control", "numpy")
 _RESERVED = {
@@ -122,6 +125,7 @@ class RoboHiveEnv(EnvBase):
         self._dtype = dtype
         self._env, self.horizon = build(self.robohive_id, {**(visual.env_kwargs if visual else {}), **self._env_kwargs})
         self._model, self._data = self._env.sim.model.ptr, self._env.sim.data.ptr
+        self._fields = RANDOMISED_FIELDS + (_SHAPES if getattr(self._env, "randomize", False) else ())
         self._model_hash = _hash_of(self._model)
         self._substeps = _checked_substeps(self._env, frame_skip)
         self._obs_keys = _checked_keys(obs_keys, self._env.obs_dict, env_name)
@@ -269,7 +273,7 @@ class RoboHiveEnv(EnvBase):
         goal = getattr(self._env, "obj_goal", None)
         state = np.empty(mujoco.mj_stateSize(self._model, spec))
         mujoco.mj_getState(self._model, self._data, state, spec)
-        fields = {name: getattr(self._model, name).reshape(-1).copy() for name in RANDOMISED_FIELDS}
+        fields = {name: getattr(self._model, name).astype(np.float64).reshape(-1) for name in self._fields}
         fields |= {"obj_goal": goal.astype(np.float64).reshape(-1)} if isinstance(goal, np.ndarray) else {}
         return {"integration": state, **fields}
 
@@ -297,7 +301,7 @@ class RoboHiveEnv(EnvBase):
             msg = f"{self.env_name}: expected a state with { ({k: current[k].shape for k in wrong}) }, got {got}."
             raise ValueError(msg)
         for sim in {id(sim): sim for sim in (env.sim_obsd, env.sim)}.values():
-            for name in RANDOMISED_FIELDS:
+            for name in self._fields:
                 field = getattr(sim.model.ptr, name)
                 field[:] = np.reshape(state[name], field.shape)
             mujoco.mj_setState(sim.model.ptr, sim.data.ptr, np.array(state["integration"], np.float64), spec)

@@ -253,10 +253,11 @@ def test_the_tuner_scores_sooner_success_higher_and_keeps_the_row(env):
         "franka_micro_close-v3",
         "FrankaReachRandom-v0",
         "FrankaPushRandom-v0",
+        "FrankaPickPlaceRandom-v0",
     ],
 )
 def test_every_strategy_solves_its_task_and_goes_on_from_any_state(env_name):
-    """A push, one after hasty postures, a grasp of an appliance's handle, one of several paths, a reach, a toppling."""
+    """A push, one after hasty postures, a grasp of an appliance's handle, one of several paths, and the tabletop's."""
     from rlhive.envs.experts import make_policy
     from rlhive.envs.robohive import RoboHiveEnv
 
@@ -289,13 +290,14 @@ def test_the_noisy_policy_is_the_expert_with_noise_in_every_step(env, episodes):
 def test_every_row_has_parameters_that_fit_and_was_tuned_on_seeds_of_its_own():
     from rlhive.envs.experts import _table
     from rlhive.envs.kinematics import Parameters
-    from rlhive.envs.tabletop import ToppleParameters
+    from rlhive.envs.tabletop import PickParameters, ToppleParameters
 
     for env_name, row in _table().items():
         assert set(row) <= {"strategy", "expert", "medium", "provenance"}, env_name
         assert set(row["medium"]) == {"noise", "give_up"}
         assert 0 <= row["medium"]["give_up"] <= 1
-        parameters = {"reach": dict, "topple": ToppleParameters}.get(row.get("strategy"), Parameters)
+        others = {"reach": dict, "topple": ToppleParameters, "pick": PickParameters}
+        parameters = others.get(row.get("strategy"), Parameters)
         first = {key: value for key, value in row["expert"].items() if key != "otherwise"}
         for other in ({}, *row["expert"].get("otherwise", [])):
             parameters(**first | other)
