@@ -364,3 +364,11 @@ def test_the_right_door_is_opened_by_quick_postures():
     assert steps[0] < 0.9 * steps[1]
     np.testing.assert_array_equal(quick.contact, slow.contact)
     door.close()
+
+
+def test_a_lifted_object_is_set_down_at_its_goal_or_kept_up():
+    from rlhive.envs.kinematics import Job
+
+    job = Job(address=0, body=0, start=0.0, goal=-0.6)
+    assert [round(job.lifted(value), 3) for value in (0.0, -0.05, -0.3, -0.5, -0.6, -0.7)] == [0, 0.5, 1, 0.5, 0, 0]
+    assert [round(job.lifted(value, keep=True), 3) for value in (0.0, -0.05, -0.3, -0.6, -0.7)] == [0, 0.5, 1, 1, 1]
