@@ -94,11 +94,14 @@ class FrameWriter:
             self._end += len(content)
         self._written += len(rows)
 
-    def close(self) -> None:
+    def finish(self) -> None:
         """Close the file and write the index."""
-        if not self._file.closed:
-            self._file.close()
-            self._index.tofile(self._path)
+        self.close()
+        self._path.write_bytes(self._index.data)
+
+    def close(self) -> None:
+        """Close the file; without :meth:`finish` nobody can read it."""
+        self._file.close()
 
 
 class Frames:

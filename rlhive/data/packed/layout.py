@@ -161,8 +161,12 @@ class PackedWriter:
         self.close()
         if self._written != len(self._rows):
             raise self._miscounted(self._written)
-        self._rows.tofile(self._folder / "rows.bin")
-        self._table.tofile(self._folder / "episodes.bin")
+        for file in self._files:
+            if isinstance(file, FrameWriter):
+                file.finish()
+        # Not NumPy's tofile, whose errors do not say that the disk is full.
+        (self._folder / "rows.bin").write_bytes(self._rows.data)
+        (self._folder / "episodes.bin").write_bytes(self._table.data)
         layout = {
             "format_version": FORMAT_VERSION,
             "schema": self._schema.to_json(),

@@ -1,7 +1,11 @@
 """Pictures compressed one by one: the same bytes as raw rows, and as few as a still camera allows."""
 
+import errno
 import logging
 import pickle
+import resource
+import signal
+from pathlib import Path
 
 import numpy as np
 import pyarrow.compute as pc
@@ -19,7 +23,7 @@ from rlhive.data.packed import frames as frames_room
 from rlhive.data.packed import layout as layout_room
 from rlhive.data.packed.frames import Form, Frames, FrameWriter
 from rlhive.data.schema import Field, Schema
-from rlhive.errors import CorruptDataset
+from rlhive.errors import CorruptDataset, DiskFull
 from tests.data.packed.test_layout import assert_holds
 from tests.data.packed.test_sampling import assert_same
 from tests.data.strategies import records
@@ -59,7 +63,7 @@ def write(folder, blocks, *, pieces=1):
     writer = FrameWriter(folder, "wide-0", form, np.repeat(np.cumsum(lengths) - lengths, lengths))
     for piece in np.array_split(padded, pieces):
         writer.write(piece)
-    writer.close()
+    writer.finish()
     return Frames(folder, "wide-0", form, len(rows)), flat
 
 
@@ -283,6 +287,37 @@ def test_an_interrupt_leaves_no_half_of_an_encoded_cache(dataset, version, tmp_p
             dataset.as_storage(image_cache="encoded")
     assert not [path for path in (tmp_path / ".cache").rglob("*") if path.suffix in (".lz4", ".idx", ".json")]
     assert_holds(load.open_packed(version[0], dataset.manifest, image_cache="encoded", store=tmp_path), version[1])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("limit", [300, 40_000])
+def test_a_full_disk_says_so_and_leaves_nothing(dataset, version, tmp_path, kind, limit):
+    """The operating system refuses to let a file grow beyond a limit, as a full disk would."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+        with pytest.raises(DiskFull, match="No space left"):
+            dataset.as_storage(image_cache=kind)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
+    assert not [path for path in (tmp_path / ".cache").rglob("*") if path.suffix in (".bin", ".lz4", ".idx", ".json")]
+    assert_holds(load.open_packed(version[0], dataset.manifest, image_cache=kind, store=tmp_path), version[1])
+
+
+@pytest.mark.parametrize("name", ["rows.bin", "wide-0.idx"])
+def test_a_disk_that_is_full_for_the_last_file_says_so_too(dataset, monkeypatch, name):
+    write_bytes = Path.write_bytes
+
+    def full(path, content):
+        if path.name == name:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write_bytes(path, content)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(DiskFull, match="No space left"):
+        dataset.as_storage(image_cache="encoded")
 
 
 def test_deleting_a_version_deletes_both_caches(dataset, tmp_path):
