@@ -40,6 +40,8 @@ _ENVIRONMENT_ID = re.compile(r"[A-Za-z][\w-]*-v\d+")
 _CAMERA = re.compile(r"rgb:(?P<camera>.+):(?P<size>\d+x\d+):.*")
 _ROBOSET_STATES = ("qp_arm", "qv_arm", "tau_arm", "qp_ee", "qv_ee")
 _STATE = "env_infos/state/"
+#: Trials looked at before the file is opened anew: HDF5 keeps 10 KB of each that it has seen.
+_OPENED = 256
 
 
 def read(source: str | Path, *, alignment: str | None = None, split: str = "train") -> Imported:
@@ -130,17 +132,23 @@ def _files(source: Path) -> tuple[Path, list[Path]]:
 
 def _trials(root: Path, file: Path, alignment: str | None) -> Iterator[_Trial]:
     with open_hdf5(file) as h5:
-        groups = {name: _TRIAL.fullmatch(name) for name in h5}
-        for name in sorted((name for name in groups if groups[name]), key=lambda name: int(groups[name][2])):
-            where, group = f"{file}, {name}", h5[name]
-            if "observations" in group and "actions" in group:
-                kind, found = "robohive", alignment or _detect(group, where)
-            elif "data/time" in group:
-                kind, found = "roboset", "state"
-            else:
-                msg = f"{where}: expected observations and actions, or RoboSet's data, got {', '.join(group)}."
-                raise SchemaMismatch(msg)
-            yield _Trial(file, name, file.relative_to(root).as_posix(), kind, found)
+        groups = {name: match for name in h5 if (match := _TRIAL.fullmatch(name))}
+    names = sorted(groups, key=lambda name: int(groups[name][2]))
+    for start in range(0, len(names), _OPENED):
+        with open_hdf5(file) as h5:
+            for name in names[start : start + _OPENED]:
+                kind, found = _kind(h5[name], f"{file}, {name}", alignment)
+                yield _Trial(file, name, file.relative_to(root).as_posix(), kind, found)
+
+
+def _kind(group: Any, where: str, alignment: str | None) -> tuple[str, str]:
+    """Return the schema of a trial and how its rows are aligned."""
+    if "observations" in group and "actions" in group:
+        return "robohive", alignment or _detect(group, where)
+    if "data/time" in group:
+        return "roboset", "state"
+    msg = f"{where}: expected observations and actions, or RoboSet's data, got {', '.join(group)}."
+    raise SchemaMismatch(msg)
 
 
 def _detect(group: Any, where: str) -> str:
