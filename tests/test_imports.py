@@ -49,6 +49,7 @@ FLOORS = [
         "envs.custom",
         "rl_envs",
     },
+    {"data.recording.order"},
     {"data.recording.folder", "data.recording.assemble", "data.checks.certificate", "envs.experts"},
     {"data.recording.ring"},
     {
@@ -61,7 +62,7 @@ FLOORS = [
         "data.packed.normalization",
         "data.versions.diff",
     },
-    {"data.checks.agreement", "data.seal", "data.formats.imported", "data.formats.tfds"},
+    {"data.checks.agreement", "data.seal", "data.formats.imported", "data.formats.tfds", "data.recording.intake"},
     {f"data.formats.{kind}" for kind in ("roboset", "d4rl", "minari", "lerobot", "rlds_steps")},
     {"data.formats.lerobot_writing", "data.formats.rlds"},
     {

@@ -11,6 +11,7 @@ import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from filelock import FileLock
@@ -21,6 +22,7 @@ from rlhive.errors import DatasetExists, DiskFull, InvalidName, StoreNotWritable
 STORE_VARIABLE = "RLHIVE_DATASETS_PATH"
 DEFAULT_NAMESPACE = "robohive"
 PARTIAL = ".partial-"
+_FLUSHES = 8
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}")
 _VERSION = re.compile(r"(0|[1-9][0-9]{0,8})\.(0|[1-9][0-9]{0,8})\.(0|[1-9][0-9]{0,8})")
@@ -118,7 +120,7 @@ def publishing(target: Path, *, settle: Callable[[], Path] | None = None) -> Ite
             final = settle() if settle is not None else target
             _require_absent(final)
             partial.rename(final)
-            flush_folder(final.parent)
+            flush(final.parent)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
@@ -175,7 +177,7 @@ def write_aside(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
-        flush_folder(path.parent)
+        flush(path.parent)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -191,9 +193,9 @@ def free_bytes(store: Path | None = None) -> int:
     return shutil.disk_usage(next(part for part in (folder, *folder.parents) if part.exists())).free
 
 
-def flush_folder(folder: Path) -> None:
-    """Make the names in a folder survive a power loss."""
-    handle = os.open(folder, os.O_RDONLY)
+def flush(path: Path) -> None:
+    """Make a file's content, or the names in a folder, survive a power loss."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
@@ -207,12 +209,10 @@ def _require_absent(target: Path) -> None:
 
 
 def _flush(folder: Path) -> None:
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-    for path in (*(path for path in folder.rglob("*") if path.is_dir()), folder):
-        flush_folder(path)
+    """Make everything in a folder survive a power loss; a disk takes several requests at once in the time of one."""
+    with ThreadPoolExecutor(_FLUSHES, "rlhive-flush") as pool:
+        for _ in pool.map(flush, (*folder.rglob("*"), folder)):
+            pass
 
 
 def _reserved(part: str) -> bool:

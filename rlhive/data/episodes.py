@@ -32,6 +32,8 @@ TERMINATED = keys.column_of(keys.NEXT_TERMINATED)
 TRUNCATED = keys.column_of(keys.NEXT_TRUNCATED)
 REWARD = keys.column_of(keys.NEXT_REWARD)
 
+_SORTED = json.JSONEncoder(sort_keys=True)
+
 
 @dataclass(frozen=True, eq=False)
 class EpisodeRecord:
@@ -100,16 +102,19 @@ class EpisodeRecord:
                 self.__dict__["_content_hash"] = known
         return known
 
-    def with_known_hash(self, content_hash: str) -> "EpisodeRecord":
-        """Make the record, whose arrays are read-only, remember a content hash that its reader has just checked."""
-        self.__dict__["_content_hash"] = content_hash
+    def with_known_hashes(self, content_hash: str, identity: str) -> "EpisodeRecord":
+        """Make the record, whose arrays are read-only, remember hashes that its reader has just checked."""
+        self.__dict__["_content_hash"], self.__dict__["_identity"] = content_hash, identity
         return self
 
     def identity(self) -> str:
         """Return the SHA-256 of everything that a version promises about the episode, its run excepted."""
+        known = self.__dict__.get("_identity")
+        if known is not None:
+            return known
         digest = hashlib.sha256()
         promised = [self.episode, self.split, self.seed, self.policy, self.metadata, self.content_hash()]
-        digest.update(json.dumps(promised, sort_keys=True).encode())
+        digest.update(_SORTED.encode(promised).encode())
         for name in sorted(self.start_state):
             state = np.ascontiguousarray(self.start_state[name], dtype="<f8")
             digest.update(f"{name}\0{state.shape}\0".encode() + state.tobytes())

@@ -1,15 +1,13 @@
 """Record episodes: from a TorchRL collector, a replay buffer or step by step, to a recording that survives the process.
 
-    batches ─► assemble ─► whole episodes ─► checked, hashed, flushed to the disk ─► commit ─► dataset version
+    batches ─► intake: whole episodes, checked, hashed, flushed to the disk ─► commit ─► dataset version
 
 What is written is safe; what is not is at most the episode in flight of each environment.
 """
 
 import contextlib
-import json
-import logging
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +16,13 @@ from tensordict import TensorDictBase
 
 from rlhive import provenance as provenances
 from rlhive.data import cache
-from rlhive.data.episodes import TERMINATED, EpisodeRecord, pack_leaves
-from rlhive.data.recording.assemble import BOOKKEEPING, About, Assembler, Batch, Episode
+from rlhive.data.recording.assemble import BOOKKEEPING
 from rlhive.data.recording.folder import Recording
-from rlhive.data.recording.ring import Ring, is_replay_buffer
-from rlhive.data.recording.writer import NumberedWriter
+from rlhive.data.recording.intake import Intake, Rules
+from rlhive.data.recording.ring import is_replay_buffer
 from rlhive.data.recover import commit, find_recording
 from rlhive.data.schema import Schema
-from rlhive.errors import DatasetExists, InvalidName, SchemaMismatch
-
-logger = logging.getLogger(__name__)
+from rlhive.errors import DatasetExists, InvalidName
 
 CUT_AS = ("unfinished", "truncated")
 
@@ -132,14 +127,19 @@ class Recorder:
             raise InvalidName(msg)
         self.recording = Recording.create(path, provenance=run, name=name)
         self._run, self._options = dict(run), options
-        self._policy = str(run.get("policy", {}).get("name", ""))
         self._new_process()
 
     def _new_process(self) -> None:
         """Start as a writer of one's own: what a fork inherited belongs to the parent."""
-        self._process, self._assembler = os.getpid(), Assembler()
-        self._about: dict[int, About] = {}
-        self._writer = NumberedWriter(self.recording, run=self._run["run"])
+        self._process, options = os.getpid(), self._options
+        rules = Rules(
+            split=options["split"],
+            policy=str(self._run.get("policy", {}).get("name", "")),
+            schema=options["schema"],
+            truncates=options["cut_as"] == "truncated",
+            drop=tuple(options["drop"]),
+        )
+        self._intake = Intake(self.recording, run=self._run["run"], rules=rules)
         self._held: contextlib.ExitStack | None = contextlib.ExitStack()
         self._held.enter_context(self.recording.shared())
 
@@ -151,17 +151,17 @@ class Recorder:
     @property
     def num_episodes(self) -> int:
         """Number of episodes that this process has recorded."""
-        return self._writer.num_episodes
+        return self._intake.writer.num_episodes
 
     @property
     def num_transitions(self) -> int:
         """Number of transitions in them."""
-        return self._writer.num_transitions
+        return self._intake.writer.num_transitions
 
     @property
     def num_open(self) -> int:
         """Number of episodes in flight."""
-        return len(self._assembler.open_episodes)
+        return self._intake.num_open
 
     def extend(
         self,
@@ -193,12 +193,8 @@ class Recorder:
             DiskFull: No space left; earlier episodes are intact.
         """
         self._require_open()
-        about = self._about_of(split, policy, metadata)
-        if is_replay_buffer(data):
-            return self._extend_from(Ring(data, where=f"Replay buffer for {self.path}"), about)
-        batch = Batch.of(data, drop=self._options["drop"], where=self._where())
-        batch.starts = None  # a beginning that is missing here is the caller's choice
-        return self._record(self._assembler.feed(batch, about))
+        take = self._intake.take_buffer if is_replay_buffer(data) else self._intake.take
+        return take(data, self._intake.about(split, policy, metadata))
 
     def step(self, transition: TensorDictBase, *, env_index: int = 0) -> list[int]:
         """Take one transition of one environment, or one of each of several.
@@ -215,10 +211,7 @@ class Recorder:
             SchemaMismatch, DiskFull: As for :meth:`extend`.
         """
         self._require_open()
-        single = transition.unsqueeze(0) if not transition.ndim else transition.reshape(-1)
-        batch = Batch.of(single.unsqueeze(-1), drop=self._options["drop"], where=self._where())
-        batch.ids = batch.starts = None
-        return self._record(self._assembler.feed(batch, self._about_of(), first_line=env_index))
+        return self._intake.take_step(transition, env_index)
 
     def begin(
         self,
@@ -247,7 +240,7 @@ class Recorder:
             Ids of the episodes that were recorded by this.
         """
         ids = self.cut(env_index=env_index)
-        self._about[env_index] = self._about_now(split, policy, metadata, seed, start_state)
+        self._intake.announce(env_index, self._intake.about(split, policy, metadata, seed, start_state))
         return ids
 
     def add(
@@ -278,20 +271,12 @@ class Recorder:
             DiskFull: No space left; earlier episodes are intact.
         """
         self._require_open()
-        batch = Batch.of(transitions, drop=self._options["drop"], where=self._where())
-        if len(batch.ends) != 1 or not batch.ends.shape[1]:
-            msg = f"{self._where()}: expected one episode, batch size [T] with T >= 1, got {transitions.shape}."
-            raise SchemaMismatch(msg)
-        about = self._about_now(split, policy, metadata, seed, start_state)
-        about = batch.about_of(0, 0, about)
-        leaves = {name: array[0] for name, array in batch.rows.items()}
-        (episode,) = self._record([Episode(about, [leaves], ended=bool(batch.ends[0, -1]))])
-        return episode
+        return self._intake.take_episode(transitions, self._intake.about(split, policy, metadata, seed, start_state))
 
     def cut(self, *, env_index: int | None = None) -> list[int]:
         """Record the open episodes, or that of one environment, as ``cut_as`` says; return their ids."""
         self._require_open()
-        return self._record(self._assembler.take(env_index))
+        return self._intake.cut(env_index)
 
     def close(self) -> list[int]:
         """Record the open episodes and close; again is allowed. The recording stays until it is committed."""
@@ -300,7 +285,7 @@ class Recorder:
         try:
             return self.cut()
         finally:
-            self._writer.close()
+            self._intake.writer.close()
             self._held.close()
             self._held = None
 
@@ -333,100 +318,12 @@ class Recorder:
     def __reduce__(self) -> tuple:
         return _rejoin, (self.path, self.recording.name, self._run, self._options)
 
-    def _extend_from(self, ring: Ring, about: Callable[[int], About]) -> list[int]:
-        """Record what a replay buffer holds, a chunk at a time."""
-
-        def batches() -> Iterable[Batch]:
-            return (Batch.of(chunk, drop=self._options["drop"], where=ring.where) for chunk in ring.chunks())
-
-        assembler, ids = Assembler(), []
-        for batch in ring.marked(batches):
-            ids += self._record(assembler.feed(batch, about, lines=ring.lines, seams=True))
-        return ids + self._record(assembler.take())
-
-    def _record(self, episodes: Iterable[Episode]) -> list[int]:
-        """Write episodes, flushed to the disk together; the first that is refused is reported when the others are safe.
-
-        What could not be written, since the disk is full or the user interrupted, is kept for the next call.
-        """
-        ids, refused = [], None
-        for episode in episodes:
-            if episode.headless:
-                _say_headless(episode)
-                continue
-            try:
-                record = self._record_of(episode)
-            except SchemaMismatch as error:
-                refused = refused or error
-                continue
-            ids.append(self._writer.put(record).episode)
-        self._writer.flush()
-        if refused is not None:
-            raise refused
-        return ids
-
-    def _record_of(self, episode: Episode) -> EpisodeRecord:
-        """Check an episode against the schema, which the first one makes."""
-        where, about = self._where(), episode.about
-        cut = not episode.ended and self._options["cut_as"] == "truncated"
-        try:
-            leaves = (episode.truncated() if cut else episode).leaves()
-        except SchemaMismatch as error:
-            msg = f"{where}: {error}"
-            raise SchemaMismatch(msg) from error
-        found = Schema.of_leaves(leaves)
-        schema = self.recording.schema or self._options["schema"] or found
-        schema.require(found, where=where)
-        columns, final = pack_leaves(leaves, schema, where=where)
-        for array in (*columns.values(), *final.values()):
-            array.flags.writeable = False  # so that its hash is computed once
-        if self.recording.schema is None:
-            self.recording.set_schema(schema, about.start_state)
-        self.recording.require_start_state(about.start_state, where=where)
-        return EpisodeRecord(
-            episode=-1,  # the writer gives the id
-            split=about.split,
-            columns=columns,
-            final=final,
-            seed=about.seed,
-            start_state=about.start_state,
-            policy=about.policy,
-            metadata=about.metadata,
-        )
-
-    def _about_of(
-        self, split: str | None = None, policy: str | None = None, metadata: Mapping[str, Any] | None = None
-    ) -> Callable[[int], About]:
-        common = self._about_now(split, policy, metadata)
-        return lambda line: self._about.pop(line, common)
-
-    def _about_now(
-        self,
-        split: str | None,
-        policy: str | None,
-        metadata: Mapping[str, Any] | None,
-        seed: int | None = None,
-        start_state: Mapping[str, np.ndarray] | None = None,
-    ) -> About:
-        metadata = json.loads(json.dumps(metadata or {}))
-        state = {name: np.array(value, dtype=np.float64) for name, value in (start_state or {}).items()}
-        return About(split or self._options["split"], seed, state, self._policy if policy is None else policy, metadata)
-
     def _require_open(self) -> None:
         if os.getpid() != self._process:
             self._new_process()
         if self._held is None:
             msg = f"The recorder of {self.path} is closed. Go on: Recorder.resume({str(self.path)!r})"
             raise ValueError(msg)
-
-    def _where(self) -> str:
-        return f"{self.path}, episode {self._writer.next_id}"
-
-
-def _say_headless(episode: Episode) -> None:
-    length = sum(len(chunk[TERMINATED]) for chunk in episode.chunks)
-    named = "" if episode.trajectory is None else f" {episode.trajectory}"
-    logger.warning("Trajectory%s was dropped, %d transitions: its beginning was overwritten", named, length)
 
 
 def _rejoin(path: Path, name: str, run: Mapping[str, Any], options: Mapping[str, Any]) -> Recorder:

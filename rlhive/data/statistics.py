@@ -36,6 +36,7 @@ _LOW = (1023 - 31) * _PER_OCTAVE  # the bits of 2^-31, shifted
 _HALF = 64 * _PER_OCTAVE  # buckets on each side of the anchor
 NUM_BUCKETS = 2 * _HALF
 _CHUNK = 2**16  # values bucketed at once: they stay in the processor's cache
+_WIDE = 1024  # values of a row that NumPy reduces at full speed
 _BLOCK = 2**20  # values taken at once: bounds the memory of the intermediate results
 
 
@@ -85,19 +86,22 @@ class Summary:
         """Count further rows ``[N, *shape]``."""
         values = elements_of(rows)
         step = max(1, _BLOCK // max(values.shape[1], 1))
-        for start in range(0, len(values), step):
-            part = values[start : start + step]
-            if part.dtype.itemsize == 1:  # few different values: count them first, and the rest is free
-                self._include(*_tally(part), len(part))
-            else:
-                self._include(part.astype(np.float64, copy=False), None, len(part))
+        with np.errstate(all="ignore"):  # an infinite or huge value has no finite moments, and that is said by them
+            for start in range(0, len(values), step):
+                part = values[start : start + step]
+                if part.dtype.itemsize == 1:  # few different values: count them first, and the rest is free
+                    self._include_tallied(*_tally(part), len(part))
+                else:
+                    self._include(part)
 
     def merge(self, other: "Summary") -> "Summary":
         """Return the statistics of both sets of rows together; without quantiles if the anchors differ."""
         merged = Summary(
             self.count, self.mean, self.m2, self.min, self.max, self.anchor, None, self.whole and other.whole
         )
-        merged._combine(other.count, other.mean, other.m2, other.min, other.max)
+        with np.errstate(all="ignore"):
+            merged._combine(other.count, other.mean, other.m2)
+        merged._widen(other.min, other.max)
         if self.buckets is not None and other.buckets is not None and np.array_equal(self.anchor, other.anchor):
             merged.buckets = self.buckets + other.buckets
         return merged
@@ -146,41 +150,51 @@ class Summary:
         mean, std, low, high = (np.array(row[name], dtype=np.float64) for name in ("mean", "std", "min", "max"))
         return cls(int(row["count"]), mean, std**2 * row["count"], low, high, np.zeros_like(mean), None)
 
-    def _include(self, values: np.ndarray, weights: np.ndarray | None, count: int) -> None:
-        """Count float64 values ``[N, elements]``, each ``weights`` times where given."""
-        with np.errstate(all="ignore"):  # an infinite or huge value has no finite moments, and that is said by them
-            if weights is None:
-                mean, low, high = values.mean(axis=0), values.min(axis=0), values.max(axis=0)
-                deviation = values - mean
-                m2 = np.einsum("ij,ij->j", deviation, deviation)
-            else:
-                mean = (values * weights).sum(axis=0) / count
-                m2 = ((values - mean) ** 2 * weights).sum(axis=0)
-                low = np.where(weights, values, np.inf).min(axis=0)
-                high = np.where(weights, values, -np.inf).max(axis=0)
-        self._combine(count, mean, m2, low, high)
-        if self.buckets is not None:
-            self._count_buckets(values, weights)
-
-    def _combine(self, count: int, mean: np.ndarray, m2: np.ndarray, low: np.ndarray, high: np.ndarray) -> None:
-        total = self.count + count
-        with np.errstate(all="ignore"):
-            delta = mean - self.mean
-            self.mean = self.mean + delta * (count / total)
-            self.m2 = self.m2 + m2 + delta**2 * (self.count * count / total)
-        self.count, self.min, self.max = total, np.minimum(self.min, low), np.maximum(self.max, high)
-
-    def _count_buckets(self, values: np.ndarray, weights: np.ndarray | None) -> None:
+    def _include(self, values: np.ndarray) -> None:
+        """Count values ``[N, elements]``."""
+        self._widen(*extremes_of(values))
         elements = values.shape[1]
-        places = np.empty(values.shape, np.int64)
         first = np.arange(elements) * NUM_BUCKETS
-        step = max(1, _CHUNK // elements)
-        with np.errstate(all="ignore"):
-            for start in range(0, len(values), step):
-                part = slice(start, start + step)
-                places[part] = _buckets_of(values[part] - self.anchor) + first
+        step = max(1, _CHUNK // max(elements, 1))
+        distances, codes = np.empty((step, elements)), np.empty((step, elements), np.int64)
+        places = np.empty(values.shape if self.buckets is not None else (0, elements), np.int64)
+        for start in range(0, len(values), step):
+            part = values[start : start + step]
+            distance, code = distances[: len(part)], codes[: len(part)]
+            np.subtract(part, self.anchor, out=distance)
+            if self.buckets is not None:
+                np.right_shift(distance.view(np.uint64), _SHIFT, out=code.view(np.uint64))
+                place = _bucket_of_code().take(code, out=places[start : start + step], mode="clip")
+                place += first
+            mean = distance.mean(axis=0)
+            distance -= mean
+            self._combine(len(part), self.anchor + mean, np.einsum("ij,ij->j", distance, distance))
+        if self.buckets is not None:
+            self._count(places)
+
+    def _include_tallied(self, values: np.ndarray, weights: np.ndarray, count: int) -> None:
+        """Count float64 values ``[N, elements]``, each ``weights`` times; ``count`` times all together."""
+        mean = (values * weights).sum(axis=0) / count
+        self._combine(count, mean, ((values - mean) ** 2 * weights).sum(axis=0))
+        self._widen(np.where(weights, values, np.inf).min(axis=0), np.where(weights, values, -np.inf).max(axis=0))
+        if self.buckets is not None:
+            first = np.arange(values.shape[1]) * NUM_BUCKETS
+            self._count(_buckets_of(values - self.anchor) + first, weights)
+
+    def _widen(self, low: np.ndarray, high: np.ndarray) -> None:
+        self.min, self.max = np.minimum(self.min, low), np.maximum(self.max, high)
+
+    def _combine(self, count: int, mean: np.ndarray, m2: np.ndarray) -> None:
+        total = self.count + count
+        delta = mean - self.mean
+        self.mean = self.mean + delta * (count / total)
+        self.m2 = self.m2 + m2 + delta**2 * (self.count * count / total)
+        self.count = total
+
+    def _count(self, places: np.ndarray, weights: np.ndarray | None = None) -> None:
+        """Count places in ``buckets.ravel()``."""
         repeats = None if weights is None else weights.ravel()
-        counts = np.bincount(places.ravel(), repeats, minlength=elements * NUM_BUCKETS)
+        counts = np.bincount(places.ravel(), repeats, minlength=self.buckets.size)
         self.buckets += counts.reshape(self.buckets.shape).astype(np.int64, copy=False)
 
 
@@ -188,6 +202,19 @@ def anchor_of(rows: np.ndarray) -> np.ndarray:
     """Return the first row's elements, float64; 0 for one that is not finite. Summaries that merge share it."""
     first = elements_of(rows[:1])[0].astype(np.float64)
     return np.where(np.isfinite(first), first, 0.0)
+
+
+def extremes_of(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the smallest and the largest value of each element of ``[N, elements]``, N >= 1; NaN where one is."""
+    # NumPy reduces a few wide rows several times as fast as many narrow ones.
+    fold = max(1, _WIDE // max(values.shape[1], 1))
+    wide = values[: len(values) // fold * fold]
+    parts = [values[len(wide) :]]
+    if len(wide):
+        wide = wide.reshape(len(wide) // fold, fold * values.shape[1])
+        parts += [reduce(wide, axis=0).reshape(fold, values.shape[1]) for reduce in (np.min, np.max)]
+    together = np.concatenate(parts)
+    return together.min(axis=0), together.max(axis=0)
 
 
 def merge_all(parts: Iterable[Mapping[str, Summary]]) -> dict[str, Summary]:
@@ -224,6 +251,12 @@ def _buckets_of(distance: np.ndarray) -> np.ndarray:
     size ^= bits >> 63  # negative: -1 - size
     size += _HALF
     return size
+
+
+@functools.cache
+def _bucket_of_code() -> np.ndarray:
+    """Return the bucket of every sign, exponent and leading bits of a float64: a look-up instead of six operations."""
+    return _buckets_of((np.arange(2 ** (64 - _SHIFT), dtype=np.uint64) << _SHIFT).view(np.float64))
 
 
 @functools.cache

@@ -1,5 +1,7 @@
 """Episodes of all kinds: nested observations, several dtypes, odd values, both endings and none."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from hypothesis import strategies as st
@@ -64,8 +66,8 @@ def records(lengths: list[int], *, splits: tuple[str, ...] = ("a", "b"), ended: 
 
 
 def same(left: EpisodeRecord, right: EpisodeRecord) -> bool:
-    """Whether two records agree bit for bit, their runs excepted."""
-    return left.identity() == right.identity()
+    """Whether two records agree bit for bit, their runs excepted; what they remember of their hashes is not asked."""
+    return replace(left).identity() == replace(right).identity()
 
 
 lengths = st.lists(st.integers(1, 12), min_size=1, max_size=6)

@@ -79,16 +79,22 @@ def near_duplicates(codes: Sequence[np.ndarray]) -> list[Pair]:
     Args:
         codes: Of each episode, as :meth:`Sketcher.codes` gave them.
     """
-    own = [np.unique(part[part != 0]) for part in codes]
-    sizes = np.array([len(part) for part in own], dtype=np.int64)
-    if not sizes.sum():
-        return []
-    flat, episode = np.concatenate(own), np.repeat(np.arange(len(own)), sizes)
+    episode = np.repeat(np.arange(len(codes)), [len(part) for part in codes])
+    flat = np.concatenate([*codes, np.zeros(0, np.uint64)])
+    episode, flat = episode[flat != 0], flat[flat != 0]
+    sizes = np.bincount(episode, minlength=len(codes))
+    # Only codes that come again matter, and those are few: finding them needs no order of the episodes.
+    ordered = np.sort(flat)
+    again = np.isin(flat, np.unique(ordered[1:][ordered[1:] == ordered[:-1]]))
+    episode, flat = episode[again], flat[again]
     order = np.lexsort((episode, flat))
-    flat, episode = flat[order], episode[order]
+    episode, flat = episode[order], flat[order]
+    repeated = np.flatnonzero((flat[1:] == flat[:-1]) & (episode[1:] == episode[:-1])) + 1
+    sizes -= np.bincount(episode[repeated], minlength=len(codes))  # a code counts once in an episode
+    episode, flat = np.delete(episode, repeated), np.delete(flat, repeated)
     same = np.flatnonzero(flat[1:] == flat[:-1])
-    pairs, shared = np.unique(episode[same] * len(own) + episode[same + 1], return_counts=True)
-    first, second = np.divmod(pairs, len(own))
+    pairs, shared = np.unique(episode[same] * len(codes) + episode[same + 1], return_counts=True)
+    first, second = np.divmod(pairs, max(len(codes), 1))
     fewest = np.minimum(sizes[first], sizes[second])
     alike = (shared >= SHARE * fewest) & (fewest >= MIN_CODES)
     rows = zip(first[alike], second[alike], shared[alike], fewest[alike], strict=True)

@@ -5,7 +5,6 @@
 Facts, not judgements: :mod:`rlhive.data.check` says which of them are defects.
 """
 
-import functools
 import json
 import threading
 from collections import deque
@@ -23,6 +22,7 @@ from rlhive.data import arrow, shards
 from rlhive.data.checks.duplicates import Sketcher
 from rlhive.data.episodes import TERMINATED, TRUNCATED, Columns, EpisodeRecord
 from rlhive.data.schema import Schema
+from rlhive.data.statistics import extremes_of
 from rlhive.errors import CorruptDataset
 
 _READ = (keys.EPISODE, "split", "length", "seed", "policy", "run", "metadata")
@@ -82,11 +82,10 @@ class Extremes:
     def of(cls, rows: np.ndarray) -> "Extremes":
         """Return those of ``[N, *shape]``, N at least 1; a NaN makes both NaN."""
         values = rows.reshape(len(rows), -1)
-        low, high = values.min(axis=0), values.max(axis=0)
+        low, high = extremes_of(values)
         if values.dtype.itemsize == 1:  # flags and pictures: nobody asks how often they are black
             return cls(len(rows), low, high, np.zeros(len(low), int), np.zeros(len(low), int))
-        num_low, num_high = (np.count_nonzero(values == extreme, axis=0) for extreme in (low, high))
-        return cls(len(rows), low, high, num_low, num_high)
+        return cls(len(rows), low, high, _count_equal(values, low), _count_equal(values, high))
 
     def merge(self, other: "Extremes") -> "Extremes":
         """Return those of both sets of rows together."""
@@ -117,17 +116,6 @@ class ChunkFacts:
     codes: list[np.ndarray] = field(default_factory=list)
 
 
-class _Hashed(EpisodeRecord):
-    """A record that computes its content hash once; its columns do not change here."""
-
-    @functools.cached_property
-    def _hash(self) -> str:
-        return super().content_hash()
-
-    def content_hash(self) -> str:
-        return self._hash
-
-
 class Scanner:
     """Read chunks and gather their facts.
 
@@ -147,7 +135,10 @@ class Scanner:
     ):
         self._schema, self._sketcher, self._judge = schema, sketcher, judge
         self._rows = episodes.select(_READ).to_pylist()
+        self._ids, self._lengths = (episodes[name].to_numpy() for name in (keys.EPISODE, "length"))
         self._finals = arrow.finals_of(episodes, schema)
+        for array in self._finals.values():
+            array.flags.writeable = False
         self._starts = list(arrow.start_states_of(episodes))
         self._seen = next((i.column for i in schema.observed if i.column == keys.OBSERVATION), "")
         self._alone = threading.Lock()  # the judge may use a simulator
@@ -169,14 +160,15 @@ class Scanner:
         except CorruptDataset as error:
             return ChunkFacts(chunk, str(error))
         columns = arrow.columns_of(table, self._schema)
-        index = np.stack([table.column(name).to_numpy() for name in (keys.EPISODE, keys.STEP_COUNT)], axis=1)
+        for array in columns.values():
+            array.flags.writeable = False  # so that an episode is hashed once
         codes = self._sketcher.codes(columns)
         facts = ChunkFacts(chunk)
         start = 0
-        for position in chunk.positions:
-            rows = slice(start, start + self._rows[position]["length"])
+        for position, disorder, early in zip(chunk.positions, *self._places(chunk, table, columns), strict=True):
+            rows = slice(start, start + self._lengths[position])
             own = {name: array[rows] for name, array in columns.items()}
-            facts.episodes.append(self._episode(position, own, index[rows]))
+            facts.episodes.append(self._episode(position, own, disorder, early))
             facts.codes.append(codes[rows])
             start = rows.stop
         numbers = {name: array for name, array in columns.items() if array.size and array.dtype != object}
@@ -184,10 +176,35 @@ class Scanner:
         facts.odd.extend(self._odd(facts, columns))
         return facts
 
-    def _episode(self, position: int, columns: Columns, index: np.ndarray) -> EpisodeFacts:
+    def _places(self, chunk: Chunk, table: pa.Table, columns: Columns) -> tuple[list[str], list[int]]:
+        """Return what is wrong with the order of each episode's rows, and the first row that ends it too early."""
+        positions = list(chunk.positions)
+        lengths = self._lengths[positions]
+        first = lengths.cumsum() - lengths
+        expected = {
+            keys.EPISODE: np.repeat(self._ids[positions], lengths),
+            keys.STEP_COUNT: np.arange(lengths.sum()) - np.repeat(first, lengths),
+        }
+        index = {name: table.column(name).to_numpy() for name in expected}
+        wrong = np.logical_or.reduce([index[name] != rows for name, rows in expected.items()])
+        ends = (columns[TERMINATED] | columns[TRUNCATED]).reshape(len(wrong), -1).any(axis=1)
+        ends[first + lengths - 1] = False
+        disorder, early = [""] * len(positions), [-1] * len(positions)
+        # The first of each: np.unique keeps the first row of an episode that it meets.
+        for places, mask in ((disorder, wrong), (early, ends)):
+            found = np.flatnonzero(mask)
+            episodes = np.searchsorted(first, found, side="right") - 1
+            for episode, at in zip(*np.unique(episodes, return_index=True), strict=True):
+                row = int(found[at] - first[episode])
+                got = ", ".join(str(rows[found[at]]) for rows in index.values())
+                said = f"row {row}: expected episode {self._ids[positions[episode]]}, step_count {row}; got {got}"
+                places[episode] = said if places is disorder else row
+        return disorder, early
+
+    def _episode(self, position: int, columns: Columns, disorder: str, early: int) -> EpisodeFacts:
         row = self._rows[position]
         final = {name: array[position] for name, array in self._finals.items()}
-        record = _Hashed(
+        record = EpisodeRecord(
             episode=row[keys.EPISODE],
             split=row["split"],
             columns=columns,
@@ -199,7 +216,6 @@ class Scanner:
             metadata=json.loads(row["metadata"]),
         )
         seen = self._seen
-        ends = (columns[TERMINATED] | columns[TRUNCATED]).reshape(record.length, -1).any(axis=1)[:-1]
         judged = None
         if self._judge is not None:
             with self._alone:
@@ -211,8 +227,8 @@ class Scanner:
             episode_return=record.episode_return,
             success=record.success,
             ended=record.ended,
-            disorder=_disorder(index, record.episode),
-            early=int(ends.argmax()) if ends.any() else -1,
+            disorder=disorder,
+            early=early,
             first=hash(columns[seen][0].tobytes()) if seen else 0,
             last=hash(columns[seen][-1].tobytes()) if seen else 0,
             final=hash(final[seen].tobytes()) if seen else 0,
@@ -257,11 +273,9 @@ def chunks_of(path: Path, positions: Sequence[int], lengths: Sequence[int], grou
     return chunks
 
 
-def _disorder(index: np.ndarray, episode: int) -> str:
-    """Say what is wrong with (episode, step_count) of an episode's rows, ``[T, 2]``."""
-    expected = np.stack([np.full(len(index), episode), np.arange(len(index))], axis=1)
-    wrong = (index != expected).any(axis=1)
-    if not wrong.any():
-        return ""
-    row = int(wrong.argmax())
-    return f"row {row}: expected episode {episode}, step_count {row}; got {index[row, 0]}, {index[row, 1]}"
+def _count_equal(values: np.ndarray, one: np.ndarray) -> np.ndarray:
+    """Return how many rows of ``[N, elements]`` have each element's value in ``one``."""
+    counts = np.zeros(len(one), int)
+    for start in range(0, len(values), 255):  # so that a byte counts them: eight times as many at once
+        counts += np.add.reduce((values[start : start + 255] == one).view(np.uint8), axis=0, dtype=np.uint8)
+    return counts

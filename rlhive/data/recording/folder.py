@@ -25,6 +25,7 @@ import numpy as np
 
 from rlhive.data import cache
 from rlhive.data.episodes import EpisodeRecord
+from rlhive.data.recording.order import in_order
 from rlhive.data.recording.stream import SUFFIX, StreamReader, head_bytes
 from rlhive.data.schema import Schema
 from rlhive.errors import CorruptDataset, InvalidName, RecordingInUse, SchemaMismatch, UnsupportedFormat
@@ -32,8 +33,6 @@ from rlhive.errors import CorruptDataset, InvalidName, RecordingInUse, SchemaMis
 FORMAT_VERSION = 2
 #: Somebody who only looks holds the lock for an instant.
 PATIENCE_S = 5.0
-#: So many streams are open at once; a recording may have more than a process may open files.
-MAX_OPEN = 64
 _HEAD = "recording.json"
 _SCHEMA = "schema.json"
 _RUN = ".run.json"
@@ -188,7 +187,7 @@ class Recording:
         seen: set[int] = set()
         for path in self._streams():
             with self._reader(path) as reader:
-                for _, _, record in reader.scan():
+                for _, record in reader.scan():
                     if record.episode not in seen:
                         seen.add(record.episode)
                         yield record
@@ -196,24 +195,9 @@ class Recording:
     def sorted_records(self) -> Iterator[EpisodeRecord]:
         """Yield every whole episode in the order of their ids, whoever recorded them and when.
 
-        Memory: one episode at a time and some 200 bytes for each; the streams are mapped, not read into memory. Each
-        episode is hashed once, to check it, and the record remembers the hash.
+        See :func:`rlhive.data.recording.order.in_order` for what that costs.
         """
-        places: dict[int, tuple[Path, int, str]] = {}
-        for path in self._streams():
-            with self._reader(path) as reader:
-                for offset, _, record in reader.scan():
-                    places.setdefault(record.episode, (path, offset, record.content_hash()))
-        readers: dict[Path, StreamReader] = {}
-        with contextlib.ExitStack() as stack:
-            for episode in sorted(places):
-                path, offset, content_hash = places[episode]
-                if path not in readers and len(readers) == MAX_OPEN:
-                    stack.pop_all().close()  # what was yielded keeps its part of the mapping
-                    readers = {}
-                if path not in readers:
-                    readers[path] = stack.enter_context(self._reader(path))
-                yield readers[path].read(offset, content_hash)
+        return in_order(self._streams(), self._reader)
 
     def summaries(self) -> dict[int, tuple[int, bool]]:
         """Return length and success of every whole episode, by id."""
@@ -227,9 +211,9 @@ class Recording:
         for path in self._streams():
             with self._reader(path) as reader:
                 unreadable -= min(path.stat().st_size, head_bytes(self.schema, self.start_state_sizes))
-                for _, size, record in reader.scan():
+                for place, record in reader.scan():
                     lengths[record.episode] = record.length
-                    unreadable -= size
+                    unreadable -= place.size
         newest = max([(self.path / _HEAD).stat().st_mtime, *(stat.st_mtime for stat in stats)])
         return Survey(
             path=self.path,
@@ -337,7 +321,7 @@ def _make_folder(path: Path) -> None:
     new = [folder for folder in (path, *path.parents) if not folder.exists()]
     path.mkdir(parents=True, exist_ok=True)
     for folder in new:
-        cache.flush_folder(folder.parent)
+        cache.flush(folder.parent)
 
 
 def _write_once(path: Path, content: Mapping[str, Any]) -> None:

@@ -100,8 +100,7 @@ class Writer:
         try:
             if self._stream is None:
                 self._stream = self._open()
-            for record in records:
-                self._stream.append(record)
+            self._stream.append(*records)
             self._stream.flush()
         except BaseException:  # an interrupt too may have cut an episode in two
             self._abandon()

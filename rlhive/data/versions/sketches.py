@@ -30,19 +30,21 @@ _SCHEMA = pa.schema(
 
 def write_sketches(path: Path, splits: Mapping[str, Mapping[str, Summary]]) -> None:
     """Write the sketches of all splits and columns."""
+    parts = []
+    for split, columns in splits.items():
+        for column, summary in columns.items():
+            element, bucket = summary.buckets.nonzero()
+            arrays = [
+                pa.repeat(split, len(element)),
+                pa.repeat(column, len(element)),
+                pa.array(element.astype(np.int32)),
+                pa.array(summary.anchor[element]),
+                pa.array(bucket.astype(np.int16)),
+                pa.array(summary.buckets[element, bucket]),
+            ]
+            parts.append(pa.RecordBatch.from_arrays(arrays, schema=_SCHEMA))
     with shards.open_writer(path, _SCHEMA) as writer:
-        for split, columns in splits.items():
-            for column, summary in columns.items():
-                element, bucket = summary.buckets.nonzero()
-                arrays = [
-                    pa.repeat(split, len(element)),
-                    pa.repeat(column, len(element)),
-                    pa.array(element.astype(np.int32)),
-                    pa.array(summary.anchor[element]),
-                    pa.array(bucket.astype(np.int16)),
-                    pa.array(summary.buckets[element, bucket]),
-                ]
-                writer.write_table(pa.Table.from_arrays(arrays, schema=_SCHEMA))
+        writer.write_table(pa.Table.from_batches(parts, _SCHEMA))
 
 
 def read_summaries(folder: Path, manifest: Manifest, splits: Sequence[str]) -> list[dict[str, Summary]]:

@@ -1,7 +1,8 @@
 """The one pass over the episodes of a new version: blocks of rows to the shards, rows to the episode table, sums.
 
-Hashing runs in the caller's thread; statistics and Parquet encoding of the block before run beside it in another.
-Which block lies where depends on the episodes alone, so the files do not depend on timing.
+Reading, hashing and statistics run in the caller's thread. Parquet encoding of the block before runs beside it in
+another: it is one call that needs no lock of Python's, where statistics are many. Which block lies where depends on the
+episodes alone, so the files do not depend on timing.
 """
 
 import re
@@ -73,17 +74,17 @@ def write_episodes(folder: Path, source: Source, change: Change | None, *, shard
             fingerprint.add(record.identity())
             if change is not None:
                 change.add(record)
-            table.add(record)
+            row = table.add(record)
             if record.split not in splits:
                 splits[record.split] = _Split(folder, record.split, schema, shard_bytes)
-            block = splits[record.split].add(record)
+            block = splits[record.split].add(record, row)
             if block:
                 pipeline.put(splits[record.split], block, guard.anchors)
         for split in splits.values():
             pipeline.put(split, split.rest(), guard.anchors)
+        table.close()
+        sketches.write_sketches(folder / SKETCHES_PATH, {name: split.summaries for name, split in splits.items()})
         pipeline.drain()
-    table.close()
-    sketches.write_sketches(folder / SKETCHES_PATH, {name: split.summaries for name, split in splits.items()})
     named = {name: split.writer.finish() for name, split in splits.items()}
     return Written(
         fingerprint=fingerprint.hexdigest(),
@@ -145,7 +146,7 @@ class _Block:
 
 
 class _Split:
-    """One split on its way: the block that fills in the caller's thread; shards and statistics in the worker's."""
+    """One split on its way: the block that fills and the statistics in the caller's thread, shards in the worker's."""
 
     def __init__(self, folder: Path, name: str, schema: Schema, shard_bytes: int):
         self.writer = shards.ShardWriter(
@@ -157,16 +158,16 @@ class _Split:
         self._episodes = self._transitions = self._successes = 0
         self._returns = 0.0
 
-    def add(self, record: EpisodeRecord) -> _Block | None:
-        """Add an episode; return a block when one is full."""
+    def add(self, record: EpisodeRecord, row: arrow.EpisodeRow) -> _Block | None:
+        """Add an episode, given its row of the episode table; return a block when one is full."""
         block = self._block
         block.records.append(record)
         block.rows += record.length
         block.bytes += sum(array.nbytes for array in record.columns.values())
         self._episodes += 1
         self._transitions += record.length
-        self._returns += record.episode_return
-        self._successes += record.success
+        self._returns += row.values["return"]
+        self._successes += row.values["success"]
         return self.rest() if block.rows >= shards.ROW_GROUP_ROWS or block.bytes >= self._limit else None
 
     def rest(self) -> _Block:
@@ -174,24 +175,22 @@ class _Split:
         block, self._block = self._block, _Block()
         return block
 
-    def write(self, block: _Block, anchors: dict[str, np.ndarray]) -> None:
-        """Write a block as a row group and add it to the statistics."""
+    def gather(self, block: _Block, anchors: dict[str, np.ndarray]) -> Any:
+        """Return a block's rows in Arrow's form, counted in the statistics; the block's records are let go."""
         records = block.records
-        if not records:
-            return
         columns = {
             item.column: np.concatenate([record.columns[item.column] for record in records])
             for item in self._schema.fields
         }
         ids, lengths = [record.episode for record in records], [record.length for record in records]
         records.clear()  # the copies are enough
-        self.writer.write(arrow.batch_of(columns, ids, lengths, self._schema), num_episodes=len(ids))
         for name, rows in columns.items():
             if rows.dtype == object:  # text
                 continue
             if name not in self.summaries:
                 self.summaries[name] = Summary.of(rows[:0], anchor=anchors[name])
             self.summaries[name].add(rows)
+        return arrow.batch_of(columns, ids, lengths, self._schema)
 
     def counts(self) -> dict[str, int]:
         return {"num_episodes": self._episodes, "num_transitions": self._transitions}
@@ -211,8 +210,10 @@ class _Pipeline:
         self._running: list[Future] = []
 
     def put(self, split: _Split, block: _Block, anchors: dict[str, np.ndarray]) -> None:
-        self._wait(1)
-        self._running.append(self._worker.submit(split.write, block, anchors))
+        if block.records:
+            num_episodes, rows = len(block.records), split.gather(block, anchors)
+            self._wait(1)
+            self._running.append(self._worker.submit(split.writer.write, rows, num_episodes=num_episodes))
 
     def drain(self) -> None:
         self._wait(0)
@@ -231,12 +232,14 @@ class _EpisodeTable:
         self._bytes = 0
         self._writer = None
 
-    def add(self, record: EpisodeRecord) -> None:
+    def add(self, record: EpisodeRecord) -> arrow.EpisodeRow:
+        """Add an episode; return its row."""
         row = arrow.EpisodeRow.of(record)
         self._rows.append(row)
         self._bytes += sum(array.nbytes for array in (*row.final.values(), *row.start_state.values()))
         if len(self._rows) >= _TABLE_ROWS or self._bytes >= shards.ROW_GROUP_BYTES:
             self._flush()
+        return row
 
     def close(self) -> None:
         if self._rows or self._writer is None:

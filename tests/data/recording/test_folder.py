@@ -47,6 +47,43 @@ def test_records_come_back_bit_for_bit(lengths, tmp_path_factory):
     assert recording.summaries() == {record.episode: (record.length, record.success) for record in made}
 
 
+@pytest.mark.parametrize("kept", [0, 2**20])
+@pytest.mark.parametrize("block", [1, 2_000, 2**20])
+def test_blocks_and_what_is_kept_change_nothing(block, kept, tmp_path, monkeypatch):
+    monkeypatch.setattr("rlhive.data.recording.stream.BLOCK_BYTES", block)
+    monkeypatch.setattr("rlhive.data.recording.order.BLOCK_BYTES", block)
+    monkeypatch.setattr("rlhive.data.recording.order.KEPT_BYTES", kept)
+    schema, made = records([5, 1, 9, 4, 2, 7, 3])
+    recording = new_recording(tmp_path / "r", schema, made[0])
+    with Writer(recording, "one") as one, Writer(recording, "two") as two:
+        one.write(*made[::2])
+        two.write(*made[1::2])
+        two.write(made[0])  # again: a repeated id counts once
+
+    back = list(recording.sorted_records())
+
+    assert [record.episode for record in back] == [record.episode for record in made]
+    assert all(same(left, right) for left, right in zip(made, back, strict=True))
+    assert all(replace(record).identity() == record.identity() for record in back), "the remembered hashes are theirs"
+
+
+@pytest.mark.parametrize("where", ["values", "header"])
+def test_a_damaged_episode_does_not_take_its_neighbours_with_it(where, tmp_path):
+    schema, made = records([5, 6, 9, 4])
+    recording = new_recording(tmp_path / "r", schema, made[0])
+    with Writer(recording, "one") as writer:
+        writer.write(*made)
+    content = bytearray((tmp_path / "r/one.arrows").read_bytes())
+    said = b'{"split": "b", "seed": 1' if where == "header" else made[1].columns["observation"].tobytes()
+    assert content.count(said) == 1
+    content[content.index(said)] ^= 1
+    (tmp_path / "r/one.arrows").write_bytes(content)
+
+    back = list(recording.records())
+
+    assert [record.episode for record in back] == [made[index].episode for index in (0, 2, 3)]
+
+
 @settings(max_examples=60, deadline=None)
 @given(cut=st.floats(0, 1), flip=st.none() | st.floats(0, 1))
 def test_a_stream_cut_or_flipped_anywhere_loses_no_earlier_episode(cut, flip, tmp_path_factory):
@@ -359,9 +396,11 @@ def test_more_streams_than_files_may_be_open(tmp_path, monkeypatch):
             writer.write(made[number], made[79 - number])
 
     with few_files(20):
-        monkeypatch.setattr("rlhive.data.recording.folder.MAX_OPEN", 10)
+        assert all(map(same, made, recording.sorted_records()))
+        monkeypatch.setattr("rlhive.data.recording.order.KEPT_BYTES", 0)
+        monkeypatch.setattr("rlhive.data.recording.order.MAX_OPEN", 10)
         back = list(recording.sorted_records())
-        monkeypatch.setattr("rlhive.data.recording.folder.MAX_OPEN", 100)
+        monkeypatch.setattr("rlhive.data.recording.order.MAX_OPEN", 100)
         with pytest.raises(OSError, match="Too many open files"):
             list(recording.sorted_records())
 
