@@ -47,7 +47,7 @@ class Peer:
             )
             for episode in self._source.episodes()
         ]
-        began = time.perf_counter()
+        began, idle = time.perf_counter(), time.process_time()
         minari.create_dataset_from_buffers(
             DATASET,
             buffers,
@@ -55,7 +55,8 @@ class Peer:
             action_space=gymnasium.spaces.Box(-1, 1, (ACTION,), np.float32),
             data_format=self.data_format,
         )
-        return {"bytes": folder_bytes(self._folder), "seconds": time.perf_counter() - began}
+        spent = {"seconds": time.perf_counter() - began, "cpu_seconds": time.process_time() - idle}
+        return {"bytes": folder_bytes(self._folder), **spent}
 
     def open(self, workload: str, variant: str) -> Drawing:
         """Serve batches of whole episodes."""

@@ -18,7 +18,7 @@ from benchmarks.peers.source import GAMMA, NUM_STEPS, STACK, Source
 from benchmarks.peers.ted import arrays_of, endless, prioritized_draw, ted_of
 from benchmarks.peers.worker import Drawing, batch_of, folder_bytes
 from rlhive import RoboHiveDataset
-from rlhive.data import cache, check
+from rlhive.data import cache, check, manifest, shards
 from rlhive.data.record import Recorder
 from rlhive.data.versions import diff
 
@@ -42,13 +42,14 @@ class Peer:
             frames: Of a batch, as a collector gives them; one call to the recorder, and one wait for the disk, for
                 each. 0 for one call per episode.
         """
-        recorder, add_s = self._record(NAME, frames=frames)
-        began = time.perf_counter()
+        recorder, add_s, add_cpu_s = self._record(NAME, frames=frames)
+        began, idle = time.perf_counter(), time.process_time()
         version = recorder.commit(license="apache-2.0", version=VERSION)
-        commit_s = time.perf_counter() - began
+        commit_s, commit_cpu_s = time.perf_counter() - began, time.process_time() - idle
         return {
             "bytes": folder_bytes(version),
             "seconds": sum(add_s) + commit_s,
+            "cpu_seconds": add_cpu_s + commit_cpu_s,
             "record_s": sum(add_s),
             "commit_s": commit_s,
             "add_ms": statistics.median(add_s) * 1e3,
@@ -70,7 +71,7 @@ class Peer:
         try:
             for name, real in flushes.items():
                 setattr(os, name, timed(real))
-            recorder, add_s = self._record("bench/durable", episodes)
+            recorder, add_s, _ = self._record("bench/durable", episodes)
         finally:
             for name, real in flushes.items():
                 setattr(os, name, real)
@@ -81,12 +82,45 @@ class Peer:
             "add_ms": statistics.median(add_s) * 1e3,
         }
 
+    def floors(self, episodes: int = 200) -> dict[str, float]:
+        """Return what nobody who promises the same can go below, on this disk and with this pyarrow.
+
+        Returns:
+            ``flush_ms``, the median of appending an episode's bytes to a file and waiting for the disk;
+            ``parquet_s`` and ``parquet_cpu_s``, pyarrow writing the version's rows again with the same settings, one
+            row group after the other; ``decode_cpu_s``, pyarrow reading them; ``sha256_cpu_s``, hashing the files.
+        """
+        version = cache.version_dir(NAME, VERSION, store=self._store)
+        paths = sorted((version / "data").glob("*.parquet"))
+        content, waits = os.urandom(self._source.raw_bytes // len(self._source.lengths)), []
+        with (self._store / "floor").open("wb", buffering=0) as file:
+            for _ in range(episodes):
+                began = time.perf_counter()
+                file.write(content)
+                getattr(os, "fdatasync", os.fsync)(file.fileno())
+                waits.append(time.perf_counter() - began)
+        idle = time.process_time()
+        tables = [shards.read_groups(path, range(len(shards.group_sizes(path)))) for path in paths]
+        decoded = time.process_time()
+        for path in paths:
+            manifest.sha256_of(path)
+        hashed, began = time.process_time(), time.perf_counter()
+        for table in tables:
+            shards.write_table(table, self._store / "floor")
+        spent = {"parquet_s": time.perf_counter() - began, "parquet_cpu_s": time.process_time() - hashed}
+        spent |= {"decode_cpu_s": decoded - idle, "sha256_cpu_s": hashed - decoded}
+        return {"flush_ms": statistics.median(waits) * 1e3, **spent}
+
     def check(self) -> dict[str, float]:
         """Time ``rlhive.data.check`` over the version; files are in the page cache."""
         version = cache.version_dir(NAME, VERSION, store=self._store)
-        began = time.perf_counter()
+        began, idle = time.perf_counter(), time.process_time()
         report = check.check(version)
-        return {"seconds": time.perf_counter() - began, "ok": report.ok}
+        return {
+            "seconds": time.perf_counter() - began,
+            "cpu_seconds": time.process_time() - idle,
+            "ok": report.ok,
+        }
 
     def diff(self) -> dict[str, Any]:
         """Time ``rlhive.data.versions.diff`` of this version and one that lacks every tenth episode."""
@@ -130,8 +164,8 @@ class Peer:
             return Drawing(buffer.sample, arrays_of, frames=2, bytes=folder_bytes(kept))
         return Drawing(buffer.sample, arrays_of)
 
-    def _record(self, name: str, episodes: int | None = None, frames: int = 0) -> tuple[Recorder, list[float]]:
-        recorder, seconds = Recorder(name, policy="bench", split="all", store=self._store), []
+    def _record(self, name: str, episodes: int | None = None, frames: int = 0) -> tuple[Recorder, list[float], float]:
+        recorder, seconds, busy = Recorder(name, policy="bench", split="all", store=self._store), [], 0.0
         gathered: list[TensorDict] = []
         for episode in itertools.islice(self._source.episodes(), episodes):
             transitions = ted_of(episode)
@@ -141,11 +175,12 @@ class Peer:
                     continue
                 transitions = torch.cat(gathered)
                 gathered.clear()
-            began = time.perf_counter()
+            began, idle = time.perf_counter(), time.process_time()
             recorder.extend(transitions) if frames else recorder.add(transitions, seed=episode.index)
             seconds.append(time.perf_counter() - began)
+            busy += time.process_time() - idle
         recorder.close()
-        return recorder, seconds
+        return recorder, seconds, busy
 
     def _dataset(self) -> RoboHiveDataset:
         return RoboHiveDataset(NAME, version=VERSION, generate=False, store=self._store)

@@ -79,14 +79,16 @@ def near_duplicates(codes: Sequence[np.ndarray]) -> list[Pair]:
     Args:
         codes: Of each episode, as :meth:`Sketcher.codes` gave them.
     """
-    episode = np.repeat(np.arange(len(codes)), [len(part) for part in codes])
     flat = np.concatenate([*codes, np.zeros(0, np.uint64)])
-    episode, flat = episode[flat != 0], flat[flat != 0]
-    sizes = np.bincount(episode, minlength=len(codes))
+    sizes = np.array([np.count_nonzero(part) for part in codes], dtype=np.int64)
     # Only codes that come again matter, and those are few: finding them needs no order of the episodes.
     ordered = np.sort(flat)
-    again = np.isin(flat, np.unique(ordered[1:][ordered[1:] == ordered[:-1]]))
-    episode, flat = episode[again], flat[again]
+    again = np.unique(ordered[1:][(ordered[1:] == ordered[:-1]) & (ordered[1:] != 0)])
+    del ordered
+    if not again.size:
+        return []
+    rows = np.flatnonzero(again.take(np.searchsorted(again, flat), mode="clip") == flat)
+    flat, episode = flat[rows], np.repeat(np.arange(len(codes), dtype=np.int64), [len(part) for part in codes])[rows]
     order = np.lexsort((episode, flat))
     episode, flat = episode[order], flat[order]
     repeated = np.flatnonzero((flat[1:] == flat[:-1]) & (episode[1:] == episode[:-1])) + 1
@@ -94,7 +96,7 @@ def near_duplicates(codes: Sequence[np.ndarray]) -> list[Pair]:
     episode, flat = np.delete(episode, repeated), np.delete(flat, repeated)
     same = np.flatnonzero(flat[1:] == flat[:-1])
     pairs, shared = np.unique(episode[same] * len(codes) + episode[same + 1], return_counts=True)
-    first, second = np.divmod(pairs, max(len(codes), 1))
+    first, second = np.divmod(pairs, len(codes))
     fewest = np.minimum(sizes[first], sizes[second])
     alike = (shared >= SHARE * fewest) & (fewest >= MIN_CODES)
     rows = zip(first[alike], second[alike], shared[alike], fewest[alike], strict=True)
