@@ -19,6 +19,7 @@ from rlhive.errors import CorruptDataset
 
 FILE_NAME = "seal.json"
 PIECE = 16 * 2**20
+_READ = 2**20
 
 
 def seal(folder: Path, source: str) -> None:
@@ -90,10 +91,14 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _checksums(path: Path) -> dict[str, Any]:
-    sums = []
+    sums: list[int] = []
     with path.open("rb") as file:
-        while piece := file.read(PIECE):
-            sums.append(zlib.crc32(piece))
+        for _ in range(0, path.stat().st_size, PIECE):
+            checksum, left = 0, PIECE
+            while left and (part := file.read(min(left, _READ))):
+                checksum, left = zlib.crc32(part, checksum), left - len(part)
+            if left < PIECE:
+                sums.append(checksum)
     return {"bytes": path.stat().st_size, "crc32": sums}
 
 
