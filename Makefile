@@ -15,8 +15,8 @@ help:  ## list the targets
 quickstart: $(VENV)/assets  ## expert -> dataset -> replay buffer -> BC and IQL -> evaluation on a RoboHive kitchen (5 min)
 	$(BIN)/python examples/quickstart.py
 
-test: $(VENV)/assets  ## run the tests, those on real RoboHive included
-	$(BIN)/python -m pytest
+test: $(VENV)/assets  ## run the tests, those on real RoboHive included, on all cores
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 fuzz: $(VENV)/assets  ## damage manifests, shards and caches 2,000 times each (10 min)
 	RLHIVE_FUZZ=2000 $(BIN)/python -m pytest -q tests/data/test_fuzz.py

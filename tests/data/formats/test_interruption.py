@@ -5,6 +5,7 @@ One process imports what is slow and forks the rest. `make bench-import` does th
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import weakref
@@ -121,6 +122,15 @@ def test_an_interrupt_leaves_nothing_and_a_kill_nothing_that_counts(told, name):
     assert after["bytes"] < 1.2 * LARGE / SMALL * small["bytes"]
 
 
+@pytest.fixture
+def interruptible():
+    """Ctrl-C as in a terminal: a shell starts its background jobs with the signal ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_that_python_drops_ends_an_import_all_the_same(tmp_path, monkeypatch):
     """As h5py's registry of open objects does: what a callback of a weak reference raises is printed, no more."""
     source, read_trial, calls = tmp_path / "log.h5", roboset._read_trial, []
@@ -139,6 +149,7 @@ def test_an_interrupt_that_python_drops_ends_an_import_all_the_same(tmp_path, mo
     assert not [path for path in (tmp_path / "store/lab/walk").iterdir() if not path.name.startswith(".")]
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_that_python_drops_ends_an_export_too(tmp_path, monkeypatch):
     write_episode, calls = minari._write_episode, []
 
