@@ -23,7 +23,7 @@ def resident_mb():
     return int(next(line for line in lines if line.startswith("VmRSS")).split()[1]) / 1024
 
 found = []
-for _ in range(6):
+for _ in range(8):
     env = RoboHiveEnv("FK1_Knob1OnRandom-v4", seed=0, **json.loads(sys.argv[1]))
     env.reset()
     env.close()
@@ -84,9 +84,12 @@ def test_using_a_closed_environment_is_an_error_that_says_so():
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_building_and_closing_again_and_again_takes_no_more_memory(opengl):
-    """Without closing, a kitchen with pictures keeps 275 MB; the first build loads what stays."""
+    """Without closing, a kitchen with pictures keeps 275 MB; the first build loads what stays.
+
+    Mesa's threads take and give back some 100 MB meanwhile, so the least of three readings is compared, four builds on.
+    """
     pixels = {"from_pixels": True, "cameras": ["left_cam"], "image_size": [32, 32], "render_quality": "fast"}
     ran = subprocess.run([sys.executable, "-c", GROWTH, json.dumps(pixels)], capture_output=True, text=True, check=True)
     found = json.loads(ran.stdout.splitlines()[-1])
 
-    assert found[-1] - found[1] < 4 * 25, found
+    assert min(found[5:]) - min(found[1:4]) < 4 * 25, found
