@@ -82,7 +82,7 @@ for name, (kind, make) in SOURCES.items():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 print(json.dumps(told))
 """
-SMALL, LARGE = 24, 240
+SMALL, LARGE = 24, 480  # enough that what would be kept stands out from what an allocator does
 
 
 @pytest.fixture(scope="module")
