@@ -11,6 +11,7 @@ from tensordict import TensorDictBase
 from torchrl.data import Bounded
 from torchrl.objectives import SACLoss, SoftUpdate
 
+from rlhive import keys
 from rlhive.checkpoint import make_actor
 from rlhive.sim_algos.networks import make_critics, make_tanh_normal_actor
 from rlhive.sim_algos.preparing import TRANSITION, reward_scale_of
@@ -77,7 +78,7 @@ class SoftActorCritic:
             ``loss`` (the sum), ``loss_actor``, ``loss_qvalue``, ``loss_alpha``, and ``alpha`` and ``entropy`` of the
             policy, detached.
         """
-        batch[("next", "reward")] = batch[("next", "reward")] * self.reward_scale
+        batch[keys.NEXT_REWARD] = batch[keys.NEXT_REWARD] * self.reward_scale
         found = self.loss(batch)
         losses = found.select("loss_actor", "loss_qvalue", "loss_alpha")
         total = sum(losses.values())  # TorchRL detaches each from the networks of the others
