@@ -61,6 +61,7 @@ PIXELS = ["torchvision>=0.29,<0.30"]  # the series of torch 2.14; TorchRL's Resi
 DEV = [
     "hypothesis",
     "pytest",
+    "pytest-timeout",
     "pytest-xdist",
     "ruff",
     "duckdb",  # it, pandas and Polars read the versions in the tests

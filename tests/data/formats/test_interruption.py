@@ -25,7 +25,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptio
 SCRIPT = """
 import fcntl, json, os, pty, shutil, signal, struct, sys, termios, threading, time
 from pathlib import Path
-import rlhive.cli, rlhive.data.convert, rlhive.dataset
+import rlhive.cli, rlhive.data.convert, rlhive.dataset, tqdm
 from benchmarks.bench_import import NAME, left, percentages
 from benchmarks.import_sources import SOURCES
 from rlhive.data import shards
@@ -39,6 +39,7 @@ def run(kind, source, store, stop=None):
     if not pid:
         os.environ["RLHIVE_DATASETS_PATH"] = str(store)
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        tqdm.tqdm.set_lock(threading.RLock())  # tqdm's is one for all forks: who is killed with it would stop the next
         time.sleep(0.05)  # until the terminal has its size
         sys.argv = ["rlhive", "import", kind, str(source), NAME, "--license", "mit"]
         try:
