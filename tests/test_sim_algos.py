@@ -19,7 +19,7 @@ from rlhive.rollout import rollout_episode
 from rlhive.sim_algos import make_config, train_on_buffer
 from rlhive.sim_algos.bc import BehaviorCloning
 from rlhive.sim_algos.iql import ImplicitQLearning
-from rlhive.sim_algos.preparing import Preparation, measure
+from rlhive.sim_algos.preparing import Preparation, Statistics, measure
 
 QUICK = ["progress=false", "network.hidden_sizes=[64,64]", "network.dropout=0", "train.num_steps=1000"]
 
@@ -51,10 +51,14 @@ def _train(buffer, config, folder, **kwargs):
 # --- losses ---------------------------------------------------------------------------------------------------------
 
 
+def _statistics(reward_std: float = 0.0, action_dim: int = 1) -> Statistics:
+    return Statistics(torch.zeros(2), torch.ones(2), reward_std, action_dim)
+
+
 def _iql(*overrides: str, reward_std: float = 1.0) -> ImplicitQLearning:
     torch.manual_seed(0)
     config = _config("iql", *(f"network.{name}hidden_sizes=[4]" for name in ("", "critic_", "scale_")), *overrides)
-    return ImplicitQLearning(config, observation_dim=2, action_dim=1, reward_std=reward_std)
+    return ImplicitQLearning(config, _statistics(reward_std=reward_std))
 
 
 def _row(*, reward: float, terminated: bool = False, truncated: bool = False, action: float = 0.0) -> TensorDict:
@@ -156,9 +160,7 @@ def test_bc_loss_is_that_of_a_numpy_reference_and_one_step_follows_it() -> None:
     torch.manual_seed(0)
     learner = BehaviorCloning(
         _config("bc", "network.hidden_sizes=[4]", "loss.loss_function=l2"),
-        observation_dim=2,
-        action_dim=3,
-        reward_std=0.0,
+        _statistics(action_dim=3),
     )
     batch = TensorDict({"observation": torch.randn(5, 2), "action": torch.rand(5, 3) * 2 - 1}, batch_size=[5])
     weights = {name: value.detach().double().numpy() for name, value in learner.actor[0].named_parameters()}

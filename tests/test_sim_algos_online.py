@@ -15,6 +15,7 @@ from rlhive.evaluate import evaluate
 from rlhive.rollout import rollout_episode
 from rlhive.sim_algos import make_config, train
 from rlhive.sim_algos.online import _Run
+from rlhive.sim_algos.preparing import Statistics
 from rlhive.sim_algos.sac import SoftActorCritic
 from tests.test_sim_algos import _make_constant, _row, _run
 
@@ -43,7 +44,7 @@ def _train(folder, *overrides, **arguments):
 def test_sac_bootstraps_through_truncation_and_not_through_termination(ending, target) -> None:
     torch.manual_seed(0)
     config = _config("loss.gamma=0.5", "loss.reward_scale=2.0", "loss.alpha_init=1e-9")
-    learner = SoftActorCritic(config, observation_dim=2, action_dim=1, reward_std=1.0)
+    learner = SoftActorCritic(config, Statistics(torch.zeros(2), torch.ones(2), 1.0, action_dim=1))
     _make_constant(learner.loss.qvalue_network_params, [3.0, 4.0])
     _make_constant(learner.loss.target_qvalue_network_params, [5.5, 7.0])
 
@@ -57,7 +58,7 @@ def test_sac_bootstraps_through_truncation_and_not_through_termination(ending, t
 
 def test_sac_deploys_the_mode_of_what_collects() -> None:
     torch.manual_seed(0)
-    learner = SoftActorCritic(_config(), observation_dim=2, action_dim=3, reward_std=1.0)
+    learner = SoftActorCritic(_config(), Statistics(torch.zeros(2), torch.ones(2), 1.0, action_dim=3))
     observation = torch.randn(7, 2)
 
     distribution = learner.policy.get_dist(TensorDict({"observation": observation}, batch_size=[7]))
@@ -129,7 +130,7 @@ def test_it_starts_from_a_dataset_and_goes_on_behind_it(tmp_path, store) -> None
 def test_noise_is_added_within_the_bounds_and_dies_away() -> None:
     noise = ["+exploration=gaussian", "exploration.sigma_init=50", "exploration.annealing_num_steps=20"]
     run = _Run(make_env("toy_point"), _config(*noise))
-    learner = SoftActorCritic(_config(), observation_dim=2, action_dim=1, reward_std=1.0)
+    learner = SoftActorCritic(_config(), Statistics(torch.zeros(2), torch.ones(2), 1.0, action_dim=1))
     _make_constant(TensorDict({"module": learner.loss.actor_network_params["module", "0", "module", "scale"]}), [-9.0])
     policy = run.exploring(Normalizer(torch.zeros(2), torch.ones(2)), learner.policy)
 

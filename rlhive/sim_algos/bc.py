@@ -14,6 +14,7 @@ from torchrl.objectives import BCLoss
 
 from rlhive import keys
 from rlhive.checkpoint import make_actor
+from rlhive.sim_algos.preparing import Statistics
 
 
 class BehaviorCloning:
@@ -21,9 +22,7 @@ class BehaviorCloning:
 
     Args:
         config: Sections ``train``, ``optim``, ``network`` and ``loss`` of conf/model/bc.yaml.
-        observation_dim: Size of an observation.
-        action_dim: Size of an action.
-        reward_std: Not used; every learner is built alike.
+        statistics: Of the data; sizes of observations and actions.
         device: Where it learns.
 
     Attributes:
@@ -33,17 +32,10 @@ class BehaviorCloning:
     #: What a batch must hold.
     in_keys = (keys.OBSERVATION, keys.ACTION)
 
-    def __init__(
-        self,
-        config: Mapping[str, Any],
-        *,
-        observation_dim: int,
-        action_dim: int,
-        reward_std: float,
-        device: torch.device | str = "cpu",
-    ) -> None:
+    def __init__(self, config: Mapping[str, Any], statistics: Statistics, device: torch.device | str = "cpu") -> None:
+        sizes = statistics.observation_dim, statistics.action_dim
         optim = config["optim"]
-        self.actor = make_actor(observation_dim, action_dim, config["network"]).to(device)
+        self.actor = make_actor(*sizes, config["network"]).to(device)
         policy = TensorDictModule(self.actor, in_keys=[keys.OBSERVATION], out_keys=[keys.ACTION])
         with warnings.catch_warnings():  # BCLoss of torchrl 0.14.1 does not declare a parameter that it has
             warnings.filterwarnings("ignore", message="The name target_actor_network_params")

@@ -175,7 +175,7 @@ class Course:
             "algorithm": config["algorithm"],
             "env_name": self.policy.env_name,
             "observation_key": keys.OBSERVATION,
-            "observation_dim": len(self._statistics.mean),
+            "observation_dim": self._statistics.observation_dim,
             "action_key": keys.ACTION,
             "action_dim": self._statistics.action_dim,
             "network": config["network"],

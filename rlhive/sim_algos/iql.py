@@ -13,7 +13,7 @@ from torchrl.objectives import IQLLoss, SoftUpdate
 from rlhive import keys
 from rlhive.checkpoint import make_actor
 from rlhive.sim_algos.networks import make_critics, make_stochastic_actor
-from rlhive.sim_algos.preparing import TRANSITION, reward_scale_of
+from rlhive.sim_algos.preparing import TRANSITION, Statistics, reward_scale_of
 
 
 class ImplicitQLearning:
@@ -24,9 +24,7 @@ class ImplicitQLearning:
 
     Args:
         config: Sections ``train``, ``optim``, ``network`` and ``loss`` of conf/model/iql.yaml.
-        observation_dim: Size of an observation.
-        action_dim: Size of an action.
-        reward_std: Standard deviation of the training rewards; divides them unless ``loss.reward_scale`` is set.
+        statistics: Of the data; its ``reward_std`` divides rewards unless ``loss.reward_scale`` is set.
         device: Where it learns.
 
     Attributes:
@@ -36,21 +34,14 @@ class ImplicitQLearning:
     #: What a batch must hold.
     in_keys = TRANSITION
 
-    def __init__(
-        self,
-        config: Mapping[str, Any],
-        *,
-        observation_dim: int,
-        action_dim: int,
-        reward_std: float,
-        device: torch.device | str = "cpu",
-    ) -> None:
+    def __init__(self, config: Mapping[str, Any], statistics: Statistics, device: torch.device | str = "cpu") -> None:
+        sizes = statistics.observation_dim, statistics.action_dim
         settings = config["loss"]
-        self.reward_scale = reward_scale_of(settings["reward_scale"], reward_std)
-        self.actor = make_actor(observation_dim, action_dim, config["network"]).to(device)
-        qvalue, value = make_critics(observation_dim, action_dim, config["network"])
+        self.reward_scale = reward_scale_of(settings["reward_scale"], statistics.reward_std)
+        self.actor = make_actor(*sizes, config["network"]).to(device)
+        qvalue, value = make_critics(*sizes, config["network"])
         self.loss = IQLLoss(
-            make_stochastic_actor(self.actor, observation_dim, action_dim, config["network"]).to(device),
+            make_stochastic_actor(self.actor, *sizes, config["network"]).to(device),
             qvalue.to(device),
             value.to(device),
             loss_function=settings["loss_function"],

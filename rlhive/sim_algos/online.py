@@ -94,13 +94,7 @@ def _train(
     else:
         run.start_from(dataset)
     statistics = measure(run.buffer, algorithm.in_keys)
-    learner = algorithm(
-        config,
-        observation_dim=len(statistics.mean),
-        action_dim=statistics.action_dim,
-        reward_std=statistics.reward_std,
-        device=device,
-    )
+    learner = algorithm(config, statistics, device)
     with Course(config, statistics, learner, env_name=env.env_name, callback=callback) as course:
         prepare = Preparation(course.normalizer, learner.in_keys, device)
         policy = run.exploring(course.normalizer, learner.policy)

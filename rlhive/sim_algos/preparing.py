@@ -26,7 +26,7 @@ _CHUNK = 65_536  # rows read at once for the statistics: 40 MB of kitchen observ
 
 @dataclass(frozen=True)
 class Statistics:
-    """What the normalisation needs, over all transitions of a buffer.
+    """What a learner needs to know beforehand, over all transitions of a buffer.
 
     Attributes:
         mean: Of the observations, float64 ``[observation_dim]``.
@@ -39,6 +39,11 @@ class Statistics:
     std: torch.Tensor
     reward_std: float
     action_dim: int
+
+    @property
+    def observation_dim(self) -> int:
+        """Size of an observation."""
+        return len(self.mean)
 
 
 def measure(buffer: ReplayBuffer, in_keys: Sequence[keys.NestedKey]) -> Statistics:

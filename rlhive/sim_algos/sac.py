@@ -14,7 +14,7 @@ from torchrl.objectives import SACLoss, SoftUpdate
 from rlhive import keys
 from rlhive.checkpoint import make_actor
 from rlhive.sim_algos.networks import make_critics, make_tanh_normal_actor
-from rlhive.sim_algos.preparing import TRANSITION, reward_scale_of
+from rlhive.sim_algos.preparing import TRANSITION, Statistics, reward_scale_of
 
 
 class SoftActorCritic:
@@ -24,9 +24,7 @@ class SoftActorCritic:
 
     Args:
         config: Sections ``train``, ``optim``, ``network`` and ``loss`` of conf/model/sac.yaml.
-        observation_dim: Size of an observation.
-        action_dim: Size of an action.
-        reward_std: Standard deviation of the rewards at the start; divides them unless ``loss.reward_scale`` is set.
+        statistics: Of the data at the start; its ``reward_std`` divides rewards unless ``loss.reward_scale`` is set.
         device: Where it learns.
 
     Attributes:
@@ -37,27 +35,20 @@ class SoftActorCritic:
     #: What a batch must hold.
     in_keys = TRANSITION
 
-    def __init__(
-        self,
-        config: Mapping[str, Any],
-        *,
-        observation_dim: int,
-        action_dim: int,
-        reward_std: float,
-        device: torch.device | str = "cpu",
-    ) -> None:
+    def __init__(self, config: Mapping[str, Any], statistics: Statistics, device: torch.device | str = "cpu") -> None:
+        sizes = statistics.observation_dim, statistics.action_dim
         settings, optim = config["loss"], config["optim"]
-        self.reward_scale = reward_scale_of(settings["reward_scale"], reward_std)
-        self.actor = make_actor(observation_dim, action_dim, config["network"]).to(device)
-        self.policy = make_tanh_normal_actor(self.actor, observation_dim, action_dim, config["network"]).to(device)
-        qvalue, _ = make_critics(observation_dim, action_dim, config["network"])
+        self.reward_scale = reward_scale_of(settings["reward_scale"], statistics.reward_std)
+        self.actor = make_actor(*sizes, config["network"]).to(device)
+        self.policy = make_tanh_normal_actor(self.actor, *sizes, config["network"]).to(device)
+        qvalue, _ = make_critics(*sizes, config["network"])
         self.loss = SACLoss(
             self.policy,
             qvalue.to(device),
             loss_function=settings["loss_function"],
             alpha_init=settings["alpha_init"],
             target_entropy=settings["target_entropy"],
-            action_spec=Bounded(-1.0, 1.0, (action_dim,)),
+            action_spec=Bounded(-1.0, 1.0, (statistics.action_dim,)),
         ).to(device)
         self.loss.make_value_estimator(gamma=settings["gamma"])
         self.targets = SoftUpdate(self.loss, tau=settings["tau"])

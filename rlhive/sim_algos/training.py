@@ -145,13 +145,7 @@ def train_on_buffer(
     device = torch.device(config["device"])
     with seeded(config["seed"], config["num_threads"]):
         buffer.set_rng(torch.Generator().manual_seed(config["seed"]))
-        learner = algorithm(
-            config,
-            observation_dim=len(statistics.mean),
-            action_dim=statistics.action_dim,
-            reward_std=statistics.reward_std,
-            device=device,
-        )
+        learner = algorithm(config, statistics, device)
         with Course(config, statistics, learner, env_name=env_name, callback=callback) as course:
             prepare = Preparation(course.normalizer, learner.in_keys, device)
             while not course.is_over:
