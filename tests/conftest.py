@@ -1,6 +1,7 @@
 """Every test has a store of its own and no Hub; what is shared is built once."""
 
 import os
+import shutil
 
 # Read by huggingface_hub when it is imported, so they are set before anything of ours is.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -17,6 +18,23 @@ def store(tmp_path, monkeypatch):
     monkeypatch.setenv("RLHIVE_DATASETS_PATH", str(path))
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "hf"))
     return path
+
+
+@pytest.fixture(scope="session")
+def collected(tmp_path_factory):
+    """A store that holds toy_point 1.0.0."""
+    from rlhive.collect import collect
+
+    path = tmp_path_factory.mktemp("collected")
+    collect("toy_point", store=path, progress=False)
+    return path
+
+
+@pytest.fixture
+def filled(collected, store):
+    """The test's store, with a copy of toy_point 1.0.0."""
+    shutil.copytree(collected, store)
+    return store
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -5,23 +5,9 @@ import pytest
 import torch
 
 from rlhive import dataset as room
-from rlhive.collect import collect
 from rlhive.data.versions.numbers import local_datasets, local_versions
 from rlhive.dataset import RoboHiveDataset, describe
 from rlhive.errors import CorruptDataset, DatasetNotFound, InvalidName, RewardUnavailable, SplitNotFound
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    store = tmp_path_factory.mktemp("made")
-    collect("toy_point", store=store, progress=False)
-    return store
-
-
-@pytest.fixture
-def filled(made, store):
-    shutil.copytree(made, store)
-    return store
 
 
 def test_a_name_finds_the_local_version(filled):

@@ -1,24 +1,13 @@
-import shutil
-
 import pytest
 import torch
 from torchrl.data import OfflineToOnlineReplayBuffer, ReplayBuffer, RobotDatasetMetadata, SamplerWithoutReplacement
 from torchrl.data.datasets import load_dataset
 
 from rlhive import RoboHiveDataset, make_env
-from rlhive.collect import collect
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    store = tmp_path_factory.mktemp("made")
-    collect("toy_point", store=store, progress=False)
-    return store
 
 
 @pytest.fixture
-def dataset(made, store):
-    shutil.copytree(made, store)
+def dataset(filled):
     return RoboHiveDataset("toy_point", split="expert")
 
 

@@ -7,15 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from rlhive.cli import app
-from rlhive.collect import collect
 from rlhive.envs.tasks import LEVELS, TASKS
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    store = tmp_path_factory.mktemp("made")
-    collect("toy_point", store=store, progress=False)
-    return store
 
 
 def run(*arguments):
@@ -33,18 +25,16 @@ def test_version_is_the_packages():
     assert run("--version").stdout == f"rlhive {metadata.version('rlhive')}\n"
 
 
-def test_show_says_what_a_dataset_is(made, store):
-    shutil.copytree(made, store)
-
+@pytest.mark.usefixtures("filled")
+def test_show_says_what_a_dataset_is():
     assert "expert: 8 episodes, 160 transitions" in run("show", "toy_point").stdout
     described = json.loads(run("show", "toy_point", "--json").stdout)
     assert described["splits"]["random"] == {"num_episodes": 8, "num_transitions": 160}
     assert described["version"] == "1.0.0"
 
 
-def test_check_looks_at_everything_and_its_status_says_so(made, store):
-    shutil.copytree(made, store)
-    folder = store / "robohive/toy_point/1.0.0"
+def test_check_looks_at_everything_and_its_status_says_so(filled):
+    folder = filled / "robohive/toy_point/1.0.0"
 
     clean = run("check", "toy_point", "--json")
     shard = folder / "data/random-00000-of-00001.parquet"
@@ -61,9 +51,9 @@ def test_check_looks_at_everything_and_its_status_says_so(made, store):
     assert "Traceback" not in damaged.stderr + unreadable.stderr
 
 
-def test_list_names_what_is_there_and_what_can_be_made(made, store):
+def test_list_names_what_is_there_and_what_can_be_made(collected, store):
     before = json.loads(run("list", "--json").stdout)
-    shutil.copytree(made, store)
+    shutil.copytree(collected, store)
 
     assert before == {f"robohive/{name}": [] for name in TASKS}
     assert json.loads(run("list", "--json").stdout)["robohive/toy_point"] == ["1.0.0"]
