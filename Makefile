@@ -46,6 +46,7 @@ bench-export: $(VENV)/installed  ## record and commit with every peer's writer, 
 
 bench-import: $(VENV)/installed  ## memory and interruption of imports of 1 GB; KINDS="rlds minari" for parts (30 min, 3 GB)
 	$(BIN)/python -m benchmarks.bench_import $(if $(KINDS),--kinds $(KINDS))
+	$(BIN)/python -m benchmarks.report
 
 clean:  ## remove what the set-up made inside this clone
 	rm -rf .venv .venv-latest .tools benchmarks/.venvs

@@ -157,7 +157,7 @@ def _bytes_of(path: Path) -> int:
 
 
 def main() -> None:
-    """Measure, print a line per kind, keep the results and rewrite the table of docs/formats.md."""
+    """Measure, print a line per kind, keep the results of all kinds; ``benchmarks.report`` makes the table of them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     kinds = sorted({kind for kind, _ in SOURCES.values()})
     parser.add_argument("--kinds", nargs="+", default=kinds, choices=kinds)

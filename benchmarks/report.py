@@ -1,6 +1,7 @@
 """Tables and a chart from the result files: ``python -m benchmarks.report``.
 
-Rewrites what stands between the markers of benchmarks/README.md and draws benchmarks/results/sampling.png.
+Rewrites what stands between the markers of benchmarks/README.md and docs/formats.md, and draws
+benchmarks/results/sampling.png.
 """
 
 import json
@@ -12,6 +13,7 @@ from benchmarks.peers.environments import ROOT
 from benchmarks.peers.rounds import RESULTS
 
 README = ROOT / "benchmarks" / "README.md"
+FORMATS = ROOT / "docs" / "formats.md"
 SHOWN = ("random_256", "random_4096", "iterate_256", "slices_16x16", "slices_4x64", "nstep_3", "prioritized", "stack_3")
 LABELS = {
     "rlhive": "**RLHive**",
@@ -43,6 +45,9 @@ def main() -> None:
     if (RESULTS / "export.json").exists():
         text = _between(text, "export", export_tables(_read(RESULTS / "export.json")))
     README.write_text(text, encoding="utf-8")
+    if (RESULTS / "import.json").exists():
+        formats = FORMATS.read_text(encoding="utf-8")
+        FORMATS.write_text(_between(formats, "import", import_table(_read(RESULTS / "import.json"))), encoding="utf-8")
 
 
 def sampling_tables(content: dict[str, Any]) -> str:
@@ -133,27 +138,46 @@ def export_tables(content: dict[str, Any]) -> str:
         first = rows[0]
         parts.append(
             f"### {first['episodes']:,} episodes of {first['length']}, {first['kind']}\n\n"
-            f"{first['raw_bytes'] / 1e6:.1f} MB of values. In brackets how many times longer than RLHive's, episode by "
-            "episode and in batches of a collector."
+            f"{first['raw_bytes'] / 1e6:.1f} MB of values. In brackets how many times longer than RLHive's: episode by "
+            "episode and in batches of a collector; of CPU time, in batches."
         )
-        parts.append(_table(["", "record + commit", "transitions/s", "on disk", "made by"], map(_export_row, rows)))
-    lines = []
-    for row in content["rows"]:
-        if "durability" in row:
-            waits = row["durability"]
-            lines.append(
-                [
-                    f"{row['set']}: an episode waits for the disk",
-                    f"{waits['wait_ms']:.2f} ms on average; half of all `add` within {waits['add_ms']:.2f} ms",
-                ]
-            )
-            if "bytes_per_s" in row["check"]:
-                lines.append([f"{row['set']}: `check`", f"{row['check']['bytes_per_s'] / 1e9:.2f} GB/s of values"])
+        head = ["", "record + commit", "CPU time", "transitions/s", "on disk", "made by"]
+        parts.append(_table(head, map(_export_row, rows)))
+    lines = [line for row in content["rows"] if "durability" in row for line in _own_rows(row)]
     if "median" in content["diff"]:
         count = content["diff"]["episodes"]
         lines.append([f"`diff` of two versions of {count:,} episodes", f"{content['diff']['median']:.2f} s"])
-    parts.append("### Only RLHive\n\n" + _table(["", ""], lines))
+    parts.append("### Only RLHive, and below what nobody comes\n\n" + _table(["", ""], lines))
     return "\n\n".join(parts)
+
+
+def _own_rows(row: dict[str, Any]) -> Iterable[list[str]]:
+    waits, floors, check, gigabytes = row["durability"], row["floors"], row["check"], row["raw_bytes"] / 1e9
+    said = f"{waits['wait_ms']:.2f} ms on average; half of all `add` within {waits['add_ms']:.2f} ms"
+    yield [f"{row['set']}: an episode waits for the disk", said]
+    yield [f"{row['set']}: this disk's flush alone", f"{floors['flush_ms']:.2f} ms"]
+    yield [
+        f"{row['set']}: pyarrow alone writes the same rows",
+        f"{floors['parquet_s']:.2f} s, {floors['parquet_cpu_s']:.2f} s of CPU time",
+    ]
+    if "cpu_s" in check:
+        said = f"{check['bytes_per_s'] / 1e9:.2f} GB/s of values, {check['bytes_per_cpu_s'] / 1e9:.2f} of CPU time"
+        yield [f"{row['set']}: `check`", said]
+        alone = gigabytes / (floors["decode_cpu_s"] + floors["sha256_cpu_s"])
+        yield [f"{row['set']}: pyarrow reads them and SHA-256 hashes the files", f"{alone:.2f} GB/s of CPU time"]
+
+
+def import_table(content: dict[str, Any]) -> str:
+    """Return Markdown: peak memory of imports of two sizes, and what an interrupt left."""
+    head = ["source", "size", "peak memory", "CPU time", "Ctrl-C ended it within", "`kill -9` left, until the next run"]
+    rows = []
+    for row in content["rows"]:
+        small, large = row["small"], row["large"]
+        sizes = " → ".join(f"{one['file_bytes'] / 1e9:.2f} GB" for one in (small, large))
+        peaks = " → ".join(f"{one['peak_bytes'] / 1e6:,.0f} MB" for one in (small, large))
+        ended, left = f"{row['SIGINT']['ended_within_s']:.1f} s", f"{row['SIGKILL']['bytes'] / 1e6:.0f} MB"
+        rows.append([row["source"], sizes, peaks, f"{large['cpu_s']:.0f} s", ended, left])
+    return "\n\n".join([_machine(content), _table(head, rows)])
 
 
 def draw(contents: list[dict[str, Any]], path: Path) -> None:
@@ -228,15 +252,17 @@ def _open_rows(rows: list[dict[str, Any]]) -> Iterable[list[str]]:
 def _export_row(row: dict[str, Any]) -> list[str]:
     command = f"`make bench-export PEERS={row['peer'].partition(':')[0]}`"
     if "write_s" not in row:
-        return [LABELS[row["peer"]], row["unavailable"], "", "", command]
-    size, times = f"{row['bytes'] / 1e6:.1f} MB", ""
+        return [LABELS[row["peer"]], row["unavailable"], "", "", "", command]
+    size, times, busy = f"{row['bytes'] / 1e6:.1f} MB", "", f"{row['cpu_s']['median']:.2f} s"
     if not row["peer"].startswith("rlhive"):
         times = f" ({row['ratio']['median']:.2g}; {row['ratio_to_batches']['median']:.2g})"
+        busy += f" ({row['cpu_ratio_to_batches']['median']:.2g})"
         size += f" (RLHive: {row['bytes_ratio']:.2f} of it)"
     wrong = " (read back: WRONG)" if "failed" in row else ""
     return [
         LABELS[row["peer"]],
         f"{row['write_s']['median']:.2f} s{times}{wrong}",
+        busy,
         f"{row['per_s']:,.0f}",
         size,
         command,
@@ -273,10 +299,10 @@ def _table(head: list[str], rows: Iterable[list[str]]) -> str:
 
 def _machine(content: dict[str, Any]) -> str:
     there = content["machine"]
+    after = f", {there['load_after'][0]:.1f} after; {content['seconds']} s" if "load_after" in there else ""
     return (
         f"{there['date']}, commit {there['commit']}: {there['cores']} cores of {there['cpu']}, "
-        f"{there['memory_gb']} GB; load {there['load'][0]:.1f} before, "
-        f"{there['load_after'][0]:.1f} after; {content['seconds']} s."
+        f"{there['memory_gb']} GB; load {there['load'][0]:.1f} before{after}."
     )
 
 

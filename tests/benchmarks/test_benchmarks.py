@@ -258,4 +258,18 @@ def test_the_writers_benchmark_runs_and_becomes_a_table():
     assert "failed" not in found["rows"][0]
     assert found["rows"][0]["check"]["ok"]
     assert found["diff"]["result"] == {"same": 90, "dropped": 10}
-    assert "transitions/s" in report.export_tables(json.loads(json.dumps(found)))
+    table = report.export_tables(json.loads(json.dumps(found)))
+    assert "transitions/s" in table
+    assert f"this disk's flush alone | {found['rows'][0]['floors']['flush_ms']:.2f} ms |" in table
+
+
+def test_a_table_of_imports_has_the_small_and_the_large_of_each_source():
+    one = {"file_bytes": 69e6, "peak_bytes": 993e6, "cpu_s": 11.3}
+    row = {"source": "d4rl", "small": one, "large": {"file_bytes": 2.04e9, "peak_bytes": 1051e6, "cpu_s": 24.2}}
+    row |= {"SIGINT": {"ended_within_s": 1.43}, "SIGKILL": {"bytes": 266e6}}
+    there = {"date": "today", "commit": "c", "cores": 2, "cpu": "chip", "memory_gb": 25, "load": [1.0]}
+
+    table = report.import_table({"machine": there, "rows": [row]})
+
+    assert "| d4rl | 0.07 GB → 2.04 GB | 993 MB → 1,051 MB | 24 s | 1.4 s | 266 MB |" in table
+    assert "load 1.0 before." in table
