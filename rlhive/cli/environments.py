@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from rlhive.envs.references import Measured
     from rlhive.envs.tasks import Task
 
+#: A terminal of so many columns has room for the environments' ids.
+_WIDE = 110
+
 
 def setup(
     assets: Annotated[
@@ -42,18 +45,14 @@ def envs(json_: Json = False) -> None:
     if json_:
         out.print_json(json.dumps({task.name: _described(task, lacks) for task, lacks in rows}))
         return
-    table = Table(
-        *("task", "environment", "here", "steps", "policies", "expert solves", "return", "random"),
-        box=SIMPLE_HEAD,
-        pad_edge=False,
-    )
-    for column in table.columns:
-        column.no_wrap = column.header != "environment"  # the one to give way in a narrow terminal
-        column.justify = "right" if column.header in ("steps", "expert solves", "return", "random") else "left"
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    ids = ["environment"] if out.width >= _WIDE else []
+    for name in ("task", *ids, "policies", "steps", "expert solves", "return", "random"):
+        right = name in ("steps", "expert solves", "return", "random")
+        table.add_column(name, no_wrap=True, justify="right" if right else "left")
     for task, lacks in rows:
-        here = "[red]no" if lacks else "[green]yes"
-        levels = "all" if task.levels == LEVELS else ", ".join(task.levels)
-        table.add_row(task.name, task.env_name, here, str(task.horizon), levels, *_reached(task))
+        levels = "[red]not here" if lacks else "all" if task.levels == LEVELS else ", ".join(task.levels)
+        table.add_row(task.name, *([task.env_name] if ids else []), levels, str(task.horizon), *_reached(task))
     out.print(table)
     out.print(
         f"policies: all are {', '.join(LEVELS)}. expert solves, return: of 100 unseen seeds, with the 95 % interval. "
