@@ -78,7 +78,9 @@ class Clients:
     def __init__(self, folder: Path):
         self._folder = folder
         self._count = 0
-        self._process = subprocess.Popen([sys.executable, "-m", __name__], stdin=subprocess.PIPE, text=True)
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        self._process = subprocess.Popen([sys.executable, "-m", __name__], **pipes)
+        assert self._process.stdout.readline() == "ready\n"
 
     def start(self, endpoint: str, **environment: str) -> HubClient:
         """Fork a client of a Hub; it has a token, no xet, and the caches of this folder unless told otherwise."""
@@ -105,6 +107,7 @@ class Clients:
     def __exit__(self, *exception: object) -> None:
         self._process.stdin.close()
         self._process.wait()
+        self._process.stdout.close()
 
 
 def _serve(address: str, log: str, environment: Mapping[str, str]) -> None:
@@ -143,6 +146,7 @@ if __name__ == "__main__":
 
     assert not {"huggingface_hub", "datasets"} & sys.modules.keys()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    os.write(1, b"ready\n")
     for address, log, environment in _requests():
         if not os.fork():
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)

@@ -21,7 +21,7 @@ from rlhive.data.checks.agreement import count_problems, schema_problems, table_
 from rlhive.data.checks.duplicates import Sketcher
 from rlhive.data.checks.findings import Findings, Report
 from rlhive.data.checks.rows import RowChecks
-from rlhive.data.checks.scan import Chunk, Scanner, chunks_of
+from rlhive.data.checks.scan import Scanner
 from rlhive.data.episodes import EpisodeRecord
 from rlhive.data.manifest import EPISODES_PATH, FileEntry, Manifest, verify
 from rlhive.data.statistics import Summary, merge_all
@@ -115,7 +115,9 @@ def _counts(manifest: Manifest, episodes: pa.Table, findings: Findings) -> bool:
     return bool(((lengths >= 1) & (lengths <= manifest.num_transitions)).all())
 
 
-def _chunks(folder: Path, manifest: Manifest, episodes: pa.Table, intact: set[str], findings: Findings) -> list[Chunk]:
+def _chunks(
+    folder: Path, manifest: Manifest, episodes: pa.Table, intact: set[str], findings: Findings
+) -> list[shards.Chunk]:
     """Return the chunks of those shards that are what the manifest says."""
     expected, lengths = arrow.row_schema(manifest.schema), episodes["length"].to_numpy()
     names = np.array(episodes["split"].to_pylist(), dtype=object)
@@ -139,7 +141,7 @@ def _chunks(folder: Path, manifest: Manifest, episodes: pa.Table, intact: set[st
                 said = f"expected the {lengths[own].sum()} rows of its {len(own)} episodes, got {sum(sizes)}"
                 findings.add("counts", f"{path}: {said}.")
             elif not problems:
-                chunks += chunks_of(path, own, lengths[own], sizes)
+                chunks += shards.chunks_of(path, own, lengths[own], sizes)
     return chunks
 
 

@@ -111,7 +111,7 @@ def open_source(kind: str, source: str | Path, **options: Any) -> Imported:
 def export_to(kind: str, folder: Path, target: str | Path, *, progress: bool = True, **options: Any) -> Path:
     """Write a version in another library's format.
 
-    Holds one shard in memory at a time. The target appears complete or not at all.
+    Holds some row groups in memory at a time. The target appears complete or not at all.
 
     Args:
         kind: A key of WRITERS, for example "minari".

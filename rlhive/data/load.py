@@ -70,15 +70,17 @@ def _verified(folder: Path, manifest: Manifest, entry: FileEntry) -> Path:
 
 
 def read_records(folder: Path, manifest: Manifest, splits: Sequence[str]) -> Iterator[EpisodeRecord]:
-    """Yield the episodes of some splits, one shard in memory at a time, each checked by its content hash."""
-    episodes = read_episodes(folder, manifest)
+    """Yield the episodes of some splits, some row groups in memory at a time, each checked by its content hash.
+
+    A shard is verified before its first episode comes.
+    """
     for split in splits:
-        table = episodes.filter(pc.equal(episodes["split"], split))
-        start = 0
-        for entry in manifest.shards(split):
-            rows = shards.read_table(_verified(folder, manifest, entry))
-            yield from arrow.records_of(rows, table.slice(start, entry.num_episodes), manifest.schema)
-            start += entry.num_episodes
+        for entry, episodes in episodes_by_shard(folder, manifest, split):
+            path, lengths = _verified(folder, manifest, entry), episodes["length"].to_numpy()
+            with shards.GroupReader(path, str(path)) as reader:
+                for chunk in shards.chunks_of(path, range(len(episodes)), lengths, reader.sizes):
+                    own = episodes.slice(chunk.positions.start, len(chunk.positions))
+                    yield from arrow.records_of(reader.read(chunk.groups), own, manifest.schema)
 
 
 def open_packed(

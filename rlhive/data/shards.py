@@ -6,9 +6,11 @@ Hub re-send only what changed; page checksums and a page index are always writte
 
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -176,6 +178,15 @@ def read_groups(path: Path, groups: Iterable[int]) -> pa.Table:
         raise _damaged(path, error) from error
 
 
+@dataclass(frozen=True)
+class Chunk:
+    """Some episodes of one shard, by position in the episode table, and the row groups that hold exactly them."""
+
+    path: Path
+    groups: range
+    positions: Sequence[int]
+
+
 class GroupReader:
     """An open Parquet file, on disk or behind ranged reads, whose row groups are read one after the other.
 
@@ -220,6 +231,30 @@ class GroupReader:
             if isinstance(error, pa.ArrowException) or type(error) in (OSError, FileNotFoundError):
                 raise _damaged(self._address, error) from error
             raise
+
+
+def chunks_of(path: Path, positions: Sequence[int], lengths: Sequence[int], group_sizes: Sequence[int]) -> list[Chunk]:
+    """Cut a shard where a row group and an episode end together.
+
+    Args:
+        path: Of the shard.
+        positions: Of its episodes in the episode table, in the order of the shard.
+        lengths: Of the same episodes.
+        group_sizes: Rows of each of its row groups.
+
+    Raises:
+        CorruptDataset: The episodes have more rows or fewer than the shard.
+    """
+    if sum(lengths) != sum(group_sizes):
+        msg = f"{path}: expected {sum(lengths)} rows, got {sum(group_sizes)}. Fetch or make the version again."
+        raise CorruptDataset(msg)
+    ends, episode_ends = np.cumsum(group_sizes), np.cumsum(lengths)
+    chunks, group, episode = [], 0, 0
+    for cut in np.intersect1d(ends, episode_ends):
+        next_group, next_episode = (int(np.searchsorted(part, cut, side="right")) for part in (ends, episode_ends))
+        chunks.append(Chunk(path, range(group, next_group), positions[episode:next_episode]))
+        group, episode = next_group, next_episode
+    return chunks
 
 
 def _damaged(path: Path | str, error: Exception) -> Exception:

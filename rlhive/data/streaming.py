@@ -19,7 +19,6 @@ from tensordict import TensorDict
 
 from rlhive import keys
 from rlhive.data import arrow, load, shards
-from rlhive.data.checks.scan import chunks_of
 from rlhive.data.connection import asking
 from rlhive.data.episodes import EpisodeRecord, unpack
 from rlhive.data.hub import Pin
@@ -51,7 +50,7 @@ def stream_records(
             if not keep.any():
                 continue
             with _opened(folder, entry, pin) as reader:
-                for chunk in chunks_of(folder / entry.path, range(len(ids)), lengths, reader.sizes):
+                for chunk in shards.chunks_of(folder / entry.path, range(len(ids)), lengths, reader.sizes):
                     own = slice(chunk.positions.start, chunk.positions.stop)
                     if keep[own].any():
                         with asking(pin.repo_id if pin else manifest.name, entry.path):

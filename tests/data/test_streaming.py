@@ -1,12 +1,19 @@
 """Transitions straight from the Hub, and only the shards that hold what was asked for."""
 
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
 from rlhive import RoboHiveDataset
-from rlhive.data.episodes import unpack
+from rlhive.data import load, shards
+from rlhive.data.episodes import EpisodeRecord, unpack
 from rlhive.data.export import export
-from rlhive.data.streaming import batches_of
+from rlhive.data.manifest import Manifest
+from rlhive.data.streaming import batches_of, stream_records
+from rlhive.errors import CorruptDataset
 from tests.data.strategies import records
 from tests.hub_client import ClientError, files_of
 from tests.hub_server import Fault, Repository
@@ -127,6 +134,40 @@ def test_other_views_of_a_stream_are_refused(hub, episodes, online, store):
     for view in ("as_replay_buffer", "as_tensordict", "as_arrow", "to_hf"):
         with pytest.raises(ClientError, match=r"StreamingOnly: .*iter_batches"):
             online.run(source, store=str(store), options={}, view=view)
+
+
+def test_reading_a_version_holds_some_row_groups_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(shards, "ROW_GROUP_BYTES", 2**18)
+
+    def long(episode):
+        observation = np.random.default_rng(episode).normal(size=(500, 40))
+        flags = np.zeros((500, 1), bool)
+        columns = {"observation": observation, "next.terminated": flags, "next.truncated": flags}
+        return EpisodeRecord(episode, "train", columns, {"observation": observation[0]})
+
+    folder = export(map(long, range(60)), "my/knob", license="mit", version="1.0.0", store=tmp_path)
+    before, largest = pa.total_allocated_bytes(), 0
+    for record in load.read_records(folder, Manifest.read(folder), ["train"]):
+        assert record.columns["observation"].tobytes() == long(record.episode).columns["observation"].tobytes()
+        largest = max(largest, pa.total_allocated_bytes() - before)
+
+    raw = 60 * 500 * 40 * 8
+    assert len(list(folder.glob("data/*.parquet"))) == 1
+    assert largest < raw / 8
+
+
+def test_a_shard_whose_rows_are_not_its_episodes_gives_none(tmp_path):
+    schema, made = records([3, 2, 4], splits=("train",))
+    folder = export(made, "my/knob", license="mit", version="1.0.0", schema=schema, store=tmp_path, shard_bytes=1)
+    manifest = Manifest.read(folder)
+    one, two, three = manifest.shards("train")
+    moved = [replace(one, num_episodes=2), replace(two, num_episodes=0), three]
+    others = [entry for entry in manifest.files if entry not in (one, two, three)]
+    wrong = replace(manifest, files=[*others, *moved])
+
+    for read in (load.read_records, stream_records):
+        with pytest.raises(CorruptDataset, match="expected 5 rows, got 3"):
+            list(read(folder, wrong, ["train"]))
 
 
 def test_a_local_version_streams_from_its_files(tmp_path, store):

@@ -8,10 +8,9 @@ Facts, not judgements: :mod:`rlhive.data.check` says which of them are defects.
 import json
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,15 +25,6 @@ from rlhive.data.statistics import extremes_of
 from rlhive.errors import CorruptDataset
 
 _READ = (keys.EPISODE, "split", "length", "seed", "policy", "run", "metadata")
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """Some episodes of one shard, by position in the episode table, and the row groups that hold exactly them."""
-
-    path: Path
-    groups: range
-    positions: Sequence[int]
 
 
 @dataclass(frozen=True)
@@ -108,7 +98,7 @@ class ChunkFacts:
         codes: Of each episode, see :mod:`rlhive.data.checks.duplicates`.
     """
 
-    chunk: Chunk
+    chunk: shards.Chunk
     error: str = ""
     episodes: list[EpisodeFacts] = field(default_factory=list)
     extremes: dict[str, Extremes] = field(default_factory=dict)
@@ -143,7 +133,7 @@ class Scanner:
         self._seen = next((i.column for i in schema.observed if i.column == keys.OBSERVATION), "")
         self._alone = threading.Lock()  # the judge may use a simulator
 
-    def scan(self, chunks: Iterable[Chunk], *, num_threads: int) -> Iterator[ChunkFacts]:
+    def scan(self, chunks: Iterable[shards.Chunk], *, num_threads: int) -> Iterator[ChunkFacts]:
         """Yield the facts of every chunk, in order; as many chunks are in memory as there are threads, and one."""
         with ThreadPoolExecutor(num_threads) as pool:
             waiting: deque[Future[ChunkFacts]] = deque()
@@ -154,7 +144,7 @@ class Scanner:
             while waiting:
                 yield waiting.popleft().result()
 
-    def _facts(self, chunk: Chunk) -> ChunkFacts:
+    def _facts(self, chunk: shards.Chunk) -> ChunkFacts:
         try:
             table = shards.read_groups(chunk.path, chunk.groups)
         except CorruptDataset as error:
@@ -176,7 +166,7 @@ class Scanner:
         facts.odd.extend(self._odd(facts, columns))
         return facts
 
-    def _places(self, chunk: Chunk, table: pa.Table, columns: Columns) -> tuple[list[str], list[int]]:
+    def _places(self, chunk: shards.Chunk, table: pa.Table, columns: Columns) -> tuple[list[str], list[int]]:
         """Return what is wrong with the order of each episode's rows, and the first row that ends it too early."""
         positions = list(chunk.positions)
         lengths = self._lengths[positions]
@@ -253,24 +243,6 @@ class Scanner:
                 if ends.any():
                     episode = int(ends.argmax())
                     yield name, facts.chunk.positions[episode], lengths[episode], kind
-
-
-def chunks_of(path: Path, positions: Sequence[int], lengths: Sequence[int], group_sizes: Sequence[int]) -> list[Chunk]:
-    """Cut a shard where a row group and an episode end together.
-
-    Args:
-        path: Of the shard.
-        positions: Of its episodes in the episode table, in the order of the shard.
-        lengths: Of the same episodes; together as many as the shard has rows.
-        group_sizes: Rows of each of its row groups.
-    """
-    ends, episode_ends = np.cumsum(group_sizes), np.cumsum(lengths)
-    chunks, group, episode = [], 0, 0
-    for cut in np.intersect1d(ends, episode_ends):
-        next_group, next_episode = (int(np.searchsorted(part, cut, side="right")) for part in (ends, episode_ends))
-        chunks.append(Chunk(path, range(group, next_group), positions[episode:next_episode]))
-        group, episode = next_group, next_episode
-    return chunks
 
 
 def _count_equal(values: np.ndarray, one: np.ndarray) -> np.ndarray:
