@@ -82,9 +82,9 @@ _MINARI, _LEROBOT, _D3RLPY, _CPPRB, _DATASETS, _TFDS = (
 #: Room of a peer and where it runs, in the order of the tables.
 PEERS = {
     "rlhive": _OWN,
+    "torchrl": _OWN,
     "packed": _OWN,
     "numpy": _OWN,
-    "torchrl": _OWN,
     "cpprb": _CPPRB,
     "d3rlpy": _D3RLPY,
     "minari": _MINARI,

@@ -90,9 +90,10 @@ def folder_bytes(folder: Path) -> int:
 
 
 def memory() -> dict[str, int]:
-    """Return this process's peak resident memory and its present anonymous memory, in bytes."""
+    """Return, in bytes, this process's peak resident memory, its anonymous memory now, and its files' mapped pages."""
     rows = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines() if ":" in line)
-    return {name: int(rows[key].split()[0]) * 1024 for name, key in (("peak", "VmHWM"), ("anonymous", "RssAnon"))}
+    names = {"peak": "VmHWM", "anonymous": "RssAnon", "mapped": "RssFile"}
+    return {name: int(rows[key].split()[0]) * 1024 for name, key in names.items()}
 
 
 class Server:

@@ -169,13 +169,13 @@ def test_the_whole_benchmark_runs_and_becomes_tables_and_a_chart(tmp_path):
     assert "| numpy, 5 gathers |" in report.sampling_tables(json.loads(json.dumps(found)))
 
 
-def memory_row(peer, grown):
+def memory_row(peer, grown, mapped=0):
     return {
         "workload": "memory",
         "peer": peer,
         "variant": "",
-        "before": {"anonymous": 5e6, "peak": 1e6},
-        "after": {"anonymous": 5e6 + grown, "peak": 2e9},
+        "before": {"anonymous": 5e6, "peak": 1e6, "mapped": 3e6},
+        "after": {"anonymous": 5e6 + grown, "peak": 2e9, "mapped": 3e6 + mapped},
     }
 
 
@@ -185,11 +185,12 @@ def test_a_size_that_memory_or_disk_cannot_hold_is_left_out(tmp_path, monkeypatc
         "kind": "walk",
         "size": 1e6,
         "stores": [{"peer": "numpy", "bytes": 3e8, "raw_bytes": 1e8}],
-        "rows": [memory_row("numpy", 4e8), memory_row("packed", 4e8)],
+        "rows": [memory_row("numpy", 4e8), memory_row("packed", 4e8), memory_row("rlhive", 1e8, mapped=2e8)],
     }
     big = {"kind": "walk", "size": 1e7}
 
     assert bench_sampling._refuse_if_too_big("numpy", big, [small], 0) == 4e9
+    assert bench_sampling._refuse_if_too_big("rlhive", big, [small], 0) == 3e9  # what it maps is memory too
     assert bench_sampling._refuse_if_too_big("torchrl", big, [small], 4e9) == 0
     with pytest.raises(NotOffered, match="4 GB of memory beside the 4 of others"):
         bench_sampling._refuse_if_too_big("packed", big, [small], 4e9)
