@@ -105,6 +105,7 @@ def list_(
     json_: Json = False,
 ) -> None:
     """List the datasets of the local store and those that the catalogue can make, or those on the Hub."""
+    from rlhive.data.cache import store_dir
     from rlhive.data.versions.numbers import local_datasets, local_versions
     from rlhive.envs.tasks import catalogue
 
@@ -119,7 +120,14 @@ def list_(
     if json_:
         out.print_json(json.dumps(rows))
         return
-    table = Table("dataset", "versions in the store")
-    for name, versions in sorted(rows.items()):
-        table.add_row(name, ", ".join(versions) or f"none; make it: rlhive collect {name.split('/')[-1]}")
-    out.print(table)
+    made = {name: ", ".join(versions) for name, versions in sorted(rows.items()) if versions}
+    if made:
+        table = Table("dataset", "versions in the store")
+        for row in made.items():
+            table.add_row(*row)
+        out.print(table)
+    else:
+        out.print(f"{store_dir()} holds no dataset yet.", highlight=False, soft_wrap=True)
+    others = [name.split("/")[-1] for name in sorted(rows) if name not in made]
+    if others:
+        out.print(f"rlhive collect NAME makes one of: {', '.join(others)}", highlight=False)

@@ -53,11 +53,15 @@ def test_check_looks_at_everything_and_its_status_says_so(filled):
 
 def test_list_names_what_is_there_and_what_can_be_made(collected, store):
     before = json.loads(run("list", "--json").stdout)
+    assert run("list").stdout.startswith(f"{store} holds no dataset yet.")
     shutil.copytree(collected, store)
 
     assert before == {f"robohive/{name}": [] for name in TASKS}
     assert json.loads(run("list", "--json").stdout)["robohive/toy_point"] == ["1.0.0"]
-    assert "rlhive collect kitchen_knob1" in run("list").stdout
+    shown = " ".join(run("list").stdout.split())
+    assert "robohive/toy_point │ 1.0.0" in shown
+    assert "rlhive collect NAME makes one of: franka_micro_close, " in shown
+    assert "toy_point" not in shown.partition("makes one of")[2]
 
 
 def test_envs_lists_the_catalogue():
