@@ -44,6 +44,8 @@ def main() -> None:
         draw(plain, RESULTS / "sampling.png")
     if (RESULTS / "export.json").exists():
         text = _between(text, "export", export_tables(_read(RESULTS / "export.json")))
+    if (RESULTS / "envs.json").exists():
+        text = _between(text, "envs", envs_table(_read(RESULTS / "envs.json")))
     README.write_text(text, encoding="utf-8")
     if (RESULTS / "import.json").exists():
         formats = FORMATS.read_text(encoding="utf-8")
@@ -165,6 +167,20 @@ def _own_rows(row: dict[str, Any]) -> Iterable[list[str]]:
         yield [f"{row['set']}: `check`", said]
         alone = gigabytes / (floors["decode_cpu_s"] + floors["sha256_cpu_s"])
         yield [f"{row['set']}: pyarrow reads them and SHA-256 hashes the files", f"{alone:.2f} GB/s of CPU time"]
+
+
+def envs_table(content: dict[str, Any]) -> str:
+    """Return Markdown: steps per second of each environment, raw, through RLHive and through TorchRL."""
+    rows = []
+    for name, row in content["environments"].items():
+        build, workers = row["build"], row["workers"]
+        for contender, found in row.items():
+            if "of_raw" in found:
+                spread = f"{found['of_raw_min']:.2f} to {found['of_raw_max']:.2f}"
+                rows.append([name, contender, f"{found['steps_per_s']:,.0f}", f"{found['of_raw']:.2f}", spread])
+        rows.append([name, "two workers, in episodes of one", "", f"{workers['two_of_one']:.2f}", ""])
+        rows.append([name, "built in, and `gym.make`", f"{build['rlhive_s']:.2f} s, {build['raw_s']:.2f} s", "", ""])
+    return _table(["environment", "", "steps/s", "of raw", "lowest to highest"], rows)
 
 
 def import_table(content: dict[str, Any]) -> str:

@@ -274,3 +274,13 @@ def test_a_table_of_imports_has_the_small_and_the_large_of_each_source():
 
     assert "| d4rl | 0.07 GB → 2.04 GB | 993 MB → 1,051 MB | 24 s | 1.4 s | 266 MB |" in table
     assert "load 1.0 before." in table
+
+
+def test_a_table_of_environments_has_every_contender_beside_raw():
+    fast = {"steps_per_s": 415.4, "of_raw": 0.9, "of_raw_min": 0.84, "of_raw_max": 0.92}
+    more = {"build": {"raw_s": 0.43, "rlhive_s": 0.49}, "workers": {"two_of_one": 1.96}}
+
+    table = report.envs_table({"environments": {"Knob-v4": {"RLHive rollout": fast, **more}}})
+
+    assert "| Knob-v4 | RLHive rollout | 415 | 0.90 | 0.84 to 0.92 |" in table
+    assert "| Knob-v4 | two workers, in episodes of one |  | 1.96 |  |" in table
