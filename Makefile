@@ -1,7 +1,7 @@
 # Every target does its own set-up. `make help` lists them.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test fuzz torture lint setup latest bench bench-sampling bench-export bench-import clean
+.PHONY: help quickstart test fuzz torture memory lint setup latest bench bench-sampling bench-export bench-import clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
@@ -23,6 +23,9 @@ fuzz: $(VENV)/assets  ## damage manifests, shards and caches 2,000 times each (1
 
 torture: $(VENV)/installed  ## kill a recorder 500 times at random moments and look for what is lost (some minutes)
 	folder=$$(mktemp -d) && $(BIN)/python -m tests.data.torture $$folder 500 $$RANDOM && rm -r $$folder
+
+memory: $(VENV)/installed  ## export, merge, verify, check and pack 2 GB in a process that may take 200 MB (some minutes)
+	folder=$$(mktemp -d) && trap "rm -r $$folder" EXIT && $(BIN)/python -m tests.data.limited $$folder 200
 
 lint: $(VENV)/installed  ## check style
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -25,6 +25,8 @@ SHARE = 0.6
 MIN_CODES = 5
 MAX_ELEMENTS = 256
 MAX_ROWS = 20_000_000
+BLOCK_CODES = 2**18  # compared at once, so that little more than the codes themselves is held
+MAX_BLOCKS = 64
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,9 @@ class Sketcher:
         projected = np.zeros((len(next(iter(columns.values()))), NUM_PROJECTIONS))
         with np.errstate(invalid="ignore", over="ignore"):  # a row with a NaN or an infinity is not compared
             for item, directions in zip(self._fields, self._directions, strict=True):
-                projected += _elements(columns[item.column]).astype(np.float64, copy=False) @ directions
+                elements = _elements(columns[item.column]).astype(np.float64, copy=False)
+                # Not @: OpenBLAS takes 32 MB per thread for itself, and waits for them forever where there are none.
+                projected += np.einsum("re,pe->rp", elements, directions)
             cells = np.floor(projected / CELL).astype(np.int64).astype(np.uint64)
         codes = cells @ self._mixers
         codes ^= codes >> np.uint64(29)
@@ -73,34 +77,51 @@ class Sketcher:
         return codes
 
 
+def distinct(codes: np.ndarray) -> np.ndarray:
+    """Return the different codes of an episode's rows, in rising order, without those of rows that are not kept."""
+    found = np.unique(codes)
+    return found[found != 0]
+
+
 def near_duplicates(codes: Sequence[np.ndarray]) -> list[Pair]:
     """Return the pairs of episodes that look alike; of a group of many, each with the next.
 
+    Memory: a copy of the codes; what is sorted is a part of them, one range of values after the other.
+
     Args:
-        codes: Of each episode, as :meth:`Sketcher.codes` gave them.
+        codes: Of each episode, as :func:`distinct` gave them.
     """
+    sizes = np.array([len(part) for part in codes], dtype=np.int64)
     flat = np.concatenate([*codes, np.zeros(0, np.uint64)])
-    sizes = np.array([np.count_nonzero(part) for part in codes], dtype=np.int64)
-    # Only codes that come again matter, and those are few: finding them needs no order of the episodes.
-    ordered = np.sort(flat)
-    again = np.unique(ordered[1:][(ordered[1:] == ordered[:-1]) & (ordered[1:] != 0)])
-    del ordered
-    if not again.size:
-        return []
-    rows = np.flatnonzero(again.take(np.searchsorted(again, flat), mode="clip") == flat)
-    flat, episode = flat[rows], np.repeat(np.arange(len(codes), dtype=np.int64), [len(part) for part in codes])[rows]
-    order = np.lexsort((episode, flat))
-    episode, flat = episode[order], flat[order]
-    repeated = np.flatnonzero((flat[1:] == flat[:-1]) & (episode[1:] == episode[:-1])) + 1
-    sizes -= np.bincount(episode[repeated], minlength=len(codes))  # a code counts once in an episode
-    episode, flat = np.delete(episode, repeated), np.delete(flat, repeated)
-    same = np.flatnonzero(flat[1:] == flat[:-1])
-    pairs, shared = np.unique(episode[same] * len(codes) + episode[same + 1], return_counts=True)
-    first, second = np.divmod(pairs, len(codes))
+    num_blocks = min(MAX_BLOCKS, 1 + len(flat) // BLOCK_CODES)
+    bounds = [np.uint64(2**64 * block // num_blocks) for block in range(num_blocks)]
+    pairs, shared = np.zeros(0, np.int64), np.zeros(0, np.int64)
+    for low, high in zip(bounds, [*bounds[1:], None], strict=True):
+        inside = flat >= low if high is None else (flat >= low) & (flat < high)
+        own, counts = _pairs_of(flat, np.flatnonzero(inside), sizes.cumsum())
+        pairs, place = np.unique(np.concatenate([pairs, own]), return_inverse=True)
+        shared = np.bincount(place, np.concatenate([shared, counts]), len(pairs)).astype(np.int64)
+    first, second = np.divmod(pairs, max(len(codes), 1))
     fewest = np.minimum(sizes[first], sizes[second])
     alike = (shared >= SHARE * fewest) & (fewest >= MIN_CODES)
     rows = zip(first[alike], second[alike], shared[alike], fewest[alike], strict=True)
     return [Pair(*map(int, row)) for row in rows]
+
+
+def _pairs_of(flat: np.ndarray, chosen: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return which episodes share how many of some codes: ``first * num_episodes + second``, and the counts."""
+    # Only codes that come again matter, and those are few: finding them needs no order of the episodes.
+    ordered = np.sort(flat[chosen])
+    again = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+    del ordered
+    if not again.size:
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    chosen = chosen[again.take(np.searchsorted(again, flat[chosen]), mode="clip") == flat[chosen]]
+    # A stable sort leaves the episodes of a code in their order.
+    chosen = chosen[np.argsort(flat[chosen], kind="stable")]
+    episode = np.searchsorted(ends, chosen, side="right")
+    same = np.flatnonzero(flat[chosen[1:]] == flat[chosen[:-1]])
+    return np.unique(episode[same] * len(ends) + episode[same + 1], return_counts=True)
 
 
 def _counts(item: Field) -> bool:
@@ -119,4 +140,5 @@ def _directions(item: Field, moments: Summary, generator: np.random.Generator) -
     # An element that hardly moves would otherwise blow its jitter up to the size of a motion.
     spread = np.maximum(spread, 0.1 * np.sqrt(np.mean(spread**2)))
     weights = np.divide(1.0, spread, out=np.zeros_like(spread), where=spread > 0)
-    return generator.normal(size=(len(weights), NUM_PROJECTIONS)) * weights[:, None] / np.sqrt(len(weights))
+    directions = generator.normal(size=(len(weights), NUM_PROJECTIONS)) * weights[:, None] / np.sqrt(len(weights))
+    return np.ascontiguousarray(directions.T)

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from rlhive import keys
 from rlhive.data import arrow, shards
-from rlhive.data.checks.duplicates import Sketcher
+from rlhive.data.checks.duplicates import Sketcher, distinct
 from rlhive.data.episodes import TERMINATED, TRUNCATED, Columns, EpisodeRecord
 from rlhive.data.schema import Schema
 from rlhive.data.statistics import extremes_of
@@ -95,7 +95,7 @@ class ChunkFacts:
         episodes: Of each episode.
         extremes: Of each column, final values not included.
         odd: Column, position of the episode, row, and "NaN" or "infinite"; the first of each kind and column.
-        codes: Of each episode, see :mod:`rlhive.data.checks.duplicates`.
+        codes: The different ones of each episode, see :mod:`rlhive.data.checks.duplicates`.
     """
 
     chunk: shards.Chunk
@@ -159,7 +159,7 @@ class Scanner:
             rows = slice(start, start + self._lengths[position])
             own = {name: array[rows] for name, array in columns.items()}
             facts.episodes.append(self._episode(position, own, disorder, early))
-            facts.codes.append(codes[rows])
+            facts.codes.append(distinct(codes[rows]))
             start = rows.stop
         numbers = {name: array for name, array in columns.items() if array.size and array.dtype != object}
         facts.extremes.update({name: Extremes.of(array) for name, array in numbers.items()})

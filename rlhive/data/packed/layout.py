@@ -100,7 +100,9 @@ def blocks_of(schema: Schema) -> tuple[Block, ...]:
 
 
 class PackedWriter:
-    """Fill a new cache folder, transitions in order and in as many pieces as one likes, in bounded memory.
+    """Fill a new cache folder, transitions in order and in as many pieces as one likes.
+
+    Memory: a piece and the table of the episodes; of pictures that are encoded also their index.
 
     Args:
         folder: An empty folder.
@@ -125,12 +127,14 @@ class PackedWriter:
         ids, split_codes, lengths = episodes.T
         first = np.cumsum(lengths) - lengths
         self._table = np.stack([ids, split_codes, first, lengths], axis=1).astype(np.int64)
-        self._rows = np.arange(lengths.sum(), dtype=np.int64) + np.repeat(np.arange(len(ids)), lengths)
-        self._last = first + lengths + np.arange(len(ids))
-        self._ids = np.repeat(ids, lengths + 1)
+        self._count = int(lengths.sum())
+        self._starts = np.append(first, self._count)  # transitions; the last is where one more episode would begin
+        self._begin = first + np.arange(len(ids))  # physical rows
+        self._last = self._begin + lengths
         self._blocks = blocks_of(schema)
         self._encoded = [block.name for block in self._blocks[1:]] if image_cache == "encoded" else []
-        begin = np.repeat(first + np.arange(len(ids)), lengths + 1)
+        begin = np.repeat(self._begin, lengths + 1) if self._encoded else np.zeros(0, np.int64)
+        self._rows_file = (folder / "rows.bin").open("wb")
         self._files: list[BinaryIO | FrameWriter] = [
             FrameWriter(folder, block.name, block.form, begin)
             if block.name in self._encoded
@@ -146,7 +150,7 @@ class PackedWriter:
             CorruptDataset: More transitions came than the episodes have.
         """
         count = len(next(iter(columns.values())))
-        if self._written + count > len(self._rows):
+        if self._written + count > self._count:
             raise self._miscounted(self._written + count)
         piece = max(1, PIECE_BYTES // max(block.row_bytes for block in self._blocks))
         for start in range(0, count, piece):
@@ -159,19 +163,18 @@ class PackedWriter:
             CorruptDataset: Fewer transitions came than the episodes have.
         """
         self.close()
-        if self._written != len(self._rows):
+        if self._written != self._count:
             raise self._miscounted(self._written)
         for file in self._files:
             if isinstance(file, FrameWriter):
                 file.finish()
         # Not NumPy's tofile, whose errors do not say that the disk is full.
-        (self._folder / "rows.bin").write_bytes(self._rows.data)
         (self._folder / "episodes.bin").write_bytes(self._table.data)
         layout = {
             "format_version": FORMAT_VERSION,
             "schema": self._schema.to_json(),
             "splits": self._splits,
-            "num_transitions": len(self._rows),
+            "num_transitions": self._count,
             "num_episodes": len(self._table),
             "encoded": self._encoded,
         }
@@ -179,7 +182,7 @@ class PackedWriter:
 
     def close(self) -> None:
         """Close the files; what is in the folder stays half-written unless :meth:`finish` was called."""
-        for file in self._files:
+        for file in (*self._files, self._rows_file):
             file.close()
 
     def _write(self, columns: Columns) -> None:
@@ -187,10 +190,12 @@ class PackedWriter:
         start, stop = self._written, self._written + len(next(iter(columns.values())))
         if start == stop:
             return
-        first = self._rows[start]
-        behind = self._rows[stop] if stop < len(self._rows) else len(self._ids)
+        transitions = np.arange(start, stop + 1)
+        physical = transitions + np.searchsorted(self._starts, transitions, side="right") - 1
+        self._rows_file.write(physical[:-1].data)
+        first, behind = physical[0], physical[-1]
         columns = {**columns, _DONE: columns[TERMINATED] | columns[TRUNCATED]}
-        here = self._rows[start:stop] - first
+        here = physical[:-1] - first
         ended = slice(*np.searchsorted(self._last, [first, behind]))
         final = self._last[ended] - first
         for block, file in zip(self._blocks, self._files, strict=True):
@@ -198,7 +203,8 @@ class PackedWriter:
             for place in block.places:
                 item, target = place.field, rows[:, place.start : place.stop].view(place.field.dtype)
                 if item is _EPISODE:
-                    target[:, 0] = self._ids[first:behind]
+                    episode = np.searchsorted(self._begin, np.arange(first, behind), side="right") - 1
+                    target[:, 0] = self._table[episode, 0]
                 elif item.column in columns:
                     target[here] = columns[item.column].reshape(-1, item.width)
                 if item.observed:
@@ -208,7 +214,7 @@ class PackedWriter:
 
     def _miscounted(self, found: int) -> CorruptDataset:
         return CorruptDataset(
-            f"Expected {len(self._rows)} transitions in the shards, got {found}. Fetch the version again."
+            f"Expected {self._count} transitions in the shards, got {found}. Fetch the version again."
         )
 
 
