@@ -57,6 +57,9 @@ def _list_recordings(surveys: list[Any], json_: bool) -> None:
     if json_:
         out.print_json(json.dumps([asdict(survey) | {"path": str(survey.path)} for survey in surveys]))
         return
+    if not surveys:
+        out.print("No recordings: whatever was recorded is in a version, or was removed.", highlight=False)
+        return
     table = Table("dataset", "episodes", "transitions", "unreadable", "last written", "in use", "recording")
     for survey in surveys:
         table.add_row(

@@ -37,7 +37,7 @@ def check(
 ) -> Report:
     """Check a version; nothing is changed, and no damage raises.
 
-    Memory: a row group per thread, and some hundred bytes per episode and 16 per row.
+    Memory: a row group per thread, and some hundred bytes per episode and 17 per row.
 
     Args:
         folder: Of the version.

@@ -89,6 +89,22 @@ def test_a_link_that_leaves_the_folder_is_refused_even_with_the_right_hash(folde
         load.read_rows(folder, manifest, list(manifest.splits))
 
 
+def test_episodes_said_to_lie_in_another_shard_are_not_left_out(tmp_path):
+    schema, made = records([5, 3], splits=("a",))
+    folder = export(made, "lab/two", version="1.0.0", schema=schema, license="mit", store=tmp_path, shard_bytes=1)
+    counts = {0: 2, 1: 0}  # what the shards hold of the two episodes, both by the manifest's lie
+    shards = [entry.path for entry in Manifest.read(folder).shards("a")]
+    changed(
+        folder,
+        files=lambda files: [
+            row | {"num_episodes": counts[shards.index(row["path"])]} if row["path"] in shards else row for row in files
+        ],
+    )
+
+    with pytest.raises(CorruptDataset, match="expected 8 rows, got 5"):
+        list(load.read_records(folder, Manifest.read(folder), ["a"]))
+
+
 def test_a_linked_folder_is_fine(folder, tmp_path):
     (tmp_path / "link").symlink_to(folder)
     manifest = Manifest.read(tmp_path / "link")

@@ -1,5 +1,7 @@
 """Near-duplicates are found the same, however few codes are compared at once."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -25,7 +27,7 @@ def by_sets(codes):
             holders.setdefault(code, []).append(episode)
     shared = {}
     for held in holders.values():
-        for pair in zip(held, held[1:], strict=False):
+        for pair in itertools.pairwise(held):
             shared[pair] = shared.get(pair, 0) + 1
     rows = [Pair(*pair, count, min(len(codes[pair[0]]), len(codes[pair[1]]))) for pair, count in shared.items()]
     return sorted(

@@ -306,7 +306,7 @@ def test_a_full_disk_says_so_and_leaves_nothing(dataset, version, tmp_path, kind
     assert_holds(load.open_packed(version[0], dataset.manifest, image_cache=kind, store=tmp_path), version[1])
 
 
-@pytest.mark.parametrize("name", ["rows.bin", "wide-0.idx"])
+@pytest.mark.parametrize("name", ["episodes.bin", "wide-0.idx"])
 def test_a_disk_that_is_full_for_the_last_file_says_so_too(dataset, monkeypatch, name):
     write_bytes = Path.write_bytes
 
