@@ -60,7 +60,8 @@ def _list_recordings(surveys: list[Any], json_: bool) -> None:
     if not surveys:
         out.print("No recordings: whatever was recorded is in a version, or was removed.", highlight=False)
         return
-    table = Table("dataset", "episodes", "transitions", "unreadable", "last written", "in use", "recording")
+    table = Table("dataset", "episodes", "transitions", "unreadable", "last written", "in use")
+    table.add_column("recording", overflow="fold")  # it is what one types next: never cut off
     for survey in surveys:
         table.add_row(
             survey.name,

@@ -102,3 +102,16 @@ def test_a_recording_is_found_by_its_folder_its_last_part_and_its_dataset(store)
         assert find_recording(name).path == path
     with pytest.raises(DatasetNotFound, match="there are: "):
         find_recording("door")
+
+
+def test_no_recording_is_said_in_words(store):
+    assert run().stdout == "No recordings: whatever was recorded is in a version, or was removed.\n"
+    assert json.loads(run("--json").stdout) == []
+
+
+def test_the_name_of_a_recording_is_whole_in_a_narrow_terminal(store):
+    path = recorded("my/a_long_name_of_a_dataset", 3).path
+
+    cells = [line.split("│")[-2].strip() for line in run().stdout.splitlines() if "│" in line]
+
+    assert "".join(cells) == path.name
