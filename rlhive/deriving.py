@@ -32,7 +32,7 @@ from rlhive.data.versions import derive, selection
 from rlhive.data.versions.source import Source, partition, source_of
 from rlhive.envs.make import make_env
 from rlhive.envs.rewards import DENSE, SPARSE, reward_terms, weighted
-from rlhive.errors import RewardUnavailable, SplitNotFound
+from rlhive.errors import RewardUnavailable, SchemaMismatch, SplitNotFound
 from rlhive.recreate import tasks_of
 
 if TYPE_CHECKING:
@@ -82,7 +82,13 @@ class Derivations:
         Args:
             predicate: Takes ``episode``, ``split``, ``length``, ``return``, ``success``, ``ended``, ``seed``,
                 ``policy``, ``run``, ``content_hash`` and ``metadata`` (a dict) by name.
+
+        Raises:
+            TypeError: It is no function.
         """
+        if not callable(predicate):
+            msg = f"filter({predicate!r}): expected a function of an episode's row. For a condition in words: where()."
+            raise TypeError(msg)
         table = load.read_episodes(self.path, self._manifest, list(selection.COLUMNS))
         chosen = self._chosen()
         ids = selection.accepted(selection.restrict(table, chosen), predicate)
@@ -279,7 +285,12 @@ class Derivations:
         Example:
             >>> dataset.as_replay_buffer(transform=dataset.normalization("observation"))  # doctest: +SKIP
         """
-        item = self._manifest.schema[keys.column_of(key)]
+        column = keys.column_of(key)
+        if column not in self._manifest.schema.columns:
+            known = ", ".join(self._manifest.schema.columns)
+            msg = f"There is no column {column}: expected one of {known}. Name one of them."
+            raise SchemaMismatch(msg)
+        item = self._manifest.schema[column]
         row = self.statistics[item.column]
         return observation_norm(row, key, dtype=item.dtype, observed=item.observed, how=how)
 

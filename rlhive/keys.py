@@ -36,11 +36,11 @@ def column_of(key: NestedKey) -> str:
         key: A string or a tuple of strings, none of which holds a dot.
 
     Raises:
-        ValueError: A part is empty or holds a dot, so that the name could not be turned back.
+        ValueError: A part is empty or holds a dot, so that the name could not be turned back, or is not printable.
     """
     parts = (key,) if isinstance(key, str) else tuple(key)
-    if not parts or any(not part or "." in part for part in parts):
-        msg = f"Key {key!r} cannot name a column: expected non-empty parts without a dot. Rename the key."
+    if not parts or any(not part or "." in part or not part.isprintable() for part in parts):
+        msg = f"Key {key!r} cannot name a column: expected printable, non-empty parts without a dot. Rename the key."
         raise ValueError(msg)
     return ".".join(parts)
 

@@ -22,7 +22,7 @@ from rlhive.data.recording.intake import Intake, Rules
 from rlhive.data.recording.ring import is_replay_buffer
 from rlhive.data.recover import commit, find_recording
 from rlhive.data.schema import Schema
-from rlhive.errors import DatasetExists, InvalidName
+from rlhive.errors import DatasetExists, DatasetNotFound, InvalidName
 
 CUT_AS = ("unfinished", "truncated")
 
@@ -304,8 +304,12 @@ class Recorder:
         Raises:
             RecordingInUse: Another process writes to the recording.
             DatasetExists: That version is there; the recording is kept.
+            DatasetNotFound: It was committed or discarded before.
         """
         self.close()
+        if not self.path.exists():
+            msg = f"Recording {self.path}: expected it there, got nothing: a version holds it already. Open that one."
+            raise DatasetNotFound(msg)
         options = {"store": self._options["store"], **options}
         return commit(self.recording, name, version=version, license=license, **options)
 

@@ -366,6 +366,44 @@ def test_a_key_that_changes_inside_an_episode_is_named(tmp_path):
         assert recorder.extend(whole[3:]) == [0]
 
 
+@pytest.mark.parametrize("metadata", [{"a": object()}, {"a": float("nan")}, {"a": {1, 2}}, {(1, 2): 3}, 7])
+def test_metadata_that_json_cannot_hold_is_named(metadata, tmp_path):
+    with Recorder(tmp_path / "r") as recorder:
+        recorder.add(transitions(3, 0), metadata={"b": (1, None)})
+        with pytest.raises(SchemaMismatch, match="r, episode 1, metadata: expected a mapping of JSON values"):
+            recorder.add(transitions(3, 1), metadata=metadata)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"seed": 1.5}, {"seed": 2**63}, {"start_state": {"q": "abc"}}, {"start_state": {"q": [1, [2]]}}]
+)
+def test_what_no_version_could_hold_is_refused_while_recording(wrong, tmp_path):
+    with Recorder(tmp_path / "r") as recorder:
+        with pytest.raises(SchemaMismatch, match="episode 0: expected an int64 seed and a start state of numbers"):
+            recorder.add(transitions(3, 0), **wrong)
+        recorder.add(transitions(3, 0), seed=np.int64(7))
+
+    (record,) = Recording(tmp_path / "r").records()
+    assert (record.seed, record.start_state) == (7, {})
+
+
+@pytest.mark.parametrize("garbage", [{"a": 1}, [1, 2], None, torch.zeros(3)])
+def test_what_is_no_tensordict_is_refused_by_its_kind(garbage, tmp_path):
+    with Recorder(tmp_path / "r") as recorder:
+        for take in (recorder.add, recorder.extend):
+            with pytest.raises(SchemaMismatch, match=f"expected a TensorDict.*, got a {type(garbage).__name__}"):
+                take(garbage)
+
+
+def test_a_recording_is_committed_once(store):
+    with Recorder("my/knob") as recorder:
+        recorder.add(transitions(3, 0))
+    recorder.commit(license="mit")
+
+    with pytest.raises(DatasetNotFound, match="a version holds it already"):
+        recorder.commit(license="mit")
+
+
 def record_in_child(path_or_recorder, number):
     recorder = path_or_recorder if isinstance(path_or_recorder, Recorder) else Recorder.resume(path_or_recorder)
     with recorder:

@@ -79,6 +79,9 @@ class Batch:
         Raises:
             SchemaMismatch: No time dimension or no end flags, or a key that cannot be recorded.
         """
+        if not isinstance(transitions, TensorDictBase):
+            msg = f"{where}: expected a TensorDict of TED transitions, got a {type(transitions).__name__}. Convert it."
+            raise SchemaMismatch(msg)
         if not transitions.ndim:
             msg = f"{where}: expected batch size [..., time], got []. Record single transitions with step()."
             raise SchemaMismatch(msg)

@@ -5,6 +5,7 @@ extend, step, begin, add, cut ─► Batch ─► Assembler ─► Episode ─�
 
 import json
 import logging
+import operator
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -79,9 +80,23 @@ class Intake:
         seed: int | None = None,
         start_state: Mapping[str, np.ndarray] | None = None,
     ) -> About:
-        """Return what a caller says of episodes, with the rules where it says nothing."""
-        metadata = json.loads(json.dumps(metadata)) if metadata else {}
-        state = {name: np.array(value, dtype=np.float64) for name, value in (start_state or {}).items()}
+        """Return what a caller says of episodes, with the rules where it says nothing.
+
+        Raises:
+            SchemaMismatch: The metadata is not a mapping that JSON can hold, where there is no NaN and no infinity; the
+                seed is no int64, or a part of the start state is no numbers. A version could hold none of them.
+        """
+        try:
+            metadata = json.loads(json.dumps(dict(metadata or {}), allow_nan=False))
+        except (TypeError, ValueError) as error:
+            msg = f"{self.where}, metadata: expected a mapping of JSON values, got: {error}. Convert or drop it."
+            raise SchemaMismatch(msg) from error
+        try:
+            seed = seed if seed is None else int(np.int64(operator.index(seed)))
+            state = {name: np.array(value, dtype=np.float64) for name, value in (start_state or {}).items()}
+        except (TypeError, ValueError, OverflowError) as error:
+            msg = f"{self.where}: expected an int64 seed and a start state of numbers, got: {error}. Convert them."
+            raise SchemaMismatch(msg) from error
         policy = self._rules.policy if policy is None else policy
         return About(split or self._rules.split, seed, state, policy, metadata)
 

@@ -178,6 +178,9 @@ def partition(ids: Sequence[int], splits: Mapping[str, float | Iterable[int]], *
     Raises:
         SchemaMismatch: The shares are not 1 together, an id is not there, or is in two splits.
     """
+    if not splits:
+        msg = "Splits: expected at least one name with its share or its ids, got none. Name one."
+        raise SchemaMismatch(msg)
     if all(isinstance(share, (int, float)) for share in splits.values()):
         return _by_share(ids, splits, seed)
     known, seen = set(ids), {}
@@ -196,7 +199,7 @@ def partition(ids: Sequence[int], splits: Mapping[str, float | Iterable[int]], *
 
 def _by_share(ids: Sequence[int], shares: Mapping[str, float], seed: int) -> dict[str, list[int]]:
     total = sum(shares.values())
-    if min(shares.values()) < 0 or abs(total - 1) > 1e-9:
+    if min(shares.values()) < 0 or not abs(total - 1) <= 1e-9:  # a NaN compares as False
         msg = f"Splits {dict(shares)}: expected shares of 0 or more that are 1 together, got {total:g}. Change them."
         raise SchemaMismatch(msg)
     order = sorted(ids, key=lambda episode: hashlib.sha256(f"{seed}/{episode}".encode()).digest())

@@ -250,6 +250,13 @@ def test_columns_are_renamed_dropped_and_added(dataset, made):
         (lambda d: d.rename_column("action", "gripper", name="my/x"), "gripper is there already"),
         (lambda d: d.rename_column("count", "next.count2", name="my/x"), "expected a new name"),
         (lambda d: d.rename_column("action", "episode", name="my/x"), "episode is there already or derived"),
+        (
+            lambda d: d.rename_column("count", "two\nlines", name="my/x"),
+            r"'two\\nlines' cannot name a column: expected printable",
+        ),
+        (lambda d: d.normalization("obs"), "There is no column obs: expected one of action"),
+        (lambda d: d.split({}), "expected at least one name"),
+        (lambda d: d.split({"a": float("nan"), "b": 1.0}), "together, got nan"),
         (lambda d: d.drop_column("next.truncated", name="my/x"), "says where episodes end"),
         (lambda d: d.add_column("x", lambda c, f: np.zeros(99), name="my/x"), "expected 4 or 5 rows of x"),
         (lambda d: d.add_column("x", lambda c, f: c["count"].astype("c8"), name="my/x"), "got complex64"),
@@ -314,3 +321,8 @@ def test_an_episode_that_lost_its_beginning_is_left_out(tmp_path, caplog):
 
     assert RoboHiveDataset(folder).episodes["length"].to_pylist() == [4, 4]
     assert "left out 1 episodes" in caplog.text
+
+
+def test_words_given_to_filter_are_sent_to_where(dataset):
+    with pytest.raises(TypeError, match=r"filter\('length > 1'\): expected a function.*where\(\)"):
+        dataset.filter("length > 1")
