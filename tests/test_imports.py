@@ -38,6 +38,7 @@ FLOORS = [
         "data.connection",
         "envs.robohive",
         "envs.tabletop",
+        "envs.carrying",
     },
     {
         "data.versions.card",
@@ -121,6 +122,7 @@ OWNERS = {
         "envs.opengl",
         "envs.kinematics",
         "envs.tabletop",
+        "envs.carrying",
         "envs.rehearsal",
         "envs.experts",
     },

@@ -15,6 +15,7 @@ The strategies are few, and differ in a task's parameters more than in code:
     topple    a standing box is pulled over, taken around its narrow side and carried
     pick      an object is taken from above, in a way that was rehearsed on the simulator, and carried
     rehearsed several plans of the kinds above; the first that succeeds in a simulation of the expert's own is taken
+    carry     a handle is taken and carried off, in the quickest of many ways that succeeds in such a simulation
 
 Where on the path it is follows from the arm's and the object's joints alone, so that each action is a pure
 function of the simulator's state (and, for the degraded policies, of the seed). Imitation of such a policy is
@@ -36,6 +37,7 @@ import torch
 from tensordict import TensorDictBase
 
 from rlhive import keys
+from rlhive.envs.carrying import Carrier, CarryParameters, CarryPlan
 from rlhive.envs.kinematics import ARM, FINGERS, Arm, Job, Parameters, Path, Reach, ahead_on, project
 from rlhive.envs.rehearsal import Rehearsal
 from rlhive.envs.robohive import RoboHiveEnv
@@ -84,6 +86,7 @@ def of_strategy(row: Mapping[str, Any]) -> "type[ExpertPolicy]":
         "topple": TopplePolicy,
         "pick": PickPolicy,
         "rehearsed": RehearsedPolicy,
+        "carry": CarryPolicy,
     }
     return others.get(row.get("strategy", "push"), KitchenPolicy)
 
@@ -304,6 +307,59 @@ class RehearsedPolicy(ExpertPolicy):
                 return plan
             found.append((outcome.progress, plan))
         return max(found, key=operator.itemgetter(0))[1]
+
+
+class CarryPolicy(ExpertPolicy):
+    """Takes an object by its handle and carries it to its goal, in the quickest way that a rehearsal finds to succeed.
+
+    The ways and the choice depend on nothing but where the robot and the furniture stand.
+    """
+
+    def __init__(self, env: RoboHiveEnv, name: str, expert: Mapping[str, Any], **degraded: float) -> None:
+        super().__init__(env, name, expert, **degraded)
+        kitchen = env.unwrapped
+        self._p = CarryParameters(**expert)
+        self.job = Job.of(kitchen)
+        self._carrier, self._servos = Carrier(kitchen, self.job), _Servos(kitchen)
+        self._rehearsal = Rehearsal(env)
+        self._choice: dict[bytes, CarryPlan | None] = {}
+
+    def _wanted(self, data: mujoco.MjData, *, still: bool) -> np.ndarray:
+        plan = self._chosen()
+        if still or plan is None:
+            return self._servos.action(data, data.qpos[:9])
+        return self._along(plan, data)
+
+    def _along(self, plan: CarryPlan, data: mujoco.MjData) -> np.ndarray:
+        """Return the unclipped action [9] that follows a plan from wherever the arm and its fingers are."""
+        p, posture, width = self._p, data.qpos[ARM], float(data.qpos[FINGERS].mean())
+        grasp = plan.approach[-1]
+        if np.abs(posture - grasp).max() < p.arrival or width < p.grip - 0.003:
+            closing = width > p.shut
+            goal = grasp if closing else ahead_on(plan.carry, posture, p.carry_leash, p.carry_strict)
+            grip = p.hold
+        else:
+            goal, grip = ahead_on(plan.approach, posture, p.leash, p.strict), p.grip
+        change = goal - posture
+        change *= min(1.0, p.leash / max(np.abs(change).max(), 1e-9))
+        return self._servos.action(data, np.append(posture + change, [grip, grip]))
+
+    def _chosen(self) -> CarryPlan | None:
+        """Return the plan for where everything stands; finding it takes a second, so it is kept."""
+        model = self._env.unwrapped.sim.model.ptr
+        key = model.body_pos.tobytes() + model.body_quat.tobytes()
+        if key not in self._choice:
+            self._choice = {key: self._best(self._carrier.plans(model.body_pos, model.body_quat, self._p))}
+        return self._choice[key]
+
+    def _best(self, plans: list[CarryPlan]) -> CarryPlan | None:
+        found: list[tuple[float, CarryPlan]] = []
+        for plan in plans[: self._p.rehearsals]:
+            outcome = self._rehearsal.run(lambda data, plan=plan: np.clip(self._along(plan, data), -1.0, 1.0), self.job)
+            if outcome.solved_at is not None and outcome.solved_at <= self._env.horizon - 2 * _SPARE:
+                return plan
+            found.append((outcome.progress, plan))
+        return max(found, key=operator.itemgetter(0))[1] if found else None
 
 
 class RailPolicy(KitchenPolicy):

@@ -29,13 +29,13 @@ _HIGHEST = np.array([2.957, 1.823, 2.957, -0.01, 2.957, 2.172, 2.957])
 _PLAY = 0.01
 
 _RESTARTS = 8
-_RESTART_SPREAD = np.array([0.5, 0.5, 0.7, 0.5, 1.0, 0.7, 1.0])
+RESTART_SPREAD = np.array([0.5, 0.5, 0.7, 0.5, 1.0, 0.7, 1.0])
 _CLEARANCE = 0.02
 _PATH_POINTS = 12
 _RAIL_POINTS = 9
 
 #: How far each joint gets in a step of 0.08 s at full force, in rad: the second one lifts the arm.
-_SPEED = np.array([0.069, 0.053, 0.055, 0.064, 0.093, 0.093, 0.096])
+SPEED = np.array([0.069, 0.053, 0.055, 0.064, 0.093, 0.093, 0.096])
 _HASTY_RESTARTS = 24
 _STAY = 4e-3
 
@@ -199,7 +199,7 @@ class Solver:
         """Levenberg-Marquardt from a start; returns the posture, and its errors in m and rad."""
         start = np.clip(start, self._lowest, self._highest)
         posture, damping = start, 1e-3
-        stay, home = (_STAY * haste * (0.07 / _SPEED) ** 2, home) if haste else (3e-5 * np.ones(7), start)
+        stay, home = (_STAY * haste * (0.07 / SPEED) ** 2, home) if haste else (3e-5 * np.ones(7), start)
         error, cost = self._error(position, rotation, weights, posture)
         jacobian = np.zeros((6, self._model.nv))
         for _ in range(40):
@@ -254,8 +254,8 @@ class Arm(Solver):
         model.body_pos[:], model.body_quat[:] = body_pos, body_quat
         data.qpos[:] = self._start
         mujoco.mj_kinematics(model, data)
-        front = _matrix_of(model.body_quat[self._root])
-        site, rotation = data.site_xpos[self._site].copy(), front @ _facing(*p.rpy)
+        front = matrix_of(model.body_quat[self._root])
+        site, rotation = data.site_xpos[self._site].copy(), front @ facing(*p.rpy)
         points = [site + front @ point for point in (*p.via, p.before, p.contact)]
         late = _LATE[0] if p.plans > 1 else np.inf
         found = self._candidates(points[0], rotation, np.array(p.weights), self._start[ARM], p.haste, late)
@@ -295,7 +295,7 @@ class Arm(Solver):
                     error, _ = self._error(target, turn @ rotation, weights, posture)
                     turned_off += float(np.linalg.norm(error[3:]) / weights.max())
         whole = np.array([*approach, *postures[1:]])
-        steps = np.abs(np.diff(whole, axis=0) / _SPEED).max(axis=1).sum()
+        steps = np.abs(np.diff(whole, axis=0) / SPEED).max(axis=1).sum()
         # Without way-points to keep to, any way to the first posture will do.
         path = Path(np.array(approach if p.via else approach[1:]), values, np.array(postures))
         return path, 0.03 * steps + 0.3 * max(0.0, steps - _TIME) + 5.0 * missed + 3.0 * blocked + p.level * turned_off
@@ -305,8 +305,8 @@ class Arm(Solver):
         self._keep_within(p.within)
         model, data, job = self._model, self._data, self._job
         model.body_pos[:], model.body_quat[:] = body_pos, body_quat
-        front = _matrix_of(model.body_quat[self._root])
-        rotation, weights = front @ _facing(*p.rpy), np.array(p.weights)
+        front = matrix_of(model.body_quat[self._root])
+        rotation, weights = front @ facing(*p.rpy), np.array(p.weights)
         values = np.linspace(job.start, job.goal, _RAIL_POINTS)
         postures = np.zeros((_RAIL_POINTS, 2, 7))
         middle = _RAIL_POINTS // 2
@@ -337,11 +337,11 @@ class Arm(Solver):
         random, found = np.random.default_rng(0), []
         parts = np.linspace(0.0, 1.0, 10 if haste else 5)[1:]
         for attempt in range((_HASTY_RESTARTS if haste else _RESTARTS) + 1):
-            guess = start + random.normal(size=7) * _RESTART_SPREAD if attempt else start
+            guess = start + random.normal(size=7) * RESTART_SPREAD if attempt else start
             posture, off, turned = self._solve(position, rotation, weights, guess, haste, start)
             blocked = sum(self._blocked(start + part * (posture - start)) for part in parts)
             cost = 20 * off + 5 * weights.max() * turned + 0.3 * np.abs(posture - start).max() + 8 * blocked
-            steps = np.abs((posture - start) / _SPEED).max()
+            steps = np.abs((posture - start) / SPEED).max()
             cost += max(0.0, steps - late)
             if haste:
                 # The quickest way must not be one through the furniture.
@@ -412,8 +412,8 @@ def project(point: np.ndarray, start: np.ndarray, end: np.ndarray) -> tuple[floa
     return along, float(np.abs(point - start - along * way).max())
 
 
-def _facing(roll: float, pitch: float, yaw: float) -> np.ndarray:
-    """Yaw about the world's z, pitch about its x, roll about the gripper's own axis."""
+def facing(roll: float, pitch: float, yaw: float) -> np.ndarray:
+    """Return the gripper's axes [3, 3]: yaw about the world's z, pitch about its x, roll about its own axis, in rad."""
     z, x = np.array([0.0, 0.0, 1.0]), np.array([1.0, 0.0, 0.0])
     return _rotation_of(yaw * z) @ _rotation_of(pitch * x) @ _FACING_KITCHEN @ _rotation_of(roll * z)
 
@@ -421,10 +421,11 @@ def _facing(roll: float, pitch: float, yaw: float) -> np.ndarray:
 def _rotation_of(vector: np.ndarray) -> np.ndarray:
     angle, quaternion = float(np.linalg.norm(vector)), np.zeros(4)
     mujoco.mju_axisAngle2Quat(quaternion, vector / angle if angle > 1e-12 else np.array([1.0, 0.0, 0.0]), angle)
-    return _matrix_of(quaternion)
+    return matrix_of(quaternion)
 
 
-def _matrix_of(quaternion: np.ndarray) -> np.ndarray:
+def matrix_of(quaternion: np.ndarray) -> np.ndarray:
+    """Return the rotation matrix [3, 3] of a quaternion [4], w first."""
     matrix = np.zeros(9)
     mujoco.mju_quat2Mat(matrix, quaternion)
     return matrix.reshape(3, 3)

@@ -249,6 +249,8 @@ def test_the_tuner_scores_sooner_success_higher_and_keeps_the_row(env):
     [
         "FK1_LightOnRandom-v4",
         "FK1_RdoorCloseRandom-v4",
+        "FK1_Stove1KettleRandom-v4",
+        "FK1_Stove4KettleRandom-v4",
         "franka_slide_close-v3",
         "franka_micro_close-v3",
         "FrankaReachRandom-v0",
@@ -257,7 +259,7 @@ def test_the_tuner_scores_sooner_success_higher_and_keeps_the_row(env):
     ],
 )
 def test_every_strategy_solves_its_task_and_goes_on_from_any_state(env_name):
-    """A push, one after hasty postures, a grasp of an appliance's handle, one of several paths, and the tabletop's."""
+    """A push, one after hasty postures, kettles, a grasp of an appliance's handle, one of several paths, the tabletop's."""
     from rlhive.envs.experts import make_policy
     from rlhive.envs.robohive import RoboHiveEnv
 
@@ -288,6 +290,7 @@ def test_the_noisy_policy_is_the_expert_with_noise_in_every_step(env, episodes):
 
 
 def test_every_row_has_parameters_that_fit_and_was_tuned_on_seeds_of_its_own():
+    from rlhive.envs.carrying import CarryParameters
     from rlhive.envs.experts import _table
     from rlhive.envs.kinematics import Parameters
     from rlhive.envs.tabletop import PickParameters, ToppleParameters
@@ -296,7 +299,7 @@ def test_every_row_has_parameters_that_fit_and_was_tuned_on_seeds_of_its_own():
         assert set(row) <= {"strategy", "expert", "medium", "provenance"}, env_name
         assert set(row["medium"]) == {"noise", "give_up"}
         assert 0 <= row["medium"]["give_up"] <= 1
-        others = {"reach": dict, "topple": ToppleParameters, "pick": PickParameters}
+        others = {"reach": dict, "topple": ToppleParameters, "pick": PickParameters, "carry": CarryParameters}
         parameters = others.get(row.get("strategy"), Parameters)
         first = {key: value for key, value in row["expert"].items() if key != "otherwise"}
         for other in ({}, *row["expert"].get("otherwise", [])):
@@ -352,7 +355,7 @@ def test_paths_are_compared_from_postures_that_differ():
 def test_the_right_door_is_opened_by_quick_postures():
     """Hurry shortens the way with the object, and leaves the contact where it was."""
     from rlhive.envs.experts import KitchenPolicy, _table
-    from rlhive.envs.kinematics import _SPEED
+    from rlhive.envs.kinematics import SPEED
     from rlhive.envs.robohive import RoboHiveEnv
 
     door = RoboHiveEnv("FK1_RdoorOpenRandom-v4", seed=0)
@@ -360,7 +363,7 @@ def test_the_right_door_is_opened_by_quick_postures():
     row.pop("otherwise", None)
     door.reset(seed=TUNING_SEED)
     quick, slow = (KitchenPolicy(door, "expert", {**row, "hurry": hurry})._path() for hurry in (0.3, 0.0))
-    steps = [np.abs(np.diff(path.postures, axis=0) / _SPEED).max(axis=1).sum() for path in (quick, slow)]
+    steps = [np.abs(np.diff(path.postures, axis=0) / SPEED).max(axis=1).sum() for path in (quick, slow)]
     assert steps[0] < 0.9 * steps[1]
     np.testing.assert_array_equal(quick.contact, slow.contact)
     door.close()
