@@ -194,7 +194,7 @@ class Carrier(Arm):
         rpy: np.ndarray,
     ) -> CarryPlan:
         """Return the plan that carries the object on a straight line to a posture: it must not meet what is beside."""
-        up, contact = grasp.point + [0.0, 0.0, p.lift], grasp.approach[-1]
+        up, contact = grasp.point + np.array([0.0, 0.0, p.lift]), grasp.approach[-1]
         lifted = self._solve(up, front @ facing(*grasp.rpy), _WEIGHTS, contact)[0]
         postures = [contact, lifted]
         for part in _PARTS_BETWEEN:

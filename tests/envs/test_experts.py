@@ -259,7 +259,7 @@ def test_the_tuner_scores_sooner_success_higher_and_keeps_the_row(env):
     ],
 )
 def test_every_strategy_solves_its_task_and_goes_on_from_any_state(env_name):
-    """A push, one after hasty postures, kettles, a grasp of an appliance's handle, one of several paths, the tabletop's."""
+    """A push, one after hasty postures, kettles, an appliance's handle, one of several paths, and the tabletop's."""
     from rlhive.envs.experts import make_policy
     from rlhive.envs.robohive import RoboHiveEnv
 
