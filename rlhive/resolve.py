@@ -96,8 +96,8 @@ def delete(name: str, version: str, *, store: Path | None = None) -> Path:
     """
     local = local_versions(name, store=store)
     if version not in local:
-        there = ", ".join(local) or "none at all"
-        msg = f"{name} has no version {version} in {store or cache.store_dir()}: expected one of {there}."
+        there = f"expected one of {', '.join(local)}" if local else "no version of it is there"
+        msg = f"{name} has no version {version} in {store or cache.store_dir()}: {there}. Look: rlhive list"
         raise DatasetNotFound(msg)
     content = _fingerprint(local[version])
     cache.discard(local[version])

@@ -101,7 +101,7 @@ def _check_table(report: Any) -> Table:
 
 def list_(
     remote: Annotated[bool, typer.Option("--remote", help="Those on the Hub instead.")] = False,
-    namespace: Annotated[str | None, typer.Option(help="With --remote: of this user or organization only.")] = None,
+    namespace: Annotated[str | None, typer.Option(help="Only those of this user or organization.")] = None,
     json_: Json = False,
 ) -> None:
     """List the datasets of the local store and those that the catalogue can make, or those on the Hub."""
@@ -117,6 +117,8 @@ def list_(
     for task in catalogue().values():
         if task.recipe is not None:
             rows.setdefault(f"robohive/{task.name}", [])
+    if namespace is not None:
+        rows = {name: found for name, found in rows.items() if name.startswith(f"{namespace}/")}
     if json_:
         out.print_json(json.dumps(rows))
         return

@@ -20,8 +20,9 @@ def versions(name: Name, json_: Json = False) -> None:
         out.print_json(json.dumps(rows))
         return
     table = Table("version", "on the Hub, commit", "in the store")
+    absent = "not known" if said else "no"  # what nobody could ask is not missing
     for version, row in rows.items():
-        table.add_row(version, (row["commit"] or "no")[:12], row["path"] or "no")
+        table.add_row(version, (row["commit"] or absent)[:12], row["path"] or "no")
     out.print(table)
 
 

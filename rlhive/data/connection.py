@@ -86,7 +86,7 @@ def _translated(error: BaseException, repo_id: str, what: str) -> RLHiveError | 
     """Return the sentence for an error, None for one that is none of the Hub's."""
     page = f"{_host()}/datasets/{repo_id}"
     if isinstance(error, OfflineModeIsEnabled):
-        return HubUnreachable(f"{repo_id}: {what} is not here, and HF_HUB_OFFLINE forbids asking. Unset it to fetch.")
+        return HubUnreachable(f"{repo_id}: HF_HUB_OFFLINE forbids asking the Hub ({what}). Unset it and try again.")
     if isinstance(error, GatedRepoError):
         msg = (
             f"{repo_id} is gated: expected the token of a user whom its owner let in, got {_token_in_words()}. "

@@ -98,6 +98,23 @@ def test_versions_of_a_hub_that_does_not_answer_are_those_that_are_here(hub, pub
     assert "still answers 503" in said
 
 
+def test_what_nobody_asked_the_hub_about_is_not_said_to_be_missing_there(hub, published, rlhive):
+    rlhive("pull", "org/knob")
+    hub.broken = 503
+
+    _, shown, _ = rlhive("versions", "org/knob")
+
+    assert "not known" in shown
+    assert " no " not in shown
+
+
+def test_a_namespace_chooses_in_the_local_list_too(hub, published, rlhive):
+    rlhive("pull", "org/knob")
+
+    assert parsed(rlhive("list", "--namespace", "org", "--json")) == {"org/knob": ["2.0.0"]}
+    assert parsed(rlhive("list", "--namespace", "or", "--json")) == {}
+
+
 def test_delete_asks_first(hub, published, rlhive, store):
     rlhive("pull", "org/knob")
 
