@@ -94,17 +94,27 @@ def delete(name: str, version: str, *, store: Path | None = None) -> Path:
     Raises:
         DatasetNotFound: The store has no such version.
     """
+    folder = local_version(name, version, store=store)
+    content = _fingerprint(folder)
+    cache.discard(folder)
+    others = (path for other in local_datasets(store=store) for path in local_versions(other, store=store).values())
+    if content is not None and content not in map(_fingerprint, others):
+        for encoded in (False, True):
+            cache.discard(cache.memmap_dir(content, encoded=encoded, store=store))
+    return folder
+
+
+def local_version(name: str, version: str, *, store: Path | None = None) -> Path:
+    """Return the folder of a version in the local store.
+
+    Raises:
+        DatasetNotFound: The store has no such version.
+    """
     local = local_versions(name, store=store)
     if version not in local:
         there = f"expected one of {', '.join(local)}" if local else "no version of it is there"
         msg = f"{name} has no version {version} in {store or cache.store_dir()}: {there}. Look: rlhive list"
         raise DatasetNotFound(msg)
-    content = _fingerprint(local[version])
-    cache.discard(local[version])
-    others = (path for other in local_datasets(store=store) for path in local_versions(other, store=store).values())
-    if content is not None and content not in map(_fingerprint, others):
-        for encoded in (False, True):
-            cache.discard(cache.memmap_dir(content, encoded=encoded, store=store))
     return local[version]
 
 

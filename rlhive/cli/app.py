@@ -28,7 +28,7 @@ class _Verbs(TyperGroup):
             err.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
             raise typer.Exit(1) from error
         except KeyboardInterrupt as error:
-            said = "Interrupted: nothing half-written is left, and the same command goes on where this one stopped."
+            said = "Interrupted: nothing half-written is left. Type the same command again to finish it."
             err.print(said, soft_wrap=True)
             raise typer.Exit(130) from error
 

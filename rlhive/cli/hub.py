@@ -91,6 +91,7 @@ def delete(
     """Remove a version from the local store. What is on the Hub stays there."""
     from rlhive import resolve
 
+    resolve.local_version(name, version)  # nothing is asked about one that is not there
     if not yes:
         typer.confirm(f"Remove {name} {version} from the local store?", abort=True, err=True)
     folder = resolve.delete(name, version)

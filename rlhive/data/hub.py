@@ -104,7 +104,7 @@ def datasets_of(namespace: str | None = None) -> dict[str, str]:
     Raises:
         HubUnreachable, HubAccessDenied: As for :func:`versions_of`.
     """
-    with asking(namespace or "all", "the list of datasets"):
+    with asking(namespace or "The list of datasets", "the list of datasets"):
         found = patiently(lambda: list(HfApi().list_datasets(filter="rlhive", author=namespace)))
     return {item.id: f"{item.last_modified:%Y-%m-%d}" if item.last_modified else "" for item in found}
 

@@ -27,7 +27,15 @@ from rlhive.data.hub import blob_hash
 from rlhive.data.manifest import FILE_NAME, FileEntry, Manifest, sha256_of
 from rlhive.data.versions.card import card_of
 from rlhive.data.versions.picture import PICTURE_PATH
-from rlhive.errors import CheckFailed, CorruptDataset, DatasetExists, DatasetNotFound, HubConflict, HubRefused
+from rlhive.errors import (
+    CheckFailed,
+    CorruptDataset,
+    DatasetExists,
+    DatasetNotFound,
+    HubConflict,
+    HubRefused,
+    InvalidName,
+)
 
 CARD_NAME = "README.md"
 #: Folders of a repository that belong to RLHive: what the new version does not have there is deleted.
@@ -84,7 +92,7 @@ def push(
     """
     manifest = Manifest.read(folder)
     _require_sound(check(folder), manifest)
-    repo_id = "/".join(cache.qualified(repo_id))
+    repo_id = _whole(repo_id)
     tag = f"v{manifest.version}"
     with _staged(Path(folder), manifest, repo_id, license) as files, bars(progress):
         _require_no_token(files)
@@ -109,7 +117,7 @@ def push_folder(
         DatasetExists: The repository has that tag with another content; a tag is never moved.
         HubConflict, HubAccessDenied, HubRefused, HubUnreachable: As for :func:`push`.
     """
-    repo_id = "/".join(cache.qualified(repo_id))
+    repo_id = _whole(repo_id)
     files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
     message, otherwise = f"Version {version}, as {tag}", "Push to a repository of its own, or delete the tag there."
     with bars(progress):
@@ -154,6 +162,14 @@ def _require_sound(report: Report, manifest: Manifest) -> None:
                 f"{outcome.findings[0]} See all of them: rlhive check {manifest.name} --version {manifest.version}"
             )
             raise CheckFailed(msg)
+
+
+def _whole(repo_id: str) -> str:
+    """Return the name of a repository; the namespace that a local name may leave out is nobody's to publish in."""
+    if "/" not in repo_id:
+        msg = f"{repo_id!r}: expected a repository as org/name, got no org. Write YOUR-NAME/{repo_id}."
+        raise InvalidName(msg)
+    return "/".join(cache.qualified(repo_id))
 
 
 @contextmanager

@@ -23,6 +23,8 @@ def test_push_versions_pull_and_delete(hub, two_versions, rlhive, store):
             "commit": hub.repositories["org/knob"].tags[f"v{version}"],
             "url": f"{hub.url}/datasets/org/knob/tree/v{version}",
         }
+    status, _, said = rlhive("push", "org/knob", "knob", at=origin)
+    assert (status, "expected a repository as org/name, got no org" in said) == (1, True)
     tags = hub.repositories["org/knob"].tags
     remote = {version: {"path": None, "commit": tags[f"v{version}"]} for version in two_versions}
     assert parsed(rlhive("versions", "org/knob", "--json")) == remote
@@ -120,6 +122,9 @@ def test_delete_asks_first(hub, published, rlhive, store):
 
     assert rlhive("delete", "org/knob", "--version", "2.0.0")[0] == 1
     assert (store / "org/knob/2.0.0/rlhive.json").exists()
+    status, _, said = rlhive("delete", "org/knob", "--version", "9.9.9")
+    assert (status, "Remove" in said) == (1, False)
+    assert "org/knob has no version 9.9.9" in said
 
 
 def test_the_shell_completes_verbs_and_dataset_names(hub, published, rlhive, store):

@@ -8,9 +8,9 @@ import torch
 from rlhive import keys
 from rlhive.data.packed.layout import Packed
 from rlhive.data.packed.storage import PackedStorage
-from rlhive.data.packed.windows import Window, columns_of
+from rlhive.data.packed.windows import Window, columns_of, require_list
 from rlhive.data.schema import Schema
-from rlhive.errors import SchemaMismatch
+from rlhive.errors import InvalidSetting, SchemaMismatch
 
 Normalize = bool | Sequence[keys.NestedKey] | Mapping[keys.NestedKey, tuple[torch.Tensor, torch.Tensor]]
 
@@ -51,8 +51,16 @@ def serve(
         statistics: Mean and standard deviation by column, where they are known; otherwise the rows are read once.
         device: Where batches shall be.
         in_memory: Whether to copy the rows into that device's memory; by default on a GPU that has room for them.
+
+    Raises:
+        SchemaMismatch: There is no field of a key, or not one of the kind that an option needs.
+        InvalidSetting: The device is a GPU, and there is none.
     """
     device = torch.device(device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        msg = f"device={str(device)!r}: expected a GPU that torch can use, got none. Leave device out for the CPU."
+        raise InvalidSetting(msg)
+    require_list(normalize, "normalize")
     window = Window(n_step=n_step, gamma=_DISCOUNT if gamma is None else gamma, frame_stack=frame_stack)
     if normalize is not False:
         if not isinstance(normalize, Mapping):

@@ -243,6 +243,7 @@ def put(root: dict[str, Any], key: keys.NestedKey, value: torch.Tensor) -> None:
 
 def columns_of(packed: Packed, wanted: Sequence[keys.NestedKey] | None) -> set[str]:
     """Return the columns of some keys and those that always come."""
+    require_list(wanted, "keys")
     there = {item.column for item in packed.schema.fields}
     ends = {*keys.END_FLAGS, *(f"{keys.NEXT}.{flag}" for flag in keys.END_FLAGS)}
     always = {keys.EPISODE, *ends}
@@ -252,6 +253,17 @@ def columns_of(packed: Packed, wanted: Sequence[keys.NestedKey] | None) -> set[s
         msg = f"No field {', '.join(sorted(unknown))}: expected some of {', '.join(sorted(there))}. Choose among them."
         raise SchemaMismatch(msg)
     return chosen | always
+
+
+def require_list(wanted: Any, argument: str) -> None:
+    """Refuse a string where a list of keys belongs: it would be one of letters.
+
+    Raises:
+        SchemaMismatch: It is a string.
+    """
+    if isinstance(wanted, str):
+        msg = f"{argument}={wanted!r}: expected a list of keys, got a string. Write {argument}=[{wanted!r}]."
+        raise SchemaMismatch(msg)
 
 
 def _require_float(packed: Packed, column: str, why: str) -> None:

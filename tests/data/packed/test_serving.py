@@ -10,7 +10,7 @@ from rlhive.data.export import export
 from rlhive.data.packed.dataloader import make_dataloader
 from rlhive.data.packed.serving import serve
 from rlhive.data.packed.storage import PackedStorage
-from rlhive.errors import EpisodesTooShort, SchemaMismatch, SplitNotFound
+from rlhive.errors import EpisodesTooShort, InvalidSetting, SchemaMismatch, SplitNotFound
 from tests.data.packed.test_layout import LENGTHS, write
 from tests.data.packed.test_sampling import assert_same
 from tests.data.strategies import records
@@ -88,6 +88,22 @@ def test_wrong_choices_say_what_is_right(dataset):
         dataset.as_replay_buffer(26, slice_len=13)
     with pytest.raises(ValueError, match="short_episodes='cut'"):
         dataset.as_replay_buffer(8, slice_len=4, short_episodes="cut")
+    with pytest.raises(SchemaMismatch, match=r"keys='action': expected a list of keys.*Write keys=\['action'\]"):
+        dataset.as_replay_buffer(keys="action")
+    with pytest.raises(SchemaMismatch, match="normalize='observation': expected a list of keys"):
+        dataset.as_replay_buffer(normalize="observation")
+    with pytest.raises(ValueError, match="batch_size=0: expected a whole number of 1 or more"):
+        dataset.as_replay_buffer(0)
+    with pytest.raises(ValueError, match="prefetch=-1: expected a whole number of 0 or more"):
+        dataset.as_replay_buffer(prefetch=-1)
+    with pytest.raises(SchemaMismatch, match="no transitions here: expected one at least"):
+        dataset.as_replay_buffer(where=pc.field("length") > 1000)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_a_sentence(dataset):
+    with pytest.raises(InvalidSetting, match="device='cuda': expected a GPU that torch can use, got none"):
+        dataset.as_replay_buffer(device="cuda")
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
