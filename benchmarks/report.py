@@ -149,7 +149,9 @@ def export_tables(content: dict[str, Any]) -> str:
     if "median" in content["diff"]:
         count = content["diff"]["episodes"]
         lines.append([f"`diff` of two versions of {count:,} episodes", f"{content['diff']['median']:.2f} s"])
-    parts.append("### Only RLHive, and below what nobody comes\n\n" + _table(["", ""], lines))
+    parts.append(
+        "### Only RLHive, and beside it what the disk, pyarrow and SHA-256 take alone\n\n" + _table(["", ""], lines)
+    )
     return "\n\n".join(parts)
 
 
@@ -271,8 +273,8 @@ def _export_row(row: dict[str, Any]) -> list[str]:
         return [LABELS[row["peer"]], row["unavailable"], "", "", "", command]
     size, times, busy = f"{row['bytes'] / 1e6:.1f} MB", "", f"{row['cpu_s']['median']:.2f} s"
     if not row["peer"].startswith("rlhive"):
-        times = f" ({row['ratio']['median']:.2g}; {row['ratio_to_batches']['median']:.2g})"
-        busy += f" ({row['cpu_ratio_to_batches']['median']:.2g})"
+        times = f" ({_factor(row['ratio']['median'])}; {_factor(row['ratio_to_batches']['median'])})"
+        busy += f" ({_factor(row['cpu_ratio_to_batches']['median'])})"
         size += f" (RLHive: {row['bytes_ratio']:.2f} of it)"
     wrong = " (read back: WRONG)" if "failed" in row else ""
     return [
@@ -285,6 +287,10 @@ def _export_row(row: dict[str, Any]) -> list[str]:
     ]
 
 
+def _factor(times: float) -> str:
+    return f"{times:.2g}" if times < 99.5 else f"{times:,.0f}"
+
+
 def _time(row: dict[str, Any] | None, clock: str = "wall") -> str:
     figure, ratio = {"wall": ("draw_s", "ratio"), "cpu": ("cpu_s", "cpu_ratio")}[clock]
     if row is None or figure not in row:
@@ -295,7 +301,7 @@ def _time(row: dict[str, Any] | None, clock: str = "wall") -> str:
     text = f"{seconds * 1e6:,.0f} µs" if seconds < 0.01 else f"{seconds * 1e3:,.0f} ms"
     times = row.get(ratio, {}).get("median", 1)
     if (row["peer"], row["variant"]) != ("rlhive", ""):
-        text += f" ({times:.2g})" if times < 99.5 else f" ({times:,.0f})"
+        text += f" ({_factor(times)})"
     return text + (" †" if "failed" in row else "")
 
 
