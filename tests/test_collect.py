@@ -181,6 +181,6 @@ def test_ctrl_c_leaves_a_recording_that_goes_on(tmp_path):
         said = process.stderr.read()
 
     assert process.returncode == 130, said
-    assert "the same command goes on where this one stopped" in said
+    assert "Type the same command again to finish it" in said
     assert not list(tmp_path.glob("robohive/*/*/*"))
     assert Manifest.read(collect("toy_point", store=tmp_path, progress=False)).num_episodes == 24

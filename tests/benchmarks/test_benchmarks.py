@@ -236,7 +236,7 @@ def test_the_profile_names_every_step(tmp_path):
 
     assert list(found) == list(steps)
     assert 0 < found["  storage.get"] < found["sample()"] * 2
-    assert "index_select" in profile_sample.cprofile(buffer)
+    assert "index_select" in profile_sample.cprofile(buffer, lines=60)
 
 
 def test_the_writers_benchmark_runs_and_becomes_a_table():
