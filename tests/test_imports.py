@@ -47,10 +47,11 @@ FLOORS = [
         "data.packed.windows",
         "data.hub",
         "envs.rehearsal",
+        "envs.scripted",
         "envs.custom",
         "rl_envs",
     },
-    {"data.recording.order"},
+    {"data.recording.order", "envs.kitchen_policies", "envs.tabletop_policies"},
     {"data.recording.folder", "data.recording.assemble", "data.checks.certificate", "envs.experts"},
     {"data.recording.ring"},
     {
@@ -124,7 +125,9 @@ OWNERS = {
         "envs.tabletop",
         "envs.carrying",
         "envs.rehearsal",
-        "envs.experts",
+        "envs.scripted",
+        "envs.kitchen_policies",
+        "envs.tabletop_policies",
     },
     "OpenGL": {"envs.opengl"},
     "pyarrow": {

@@ -5,15 +5,17 @@ An expert that has several plans for a task tries them here, on a simulation of 
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import mujoco
 import numpy as np
 
 from rlhive.envs.kinematics import Job
 from rlhive.envs.robohive import RoboHiveEnv
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -110,3 +112,22 @@ class Rehearsal:
         data.qpos[:], data.qvel[:] = self._kitchen.init_qpos, self._kitchen.init_qvel
         mujoco.mj_forward(model, data)
         return self._physics.run(lambda: act(data), Course(self._kitchen, job, data.qpos))
+
+    def first_to_solve(
+        self, plans: Iterable[tuple[T, Callable[[mujoco.MjData], np.ndarray]]], job: Job, latest: int
+    ) -> T | None:
+        """Return the first plan that solves the task, else the one that moves the object farthest; None without any.
+
+        Args:
+            plans: Each with what acts by it, see :meth:`run`.
+            job: What is to be moved.
+            latest: The step by which it must be solved.
+        """
+        farthest: tuple[float, T | None] = (-np.inf, None)
+        for plan, act in plans:
+            outcome = self.run(act, job)
+            if outcome.solved_at is not None and outcome.solved_at <= latest:
+                return plan
+            if outcome.progress > farthest[0]:
+                farthest = (outcome.progress, plan)
+        return farthest[1]

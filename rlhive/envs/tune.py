@@ -7,7 +7,7 @@ environment that ships. Then the ``medium`` policy is weakened. The result and h
 experts.json. For a new task, first write a row there by hand: a guess that touches the object is enough.
 
 ``--otherwise 2`` leaves the plan as it is and looks for two more, for the tuning seeds on which it fails; the expert
-rehearses them in turn (:class:`rlhive.envs.experts.RehearsedPolicy`).
+rehearses them in turn (:class:`rlhive.envs.kitchen_policies.RehearsedPolicy`).
 """
 
 import argparse
@@ -24,9 +24,11 @@ import torch
 from tqdm import tqdm
 
 from rlhive import keys
-from rlhive.envs.experts import ExpertPolicy, KitchenPolicy, of_strategy
+from rlhive.envs.experts import of_strategy
+from rlhive.envs.kitchen_policies import KitchenPolicy
 from rlhive.envs.rehearsal import Course, Outcome, Physics
 from rlhive.envs.robohive import RoboHiveEnv
+from rlhive.envs.scripted import ExpertPolicy
 from rlhive.envs.tasks import TUNING_SEED
 from rlhive.errors import SimulationDiverged
 

@@ -13,12 +13,8 @@ HANDLE_RADIUS, LAG = 0.032, 0.045
 
 
 @pytest.fixture(scope="module")
-def env():
-    from rlhive.envs.robohive import RoboHiveEnv
-
-    env = RoboHiveEnv(KETTLE, seed=0)
-    yield env
-    env.close()
+def env(make):
+    return make(KETTLE, seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +85,7 @@ def test_the_quickest_plan_comes_first_and_planning_is_repeatable(planned):
 
 def test_the_first_plan_that_solves_the_rehearsal_with_steps_to_spare_is_taken(env, row):
     from rlhive.envs.carrying import CarryPlan
-    from rlhive.envs.experts import CarryPolicy
+    from rlhive.envs.kitchen_policies import CarryPolicy
 
     env.reset(seed=SEED)
     policy = CarryPolicy(env, "expert", row)
@@ -103,7 +99,7 @@ def test_the_first_plan_that_solves_the_rehearsal_with_steps_to_spare_is_taken(e
 
 
 def test_where_the_handle_is_out_of_reach_the_arm_stands_still(env, row):
-    from rlhive.envs.experts import CarryPolicy
+    from rlhive.envs.kitchen_policies import CarryPolicy
 
     policy = CarryPolicy(env, "expert", {**row, "grasps": 0})
     now = env.reset(seed=SEED)
@@ -115,7 +111,7 @@ def test_where_the_handle_is_out_of_reach_the_arm_stands_still(env, row):
 
 
 def test_the_fingers_close_at_the_handle_and_not_before(env, row):
-    from rlhive.envs.experts import CarryPolicy
+    from rlhive.envs.kitchen_policies import CarryPolicy
 
     policy = CarryPolicy(env, "expert", row)
     now, data = env.reset(seed=SEED), env.unwrapped.sim.data.ptr

@@ -17,21 +17,13 @@ KNOB = "FK1_Knob1OnRandom-v4"
 
 
 @pytest.fixture(scope="module")
-def env():
-    from rlhive.envs.robohive import RoboHiveEnv
-
-    env = RoboHiveEnv(KNOB, seed=0)
-    yield env
-    env.close()
+def env(make):
+    return make(KNOB, seed=0)
 
 
 @pytest.fixture(scope="module")
-def other():
-    from rlhive.envs.robohive import RoboHiveEnv
-
-    env = RoboHiveEnv(KNOB, seed=99)
-    yield env
-    env.close()
+def other(make):
+    return make(KNOB, seed=99)
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +123,8 @@ def test_random_actions_are_uniform_and_follow_the_seed(env, episodes):
 
 
 def test_an_episode_that_is_given_up_ends_in_standing_still(env):
-    from rlhive.envs.experts import KitchenPolicy, make_policy
+    from rlhive.envs.experts import make_policy
+    from rlhive.envs.kitchen_policies import KitchenPolicy
 
     row = make_policy(env, "expert").parameters()["expert"]
     giver, seed = KitchenPolicy(env, "medium", row, give_up=1.0), EVALUATION_SEED
@@ -227,7 +220,8 @@ def test_the_policy_reads_the_simulator_and_not_the_tensordict(env):
 
 def test_the_tuner_scores_sooner_success_higher_and_keeps_the_row(env):
     from rlhive.envs import tune
-    from rlhive.envs.experts import KitchenPolicy, make_policy
+    from rlhive.envs.experts import make_policy
+    from rlhive.envs.kitchen_policies import KitchenPolicy
 
     policy = make_policy(env, "expert")
     row = policy.parameters()["expert"]
@@ -354,8 +348,9 @@ def test_paths_are_compared_from_postures_that_differ():
 
 def test_the_right_door_is_opened_by_quick_postures():
     """Hurry shortens the way with the object, and leaves the contact where it was."""
-    from rlhive.envs.experts import KitchenPolicy, _table
+    from rlhive.envs.experts import _table
     from rlhive.envs.kinematics import SPEED
+    from rlhive.envs.kitchen_policies import KitchenPolicy
     from rlhive.envs.robohive import RoboHiveEnv
 
     door = RoboHiveEnv("FK1_RdoorOpenRandom-v4", seed=0)

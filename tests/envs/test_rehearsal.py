@@ -13,12 +13,8 @@ NOWHERE = {"contact": [0.2, -0.3, 0.2], "before": [0.2, -0.35, 0.2], "plans": 1}
 
 
 @pytest.fixture(scope="module")
-def env():
-    from rlhive.envs.robohive import RoboHiveEnv
-
-    env = RoboHiveEnv(KNOB, seed=0)
-    yield env
-    env.close()
+def env(make):
+    return make(KNOB, seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +30,7 @@ def actions(env, policy, seed):
 
 
 def test_the_first_plan_that_solves_the_rehearsal_is_taken(env, knob):
-    from rlhive.envs.experts import KitchenPolicy, RehearsedPolicy
+    from rlhive.envs.kitchen_policies import KitchenPolicy, RehearsedPolicy
 
     back = {key: knob[key] for key in NOWHERE}
     rehearsed = RehearsedPolicy(env, "expert", {**knob, **NOWHERE, "otherwise": [{"lead": 0.1}, back]})
@@ -47,7 +43,7 @@ def test_the_first_plan_that_solves_the_rehearsal_is_taken(env, knob):
 
 
 def test_a_rehearsal_goes_as_the_episode_would_and_leaves_the_environment_alone(env, knob):
-    from rlhive.envs.experts import KitchenPolicy
+    from rlhive.envs.kitchen_policies import KitchenPolicy
     from rlhive.envs.rehearsal import Rehearsal
     from rlhive.envs.tune import run_episode
 
@@ -84,8 +80,8 @@ def test_the_choice_depends_on_where_the_robot_stands_and_not_on_the_step(env):
 
 def test_postures_within_the_joints_limits_end_the_standstill_before_the_contact(env, knob):
     """Knob 2: the posture asked the second joint for 0.06 rad more than it can do, and the arm waited there."""
-    from rlhive.envs.experts import KitchenPolicy
     from rlhive.envs.kinematics import ARM
+    from rlhive.envs.kitchen_policies import KitchenPolicy
     from rlhive.envs.tune import run_episode
 
     limits = env.unwrapped.sim.model.ptr.jnt_range[ARM]
@@ -129,7 +125,7 @@ def test_the_tuner_looks_for_plans_where_the_first_one_fails(env, knob):
 def test_the_chance_to_give_up_is_read_off_one_run(env, knob):
     """The success that is foretold for the chance is what the medium policy then has."""
     from rlhive.envs import tune
-    from rlhive.envs.experts import KitchenPolicy
+    from rlhive.envs.kitchen_policies import KitchenPolicy
 
     medium, seen = tune.discourage(env, {"expert": knob}, episodes=10)
     policy = KitchenPolicy(env, "medium", knob, **medium)

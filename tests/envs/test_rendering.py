@@ -25,19 +25,9 @@ SMALL = {"from_pixels": True, "image_size": (36, 48), "render_quality": "fast"}
 
 
 @pytest.fixture(scope="module")
-def make(opengl):
-    """Build environments, and close them at the end of the module."""
-    from rlhive.envs.robohive import RoboHiveEnv
-
-    built = []
-
-    def build(env_name=KNOB, **kwargs):
-        built.append(RoboHiveEnv(env_name, **kwargs))
-        return built[-1]
-
-    yield build
-    for env in built:
-        env.close(raise_if_closed=False)
+def make(opengl, make):
+    """As elsewhere, where there is OpenGL."""
+    return make
 
 
 @pytest.fixture(scope="module")

@@ -22,22 +22,6 @@ KNOB = "FK1_Knob1OnRandom-v4"
 
 
 @pytest.fixture(scope="module")
-def make():
-    """Build environments, and close them at the end of the module."""
-    from rlhive.envs.robohive import RoboHiveEnv
-
-    built = []
-
-    def build(env_name=KNOB, **kwargs):
-        built.append(RoboHiveEnv(env_name, **kwargs))
-        return built[-1]
-
-    yield build
-    for env in built:
-        env.close(raise_if_closed=False)
-
-
-@pytest.fixture(scope="module")
 def env(make):
     return make(seed=0, obs_keys=["robot_jnt", "knob1_site_err"])
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from rlhive import keys
-from rlhive.envs.experts import TopplePolicy, _table, make_policy
+from rlhive.envs.experts import _table, make_policy
 from rlhive.envs.kinematics import ARM
 from rlhive.envs.tabletop import (
     Pick,
@@ -18,26 +18,19 @@ from rlhive.envs.tabletop import (
     _surface,
     _turned,
 )
+from rlhive.envs.tabletop_policies import TopplePolicy
 
 PUSH, PICK = "FrankaPushRandom-v0", "FrankaPickPlaceRandom-v0"
 
 
 @pytest.fixture(scope="module")
-def push():
-    from rlhive.envs.robohive import RoboHiveEnv
-
-    env = RoboHiveEnv(PUSH, seed=0)
-    yield env
-    env.close()
+def push(make):
+    return make(PUSH, seed=0)
 
 
 @pytest.fixture(scope="module")
-def bins():
-    from rlhive.envs.robohive import RoboHiveEnv
-
-    env = RoboHiveEnv(PICK, seed=0)
-    yield env
-    env.close()
+def bins(make):
+    return make(PICK, seed=0)
 
 
 @pytest.fixture
