@@ -129,7 +129,8 @@ def list_(
             table.add_row(*row)
         out.print(table)
     else:
-        out.print(f"{store_dir()} holds no dataset yet.", highlight=False, soft_wrap=True)
+        what = f"no dataset of {namespace}" if namespace else "no dataset yet"
+        out.print(f"{store_dir()} holds {what}.", highlight=False, soft_wrap=True)
     others = [name.split("/")[-1] for name in sorted(rows) if name not in made]
     if others:
         out.print(f"rlhive collect NAME makes one of: {', '.join(others)}", highlight=False)

@@ -20,6 +20,7 @@ from rlhive.data.packed import ahead
 from rlhive.data.packed.online import OnlineReplayBuffer, extend
 from rlhive.data.packed.sampling import EpisodeSliceSampler, ShortEpisodes, give_boundaries
 from rlhive.data.packed.storage import PackedStorage
+from rlhive.data.packed.windows import require_whole
 from rlhive.errors import SchemaMismatch
 
 __all__ = ["DatasetReplayBuffer", "OnlineReplayBuffer", "extend", "make_replay_buffer"]
@@ -178,8 +179,8 @@ def make_replay_buffer(
         SchemaMismatch: There are no transitions.
         EpisodesTooShort: No episode holds a slice.
     """
-    _require_whole(batch_size, 1, "batch_size")
-    _require_whole(0 if prefetch is None else prefetch, 0, "prefetch")
+    require_whole(batch_size, 1, "batch_size")
+    require_whole(0 if prefetch is None else prefetch, 0, "prefetch")
     if not len(storage):
         msg = "The dataset has no transitions here: expected one at least. Choose another split= or where=."
         raise SchemaMismatch(msg)
@@ -210,12 +211,6 @@ def make_replay_buffer(
         pin_memory=pin_memory,
         generator=generator,
     )
-
-
-def _require_whole(value: int, least: int, argument: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        msg = f"{argument}={value!r}: expected a whole number of {least} or more. Leave it out for the default."
-        raise ValueError(msg)
 
 
 def _take_over(storage: PackedStorage, transform: Any) -> tuple[PackedStorage, Any]:

@@ -20,7 +20,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from huggingface_hub import HfApi, constants, get_cached_repo_tree, snapshot_download
+from huggingface_hub import HfApi, constants, get_cached_repo_tree, get_session, snapshot_download
+from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
 
 from rlhive.data import cache
 from rlhive.data.connection import asking, bars, patiently
@@ -104,9 +105,16 @@ def datasets_of(namespace: str | None = None) -> dict[str, str]:
     Raises:
         HubUnreachable, HubAccessDenied: As for :func:`versions_of`.
     """
-    with asking(namespace or "The list of datasets", "the list of datasets"):
-        found = patiently(lambda: list(HfApi().list_datasets(filter="rlhive", author=namespace)))
+    with asking(namespace or "All datasets", "their list"):
+        patiently(_knock)
+        found = list(HfApi().list_datasets(filter="rlhive", author=namespace))
     return {item.id: f"{item.last_modified:%Y-%m-%d}" if item.last_modified else "" for item in found}
+
+
+def _knock() -> None:
+    """Ask whether anybody is there: the client repeats a page of a list for half a minute, with two lines each time."""
+    answer = get_session().get(f"{constants.ENDPOINT}/api/datasets", params={"limit": 1}, headers=build_hf_headers())
+    hf_raise_for_status(answer)
 
 
 def resolve(repo_id: str, revision: str) -> str:

@@ -75,13 +75,12 @@ def read_records(folder: Path, manifest: Manifest, splits: Sequence[str]) -> Ite
 
     A shard is verified before its first episode comes.
     """
-    for split in splits:
-        for entry, episodes in episodes_by_shard(folder, manifest, split):
-            path, lengths = _verified(folder, manifest, entry), episodes["length"].to_numpy()
-            with shards.GroupReader(path, str(path)) as reader:
-                for chunk in shards.chunks_of(path, range(len(episodes)), lengths, reader.sizes):
-                    own = episodes.slice(chunk.positions.start, len(chunk.positions))
-                    yield from arrow.records_of(reader.read(chunk.groups), own, manifest.schema)
+    for entry, episodes in episodes_by_shard(folder, manifest, splits):
+        path, lengths = _verified(folder, manifest, entry), episodes["length"].to_numpy()
+        with shards.GroupReader(path, str(path)) as reader:
+            for chunk in shards.chunks_of(path, range(len(episodes)), lengths, reader.sizes):
+                own = episodes.slice(chunk.positions.start, len(chunk.positions))
+                yield from arrow.records_of(reader.read(chunk.groups), own, manifest.schema)
 
 
 def open_packed(
@@ -168,27 +167,28 @@ def _cache_of(manifest: Manifest, kind: ImageCache, store: Path | None) -> Path:
 
 
 def episodes_by_shard(
-    folder: Path, manifest: Manifest, split: str, columns: Sequence[str] | None = None
+    folder: Path, manifest: Manifest, splits: Iterable[str], columns: Sequence[str] | None = None
 ) -> Iterator[tuple[FileEntry, pa.Table]]:
-    """Yield every shard of a split with the rows of the episode table whose transitions it holds, in its order."""
+    """Yield every shard of some splits with the rows of the episode table whose transitions it holds, in its order."""
     episodes = read_episodes(folder, manifest, columns)
-    own, start = episodes.filter(pc.equal(episodes["split"], split)), 0
-    for entry in manifest.shards(split):
-        yield entry, own.slice(start, entry.num_episodes)
-        start += entry.num_episodes
+    for split in splits:
+        own, start = episodes.filter(pc.equal(episodes["split"], split)), 0
+        for entry in manifest.shards(split):
+            yield entry, own.slice(start, entry.num_episodes)
+            start += entry.num_episodes
 
 
 def shards_holding(folder: Path, manifest: Manifest, episodes: np.ndarray) -> list[FileEntry]:
     """Return the shards that hold any of some episodes, given their ids."""
     names = [keys.EPISODE, "split"]
-    parts = (part for split in manifest.splits for part in episodes_by_shard(folder, manifest, split, names))
+    parts = episodes_by_shard(folder, manifest, manifest.splits, names)
     return [entry for entry, own in parts if np.isin(own[keys.EPISODE].to_numpy(), episodes).any()]
 
 
 def episodes_of(folder: Path, manifest: Manifest, shards: Iterable[FileEntry]) -> pa.Table:
     """Return the rows of the episode table whose transitions some shards hold, in rising order of their ids."""
     wanted = {entry.path for entry in shards}
-    parts = (part for split in manifest.splits for part in episodes_by_shard(folder, manifest, split))
+    parts = episodes_by_shard(folder, manifest, manifest.splits)
     episodes = read_episodes(folder, manifest).slice(0, 0)
     return pa.concat_tables([episodes, *(own for entry, own in parts if entry.path in wanted)]).sort_by(keys.EPISODE)
 

@@ -245,8 +245,9 @@ def chunks_of(path: Path, positions: Sequence[int], lengths: Sequence[int], grou
     Raises:
         CorruptDataset: The episodes have more rows or fewer than the shard.
     """
-    if sum(lengths) != sum(group_sizes):
-        msg = f"{path}: expected {sum(lengths)} rows, got {sum(group_sizes)}. Fetch or make the version again."
+    expected, there = int(np.sum(lengths)), int(np.sum(group_sizes))
+    if expected != there:
+        msg = f"{path}: expected {expected} rows, got {there}. Fetch or make the version again."
         raise CorruptDataset(msg)
     ends, episode_ends = np.cumsum(group_sizes), np.cumsum(lengths)
     chunks, group, episode = [], 0, 0

@@ -43,20 +43,19 @@ def stream_records(
     """
     folder, pin, schema = Path(folder), Pin.read(folder), manifest.schema
     chosen = None if wanted is None else np.fromiter(wanted, np.int64)
-    for split in splits:
-        for entry, episodes in load.episodes_by_shard(folder, manifest, split):
-            ids, lengths = episodes[keys.EPISODE].to_numpy(), episodes["length"].to_numpy()
-            keep = np.ones(len(ids), bool) if chosen is None else np.isin(ids, chosen)
-            if not keep.any():
-                continue
-            with _opened(folder, entry, pin) as reader:
-                for chunk in shards.chunks_of(folder / entry.path, range(len(ids)), lengths, reader.sizes):
-                    own = slice(chunk.positions.start, chunk.positions.stop)
-                    if keep[own].any():
-                        with asking(pin.repo_id if pin else manifest.name, entry.path):
-                            rows = reader.read(chunk.groups)
-                        records = arrow.records_of(rows, episodes.slice(own.start, own.stop - own.start), schema)
-                        yield from (record for record, kept in zip(records, keep[own], strict=True) if kept)
+    for entry, episodes in load.episodes_by_shard(folder, manifest, splits):
+        ids, lengths = episodes[keys.EPISODE].to_numpy(), episodes["length"].to_numpy()
+        keep = np.ones(len(ids), bool) if chosen is None else np.isin(ids, chosen)
+        if not keep.any():
+            continue
+        with _opened(folder, entry, pin) as reader:
+            for chunk in shards.chunks_of(folder / entry.path, range(len(ids)), lengths, reader.sizes):
+                own = slice(chunk.positions.start, chunk.positions.stop)
+                if keep[own].any():
+                    with asking(pin.repo_id if pin else manifest.name, entry.path):
+                        rows = reader.read(chunk.groups)
+                    records = arrow.records_of(rows, episodes.slice(own.start, own.stop - own.start), schema)
+                    yield from (record for record, kept in zip(records, keep[own], strict=True) if kept)
 
 
 def batches_of(

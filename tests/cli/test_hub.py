@@ -110,11 +110,21 @@ def test_what_nobody_asked_the_hub_about_is_not_said_to_be_missing_there(hub, pu
     assert " no " not in shown
 
 
+def test_a_list_of_a_hub_that_does_not_answer_is_one_sentence(hub, rlhive):
+    hub.broken = 503
+
+    status, shown, said = rlhive("list", "--remote")
+
+    assert (status, shown) == (1, "")
+    assert "error: All datasets: the Hub still answers 503" in said
+
+
 def test_a_namespace_chooses_in_the_local_list_too(hub, published, rlhive):
     rlhive("pull", "org/knob")
 
     assert parsed(rlhive("list", "--namespace", "org", "--json")) == {"org/knob": ["2.0.0"]}
     assert parsed(rlhive("list", "--namespace", "or", "--json")) == {}
+    assert "holds no dataset of or." in rlhive("list", "--namespace", "or")[1]
 
 
 def test_delete_asks_first(hub, published, rlhive, store):

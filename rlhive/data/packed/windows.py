@@ -58,10 +58,7 @@ class Window:
 
     def __post_init__(self):
         for name in ("n_step", "frame_stack"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                msg = f"{name}={value!r}: expected a whole number of 1 or more. Leave it out for 1."
-                raise ValueError(msg)
+            require_whole(getattr(self, name), 1, name)
         if not 0 < self.gamma <= 1:
             msg = f"gamma={self.gamma!r}: expected a discount above 0 and at most 1. Leave it out for 0.99."
             raise ValueError(msg)
@@ -253,6 +250,17 @@ def columns_of(packed: Packed, wanted: Sequence[keys.NestedKey] | None) -> set[s
         msg = f"No field {', '.join(sorted(unknown))}: expected some of {', '.join(sorted(there))}. Choose among them."
         raise SchemaMismatch(msg)
     return chosen | always
+
+
+def require_whole(value: Any, least: int, argument: str) -> None:
+    """Refuse what is not a whole number, or too small.
+
+    Raises:
+        ValueError: It is.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        msg = f"{argument}={value!r}: expected a whole number of {least} or more. Leave it out for the default."
+        raise ValueError(msg)
 
 
 def require_list(wanted: Any, argument: str) -> None:
