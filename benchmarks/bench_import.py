@@ -27,9 +27,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.import_sources import EPISODE_BYTES, SOURCES
+import numpy as np
+
+from benchmarks.import_sources import EPISODE_BYTES, LENGTH, SOURCES, episode
 from benchmarks.peers.rounds import machine, write_results
 from rlhive import RoboHiveDataset
+from rlhive.data.streaming import stream_records
 from rlhive.data.versions.numbers import local_versions
 
 NAME = "lab/walk"
@@ -131,6 +134,9 @@ def measure(name: str, episodes: int, small: int, folder: Path, signals: Iterabl
         made = multiprocessing.get_context("spawn").Process(target=make, args=(source, count))
         made.start()  # by another process, whose memory the command's peak does not begin with
         made.join()
+        if made.exitcode:
+            msg = f"{name}: expected {count} episodes in {source}, got status {made.exitcode}"
+            raise SystemExit(msg)
         arguments = ["import", kind, str(source), NAME, "--license", "mit"]
         if size == "large":
             raw = count * EPISODE_BYTES
@@ -140,6 +146,7 @@ def measure(name: str, episodes: int, small: int, folder: Path, signals: Iterabl
             raise SystemExit(run.said[-2000:])
         seen = percentages(run.said)
         dataset = RoboHiveDataset(store / NAME / "1.0.0")
+        require_true(name, dataset, count, left(store))
         row[size] = {
             "raw_bytes": count * EPISODE_BYTES,
             "file_bytes": _bytes_of(source),
@@ -148,11 +155,28 @@ def measure(name: str, episodes: int, small: int, folder: Path, signals: Iterabl
             "progress_steps": len(set(seen)),
             "progress_ended_at": seen[-1] if seen else None,
             "episodes": len(dataset.episodes),
-            "left_over": left(store) == {"versions": 1, "bytes": _bytes_of(dataset.path)},
         }
         for path in (source, store):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     return row
+
+
+def require_true(name: str, dataset: RoboHiveDataset, count: int, there: dict[str, object]) -> None:
+    """Raise unless all episodes came, nothing else is there, and the last one has the values that were drawn.
+
+    LeRobot keeps no observation after the last action: its last frame is the final observation.
+    """
+    [record] = stream_records(dataset.path, dataset.manifest, dataset.splits, [count - 1])
+    states, actions, rewards = episode(count - 1)
+    drawn = {"observation": states, "action": actions, "next.reward": rewards[:, None]}
+    found = {key: record.columns[key] for key in drawn}  # RLDS has its rewards in float32
+    wrong = [key for key, rows in found.items() if not np.array_equal(rows, drawn[key][: len(rows)].astype(rows.dtype))]
+    length = LENGTH - 1 if name == "lerobot" else LENGTH
+    wanted = {"versions": 1, "bytes": _bytes_of(dataset.path)}
+    if wrong or record.length != length or len(dataset.episodes) != count or there != wanted:
+        msg = f"{name}: expected {count} episodes of {length} and {wanted}, got {len(dataset.episodes)}, the last of "
+        msg += f"{record.length} with other {wrong}, and {there}"
+        raise SystemExit(msg)
 
 
 def _bytes_of(path: Path) -> int:
