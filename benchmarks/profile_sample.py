@@ -1,9 +1,9 @@
 """Where the time of one ``rb.sample()`` goes: ``python -m benchmarks.profile_sample``.
 
-Prints, for random batches of 256 and for slices, the CPU time of every step on the way, outside to inside: each step is
-called by itself with what it gets inside ``sample()``, many times in short runs, and the fastest run counts, since
-others on the machine only ever add. Beside it stand TorchRL's own buffer and the packed floor on the same episodes.
-Then what cProfile sees, which adds its own time to every Python call.
+Prints the CPU time of every step on the way, outside to inside, for random batches of 256, for slices and for a loop over
+the buffer: each step is called by itself with what it gets inside ``sample()``, many times in short runs, and the
+fastest run counts, since others on the machine only ever add. Beside it stand TorchRL's own buffer and the packed floor
+on the same episodes. Then what cProfile sees, which adds its own time to every Python call.
 """
 
 import argparse
@@ -22,6 +22,7 @@ from tensordict import TensorDict
 
 from benchmarks.peers import packed, rlhive, source, torchrl
 from rlhive.data.buffer import DatasetReplayBuffer, _include
+from rlhive.data.packed import ahead
 
 SIZE, LENGTH, BATCH = 100_000, 100, 256
 RUNS, CALLS, DRAWS = 40, 100, 3_000
@@ -58,6 +59,21 @@ def steps_of(buffer: DatasetReplayBuffer, size: int = BATCH) -> dict[str, Callab
         "    cut the copy into leaves": lambda: gather.fill([{}], copies),
         "    two TensorDicts around them": tensordicts,
         "  index and flags go in": lambda: _include(batch, info),
+    }
+
+
+def steps_of_a_loop(buffer: DatasetReplayBuffer, size: int = BATCH) -> dict[str, tuple[Callable[[], Any], int]]:
+    """Return the steps of ``for batch in buffer``, each with the batches that a call of it is for."""
+    storage, at_once = buffer.storage, ahead.num_ahead(buffer.storage, size)
+    chunks = [torch.cat([buffer._draw(size)[1]["index"] for _ in range(at_once)]) for _ in range(DRAWS // at_once)]
+    chunk_of, row_of = itertools.cycle(chunks), itertools.cycle([storage._rows.take(chunk) for chunk in chunks])
+    gather = max(storage._gathers, key=lambda gather: gather.item_bytes)
+    batches = iter(buffer)
+    return {
+        "a batch of the loop": (lambda: next(batches), 1),
+        f"  its share of {at_once} gathered at once": (lambda: storage.get_many(next(chunk_of), size), at_once),
+        "    its share of their copy": (lambda: gather._data.index_select(0, next(row_of)), at_once),
+        "  the sampler draws": (lambda: buffer._draw(size), 1),
     }
 
 
@@ -113,6 +129,11 @@ def main() -> None:
                 share = "" if name in others else f"{spent / found['sample()']:7.0%}"
                 print(f"  {name:<34} {spent:8.1f} µs {share}")
             print(f"\n{cprofile(buffer)}")
+        steps = steps_of_a_loop(peers["rlhive"]._buffer(batch_size=BATCH))
+        found = fastest({name: step for name, (step, _) in steps.items()})
+        print(f"\nbatches of {BATCH} in a loop, {int(options.size):,} transitions\n")
+        for name, (_, num_batches) in steps.items():
+            print(f"  {name:<34} {found[name] / num_batches:8.1f} µs")
 
 
 if __name__ == "__main__":

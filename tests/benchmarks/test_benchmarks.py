@@ -237,6 +237,8 @@ def test_the_profile_names_every_step(tmp_path):
     assert list(found) == list(steps)
     assert 0 < found["  storage.get"] < found["sample()"] * 2
     assert "index_select" in profile_sample.cprofile(buffer, lines=60)
+    loop = profile_sample.steps_of_a_loop(buffer, 8)
+    assert loop["  its share of 16 gathered at once"][1] == 16
 
 
 def test_the_writers_benchmark_runs_and_becomes_a_table():
