@@ -1,6 +1,6 @@
 """Where the time of one ``rb.sample()`` goes: ``python -m benchmarks.profile_sample``.
 
-Prints the CPU time of every step on the way, outside to inside, for random batches of 256, for slices and for a loop over
+Prints the CPU time of every step on the way, outside to inside, for random batches of 256, slices and a loop over
 the buffer: each step is called by itself with what it gets inside ``sample()``, many times in short runs, and the
 fastest run counts, since others on the machine only ever add. Beside it stand TorchRL's own buffer and the packed floor
 on the same episodes. Then what cProfile sees, which adds its own time to every Python call.
