@@ -1,7 +1,7 @@
 # Every target does its own set-up. `make help` lists them.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test fuzz torture memory lint setup latest bench bench-sampling bench-export bench-import clean
+.PHONY: help quickstart test fuzz torture memory lint setup latest peers bench bench-sampling bench-export bench-import clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
@@ -34,6 +34,9 @@ setup: $(VENV)/assets  ## only build the environment, with RoboHive and its asse
 
 latest:  ## run the tests with the newest versions that setup.py allows (its own environment, some minutes)
 	$(MAKE) test VENV=.venv-latest CONSTRAINTS=
+
+peers: $(VENV)/installed  ## the environments of the benchmarks' peers, whose tests are skipped without (2 min, 14 GB)
+	$(BIN)/python -m benchmarks.peers.environments
 
 # PEERS="minari lerobot", SIZE="1e5 1e7" (1e5 1e6 1e7 where the disk has room), WORKLOADS=random_256 and ROUNDS=3 choose parts; without them everything runs.
 bench: bench-sampling bench-export  ## RLHive and its peers side by side, each in its own environment (1 h on quiet cores; 60 GB of disk)
