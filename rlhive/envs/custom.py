@@ -16,7 +16,7 @@ from tensordict import TensorDictBase
 from torchrl.envs import EnvBase, GymEnv, StepCounter, TransformedEnv
 
 from rlhive.envs.tasks import Task, name_of
-from rlhive.errors import EnvNotFound, InvalidSetting, MissingExtra
+from rlhive.errors import CheckpointMismatch, EnvNotFound, InvalidSetting, MissingExtra
 
 _PACKAGES = ("gymnasium", "torchrl", "torch", "numpy")
 
@@ -58,11 +58,11 @@ class TaskEnv(TransformedEnv):
         """Put the simulator into a state that :meth:`get_state` returned.
 
         Raises:
-            NotImplementedError: The environment gives no checkpoints.
+            CheckpointMismatch: The environment gives none, so that no checkpoint fits it.
         """
         if not hasattr(type(self.base_env), "get_state"):  # EnvBase has a set_state that seeds
             msg = f"{self.env_name} gives no checkpoints: expected an environment with get_state and set_state."
-            raise NotImplementedError(msg)
+            raise CheckpointMismatch(msg)
         return self.base_env.set_state(state)
 
     def provenance(self) -> dict[str, Any]:
