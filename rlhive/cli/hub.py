@@ -19,7 +19,8 @@ def versions(name: Name, json_: Json = False) -> None:
     if json_:
         out.print_json(json.dumps(rows))
         return
-    table = Table("version", "on the Hub, commit", "in the store")
+    table = Table("version", "on the Hub, commit")
+    table.add_column("in the store", overflow="fold")  # a path is typed or copied: never cut off
     absent = "not known" if said else "no"  # what nobody could ask is not missing
     for version, row in rows.items():
         table.add_row(version, (row["commit"] or absent)[:12], row["path"] or "no")
