@@ -3,7 +3,6 @@
 import contextlib
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -93,7 +92,7 @@ def open_packed(
 ) -> Packed:
     """Open the memmap cache of a version; build it where there is none or a damaged one.
 
-    Building verifies every file's hash, reads each shard once and holds two row groups in memory at a time.
+    Building verifies every file's hash, reads each shard once and holds a row group in memory at a time.
 
     Args:
         folder: The version's folder.
@@ -209,19 +208,10 @@ def _build_packed(partial: Path, folder: Path, manifest: Manifest, episodes: pa.
         paths, total = verified_shards(folder, manifest, splits), int(table[:, 2].sum())
         # Seen when it takes longer than a second, and off with TQDM_DISABLE=1: who waits wants to know what for.
         with tqdm(total=total, desc=f"pack {manifest.name}", unit="row", unit_scale=True, delay=1, leave=False) as bar:
-            for batch in _read_ahead(shards.read_batches(paths)):
+            for batch in shards.read_batches(paths):
                 writer.write(arrow.columns_of(batch, manifest.schema))
                 bar.update(len(batch))
         writer.finish()
-
-
-def _read_ahead(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Yield batches while a thread decodes the next one: half of the time is Parquet's, half is written records'."""
-    with ThreadPoolExecutor(1, "rlhive-read") as thread:
-        coming = thread.submit(next, batches, None)
-        while (batch := coming.result()) is not None:
-            coming = thread.submit(next, batches, None)
-            yield batch
 
 
 def _by_split(episodes: pa.Table, splits: Sequence[str]) -> np.ndarray:
