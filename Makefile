@@ -22,7 +22,7 @@ fuzz: $(VENV)/assets  ## damage manifests, shards and caches 2,000 times each (1
 	RLHIVE_FUZZ=2000 $(BIN)/python -m pytest -q tests/data/test_fuzz.py
 
 torture: $(VENV)/installed  ## kill a recorder 500 times at random moments and look for what is lost (some minutes)
-	folder=$$(mktemp -d) && $(BIN)/python -m tests.data.torture $$folder 500 $$RANDOM && rm -r $$folder
+	folder=$$(mktemp -d) && $(BIN)/python -m tests.data.recording.torture $$folder 500 $$RANDOM && rm -r $$folder
 
 memory: $(VENV)/installed  ## export, merge, verify, check and pack 2 GB in a process that may take 200 MB (some minutes)
 	folder=$$(mktemp -d) && trap "rm -r $$folder" EXIT && $(BIN)/python -m tests.data.limited $$folder 200

@@ -60,6 +60,8 @@ PIXELS = ["torchvision>=0.29,<0.30"]  # the series of torch 2.14; TorchRL's Resi
 
 DEV = [
     "hypothesis",
+    "import-linter",
+    "mypy",
     "pytest",
     "pytest-timeout",
     "pytest-xdist",
@@ -77,7 +79,11 @@ setup(
     long_description_content_type="text/markdown",
     python_requires=">=3.11",
     packages=find_packages(include=["rlhive", "rlhive.*"]),
-    package_data={"rlhive": ["envs/*.json"], "rlhive.sim_algos": ["conf/**/*.yaml", "conf/*.yaml"]},
+    package_data={
+        "rlhive": ["py.typed"],
+        "rlhive.envs": ["*.json"],
+        "rlhive.sim_algos": ["conf/**/*.yaml", "conf/*.yaml"],
+    },
     install_requires=DATA,
     extras_require={"robohive": ROBOHIVE, "train": TRAIN, "pixels": PIXELS, "formats": FORMATS, "dev": DEV},
     entry_points={"console_scripts": ["rlhive = rlhive.cli:main"]},

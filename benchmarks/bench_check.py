@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from rlhive.data import arrow, shards
-from rlhive.data.check import _sketcher, check
-from rlhive.data.checks.scan import Extremes
-from rlhive.data.episodes import EpisodeRecord
-from rlhive.data.export import export
-from rlhive.data.manifest import Manifest, verify
-from rlhive.data.schema import Field, Schema
+from rlhive.data import _arrow, _parquet
+from rlhive.data._episodes import EpisodeRecord
+from rlhive.data._schema import Field, Schema
+from rlhive.data.checks._check import _sketcher, check
+from rlhive.data.checks._scan import Extremes
+from rlhive.data.versions._export import export
+from rlhive.data.versions._manifest import Manifest, verify
 
 LENGTH = 100
 SCHEMA = Schema(
@@ -70,8 +70,8 @@ def main():
         assert measured("check", raw, lambda: check(folder)).ok
         paths = [folder / entry.path for entry in manifest.shards()]
         measured("SHA-256 of files", raw, lambda: verify(folder, manifest.files))
-        tables = measured("decode Parquet", raw, lambda: [shards.read_table(path) for path in paths])
-        columns = [arrow.columns_of(table, SCHEMA) for table in tables]
+        tables = measured("decode Parquet", raw, lambda: [_parquet.read_table(path) for path in paths])
+        columns = [_arrow.columns_of(table, SCHEMA) for table in tables]
         sketcher = _sketcher(manifest)
         measured("near-duplicate codes", raw, lambda: [sketcher.codes(part) for part in columns])
         measured("extremes", raw, lambda: [Extremes.of(array) for part in columns for array in part.values()])

@@ -17,8 +17,8 @@ REPEATS = 5
 
 def make(folder: Path) -> tuple[Path, Path]:
     """Write two versions whose episode tables are as wide as the kitchens': 75 observed numbers, 2.4 KB of state."""
-    from rlhive.data.episodes import EpisodeRecord
-    from rlhive.data.export import export
+    from rlhive.data._episodes import EpisodeRecord
+    from rlhive.data.versions._export import export
 
     generator = np.random.default_rng(0)
 
@@ -46,7 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true")
     as_json = parser.parse_args().json
-    from rlhive.data.versions.diff import diff
+    from rlhive.data.versions._diff import diff
 
     with tempfile.TemporaryDirectory() as folder:
         one, two = make(Path(folder))

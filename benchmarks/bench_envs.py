@@ -27,8 +27,8 @@ from rich.table import Table
 from torchrl.envs.libs.robohive import RoboHiveEnv as TorchRLRoboHiveEnv
 
 from rlhive import RoboHiveEnv
-from rlhive.envs.make import make_env, make_policy
-from rlhive.rollout import map_unordered, rollout_episode
+from rlhive.envs._make import make_env, make_policy
+from rlhive.rollouts._rollout import map_unordered, rollout_episode
 
 RESULTS = Path(__file__).parent / "results" / "envs.json"
 

@@ -32,8 +32,8 @@ import numpy as np
 from benchmarks.import_sources import EPISODE_BYTES, LENGTH, SOURCES, episode
 from benchmarks.peers.rounds import machine, write_results
 from rlhive import RoboHiveDataset
-from rlhive.data.streaming import stream_records
-from rlhive.data.versions.numbers import local_versions
+from rlhive.data.hub._streaming import stream_records
+from rlhive.data.versions._numbering import local_versions
 
 NAME = "lab/walk"
 

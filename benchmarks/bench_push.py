@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from rlhive.data.episodes import EpisodeRecord
-from rlhive.data.export import export
-from rlhive.data.schema import Field, Schema
+from rlhive.data._episodes import EpisodeRecord
+from rlhive.data._schema import Field, Schema
+from rlhive.data.versions._export import export
 from tests.hub_client import Clients
 from tests.hub_server import serving
 

@@ -48,7 +48,7 @@ def check(env_name: str) -> tuple[str, str, float]:
     warnings.simplefilter("ignore")
     from torchrl.envs import check_env_specs
 
-    from rlhive.envs.robohive import RoboHiveEnv
+    from rlhive.envs._robohive import RoboHiveEnv
     from rlhive.errors import RoboHiveMissing
 
     logging.getLogger("torchrl").setLevel(logging.ERROR)  # it reports each success
@@ -69,8 +69,8 @@ def registered_ids() -> list[str]:
     """Return RoboHive's ids, without those that need an encoder, and the visual ones."""
     import gymnasium
 
-    from rlhive.envs.robohive import RoboHiveEnv
-    from rlhive.envs.visual import VISUAL
+    from rlhive.envs._robohive import RoboHiveEnv
+    from rlhive.envs._visual import VISUAL
 
     RoboHiveEnv("FrankaReachRandom-v0").close()
     own = [name for name, spec in gymnasium.registry.items() if "model_path" in spec.kwargs]
@@ -99,8 +99,8 @@ def table(outcomes: dict[str, str]) -> list[dict[str, object]]:
 def main() -> None:
     """Check every id and write the table."""
     warnings.simplefilter("ignore")
-    from rlhive.envs.assets import verify
-    from rlhive.envs.install import package_folder
+    from rlhive.envs._assets import verify
+    from rlhive.envs._install import package_folder
 
     names, outcomes, seconds = registered_ids(), {}, {}
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:

@@ -1,6 +1,6 @@
 """Measure the scripted experts again and write docs/experts.md: ``python benchmarks/expert_table.py``.
 
-Everything is measured by rlhive.evaluate on the evaluation seeds, which no expert was tuned on. With ``--only`` the
+Everything is measured by rlhive.rollouts on the evaluation seeds, which no expert was tuned on. With ``--only`` the
 named environments are measured anew and the other rows of the table are kept; so with ``--levels``.
 """
 
@@ -9,8 +9,8 @@ import json
 import time
 from pathlib import Path
 
-from rlhive.envs.experts import _table
-from rlhive.evaluate import Evaluation, evaluate
+from rlhive.envs.experts._experts import _table
+from rlhive.rollouts._evaluate import Evaluation, evaluate
 
 RESULTS = Path(__file__).parent / "results" / "expert_table.json"
 PAGE = Path(__file__).parents[1] / "docs" / "experts.md"

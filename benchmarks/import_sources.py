@@ -15,10 +15,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rlhive.data.convert import export_to
-from rlhive.data.episodes import EpisodeRecord
-from rlhive.data.export import export
-from rlhive.data.formats import tfrecord
+from rlhive.data._episodes import EpisodeRecord
+from rlhive.data.formats import _tfrecord
+from rlhive.data.formats._convert import export_to
+from rlhive.data.versions._export import export
 
 WIDTH, ACTIONS, LENGTH = 75, 9, 200
 #: Bytes of an episode: the states with the one after the last action, actions and rewards.
@@ -179,7 +179,7 @@ def _record(number: int) -> EpisodeRecord:
 def _example(number: int) -> bytes:
     """Return an episode as TFDS would serialise it; the states are bytes, as of a tensor with encoding="bytes"."""
     states, actions, rewards = episode(number)
-    message, _ = tfrecord._message()
+    message, _ = _tfrecord._message()
     example, last = message(), np.arange(LENGTH + 1) == LENGTH
     features = example.features.feature
     features["steps/observation"].bytes_list.value.extend(row.tobytes() for row in states)

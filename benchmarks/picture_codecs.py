@@ -20,7 +20,7 @@ from PIL import Image
 from torchvision.io import decode_png
 
 from benchmarks.peers import source
-from rlhive.envs.robohive import RoboHiveEnv
+from rlhive.envs._robohive import RoboHiveEnv
 
 KITCHEN, CAMERA = "FK1_Knob1OnRandom-v4", "left_cam"
 FRAMES = 40

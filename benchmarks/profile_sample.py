@@ -21,8 +21,8 @@ import torch
 from tensordict import TensorDict
 
 from benchmarks.peers import packed, rlhive, source, torchrl
-from rlhive.data.buffer import DatasetReplayBuffer, _include
-from rlhive.data.packed import ahead
+from rlhive.data.replay import _prefetch
+from rlhive.data.replay._buffer import DatasetReplayBuffer, _include
 
 SIZE, LENGTH, BATCH = 100_000, 100, 256
 RUNS, CALLS, DRAWS = 40, 100, 3_000
@@ -64,7 +64,7 @@ def steps_of(buffer: DatasetReplayBuffer, size: int = BATCH) -> dict[str, Callab
 
 def steps_of_a_loop(buffer: DatasetReplayBuffer, size: int = BATCH) -> dict[str, tuple[Callable[[], Any], int]]:
     """Return the steps of ``for batch in buffer``, each with the batches that a call of it is for."""
-    storage, at_once = buffer.storage, ahead.num_ahead(buffer.storage, size)
+    storage, at_once = buffer.storage, _prefetch.num_ahead(buffer.storage, size)
     chunks = [torch.cat([buffer._draw(size)[1]["index"] for _ in range(at_once)]) for _ in range(DRAWS // at_once)]
     chunk_of, row_of = itertools.cycle(chunks), itertools.cycle([storage._rows.take(chunk) for chunk in chunks])
     gather = max(storage._gathers, key=lambda gather: gather.item_bytes)

@@ -15,10 +15,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from rlhive.envs.references import expert_hash, stale
-from rlhive.envs.tasks import EVALUATION_SEED, TASKS, Task
-from rlhive.evaluate import Evaluation, evaluate
-from rlhive.provenance import git_state
+from rlhive._provenance import git_state
+from rlhive.envs._references import expert_hash, stale
+from rlhive.envs._tasks import EVALUATION_SEED, TASKS, Task
+from rlhive.rollouts._evaluate import Evaluation, evaluate
 
 FILE = Path(__file__).parents[1] / "rlhive" / "envs" / "references.json"
 PACKAGES = ("rlhive", "robohive", "mujoco", "numpy", "torch", "torchrl")

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from rlhive.envs.rendering import QUALITIES
-from rlhive.envs.robohive import RoboHiveEnv
+from rlhive.envs._rendering import QUALITIES
+from rlhive.envs._robohive import RoboHiveEnv
 
 ROOT = Path(__file__).parents[1]
 KITCHEN = "FK1_Knob1OnRandom-v4"

@@ -20,8 +20,7 @@ from rich.table import Table
 from tqdm import tqdm
 
 from rlhive import RoboHiveDataset
-from rlhive.collect import collect
-from rlhive.evaluate import Evaluation, evaluate
+from rlhive.rollouts import Evaluation, collect, evaluate
 from rlhive.sim_algos import TrainResult, train
 
 TASK = "kitchen_knob1"

@@ -23,7 +23,7 @@ def store(tmp_path, monkeypatch):
 @pytest.fixture(scope="session")
 def collected(tmp_path_factory):
     """A store that holds toy_point 1.0.0."""
-    from rlhive.collect import collect
+    from rlhive.rollouts._collect import collect
 
     path = tmp_path_factory.mktemp("collected")
     collect("toy_point", store=path, progress=False)
@@ -52,14 +52,14 @@ def opengl():
     # Before OpenGL: Mesa's LLVM and the one inside triton, which TorchRL imports, only get on in this order.
     import torchrl.envs  # noqa: F401
 
-    from rlhive.envs import opengl
+    from rlhive.envs import _opengl
     from rlhive.errors import RenderingUnavailable
 
     try:
-        opengl.context_class()
+        _opengl.context_class()
     except RenderingUnavailable as missing:
         pytest.skip(str(missing))
-    return opengl
+    return _opengl
 
 
 @pytest.fixture(scope="session")
@@ -98,7 +98,7 @@ def two_versions(tmp_path):
     """The folders of two versions; the second holds an episode more. Content differs from test to test."""
     import zlib
 
-    from rlhive.data.export import export
+    from rlhive.data.versions._export import export
     from tests.data.strategies import records
 
     folders = {}

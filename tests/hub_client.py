@@ -10,8 +10,7 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
-from multiprocessing.connection import Client as connect
-from multiprocessing.connection import Connection, Listener
+from multiprocessing.connection import Client as connect, Connection, Listener
 from pathlib import Path
 from typing import Any
 
@@ -119,10 +118,10 @@ def _serve(address: str, log: str, environment: Mapping[str, str]) -> None:
         os.environ[name] = value
         if not value:
             del os.environ[name]
-    import rlhive.dataset  # noqa: F401
-    from rlhive.data import connection
+    from rlhive import RoboHiveDataset  # noqa: F401
+    from rlhive.data.hub import _client
 
-    connection.BACKOFF_S = (0.01, 0.02)
+    _client.BACKOFF_S = (0.01, 0.02)
     with connect(address) as pipe, contextlib.suppress(EOFError, ConnectionError):
         pipe.send(os.getpid())
         while True:
@@ -140,9 +139,8 @@ def _requests() -> Iterator[list]:
 
 
 if __name__ == "__main__":
-    import rlhive.collect  # torch, torchrl, tensordict and pyarrow
-    import rlhive.data.buffer
-    import rlhive.data.load  # noqa: F401
+    from rlhive import collect  # noqa: F401  # torch, torchrl, tensordict and pyarrow
+    from rlhive.data.replay import make_replay_buffer  # noqa: F401
 
     assert not {"huggingface_hub", "datasets"} & sys.modules.keys()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)

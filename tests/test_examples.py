@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from rlhive.envs.install import require_robohive
+from rlhive.envs._install import require_robohive
 from rlhive.errors import RoboHiveMissing
 
 EXAMPLES = Path(__file__).parent.parent / "examples"

@@ -73,7 +73,7 @@ def test_a_plain_install_is_the_data_layer(plain, tmp_path):
     ran = subprocess.run([plain, "-c", FLOW], capture_output=True, text=True, check=True, cwd=tmp_path)
     simulators, fingerprint, shape, said = json.loads(ran.stdout)
 
-    from rlhive.dataset import RoboHiveDataset
+    from rlhive.dataset._dataset import RoboHiveDataset
 
     assert simulators == []
     assert fingerprint == RoboHiveDataset("toy_point").fingerprint

@@ -20,9 +20,9 @@ def test_every_link_into_the_repository_leads_somewhere():
 def test_every_command_is_there():
     makefile = (ROOT / "Makefile").read_text()
     targets = set(re.findall(r"(?:^|`)make ([a-z]+)", README, re.MULTILINE))
-    from rlhive.cli import app
+    from rlhive.cli import _app
 
-    verbs = {command.name or command.callback.__name__ for command in app.registered_commands}
+    verbs = {command.name or command.callback.__name__ for command in _app.registered_commands}
     used = set(re.findall(r"`rlhive (\w+)", README))
 
     assert {"quickstart", "test", "help", "latest"} <= targets
@@ -35,12 +35,12 @@ def test_every_command_is_there():
 )
 def test_every_python_block_runs(code):
     """On the toy where a block would collect a kitchen: 300 episodes are the quickstart's job."""
-    from rlhive.envs import tasks
+    from rlhive.envs import _tasks
 
     code = code.replace("kitchen_knob1", "toy_point").replace('{"random": 100}', '{"random": 2}')
     scope = {}
 
-    with mock.patch.dict(tasks.TASKS):
+    with mock.patch.dict(_tasks.TASKS):
         exec(compile(code, "README.md", "exec"), scope)
 
     for name, value in scope.items():

@@ -18,9 +18,10 @@ from benchmarks.peers.source import GAMMA, NUM_STEPS, STACK, Source
 from benchmarks.peers.ted import arrays_of, endless, prioritized_draw, ted_of
 from benchmarks.peers.worker import Drawing, batch_of, folder_bytes
 from rlhive import RoboHiveDataset
-from rlhive.data import cache, check, manifest, shards
-from rlhive.data.record import Recorder
-from rlhive.data.versions import diff
+from rlhive.data import _parquet, _store
+from rlhive.data.checks import _check
+from rlhive.data.recording._recorder import Recorder
+from rlhive.data.versions import _diff, _manifest
 
 NAME, VERSION = "bench/episodes", "1.0.0"
 
@@ -90,7 +91,7 @@ class Peer:
             ``parquet_s`` and ``parquet_cpu_s``, pyarrow writing the version's rows again with the same settings, one
             row group after the other; ``decode_cpu_s``, pyarrow reading them; ``sha256_cpu_s``, hashing the files.
         """
-        version = cache.version_dir(NAME, VERSION, store=self._store)
+        version = _store.version_dir(NAME, VERSION, store=self._store)
         paths = sorted((version / "data").glob("*.parquet"))
         content, waits = os.urandom(self._source.raw_bytes // len(self._source.lengths)), []
         with (self._store / "floor").open("wb", buffering=0) as file:
@@ -100,22 +101,22 @@ class Peer:
                 getattr(os, "fdatasync", os.fsync)(file.fileno())
                 waits.append(time.perf_counter() - began)
         idle = time.process_time()
-        tables = [shards.read_groups(path, range(len(shards.group_sizes(path)))) for path in paths]
+        tables = [_parquet.read_groups(path, range(len(_parquet.group_sizes(path)))) for path in paths]
         decoded = time.process_time()
         for path in paths:
-            manifest.sha256_of(path)
+            _manifest.sha256_of(path)
         hashed, began = time.process_time(), time.perf_counter()
         for table in tables:
-            shards.write_table(table, self._store / "floor")
+            _parquet.write_table(table, self._store / "floor")
         spent = {"parquet_s": time.perf_counter() - began, "parquet_cpu_s": time.process_time() - hashed}
         spent |= {"decode_cpu_s": decoded - idle, "sha256_cpu_s": hashed - decoded}
         return {"flush_ms": statistics.median(waits) * 1e3, **spent}
 
     def check(self) -> dict[str, float]:
-        """Time ``rlhive.data.check`` over the version; files are in the page cache."""
-        version = cache.version_dir(NAME, VERSION, store=self._store)
+        """Time ``rlhive.data.checks`` over the version; files are in the page cache."""
+        version = _store.version_dir(NAME, VERSION, store=self._store)
         began, idle = time.perf_counter(), time.process_time()
-        report = check.check(version)
+        report = _check.run_checks(version)
         return {
             "seconds": time.perf_counter() - began,
             "cpu_seconds": time.process_time() - idle,
@@ -123,14 +124,14 @@ class Peer:
         }
 
     def diff(self) -> dict[str, Any]:
-        """Time ``rlhive.data.versions.diff`` of this version and one that lacks every tenth episode."""
-        second = cache.version_dir(NAME, "2.0.0", store=self._store)
+        """Time ``rlhive.data.versions`` of this version and one that lacks every tenth episode."""
+        second = _store.version_dir(NAME, "2.0.0", store=self._store)
         if not second.exists():
             fewer = self._dataset().where(lambda table: table["episode"].to_numpy() % 10 != 0)
             fewer.save(NAME, version="2.0.0", license="apache-2.0")
-        first = cache.version_dir(NAME, VERSION, store=self._store)
+        first = _store.version_dir(NAME, VERSION, store=self._store)
         began = time.perf_counter()
-        result = diff.diff(first, second)
+        result = _diff.diff(first, second)
         seconds = time.perf_counter() - began
         return {"seconds": seconds, "result": {"same": result.num_same, "dropped": len(result.dropped)}}
 
@@ -159,7 +160,7 @@ class Peer:
             batches = iter(buffer)
             return Drawing(lambda: next(batches), arrays_of)
         if workload.startswith("images"):
-            kept = cache.memmap_dir(self._dataset().fingerprint, encoded=variant == "encoded", store=self._store)
+            kept = _store.memmap_dir(self._dataset().fingerprint, encoded=variant == "encoded", store=self._store)
             # A transition has the next picture as well.
             return Drawing(buffer.sample, arrays_of, frames=2, bytes=folder_bytes(kept))
         return Drawing(buffer.sample, arrays_of)
@@ -192,13 +193,13 @@ class Peer:
         return self._buffer(batch_size=256).sample()
 
     def _forget(self) -> None:
-        shutil.rmtree(cache.memmap_dir(self._dataset().fingerprint, store=self._store), ignore_errors=True)
+        shutil.rmtree(_store.memmap_dir(self._dataset().fingerprint, store=self._store), ignore_errors=True)
 
     def _parquet(self) -> Drawing:
         """The yardstick of a cold opening: read the same Parquet into memory."""
         import pyarrow.parquet as pq
 
-        folder = cache.version_dir(NAME, VERSION, store=self._store) / "data"
+        folder = _store.version_dir(NAME, VERSION, store=self._store) / "data"
         return Drawing(lambda: [pq.read_table(path) for path in sorted(folder.glob("*.parquet"))], lambda tables: {})
 
     def _prioritized(self, size: int) -> Drawing:

@@ -1,5 +1,10 @@
-"""The ``rlhive`` command: one verb per step of the flow. Thin: every verb calls a public function of a room."""
+"""The ``rlhive`` command: one verb per step of the flow, each a thin call of a public function."""
 
-from rlhive.cli.app import app, main
+from typing import TYPE_CHECKING
 
-__all__ = ["app", "main"]
+from rlhive._lazy import attach
+
+if TYPE_CHECKING:
+    from rlhive.cli._app import app as app, main as main
+else:
+    __getattr__, __dir__, __all__ = attach(__name__, __file__)

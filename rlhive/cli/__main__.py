@@ -1,5 +1,5 @@
 """``python -m rlhive.cli`` is the ``rlhive`` command."""
 
-from rlhive.cli.app import main
+from rlhive.cli._app import main
 
 main()

@@ -1,1 +1,29 @@
-"""The data wing: schema, episodes, recordings, versions, caches and buffers. Imports nothing by itself."""
+"""Episodes as data: their schema, records and store, below the packages that record, version and serve them."""
+
+from typing import TYPE_CHECKING
+
+from rlhive._lazy import attach
+
+if TYPE_CHECKING:
+    from rlhive.data._episodes import (
+        REWARD as REWARD,
+        TERMINATED as TERMINATED,
+        EpisodeRecord as EpisodeRecord,
+        pack as pack,
+        unpack as unpack,
+    )
+    from rlhive.data._schema import Field as Field, Schema as Schema
+    from rlhive.data._statistics import merge_all as merge_all
+    from rlhive.data._store import (
+        DEFAULT_NAMESPACE as DEFAULT_NAMESPACE,
+        discard as discard,
+        locked as locked,
+        memmap_dir as memmap_dir,
+        parse_version as parse_version,
+        qualified as qualified,
+        recording_dir as recording_dir,
+        store_dir as store_dir,
+        version_dir as version_dir,
+    )
+else:
+    __getattr__, __dir__, __all__ = attach(__name__, __file__)

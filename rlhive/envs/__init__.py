@@ -1,1 +1,33 @@
-"""The environment wing: tasks, RoboHive and its set-up, scripted policies. Imports nothing by itself."""
+"""Environments: the task catalogue, RoboHive as a TorchRL environment, rendering, and the simulation assets."""
+
+from typing import TYPE_CHECKING
+
+from rlhive._lazy import attach
+
+if TYPE_CHECKING:
+    from rlhive.envs._install import require_robohive as require_robohive, setup as setup
+    from rlhive.envs._make import make_env as make_env, make_policy as make_policy, missing as missing
+    from rlhive.envs._references import Measured as Measured, Reference as Reference
+    from rlhive.envs._rewards import (
+        DENSE as DENSE,
+        SOLVED as SOLVED,
+        SPARSE as SPARSE,
+        reward_name as reward_name,
+        reward_terms as reward_terms,
+        reward_weights as reward_weights,
+        weighted as weighted,
+    )
+    from rlhive.envs._robohive import RoboHiveEnv as RoboHiveEnv
+    from rlhive.envs._tasks import (
+        EVALUATION_SEED as EVALUATION_SEED,
+        EXPLORATION_SEED as EXPLORATION_SEED,
+        LEVELS as LEVELS,
+        Recipe as Recipe,
+        Task as Task,
+        catalogue as catalogue,
+        get_task as get_task,
+        register_task as register_task,
+    )
+    from rlhive.envs._toy import ToyEnv as ToyEnv
+else:
+    __getattr__, __dir__, __all__ = attach(__name__, __file__)

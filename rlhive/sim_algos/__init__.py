@@ -1,15 +1,16 @@
-"""Algorithms, offline and online: one file each, one entry point, :mod:`rlhive.sim_algos.run`."""
+"""Algorithms, offline and online: one file each, one entry point, ``rlhive/sim_algos/run.py``."""
 
-from typing import Any
+from typing import TYPE_CHECKING
 
-__all__ = ["TrainResult", "make_config", "train", "train_on_buffer"]
+from rlhive._lazy import attach
 
-
-def __getattr__(name: str) -> Any:
-    """Resolve the public names lazily: importing the package loads neither torch nor Hydra."""
-    if name not in __all__:
-        msg = f"module {__name__!r} has no attribute {name!r}"
-        raise AttributeError(msg)
-    from rlhive.sim_algos import config, training
-
-    return getattr(config if name == "make_config" else training, name)
+if TYPE_CHECKING:
+    from rlhive.sim_algos._config import make_config as make_config
+    from rlhive.sim_algos._train import (
+        train as train,
+        train_from_config as train_from_config,
+        train_on_buffer as train_on_buffer,
+    )
+    from rlhive.sim_algos._trainer import TrainResult as TrainResult
+else:
+    __getattr__, __dir__, __all__ = attach(__name__, __file__)

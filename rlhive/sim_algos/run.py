@@ -16,8 +16,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from rlhive.errors import RLHiveError
-from rlhive.sim_algos.config import CONF_DIR, ONLINE
-from rlhive.sim_algos.training import train_from_config
+from rlhive.sim_algos._config import CONF_DIR, ONLINE
+from rlhive.sim_algos._train import train_from_config
 
 
 @hydra.main(config_path=str(CONF_DIR), config_name="config", version_base="1.3")

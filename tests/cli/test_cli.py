@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from rlhive.cli import app
-from rlhive.envs.tasks import LEVELS, TASKS
+from rlhive.cli import _app
+from rlhive.envs._tasks import LEVELS, TASKS
 
 
 def run(*arguments):
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+    return CliRunner().invoke(_app, [str(argument) for argument in arguments])
 
 
 def test_help_lists_every_verb():
@@ -80,9 +80,9 @@ def test_envs_lists_the_catalogue():
 def test_envs_shows_a_line_per_task(monkeypatch, width):
     from rich.console import Console
 
-    from rlhive.cli import environments
+    from rlhive.cli import _envs
 
-    monkeypatch.setattr(environments, "out", Console(width=width))
+    monkeypatch.setattr(_envs, "out", Console(width=width))
     shown = run("envs").stdout
     assert "…" not in shown
     lines = {line.split()[0]: line.split() for line in shown.splitlines() if line.strip()}
@@ -96,9 +96,9 @@ def test_envs_shows_a_line_per_task(monkeypatch, width):
 
 
 def test_envs_says_what_a_task_lacks_without_building_it(monkeypatch, tmp_path):
-    from rlhive.envs import install
+    from rlhive.envs import _install
 
-    monkeypatch.setattr(install, "package_folder", lambda: tmp_path)
+    monkeypatch.setattr(_install, "package_folder", lambda: tmp_path)
     assert f"expected them in {tmp_path}/simhive. Type: rlhive setup" in run("envs").stdout
     rows = json.loads(run("envs", "--json").stdout)
     assert {name for name, row in rows.items() if row["missing"] is None} == {"toy_point"}

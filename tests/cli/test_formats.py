@@ -9,9 +9,9 @@ import pytest
 
 from benchmarks.peers.environments import VENVS
 from rlhive import RoboHiveDataset
-from rlhive.cli import formats
-from rlhive.data.convert import READERS, WRITERS, export_to
-from rlhive.data.formats import lerobot
+from rlhive.cli import _formats
+from rlhive.data.formats import _lerobot
+from rlhive.data.formats._convert import READERS, WRITERS, export_to
 from tests.cli.test_hub import parsed
 from tests.data.formats import make_lerobot
 from tests.data.formats.test_lerobot import NEEDS
@@ -143,7 +143,7 @@ def test_what_was_published_comes_back_by_its_tag(hub, rlhive, imported, online,
         "from huggingface_hub import snapshot_download\nanswer = snapshot_download(repo, repo_type='dataset', **more)"
     )
     folder = online.run(fetch, repo="org/frames", more={"revision": "v3.0", "local_dir": str(tmp_path / "back")})
-    records = list(lerobot.read(folder).records())
+    records = list(_lerobot.read(folder).records())
     ours = imported.as_tensordict()
     assert sum(record.length for record in records) == len(ours)
     actions = np.concatenate([record.columns["action"] for record in records])
@@ -168,6 +168,6 @@ def test_lerobots_own_client_finds_it_on_the_hub(hub, rlhive, imported, tmp_path
 
 
 def test_the_shell_offers_the_formats_there_are():
-    assert list(formats._readers("")) == list(READERS)
-    assert list(formats._writers("")) == list(WRITERS)
-    assert list(formats._readers("r")) == ["roboset", "rlds"]
+    assert list(_formats._readers("")) == list(READERS)
+    assert list(_formats._writers("")) == list(WRITERS)
+    assert list(_formats._readers("r")) == ["roboset", "rlds"]

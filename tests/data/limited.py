@@ -21,14 +21,14 @@ from pathlib import Path
 
 import numpy as np
 
-from rlhive.data import shards
-from rlhive.data.cache import memmap_dir
-from rlhive.data.check import check
-from rlhive.data.episodes import EpisodeRecord
-from rlhive.data.export import export
-from rlhive.data.load import open_packed
-from rlhive.data.manifest import verify
-from rlhive.dataset import RoboHiveDataset
+from rlhive.data import _parquet
+from rlhive.data._episodes import EpisodeRecord
+from rlhive.data._store import memmap_dir
+from rlhive.data.checks._check import run_checks
+from rlhive.data.replay import open_packed
+from rlhive.data.versions._export import export
+from rlhive.data.versions._manifest import verify
+from rlhive.dataset._dataset import RoboHiveDataset
 
 LENGTH, OBSERVED, ACTED = 200, 75, 9
 EPISODE_BYTES = LENGTH * (8 * OBSERVED + 4 * ACTED + 8 + 2)
@@ -63,7 +63,7 @@ def everything(store, name, count):
     one, two = (RoboHiveDataset(f"{name}/{part}", generate=False, store=store) for part in ("one", "two"))
     both = one.merge(two, name=f"{name}/both")
     verify(both.path, both.manifest.files)
-    report = check(both.path, threads=2)
+    report = run_checks(both.path, threads=2)
     return {"ok": report.ok, "episodes": both.manifest.num_episodes, "packed_bytes": pack(both, store)}
 
 
@@ -94,10 +94,13 @@ def main():
     parser.add_argument("folder", type=Path)
     parser.add_argument("headroom_mb", type=float)
     parser.add_argument("--times", type=float, default=10)
-    parser.add_argument("--group-bytes", type=int, default=shards.ROW_GROUP_BYTES)
+    parser.add_argument("--group-bytes", type=int, default=_parquet.ROW_GROUP_BYTES)
     given = parser.parse_args()
     threading.stack_size(2**20)  # RLIMIT_DATA counts the 8 MB that a thread would reserve for its stack
-    shards.ROW_GROUP_BYTES, shards.ROW_GROUP_ROWS = given.group_bytes, max(shards.ROW_GROUP_ROWS, given.group_bytes)
+    _parquet.ROW_GROUP_BYTES, _parquet.ROW_GROUP_ROWS = (
+        given.group_bytes,
+        max(_parquet.ROW_GROUP_ROWS, given.group_bytes),
+    )
     everything(given.folder / "small", "small", 4)
     headroom = int(given.headroom_mb * 2**20)
     hard = resource.getrlimit(resource.RLIMIT_DATA)[1]

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from tensordict import TensorDict
 
 from rlhive import keys
-from rlhive.data.episodes import EpisodeRecord, pack
-from rlhive.data.schema import Schema
+from rlhive.data._episodes import EpisodeRecord, pack
+from rlhive.data._schema import Schema
 
 OBSERVED = {
     "observation": (torch.float64, (3,)),

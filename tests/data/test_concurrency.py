@@ -9,15 +9,15 @@ import time
 
 import pytest
 
-from rlhive.data import load
-from rlhive.data.export import export
-from rlhive.data.manifest import Manifest, verify
+from rlhive.data.versions import _reader
+from rlhive.data.versions._export import export
+from rlhive.data.versions._manifest import Manifest, verify
 from tests.data.strategies import records
 
 SCRIPT = """
 import sys, time
 from pathlib import Path
-from rlhive.data.export import export
+from rlhive.data.versions._export import export
 from rlhive.errors import DatasetExists
 from tests.data.strategies import records
 
@@ -47,7 +47,7 @@ def require_whole(store):
     manifest = Manifest.read(folder)
     verify(folder, manifest.files)
     _, made = records([4, 2, 3, 5, 6])
-    back = load.read_records(folder, manifest, list(manifest.splits))
+    back = _reader.read_records(folder, manifest, list(manifest.splits))
     assert {record.episode: record.identity() for record in back} == {r.episode: r.identity() for r in made}
 
 

@@ -1,13 +1,12 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from tensordict import TensorDict
 
 from rlhive import keys
-from rlhive.data.episodes import EpisodeRecord, pack, unpack
-from rlhive.data.schema import Schema
+from rlhive.data._episodes import EpisodeRecord, pack, unpack
+from rlhive.data._schema import Schema
 from rlhive.errors import SchemaMismatch
 from tests.data.strategies import endings, records, transitions
 

@@ -10,17 +10,16 @@ import shutil
 
 import pytest
 import torch
-from hypothesis import HealthCheck, Phase, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, Phase, given, settings, strategies as st
 
-from rlhive.data import load
-from rlhive.data.check import check
-from rlhive.data.export import export
-from rlhive.data.manifest import Manifest
-from rlhive.dataset import RoboHiveDataset, describe
+from rlhive.data.checks._check import run_checks
+from rlhive.data.versions import _reader
+from rlhive.data.versions._export import export
+from rlhive.data.versions._manifest import Manifest
+from rlhive.dataset._dataset import RoboHiveDataset, describe
 from rlhive.errors import RLHiveError
+from tests.data.checks.test_check import resign
 from tests.data.strategies import records
-from tests.data.test_check import resign
 
 EXAMPLES = int(os.environ.get("RLHIVE_FUZZ", "25"))
 #: Shrinking a failure takes minutes; the drawn damage is printed whole, and small.
@@ -67,7 +66,7 @@ def everything(folder):
     repr(dataset), describe(dataset), len(dataset)
     _ = dataset.statistics, dataset.episodes
     dataset.as_arrow()
-    list(load.read_records(folder, dataset.manifest, dataset.splits))
+    list(_reader.read_records(folder, dataset.manifest, dataset.splits))
     return dataset.as_tensordict()
 
 
@@ -129,7 +128,7 @@ def test_a_manifest_of_any_json_gives_data_or_a_documented_error(copied, data):
     said = attempt(folder)[1]
 
     assert "\n" not in said, "an error is one sentence"
-    json.dumps(check(folder).to_json())
+    json.dumps(run_checks(folder).to_json())
 
 
 @fuzz
@@ -142,7 +141,7 @@ def test_a_manifest_of_any_bytes_is_refused(copied, content):
 
     with pytest.raises(RLHiveError):
         Manifest.read(folder)
-    assert not check(folder).ok
+    assert not run_checks(folder).ok
 
 
 def damage(path, data):
@@ -167,7 +166,7 @@ def test_a_damaged_file_is_never_served(copied, data):
     damage(data.draw(st.sampled_from(files)), data)
 
     assert attempt(folder)[0] is None, "a file that the manifest does not describe was taken"
-    assert not check(folder).ok
+    assert not run_checks(folder).ok
 
 
 @fuzz
@@ -182,7 +181,7 @@ def test_a_damaged_file_with_a_manifest_that_agrees_gives_an_error_or_the_data(c
     served = attempt(folder)[0]
 
     assert served is None or same(served, clean[1])
-    check(folder)
+    run_checks(folder)
 
 
 @fuzz

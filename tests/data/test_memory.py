@@ -8,7 +8,7 @@ import sys
 import pyarrow as pa
 import pytest
 
-from rlhive.data import shards
+from rlhive.data import _parquet
 
 HEADROOM_MB = 32
 
@@ -42,13 +42,13 @@ def test_what_holds_a_whole_split_does_not_stay_within_the_limit(tmp_path):
 
 
 def test_too_little_memory_is_not_called_damage(tmp_path, monkeypatch):
-    shards.write_table(pa.table({"x": [1.0]}), tmp_path / "x.parquet")
+    _parquet.write_table(pa.table({"x": [1.0]}), tmp_path / "x.parquet")
 
     said = "malloc of size 1048576 failed"
 
     def full(*args, **kwargs):
         raise pa.ArrowMemoryError(said)
 
-    monkeypatch.setattr(shards.pq, "ParquetFile", full)
+    monkeypatch.setattr(_parquet.pq, "ParquetFile", full)
     with pytest.raises(MemoryError, match=r"x\.parquet: malloc"):
-        shards.read_table(tmp_path / "x.parquet")
+        _parquet.read_table(tmp_path / "x.parquet")

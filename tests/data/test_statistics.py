@@ -2,13 +2,12 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
-from rlhive.data.export import export
-from rlhive.data.manifest import SKETCHES_PATH, Manifest
-from rlhive.data.statistics import QUANTILES, RELATIVE_ERROR, SMALLEST, Summary, merge_all
-from rlhive.data.versions import sketches
+from rlhive.data._statistics import QUANTILES, RELATIVE_ERROR, SMALLEST, Summary, merge_all
+from rlhive.data.versions import _sketches
+from rlhive.data.versions._export import export
+from rlhive.data.versions._manifest import SKETCHES_PATH, Manifest
 from rlhive.errors import CorruptDataset
 from tests.data.strategies import records
 
@@ -107,7 +106,7 @@ def test_a_version_keeps_the_sketches_and_merges_its_splits_exactly(tmp_path):
     folder = export(made, "my/knob", license="mit", store=tmp_path, shard_bytes=1000)
     manifest = Manifest.read(folder)
 
-    merged = merge_all(sketches.read_summaries(folder, manifest, ["a", "b"]))["observation"]
+    merged = merge_all(_sketches.read_summaries(folder, manifest, ["a", "b"]))["observation"]
 
     rows = np.concatenate([record.columns["observation"] for record in made])
     whole = Summary.of(rows, anchor=merged.anchor)
@@ -129,7 +128,7 @@ def test_a_version_without_sketches_gives_moments_alone(tmp_path):
                 del row[name]
     (folder / "rlhive.json").write_text(json.dumps(content))
 
-    merged = merge_all(sketches.read_summaries(folder, Manifest.read(folder), ["a", "b"]))["action"].to_json()
+    merged = merge_all(_sketches.read_summaries(folder, Manifest.read(folder), ["a", "b"]))["action"].to_json()
 
     assert merged["count"] == 7
     assert set(merged) == {"count", "mean", "std", "min", "max"}
@@ -143,4 +142,4 @@ def test_sketches_that_do_not_fit_the_manifest_are_refused(tmp_path):
     (folder / "rlhive.json").write_text(json.dumps(content))
 
     with pytest.raises(CorruptDataset, match="expected 5 values per element"):
-        sketches.read_summaries(folder, Manifest.read(folder), ["a"])
+        _sketches.read_summaries(folder, Manifest.read(folder), ["a"])

@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 
 import rlhive
-from rlhive.data import cache, load
-from rlhive.data.export import export
-from rlhive.data.manifest import Manifest
+from rlhive.data import _store
+from rlhive.data.replay import open_packed
+from rlhive.data.versions import _reader
+from rlhive.data.versions._export import export
+from rlhive.data.versions._manifest import Manifest
 from rlhive.errors import CorruptDataset, InvalidName, UnsupportedFormat
+from tests.data.checks.test_check import resign
 from tests.data.strategies import records
-from tests.data.test_check import resign
 
 UNPICKLING = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 
@@ -86,7 +88,7 @@ def test_a_link_that_leaves_the_folder_is_refused_even_with_the_right_hash(folde
     manifest = Manifest.read(folder)
 
     with pytest.raises(CorruptDataset, match="is a link that leaves the version's folder"):
-        load.read_rows(folder, manifest, list(manifest.splits))
+        _reader.read_rows(folder, manifest, list(manifest.splits))
 
 
 def test_episodes_said_to_lie_in_another_shard_are_not_left_out(tmp_path):
@@ -102,14 +104,14 @@ def test_episodes_said_to_lie_in_another_shard_are_not_left_out(tmp_path):
     )
 
     with pytest.raises(CorruptDataset, match="expected 8 rows, got 5"):
-        list(load.read_records(folder, Manifest.read(folder), ["a"]))
+        list(_reader.read_records(folder, Manifest.read(folder), ["a"]))
 
 
 def test_a_linked_folder_is_fine(folder, tmp_path):
     (tmp_path / "link").symlink_to(folder)
     manifest = Manifest.read(tmp_path / "link")
 
-    assert load.read_rows(tmp_path / "link", manifest, list(manifest.splits)).num_rows == 5
+    assert _reader.read_rows(tmp_path / "link", manifest, list(manifest.splits)).num_rows == 5
 
 
 def test_a_manifest_of_a_gigabyte_is_refused_unread(folder):
@@ -160,7 +162,7 @@ def test_a_schema_that_lies_about_the_data_is_refused(folder, lie, says):
     changed(folder, schema=lie)
 
     with pytest.raises(CorruptDataset, match=says):
-        load.open_packed(folder, Manifest.read(folder))
+        open_packed(folder, Manifest.read(folder))
 
 
 @pytest.mark.parametrize(
@@ -182,7 +184,7 @@ def test_other_lies_are_refused_too(folder, key, lie):
     changed(folder, **{key: lie})
 
     with pytest.raises(CorruptDataset):
-        load.open_packed(folder, Manifest.read(folder))
+        open_packed(folder, Manifest.read(folder))
 
 
 def test_a_table_of_other_columns_is_refused_even_with_the_right_hash(folder):
@@ -190,7 +192,7 @@ def test_a_table_of_other_columns_is_refused_even_with_the_right_hash(folder):
     resign(folder)
 
     with pytest.raises(CorruptDataset, match="column split: expected"):
-        load.read_episodes(folder, Manifest.read(folder))
+        _reader.read_episodes(folder, Manifest.read(folder))
 
 
 ODD = [
@@ -218,16 +220,16 @@ HUB = ["a.", "a-", "a--b", "a..b", "x.git", "x.lock", "x" * 97, "a/x.partial-1",
 @pytest.mark.parametrize("name", [*ODD, *DEVICES, *HUB])
 def test_a_name_that_no_folder_or_hub_can_have_is_refused(name):
     with pytest.raises(InvalidName, match="expected 'name' or 'namespace/name'") as refused:
-        cache.qualified(name)
+        _store.qualified(name)
     assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize("name", ["a", "kitchen_knob1", "my-org/Data.Set_2", "7/x", "console", "a/lpt10", "null"])
 def test_other_names_are_fine(name):
-    assert cache.qualified(name) == tuple(name.split("/")) if "/" in name else ("robohive", name)
+    assert _store.qualified(name) == tuple(name.split("/")) if "/" in name else ("robohive", name)
 
 
 @pytest.mark.parametrize("version", ["1.0", "1.0.0.0", "01.0.0", "1.0.0\n", "1\u0663.0.0", "-1.0.0", "1.0.x", ""])
 def test_a_version_that_is_not_three_plain_numbers_is_refused(version):
     with pytest.raises(InvalidName, match="expected MAJOR"):
-        cache.parse_version(version)
+        _store.parse_version(version)

@@ -6,7 +6,7 @@ import pytest
 @pytest.fixture(scope="module")
 def make():
     """Build environments, the kitchen's first knob by default, and close them at the end of the module."""
-    from rlhive.envs.robohive import RoboHiveEnv
+    from rlhive.envs._robohive import RoboHiveEnv
 
     built = []
 

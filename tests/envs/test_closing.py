@@ -16,7 +16,7 @@ GROWTH = """
 import gc, json, sys, warnings
 warnings.simplefilter("ignore")
 gc.disable()
-from rlhive.envs.robohive import RoboHiveEnv
+from rlhive.envs._robohive import RoboHiveEnv
 
 def resident_mb():
     lines = open("/proc/self/status").read().splitlines()
@@ -41,7 +41,7 @@ def no_garbage_collector():
 
 
 def test_closing_frees_the_simulation_at_once(no_garbage_collector):
-    from rlhive.envs.robohive import RoboHiveEnv
+    from rlhive.envs._robohive import RoboHiveEnv
 
     env = RoboHiveEnv(REACH, seed=0)
     kept = env.rollout(2)
@@ -57,7 +57,7 @@ def test_closing_frees_the_simulation_at_once(no_garbage_collector):
 
 
 def test_closing_frees_the_pictures_at_once(no_garbage_collector, opengl):
-    from rlhive.envs.robohive import RoboHiveEnv
+    from rlhive.envs._robohive import RoboHiveEnv
 
     env = RoboHiveEnv(REACH, from_pixels=True, image_size=(16, 16), render_quality="fast", seed=0)
     canvas = env._eyes._canvas
@@ -71,7 +71,7 @@ def test_closing_frees_the_pictures_at_once(no_garbage_collector, opengl):
 
 
 def test_using_a_closed_environment_is_an_error_that_says_so():
-    from rlhive.envs.robohive import RoboHiveEnv
+    from rlhive.envs._robohive import RoboHiveEnv
 
     env = RoboHiveEnv(REACH, seed=0)
     action = env.reset().update(env.rand_action())

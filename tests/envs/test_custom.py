@@ -13,17 +13,17 @@ import pytest
 import torch
 from torchrl.envs import GymEnv, SerialEnv, check_env_specs
 
-from rlhive.collect import collect
-from rlhive.data.manifest import Manifest
-from rlhive.dataset import RoboHiveDataset
-from rlhive.envs import tasks
-from rlhive.envs.make import make_env, make_policy
-from rlhive.envs.tasks import Recipe, Task, get_task, register_task
-from rlhive.envs.toy import ToyEnv
+from rlhive.data.versions._manifest import Manifest
+from rlhive.dataset._dataset import RoboHiveDataset
+from rlhive.envs import _tasks
+from rlhive.envs._make import make_env, make_policy
+from rlhive.envs._tasks import Recipe, Task, get_task, register_task
+from rlhive.envs._toy import ToyEnv
 from rlhive.errors import CheckpointMismatch, EnvNotFound, InvalidSetting, ReplayRefused
-from rlhive.evaluate import evaluate
-from rlhive.recreate import tasks_of
-from rlhive.rollout import rollout_episode
+from rlhive.rollouts._collect import collect
+from rlhive.rollouts._evaluate import evaluate
+from rlhive.rollouts._rebuild import tasks_of
+from rlhive.rollouts._rollout import rollout_episode
 
 PENDULUM = Task("pendulum", "Pendulum-v1", 30, "A pendulum swings up.", backend="gymnasium")
 
@@ -43,7 +43,7 @@ def make_two(**kwargs):
 
 @pytest.fixture(autouse=True)
 def _own_catalogue():
-    with mock.patch.dict(tasks.TASKS):
+    with mock.patch.dict(_tasks.TASKS):
         yield
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from rlhive.envs import assets, install
+from rlhive.envs import _assets, _install
 from rlhive.errors import AssetsCorrupt, DiskFull, RoboHiveMissing, SetupFailed
 
 TREE = {
@@ -79,9 +79,9 @@ def index(tmp_path, monkeypatch):
     files = {f"robohive/simhive/{name}": data for name, data in TREE.items()}
     path = wheel(folder, "0.5.0", {"robohive/__init__.py": b"", **files})
     serve(monkeypatch, folder)
-    monkeypatch.setattr(assets, "ASSETS_WHEEL_SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
-    known = {assets.tree_hash(write(tmp_path / "expected", TREE)): "pypi"}
-    monkeypatch.setattr(assets, "KNOWN_TREES", known)
+    monkeypatch.setattr(_assets, "ASSETS_WHEEL_SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
+    known = {_assets.tree_hash(write(tmp_path / "expected", TREE)): "pypi"}
+    monkeypatch.setattr(_assets, "KNOWN_TREES", known)
     return folder
 
 
@@ -90,8 +90,8 @@ def serve(monkeypatch, folder: Path) -> None:
     monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
 
 
-def place(package: Path, source="pypi") -> assets.Record:
-    return assets.place(package, source, progress=False)
+def place(package: Path, source="pypi") -> _assets.Record:
+    return _assets.place(package, source, progress=False)
 
 
 def leftovers(package: Path) -> list[str]:
@@ -100,22 +100,22 @@ def leftovers(package: Path) -> list[str]:
 
 def test_the_tree_hash_sees_every_name_and_every_byte(tmp_path):
     tree = write(tmp_path / "tree", TREE)
-    first = assets.tree_hash(tree)
+    first = _assets.tree_hash(tree)
     lines = "".join(f"{name}\0{hashlib.sha256(TREE[name]).hexdigest()}\n" for name in sorted(TREE))
     assert first == hashlib.sha256(lines.encode()).hexdigest()
     write(tree, {"furniture_sim/.git/HEAD": b"x", "simhive-version": b"0.7.0"})
-    assert assets.tree_hash(tree) == first
+    assert _assets.tree_hash(tree) == first
     (tree / "furniture_sim/oven.xml").write_bytes(b"<mujoco >")
-    changed = assets.tree_hash(tree)
+    changed = _assets.tree_hash(tree)
     (tree / "furniture_sim/oven.xml").rename(tree / "furniture_sim/stove.xml")
-    assert len({first, changed, assets.tree_hash(tree)}) == 3
+    assert len({first, changed, _assets.tree_hash(tree)}) == 3
 
 
 def test_assets_come_from_the_package_index(package, index, capfd):
-    record = assets.place(package, "pypi", progress=True)
+    record = _assets.place(package, "pypi", progress=True)
     assert content(package / "simhive") == installed(TREE)
     assert (record.source, record.known) == ("pypi", True)
-    assert record.tree_hash in assets.KNOWN_TREES
+    assert record.tree_hash in _assets.KNOWN_TREES
     assert leftovers(package) == []
     bars = capfd.readouterr().err
     assert "download assets: 100%" in bars
@@ -163,7 +163,7 @@ def test_a_tree_of_unknown_origin_is_kept_beside_the_new_one(package, folder):
 def test_a_wheel_with_another_hash_is_refused(package, index, monkeypatch):
     place(package)
     (package / "simhive" / "franka_sim" / "panda.xml").unlink()
-    monkeypatch.setattr(assets, "ASSETS_WHEEL_SHA256", "0" * 64)
+    monkeypatch.setattr(_assets, "ASSETS_WHEEL_SHA256", "0" * 64)
     with pytest.raises(AssetsCorrupt, match="expected sha256 0000"):
         place(package)
     assert leftovers(package) == []
@@ -171,7 +171,7 @@ def test_a_wheel_with_another_hash_is_refused(package, index, monkeypatch):
 
 
 def test_a_tree_with_another_hash_is_refused(package, index, monkeypatch):
-    monkeypatch.setattr(assets, "KNOWN_TREES", {"0" * 64: "pypi"})
+    monkeypatch.setattr(_assets, "KNOWN_TREES", {"0" * 64: "pypi"})
     with pytest.raises(AssetsCorrupt, match="tree hash"):
         place(package)
     assert not (package / "simhive").exists()
@@ -192,7 +192,7 @@ def test_an_interrupt_ends_the_download_at_once(package, monkeypatch, tmp_path):
     slow.write_text(f"#!/bin/sh\necho $$ > {pid}\necho Progress 1 of 2\nexec sleep 20\n")
     slow.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(slow))
-    monkeypatch.setattr(assets.tqdm, "update", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+    monkeypatch.setattr(_assets.tqdm, "update", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
     with pytest.raises(KeyboardInterrupt):
         place(package)
     with pytest.raises(ProcessLookupError):
@@ -207,7 +207,7 @@ def folder(tmp_path):
 
 def test_an_interrupted_download_leaves_nothing_and_can_be_repeated(package, index, monkeypatch):
     with monkeypatch.context() as broken:
-        broken.setattr(assets.tqdm, "update", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+        broken.setattr(_assets.tqdm, "update", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
         with pytest.raises(KeyboardInterrupt):
             place(package)
     assert not (package / "simhive").exists()
@@ -227,9 +227,9 @@ def break_at(monkeypatch, step, error):
         raise error
 
     if step == "fetch":
-        monkeypatch.setattr(assets, "_fetch", failing)
+        monkeypatch.setattr(_assets, "_fetch", failing)
     elif step in ("first file", "second file"):
-        original, last = assets._write, STEPS.index(step)
+        original, last = _assets._write, STEPS.index(step)
 
         def write_some(*arguments):
             calls["write"] += 1
@@ -239,20 +239,20 @@ def break_at(monkeypatch, step, error):
                 raise error
             original(*arguments)
 
-        monkeypatch.setattr(assets, "_write", write_some)
+        monkeypatch.setattr(_assets, "_write", write_some)
     elif step == "hash":
-        original_hash = assets.tree_hash
+        original_hash = _assets.tree_hash
         monkeypatch.setattr(
-            assets, "tree_hash", lambda path: failing() if "partial" in str(path) else original_hash(path)
+            _assets, "tree_hash", lambda path: failing() if "partial" in str(path) else original_hash(path)
         )
     elif step == "record":
-        monkeypatch.setattr(assets, "asdict", failing)
+        monkeypatch.setattr(_assets, "asdict", failing)
     elif step == "sync":
-        monkeypatch.setattr(assets.os, "sync", failing)
+        monkeypatch.setattr(_assets.os, "sync", failing)
     elif step == "remove old":
         original_remove = shutil.rmtree
         monkeypatch.setattr(
-            assets.shutil,
+            _assets.shutil,
             "rmtree",
             lambda path, **kwargs: failing() if path.name == "simhive.old" else original_remove(path, **kwargs),
         )
@@ -277,7 +277,7 @@ def test_an_interruption_anywhere_leaves_old_or_new_and_can_be_repeated(package,
     with monkeypatch.context() as broken:
         break_at(broken, step, KeyboardInterrupt())
         if killed and step != "remove old":  # a killed process tidies nothing up
-            broken.setattr(assets.shutil, "rmtree", lambda *_, **__: None)
+            broken.setattr(_assets.shutil, "rmtree", lambda *_, **__: None)
         with pytest.raises(KeyboardInterrupt):
             place(package, folder)
     if (package / "simhive").exists():
@@ -349,7 +349,7 @@ def repositories(tmp_path, monkeypatch):
         table[name] = (f"file://{folder}", git(folder, "rev-parse", "HEAD"))
         write(folder, {"pinned.xml": b"newer"})
         git(folder, "commit", "--quiet", "-am", "two")
-    monkeypatch.setattr(assets, "REPOSITORIES", table)
+    monkeypatch.setattr(_assets, "REPOSITORIES", table)
     return table
 
 
@@ -378,8 +378,8 @@ def test_a_commit_that_the_repository_lacks_leaves_nothing(package, repositories
 
 
 def test_a_checkout_of_another_commit_is_refused(package, repositories, monkeypatch):
-    git = assets._git
-    monkeypatch.setattr(assets, "_git", lambda at, *words: "f" * 40 if words[0] == "rev-parse" else git(at, *words))
+    git = _assets._git
+    monkeypatch.setattr(_assets, "_git", lambda at, *words: "f" * 40 if words[0] == "rev-parse" else git(at, *words))
     with pytest.raises(AssetsCorrupt, match=r"expected commit [0-9a-f]{40}, got ffff"):
         place(package, "git")
     assert not (package / "simhive").exists()
@@ -391,9 +391,9 @@ def test_what_robohive_init_made_counts_as_git(package, repositories):
         subprocess.run(["git", "clone", "--quiet", url, str(folder)], check=True)
         subprocess.run(["git", "-C", str(folder), "checkout", "--quiet", commit], check=True, capture_output=True)
     (package / "simhive" / "simhive-version").write_text("0.7.0")
-    assert assets.verify(package / "simhive").source == "git"
+    assert _assets.verify(package / "simhive").source == "git"
     (package / "simhive" / "myo_sim" / "pinned.xml").write_text("touched")
-    assert assets.verify(package / "simhive") is None
+    assert _assets.verify(package / "simhive") is None
 
 
 @pytest.mark.parametrize("inside", ["", "simhive", "robohive/simhive"])
@@ -412,28 +412,28 @@ def test_assets_come_from_a_folder(package, tmp_path, inside):
 
 
 def test_a_folder_without_assets_is_refused_before_anything_happens(tmp_path, monkeypatch):
-    monkeypatch.setattr(install, "_install_robohive", lambda: pytest.fail("it went on"))
+    monkeypatch.setattr(_install, "_install_robohive", lambda: pytest.fail("it went on"))
     with pytest.raises(SetupFailed, match=r"No simulation assets in .*nowhere"):
-        install.setup(tmp_path / "nowhere")
+        _install.setup(tmp_path / "nowhere")
 
 
 def test_two_setups_at_once_do_not_break_each_other(package, index, tmp_path):
     code = f"""
     import sys, time
-    from rlhive.envs import assets, install
+    from rlhive.envs import _assets, _install
     sys.prefix = {str(tmp_path)!r}
-    assets.ASSETS_WHEEL_SHA256 = {assets.ASSETS_WHEEL_SHA256!r}
-    assets.KNOWN_TREES = {assets.KNOWN_TREES!r}
-    install._install_robohive = lambda: ()
-    install.package_folder = lambda: assets.Path({str(package)!r})
-    install._try_in_new_process = lambda record: (0, ())
-    original = assets._swap
+    _assets.ASSETS_WHEEL_SHA256 = {_assets.ASSETS_WHEEL_SHA256!r}
+    _assets.KNOWN_TREES = {_assets.KNOWN_TREES!r}
+    _install._install_robohive = lambda: ()
+    _install.package_folder = lambda: _assets.Path({str(package)!r})
+    _install._try_in_new_process = lambda record: (0, ())
+    original = _assets._swap
     def slow(*arguments):
         time.sleep(0.5)
         original(*arguments)
         print("swapped")
-    assets._swap = slow
-    print(install.setup(progress=False).assets.source)
+    _assets._swap = slow
+    print(_install.setup(progress=False).assets.source)
     """
     command = [sys.executable, "-c", textwrap.dedent(code)]
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
@@ -451,7 +451,7 @@ def test_the_table_of_repositories_is_robohives_own():
         if getattr(call.func, "id", "") == "fetch_git":
             words = {word.arg: getattr(word.value, "value", None) for word in call.keywords}
             found[words["clone_directory"]] = (words["repo_url"], words["commit_hash"])
-    assert found == assets.REPOSITORIES
+    assert found == _assets.REPOSITORIES
 
 
 def test_the_requirements_of_the_extra_are_read_from_the_metadata(tmp_path, monkeypatch):
@@ -469,7 +469,7 @@ def test_the_requirements_of_the_extra_are_read_from_the_metadata(tmp_path, monk
     metadata += "".join(f"Requires-Dist: {line}\n" for line in lines)
     write(tmp_path, {"tiny-1.dist-info/METADATA": metadata.encode()})
     monkeypatch.syspath_prepend(str(tmp_path))
-    assert install._unsatisfied("tiny") == ["numpy<1", "tqdm>=99", "a-package-that-is-not-there<3,>=2"]
+    assert _install._unsatisfied("tiny") == ["numpy<1", "tqdm>=99", "a-package-that-is-not-there<3,>=2"]
 
 
 def test_another_version_of_robohive_is_replaced_by_the_right_one(tmp_path, monkeypatch):
@@ -483,7 +483,7 @@ def test_another_version_of_robohive_is_replaced_by_the_right_one(tmp_path, monk
         archive.extractall(site)
     here = [importlib.util.find_spec(name).origin for name in ("pip", "rlhive")]
     (site / "here.pth").write_text("".join(f"{Path(origin).parent.parent}\n" for origin in here))
-    code = "from rlhive.envs import install; print(install._install_robohive(), install.package_folder())"
+    code = "from rlhive.envs import _install; print(_install._install_robohive(), _install.package_folder())"
     serve(monkeypatch, tmp_path / "index")
     monkeypatch.setenv("PATH", "/usr/bin:/bin")  # without uv
     monkeypatch.delenv("UV", raising=False)
@@ -500,33 +500,33 @@ def test_what_cannot_be_installed_is_said_in_one_sentence(monkeypatch, tmp_path)
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
     monkeypatch.delenv("UV", raising=False)
     with pytest.raises(SetupFailed, match=r"a-package-that-is-not-there could not be installed: ERROR.*network"):
-        install._install(["a-package-that-is-not-there"])
+        _install._install(["a-package-that-is-not-there"])
 
 
 def test_what_is_missing_is_named_with_the_command_to_type(monkeypatch, package):
-    install.require_robohive()
+    _install.require_robohive()
     with monkeypatch.context() as without:
-        without.setattr(install, "package_folder", lambda: package)
+        without.setattr(_install, "package_folder", lambda: package)
         with pytest.raises(RoboHiveMissing, match=r"no simulation assets.*rlhive setup"):
-            install.require_robohive()
+            _install.require_robohive()
     found = importlib.util.find_spec
     for name, command in (("robohive", "Type: rlhive setup"), ("mujoco", r"pip install 'rlhive\[robohive\]'")):
         with monkeypatch.context() as without:
             without.setattr(importlib.util, "find_spec", lambda n, *a, gone=name: None if n == gone else found(n, *a))
             with pytest.raises(RoboHiveMissing, match=command):
-                install.require_robohive()
+                _install.require_robohive()
 
 
 def test_importing_the_room_loads_neither_robohive_nor_torch():
-    code = "import sys, rlhive.envs.install; print([n for n in ('robohive', 'mujoco', 'torch') if n in sys.modules])"
+    code = "import sys, rlhive.envs._install; print([n for n in ('robohive', 'mujoco', 'torch') if n in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
 def test_setup_repeated_on_the_real_thing_changes_nothing_and_reports():
-    simhive = install.package_folder() / "simhive"
+    simhive = _install.package_folder() / "simhive"
     before = simhive.stat().st_ino
-    report = install.setup(progress=False)
+    report = _install.setup(progress=False)
     assert report.installed == ()
     assert report.robohive_version == "0.7.0"
     assert report.observation_size == 75

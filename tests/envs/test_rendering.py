@@ -14,7 +14,7 @@ from tensordict import TensorDict
 from torchrl.envs import EnvCreator, ParallelEnv, check_env_specs
 
 from rlhive import keys
-from rlhive.envs.rendering import QUALITIES
+from rlhive.envs._rendering import QUALITIES
 
 KNOB = "FK1_Knob1OnRandom-v4"
 REACH = "FrankaReachRandom-v0"
@@ -143,14 +143,14 @@ def test_drawing_leaves_physics_state_and_model_alone(make, actions, quality):
         assert torch.equal(left[keys.REWARD], right[keys.REWARD])
     for name, value in blind.get_state().items():
         np.testing.assert_array_equal(seeing.get_state()[name], value)
-    from rlhive.envs.robohive import _hash_of
+    from rlhive.envs._robohive import _hash_of
 
     assert _hash_of(seeing._model) == _hash_of(blind._model)
     assert seeing.provenance()["model_hash"] == blind.provenance()["model_hash"]
 
 
 def test_sizes_and_environments_do_not_disturb_each_other(make):
-    from rlhive.envs.robohive import RoboHiveEnv
+    from rlhive.envs._robohive import RoboHiveEnv
 
     sizes = [(20, 30), (64, 48), (36, 48)]
     envs = [make(REACH, **{**SMALL, "image_size": size}, cameras=["left_cam"]) for size in sizes]
@@ -244,7 +244,7 @@ def test_a_cuda_device_chooses_the_gpu_that_draws(opengl, monkeypatch):
 
 
 def _worker(env_name, **kwargs):
-    from rlhive.envs.robohive import RoboHiveEnv
+    from rlhive.envs._robohive import RoboHiveEnv
 
     return RoboHiveEnv(env_name, **kwargs)
 
@@ -312,7 +312,7 @@ def python(code, **environment):
 
 
 DRAW = f"""
-from rlhive.envs.robohive import RoboHiveEnv
+from rlhive.envs._robohive import RoboHiveEnv
 env = RoboHiveEnv({REACH!r}, from_pixels=True, image_size=(8, 8), cameras=["left_cam"], render_quality="fast")
 print(env.reset()["pixels"].float().std() > 20)
 """
@@ -329,7 +329,7 @@ def test_without_opengl_states_work_and_pictures_are_one_sentence(tmp_path):
     code = f"""
 import os
 import sys
-from rlhive.envs.robohive import RoboHiveEnv
+from rlhive.envs._robohive import RoboHiveEnv
 from rlhive.errors import RenderingUnavailable
 RoboHiveEnv({REACH!r}).reset()
 print([name for name in sys.modules if name.split(".")[0] == "OpenGL" or name.startswith("mujoco.egl")])

@@ -5,12 +5,12 @@ import pytest
 import torch
 
 from rlhive import keys
-from rlhive.data.episodes import pack
-from rlhive.data.schema import Schema
-from rlhive.envs.make import make_env, make_policy
-from rlhive.envs.rewards import reward_name, reward_terms, reward_weights, weighted
+from rlhive.data._episodes import pack
+from rlhive.data._schema import Schema
+from rlhive.envs._make import make_env, make_policy
+from rlhive.envs._rewards import reward_name, reward_terms, reward_weights, weighted
 from rlhive.errors import RewardUnavailable
-from rlhive.rollout import rollout_episode
+from rlhive.rollouts._rollout import rollout_episode
 
 KNOB, SLIDE, REACH = "FK1_Knob1OnRandom-v4", "franka_slide_random-v3", "FrankaReachRandom-v0"
 

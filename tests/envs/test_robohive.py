@@ -141,7 +141,7 @@ def test_frame_skip_changes_the_simulated_time(make, env, actions):
 
 
 def test_a_frame_skip_that_robohive_does_not_keep_is_an_error():
-    from rlhive.envs.robohive import _checked_substeps
+    from rlhive.envs._robohive import _checked_substeps
 
     # 0.57 / 0.01 is a little less than 57 in floating point, and RoboHive truncates.
     rounded = SimpleNamespace(dt=0.57, sim=SimpleNamespace(step_duration=0.01))
@@ -255,7 +255,7 @@ def test_an_action_of_another_shape_is_refused(env):
 
 
 def test_a_blown_up_simulation_is_an_error(env):
-    from rlhive.envs.robohive import RoboHiveWarning
+    from rlhive.envs._robohive import RoboHiveWarning
 
     env.reset()
     env.unwrapped.sim.data.qvel[:] = 1e12
@@ -266,7 +266,7 @@ def test_a_blown_up_simulation_is_an_error(env):
 
 
 def test_a_state_goes_on_bit_for_bit_in_another_instance(env, other, actions):
-    from rlhive.envs.experts import make_policy
+    from rlhive.envs.experts._experts import make_policy
 
     env.set_seed(8)
     env.rollout(25, make_policy(env, "expert"))
@@ -315,8 +315,8 @@ def test_an_unknown_environment_is_named_with_its_neighbours(make):
 
 
 def test_missing_assets_of_a_family_are_an_error_with_the_command_to_type(make):
-    from rlhive.envs.assets import verify
-    from rlhive.envs.install import package_folder
+    from rlhive.envs._assets import verify
+    from rlhive.envs._install import package_folder
 
     if verify(package_folder() / "simhive").source == "git":
         pytest.skip("the assets from git hold every family; the ones from the package index lack Myo")
@@ -334,7 +334,7 @@ def test_a_number_of_steps_that_is_none_is_refused(make, name, value):
 
 
 def test_models_that_robohive_writes_and_deletes_are_built_one_at_a_time(make):
-    from rlhive.envs.install import package_folder
+    from rlhive.envs._install import package_folder
 
     make(seed=0)
     # The lock belongs to the open file, so another thread stands for another process.
@@ -347,7 +347,7 @@ def test_models_that_robohive_writes_and_deletes_are_built_one_at_a_time(make):
 
 
 def test_robohives_warnings_come_through_and_its_banners_do_not(make, capfd):
-    from rlhive.envs.robohive import RoboHiveWarning
+    from rlhive.envs._robohive import RoboHiveWarning
 
     with pytest.warns(RoboHiveWarning, match="Unused kwargs found"):
         make(nonsense=3)

@@ -5,7 +5,7 @@ import pytest
 
 pytest.importorskip("robohive")
 
-from rlhive.envs.robohive import RoboHiveEnv
+from rlhive.envs._robohive import RoboHiveEnv
 
 #: Velocity control of a kitchen, of an appliance; positions with actuators outside of the configuration; two arms'
 #: worth of devices; no configuration at all.

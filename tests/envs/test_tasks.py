@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from rlhive.envs import references
-from rlhive.envs.references import Measured, Reference
-from rlhive.envs.tasks import LEVELS, TASKS, Recipe, get_task
+from rlhive.envs import _references
+from rlhive.envs._references import Measured, Reference
+from rlhive.envs._tasks import LEVELS, TASKS, Recipe, get_task
 from rlhive.errors import EnvNotFound, InvalidSetting
 
 #: RoboHive's standard list of kitchen tasks, CloseAll and OpenAll left out.
@@ -33,7 +33,7 @@ def test_every_standard_task_has_one_row():
 
 
 def test_the_horizons_are_robohives():
-    from rlhive.envs.loading import registered
+    from rlhive.envs._loading import registered
 
     specs = registered()
     rows = {task.name: task for task in TASKS.values() if task.backend == "robohive"}
@@ -52,7 +52,7 @@ def test_the_first_row_is_the_one_that_the_published_dataset_was_made_with():
 
 
 def test_a_task_without_an_expert_has_random_actions_only():
-    from rlhive.envs.experts import _table
+    from rlhive.envs.experts._experts import _table
 
     for task in TASKS.values():
         has_expert = task.backend == "toy" or task.env_name in _table()
@@ -91,7 +91,7 @@ def test_the_references_are_those_of_the_experts_that_ship():
     """Red after a change of parameters: measure again with benchmarks/reference_returns.py."""
     measured = [(task.name, task.env_name) for task in TASKS.values() if task.reference is not None]
 
-    assert references.stale(measured) == []
+    assert _references.stale(measured) == []
     assert len(measured) >= 13
     for name, _ in measured:
         reference = TASKS[name].reference
@@ -105,22 +105,22 @@ def test_a_reference_of_other_parameters_is_stale(monkeypatch):
         "experts.json": {"tasks": {"an-env": {"expert": {"lead": 1.5}}}},
         "references.json": {"tasks": {"a": {"expert_hash": "0" * 16}, "plain": {"expert_hash": ""}}},
     }
-    monkeypatch.setattr(references, "_read", tables.get)
+    monkeypatch.setattr(_references, "_read", tables.get)
     pairs = [("a", "an-env"), ("plain", "other-env"), ("never", "other-env")]
-    assert references.stale(pairs) == ["a", "never"]
-    tables["references.json"]["tasks"]["a"]["expert_hash"] = references.expert_hash("an-env")
-    assert references.stale(pairs) == ["never"]
+    assert _references.stale(pairs) == ["a", "never"]
+    tables["references.json"]["tasks"]["a"]["expert_hash"] = _references.expert_hash("an-env")
+    assert _references.stale(pairs) == ["never"]
 
 
 def test_the_hash_of_an_expert_is_that_of_what_decides_its_actions(monkeypatch):
     row = {"expert": {"lead": 1.5}, "strategy": "rail", "medium": {"noise": 0.1}, "provenance": {"date": "today"}}
 
     def hash_of(row):
-        monkeypatch.setattr(references, "_read", lambda name: {"tasks": {"an-env": row}})
-        return references.expert_hash("an-env")
+        monkeypatch.setattr(_references, "_read", lambda name: {"tasks": {"an-env": row}})
+        return _references.expert_hash("an-env")
 
     same = [row, row | {"medium": {"noise": 0.2}}, row | {"provenance": {}}, dict(reversed(row.items()))]
     other = [row | {"expert": {"lead": 1.6}}, row | {"strategy": "push"}]
     assert len({hash_of(row) for row in same}) == 1
     assert len({hash_of(row) for row in [row, *other]}) == 3
-    assert references.expert_hash("another-env") == ""
+    assert _references.expert_hash("another-env") == ""

@@ -6,11 +6,11 @@ import torch
 from tensordict import TensorDict
 from torchrl.envs import check_env_specs
 
-from rlhive.envs.make import make_env, make_policy
-from rlhive.envs.tasks import Task
-from rlhive.envs.toy import HORIZON, STEP, ToyEnv
+from rlhive.envs._make import make_env, make_policy
+from rlhive.envs._tasks import Task
+from rlhive.envs._toy import HORIZON, STEP, ToyEnv
 from rlhive.errors import EnvNotFound, InvalidAction, InvalidSetting
-from rlhive.rollout import rollout_episode
+from rlhive.rollouts._rollout import rollout_episode
 
 
 def _at(env: ToyEnv, *, position: float, goal: float) -> TensorDict:

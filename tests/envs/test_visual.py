@@ -8,7 +8,7 @@ import torch
 from torchrl.envs import check_env_specs
 
 from rlhive import keys
-from rlhive.envs.visual import AGENTHIVE, HISTORICAL, VISUAL, visual_of_keys
+from rlhive.envs._visual import AGENTHIVE, HISTORICAL, VISUAL, visual_of_keys
 from rlhive.errors import EnvNotFound, RoboHiveMissing
 
 #: As the README of the first version listed them.
@@ -80,7 +80,7 @@ SMALL = {"image_size": (32, 40), "render_quality": "fast"}
 @pytest.fixture
 def make(opengl):
     """Build environments, and close them at the end of the test."""
-    from rlhive.envs.robohive import RoboHiveEnv
+    from rlhive.envs._robohive import RoboHiveEnv
 
     built = []
 
@@ -102,7 +102,7 @@ def test_every_name_ever_listed_is_known():
 
 
 def test_every_one_maps_to_an_environment_that_robohive_registers():
-    from rlhive.envs.robohive import RoboHiveEnv
+    from rlhive.envs._robohive import RoboHiveEnv
 
     RoboHiveEnv("FrankaReachRandom-v0").close()
     import gymnasium
@@ -162,8 +162,8 @@ def test_closing_the_kitchen_starts_with_everything_open_and_has_fifty_steps(mak
 
 
 def test_hands_without_their_assets_are_an_error_with_the_command_to_type(make):
-    from rlhive.envs.assets import verify
-    from rlhive.envs.install import package_folder
+    from rlhive.envs._assets import verify
+    from rlhive.envs._install import package_folder
 
     if verify(package_folder() / "simhive").source == "git":
         pytest.skip("the assets from git hold the hands; the ones from the package index do not")

@@ -1,1 +1,11 @@
-"""What is looked for in a version, and what was found. The way in is data/check."""
+"""Checks: whether a version is what its manifest says, and fit to learn from."""
+
+from typing import TYPE_CHECKING
+
+from rlhive._lazy import attach
+
+if TYPE_CHECKING:
+    from rlhive.data.checks._check import run_checks as run_checks
+    from rlhive.data.checks._findings import CHECKS as CHECKS, FAILED as FAILED, Report as Report
+else:
+    __getattr__, __dir__, __all__ = attach(__name__, __file__)

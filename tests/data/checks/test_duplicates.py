@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from rlhive.data.checks import duplicates
-from rlhive.data.checks.duplicates import MIN_CODES, SHARE, Pair, distinct, near_duplicates
+from rlhive.data.checks import _duplicates
+from rlhive.data.checks._duplicates import MIN_CODES, SHARE, Pair, distinct, near_duplicates
 
 
 def episodes_of_codes():
@@ -38,7 +38,7 @@ def by_sets(codes):
 
 @pytest.mark.parametrize("block", [1, 100, 2**18])
 def test_the_size_of_a_block_changes_nothing(block, monkeypatch):
-    monkeypatch.setattr(duplicates, "BLOCK_CODES", block)
+    monkeypatch.setattr(_duplicates, "BLOCK_CODES", block)
     codes = episodes_of_codes()
 
     found = near_duplicates(codes)

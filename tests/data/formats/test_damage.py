@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.import_sources import SOURCES
-from rlhive.data.convert import import_dataset, open_source
+from rlhive.data.formats._convert import import_dataset, open_source
 from rlhive.errors import RLHiveError
 from tests.data.formats import make_lerobot, make_minari, make_rlds
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.import_sources import EPISODE_BYTES, SOURCES
-from rlhive.data.convert import export_to, import_dataset
-from rlhive.data.export import export
-from rlhive.data.formats import minari, roboset
+from rlhive.data.formats import _minari, _roboset
+from rlhive.data.formats._convert import export_to, import_dataset
+from rlhive.data.versions._export import export
 from tests.data.strategies import records
 
 #: What pytest makes of "Exception ignored in …".
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptio
 SCRIPT = """
 import fcntl, json, os, pty, shutil, signal, struct, sys, termios, threading, time
 from pathlib import Path
-import rlhive.cli, rlhive.data.convert, rlhive.dataset, tqdm
+import rlhive.cli, rlhive.data.formats._convert, rlhive.dataset, tqdm
 from benchmarks.bench_import import NAME, left, percentages
 from benchmarks.import_sources import SOURCES
 from rlhive.data import shards
@@ -134,7 +134,7 @@ def interruptible():
 @pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_that_python_drops_ends_an_import_all_the_same(tmp_path, monkeypatch):
     """As h5py's registry of open objects does: what a callback of a weak reference raises is printed, no more."""
-    source, read_trial, calls = tmp_path / "log.h5", roboset._read_trial, []
+    source, read_trial, calls = tmp_path / "log.h5", _roboset._read_trial, []
     SOURCES["roboset"][1](source, 6)
 
     def read_and_be_interrupted(trial):
@@ -143,7 +143,7 @@ def test_an_interrupt_that_python_drops_ends_an_import_all_the_same(tmp_path, mo
             drop_an_interrupt()
         return read_trial(trial)
 
-    monkeypatch.setattr(roboset, "_read_trial", read_and_be_interrupted)
+    monkeypatch.setattr(_roboset, "_read_trial", read_and_be_interrupted)
     with pytest.raises(KeyboardInterrupt):
         import_dataset("roboset", source, "lab/walk", license="mit", store=tmp_path / "store", progress=False)
     assert len(calls) == 3
@@ -152,14 +152,14 @@ def test_an_interrupt_that_python_drops_ends_an_import_all_the_same(tmp_path, mo
 
 @pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_that_python_drops_ends_an_export_too(tmp_path, monkeypatch):
-    write_episode, calls = minari._write_episode, []
+    write_episode, calls = _minari._write_episode, []
 
     def write_and_be_interrupted(*arguments):
         calls.append(arguments)
         drop_an_interrupt()
         write_episode(*arguments)
 
-    monkeypatch.setattr(minari, "_write_episode", write_and_be_interrupted)
+    monkeypatch.setattr(_minari, "_write_episode", write_and_be_interrupted)
     schema, made = records([3, 2, 4])
     folder = export(made, "lab/walk", schema=schema, license="mit", store=tmp_path)
     with pytest.raises(KeyboardInterrupt):

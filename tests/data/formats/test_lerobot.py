@@ -10,11 +10,11 @@ import pytest
 
 from benchmarks.peers.environments import VENVS
 from rlhive import RoboHiveDataset
-from rlhive.data.convert import export_to, import_dataset
-from rlhive.data.episodes import EpisodeRecord
-from rlhive.data.export import export
-from rlhive.data.formats import lerobot
-from rlhive.data.formats.imported import end_flags, record_of, schema_of
+from rlhive.data._episodes import EpisodeRecord
+from rlhive.data.formats import _lerobot
+from rlhive.data.formats._convert import export_to, import_dataset
+from rlhive.data.formats._imported import end_flags, record_of, schema_of
+from rlhive.data.versions._export import export
 from rlhive.errors import SchemaMismatch, UnsupportedFormat
 from tests.data.formats import make_lerobot
 from tests.data.formats.make_lerobot import FILES, LENGTHS, SOLVED, TASKS, truth
@@ -24,7 +24,7 @@ LOSSLESS = "v3.0-image"
 
 @pytest.mark.parametrize("kind", [LOSSLESS, "v3.0-video", "v2.1-video"])
 def test_frames_become_transitions(kind):
-    source = lerobot.read(FILES / kind)
+    source = _lerobot.read(FILES / kind)
     for episode, record in enumerate(source.records()):
         frames, solved = truth(episode), SOLVED[episode]
         # The state after the last action is in no file: a cut episode gives its last frame for it.
@@ -92,7 +92,7 @@ def own(tmp_path) -> tuple[list[EpisodeRecord], os.PathLike]:
 def test_what_goes_out_comes_in_again(own):
     # Splits are written one after the other, so the one random episode, the first in the store, comes last.
     records, target = own
-    again = {record.seed: record for record in lerobot.read(target).records()}
+    again = {record.seed: record for record in _lerobot.read(target).records()}
     for record in records:
         back = again[record.seed]
         assert (back.split, back.ended, back.metadata) == (record.split, record.ended, record.metadata)
@@ -150,12 +150,12 @@ def test_what_lerobot_cannot_hold_is_refused(tmp_path):
 
 def test_damaged_datasets_are_refused(tmp_path):
     with pytest.raises(SchemaMismatch, match="expected a LeRobot dataset"):
-        lerobot.read(tmp_path)
+        _lerobot.read(tmp_path)
     shutil.copytree(FILES / "v2.1-video", tmp_path / "short")
     (tmp_path / "short" / "data" / "chunk-000" / "episode_000001.parquet").unlink()
     with pytest.raises(SchemaMismatch, match="episode 1: expected 3 frames"):
-        list(lerobot.read(tmp_path / "short").records())
+        list(_lerobot.read(tmp_path / "short").records())
     info = tmp_path / "short" / "meta" / "info.json"
     info.write_text(info.read_text().replace("v2.1", "v9.0"))
     with pytest.raises(SchemaMismatch, match=r"expected a codebase_version of v3.0, v2.1, v2.0, got 'v9.0'"):
-        lerobot.read(tmp_path / "short")
+        _lerobot.read(tmp_path / "short")

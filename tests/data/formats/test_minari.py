@@ -10,8 +10,8 @@ from PIL import Image
 
 from benchmarks.peers.environments import VENVS
 from rlhive import RoboHiveDataset
-from rlhive.data.convert import export_to, import_dataset
-from rlhive.data.formats import minari
+from rlhive.data.formats import _minari
+from rlhive.data.formats._convert import export_to, import_dataset
 from rlhive.errors import DatasetExists, SchemaMismatch
 from tests.data.formats import make_minari
 from tests.data.formats.make_minari import FILES, LENGTHS, LOSSY, STORAGES, TERMINATED, plain, truth
@@ -50,7 +50,7 @@ def assert_true(records):
 
 @pytest.mark.parametrize("storage", STORAGES)
 def test_every_space_and_storage_comes_in_bit_for_bit(storage, tmp_path):
-    source = minari.read(FILES / storage)
+    source = _minari.read(FILES / storage)
     records = list(source.records())
     assert_true(records)
     assert [record.seed for record in records] == [100, 101, 102]
@@ -72,7 +72,7 @@ def exported(tmp_path):
 
 def test_what_goes_out_comes_in_again(exported):
     target, folder = exported
-    records = list(minari.read(target).records())
+    records = list(_minari.read(target).records())
     assert_true(records)
     assert [record.seed for record in records] == [100, 101, 102]
     assert records[1].metadata == {"options": {"level": 1, "split": "train"}}
@@ -94,11 +94,11 @@ def test_minari_reads_ours(exported):
 
 
 def test_a_toy_dataset_goes_out_by_its_dtypes(tmp_path):
-    from rlhive.collect import collect
+    from rlhive.rollouts._collect import collect
 
     folder = collect("toy_point", store=tmp_path, progress=False, num_workers=1)
     target = export_to("minari", folder, tmp_path / "out", progress=False)
-    ours, again = RoboHiveDataset(folder), minari.read(target)
+    ours, again = RoboHiveDataset(folder), _minari.read(target)
     expected = ours.as_tensordict()
     records = list(again.records())
     assert len(records) == len(ours.episodes)
@@ -109,7 +109,7 @@ def test_a_toy_dataset_goes_out_by_its_dtypes(tmp_path):
 
 
 def test_jpeg_pictures_are_decoded_and_named():
-    source = minari.read(FILES / LOSSY)
+    source = _minari.read(FILES / LOSSY)
     assert source.notes == ("JPEG pictures, decoded: observation.camera",)
     record, camera = next(source.records()), truth(0)["observations"]["camera"]
     packed = io.BytesIO()
@@ -120,4 +120,4 @@ def test_jpeg_pictures_are_decoded_and_named():
 
 def test_what_is_no_such_dataset_is_refused(tmp_path):
     with pytest.raises(SchemaMismatch, match="expected a Minari dataset"):
-        minari.read(tmp_path)
+        _minari.read(tmp_path)

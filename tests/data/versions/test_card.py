@@ -13,13 +13,13 @@ import polars as pl
 import pytest
 import yaml
 
-from rlhive.data.export import export
-from rlhive.data.manifest import Manifest
-from rlhive.data.versions.card import card_of
-from rlhive.data.versions.picture import returns_picture
+from rlhive.data.versions._card import card_of
+from rlhive.data.versions._export import export
+from rlhive.data.versions._manifest import Manifest
+from rlhive.data.versions._picture import returns_picture
 from rlhive.errors import InvalidName
+from tests.data.checks.test_check import SCHEMA, episode
 from tests.data.strategies import records
-from tests.data.test_check import SCHEMA, episode
 
 RUN = {
     "run": "run",

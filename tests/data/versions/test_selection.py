@@ -2,10 +2,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
-from rlhive.data.versions import selection
+from rlhive.data.versions import _selection
 from rlhive.errors import InvalidExpression, RLHiveError, SchemaMismatch
 
 TABLE = pa.table(
@@ -49,7 +48,7 @@ TOKENS += ["(", ")", "[", "]", "'a'", "-40"]
     ],
 )
 def test_a_condition_chooses_episodes(condition, expected):
-    assert selection.matching(TABLE, condition) == expected
+    assert _selection.matching(TABLE, condition) == expected
 
 
 @pytest.mark.parametrize(
@@ -74,29 +73,29 @@ def test_a_condition_chooses_episodes(condition, expected):
 )
 def test_anything_else_is_refused_in_one_sentence(condition, says):
     with pytest.raises(InvalidExpression, match=says):
-        selection.matching(TABLE, condition)
+        _selection.matching(TABLE, condition)
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.sampled_from(TOKENS)))
 def test_no_text_does_harm(tokens):
     try:
-        chosen = selection.matching(TABLE, " ".join(tokens))
+        chosen = _selection.matching(TABLE, " ".join(tokens))
     except RLHiveError:
         return
     assert set(chosen) <= {3, 6, 9, 12}
 
 
 def test_only_the_columns_that_a_condition_names_are_needed():
-    assert selection.columns_in("success and return > 3 or metadata.x == 1") == ["metadata", "return", "success"]
+    assert _selection.columns_in("success and return > 3 or metadata.x == 1") == ["metadata", "return", "success"]
 
 
 def test_a_predicate_sees_the_row_with_its_metadata():
-    assert selection.accepted(TABLE, lambda row: row["metadata"].get("operator") == "A" and row["length"] > 5) == [12]
+    assert _selection.accepted(TABLE, lambda row: row["metadata"].get("operator") == "A" and row["length"] > 5) == [12]
 
 
 def test_restricted_rows_carry_their_new_split():
-    table = selection.restrict(TABLE, {"y": np.array([12]), "x": np.array([3, 9])})
+    table = _selection.restrict(TABLE, {"y": np.array([12]), "x": np.array([3, 9])})
 
     assert table["episode"].to_pylist() == [3, 9, 12]
     assert table["split"].to_pylist() == ["x", "x", "y"]
@@ -108,13 +107,13 @@ def test_rows_and_positions_are_those_of_the_episodes(lengths, random):
     ids = np.array(random.sample(range(100), len(lengths)))
     rows = np.repeat(ids, lengths)
     chosen = np.array(sorted(random.sample(ids.tolist(), random.randint(0, len(ids)))), np.int64)
-    found = selection.rows(rows, {"x": chosen[::2], "y": chosen[1::2]})
+    found = _selection.rows(rows, {"x": chosen[::2], "y": chosen[1::2]})
 
     expected = [row for own in (chosen[::2], chosen[1::2]) for e in own for row in np.flatnonzero(rows == e)]
     assert found.tolist() == expected
-    assert ids[selection.positions(ids, {"x": chosen})].tolist() == chosen.tolist()
+    assert ids[_selection.positions(ids, {"x": chosen})].tolist() == chosen.tolist()
 
 
 def test_an_unknown_id_is_refused():
     with pytest.raises(SchemaMismatch, match="There is no episode 7"):
-        selection.require_known({"a": np.array([3])}, [3, 7])
+        _selection.require_known({"a": np.array([3])}, [3, 7])

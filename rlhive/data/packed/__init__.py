@@ -1,1 +1,0 @@
-"""The packed memmap cache and what reads batches from it, below TorchRL's buffer. The way in is data/buffer."""

@@ -1,0 +1,22 @@
+"""Replay buffers: a version's packed memmap cache, and the TorchRL buffers and data loaders that sample from it."""
+
+from typing import TYPE_CHECKING
+
+from rlhive._lazy import attach
+
+if TYPE_CHECKING:
+    from rlhive.data.replay._buffer import (
+        DatasetReplayBuffer as DatasetReplayBuffer,
+        extend as extend,
+        make_replay_buffer as make_replay_buffer,
+    )
+    from rlhive.data.replay._cache import open_packed as open_packed
+    from rlhive.data.replay._dataloader import make_dataloader as make_dataloader
+    from rlhive.data.replay._layout import ImageCache as ImageCache, Packed as Packed
+    from rlhive.data.replay._normalization import MEAN_STD as MEAN_STD, observation_norm as observation_norm
+    from rlhive.data.replay._online import OnlineReplayBuffer as OnlineReplayBuffer
+    from rlhive.data.replay._options import Normalize as Normalize, serve as serve
+    from rlhive.data.replay._samplers import EpisodeSliceSampler as EpisodeSliceSampler, ShortEpisodes as ShortEpisodes
+    from rlhive.data.replay._storage import PackedStorage as PackedStorage
+else:
+    __getattr__, __dir__, __all__ = attach(__name__, __file__)

@@ -1,0 +1,16 @@
+"""Datasets: from a name to a version, and from a version to views, transforms, replay buffers and data loaders."""
+
+from typing import TYPE_CHECKING
+
+from rlhive._lazy import attach
+
+if TYPE_CHECKING:
+    from rlhive.dataset._dataset import RoboHiveDataset as RoboHiveDataset, describe as describe
+    from rlhive.dataset._lookup import (
+        delete as delete,
+        local_version as local_version,
+        pull as pull,
+        versions as versions,
+    )
+else:
+    __getattr__, __dir__, __all__ = attach(__name__, __file__)

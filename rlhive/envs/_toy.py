@@ -1,0 +1,206 @@
+"""A point on a line: the environment of tests and documentation, with returns that one can compute by hand.
+
+    track       -1 ......... 0 ......... +1        position and goal lie on it; both are drawn from the seed
+    action      in [-1, 1] moves the point by STEP * action
+    reward      1 - |position - goal|, after the move
+    success     |position - goal| <= TOLERANCE, after the move; it does not end the episode, as in RoboHive
+    terminated  the point left the track
+    truncated   20 transitions are over
+
+STEP and TOLERANCE are powers of two, so that whole steps from such a position make no rounding error.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torchrl.data import Bounded, Categorical, Composite, Unbounded
+from torchrl.envs import EnvBase
+
+from rlhive import keys
+from rlhive.envs._tasks import LEVELS
+from rlhive.errors import EnvNotFound, InvalidAction
+
+STEP = 0.125
+TOLERANCE = 0.03125
+HORIZON = 20
+START_RANGE = 0.9
+GOAL_RANGE = 0.5
+
+_NAME = "ToyPoint-v0"
+# A policy is begun with the episode's own seed: without this, it would draw the numbers that placed the point.
+_POLICY_STREAM = 0x5EED_0000_0000
+
+
+class ToyEnv(EnvBase):
+    """A point walks to a goal on a line; deterministic under :meth:`set_seed`, needs no simulator.
+
+    It has the interface of :class:`rlhive.envs.RoboHiveEnv`, so that what runs on it runs there.
+
+    Args:
+        env_name: ``"ToyPoint-v0"``, the only one.
+        dtype: Of ``observation`` (position, goal) and ``("next", "reward")``.
+        seed: Seeds the first reset; without it the generator starts from a random seed.
+        device: Where the TensorDicts live.
+
+    Raises:
+        EnvNotFound: Another ``env_name``.
+
+    Example:
+        >>> env = ToyEnv(seed=0)
+        >>> env.rollout(20, make_policy(env, "expert"))["next", "success"].any().item()
+        True
+    """
+
+    def __init__(
+        self,
+        env_name: str = _NAME,
+        *,
+        dtype: torch.dtype = torch.float64,
+        seed: int | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        if env_name != _NAME:
+            msg = f"No toy environment named {env_name!r}: expected {_NAME!r}."
+            raise EnvNotFound(msg)
+        super().__init__(device=torch.device(device), batch_size=())
+        self.env_name = env_name
+        self.horizon = HORIZON
+        self._dtype = dtype
+        self._generator = torch.Generator()
+        self._position = self._goal = 0.0
+        self._step_count = 0
+        self.observation_spec = Composite(
+            {
+                keys.OBSERVATION: Unbounded(shape=(2,), dtype=dtype, device=self.device),
+                keys.SUCCESS: Categorical(2, shape=(1,), dtype=torch.bool, device=self.device),
+            }
+        )
+        self.action_spec = Bounded(-1.0, 1.0, shape=(1,), dtype=torch.float32, device=self.device)
+        self.reward_spec = Unbounded(shape=(1,), dtype=dtype, device=self.device)
+        flag = Categorical(2, shape=(1,), dtype=torch.bool, device=self.device)
+        self.full_done_spec = Composite({key: flag.clone() for key in keys.END_FLAGS})
+        self.set_seed(seed)
+
+    def get_state(self) -> dict[str, np.ndarray]:
+        """Return what :meth:`set_state` needs to stand here again: float64 arrays of shape ``[1]``."""
+        values = {"position": self._position, "goal": self._goal, "step_count": self._step_count}
+        return {name: np.array([value], dtype=np.float64) for name, value in values.items()}
+
+    def set_state(self, state: dict[str, np.ndarray]) -> TensorDict:
+        """Put point, goal and step counter where :meth:`get_state` found them; return what a reset would return."""
+        self._position = float(state["position"][0])
+        self._goal = float(state["goal"][0])
+        self._step_count = int(state["step_count"][0])
+        return TensorDict(self._observe() | self._flags(terminated=False, truncated=False), device=self.device)
+
+    def provenance(self) -> dict[str, Any]:
+        """Return what identifies this environment, JSON-able."""
+        return {
+            "env_name": self.env_name,
+            "backend": "toy",
+            "horizon": self.horizon,
+            "dtype": str(self._dtype).removeprefix("torch."),
+            "step": STEP,
+            "tolerance": TOLERANCE,
+            "torch": str(torch.__version__),
+        }
+
+    def _set_seed(self, seed: int | None) -> None:
+        if seed is None:
+            self._generator.seed()
+        else:
+            self._generator.manual_seed(seed)
+
+    def _reset(self, tensordict: TensorDictBase | None = None, **kwargs: Any) -> TensorDict:
+        draw = torch.rand(2, generator=self._generator, dtype=torch.float64).mul_(2).sub_(1).tolist()
+        self._position, self._goal = draw[0] * START_RANGE, draw[1] * GOAL_RANGE
+        self._step_count = 0
+        return TensorDict(self._observe() | self._flags(terminated=False, truncated=False), device=self.device)
+
+    def _step(self, tensordict: TensorDictBase) -> TensorDict:
+        action = float(tensordict[keys.ACTION])
+        if not -1.0 <= action <= 1.0:
+            msg = f"{self.env_name}, step {self._step_count}: expected an action in [-1, 1], got {action}. Clamp it."
+            raise InvalidAction(msg)
+        self._position += STEP * action
+        self._step_count += 1
+        flags = self._flags(terminated=abs(self._position) > 1.0, truncated=self._step_count >= self.horizon)
+        reward = self._full(1.0 - abs(self._position - self._goal), self._dtype)
+        return TensorDict(self._observe() | flags | {keys.REWARD: reward}, device=self.device)
+
+    def _observe(self) -> dict[str, torch.Tensor]:
+        solved = abs(self._position - self._goal) <= TOLERANCE
+        observation = torch.tensor([self._position, self._goal], dtype=self._dtype, device=self.device)
+        return {keys.OBSERVATION: observation, keys.SUCCESS: self._full(solved, torch.bool)}
+
+    def _flags(self, *, terminated: bool, truncated: bool) -> dict[str, torch.Tensor]:
+        values = {keys.TERMINATED: terminated, keys.TRUNCATED: truncated, keys.DONE: terminated or truncated}
+        return {key: self._full(value, torch.bool) for key, value in values.items()}
+
+    def _full(self, value: float | bool, dtype: torch.dtype) -> torch.Tensor:
+        return torch.tensor([value], dtype=dtype, device=self.device)
+
+
+class ToyPolicy:
+    """A behaviour policy of :class:`ToyEnv`: walks to the goal, with noise and giving up where it is degraded.
+
+    Args:
+        name: "expert", "noisy", "medium" or "random".
+        noise: Standard deviation of the Gaussian added to the action before it is clipped to [-1, 1].
+        give_up: Chance that an episode is given up; from a random step of its first half on, the point stands still.
+        uniform: Draw the action uniformly instead.
+    """
+
+    def __init__(self, name: str, *, noise: float = 0.0, give_up: float = 0.0, uniform: bool = False) -> None:
+        self.name = name
+        self._parameters = {"noise": noise, "give_up": give_up, "uniform": uniform}
+        self._generator = torch.Generator()
+        self._steps_left = math.inf
+        self.begin_episode(0)
+
+    def parameters(self) -> dict[str, Any]:
+        """Return what, beside the name and the seed, decides the actions; JSON-able."""
+        return dict(self._parameters)
+
+    def begin_episode(self, seed: int) -> None:
+        """Forget the last episode: from here on the actions depend on the seed and the observations alone."""
+        self._generator.manual_seed(_POLICY_STREAM + seed)
+        gives_up, when = torch.rand(2, generator=self._generator).tolist()
+        self._steps_left = int(when * HORIZON / 2) if gives_up < self._parameters["give_up"] else math.inf
+
+    def __call__(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Write ``action``, float32 ``[1]`` in [-1, 1], computed from ``observation``."""
+        position, goal = tensordict[keys.OBSERVATION].tolist()
+        uniform, normal = torch.rand((), generator=self._generator), torch.randn((), generator=self._generator)
+        if self._parameters["uniform"]:
+            action = 2 * float(uniform) - 1
+        elif self._steps_left <= 0:
+            action = 0.0
+        else:
+            action = (goal - position) / STEP + self._parameters["noise"] * float(normal)
+        self._steps_left -= 1
+        action = torch.tensor([min(max(action, -1.0), 1.0)], dtype=torch.float32, device=tensordict.device)
+        return tensordict.set(keys.ACTION, action)
+
+
+_POLICIES: dict[str, dict[str, Any]] = {
+    "expert": {},
+    "noisy": {"noise": 0.5},
+    "medium": {"noise": 0.5, "give_up": 0.7},
+    "random": {"uniform": True},
+}
+
+
+def make_policy(env: EnvBase, level: str) -> ToyPolicy:
+    """Return the behaviour policy of a level: "expert", "noisy", "medium" or "random".
+
+    Raises:
+        ValueError: No such level.
+    """
+    if level not in _POLICIES:
+        msg = f"No policy {level!r} for {env.env_name}: expected one of {', '.join(LEVELS)}."
+        raise ValueError(msg)
+    return ToyPolicy(level, **_POLICIES[level])

@@ -1,0 +1,20 @@
+"""Policies on disk: checkpoints that are written whole, loaded without pickle, and refused where they do not fit."""
+
+from typing import TYPE_CHECKING
+
+from rlhive._lazy import attach
+
+if TYPE_CHECKING:
+    from rlhive.policies._checkpoint import (
+        CHECKPOINT_FILE as CHECKPOINT_FILE,
+        Normalizer as Normalizer,
+        check_writable as check_writable,
+        load_policy as load_policy,
+        make_actor as make_actor,
+        make_deployed_policy as make_deployed_policy,
+        make_mlp as make_mlp,
+        read_checkpoint as read_checkpoint,
+        save_checkpoint as save_checkpoint,
+    )
+else:
+    __getattr__, __dir__, __all__ = attach(__name__, __file__)

@@ -1,0 +1,117 @@
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from rlhive.cli import _app
+from rlhive.data.recording._recorder import Recorder
+from rlhive.data.recording._recover import find_recording, recordings
+from rlhive.dataset._dataset import RoboHiveDataset
+from rlhive.errors import DatasetNotFound
+from tests.data.strategies import transitions
+
+
+def run(*arguments):
+    return CliRunner().invoke(_app, ["recover", *(str(argument) for argument in arguments)])
+
+
+def recorded(name, *lengths, close=True):
+    recorder = Recorder(name)
+    for seed, length in enumerate(lengths):
+        recorder.add(transitions(length, seed))
+    if close:
+        recorder.close()
+    return recorder
+
+
+def test_what_is_not_committed_is_listed(store):
+    recorded("my/knob", 3, 2)
+    held = recorded("my/door", 4, close=False)
+    recorded("my/empty")
+    (held.path / "000000.arrows").open("ab").write(b"half an episode")
+
+    rows = {row["name"]: row for row in json.loads(run("--json").stdout)}
+
+    assert {name: (row["num_episodes"], row["num_transitions"], row["in_use"]) for name, row in rows.items()} == {
+        "my/knob": (2, 5, False),
+        "my/door": (1, 4, True),
+        "my/empty": (0, 0, False),
+    }
+    assert rows["my/door"]["unreadable_bytes"] == 15
+    assert 0 <= rows["my/knob"]["age_s"] < 60
+    assert "my/knob" in run().stdout
+    held.close()
+
+
+def test_a_recording_is_committed_or_discarded(store):
+    knob, door = recorded("my/knob", 3, 2), recorded("my/door", 4)
+
+    made = run("my/knob", "--commit", "--license", "mit", "--version", "0.2.0")
+    gone = run(door.path, "--discard", "--json")
+
+    assert made.exit_code == 0
+    assert "my/knob/0.2.0" in made.stdout.replace("\n", "")
+    assert len(RoboHiveDataset("my/knob", version="0.2.0")) == 5
+    assert json.loads(gone.stdout) == {"discarded": str(door.path)}
+    assert not knob.path.exists()
+    assert not door.path.exists()
+    assert recordings() == []
+
+
+def test_another_name_is_possible_and_one_recording_needs_none(store):
+    recorded("my/knob", 3)
+
+    assert run("--commit", "--license", "mit", "--name", "your/knob").exit_code == 0
+    assert len(RoboHiveDataset("your/knob")) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["my/knob", "--commit", "--license", "mit"], "no live process holds"),
+        (["my/knob", "--discard"], "no live process holds"),
+        (["my/other", "--discard"], "expected to mean one, got 0"),
+        (["--discard"], "expected to mean one, got 2"),
+        (["my/empty", "--commit", "--license", "mit"], "holds no whole episode"),
+    ],
+)
+def test_what_cannot_be_done_is_one_sentence(arguments, says, store):
+    held = recorded("my/knob", 3, close=False)
+    recorded("my/empty")
+
+    ran = run(*arguments)
+
+    assert ran.exit_code == 1
+    assert says in ran.stderr
+    assert len(recordings()) == 2
+    held.close()
+
+
+@pytest.mark.parametrize("arguments", [["my/knob"], ["--commit", "--discard"], ["--commit"], ["--license", "mit"]])
+def test_half_a_request_is_a_usage_error(arguments, store):
+    recorded("my/knob", 3)
+
+    assert run(*arguments).exit_code == 2
+    assert len(recordings()) == 1
+
+
+def test_a_recording_is_found_by_its_folder_its_last_part_and_its_dataset(store):
+    path = recorded("my/knob", 3).path
+
+    for name in ("", "knob", "my/knob", path.name, str(path)):
+        assert find_recording(name).path == path
+    with pytest.raises(DatasetNotFound, match="there are: "):
+        find_recording("door")
+
+
+def test_no_recording_is_said_in_words(store):
+    assert run().stdout == "No recordings: whatever was recorded is in a version, or was removed.\n"
+    assert json.loads(run("--json").stdout) == []
+
+
+def test_the_name_of_a_recording_is_whole_in_a_narrow_terminal(store):
+    path = recorded("my/a_long_name_of_a_dataset", 3).path
+
+    cells = [line.split("│")[-2].strip() for line in run().stdout.splitlines() if "│" in line]
+
+    assert "".join(cells) == path.name

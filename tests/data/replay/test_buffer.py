@@ -1,0 +1,260 @@
+import pickle
+import random
+import time
+
+import pytest
+import torch
+from torchrl.data import (
+    ImmutableDatasetWriter,
+    PrioritizedSampler,
+    RandomSampler,
+    SamplerWithoutReplacement,
+    SliceSampler,
+    SliceSamplerWithoutReplacement,
+    TensorDictReplayBuffer,
+    TensorStorage,
+)
+
+from rlhive.data.replay import open_packed
+from rlhive.data.replay._buffer import make_replay_buffer
+from rlhive.data.replay._samplers import EpisodeSliceSampler
+from rlhive.data.replay._storage import PackedStorage
+from rlhive.data.versions._export import export
+from rlhive.data.versions._manifest import Manifest
+from rlhive.errors import CheckpointMismatch
+from tests.data.replay.test_samplers import assert_same
+from tests.data.strategies import records
+
+LENGTHS = [7, 1, 12, 5, 9]
+
+
+@pytest.fixture
+def packed(tmp_path):
+    schema, made = records(LENGTHS)
+    folder = export(made, "my/knob", version="1.0.0", schema=schema, license="mit", store=tmp_path)
+    return open_packed(folder, Manifest.read(folder), store=tmp_path)
+
+
+@pytest.fixture
+def storage(packed):
+    return PackedStorage(packed)
+
+
+@pytest.mark.parametrize(
+    "index",
+    [3, -1, slice(2, 9, 3), [4, 0, 4], range(5), torch.tensor([[1, 2], [3, 4]]), torch.arange(34) % 3 == 0],
+    ids=str,
+)
+def test_every_kind_of_index_gives_what_it_gives_on_a_tensordict(storage, index):
+    everything = storage.get(slice(None))
+    plain = list(index) if isinstance(index, range) else index
+
+    got, expected = storage.get(index), everything[plain]
+
+    assert got.shape == expected.shape
+    for key in expected.keys(True, True):
+        assert got[key].contiguous().numpy().tobytes() == expected[key].contiguous().numpy().tobytes(), key
+
+
+def test_an_index_outside_is_an_error(storage):
+    with pytest.raises(IndexError):
+        storage.get(torch.tensor([34]))
+    with pytest.raises(IndexError):
+        storage.get(34)
+
+
+def test_next_is_the_row_below_inside_an_episode(storage):
+    td = storage.get(slice(None))
+    inside = td["episode"][:-1] == td["episode"][1:]
+
+    assert inside.sum() == sum(LENGTHS) - len(LENGTHS)
+    for key in ("observation", ("parts", "camera"), "success"):
+        following = td[("next", key) if isinstance(key, str) else ("next", *key)][:-1][inside]
+        assert (following == td[key][1:][inside]).all()
+    assert (td["next", "done"] == (td["next", "terminated"] | td["next", "truncated"])).all()
+    assert td["next", "done"].sum() == len(LENGTHS)
+
+
+def test_a_batch_is_a_copy(storage):
+    before = storage.get(slice(None)).clone()
+    for index in (0, slice(0, 3), slice(None), torch.arange(4)):
+        batch = storage.get(index)
+        for key in list(batch.keys(True, True)):
+            batch[key].zero_()
+    buffer = make_replay_buffer(storage, batch_size=5)
+    buffer[0:3]["observation"].fill_(7.0)
+
+    assert (storage.get(slice(None)) == before).all()
+
+
+def test_a_step_in_place_on_one_tensor_of_a_batch_is_none_on_the_others_to_autograd(storage):
+    batch = storage.get(slice(None))
+    scale = torch.ones(1, dtype=torch.float64, requires_grad=True)
+    before = batch["next", "observation"].clone()
+    batch["observation"].mul_(scale).add_(1)
+
+    assert batch["observation"].requires_grad
+    assert not batch["next", "observation"].requires_grad
+    assert not batch["next", "reward"].requires_grad
+    assert (batch["next", "observation"] == before).all()
+    batch["observation"].nan_to_num().sum().backward()
+    assert scale.grad is not None
+
+
+def test_it_is_read_only(storage):
+    buffer = make_replay_buffer(storage, batch_size=4)
+    batch = buffer.sample()
+
+    for write in (lambda: buffer.extend(batch), lambda: buffer.add(batch[0]), lambda: storage.set(0, batch[0])):
+        with pytest.raises((TypeError, RuntimeError)):
+            write()
+    assert len(buffer) == sum(LENGTHS)
+
+
+def test_a_subset_serves_its_episodes_only(packed):
+    storage = PackedStorage(packed, torch.tensor([4, 1]))
+    td = storage.get(slice(None))
+
+    ids = packed.episodes[:, 0]
+    assert td["episode"].unique_consecutive().tolist() == [ids[4], ids[1]]
+    assert len(storage) == packed.episodes[[4, 1], 3].sum()
+    assert storage.trajectories().bincount().tolist() == packed.episodes[[4, 1], 3].tolist()
+
+
+def test_same_seed_same_batches(packed):
+    # A storage each: TorchRL hands a buffer's generator to its storage.
+    one, two, other = (make_replay_buffer(PackedStorage(packed), batch_size=16, seed=seed) for seed in (1, 1, 2))
+    batches = [[buffer.sample()["observation"] for _ in range(3)] for buffer in (one, two, other)]
+
+    assert all((left == right).all() for left, right in zip(batches[0], batches[1], strict=True))
+    assert any((left != right).any() for left, right in zip(batches[0], batches[2], strict=True))
+
+
+@pytest.mark.parametrize("sampler", [RandomSampler, lambda: SamplerWithoutReplacement(drop_last=True)])
+def test_batches_are_those_of_torchrls_own_buffer(packed, sampler):
+    everything = PackedStorage(packed).get(slice(None)).contiguous()
+    theirs = TensorDictReplayBuffer(
+        storage=TensorStorage(everything),
+        sampler=sampler(),
+        writer=ImmutableDatasetWriter(),
+        batch_size=8,
+        generator=torch.Generator().manual_seed(3),
+    )
+    ours = make_replay_buffer(PackedStorage(packed), batch_size=8, sampler=sampler(), seed=3)
+
+    for _ in range(10):
+        assert_same(ours.sample(), theirs.sample())
+    got, info = ours.sample(return_info=True)
+    expected, their_info = theirs.sample(return_info=True)
+    assert_same(got, expected)
+    assert info.keys() == their_info.keys()
+    assert (info["index"] == their_info["index"]).all()
+
+
+@pytest.mark.parametrize("sampler", [RandomSampler, lambda: SamplerWithoutReplacement(drop_last=False)])
+def test_a_loop_gives_what_sample_gives_and_loses_nothing_when_it_is_left(packed, sampler, tmp_path):
+    def buffer():
+        return make_replay_buffer(PackedStorage(packed), batch_size=8, sampler=sampler(), seed=7)
+
+    plain, looped, resumed = buffer(), buffer(), buffer()
+    expected = [plain.sample() for _ in range(12)]
+    got = [batch for _, batch in zip(range(2), looped, strict=False)]
+    assert looped._ahead, "nothing was drawn ahead: the test would prove nothing"
+    looped.dumps(tmp_path / "checkpoint")
+    got += [looped.sample()]
+    got += [batch for _, batch in zip(range(1), looped, strict=False)]
+    looped = pickle.loads(pickle.dumps(looped))
+    got += [looped.sample() for _ in range(8)]
+
+    for left, right in zip(got, expected, strict=True):
+        assert_same(left, right)
+    resumed.loads(tmp_path / "checkpoint")
+    for right in expected[2:]:
+        assert_same(resumed.sample(), right)
+
+
+@pytest.mark.parametrize("kind", ["random", "without replacement", "slices", "prioritized", "transformed"])
+def test_any_prefetch_gives_the_same_batches(packed, kind):
+    def batches(prefetch):
+        storage = PackedStorage(packed)
+        sampler = {
+            "without replacement": lambda: SamplerWithoutReplacement(drop_last=False),
+            "slices": lambda: EpisodeSliceSampler(storage, slice_len=4),
+            "prioritized": lambda: PrioritizedSampler(len(storage), alpha=0.7, beta=0.9),
+        }.get(kind, RandomSampler)()
+        transform = _slow_at_random if kind == "transformed" else None
+        buffer = make_replay_buffer(
+            storage, batch_size=8, sampler=sampler, prefetch=prefetch, seed=5, transform=transform
+        )
+        return [buffer.sample() for _ in range(12)]
+
+    plain = batches(None)
+    for prefetch in (1, 4):
+        for got, expected in zip(batches(prefetch), plain, strict=True):
+            assert_same(got, expected)
+
+
+def _slow_at_random(batch):
+    time.sleep(random.random() / 200)
+    return batch
+
+
+@pytest.mark.parametrize("prefetch", [None, 3])
+def test_an_epoch_ends_with_or_without_prefetch(storage, prefetch):
+    sampler = SamplerWithoutReplacement(drop_last=True)
+    buffer = make_replay_buffer(storage, batch_size=8, sampler=sampler, prefetch=prefetch, seed=0)
+
+    for _ in range(2):
+        seen = torch.cat([batch["index"] for batch in buffer])
+        assert len(seen) == 32
+        assert len(seen.unique()) == 32
+
+
+def test_without_replacement_visits_every_transition_once(storage):
+    buffer = make_replay_buffer(storage, batch_size=8, sampler=SamplerWithoutReplacement(drop_last=False), seed=0)
+    everything = storage.get(slice(None))["next", "reward"].flatten().tolist()
+
+    visited = [reward for batch in buffer for reward in batch["next", "reward"].flatten().tolist()]
+
+    assert sorted(visited[: len(everything)]) == sorted(everything)
+
+
+@pytest.mark.parametrize("kind", [SliceSampler, SliceSamplerWithoutReplacement])
+@pytest.mark.parametrize("how", ["traj_key", "trajectories"])
+def test_slices_stay_inside_an_episode(storage, kind, how):
+    arguments = {"traj_key": "episode"} if how == "traj_key" else {"trajectories": storage.trajectories()}
+    if kind is SliceSampler:
+        arguments["cache_values"] = True
+    sampler = kind(slice_len=4, **arguments)
+    buffer = make_replay_buffer(storage, batch_size=8, sampler=sampler, seed=0)
+    for _ in range(20 if kind is SliceSampler else 2):
+        batch = buffer.sample().reshape(-1, 4)
+        assert (batch["episode"] == batch["episode"][:, :1]).all()
+        assert (batch["next", "observation"][:, :-1] == batch["observation"][:, 1:]).all()
+
+
+def test_prioritized_sampling_prefers_what_it_is_told(storage):
+    sampler = PrioritizedSampler(max_capacity=len(storage), alpha=1.0, beta=1.0)
+    buffer = make_replay_buffer(storage, batch_size=64, sampler=sampler, seed=0)
+    priorities = torch.full((len(storage),), 1e-6)
+    priorities[11] = 1.0
+    buffer.update_priority(torch.arange(len(storage)), priorities)
+
+    wanted = storage.get(11)["next", "reward"]
+    assert (buffer.sample()["next", "reward"] == wanted).float().mean() > 0.95
+
+
+def test_pickling_sends_the_path_not_the_data(packed):
+    storage = PackedStorage(packed, torch.tensor([0, 2]))
+    content = pickle.dumps(storage)
+
+    assert len(content) < 5_000
+    assert (pickle.loads(content).get(slice(None)) == storage.get(slice(None))).all()
+
+
+def test_a_buffer_checkpoint_knows_its_content(storage, packed, tmp_path):
+    make_replay_buffer(storage, batch_size=4, seed=0).dumps(tmp_path / "checkpoint")
+    make_replay_buffer(PackedStorage(packed), batch_size=4).loads(tmp_path / "checkpoint")
+
+    with pytest.raises(CheckpointMismatch, match="expected"):
+        make_replay_buffer(PackedStorage(packed, torch.tensor([0])), batch_size=4).loads(tmp_path / "checkpoint")

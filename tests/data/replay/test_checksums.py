@@ -1,0 +1,99 @@
+import json
+import os
+import shutil
+
+import pytest
+
+from rlhive.data.replay import open_packed
+from rlhive.data.replay._checksums import require_sealed, seal, source_of
+from rlhive.data.replay._storage import PackedStorage
+from rlhive.data.versions._export import export
+from rlhive.data.versions._manifest import Manifest
+from rlhive.errors import CorruptDataset
+from tests.data.strategies import records
+
+
+@pytest.fixture
+def sealed(tmp_path):
+    (tmp_path / "a.bin").write_bytes(bytes(range(256)) * 9)
+    (tmp_path / "b.bin").touch()
+    seal(tmp_path, "here")
+    return tmp_path
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def test_an_untouched_folder_is_not_even_read(sealed, monkeypatch):
+    monkeypatch.setattr("rlhive.data.replay._checksums._checksums", lambda path: pytest.fail(f"{path} was read"))
+
+    require_sealed(sealed)
+    assert source_of(sealed) == "here"
+
+
+def test_a_file_that_was_touched_is_read_once_and_stamped_anew(sealed, monkeypatch):
+    os.utime(sealed / "a.bin", ns=(1, 1))
+    require_sealed(sealed)
+
+    monkeypatch.setattr("rlhive.data.replay._checksums._checksums", lambda path: pytest.fail(f"{path} was read again"))
+    require_sealed(sealed)
+
+
+@pytest.mark.parametrize(
+    ("harm", "says"),
+    [
+        (lambda folder: flip(folder / "a.bin"), "a.bin has other content than was written"),
+        (lambda folder: (folder / "a.bin").write_bytes(b""), "a.bin has other content"),
+        (lambda folder: (folder / "b.bin").unlink(), "expected the files a.bin, b.bin, got a.bin"),
+        (lambda folder: (folder / "c.bin").touch(), "got a.bin, b.bin, c.bin"),
+        (lambda folder: (folder / "seal.json").unlink(), "seal.json"),
+        (lambda folder: (folder / "seal.json").write_text("[]"), "seal.json"),
+    ],
+)
+def test_a_harmed_folder_is_refused(sealed, harm, says):
+    harm(sealed)
+
+    with pytest.raises(CorruptDataset, match=says):
+        require_sealed(sealed)
+
+
+def test_a_flip_with_the_old_times_is_found_too(sealed):
+    """The time of change cannot be set back, whatever a program does to the time of modification."""
+    before = (sealed / "a.bin").stat()
+    flip(sealed / "a.bin")
+    os.utime(sealed / "a.bin", ns=(before.st_atime_ns, before.st_mtime_ns))
+
+    with pytest.raises(CorruptDataset, match="other content"):
+        require_sealed(sealed)
+
+
+def test_what_the_disk_alone_changed_is_found_by_reading(sealed):
+    content = json.loads((sealed / "seal.json").read_text())
+    content["files"]["a.bin"]["crc32"][0] ^= 1  # as if the bits had changed below the file system: no stamp tells
+    (sealed / "seal.json").write_text(json.dumps(content))
+
+    require_sealed(sealed)
+    with pytest.raises(CorruptDataset, match=r"a\.bin has other content"):
+        require_sealed(sealed, read=True)
+
+
+def test_a_cache_of_another_version_that_claims_the_fingerprint_is_not_served(tmp_path):
+    schema, made = records([3, 2])
+    honest = export(made, "my/knob", version="1.0.0", schema=schema, license="mit", store=tmp_path)
+    manifest = Manifest.read(honest)
+    made[0].columns["action"][0] = 7
+    liar = export(made, "other/knob", version="1.0.0", schema=schema, license="mit", store=tmp_path)
+    content = json.loads((liar / "rlhive.json").read_text())
+    (liar / "rlhive.json").write_text(json.dumps(content | {"fingerprint": manifest.fingerprint}))
+
+    lies = PackedStorage(open_packed(liar, Manifest.read(liar), store=tmp_path)).get(slice(None))
+    first = PackedStorage(open_packed(honest, manifest, store=tmp_path)).get(slice(None))
+    shutil.rmtree(honest / "data")
+    again = PackedStorage(open_packed(honest, manifest, store=tmp_path)).get(slice(None))
+
+    assert (lies["action"] == 7).any()
+    assert not (first["action"] == 7).any()
+    assert (first == again).all()

@@ -1,0 +1,163 @@
+"""Checkpoints: whole or nothing, refused where they do not fit, never unpickled."""
+
+import errno
+import hashlib
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from tensordict import TensorDict
+
+from rlhive.errors import CheckpointMismatch, StoreNotWritable
+from rlhive.policies import _checkpoint
+from rlhive.policies._checkpoint import (
+    Normalizer,
+    load_policy,
+    make_actor,
+    make_deployed_policy,
+    make_mlp,
+    read_checkpoint,
+    save_checkpoint,
+)
+
+NETWORK = {"hidden_sizes": [8, 8], "activation": "relu", "dropout": 0.5}
+RECORD = {"env_name": "ToyPoint-v0", "observation_dim": 2, "action_dim": 1, "network": NETWORK}
+
+
+def _policy(seed: int = 0):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        normalizer = Normalizer(torch.tensor([1.0, -2.0]), torch.tensor([0.5, 3.0]))
+        return make_deployed_policy(normalizer, make_actor(2, 1, NETWORK), env_name="ToyPoint-v0")
+
+
+def _act(policy, *observation: float) -> torch.Tensor:
+    return policy(TensorDict({"observation": torch.tensor(observation, dtype=torch.float64)}))["action"]
+
+
+def test_a_policy_comes_back_bit_for_bit(tmp_path) -> None:
+    policy = _policy()
+    save_checkpoint(tmp_path / "a", policy, RECORD, [{"step": 1, "loss": 0.5}])
+    loaded = load_policy(tmp_path / "a")
+    action = _act(loaded, 0.3, 0.7)
+    assert torch.equal(action, _act(policy, 0.3, 0.7))
+    assert torch.equal(action, _act(loaded, 0.3, 0.7))  # no dropout
+    assert action.dtype == torch.float32
+    assert loaded.env_name == "ToyPoint-v0"
+    assert json.loads((tmp_path / "a" / "curve.json").read_text()) == [{"step": 1, "loss": 0.5}]
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["checkpoint.json", "curve.json", "policy.pt"]
+
+
+def test_the_normalizer_by_hand() -> None:
+    normalizer = Normalizer(torch.tensor([1.0, 5.0, 1e6]), torch.tensor([2.0, 0.0, 1e-4]))
+    normalized = normalizer(torch.tensor([[5.0, 5.0, 1e6], [1.0, 5.5, 1e6 + 1]], dtype=torch.float64))
+    # the second dimension never varied, the third by no more than rounding: shifted, not divided
+    assert normalized.tolist() == [[2.0, 0.0, 0.0], [0.0, 0.5, 1.0]]
+    assert normalized.dtype == torch.float32
+
+
+def test_the_normalizer_clips_what_it_never_saw() -> None:
+    normalizer = Normalizer(torch.tensor([1.0]), torch.tensor([1e-6]))
+    observations = torch.tensor([[2.0], [0.0], [1.0 + 5e-6]], dtype=torch.float64)
+    assert normalizer(observations).flatten().tolist() == pytest.approx([10.0, -10.0, 5.0])
+
+
+def test_the_normalizer_subtracts_before_it_rounds() -> None:
+    normalizer = Normalizer(torch.tensor([1e8], dtype=torch.float64), torch.tensor([1.5], dtype=torch.float64))
+    assert normalizer(torch.tensor([1e8 + 3], dtype=torch.float64)).tolist() == [2.0]
+
+
+@pytest.mark.parametrize("broken", ["write policy.pt", "write curve.json", "write checkpoint.json"])
+def test_an_interrupted_save_leaves_nothing_that_loads(tmp_path, monkeypatch, broken) -> None:
+    save_checkpoint(tmp_path, _policy(0), RECORD, [])
+    write = _checkpoint._write
+
+    def interrupted(path: Path, content: bytes) -> None:
+        if path.name == broken.split()[1]:
+            raise KeyboardInterrupt
+        write(path, content)
+
+    monkeypatch.setattr(_checkpoint, "_write", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        save_checkpoint(tmp_path, _policy(1), RECORD, [])
+    with pytest.raises(CheckpointMismatch, match="half-written"):
+        load_policy(tmp_path)
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_a_failed_write_leaves_no_temporary_file(tmp_path, monkeypatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(_checkpoint.os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        save_checkpoint(tmp_path, _policy(), RECORD, [])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_save_repeated_after_an_interrupt_is_whole(tmp_path) -> None:
+    save_checkpoint(tmp_path, _policy(0), RECORD, [])
+    (tmp_path / "checkpoint.json").unlink()
+    save_checkpoint(tmp_path, _policy(1), RECORD, [])
+    assert torch.equal(_act(load_policy(tmp_path), 0.3, 0.7), _act(_policy(1), 0.3, 0.7))
+
+
+def test_what_is_not_a_whole_checkpoint_is_refused_with_a_reason(tmp_path) -> None:
+    with pytest.raises(CheckpointMismatch, match="got none"):
+        load_policy(tmp_path / "absent")
+    folder = save_checkpoint(tmp_path / "a", _policy(), RECORD, [])
+    weights = (folder / "policy.pt").read_bytes()
+    (folder / "policy.pt").write_bytes(weights[:-1] + bytes([weights[-1] ^ 1]))
+    with pytest.raises(CheckpointMismatch, match=r"policy\.pt is not what was written: expected sha256"):
+        load_policy(folder)
+    (folder / "policy.pt").unlink()
+    with pytest.raises(CheckpointMismatch, match=r"half-written: expected policy\.pt"):
+        load_policy(folder)
+    (folder / "checkpoint.json").write_text("{")
+    with pytest.raises(CheckpointMismatch, match="is not a checkpoint's record"):
+        load_policy(folder)
+    (folder / "checkpoint.json").write_text('{"format_version": 99}')
+    with pytest.raises(CheckpointMismatch, match="expected format_version 1, got 99"):
+        load_policy(folder)
+
+
+def test_a_record_of_another_network_is_refused(tmp_path) -> None:
+    folder = save_checkpoint(tmp_path, _policy(), {**RECORD, "network": {**NETWORK, "hidden_sizes": [4]}}, [])
+    with pytest.raises(CheckpointMismatch, match="do not describe the same network"):
+        load_policy(folder)
+
+
+class _Evil:
+    def __reduce__(self):
+        return (Path.touch, (Path("unpickled"),))
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+def test_nothing_is_ever_unpickled(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = save_checkpoint(tmp_path / "a", _policy(), RECORD, [])
+    for content in (pickle.dumps(_Evil()), _saved(_Evil())):
+        (folder / "policy.pt").write_bytes(content)
+        record = read_checkpoint(folder) | {"sha256": {"policy.pt": hashlib.sha256(content).hexdigest()}}
+        (folder / "checkpoint.json").write_text(json.dumps(record))
+        with pytest.raises(CheckpointMismatch, match="no weights that can be read safely"):
+            load_policy(folder)
+    assert not Path("unpickled").exists()
+
+
+def _saved(value: object) -> bytes:
+    torch.save(value, "saved")
+    return Path("saved").read_bytes()
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreNotWritable, match=r"expected .*file to be a folder"):
+        save_checkpoint(tmp_path / "file" / "a", _policy(), RECORD, [])
+
+
+def test_unknown_activation() -> None:
+    with pytest.raises(ValueError, match="expected one of relu, gelu, tanh, elu, got 'swish'"):
+        make_mlp(2, 1, {**NETWORK, "activation": "swish"})

@@ -1,0 +1,201 @@
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+
+from rlhive.data.versions._manifest import Manifest
+from rlhive.dataset._dataset import RoboHiveDataset
+from rlhive.envs._make import make_env, make_policy
+from rlhive.envs._tasks import Recipe, get_task
+from rlhive.errors import DatasetNotFound, DiskFull, EnvNotFound, StoreNotWritable
+from rlhive.rollouts._collect import collect
+from rlhive.rollouts._rollout import rollout_episode
+
+TOY = get_task("toy_point")
+
+
+def run(task, store, **kwargs):
+    return RoboHiveDataset(collect(task, store=store, progress=False, **kwargs), store=store)
+
+
+def test_the_result_does_not_depend_on_the_number_of_processes(tmp_path):
+    one, two = (run(TOY, tmp_path / str(workers), num_workers=workers) for workers in (1, 2))
+
+    assert one.fingerprint == two.fingerprint
+    assert one.episodes.drop_columns(["run"]) == two.episodes.drop_columns(["run"])
+
+
+def test_the_episodes_are_those_of_the_environment(tmp_path):
+    dataset = run(TOY, tmp_path)
+    transitions, episodes = dataset.as_tensordict(), dataset.episodes.to_pylist()
+    env = make_env(TOY)
+
+    assert [row["episode"] for row in episodes] == [row["seed"] for row in episodes] == list(range(24))
+    for row in episodes:
+        ran = rollout_episode(env, make_policy(env, row["split"]), seed=row["seed"])
+        mine = transitions[transitions["episode"] == row["episode"]]
+        for key in ran.transitions.keys(True, True):
+            assert (mine[key] == ran.transitions[key]).all(), key
+        assert row["return"] == ran.episode_return
+        assert row["success"] == ran.success
+        assert row["policy"] == row["split"]
+        for name, value in ran.start_state.items():
+            assert row[f"start.{name}"] == value.ravel().tolist()
+
+
+def test_provenance_names_what_decides_the_content(tmp_path):
+    (provenance,) = run(TOY, tmp_path).manifest.runs
+
+    assert provenance["task"]["env_name"] == "ToyPoint-v0"
+    assert provenance["policies"].keys() == {"expert", "medium", "random"}
+    assert {"rlhive", "torch", "torchrl", "python"} <= provenance["versions"].keys()
+    assert provenance["host"]["cores"] == os.cpu_count()
+    assert provenance["command"] == sys.argv
+
+
+def test_a_killed_collection_goes_on_where_it_stopped(tmp_path):
+    task = replace(TOY, recipe=Recipe("1.0.0", {"expert": 400, "medium": 400}, "mit"))
+    script = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+from rlhive.rollouts._collect import collect
+from rlhive.envs._tasks import Recipe, get_task
+task = replace(get_task("toy_point"), recipe=Recipe("1.0.0", {"expert": 400, "medium": 400}, "mit"))
+collect(task, num_workers=2, store=Path(sys.argv[1]), progress=False)
+"""
+    store = tmp_path / "killed"
+    with subprocess.Popen([sys.executable, "-c", script, str(store)], start_new_session=True) as process:
+        deadline = time.monotonic() + 240  # two workers import torch first, on a busy machine too
+        while len(list(store.glob(".recordings/*/*/*/*.arrows"))) < 10 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    before = {path: path.stat().st_mtime_ns for path in store.glob(".recordings/*/*/*/*.arrows")}
+    assert len(before) >= 10
+
+    dataset = run(task, store)
+
+    assert dataset.fingerprint == run(task, tmp_path / "whole").fingerprint
+    assert not list(store.glob(".recordings/*/*/*/*.arrows")), "a committed recording is removed"
+
+
+def test_recorded_episodes_are_not_run_again(tmp_path, caplog, monkeypatch):
+    from rlhive.rollouts import _collect as room
+
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(room, "export", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            collect(TOY, store=tmp_path, progress=False)
+    recorded = {path: path.stat().st_mtime_ns for path in tmp_path.glob(".recordings/*/*/*/*.arrows")}
+    assert recorded
+    with monkeypatch.context() as patch:
+        patch.setattr(room, "export", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            collect(TOY, store=tmp_path, progress=False)
+
+    assert recorded == {path: path.stat().st_mtime_ns for path in tmp_path.glob(".recordings/*/*/*/*.arrows")}
+    assert "going on after 24 of 24 recorded episodes" in caplog.text
+    assert len(run(TOY, tmp_path)) == 480
+
+
+def test_an_existing_version_is_returned_at_once(tmp_path):
+    folder = run(TOY, tmp_path).path
+    before = (folder / "rlhive.json").stat().st_mtime_ns
+
+    assert collect("toy_point", store=tmp_path) == folder
+    assert (folder / "rlhive.json").stat().st_mtime_ns == before
+
+
+def test_a_script_needs_no_main_guard(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from pathlib import Path\nfrom rlhive import RoboHiveDataset\n"
+        "print(len(RoboHiveDataset('toy_point', store=Path(__file__).parent)))\n"
+    )
+    ran = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True)
+
+    assert ran.stdout == "480\n"
+    assert "running its recipe, 24 episodes in ToyPoint-v0" in ran.stderr
+
+
+def test_unknown_tasks_and_tasks_without_recipe_are_refused(tmp_path):
+    with pytest.raises(EnvNotFound, match=r"nearest .*kitchen_knob1\b"):
+        collect("kitchen_knob", store=tmp_path)
+    with pytest.raises(DatasetNotFound, match="has no recipe"):
+        collect(replace(TOY, name="mine", recipe=None), store=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_store_that_cannot_be_written_is_one_sentence(tmp_path):
+    (tmp_path / "file").touch()
+
+    with pytest.raises(StoreNotWritable, match="set RLHIVE_DATASETS_PATH"):
+        collect(TOY, store=tmp_path / "file")
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 300 kB, or a skip that says what is missing."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    mount = shutil.which("mount")
+    mounted = mount and not subprocess.run([mount, "-t", "tmpfs", "-o", "size=300k", "tmpfs", path]).returncode
+    if not mounted:
+        pytest.skip(
+            "needs the right to mount a tmpfs: run the tests as root, or in `unshare --user --mount --map-root`"
+        )
+    yield path
+    subprocess.run(["umount", "--lazy", path], check=True)
+
+
+def test_a_full_disk_loses_nothing_and_says_so(small_disk):
+    task = replace(TOY, recipe=Recipe("1.0.0", {"expert": 100, "medium": 100}, "mit"))
+
+    with pytest.raises(DiskFull, match="What was committed before is intact"):
+        collect(task, store=small_disk, progress=False)
+
+    assert not list(small_disk.glob("robohive/*/*/*"))
+    subprocess.run(["mount", "-o", "remount,size=20m", small_disk], check=True)
+    assert run(task, small_disk).fingerprint == run(task, small_disk.parent / "roomy").fingerprint
+    assert not list(small_disk.rglob("*partial*"))
+
+
+CTRL_C = """
+import os, signal, sys
+import rlhive.cli
+from rlhive import collect
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+add = collect._Tally.add
+
+def add_and_be_interrupted(self, results):
+    add(self, results)
+    if self._steps:
+        os.kill(os.getpid(), signal.SIGINT)
+
+collect._Tally.add = add_and_be_interrupted
+sys.argv = ["rlhive", "collect", "toy_point", "--workers", "1"]
+rlhive.cli.main()
+"""
+
+
+def test_ctrl_c_leaves_a_recording_that_goes_on(tmp_path, caplog):
+    environment = os.environ | {"RLHIVE_DATASETS_PATH": str(tmp_path)}
+    ran = subprocess.run([sys.executable, "-c", CTRL_C], env=environment, capture_output=True, text=True, timeout=120)
+
+    assert ran.returncode == 130, ran.stderr
+    assert "Type the same command again to finish it" in ran.stderr
+    assert not list(tmp_path.glob("robohive/*/*/*"))
+    assert Manifest.read(collect("toy_point", store=tmp_path, progress=False)).num_episodes == 24
+    [kept] = re.findall(r"going on after (\d+) of 24 recorded episodes", caplog.text)
+    assert int(kept) >= 5  # those whose results had come
