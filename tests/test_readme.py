@@ -20,9 +20,9 @@ def test_every_link_into_the_repository_leads_somewhere():
 def test_every_command_is_there():
     makefile = (ROOT / "Makefile").read_text()
     targets = set(re.findall(r"(?:^|`)make ([a-z]+)", README, re.MULTILINE))
-    from rlhive.cli import _app
+    from rlhive.cli import app
 
-    verbs = {command.name or command.callback.__name__ for command in _app.registered_commands}
+    verbs = {command.name or command.callback.__name__ for command in app.registered_commands}
     used = set(re.findall(r"`rlhive (\w+)", README))
 
     assert {"quickstart", "test", "help", "latest"} <= targets

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from rlhive.cli import _app
+from rlhive.cli import app
 from rlhive.envs._tasks import LEVELS, TASKS
 
 
 def run(*arguments):
-    return CliRunner().invoke(_app, [str(argument) for argument in arguments])
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 def test_help_lists_every_verb():

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from rlhive.data.versions._numbering import local_datasets, local_versions
-from rlhive.dataset import _dataset as room
+from rlhive.dataset import _lookup
 from rlhive.dataset._dataset import RoboHiveDataset, describe
 from rlhive.errors import CorruptDataset, DatasetNotFound, InvalidName, RewardUnavailable, SplitNotFound
 
@@ -137,7 +137,7 @@ def test_a_flipped_byte_is_never_served(filled):
 
 def test_names_are_looked_up_locally_then_on_the_hub_then_made(filled, monkeypatch):
     asked = []
-    monkeypatch.setattr(room.hub, "versions_of", lambda repo_id: asked.append(repo_id) or {})
+    monkeypatch.setattr(_lookup, "versions_of", lambda repo_id: asked.append(repo_id) or {})
 
     RoboHiveDataset("toy_point", version="1.0.0")
     assert asked == []

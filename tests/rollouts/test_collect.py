@@ -173,7 +173,7 @@ def test_a_full_disk_loses_nothing_and_says_so(small_disk):
 CTRL_C = """
 import os, signal, sys
 import rlhive.cli
-from rlhive import collect
+from rlhive.rollouts import _collect as collect
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 add = collect._Tally.add

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from rlhive.cli import _app
+from rlhive.cli import app
 from rlhive.data._episodes import EpisodeRecord, pack
 from rlhive.data._schema import Schema
 from rlhive.data.versions._certificate import Certificate, read_certificate
@@ -211,9 +211,9 @@ def test_check_computes_rewards_with_the_versions_own_environment(made):
 
 
 def test_the_command_prints_keeps_and_shows_the_certificate(made, store):
-    shown = [CliRunner().invoke(_app, ["show", str(made)]).stdout]
-    ran = CliRunner().invoke(_app, ["replay", str(made), "--verify", "--episodes", "2", "--workers", "1", "--json"])
-    shown.append(CliRunner().invoke(_app, ["show", str(made)]).stdout)
+    shown = [CliRunner().invoke(app, ["show", str(made)]).stdout]
+    ran = CliRunner().invoke(app, ["replay", str(made), "--verify", "--episodes", "2", "--workers", "1", "--json"])
+    shown.append(CliRunner().invoke(app, ["show", str(made)]).stdout)
 
     assert ran.exit_code == 0
     assert json.loads(ran.stdout)["verdict"] == "bit-exact"

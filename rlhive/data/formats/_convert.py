@@ -22,10 +22,10 @@ from rlhive.errors import DatasetExists, RLHiveError, SchemaMismatch, Unsupporte
 logger = logging.getLogger(__name__)
 
 #: Name of a format → the room that reads it, with a function ``read(source, **options) -> Source``.
-READERS = {kind: f"rlhive.data.formats.{kind}" for kind in ("roboset", "d4rl", "minari", "lerobot", "rlds")}
+READERS = {kind: f"rlhive.data.formats._{kind}" for kind in ("roboset", "d4rl", "minari", "lerobot", "rlds")}
 
 #: Name of a format → the room that writes it, with a function ``write(manifest, records, target, **options)``.
-WRITERS = {"minari": "rlhive.data.formats", "lerobot": "rlhive.data.formats"}
+WRITERS = {"minari": "rlhive.data.formats._minari", "lerobot": "rlhive.data.formats._lerobot_writer"}
 
 
 def import_dataset(

@@ -380,7 +380,7 @@ def test_text_is_checked_as_content_and_not_as_numbers(tmp_path):
 
 
 def test_every_check_has_a_planted_defect_and_a_line_in_the_documentation():
-    documented = (Path(__file__).parents[2] / "docs/checks.md").read_text()
+    documented = (Path(__file__).parents[3] / "docs/checks.md").read_text()
 
     assert all(f"| `{name}` |" in documented for name in CHECKS)
     assert {name for _, name, _ in (*IN_EPISODES, *IN_FILES)} == CHECKS.keys()

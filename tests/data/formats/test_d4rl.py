@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from rlhive import RoboHiveDataset
-from rlhive.cli import _app
+from rlhive.cli import app
 from rlhive.data._episodes import REWARD
 from rlhive.data.formats import _d4rl
 from rlhive.data.formats._convert import import_dataset
@@ -173,9 +173,9 @@ def test_the_command_imports_and_exports(file, tmp_path, monkeypatch):
     path, h5 = file
     add(h5, "timeouts", "next_observations")
     run = CliRunner().invoke
-    said = run(_app, ["import", "d4rl", str(path), "lab/walk", "--license", "mit", "--env", "Walk-v0"])
+    said = run(app, ["import", "d4rl", str(path), "lab/walk", "--license", "mit", "--env", "Walk-v0"])
     assert (said.exit_code, "environment  Walk-v0" in said.stdout) == (0, True), said.output
     for kind, options in (("minari", []), ("lerobot", ["--fps", "10"])):
-        said = run(_app, ["export-to", kind, "lab/walk", str(tmp_path / kind), *options])
+        said = run(app, ["export-to", kind, "lab/walk", str(tmp_path / kind), *options])
         assert said.exit_code == 0, said.output
     assert (tmp_path / "lerobot" / "meta" / "info.json").is_file()

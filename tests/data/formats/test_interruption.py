@@ -25,12 +25,12 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptio
 SCRIPT = """
 import fcntl, json, os, pty, shutil, signal, struct, sys, termios, threading, time
 from pathlib import Path
-import rlhive.cli, rlhive.data.formats._convert, rlhive.dataset, tqdm
+import rlhive.cli._app, rlhive.data.formats._convert, rlhive.dataset._dataset, tqdm
 from benchmarks.bench_import import NAME, left, percentages
 from benchmarks.import_sources import SOURCES
-from rlhive.data import shards
+from rlhive.data import _parquet
 
-shards.ROW_GROUP_BYTES = 2**20
+_parquet.ROW_GROUP_BYTES = 2**20
 folder, small, large = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 
 def run(kind, source, store, stop=None):

@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from rlhive import RoboHiveDataset
-from rlhive.cli import _app
+from rlhive.cli import app
 from rlhive.data.formats import _rlds, _tfrecord
 from rlhive.data.formats._convert import import_dataset
 from rlhive.errors import SchemaMismatch, UnsupportedFormat
@@ -137,7 +137,7 @@ def test_the_command_takes_its_options(tmp_path, monkeypatch):
     monkeypatch.setenv("RLHIVE_DATASETS_PATH", str(tmp_path))
     command = ["import", "rlds", str(CLOSED), "lab/arm", "--license", "mit", "--split", "val"]
     command += ["--drop", "observation/top", "--drop", "observation/plan", "--last-step", "transition"]
-    result = CliRunner().invoke(_app, command)
+    result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output
     dataset = RoboHiveDataset("lab/arm")
     assert list(dataset.manifest.splits) == ["val"]

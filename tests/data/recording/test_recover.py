@@ -3,7 +3,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from rlhive.cli import _app
+from rlhive.cli import app
 from rlhive.data.recording._recorder import Recorder
 from rlhive.data.recording._recover import find_recording, recordings
 from rlhive.dataset._dataset import RoboHiveDataset
@@ -12,7 +12,7 @@ from tests.data.strategies import transitions
 
 
 def run(*arguments):
-    return CliRunner().invoke(_app, ["recover", *(str(argument) for argument in arguments)])
+    return CliRunner().invoke(app, ["recover", *(str(argument) for argument in arguments)])
 
 
 def recorded(name, *lengths, close=True):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from rlhive.cli import _app
+from rlhive.cli import app
 from rlhive.data.versions._diff import diff
 from rlhive.data.versions._export import export
 from tests.data.strategies import records
@@ -91,15 +91,15 @@ def test_the_command_prints_a_table_or_json(made, store):
     write(made[:3], store)
     runner = CliRunner()
 
-    table = runner.invoke(_app, ["diff", "my/knob@1.0.0", "my/knob@2.0.0"]).output
-    told = json.loads(runner.invoke(_app, ["diff", "my/knob@1.0.0", "my/knob", "--json"]).output)
-    same = runner.invoke(_app, ["diff", "my/knob", str(store / "my/knob/2.0.0")]).output
+    table = runner.invoke(app, ["diff", "my/knob@1.0.0", "my/knob@2.0.0"]).output
+    told = json.loads(runner.invoke(app, ["diff", "my/knob@1.0.0", "my/knob", "--json"]).output)
+    same = runner.invoke(app, ["diff", "my/knob", str(store / "my/knob/2.0.0")]).output
 
     assert "episodes dropped" in table
     assert "1 (12)" in table
     assert told["dropped"] == [12]
     assert "hold the same" in same
-    assert runner.invoke(_app, ["diff", "my/knob@9.9.9", "my/knob"]).exit_code == 1
+    assert runner.invoke(app, ["diff", "my/knob@9.9.9", "my/knob"]).exit_code == 1
 
 
 def test_no_torch_is_imported_for_it(made, store):

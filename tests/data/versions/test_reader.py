@@ -4,10 +4,10 @@ import time
 
 import pytest
 
+from rlhive.data import _arrow
 from rlhive.data.replay import open_packed
 from rlhive.data.replay._layout import PackedWriter
 from rlhive.data.replay._storage import PackedStorage
-from rlhive.data.versions import _reader
 from rlhive.data.versions._export import export
 from rlhive.data.versions._manifest import Manifest
 from tests.data.replay.test_layout import LENGTHS, assert_holds
@@ -41,16 +41,16 @@ def test_a_build_of_more_than_a_second_shows_its_progress(version, tmp_path, mon
     folder, _ = version
     monkeypatch.delenv("TQDM_DISABLE", raising=False)
     manifest = Manifest.read(folder)
-    read = _reader.arrow.columns_of
+    read = _arrow.columns_of
 
     def slowly(batch, schema):
         time.sleep(1.2)
         return read(batch, schema)
 
-    monkeypatch.setattr(_reader.arrow, "columns_of", slowly)
+    monkeypatch.setattr(_arrow, "columns_of", slowly)
     open_packed(folder, manifest, store=tmp_path / "slow")
     assert "pack my/knob: 100%" in capsys.readouterr().err
-    monkeypatch.setattr(_reader.arrow, "columns_of", read)
+    monkeypatch.setattr(_arrow, "columns_of", read)
     open_packed(folder, manifest, store=tmp_path / "fast")
     assert capsys.readouterr().err == ""
 
