@@ -1,13 +1,16 @@
 # Every target does its own set-up. `make help` lists them.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test fuzz torture memory lint setup latest peers bench bench-sampling bench-export bench-import clean
+.PHONY: help quickstart test package fuzz torture memory lint setup latest peers bench bench-sampling bench-export bench-import clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
 UV := $(shell command -v uv || echo .tools/bin/uv)
 CONSTRAINTS ?= --constraint constraints.txt
+UV_READY := $(filter .tools/bin/uv,$(UV))
+# What the wheel is tested with, where no simulator is installed.
+PACKAGE_TESTS ?= tests/test_public_api.py tests/data/versions tests/data/recording tests/data/replay tests/dataset
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -27,8 +30,20 @@ torture: $(VENV)/installed  ## kill a recorder 500 times at random moments and l
 memory: $(VENV)/installed  ## export, merge, verify, check and pack 2 GB in a process that may take 200 MB (some minutes)
 	folder=$$(mktemp -d) && trap "rm -r $$folder" EXIT && $(BIN)/python -m tests.data.limited $$folder 200
 
-lint: $(VENV)/installed  ## check style
-	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+lint: $(VENV)/installed  ## check style (ruff), types (mypy, strict) and the import layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+# The tests run from the unpacked sdist without its rlhive/, so that what they import is the installed wheel.
+package: $(UV_READY)  ## build the sdist and the wheel, and test the wheel with the sdist's tests in a fresh environment (3 min)
+	rm -rf dist .venv-wheel
+	$(UV) build --quiet --out-dir dist
+	$(UV) venv --quiet --python $(PYTHON) .venv-wheel
+	$(UV) pip install --quiet --python .venv-wheel/bin/python $(CONSTRAINTS) "$$(ls dist/*.whl)[robohive,train,formats,dev]"
+	folder=$$(mktemp -d) && trap "rm -rf $$folder .venv-wheel" EXIT && tar xzf dist/*.tar.gz -C $$folder --strip-components=1 && \
+		rm -r $$folder/rlhive && cd $$folder && $(CURDIR)/.venv-wheel/bin/python -m pytest -q -n auto --dist loadfile $(PACKAGE_TESTS)
 
 setup: $(VENV)/assets  ## only build the environment, with RoboHive and its assets
 
@@ -62,7 +77,7 @@ clean:  ## remove what the set-up made inside this clone
 	.tools/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
 
 # The two stamps: a second call repeats nothing, a changed requirement starts again.
-$(VENV)/installed: setup.py constraints.txt | $(filter .tools/bin/uv,$(UV))
+$(VENV)/installed: setup.py constraints.txt | $(UV_READY)
 	$(UV) venv --quiet --allow-existing --python $(PYTHON) $(VENV)
 	$(UV) pip install --python $(BIN)/python $(CONSTRAINTS) --editable '.[robohive,train,pixels,formats,dev]'
 	touch $@

@@ -1,10 +1,15 @@
-"""Package metadata. Tool settings (pytest, ruff) are in pyproject.toml; exact versions in constraints.txt."""
+"""Package metadata. Tool settings (pytest, ruff, mypy, import-linter) are in pyproject.toml; exact versions in constraints.txt."""
 
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
+
+VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "rlhive/__init__.py").read_text(encoding="utf-8"), re.MULTILINE)[
+    1
+]
 
 DATA = [
     "torch>=2.14,<2.15",  # torchrl 0.14.1's C++ extension loads on no other; without it prioritized sampling fails
@@ -73,10 +78,24 @@ DEV = [
 
 setup(
     name="rlhive",
-    version="0.1.0",
+    version=VERSION,
     description="Offline robot learning with RoboHive: record, version, publish and train from TorchRL replay buffers",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
+    author="the RLHive authors",
+    license_expression="Apache-2.0",
+    license_files=["LICENSE"],
+    keywords=["offline reinforcement learning", "robot learning", "datasets", "replay buffer", "RoboHive", "TorchRL"],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3 :: Only",
+        "Programming Language :: Python :: 3.11",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
     python_requires=">=3.11",
     packages=find_packages(include=["rlhive", "rlhive.*"]),
     package_data={
