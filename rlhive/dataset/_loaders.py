@@ -7,14 +7,17 @@ import torch
 from tensordict import TensorDict
 
 from rlhive.data.replay import (
+    DataLoaderOptions,
     ImageCache,
     Normalize,
     PackedStorage,
+    ReadOptions,
+    SamplingOptions,
     ShortEpisodes,
     make_dataloader,
     make_replay_buffer,
+    make_storage,
     open_packed,
-    serve,
 )
 from rlhive.data.versions import FileEntry, Manifest, positions
 from rlhive.dataset._transforms import Condition, Derivations
@@ -108,9 +111,17 @@ class Feeding(Derivations):
             EpisodesTooShort: No episode holds a slice.
             SplitNotFound: No such split.
         """
-        storage = self.as_storage(
-            split=split,
-            where=where,
+        sampling = SamplingOptions(
+            batch_size=batch_size,
+            slice_len=slice_len,
+            short_episodes=short_episodes,
+            sampler=sampler,
+            transform=transform,
+            prefetch=prefetch,
+            pin_memory=pin_memory,
+            seed=seed,
+        )
+        reading = ReadOptions(
             keys=keys,
             n_step=n_step,
             gamma=gamma,
@@ -121,17 +132,7 @@ class Feeding(Derivations):
             device=device,
             in_memory=in_memory,
         )
-        return make_replay_buffer(
-            storage,
-            batch_size=batch_size,
-            slice_len=slice_len,
-            short_episodes=short_episodes,
-            sampler=sampler,
-            transform=transform,
-            prefetch=prefetch,
-            pin_memory=pin_memory,
-            seed=seed,
-        )
+        return make_replay_buffer(self._open_storage(reading, split=split, where=where), sampling)
 
     def as_dataloader(
         self,
@@ -156,8 +157,7 @@ class Feeding(Derivations):
             seed: Of the order.
             choices: What :meth:`as_storage` takes: ``split``, ``where``, ``keys``, ``n_step``, …
         """
-        return make_dataloader(
-            self.as_storage(**choices),
+        options = DataLoaderOptions(
             batch_size=batch_size,
             slice_len=slice_len,
             shuffle=shuffle,
@@ -165,22 +165,19 @@ class Feeding(Derivations):
             num_workers=num_workers,
             seed=seed,
         )
+        return make_dataloader(self.as_storage(**choices), options)
 
-    def as_storage(
-        self,
-        *,
-        split: str | None = None,
-        where: Condition | None = None,
-        keys: Sequence[NestedKey] | None = None,
-        normalize: Normalize = False,
-        image_cache: ImageCache | None = None,
-        **options: Any,
-    ) -> PackedStorage:
+    def as_storage(self, *, split: str | None = None, where: Condition | None = None, **options: Any) -> PackedStorage:
         """Return the read-only TorchRL storage behind :meth:`as_replay_buffer`; the arguments are those of it."""
+        return self._open_storage(ReadOptions(**options), split=split, where=where)
+
+    def _open_storage(self, options: ReadOptions, *, split: str | None, where: Condition | None) -> PackedStorage:
         view = self if split is None else self[split]
         view = view if where is None else view.where(where)
         shards = self._shards(view._on_disk)
-        packed = open_packed(self.path, self._manifest, shards=shards, image_cache=image_cache, store=self._store)
+        packed = open_packed(
+            self.path, self._manifest, shards=shards, image_cache=options.image_cache, store=self._store
+        )
         if view._selection is None:
             codes = [packed.splits.index(name) for name in view.splits]
             chosen = torch.cat([(packed.episodes[:, 1] == code).nonzero().flatten() for code in codes])
@@ -188,10 +185,8 @@ class Feeding(Derivations):
         else:
             chosen = torch.from_numpy(positions(packed.episodes[:, 0].numpy(), view._selection))
             whole = False
-        statistics = view.statistics if normalize is not False and view._selection is None else None
-        return serve(
-            packed, None if whole else chosen, fields=keys, normalize=normalize, statistics=statistics, **options
-        )
+        statistics = view.statistics if options.normalize is not False and view._selection is None else None
+        return make_storage(packed, None if whole else chosen, options, statistics=statistics)
 
     def as_tensordict(self, **choices: Any) -> TensorDict:
         """Return all chosen transitions as one TED TensorDict in memory, episode by episode.

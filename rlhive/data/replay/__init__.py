@@ -15,7 +15,14 @@ if TYPE_CHECKING:
     from rlhive.data.replay._layout import ImageCache as ImageCache, Packed as Packed
     from rlhive.data.replay._normalization import MEAN_STD as MEAN_STD, observation_norm as observation_norm
     from rlhive.data.replay._online import OnlineReplayBuffer as OnlineReplayBuffer
-    from rlhive.data.replay._options import Normalize as Normalize, serve as serve
+    from rlhive.data.replay._options import (
+        BatchTransform as BatchTransform,
+        DataLoaderOptions as DataLoaderOptions,
+        Normalize as Normalize,
+        ReadOptions as ReadOptions,
+        SamplingOptions as SamplingOptions,
+        make_storage as make_storage,
+    )
     from rlhive.data.replay._samplers import EpisodeSliceSampler as EpisodeSliceSampler, ShortEpisodes as ShortEpisodes
     from rlhive.data.replay._storage import PackedStorage as PackedStorage
 else:

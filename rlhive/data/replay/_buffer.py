@@ -2,7 +2,7 @@
 
 import contextlib
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
@@ -12,14 +12,13 @@ from tensordict import TensorDict
 from tensordict.nn.utils import _set_dispatch_td_nn_modules
 from tensordict.utils import expand_as_right
 from torchrl.data import ImmutableDatasetWriter, RandomSampler, SamplerWithoutReplacement, TensorDictReplayBuffer
-from torchrl.data.replay_buffers.samplers import Sampler
 from torchrl.data.replay_buffers.utils import pin_memory_output
 from torchrl.envs.transforms import Compose, MultiStepTransform, Reward2GoTransform
 
 from rlhive.data.replay import _prefetch
-from rlhive.data.replay._gather import require_whole
 from rlhive.data.replay._online import OnlineReplayBuffer, extend
-from rlhive.data.replay._samplers import EpisodeSliceSampler, ShortEpisodes, give_boundaries
+from rlhive.data.replay._options import SamplingOptions
+from rlhive.data.replay._samplers import EpisodeSliceSampler, give_boundaries
 from rlhive.data.replay._storage import PackedStorage
 from rlhive.errors import SchemaMismatch
 
@@ -147,57 +146,34 @@ class DatasetReplayBuffer(TensorDictReplayBuffer):
         self._ahead, self._coming = deque((None, info) for info in (prefetch_state or {}).get("ahead", ())), None
 
 
-def make_replay_buffer(
-    storage: PackedStorage,
-    *,
-    batch_size: int,
-    slice_len: int | None = None,
-    short_episodes: ShortEpisodes = "drop",
-    sampler: Sampler | None = None,
-    transform: Callable | None = None,
-    prefetch: int | None = None,
-    pin_memory: bool = False,
-    seed: int | None = None,
-) -> DatasetReplayBuffer:
+def make_replay_buffer(storage: PackedStorage, options: SamplingOptions) -> DatasetReplayBuffer:
     """Return a replay buffer over a packed storage.
 
     Args:
-        storage: What to sample from; of this buffer alone, since TorchRL hands it the buffer's generator.
-        batch_size: Transitions per sample.
-        slice_len: Transitions per slice, for batches of slices; ``batch_size`` is a multiple of it.
-        short_episodes: What becomes of episodes with fewer: ``"drop"``, ``"pad"`` or ``"shorter"``.
-        sampler: One of TorchRL's; uniform with replacement by default.
-        transform: Applied to every batch. ``MultiStepTransform`` and ``Reward2GoTransform``, which TorchRL applies in
-            ``extend``, are done by the storage instead.
-        prefetch: Number of batches to prepare ahead, in threads; 2 by default where every batch goes to a GPU.
-        pin_memory: Whether batches are page-locked for a copy to a GPU.
-        seed: Of the sampler's generator; the same seed gives the same batches.
+        storage: Transitions to sample from. TorchRL sets the storage's generator to the buffer's, so that two buffers
+            must not share a storage.
+        options: How to sample.
 
     Raises:
-        ValueError: Both a sampler and a slice length, a batch size that is no multiple of it, or a batch size or
-            ``prefetch`` that is too small.
-        SchemaMismatch: There are no transitions.
-        EpisodesTooShort: No episode holds a slice.
+        SchemaMismatch: The storage holds no transitions.
+        EpisodesTooShort: No episode is as long as a slice.
     """
-    require_whole(batch_size, 1, "batch_size")
-    require_whole(0 if prefetch is None else prefetch, 0, "prefetch")
     if not len(storage):
         msg = "The dataset has no transitions here: expected one at least. Choose another split= or where=."
         raise SchemaMismatch(msg)
-    storage, transform = _take_over(storage, transform)
-    if slice_len is not None:
-        if sampler is not None or batch_size % slice_len:
-            other = "a sampler as well" if sampler is not None else f"batch_size={batch_size}"
-            msg = f"slice_len={slice_len}: expected a batch size that is a multiple of it and no sampler, got {other}."
-            raise ValueError(msg)
-        sampler = EpisodeSliceSampler(storage, slice_len=slice_len, short=short_episodes)
-    sampler = RandomSampler() if sampler is None else sampler
+    storage, transform = _take_over(storage, options.transform)
+    sampler = options.sampler
+    if options.slice_len is not None:
+        sampler = EpisodeSliceSampler(storage, slice_len=options.slice_len, short=options.short_episodes)
+    elif sampler is None:
+        sampler = RandomSampler()
     give_boundaries(sampler, storage)
     generator = torch.Generator(storage.device)
-    if seed is None:
+    if options.seed is None:
         generator.seed()
     else:
-        generator.manual_seed(seed)
+        generator.manual_seed(options.seed)
+    prefetch = options.prefetch
     if prefetch is None and storage.streams:
         prefetch = _STREAMED_AHEAD
     return DatasetReplayBuffer(
@@ -205,10 +181,10 @@ def make_replay_buffer(
         sampler=sampler,
         writer=ImmutableDatasetWriter(),
         collate_fn=_as_is,
-        batch_size=batch_size,
+        batch_size=options.batch_size,
         transform=transform,
         prefetch=prefetch,
-        pin_memory=pin_memory,
+        pin_memory=options.pin_memory,
         generator=generator,
     )
 

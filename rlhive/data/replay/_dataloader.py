@@ -11,46 +11,32 @@ from tensordict import TensorDict
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
 from rlhive.data.replay import _prefetch
+from rlhive.data.replay._options import DataLoaderOptions
 from rlhive.data.replay._storage import PackedStorage
 from rlhive.errors import EpisodesTooShort
 
 
-def make_dataloader(
-    storage: PackedStorage,
-    *,
-    batch_size: int,
-    slice_len: int | None = None,
-    shuffle: bool = True,
-    drop_last: bool = False,
-    num_workers: int = 0,
-    seed: int | None = None,
-) -> DataLoader:
+def make_dataloader(storage: PackedStorage, options: DataLoaderOptions) -> DataLoader:
     """Return a DataLoader whose epochs hold every item once.
 
     Args:
-        storage: What to read.
-        batch_size: Items per batch.
-        slice_len: An item is a window of so many transitions, and a batch ``[batch_size, slice_len]``; by default it
-            is one transition, and a batch ``[batch_size]``.
-        shuffle: Whether the order is drawn anew for every epoch.
-        drop_last: Whether an epoch's last batch is left out where it is smaller.
-        num_workers: Processes that gather.
-        seed: Of the order.
+        storage: Transitions to read.
+        options: What an item is, and how items are put into batches.
 
     Raises:
-        EpisodesTooShort: No episode holds a window.
+        EpisodesTooShort: No episode is as long as an item.
     """
-    starts = None if slice_len is None else _starts(storage, slice_len)
-    batches = _Batches(len(storage) if starts is None else len(starts), batch_size, shuffle, drop_last, seed)
-    items = _Items(storage, starts, slice_len)
-    if not num_workers:
+    starts = None if options.slice_len is None else _starts(storage, options.slice_len)
+    items = _Items(storage, starts, options.slice_len)
+    batches = _Batches(len(storage) if starts is None else len(starts), options)
+    if not options.num_workers:
         return DataLoader(_Epochs(items, batches), batch_size=None, collate_fn=_as_is)
     return DataLoader(
         items,
         sampler=batches,
         batch_size=None,
         collate_fn=_as_is,
-        num_workers=num_workers,
+        num_workers=options.num_workers,
         # A forked child would inherit torch's threads; the storage travels as a path.
         multiprocessing_context="spawn",
         persistent_workers=True,
@@ -90,13 +76,16 @@ class _Epochs(IterableDataset):
 class _Batches(Sampler):
     """The numbers of the items of every batch of an epoch."""
 
-    def __init__(self, count: int, batch_size: int, shuffle: bool, drop_last: bool, seed: int | None):
-        self._count, self.batch_size, self._shuffle, self._drop_last = count, batch_size, shuffle, drop_last
+    def __init__(self, count: int, options: DataLoaderOptions):
+        self._count = count
+        self.batch_size = options.batch_size
+        self._shuffle = options.shuffle
+        self._drop_last = options.drop_last
         self._generator = torch.Generator()
-        if seed is None:
+        if options.seed is None:
             self._generator.seed()
         else:
-            self._generator.manual_seed(seed)
+            self._generator.manual_seed(options.seed)
 
     def __len__(self) -> int:
         full, rest = divmod(self._count, self.batch_size)

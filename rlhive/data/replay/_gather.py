@@ -24,6 +24,7 @@ from rlhive import keys
 from rlhive.data.replay._frames import Frames
 from rlhive.data.replay._layout import Block, Packed, Place
 from rlhive.data.replay._leaves import Chain, Cuts, Discount, Leaf, Normalize, contiguous, stacked
+from rlhive.data.replay._validation import require_integer, require_key_list
 from rlhive.errors import SchemaMismatch
 
 _WORD = 8
@@ -56,9 +57,9 @@ class Window:
     frame_stack: int = 1
     normalize: Mapping[keys.NestedKey, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("n_step", "frame_stack"):
-            require_whole(getattr(self, name), 1, name)
+            require_integer(getattr(self, name), 1, name)
         if not 0 < self.gamma <= 1:
             msg = f"gamma={self.gamma!r}: expected a discount above 0 and at most 1. Leave it out for 0.99."
             raise ValueError(msg)
@@ -240,7 +241,7 @@ def put(root: dict[str, Any], key: keys.NestedKey, value: torch.Tensor) -> None:
 
 def columns_of(packed: Packed, wanted: Sequence[keys.NestedKey] | None) -> set[str]:
     """Return the columns of some keys and those that always come."""
-    require_list(wanted, "keys")
+    require_key_list(wanted, "keys")
     there = {item.column for item in packed.schema.fields}
     ends = {*keys.END_FLAGS, *(f"{keys.NEXT}.{flag}" for flag in keys.END_FLAGS)}
     always = {keys.EPISODE, *ends}
@@ -250,28 +251,6 @@ def columns_of(packed: Packed, wanted: Sequence[keys.NestedKey] | None) -> set[s
         msg = f"No field {', '.join(sorted(unknown))}: expected some of {', '.join(sorted(there))}. Choose among them."
         raise SchemaMismatch(msg)
     return chosen | always
-
-
-def require_whole(value: Any, least: int, argument: str) -> None:
-    """Refuse what is not a whole number, or too small.
-
-    Raises:
-        ValueError: It is.
-    """
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        msg = f"{argument}={value!r}: expected a whole number of {least} or more. Leave it out for the default."
-        raise ValueError(msg)
-
-
-def require_list(wanted: Any, argument: str) -> None:
-    """Refuse a string where a list of keys belongs: it would be one of letters.
-
-    Raises:
-        SchemaMismatch: It is a string.
-    """
-    if isinstance(wanted, str):
-        msg = f"{argument}={wanted!r}: expected a list of keys, got a string. Write {argument}=[{wanted!r}]."
-        raise SchemaMismatch(msg)
 
 
 def _require_float(packed: Packed, column: str, why: str) -> None:

@@ -1,82 +1,225 @@
-"""What a dataset serves and how: from the choices of ``as_replay_buffer()`` to a storage."""
+"""The options of ``as_replay_buffer()``, ``as_dataloader()`` and ``as_storage()``, each declared and validated once.
+
+::
+
+    ReadOptions          what a transition holds and where the rows lie     make_storage(packed, episodes, options)
+    SamplingOptions      how a replay buffer samples                        make_replay_buffer(storage, options)
+    DataLoaderOptions    how a DataLoader goes through the transitions      make_dataloader(storage, options)
+
+A new option is one field and one line of a docstring here, and its use in the function that gets the object.
+"""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import get_args
 
 import torch
+from tensordict import TensorDictBase
+from torchrl.data.replay_buffers.samplers import Sampler
 
 from rlhive import keys
 from rlhive.data._schema import Schema
-from rlhive.data.replay._gather import Window, columns_of, require_list
-from rlhive.data.replay._layout import Packed
+from rlhive.data.replay._gather import Window, columns_of
+from rlhive.data.replay._layout import ImageCache, Packed
+from rlhive.data.replay._samplers import ShortEpisodes
 from rlhive.data.replay._storage import PackedStorage
+from rlhive.data.replay._validation import require_choice, require_integer, require_key_list
 from rlhive.errors import InvalidSetting, SchemaMismatch
+from rlhive.keys import NestedKey
 
-Normalize = bool | Sequence[keys.NestedKey] | Mapping[keys.NestedKey, tuple[torch.Tensor, torch.Tensor]]
+Normalize = bool | Sequence[NestedKey] | Mapping[NestedKey, tuple[torch.Tensor, torch.Tensor]]
 
-#: Share of a device's free memory that a dataset may take to be kept there unasked.
-_SHARE = 0.8
+#: A function of a batch, or one of TorchRL's transforms.
+BatchTransform = Callable[[TensorDictBase], TensorDictBase]
+
+#: Share of a GPU's free memory that ``in_memory=None`` may fill with a dataset.
+_MEMORY_SHARE = 0.8
 
 #: Statistics are read in pieces of this many transitions.
 _PIECE = 16_384
 
-_DISCOUNT = 0.99
+_N_STEP_GAMMA = 0.99
 
 
-def serve(
+@dataclass(frozen=True, kw_only=True)
+class ReadOptions:
+    """What each transition of a batch holds, and where its rows are read from.
+
+    Attributes:
+        keys: Keys to read, as nested keys of the root; None for all. An observed key comes with its twin below
+            ``"next"``; ``episode`` and the flags always come. A large field that is left out costs nothing.
+        n_step: Number of steps to ``("next", observation)``, fewer at an episode's end, and number of rewards in the
+            discounted sum ``("next", "reward")``, as TorchRL's ``MultiStepTransform``. As there, the flags stay those
+            of the first step; losses discount by ``steps_to_next_obs``.
+        gamma: Discount of ``n_step`` (0.99 by default) and of ``return_to_go`` (1.0 by default).
+        frame_stack: Number of consecutive observations (also ``pixels`` and ``depth``) joined along the last
+            dimension, oldest first, as TorchRL's ``CatFrames`` with ``padding="same"``.
+        return_to_go: Whether to add ``return_to_go``, the sum of the rewards from here to the episode's end.
+        normalize: True to normalise ``observation``, a list of keys, or mean and standard deviation by key. Statistics
+            are those of the selected episodes.
+        image_cache: How the cache stores pictures (any field of 4 KB or more per row): ``"raw"`` rows, read at memory
+            speed, or ``"encoded"``, lossless, about an eighth of the size where the camera stands still, decoded on
+            all cores. By default the kind of an existing cache; otherwise ``"raw"`` if that takes no more than half
+            of the memory and of the free disk.
+        device: Device of the batches. A GPU with enough free memory holds the dataset and samples there; otherwise
+            batches are copied to it from pinned memory, prefetched.
+        in_memory: Whether to copy the dataset into the device's memory first; None decides as ``device`` says.
+
+    Raises:
+        ValueError: ``n_step``, ``frame_stack``, ``gamma`` or ``image_cache`` is out of range.
+        SchemaMismatch: ``keys`` or ``normalize`` is a string.
+        InvalidSetting: ``device`` is a GPU, and torch cannot use one.
+    """
+
+    keys: Sequence[NestedKey] | None = None
+    n_step: int = 1
+    gamma: float | None = None
+    frame_stack: int = 1
+    return_to_go: bool = False
+    normalize: Normalize = False
+    image_cache: ImageCache | None = None
+    device: torch.device | str = "cpu"
+    in_memory: bool | None = None
+
+    def __post_init__(self) -> None:
+        require_key_list(self.keys, "keys")
+        require_key_list(self.normalize, "normalize")
+        self.window()  # validates n_step, gamma and frame_stack
+        if self.image_cache is not None:
+            require_choice(self.image_cache, get_args(ImageCache), "image_cache")
+        if torch.device(self.device).type == "cuda" and not torch.cuda.is_available():
+            msg = f"device={str(self.device)!r}: expected a GPU that torch can use, got none"
+            raise InvalidSetting(msg)
+
+    def window(self) -> Window:
+        """Return the rows that make one item of a batch, before normalisation."""
+        gamma = _N_STEP_GAMMA if self.gamma is None else self.gamma
+        return Window(n_step=self.n_step, gamma=gamma, frame_stack=self.frame_stack)
+
+    @property
+    def return_to_go_gamma(self) -> float | None:
+        """Discount of ``return_to_go``; None without it."""
+        if not self.return_to_go:
+            return None
+        return 1.0 if self.gamma is None else self.gamma
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingOptions:
+    """How a replay buffer samples batches from a storage.
+
+    Attributes:
+        batch_size: Number of transitions per ``sample()``, over all slices.
+        slice_len: Number of consecutive transitions of one episode per slice; None samples single transitions. A
+            batch of slices is flat and ``truncated`` at the end of each slice, as TorchRL's ``SliceSampler``.
+        short_episodes: What slices do with an episode shorter than ``slice_len``: ``"drop"`` it, ``"pad"`` it with
+            ``("collector", "mask")`` False, or take a ``"shorter"`` slice.
+        sampler: A TorchRL sampler; uniform with replacement by default. Slice samplers get the episode boundaries from
+            the episode table.
+        transform: Function or TorchRL transform that is applied to every batch. ``MultiStepTransform`` and
+            ``Reward2GoTransform``, which TorchRL applies in ``extend``, are computed by the storage instead.
+        prefetch: Number of batches prepared ahead in threads; by default 2 if every batch is copied to a GPU, else 0.
+        pin_memory: Whether batches are page-locked for a copy to a GPU.
+        seed: Seed of the sampler. The same seed gives the same batches for any ``prefetch``.
+
+    Raises:
+        ValueError: A number is out of range, ``batch_size`` is not a multiple of ``slice_len``, or ``slice_len`` and
+            ``sampler`` are both given.
+    """
+
+    batch_size: int = 256
+    slice_len: int | None = None
+    short_episodes: ShortEpisodes = "drop"
+    sampler: Sampler | None = None
+    transform: BatchTransform | None = None
+    prefetch: int | None = None
+    pin_memory: bool = False
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        require_integer(self.batch_size, 1, "batch_size")
+        require_choice(self.short_episodes, get_args(ShortEpisodes), "short_episodes")
+        if self.prefetch is not None:
+            require_integer(self.prefetch, 0, "prefetch")
+        if self.slice_len is None:
+            return
+        require_integer(self.slice_len, 1, "slice_len")
+        if self.sampler is not None:
+            msg = f"slice_len={self.slice_len}: expected no sampler besides slice_len, which brings its own sampler"
+            raise ValueError(msg)
+        if self.batch_size % self.slice_len:
+            msg = f"slice_len={self.slice_len}: expected a batch_size that is a multiple of it, got {self.batch_size}"
+            raise ValueError(msg)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataLoaderOptions:
+    """How a torch DataLoader goes through a storage, every item once per epoch.
+
+    Attributes:
+        batch_size: Number of items per batch.
+        slice_len: Number of consecutive transitions of one episode per item, with one item per possible start; batches
+            are then ``[batch_size, slice_len]`` and shorter episodes are left out. None for items of one transition
+            and batches ``[batch_size]``.
+        shuffle: Whether every epoch has a new random order.
+        drop_last: Whether to leave out an epoch's last batch if it is smaller.
+        num_workers: Number of processes that read; they share the page cache. Any number gives the same batches.
+        seed: Seed of the shuffle.
+
+    Raises:
+        ValueError: A number is out of range.
+    """
+
+    batch_size: int = 256
+    slice_len: int | None = None
+    shuffle: bool = True
+    drop_last: bool = False
+    num_workers: int = 0
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        require_integer(self.batch_size, 1, "batch_size")
+        require_integer(self.num_workers, 0, "num_workers")
+        if self.slice_len is not None:
+            require_integer(self.slice_len, 1, "slice_len")
+
+
+def make_storage(
     packed: Packed,
     episodes: torch.Tensor | None,
+    options: ReadOptions,
     *,
-    fields: Sequence[keys.NestedKey] | None = None,
-    n_step: int = 1,
-    gamma: float | None = None,
-    frame_stack: int = 1,
-    return_to_go: bool = False,
-    normalize: Normalize = False,
     statistics: Mapping[str, Mapping[str, Sequence[float]]] | None = None,
-    device: torch.device | str = "cpu",
-    in_memory: bool | None = None,
 ) -> PackedStorage:
-    """Return the storage that does what was asked for.
+    """Return a storage over an open cache.
 
     Args:
         packed: The open cache.
-        episodes: Positions of the episodes to serve; None for all.
-        fields: The keys to serve; None for all.
-        n_step: Steps to ``("next", observation)``, and of the reward summed.
-        gamma: Discount of ``n_step`` (0.99 by default) and of ``return_to_go`` (1.0, no discount, by default).
-        frame_stack: Observations joined in one.
-        return_to_go: Whether to give the rewards still to come.
-        normalize: True for ``observation``, or keys, or keys with mean and scale.
-        statistics: Mean and standard deviation by column, where they are known; otherwise the rows are read once.
-        device: Where batches shall be.
-        in_memory: Whether to copy the rows into that device's memory; by default on a GPU that has room for them.
+        episodes: Positions of the selected episodes, int64; None for all.
+        options: What to read. ``image_cache`` was used when the cache was opened.
+        statistics: Mean and standard deviation by column name, for ``normalize``. None computes them from the rows.
 
     Raises:
-        SchemaMismatch: There is no field of a key, or not one of the kind that an option needs.
-        InvalidSetting: The device is a GPU, and there is none.
+        SchemaMismatch: The schema has no field of a key, or a field does not have the dtype that an option needs.
     """
-    device = torch.device(device)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        msg = f"device={str(device)!r}: expected a GPU that torch can use, got none. Leave device out for the CPU."
-        raise InvalidSetting(msg)
-    require_list(normalize, "normalize")
-    window = Window(n_step=n_step, gamma=_DISCOUNT if gamma is None else gamma, frame_stack=frame_stack)
+    window, normalize = options.window(), options.normalize
     if normalize is not False:
         if not isinstance(normalize, Mapping):
-            wanted = [keys.OBSERVATION] if normalize is True else list(normalize)
+            normalized_keys = [keys.OBSERVATION] if normalize is True else list(normalize)
             if statistics is None:
-                statistics = statistics_of(PackedStorage(packed, episodes, keys=wanted), wanted)
-            normalize = {key: _mean_and_scale(packed.schema, key, statistics) for key in wanted}
-        window = Window(window.n_step, window.gamma, window.frame_stack, dict(normalize))
+                statistics = statistics_of(PackedStorage(packed, episodes, keys=normalized_keys), normalized_keys)
+            normalize = {key: _mean_and_scale(packed.schema, key, statistics) for key in normalized_keys}
+        window = replace(window, normalize=dict(normalize))
+    device, in_memory = torch.device(options.device), options.in_memory
     if in_memory is None:
-        in_memory = device.type == "cuda" and _fits(packed, episodes, columns_of(packed, fields), device)
+        in_memory = device.type == "cuda" and _fits_in_memory(packed, episodes, options, device)
     return PackedStorage(
         packed,
         episodes,
-        keys=fields,
+        keys=options.keys,
         window=window,
-        return_to_go=(1.0 if gamma is None else gamma) if return_to_go else None,
+        return_to_go=options.return_to_go_gamma,
         device=device,
         resident=in_memory,
     )
@@ -129,11 +272,12 @@ def _mean_and_scale(
     return mean, torch.where(std > 0, std, 1.0)
 
 
-def _fits(packed: Packed, episodes: torch.Tensor | None, columns: set[str], device: torch.device) -> bool:
-    """Whether the blocks of some fields have room in a GPU's free memory."""
+def _fits_in_memory(packed: Packed, episodes: torch.Tensor | None, options: ReadOptions, device: torch.device) -> bool:
+    """Return whether the blocks of the selected keys fit into a GPU's free memory."""
+    columns = columns_of(packed, options.keys)
     table = packed.episodes if episodes is None else packed.episodes[episodes]
-    rows = int(table[:, 3].sum()) + len(table)
+    num_rows = int(table[:, 3].sum()) + len(table)
     row_bytes = sum(
         block.row_bytes for block in packed.blocks if any(place.field.column in columns for place in block.places)
     )
-    return rows * row_bytes <= _SHARE * torch.cuda.mem_get_info(device)[0]
+    return num_rows * row_bytes <= _MEMORY_SHARE * torch.cuda.mem_get_info(device)[0]

@@ -17,6 +17,7 @@ from torchrl.data import (
 
 from rlhive.data.replay import open_packed
 from rlhive.data.replay._buffer import make_replay_buffer
+from rlhive.data.replay._options import SamplingOptions
 from rlhive.data.replay._samplers import EpisodeSliceSampler
 from rlhive.data.replay._storage import PackedStorage
 from rlhive.data.versions._export import export
@@ -81,7 +82,7 @@ def test_a_batch_is_a_copy(storage):
         batch = storage.get(index)
         for key in list(batch.keys(True, True)):
             batch[key].zero_()
-    buffer = make_replay_buffer(storage, batch_size=5)
+    buffer = make_replay_buffer(storage, SamplingOptions(batch_size=5))
     buffer[0:3]["observation"].fill_(7.0)
 
     assert (storage.get(slice(None)) == before).all()
@@ -102,7 +103,7 @@ def test_a_step_in_place_on_one_tensor_of_a_batch_is_none_on_the_others_to_autog
 
 
 def test_it_is_read_only(storage):
-    buffer = make_replay_buffer(storage, batch_size=4)
+    buffer = make_replay_buffer(storage, SamplingOptions(batch_size=4))
     batch = buffer.sample()
 
     for write in (lambda: buffer.extend(batch), lambda: buffer.add(batch[0]), lambda: storage.set(0, batch[0])):
@@ -123,7 +124,9 @@ def test_a_subset_serves_its_episodes_only(packed):
 
 def test_same_seed_same_batches(packed):
     # A storage each: TorchRL hands a buffer's generator to its storage.
-    one, two, other = (make_replay_buffer(PackedStorage(packed), batch_size=16, seed=seed) for seed in (1, 1, 2))
+    one, two, other = (
+        make_replay_buffer(PackedStorage(packed), SamplingOptions(batch_size=16, seed=seed)) for seed in (1, 1, 2)
+    )
     batches = [[buffer.sample()["observation"] for _ in range(3)] for buffer in (one, two, other)]
 
     assert all((left == right).all() for left, right in zip(batches[0], batches[1], strict=True))
@@ -140,7 +143,7 @@ def test_batches_are_those_of_torchrls_own_buffer(packed, sampler):
         batch_size=8,
         generator=torch.Generator().manual_seed(3),
     )
-    ours = make_replay_buffer(PackedStorage(packed), batch_size=8, sampler=sampler(), seed=3)
+    ours = make_replay_buffer(PackedStorage(packed), SamplingOptions(batch_size=8, sampler=sampler(), seed=3))
 
     for _ in range(10):
         assert_same(ours.sample(), theirs.sample())
@@ -154,7 +157,7 @@ def test_batches_are_those_of_torchrls_own_buffer(packed, sampler):
 @pytest.mark.parametrize("sampler", [RandomSampler, lambda: SamplerWithoutReplacement(drop_last=False)])
 def test_a_loop_gives_what_sample_gives_and_loses_nothing_when_it_is_left(packed, sampler, tmp_path):
     def buffer():
-        return make_replay_buffer(PackedStorage(packed), batch_size=8, sampler=sampler(), seed=7)
+        return make_replay_buffer(PackedStorage(packed), SamplingOptions(batch_size=8, sampler=sampler(), seed=7))
 
     plain, looped, resumed = buffer(), buffer(), buffer()
     expected = [plain.sample() for _ in range(12)]
@@ -184,7 +187,7 @@ def test_any_prefetch_gives_the_same_batches(packed, kind):
         }.get(kind, RandomSampler)()
         transform = _slow_at_random if kind == "transformed" else None
         buffer = make_replay_buffer(
-            storage, batch_size=8, sampler=sampler, prefetch=prefetch, seed=5, transform=transform
+            storage, SamplingOptions(batch_size=8, sampler=sampler, prefetch=prefetch, seed=5, transform=transform)
         )
         return [buffer.sample() for _ in range(12)]
 
@@ -202,7 +205,7 @@ def _slow_at_random(batch):
 @pytest.mark.parametrize("prefetch", [None, 3])
 def test_an_epoch_ends_with_or_without_prefetch(storage, prefetch):
     sampler = SamplerWithoutReplacement(drop_last=True)
-    buffer = make_replay_buffer(storage, batch_size=8, sampler=sampler, prefetch=prefetch, seed=0)
+    buffer = make_replay_buffer(storage, SamplingOptions(batch_size=8, sampler=sampler, prefetch=prefetch, seed=0))
 
     for _ in range(2):
         seen = torch.cat([batch["index"] for batch in buffer])
@@ -211,7 +214,9 @@ def test_an_epoch_ends_with_or_without_prefetch(storage, prefetch):
 
 
 def test_without_replacement_visits_every_transition_once(storage):
-    buffer = make_replay_buffer(storage, batch_size=8, sampler=SamplerWithoutReplacement(drop_last=False), seed=0)
+    buffer = make_replay_buffer(
+        storage, SamplingOptions(batch_size=8, sampler=SamplerWithoutReplacement(drop_last=False), seed=0)
+    )
     everything = storage.get(slice(None))["next", "reward"].flatten().tolist()
 
     visited = [reward for batch in buffer for reward in batch["next", "reward"].flatten().tolist()]
@@ -226,7 +231,7 @@ def test_slices_stay_inside_an_episode(storage, kind, how):
     if kind is SliceSampler:
         arguments["cache_values"] = True
     sampler = kind(slice_len=4, **arguments)
-    buffer = make_replay_buffer(storage, batch_size=8, sampler=sampler, seed=0)
+    buffer = make_replay_buffer(storage, SamplingOptions(batch_size=8, sampler=sampler, seed=0))
     for _ in range(20 if kind is SliceSampler else 2):
         batch = buffer.sample().reshape(-1, 4)
         assert (batch["episode"] == batch["episode"][:, :1]).all()
@@ -235,7 +240,7 @@ def test_slices_stay_inside_an_episode(storage, kind, how):
 
 def test_prioritized_sampling_prefers_what_it_is_told(storage):
     sampler = PrioritizedSampler(max_capacity=len(storage), alpha=1.0, beta=1.0)
-    buffer = make_replay_buffer(storage, batch_size=64, sampler=sampler, seed=0)
+    buffer = make_replay_buffer(storage, SamplingOptions(batch_size=64, sampler=sampler, seed=0))
     priorities = torch.full((len(storage),), 1e-6)
     priorities[11] = 1.0
     buffer.update_priority(torch.arange(len(storage)), priorities)
@@ -253,8 +258,10 @@ def test_pickling_sends_the_path_not_the_data(packed):
 
 
 def test_a_buffer_checkpoint_knows_its_content(storage, packed, tmp_path):
-    make_replay_buffer(storage, batch_size=4, seed=0).dumps(tmp_path / "checkpoint")
-    make_replay_buffer(PackedStorage(packed), batch_size=4).loads(tmp_path / "checkpoint")
+    make_replay_buffer(storage, SamplingOptions(batch_size=4, seed=0)).dumps(tmp_path / "checkpoint")
+    make_replay_buffer(PackedStorage(packed), SamplingOptions(batch_size=4)).loads(tmp_path / "checkpoint")
 
     with pytest.raises(CheckpointMismatch, match="expected"):
-        make_replay_buffer(PackedStorage(packed, torch.tensor([0])), batch_size=4).loads(tmp_path / "checkpoint")
+        make_replay_buffer(PackedStorage(packed, torch.tensor([0])), SamplingOptions(batch_size=4)).loads(
+            tmp_path / "checkpoint"
+        )

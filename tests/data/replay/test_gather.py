@@ -8,6 +8,7 @@ from torchrl.envs.transforms import CatFrames, MultiStepTransform, ObservationNo
 from rlhive.data.replay import _layout as packed_room
 from rlhive.data.replay._buffer import make_replay_buffer
 from rlhive.data.replay._gather import Window
+from rlhive.data.replay._options import SamplingOptions
 from rlhive.data.replay._samplers import EpisodeSliceSampler
 from rlhive.data.replay._storage import PackedStorage
 from rlhive.errors import SchemaMismatch
@@ -156,7 +157,9 @@ def test_another_device_gets_every_leaf(cache):
 def test_slices_go_together_with_windows(cache):
     storage = PackedStorage(cache, window=Window(n_step=2, frame_stack=2), return_to_go=1.0)
     everything = storage.get(ALL)
-    buffer = make_replay_buffer(storage, batch_size=8, sampler=EpisodeSliceSampler(storage, slice_len=4), seed=0)
+    buffer = make_replay_buffer(
+        storage, SamplingOptions(batch_size=8, sampler=EpisodeSliceSampler(storage, slice_len=4), seed=0)
+    )
 
     batch = buffer.sample()
     flags = [("next", flag) for flag in ("done", "terminated", "truncated")]

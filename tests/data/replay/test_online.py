@@ -9,6 +9,7 @@ from rlhive.data._episodes import pack
 from rlhive.data._schema import Schema
 from rlhive.data.replay._buffer import extend, make_replay_buffer
 from rlhive.data.replay._layout import Packed, PackedWriter
+from rlhive.data.replay._options import SamplingOptions
 from rlhive.data.replay._storage import PackedStorage
 from rlhive.envs._toy import ToyEnv
 from rlhive.errors import SchemaMismatch
@@ -25,7 +26,7 @@ def storage(tmp_path):
 
 
 def test_it_starts_with_every_transition_once_and_in_order(storage):
-    online = extend(make_replay_buffer(storage, batch_size=4), 50)
+    online = extend(make_replay_buffer(storage, SamplingOptions(batch_size=4)), 50)
 
     assert len(online) == TOTAL
     assert_same(online[:].exclude("index"), storage.get(slice(None)))

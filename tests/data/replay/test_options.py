@@ -7,7 +7,7 @@ import torch
 
 from rlhive import RoboHiveDataset
 from rlhive.data.replay._dataloader import make_dataloader
-from rlhive.data.replay._options import serve
+from rlhive.data.replay._options import DataLoaderOptions, ReadOptions, make_storage
 from rlhive.data.replay._storage import PackedStorage
 from rlhive.data.versions._export import export
 from rlhive.errors import EpisodesTooShort, InvalidSetting, SchemaMismatch, SplitNotFound
@@ -68,13 +68,13 @@ def test_a_constant_is_centred_and_not_scaled(tmp_path):
     one = torch.ones(2)
     told = {"action": {"mean": [1.0, 2.0], "std": [0.0, 2.0]}}
     plain = PackedStorage(cache).get(slice(None))["action"]
-    got = serve(cache, None, normalize=["action"], statistics=told).get(slice(None))["action"]
+    got = make_storage(cache, None, ReadOptions(normalize=["action"]), statistics=told).get(slice(None))["action"]
 
     assert torch.equal(got, (plain - torch.tensor([1.0, 2.0])) / torch.tensor([1.0, 2.0]))
     with pytest.raises(SchemaMismatch, match="finite moments of observation"):
-        serve(cache, None, normalize=True)  # these observations hold infinities
+        make_storage(cache, None, ReadOptions(normalize=True))  # these observations hold infinities
     with pytest.raises(SchemaMismatch, match="No field actoin"):
-        serve(cache, None, fields=["actoin"], normalize={"action": (one, one)})
+        make_storage(cache, None, ReadOptions(keys=["actoin"], normalize={"action": (one, one)}))
 
 
 def test_wrong_choices_say_what_is_right(dataset):
@@ -82,7 +82,7 @@ def test_wrong_choices_say_what_is_right(dataset):
         dataset.as_replay_buffer(split="c")
     with pytest.raises(SplitNotFound, match="has no split 'b' here: expected one of a,"):
         RoboHiveDataset(dataset.path, split="a", store=dataset._store).as_replay_buffer(split="b")
-    with pytest.raises(ValueError, match="multiple of it and no sampler, got batch_size=10"):
+    with pytest.raises(ValueError, match="slice_len=4: expected a batch_size that is a multiple of it, got 10"):
         dataset.as_replay_buffer(10, slice_len=4)
     with pytest.raises(EpisodesTooShort):
         dataset.as_replay_buffer(26, slice_len=13)
@@ -110,8 +110,8 @@ def test_a_gpu_that_is_not_there_is_a_sentence(dataset):
 def test_a_dataloader_gives_every_transition_once_per_epoch_with_any_number_of_workers(tmp_path, num_workers):
     cache, _ = write(tmp_path / "cache")
     everything = PackedStorage(cache).get(slice(None))
-    loader = make_dataloader(PackedStorage(cache), batch_size=8, num_workers=num_workers, seed=3)
-    plain = make_dataloader(PackedStorage(cache), batch_size=8, seed=3)
+    loader = make_dataloader(PackedStorage(cache), DataLoaderOptions(batch_size=8, num_workers=num_workers, seed=3))
+    plain = make_dataloader(PackedStorage(cache), DataLoaderOptions(batch_size=8, seed=3))
 
     assert len(loader) == 5
     orders = []
@@ -127,7 +127,9 @@ def test_a_dataloader_gives_every_transition_once_per_epoch_with_any_number_of_w
 def test_a_dataloader_of_windows_gives_every_window_once(tmp_path):
     cache, _ = write(tmp_path / "cache")
     everything = PackedStorage(cache).get(slice(None))
-    loader = make_dataloader(PackedStorage(cache), batch_size=6, slice_len=5, shuffle=False, drop_last=True)
+    loader = make_dataloader(
+        PackedStorage(cache), DataLoaderOptions(batch_size=6, slice_len=5, shuffle=False, drop_last=True)
+    )
     expected = [
         start for start in range(30) if (everything["episode"][start : start + 5] == everything["episode"][start]).all()
     ]
@@ -138,4 +140,4 @@ def test_a_dataloader_of_windows_gives_every_window_once(tmp_path):
         for got, start in zip(batch, expected[6 * number : 6 * number + 6], strict=True):
             assert_same(got, everything[start : start + 5])
     with pytest.raises(EpisodesTooShort, match="got 12 at most"):
-        make_dataloader(PackedStorage(cache), batch_size=6, slice_len=13)
+        make_dataloader(PackedStorage(cache), DataLoaderOptions(batch_size=6, slice_len=13))

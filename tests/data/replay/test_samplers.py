@@ -12,6 +12,7 @@ from torchrl.data import (
 )
 
 from rlhive.data.replay._buffer import make_replay_buffer
+from rlhive.data.replay._options import SamplingOptions
 from rlhive.data.replay._samplers import EpisodeSliceSampler
 from rlhive.data.replay._storage import PackedStorage
 from rlhive.errors import EpisodesTooShort
@@ -26,7 +27,8 @@ def cache(tmp_path):
 def ours(cache, *, seed=0, batch_size=16, **kwargs):
     storage = PackedStorage(cache)
     return make_replay_buffer(
-        storage, batch_size=batch_size, seed=seed, sampler=EpisodeSliceSampler(storage, slice_len=4, **kwargs)
+        storage,
+        SamplingOptions(batch_size=batch_size, seed=seed, sampler=EpisodeSliceSampler(storage, slice_len=4, **kwargs)),
     )
 
 
@@ -85,7 +87,7 @@ def test_stock_samplers_get_the_boundaries_and_read_no_more_than_their_slices(ca
     read = []
     get = PackedStorage.get
     monkeypatch.setattr(PackedStorage, "get", lambda self, index: read.append(index) or get(self, index))
-    buffer = make_replay_buffer(PackedStorage(cache), batch_size=8, sampler=stock(slice_len=4), seed=0)
+    buffer = make_replay_buffer(PackedStorage(cache), SamplingOptions(batch_size=8, sampler=stock(slice_len=4), seed=0))
     batch = buffer.sample().reshape(-1, 4)
 
     assert all(isinstance(index, tuple) for index in read), "a whole column was read"
@@ -96,7 +98,7 @@ def test_stock_samplers_get_the_boundaries_and_read_no_more_than_their_slices(ca
 def test_prioritized_slices_begin_where_the_priority_is_and_stay_inside_an_episode(cache):
     storage = PackedStorage(cache)
     sampler = PrioritizedSliceSampler(max_capacity=len(storage), alpha=1.0, beta=1.0, slice_len=4, cache_values=True)
-    buffer = make_replay_buffer(storage, batch_size=32, sampler=sampler, seed=0)
+    buffer = make_replay_buffer(storage, SamplingOptions(batch_size=32, sampler=sampler, seed=0))
     priority = torch.full((len(storage),), 1e-9)
     priority[[2, 7, 9]] = 1.0  # 7 is the one-step episode, where no slice can begin
     buffer.update_priority(torch.arange(len(storage)), priority)
@@ -120,7 +122,9 @@ def test_a_sampler_that_served_another_dataset_gets_this_ones_boundaries(tmp_pat
     sampler = SliceSampler(slice_len=4)
     for number, lengths in enumerate(([4, 9, 30], [20, 4, 4, 15])):
         cache, _ = write(tmp_path / str(number), lengths=lengths)
-        batch = make_replay_buffer(PackedStorage(cache), batch_size=400, sampler=sampler, seed=0).sample()
+        batch = make_replay_buffer(
+            PackedStorage(cache), SamplingOptions(batch_size=400, sampler=sampler, seed=0)
+        ).sample()
         assert (batch["episode"].reshape(-1, 4) == batch["episode"][::4].unsqueeze(1)).all()
         assert len(batch["episode"].unique()) == len(lengths)
 
@@ -128,14 +132,14 @@ def test_a_sampler_that_served_another_dataset_gets_this_ones_boundaries(tmp_pat
 def test_boundaries_that_the_user_gave_stay(cache):
     halves = torch.arange(sum(LENGTHS)) // 17  # not the episodes
     sampler = SliceSampler(slice_len=17, trajectories=halves, cache_values=True)
-    batch = make_replay_buffer(PackedStorage(cache), batch_size=34, sampler=sampler, seed=0).sample()
+    batch = make_replay_buffer(PackedStorage(cache), SamplingOptions(batch_size=34, sampler=sampler, seed=0)).sample()
 
     assert set(batch["index"][::17].flatten().tolist()) <= {0, 17}
 
 
 def test_streamed_slices_stay_inside_an_episode(cache):
     sampler = StreamingSliceSampler(slice_len=4, traj_key="episode")
-    buffer = make_replay_buffer(PackedStorage(cache), batch_size=8, sampler=sampler, seed=0)
+    buffer = make_replay_buffer(PackedStorage(cache), SamplingOptions(batch_size=8, sampler=sampler, seed=0))
     for _ in range(3):
         batch = buffer.sample()
         index, ids = batch["index"].reshape(len(batch)), batch["episode"]

@@ -23,6 +23,7 @@ from torchrl.envs.transforms import CatFrames, Compose, MultiStepTransform, Rewa
 
 from rlhive.data.replay._buffer import make_replay_buffer
 from rlhive.data.replay._gather import Window
+from rlhive.data.replay._options import SamplingOptions
 from rlhive.data.replay._samplers import EpisodeSliceSampler
 from rlhive.data.replay._storage import PackedStorage
 from tests.data.replay.test_layout import LENGTHS, write
@@ -61,7 +62,9 @@ def test_priorities_follow_update_tensordict_priority_as_in_torchrl(cache, every
         sampler = PrioritizedSampler(len(everything), alpha=0.7, beta=0.9)
         return make(storage, sampler)
 
-    ours = buffer(PackedStorage(cache), lambda s, p: make_replay_buffer(s, batch_size=8, sampler=p, seed=0))
+    ours = buffer(
+        PackedStorage(cache), lambda s, p: make_replay_buffer(s, SamplingOptions(batch_size=8, sampler=p, seed=0))
+    )
     theirs = buffer(
         torchrls(everything),
         lambda s, p: TensorDictReplayBuffer(
@@ -88,7 +91,8 @@ def test_an_ensemble_mixes_two_choices_of_episodes(cache, everything):
     parts = [torch.tensor([0, 1]), torch.tensor([2, 3, 4])]
     ids = [set(cache.episodes[part, 0].tolist()) for part in parts]
     ensemble = ReplayBufferEnsemble(
-        *(make_replay_buffer(PackedStorage(cache, part), batch_size=6, seed=0) for part in parts), batch_size=12
+        *(make_replay_buffer(PackedStorage(cache, part), SamplingOptions(batch_size=6, seed=0)) for part in parts),
+        batch_size=12,
     )
     start = [0, sum(LENGTHS[:2])]
     for _ in range(5):
@@ -142,7 +146,9 @@ def test_offline_to_online_mixes_the_dataset_with_what_is_collected(cache, every
 @pytest.mark.parametrize("sampler", [RandomSampler, SamplerWithoutReplacement])
 def test_a_checkpoint_goes_on_where_it_was_made(cache, tmp_path, sampler, prefetch):
     def buffer(seed):
-        return make_replay_buffer(PackedStorage(cache), batch_size=4, sampler=sampler(), prefetch=prefetch, seed=seed)
+        return make_replay_buffer(
+            PackedStorage(cache), SamplingOptions(batch_size=4, sampler=sampler(), prefetch=prefetch, seed=seed)
+        )
 
     made, dumped, checkpointed = buffer(0), buffer(1), buffer(2)
     for _ in range(3):
@@ -170,7 +176,7 @@ def test_a_checkpoint_of_any_sampler_goes_on_where_it_was_made(cache, tmp_path, 
             "priorities": lambda: PrioritizedSampler(**prioritized),
             "priorities of slices": lambda: PrioritizedSliceSampler(**prioritized, slice_len=4),
         }[kind]()
-        return make_replay_buffer(storage, batch_size=8, sampler=sampler, seed=seed)
+        return make_replay_buffer(storage, SamplingOptions(batch_size=8, sampler=sampler, seed=seed))
 
     made, dumped, checkpointed, fresh = buffer(0), buffer(1), buffer(2), buffer(0)
     made.sample()
@@ -193,8 +199,14 @@ def test_cat_frames_as_a_transform_joins_the_rows_of_a_slice(cache):
     transform = Compose(
         lambda td: td.reshape(-1, 4).refine_names(None, "time"), cat, lambda td: td.rename(None, None).reshape(-1)
     )
-    buffer = make_replay_buffer(PackedStorage(cache), batch_size=8, slice_len=4, transform=transform, seed=0)
-    plain = make_replay_buffer(PackedStorage(cache), batch_size=8, slice_len=4, seed=0).sample().reshape(2, 4)
+    buffer = make_replay_buffer(
+        PackedStorage(cache), SamplingOptions(batch_size=8, slice_len=4, transform=transform, seed=0)
+    )
+    plain = (
+        make_replay_buffer(PackedStorage(cache), SamplingOptions(batch_size=8, slice_len=4, seed=0))
+        .sample()
+        .reshape(2, 4)
+    )
 
     before = torch.cat([plain["observation"][:, :1], plain["observation"][:, :-1]], 1)
     expected = torch.cat([before, plain["observation"]], -1)
@@ -208,16 +220,16 @@ def test_transforms_that_act_on_writing_are_taken_over(cache):
         Reward2GoTransform(torch.tensor(0.8, dtype=torch.float64), out_keys=["to_go"]),
         lambda td: td.set("two", td["action"] * 2),
     )
-    got = make_replay_buffer(PackedStorage(cache), batch_size=8, transform=transform, seed=0).sample()
+    got = make_replay_buffer(PackedStorage(cache), SamplingOptions(batch_size=8, transform=transform, seed=0)).sample()
 
     window = PackedStorage(cache, window=Window(n_step=3, gamma=0.9), return_to_go=0.8)
-    expected = make_replay_buffer(window, batch_size=8, seed=0).sample()
+    expected = make_replay_buffer(window, SamplingOptions(batch_size=8, seed=0)).sample()
     assert torch.equal(got["two"], 2 * got["action"])
     assert_same(got.exclude("two").rename_key_("to_go", "return_to_go"), expected)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="page-locked memory needs a GPU")
 def test_pinned_batches_have_the_same_values(cache):
-    got = make_replay_buffer(PackedStorage(cache), batch_size=8, pin_memory=True, seed=0).sample()
+    got = make_replay_buffer(PackedStorage(cache), SamplingOptions(batch_size=8, pin_memory=True, seed=0)).sample()
     assert got.is_pinned()
-    assert_same(got, make_replay_buffer(PackedStorage(cache), batch_size=8, seed=0).sample())
+    assert_same(got, make_replay_buffer(PackedStorage(cache), SamplingOptions(batch_size=8, seed=0)).sample())

@@ -1,0 +1,41 @@
+"""Checks of argument values, which name the argument, what was expected and what was given."""
+
+from collections.abc import Sequence
+from numbers import Integral
+from typing import Any
+
+from rlhive.errors import SchemaMismatch
+
+
+def require_integer(value: Any, minimum: int, argument: str) -> None:
+    """Raise unless a value is an integer of a minimum or more.
+
+    Raises:
+        ValueError: It is another value.
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < minimum:
+        msg = f"{argument}={value!r}: expected a whole number of {minimum} or more"
+        raise ValueError(msg)
+
+
+def require_key_list(value: Any, argument: str) -> None:
+    """Raise if a string stands where a list of keys is expected: it would be iterated character by character.
+
+    Raises:
+        SchemaMismatch: The value is a string.
+    """
+    if isinstance(value, str):
+        msg = f"{argument}={value!r}: expected a list of keys, got a string. Write {argument}=[{value!r}]."
+        raise SchemaMismatch(msg)
+
+
+def require_choice(value: Any, choices: Sequence[str], argument: str) -> None:
+    """Raise unless a value is one of some strings.
+
+    Raises:
+        ValueError: It is another value.
+    """
+    if value not in choices:
+        *first, last = (repr(choice) for choice in choices)
+        msg = f"{argument}={value!r}: expected {', '.join(first)} or {last}"
+        raise ValueError(msg)
