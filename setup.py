@@ -1,4 +1,4 @@
-"""Package metadata. Tool settings (pytest, ruff, mypy, import-linter) are in pyproject.toml; exact versions in constraints.txt."""
+"""Package metadata. The settings of pytest, ruff, mypy and import-linter are in pyproject.toml."""
 
 import re
 from pathlib import Path
