@@ -28,7 +28,7 @@ OWNERS = {
     "google_crc32c": {"rlhive.data.formats._tfrecord"},
     "google": {"rlhive.data.formats._tfrecord"},
     "huggingface_hub": {"rlhive.data.hub"},
-    "datasets": {"rlhive.dataset._dataset"},
+    "datasets": {"rlhive.dataset"},
     "typer": {CLI},
     "rich": {CLI},
     "hydra": {"rlhive.sim_algos._config", "rlhive.sim_algos.run"},

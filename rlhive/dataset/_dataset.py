@@ -1,70 +1,86 @@
-"""``RoboHiveDataset("kitchen_knob1")``: from a name to a version, from a version to views and buffers."""
+"""``RoboHiveDataset("kitchen_knob1")``: one object to open, select from, transform and load a dataset version.
 
-from collections.abc import Iterator, Mapping
+The class is a facade over three modules::
+
+    _lookup     name ─► folder of a version (local store, Hub, or the task's recipe)
+    _view       folder ─► frozen view: splits, selected episodes, operations
+    _loaders    view ─► replay buffer, DataLoader, storage, TensorDict, table, iterator
+    _transforms view ─► new version
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+import torch
 from tensordict import TensorDict
 from torchrl.data import RobotDatasetMetadata
 from torchrl.data.datasets import register_dataset
 
-from rlhive import keys
-from rlhive.data import EpisodeRecord, Schema, merge_all, unpack
-from rlhive.data.hub import Pin, Published, batches_of, complete, push, stream_records
-from rlhive.data.versions import (
-    Manifest,
-    positions,
-    read_episodes,
-    read_rows,
-    read_summaries,
-    restrict,
-    rows,
-    shards_holding,
-    summaries_of,
-    verified_shards,
+from rlhive import keys as keys_
+from rlhive.data import Schema
+from rlhive.data.hub import Pin, Published, complete, push
+from rlhive.data.replay import (
+    MEAN_STD,
+    BatchTransform,
+    DataLoaderOptions,
+    ImageCache,
+    Normalize,
+    PackedStorage,
+    ReadOptions,
+    SamplingOptions,
+    ShortEpisodes,
+    observation_norm,
 )
-from rlhive.dataset import _lookup
-from rlhive.dataset._loaders import Feeding
+from rlhive.data.versions import Compute, Manifest, Source
+from rlhive.dataset import _loaders, _lookup, _transforms
+from rlhive.dataset._loaders import ReadKeywords
 from rlhive.dataset._robot_metadata import robot_metadata
-from rlhive.dataset._transforms import Condition
-from rlhive.errors import DatasetNotFound, InvalidName, SplitNotFound
+from rlhive.dataset._transforms import Target
+from rlhive.dataset._view import Condition, View, open_view, parse_splits
+from rlhive.errors import InvalidName, SchemaMismatch
 from rlhive.rollouts import check
 
 if TYPE_CHECKING:
     import datasets
+    from torch.utils.data import DataLoader
+    from torchrl.data import TensorDictReplayBuffer
+    from torchrl.data.replay_buffers.samplers import Sampler
+    from torchrl.envs.transforms import ObservationNorm
 
-# `torchrl.data.datasets.load_dataset("rlhive:kitchen_knob1")`; TorchRL imports the room when it is asked for one.
+# For `torchrl.data.datasets.load_dataset("rlhive:kitchen_knob1")`; TorchRL imports the module on the first use.
 register_dataset("rlhive", "rlhive.dataset._registry:open_replay_buffer", replace=True)
 
 
-class RoboHiveDataset(Feeding):
-    """One version of a dataset, or some of its splits or episodes; read-only.
+class RoboHiveDataset:
+    """One version of a dataset, or a view of some of its splits or episodes; read-only.
 
-    A name is looked up in the local store, then on the Hugging Face Hub, and otherwise made by running the recipe
-    of the catalogue's task of that name, after a line that says so. Without ``version`` the newest one is taken of
-    the first place that has any. What is in the local store is opened without a network. From the Hub comes the whole
-    version, or only the shards of the splits asked for; every file is verified.
+    A name is looked up in the local store, then on the Hugging Face Hub. If neither has the dataset and the task
+    catalogue has a recipe of that name, the recipe is run, after a log line that says so. Without ``version`` the
+    newest version of the first place that has any is opened. A version in the local store is opened without network
+    access. From the Hub the whole version is fetched, or only the shards of the requested splits; every file is
+    verified against its hash.
 
     Args:
         name: ``"kitchen_knob1"``, ``"org/name"``, or the path of a version's folder (a Path, or a string that begins
             with ``/``, ``.`` or ``~``).
-        split: ``"expert"``, or several joined by ``+``: ``"expert+random"``. All by default.
-        version: ``"1.0.0"``; the newest by default.
-        revision: Instead of a version: a tag, branch or commit of the Hub. A commit that was pulled needs no network.
-        where: Only the episodes that meet a condition, see :meth:`where`; from the Hub come the shards that hold any.
+        split: One split, ``"expert"``, or several joined by ``+``: ``"expert+random"``. All splits by default.
+        version: Version to open, ``"1.0.0"``; the newest by default.
+        revision: Tag, branch or commit on the Hub, instead of a version. A commit that was pulled before needs no
+            network access.
+        where: Condition on the episodes, see :meth:`where`. From the Hub only the shards with a matching episode are
+            fetched.
         streaming: Whether transitions stay on the Hub and are fetched while :meth:`iter_episodes` and
-            :meth:`iter_batches` go over them; the other views are then refused.
+            :meth:`iter_batches` iterate over them. Buffers and tables are not available then.
         generate: Whether a recipe may be run.
         store: Folder of all datasets; by default ``$RLHIVE_DATASETS_PATH`` or ``~/.rlhive/datasets``.
 
     Raises:
-        DatasetNotFound: No such dataset or version; the message names the nearest names or the versions there are.
-        HubUnreachable, HubAccessDenied: It is not here, and the Hub does not answer or does not give it.
-        SplitNotFound: No such split; the message names those there are.
-        CorruptDataset: A file is not what the manifest recorded.
+        DatasetNotFound: No such dataset or version; the message names similar datasets or the existing versions.
+        HubUnreachable, HubAccessDenied: The dataset is not in the store, and the Hub does not answer or denies access.
+        SplitNotFound: No such split; the message names the existing ones.
+        CorruptDataset: The hash of a file is not the one in the manifest.
 
     Example:
         >>> RoboHiveDataset("kitchen_knob1", split="expert").as_replay_buffer().sample()  # doctest: +SKIP
@@ -82,224 +98,535 @@ class RoboHiveDataset(Feeding):
         generate: bool = True,
         store: Path | None = None,
     ):
-        self._store, self._streaming = store, streaming
-        splits = None if split is None else split.split("+")
+        splits = None if split is None else parse_splits(split)
         if where is not None or streaming:
-            splits = []  # the episode table comes first
-        options = {"splits": splits, "generate": generate, "store": store}
-        self.path = _lookup.find(name, version=version, revision=revision, **options)
-        self._manifest = Manifest.read(self.path)
-        if version not in (None, self.version):
-            msg = f"{self.path}: expected version {version}, got {self.version}. Leave the version out."
-            raise DatasetNotFound(msg)
-        self.splits = _choose_splits(split, self._manifest)
-        self._on_disk, self._selection, self._operations = self.splits, None, ()
-        self._here = self._manifest
-        if where is not None:
-            self.__dict__ |= vars(self.where(where))
-            ids = np.concatenate([np.empty(0, np.int64), *self._selection.values()])
-            self._here = self._manifest.only(shards_holding(self.path, self._manifest, ids))
-        if not streaming:
-            needed = [entry for entry in self._here.files if not entry.split or entry.split in self.splits]
-            complete(self.path, self._manifest, needed)
+            splits = []  # the lookup fetches the episode table only; open_view() fetches the shards that are needed
+        folder = _lookup.find_version(
+            name, version=version, revision=revision, splits=splits, generate=generate, store=store
+        )
+        self._view = open_view(folder, split=split, version=version, where=where, streaming=streaming, store=store)
+
+    def _with_view(self, view: View) -> Self:
+        dataset = object.__new__(type(self))
+        dataset._view = view
+        return dataset
+
+    @property
+    def path(self) -> Path:
+        """Folder of the version."""
+        return self._view.folder
+
+    @property
+    def splits(self) -> list[str]:
+        """Names of the splits, in order."""
+        return list(self._view.splits)
 
     @property
     def name(self) -> str:
-        """``namespace/name``."""
-        return self._manifest.name
+        """Name of the dataset, ``namespace/name``."""
+        return self.manifest.name
 
     @property
     def version(self) -> str:
-        """MAJOR.MINOR.PATCH."""
-        return self._manifest.version
+        """Version number, MAJOR.MINOR.PATCH."""
+        return self.manifest.version
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the version's content, whatever files it lies in."""
-        return self._manifest.fingerprint
+        """SHA-256 of the version's content; it does not depend on the files that hold the content."""
+        return self.manifest.fingerprint
 
     @property
     def schema(self) -> Schema:
         """Keys, dtypes and shapes of a transition."""
-        return self._manifest.schema
+        return self.manifest.schema
 
     @property
     def env_name(self) -> str:
         """Id of the environment that the episodes come from."""
-        return self._manifest.env_name
+        return self.manifest.env_name
 
     @property
     def task_name(self) -> str:
-        """Name of the task in the catalogue; empty where there is none."""
-        return self._manifest.task
+        """Name of the task in the catalogue; empty if the catalogue has none."""
+        return self.manifest.task
 
     @property
     def manifest(self) -> Manifest:
-        """Everything that the version says of itself, provenance included."""
-        return self._manifest
+        """Manifest of the version: schema, splits, files with hashes, provenance of the runs."""
+        return self._view.manifest
 
     @property
     def robot_metadata(self) -> RobotDatasetMetadata:
-        """What the version says of its robot and actions, in TorchRL's own form; statistics of the chosen splits."""
+        """Robot and action metadata in TorchRL's format, with the statistics of this dataset or view."""
         pin = Pin.read(self.path)
-        return robot_metadata(self._manifest, self.statistics, source_url=pin and pin.url)
+        return robot_metadata(self.manifest, self.statistics, source_url=pin.url if pin else None)
 
     @property
     def episodes(self) -> pa.Table:
-        """The episode table of the chosen splits, in rising order of ids.
+        """The episode table, one row per episode of this dataset or view, in rising order of ids.
 
         Columns: ``episode``, ``split``, ``length``, ``return``, ``success``, ``ended``, ``seed``, ``policy``,
         ``run``, ``content_hash``, ``metadata``, and ``final.*`` and ``start.*`` (final observation, simulator state).
         """
-        table = read_episodes(self.path, self._manifest)
-        if self._selection is not None:
-            return restrict(table, self._selection)
-        return table.filter(pc.is_in(table["split"], pa.array(self.splits, pa.string())))
+        return self._view.read_episode_table()
 
     @property
     def statistics(self) -> dict[str, dict[str, Any]]:
-        """Count, mean, std, min, max and quantiles of every column over the chosen splits, one number per element.
+        """Count, mean, std, min, max and quantiles of every column, one number per element.
 
-        Pictures are summarised per channel. Versions from before there were quantiles have none.
+        Images are summarised per channel. Versions written before quantiles were stored have none. The statistics of
+        whole splits are stored in the version; those of selected episodes are computed in one pass over them.
         """
-        if self._selection is not None:
-            summaries = summaries_of(self.as_source())
-        else:
-            summaries = merge_all(read_summaries(self.path, self._manifest, self.splits))
-        return {column: summary.to_json() for column, summary in summaries.items()}
+        return self._view.compute_statistics()
 
     @property
     def counts(self) -> dict[str, dict[str, int]]:
-        """``num_episodes`` and ``num_transitions`` of each chosen split."""
-        if self._selection is None:
-            return {split: dict(self._manifest.splits[split]) for split in self.splits}
-        table = read_episodes(self.path, self._manifest, [keys.EPISODE, "length"])
-        lengths = table["length"].to_numpy()
-        found = {}
-        for split, ids in self._selection.items():
-            own = lengths[positions(table[keys.EPISODE].to_numpy(), {split: ids})]
-            found[split] = {"num_episodes": len(ids), "num_transitions": int(own.sum())}
-        return found
+        """``num_episodes`` and ``num_transitions`` of each split."""
+        return self._view.count()
 
     def __len__(self) -> int:
         return sum(count["num_transitions"] for count in self.counts.values())
 
-    def as_arrow(self) -> pa.Table:
-        """Return all chosen transitions as an Arrow table in memory, one row each, columns named ``next.reward``."""
-        self._shards(self._on_disk)
-        table = read_rows(self.path, self._here, self._on_disk)
-        if self._selection is None:
-            return table
-        return table.take(rows(table[keys.EPISODE].to_numpy(), self._selection))
+    def where(self, condition: Condition) -> Self:
+        """Return a view of the episodes that meet a condition; only the episode table is read.
 
-    def to_hf(self) -> "datasets.Dataset":
-        """Return all chosen transitions as a Hugging Face dataset, mapped from its own cache; files are verified."""
-        import datasets
-
-        self._shards(self._on_disk)
-        paths = verified_shards(self.path, self._here, self._on_disk)
-        table = datasets.Dataset.from_parquet([str(path) for path in paths])
-        if self._selection is None:
-            return table
-        return table.select(rows(table.data[keys.EPISODE].to_numpy(), self._selection))
-
-    def iter_episodes(self) -> Iterator[TensorDict]:
-        """Yield the chosen episodes as TED TensorDicts ``[T]``, split by split, from disk or straight from the Hub.
-
-        Memory: the row groups at hand. Every episode is checked against its content hash.
+        Args:
+            condition: Text such as ``"success and return > -40"``, which is parsed and never run as code, see
+                :func:`rlhive.data.versions.matching`. Or an Arrow expression, or a function that takes the episode
+                table and returns a boolean mask.
 
         Raises:
-            CorruptDataset: An episode is not what the episode table vouches for.
-            HubUnreachable, HubAccessDenied: The Hub does not answer or does not give it.
+            InvalidExpression: The condition cannot be parsed or computed; the message names the columns.
         """
-        for record in self._records():
-            yield unpack(record.columns, record.final, self.schema, episode=record.episode)
+        return self._with_view(self._view.where(condition))
+
+    def filter(self, predicate: Callable[[dict[str, Any]], bool]) -> Self:
+        """Return a view of the episodes for which a function of their row in the episode table returns True.
+
+        Args:
+            predicate: Function of a dict with ``episode``, ``split``, ``length``, ``return``, ``success``, ``ended``,
+                ``seed``, ``policy``, ``run``, ``content_hash`` and ``metadata`` (a dict).
+
+        Raises:
+            TypeError: ``predicate`` is not a function.
+        """
+        return self._with_view(self._view.filter(predicate))
+
+    def select(self, episodes: Iterable[int]) -> Self:
+        """Return a view of some episodes, given their ids.
+
+        Raises:
+            SchemaMismatch: An id is not in this dataset.
+        """
+        return self._with_view(self._view.select(episodes))
+
+    def split(self, parts: Mapping[str, float] | Mapping[str, Iterable[int]], *, seed: int = 0) -> Self:
+        """Return a view with the episodes in other splits; ``view["train"]`` is the view of one of them.
+
+        Args:
+            parts: Fraction of the episodes of each split, which sum to 1. Or episode ids of each split; episodes that
+                no split names are left out.
+            seed: Seed of the random assignment. The same seed and episodes give the same splits on any machine.
+
+        Raises:
+            SchemaMismatch: The fractions do not sum to 1, or an id is unknown or named twice.
+
+        Example:
+            >>> train = dataset.split({"train": 0.9, "test": 0.1})["train"].as_replay_buffer()  # doctest: +SKIP
+        """
+        return self._with_view(self._view.split(parts, seed=seed))
+
+    def __getitem__(self, split: str) -> Self:
+        """Return the view of one split, or of several joined by ``+``."""
+        return self._with_view(self._view.select_splits(split))
+
+    def as_replay_buffer(
+        self,
+        batch_size: int = 256,
+        *,
+        split: str | None = None,
+        where: Condition | None = None,
+        keys: Sequence[keys_.NestedKey] | None = None,
+        slice_len: int | None = None,
+        short_episodes: ShortEpisodes = "drop",
+        n_step: int = 1,
+        gamma: float | None = None,
+        frame_stack: int = 1,
+        return_to_go: bool = False,
+        normalize: Normalize = False,
+        image_cache: ImageCache | None = None,
+        sampler: "Sampler | None" = None,
+        transform: BatchTransform | None = None,
+        device: torch.device | str = "cpu",
+        in_memory: bool | None = None,
+        prefetch: int | None = None,
+        pin_memory: bool = False,
+        seed: int | None = None,
+    ) -> "TensorDictReplayBuffer":
+        """Return a TorchRL replay buffer over the transitions; read-only, memory-mapped from disk.
+
+        The first call for a version builds its memmap cache from Parquet; later calls open it in milliseconds.
+
+        Args:
+            batch_size: Transitions per ``sample()``, all slices together.
+            split: Some of the dataset's splits: ``"expert"``, ``"expert+random"``.
+            where: Condition on the episodes, see :meth:`where`: ``"success and return > -40"`` for example.
+            keys: Fields to serve; an observed field comes with its twin below ``"next"``. ``episode`` and the flags
+                are always served. Large fields that are left out are not read.
+            slice_len: Length of slices. A batch then holds slices of so many consecutive transitions of one episode,
+                flat, with ``truncated`` at the end of each, as TorchRL's ``SliceSampler`` returns them.
+            short_episodes: What happens to episodes shorter than a slice: ``"drop"`` them, ``"pad"`` them with
+                ``("collector", "mask")`` False, or take a ``"shorter"`` slice.
+            n_step: Number of steps, as in TorchRL's ``MultiStepTransform``: ``("next", "reward")`` is the discounted
+                sum of so many rewards, and the rest of ``"next"`` lies so many steps ahead, fewer at an episode's end.
+                As in TorchRL, the flags stay those of the first step; losses discount by ``steps_to_next_obs``.
+            gamma: Discount of ``n_step`` (0.99 by default) and of ``return_to_go`` (no discount by default).
+            frame_stack: Number of frames, as in TorchRL's ``CatFrames`` with ``padding="same"``: ``observation`` (and
+                ``pixels``, ``depth``) concatenated with the preceding ones along the last dimension.
+            return_to_go: Whether to add ``return_to_go``, the sum of the rewards from here to the episode's end.
+            normalize: ``(value - mean) / std`` over the episodes of this dataset or view, as TorchRL's
+                ``ObservationNorm``: of ``observation`` for True, of the given keys, or with ``{key: (mean, scale)}``.
+            image_cache: How the cache stores images (any field of 4 KB or more): ``"raw"`` rows, read at memory
+                speed, or ``"encoded"`` losslessly, about an eighth of the size where the camera does not move, decoded
+                on all cores. By default as an existing cache does; otherwise raw while that takes at most half of the
+                memory and of the free disk space.
+            sampler: A TorchRL sampler; uniform with replacement by default. Slice samplers get the episode boundaries
+                from the episode table.
+            transform: Transform that is applied to every batch.
+            device: Device of the batches. A GPU with enough free memory holds the dataset and samples there;
+                otherwise batches are prefetched and copied from pinned memory.
+            in_memory: Whether to copy the dataset into the device's memory first.
+            prefetch: Number of batches that threads prepare ahead.
+            pin_memory: Whether batches are page-locked for a copy to a GPU.
+            seed: Seed of the sampler. The same seed gives the same batches, with any ``prefetch``.
+
+        Returns:
+            A buffer. Batches have the environment's own dtypes: ``observation``, ``action``, ``success``, ``episode``
+            (int64), and below ``"next"`` ``observation`` (the true one, also at an episode's end), ``reward``,
+            ``terminated``, ``truncated`` and ``done`` with a trailing dimension of 1. A batch owns its memory. Its
+            tensors are windows into one block: use ``reshape`` instead of ``view``, and ``.contiguous()`` for a
+            tensor that is kept for long.
+
+        Raises:
+            SchemaMismatch: A key names no field, or not one of the kind that an option needs.
+            EpisodesTooShort: No episode is as long as a slice.
+            SplitNotFound: No such split.
+        """
+        options = ReadOptions(
+            keys=keys,
+            n_step=n_step,
+            gamma=gamma,
+            frame_stack=frame_stack,
+            return_to_go=return_to_go,
+            normalize=normalize,
+            image_cache=image_cache,
+            device=device,
+            in_memory=in_memory,
+        )
+        sampling = SamplingOptions(
+            batch_size=batch_size,
+            slice_len=slice_len,
+            short_episodes=short_episodes,
+            sampler=sampler,
+            transform=transform,
+            prefetch=prefetch,
+            pin_memory=pin_memory,
+            seed=seed,
+        )
+        return _loaders.load_replay_buffer(self._view.narrow(split=split, where=where), options, sampling)
+
+    def as_dataloader(
+        self,
+        batch_size: int = 256,
+        *,
+        slice_len: int | None = None,
+        shuffle: bool = True,
+        drop_last: bool = False,
+        num_workers: int = 0,
+        seed: int | None = None,
+        split: str | None = None,
+        where: Condition | None = None,
+        **options: Unpack[ReadKeywords],
+    ) -> "DataLoader[TensorDict]":
+        """Return a torch ``DataLoader`` of TensorDicts; an epoch holds every transition once.
+
+        Args:
+            batch_size: Items per batch.
+            slice_len: Length of slices. An item is then a window of so many transitions, one per possible start, and
+                batches are ``[batch_size, slice_len]``. Shorter episodes are left out.
+            shuffle: Whether every epoch has a new random order.
+            drop_last: Whether the last batch of an epoch is left out if it is smaller.
+            num_workers: Processes that gather batches; they share the page cache. Any number gives the same batches.
+            seed: Seed of the shuffle.
+            split: Some of the dataset's splits, as for :meth:`as_replay_buffer`.
+            where: Condition on the episodes, see :meth:`where`.
+            options: Further keywords of :meth:`as_storage`: ``keys``, ``n_step``, ``normalize``, …
+        """
+        iteration = DataLoaderOptions(
+            batch_size=batch_size,
+            slice_len=slice_len,
+            shuffle=shuffle,
+            drop_last=drop_last,
+            num_workers=num_workers,
+            seed=seed,
+        )
+        view = self._view.narrow(split=split, where=where)
+        return _loaders.load_dataloader(view, ReadOptions(**options), iteration)
+
+    def as_storage(
+        self, *, split: str | None = None, where: Condition | None = None, **options: Unpack[ReadKeywords]
+    ) -> PackedStorage:
+        """Return the read-only TorchRL storage of :meth:`as_replay_buffer`; its arguments are documented there."""
+        return _loaders.load_storage(self._view.narrow(split=split, where=where), ReadOptions(**options))
+
+    def as_tensordict(
+        self, *, split: str | None = None, where: Condition | None = None, **options: Unpack[ReadKeywords]
+    ) -> TensorDict:
+        """Return all transitions as one TED TensorDict in memory, episode by episode.
+
+        The arguments are those of :meth:`as_storage`.
+        """
+        return _loaders.load_tensordict(self._view.narrow(split=split, where=where), ReadOptions(**options))
+
+    def as_arrow(self) -> pa.Table:
+        """Return all transitions as an Arrow table in memory, one row each, with columns such as ``next.reward``."""
+        return _loaders.load_table(self._view)
+
+    def to_hf(self) -> "datasets.Dataset":
+        """Return all transitions as a Hugging Face dataset, memory-mapped from its own cache; files are verified."""
+        return _loaders.load_hf_dataset(self._view)
+
+    def iter_episodes(self) -> Iterator[TensorDict]:
+        """Yield the episodes as TED TensorDicts ``[T]``, split by split, from disk or directly from the Hub.
+
+        Memory: the row groups of the current episodes. Every episode is checked against its content hash.
+
+        Raises:
+            CorruptDataset: The content hash of an episode is not the one in the episode table.
+            HubUnreachable, HubAccessDenied: The Hub does not answer or denies access.
+        """
+        return _loaders.iter_episodes(self._view)
 
     def iter_batches(
         self, batch_size: int = 256, *, shuffle: int = 0, seed: int | None = None, drop_last: bool = False
     ) -> Iterator[TensorDict]:
-        """Yield the chosen transitions as TED batches, each once, from disk or straight from the Hub.
+        """Yield the transitions as TED batches, each transition once, from disk or directly from the Hub.
 
         Args:
             batch_size: Transitions per batch.
-            shuffle: Size of the pool that batches are drawn from, in transitions; 0 keeps the order.
-            seed: The same seed gives the same batches.
-            drop_last: Whether a smaller last batch is left out.
+            shuffle: Size of the shuffle pool in transitions; 0 keeps the stored order.
+            seed: Seed of the shuffle. The same seed gives the same batches.
+            drop_last: Whether the last batch is left out if it is smaller.
         """
-        return batches_of(self._records(), self.schema, batch_size, shuffle=shuffle, seed=seed, drop_last=drop_last)
+        return _loaders.iter_batches(self._view, batch_size, shuffle=shuffle, seed=seed, drop_last=drop_last)
 
-    def _records(self) -> Iterator[EpisodeRecord]:
-        chosen = self._selection
-        wanted = None if chosen is None else [int(episode) for ids in chosen.values() for episode in ids]
-        return stream_records(self.path, self._manifest, self._on_disk, wanted)
+    def normalization(self, key: keys_.NestedKey, *, how: str = MEAN_STD) -> "ObservationNorm":
+        """Return a TorchRL transform that normalises a key by the statistics of the dataset or view.
+
+        Args:
+            key: Key to normalise, for example ``"observation"``; its twin below ``"next"`` is normalised as well.
+            how: ``"mean_std"``, or ``"min_max"`` or ``"quantiles"`` to -1 … 1.
+
+        Example:
+            >>> dataset.as_replay_buffer(transform=dataset.normalization("observation"))  # doctest: +SKIP
+        """
+        column = keys_.column_of(key)
+        if column not in self.schema.columns:
+            msg = f"There is no column {column}: expected one of {', '.join(self.schema.columns)}."
+            raise SchemaMismatch(msg)
+        field = self.schema[column]
+        return observation_norm(self.statistics[field.column], key, dtype=field.dtype, observed=field.observed, how=how)
+
+    def as_source(self, schema: Schema | None = None) -> Source:
+        """Return the episodes with their metadata, as :func:`rlhive.data.versions.export` takes them.
+
+        Args:
+            schema: Schema that the version must have.
+
+        Raises:
+            SchemaMismatch: The version has another schema.
+        """
+        return self._view.to_source(schema)
+
+    def save(self, name: str, *, version: str | None = None, license: str = "", description: str = "") -> Self:
+        """Write this dataset or view as a version of its own; episode ids stay.
+
+        Args:
+            name: ``name`` or ``namespace/name``; a new dataset, or the next version of an existing one.
+            version: MAJOR.MINOR.PATCH; the one that follows from the changes by default.
+            license: Licence of the version; the parent's by default.
+            description: Description of the version; the parent's by default.
+
+        Returns:
+            The new dataset.
+
+        Raises:
+            WrongVersion, DatasetExists: As :func:`rlhive.data.versions.export`.
+        """
+        target = Target(name=name, version=version, license=license, description=description)
+        return self._open(_transforms.save_view(self._view, target))
+
+    def merge(
+        self,
+        *others: "RoboHiveDataset",
+        name: str,
+        version: str | None = None,
+        license: str = "",
+        description: str = "",
+    ) -> Self:
+        """Write the episodes of this and other datasets as one version; splits of the same name are joined.
+
+        Episodes with the same content are written once, with a warning that says how many were dropped. Episodes get
+        new ids; seeds, start states, metadata and the provenance of the runs stay.
+
+        Args:
+            others: Datasets or views with the same schema.
+            name: Name of the new dataset.
+            version: MAJOR.MINOR.PATCH; the one that follows from the changes by default.
+            license: Licence of the version; the parents' by default.
+            description: Description of the version; the first parent's by default.
+
+        Raises:
+            SchemaMismatch: The schemas differ; the message says where.
+            InvalidName: The licences differ, and ``license`` is empty.
+        """
+        target = Target(name=name, version=version, license=license, description=description)
+        sources = [other.as_source() for other in others]
+        return self._open(_transforms.save_merged(self._view, sources, target))
+
+    def append(
+        self, source: Any, *, name: str = "", version: str | None = None, license: str = "", description: str = ""
+    ) -> Self:
+        """Write this dataset and further episodes as a version, by default the next one of the same name.
+
+        Args:
+            source: A recording, a dataset or view, or episode records; their episodes get the ids after the highest
+                id of this dataset.
+            name: Name of the dataset; this dataset's own by default.
+            version: MAJOR.MINOR.PATCH; the one that follows from the changes by default.
+            license: Licence of the version; the parents' by default.
+            description: Description of the version; the parent's by default.
+
+        Raises:
+            SchemaMismatch: The schemas differ; the message says where.
+        """
+        target = Target(name=name or self.name, version=version, license=license, description=description)
+        return self._open(_transforms.save_appended(self._view, source, target))
+
+    def rename_column(self, old: str, new: str, *, name: str, version: str | None = None, license: str = "") -> Self:
+        """Write a version in which a column has another name; the other arguments are those of :meth:`save`."""
+        target = Target(name=name, version=version, license=license)
+        return self._open(_transforms.save_renamed(self._view, old, new, target))
+
+    def drop_column(self, *columns: str, name: str, version: str | None = None, license: str = "") -> Self:
+        """Write a version without some columns; the other arguments are those of :meth:`save`."""
+        target = Target(name=name, version=version, license=license)
+        return self._open(_transforms.save_dropped(self._view, columns, target))
+
+    def add_column(
+        self,
+        column: str,
+        compute: Compute,
+        *,
+        name: str,
+        unit: str | None = None,
+        version: str | None = None,
+        license: str = "",
+    ) -> Self:
+        """Write a version with an additional column, computed episode by episode.
+
+        Args:
+            column: Name of the new column.
+            compute: Function of an episode's columns ``[T, *shape]`` and final values, each a dict by name. It
+                returns ``[T, …]``, or ``[T + 1, …]`` for a quantity that has a value after the last action as well.
+            name: Name of a new dataset, or of this one for its next version.
+            unit: Physical unit of the column.
+            version: MAJOR.MINOR.PATCH; the one that follows from the changes by default.
+            license: Licence of the version; the parent's by default.
+        """
+        target = Target(name=name, version=version, license=license)
+        return self._open(_transforms.save_added(self._view, column, compute, target, unit=unit))
+
+    def relabel(
+        self,
+        reward: str | Mapping[str, float] | Compute,
+        *,
+        name: str,
+        version: str | None = None,
+        license: str = "",
+    ) -> Self:
+        """Write a version with other rewards, computed from what is stored; the simulator does not step.
+
+        Args:
+            reward: ``"dense"`` or ``"sparse"``; or weights of RoboHive's reward terms by name, where a term without
+                a weight counts 0; or a function of an episode's columns and final values that returns T rewards.
+            name: Name of a new dataset, or of this one for its next version.
+            version: MAJOR.MINOR.PATCH; the one that follows from the changes by default.
+            license: Licence of the version; the parent's by default.
+
+        Raises:
+            RewardUnavailable: The environment's reward needs values that were not stored, or has no such term.
+            RoboHiveMissing: RoboHive is not installed. A function as reward does not need it.
+        """
+        target = Target(name=name, version=version, license=license)
+        return self._open(_transforms.save_relabelled(self._view, reward, target))
+
+    def _open(self, folder: Path) -> Self:
+        return type(self)(folder, store=self._view.store)
 
     def push_to_hub(
         self, repo_id: str = "", *, private: bool = False, license: str | None = None, progress: bool = True
     ) -> Published:
         """Publish the whole version, all splits, under the tag ``v<version>``, which is never moved.
 
-        What the Hub holds already is not sent again; an interrupted push goes on where it stopped.
+        Files that the Hub already has are not sent again; an interrupted push is resumed.
 
         Args:
-            repo_id: ``"org/name"``; the dataset's own name by default.
+            repo_id: Repository, ``"org/name"``; the dataset's own name by default.
             private: Whether a new repository is private.
-            license: Licence to publish under, where ``repo_id`` is not the dataset's own name.
+            license: Licence to publish under, if ``repo_id`` is not the dataset's own name.
             progress: Whether to show progress bars.
 
         Returns:
-            Where it is: repository, version, commit and page.
+            Repository, version, commit and page of the published version.
 
         Raises:
-            DatasetExists: The Hub has another content under that version.
-            HubConflict: Somebody else pushed meanwhile; push again.
-            HubAccessDenied, HubUnreachable, HubRefused: The Hub's answer, in one sentence.
-            CorruptDataset, CheckFailed: The version fails :func:`rlhive.rollouts.check`; nothing was sent.
-            InvalidName: This is a choice of its episodes and no version.
+            DatasetExists: The Hub has other content under that version.
+            HubConflict: The repository changed during the push; push again.
+            HubAccessDenied, HubUnreachable, HubRefused: The Hub denies access, does not answer or refuses the push.
+            CorruptDataset, CheckFailed: The version fails :func:`rlhive.check`; nothing was sent.
+            InvalidName: This is a view of some episodes and not a version.
         """
-        if self._selection is not None:
-            view = self._operations[-1]
-            msg = f"{self.name} {self.version}: expected a version, got a view of it ({view}). Save it first: save()"
+        if self._view.selection is not None:
+            operation = self._view.operations[-1]
+            msg = (
+                f"{self.name} {self.version}: expected a version, got a view of it ({operation}). Save it first: save()"
+            )
             raise InvalidName(msg)
-        complete(self.path, self._manifest, self._manifest.files, progress=progress)
-        target = repo_id or self.name
-        options = {"private": private, "license": license, "progress": progress}
-        return push(self.path, target, check=check, **options)
+        complete(self.path, self.manifest, self.manifest.files, progress=progress)
+        return push(self.path, repo_id or self.name, check=check, private=private, license=license, progress=progress)
 
     def __repr__(self) -> str:
-        counts = self.counts
-        chosen = [
-            f"{split}: {counts[split]['num_episodes']:,} episodes, {counts[split]['num_transitions']:,} transitions"
-            for split in self.splits
+        splits = [
+            f"{split}: {count['num_episodes']:,} episodes, {count['num_transitions']:,} transitions"
+            for split, count in self.counts.items()
         ]
         fields = [f"{field.column}: {field.dtype} {list(field.shape)}" for field in self.schema.fields]
         lines = [
             f"RoboHiveDataset {self.name} {self.version}",
             f"  environment  {self.env_name or 'unknown'}",
-            *(f"  {'splits' if not index else '':<11}  {text}" for index, text in enumerate(chosen)),
+            *(f"  {'splits' if not index else '':<11}  {text}" for index, text in enumerate(splits)),
             *(f"  {'keys' if not index else '':<11}  {text}" for index, text in enumerate(fields)),
-            *(f"  {'view' if not index else '':<11}  {text}" for index, text in enumerate(self._operations)),
+            *(f"  {'view' if not index else '':<11}  {text}" for index, text in enumerate(self._view.operations)),
             f"  fingerprint  {self.fingerprint[:16]}",
             f"  path         {self.path}",
         ]
         return "\n".join(lines)
 
 
-def _choose_splits(split: str | None, manifest: Manifest) -> list[str]:
-    if split is None:
-        return list(manifest.splits)
-    chosen = split.split("+")
-    unknown = [name for name in chosen if name not in manifest.splits]
-    if unknown or len(set(chosen)) != len(chosen):
-        msg = (
-            f"{manifest.name} {manifest.version} has no split {split!r}: expected one of "
-            f"{', '.join(manifest.splits)}, or several different ones joined by '+'."
-        )
-        raise SplitNotFound(msg)
-    return chosen
-
-
-def describe(dataset: RoboHiveDataset) -> Mapping[str, Any]:
-    """Return what a dataset is as one JSON-able dict, for tools."""
+def describe(dataset: RoboHiveDataset) -> dict[str, Any]:
+    """Return name, version, content and location of a dataset as one JSON-able dict, for tools."""
     return {
         "name": dataset.name,
         "version": dataset.version,

@@ -1,4 +1,4 @@
-"""From a dataset's name to the folder of a version: in the local store, from the Hub, or by running the recipe."""
+"""From a dataset's name to the folder of a version: in the local store, on the Hub, or made by the task's recipe."""
 
 import difflib
 import logging
@@ -9,12 +9,11 @@ from rlhive.data.hub import Pin, fetch_version, is_offline, require_unmoved, res
 from rlhive.data.versions import Manifest, local_datasets, local_versions
 from rlhive.envs import Task, catalogue
 from rlhive.errors import DatasetNotFound, HubUnreachable, RLHiveError
-from rlhive.rollouts import collect
 
 logger = logging.getLogger(__name__)
 
 
-def find(
+def find_version(
     name: str | Path,
     *,
     version: str | None = None,
@@ -23,10 +22,34 @@ def find(
     generate: bool = True,
     store: Path | None = None,
 ) -> Path:
-    """Return the folder of a version; :class:`~rlhive.RoboHiveDataset` says what is looked up where."""
+    """Return the folder of a version; :class:`~rlhive.RoboHiveDataset` documents the order of the lookup.
+
+    The folder is not opened: it may be damaged. Importing this function loads no torch.
+
+    Args:
+        name: Dataset name, or the path of a version's folder.
+        version: MAJOR.MINOR.PATCH; the newest by default.
+        revision: Tag, branch or commit on the Hub, instead of a version.
+        splits: Splits to fetch from the Hub; all by default, and an empty list for the episode table only.
+        generate: Whether the task's recipe may be run.
+        store: Folder of all datasets.
+
+    Raises:
+        DatasetNotFound: No such dataset or version.
+        HubUnreachable, HubAccessDenied: The Hub does not answer or denies access.
+    """
     if revision is not None:
-        return _at_revision(str(name), revision, version, splits, store=store)
-    return _as_path(name) or _resolve(str(name), version, splits, generate=generate, store=store)
+        return _find_revision(str(name), revision, version, splits, store=store)
+    path = as_path(name)
+    if path is not None:
+        return path
+    name = str(name)
+    if version is not None:
+        parse_version(version)
+    local = local_versions(name, store=store)
+    if local and version in (None, *local):
+        return local[version or list(local)[-1]]
+    return _fetch_or_generate(name, version, splits, list(local), generate=generate, store=store)
 
 
 def pull(
@@ -37,70 +60,95 @@ def pull(
     splits: list[str] | None = None,
     store: Path | None = None,
 ) -> Path:
-    """Fetch a version from the Hub, the newest there by default, and return its folder.
+    """Fetch a version from the Hub and return its folder.
 
-    A copy that is here already is completed, after a look whether its tag still names the same commit.
+    A copy in the local store is completed, after a check that its tag still points to the same commit.
+
+    Args:
+        name: Dataset name, ``"kitchen_knob1"`` or ``"org/name"``.
+        version: MAJOR.MINOR.PATCH; the newest on the Hub by default.
+        revision: Tag, branch or commit, instead of a version.
+        splits: Splits to fetch; all by default.
+        store: Folder of all datasets.
 
     Raises:
         DatasetNotFound: The Hub has no such dataset or version.
-        CorruptDataset: A file's hash is not the manifest's, or the tag was moved.
-        HubUnreachable, HubAccessDenied: The Hub does not answer or does not give it.
+        CorruptDataset: The hash of a file is not the one in the manifest, or the tag was moved.
+        HubUnreachable, HubAccessDenied: The Hub does not answer or denies access.
     """
     repo_id = "/".join(qualified(name))
     if revision is not None:
         return fetch_version(repo_id, version, resolve(repo_id, revision), splits=splits, store=store)
     if is_offline():
-        msg = f"{repo_id}: a pull asks the Hub, and HF_HUB_OFFLINE forbids that. Unset it, or open what is here."
+        msg = f"{repo_id}: cannot be pulled while HF_HUB_OFFLINE is set. Unset it, or open the local versions."
         raise HubUnreachable(msg)
     remote = versions_of(repo_id)
-    chosen = version or next(reversed(remote), None)
-    if chosen not in remote:
-        there = f"expected one of {', '.join(remote)}" if remote else "the Hub has no dataset of that name for you"
-        msg = f"{repo_id} has no version {version or 'at all'} on the Hub: {there}. Look: rlhive versions {repo_id}"
+    number = version or next(reversed(remote), None)
+    if number is None or number not in remote:
+        available = f"expected one of {', '.join(remote)}" if remote else "the Hub has no dataset of that name for you"
+        msg = f"{repo_id} has no version {version or 'at all'} on the Hub: {available}. Look: rlhive versions {repo_id}"
         raise DatasetNotFound(msg)
     local = local_versions(name, store=store)
-    if chosen in local:
-        require_unmoved(local[chosen], chosen, remote[chosen])
-    return fetch_version(repo_id, chosen, remote[chosen], splits=splits, store=store)
+    if number in local:
+        require_unmoved(local[number], number, remote[number])
+    return fetch_version(repo_id, number, remote[number], splits=splits, store=store)
 
 
 def versions(name: str, *, store: Path | None = None) -> tuple[dict[str, dict[str, str | None]], str]:
-    """Return the versions of a dataset, oldest first, and why the Hub's are missing, empty where they are not.
+    """List the versions of a dataset in the local store and on the Hub, oldest first.
+
+    Args:
+        name: Dataset name, ``"kitchen_knob1"`` or ``"org/name"``.
+        store: Folder of all datasets.
 
     Returns:
-        By version ``path``, its folder here, and ``commit``, what its tag names on the Hub; None where it is not there.
+        For each version ``path``, its folder in the store or None, and ``commit``, the commit of its tag on the Hub or
+        None. And the reason why the Hub's versions are missing; empty if they are not.
+
+    Raises:
+        DatasetNotFound: Neither the store nor the Hub has the dataset.
     """
-    local, said = local_versions(name, store=store), ""
+    local = local_versions(name, store=store)
+    remote: dict[str, str] = {}
+    warning = ""
     try:
         remote = versions_of("/".join(qualified(name)))
     except RLHiveError as error:
-        remote, said = {}, str(error)
+        warning = str(error)
     if is_offline():
-        said = "HF_HUB_OFFLINE forbids asking the Hub."
-    rows = {}
+        warning = "The Hub was not asked, because HF_HUB_OFFLINE is set."
+    rows: dict[str, dict[str, str | None]] = {}
     for version in sorted({*local, *remote}, key=parse_version):
-        path = local.get(version)
-        rows[version] = {"path": path and str(path), "commit": remote.get(version)}
-    if not rows and not said:
-        raise DatasetNotFound(_not_found(name, None, [], _task_of(name), store))
-    return rows, said
+        path = str(local[version]) if version in local else None
+        rows[version] = {"path": path, "commit": remote.get(version)}
+    if not rows and not warning:
+        raise DatasetNotFound(_describe_missing(name, None, [], _find_task(name), store))
+    return rows, warning
 
 
 def delete(name: str, version: str, *, store: Path | None = None) -> Path:
-    """Remove a version from the local store, with its memmap cache where no other version has the same content.
+    """Remove a version from the local store, and its memmap cache unless another version has the same content.
 
-    Nothing happens on the Hub: what is published stays.
+    Published versions stay on the Hub.
+
+    Args:
+        name: Dataset name.
+        version: MAJOR.MINOR.PATCH.
+        store: Folder of all datasets.
+
+    Returns:
+        The folder that was removed.
 
     Raises:
         DatasetNotFound: The store has no such version.
     """
     folder = local_version(name, version, store=store)
-    content = _fingerprint(folder)
+    fingerprint = _read_fingerprint(folder)
     discard(folder)
     others = (path for other in local_datasets(store=store) for path in local_versions(other, store=store).values())
-    if content is not None and content not in map(_fingerprint, others):
+    if fingerprint is not None and fingerprint not in map(_read_fingerprint, others):
         for encoded in (False, True):
-            discard(memmap_dir(content, encoded=encoded, store=store))
+            discard(memmap_dir(fingerprint, encoded=encoded, store=store))
     return folder
 
 
@@ -112,91 +160,95 @@ def local_version(name: str, version: str, *, store: Path | None = None) -> Path
     """
     local = local_versions(name, store=store)
     if version not in local:
-        there = f"expected one of {', '.join(local)}" if local else "no version of it is there"
-        msg = f"{name} has no version {version} in {store or store_dir()}: {there}. Look: rlhive list"
+        available = f"expected one of {', '.join(local)}" if local else "the store has no version of it"
+        msg = f"{name} has no version {version} in {store or store_dir()}: {available}. Look: rlhive list"
         raise DatasetNotFound(msg)
     return local[version]
 
 
-def _fingerprint(folder: Path) -> str | None:
+def as_path(name: str | Path) -> Path | None:
+    """Return the absolute path of a Path or of a string that begins with ``/``, ``.`` or ``~``; None for a name."""
+    if isinstance(name, Path) or name.startswith(("/", ".", "~")):
+        return Path(name).expanduser().absolute()
+    return None
+
+
+def _read_fingerprint(folder: Path) -> str | None:
+    """Return the fingerprint of a version; None if its manifest is unreadable."""
     try:
         return Manifest.read(folder).fingerprint
     except RLHiveError:
         return None
 
 
-def _as_path(name: str | Path) -> Path | None:
-    if isinstance(name, Path):
-        return name.expanduser().absolute()
-    if name.startswith(("/", ".", "~")):
-        return Path(name).expanduser().absolute()
-    return None
-
-
-def _resolve(name: str, version: str | None, splits: list[str] | None, *, generate: bool, store: Path | None) -> Path:
-    """Return the folder of a version: local, fetched from the Hub, or made by the recipe."""
-    local = local_versions(name, store=store)
-    if version is not None:
-        parse_version(version)
-    if local and version in (None, *local):
-        return local[version or list(local)[-1]]
-    task = _task_of(name)
-    can_make = task is not None and task.recipe is not None and version in (None, task.recipe.version)
+def _fetch_or_generate(
+    name: str, version: str | None, splits: list[str] | None, local: list[str], *, generate: bool, store: Path | None
+) -> Path:
+    """Fetch a version that the store does not have from the Hub, or run the recipe that makes it."""
+    task = _find_task(name)
+    recipe = task.recipe if task is not None else None
+    can_generate = recipe is not None and version in (None, recipe.version)
     repo_id = "/".join(qualified(name))
+    remote: dict[str, str] = {}
     try:
         remote = versions_of(repo_id)
     except HubUnreachable as error:
-        if not (can_make and generate):
+        if not (can_generate and generate):
             raise
         logger.warning("%s", error)
-        remote = {}
     if remote and version in (None, *remote):
-        chosen = version or list(remote)[-1]
-        return fetch_version(repo_id, chosen, remote[chosen], splits=splits, store=store)
-    if not can_make:
-        raise DatasetNotFound(_not_found(name, version, [*local, *remote], task, store))
+        number = version or list(remote)[-1]
+        return fetch_version(repo_id, number, remote[number], splits=splits, store=store)
+    if task is None or recipe is None or not can_generate:
+        raise DatasetNotFound(_describe_missing(name, version, [*local, *remote], task, store))
     if not generate:
         msg = (
             f"{name}: expected a version in the store {store or store_dir()} or on the Hub, got none, and "
-            f"generate=False forbids running its recipe. Run: rlhive collect {task.name}"
+            f"generate=False does not allow running its recipe. Run: rlhive collect {task.name}"
         )
         raise DatasetNotFound(msg)
     logger.warning(
         "%s is neither in the local store nor on the Hub: running its recipe, %d episodes in %s",
         name,
-        task.recipe.num_episodes,
+        recipe.num_episodes,
         task.env_name,
     )
+    from rlhive.rollouts import collect  # imports torch, which finding a local version does not need
+
     return collect(task, store=store)
 
 
-def _at_revision(
+def _find_revision(
     name: str, revision: str, version: str | None, splits: list[str] | None, *, store: Path | None
 ) -> Path:
-    """Return the folder of the version that a revision of the Hub holds; of a commit known here without a network."""
+    """Return the folder of the version at a revision; a local version of that commit needs no network access."""
     repo_id = "/".join(qualified(name))
     local = local_versions(name, store=store)
     for number, path in local.items():
         pin = Pin.read(path)
-        # A version's tag is never moved: its name is as good as its commit.
+        # A version's tag is never moved, so it identifies the content as the commit does.
         if pin is not None and pin.repo_id == repo_id and revision in (pin.commit, f"v{number}"):
             return path
     return fetch_version(repo_id, version, resolve(repo_id, revision), splits=splits, store=store)
 
 
-def _task_of(name: str) -> Task | None:
-    namespace, bare = qualified(name)
-    return catalogue().get(bare) if namespace == DEFAULT_NAMESPACE else None
+def _find_task(name: str) -> Task | None:
+    """Return the catalogue's task of a dataset name; None if there is none."""
+    namespace, task_name = qualified(name)
+    return catalogue().get(task_name) if namespace == DEFAULT_NAMESPACE else None
 
 
-def _not_found(name: str, version: str | None, there: list[str], task: Task | None, store: Path | None) -> str:
-    recipe = [task.recipe.version] if task is not None and task.recipe is not None else []
-    versions = sorted({*there, *recipe}, key=parse_version)
-    if versions:
-        return f"{name} has no version {version}: expected one of {', '.join(versions)}. Ask for one of them."
-    known = [*catalogue(), *local_datasets(store=store)]
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or sorted(catalogue())
+def _describe_missing(
+    name: str, version: str | None, available: list[str], task: Task | None, store: Path | None
+) -> str:
+    """Return the error message for a dataset or version that does not exist."""
+    recipe_versions = [task.recipe.version] if task is not None and task.recipe is not None else []
+    numbers = sorted({*available, *recipe_versions}, key=parse_version)
+    if numbers:
+        return f"{name} has no version {version}: expected one of {', '.join(numbers)}."
+    names = [*catalogue(), *local_datasets(store=store)]
+    nearest = difflib.get_close_matches(name, names, n=3, cutoff=0.4) or sorted(catalogue())
     return (
         f"No dataset named {name!r}: it is not in the store {store or store_dir()}, not on the Hub, and not in "
-        f"the catalogue. Nearest: {', '.join(near)}. List what there is: rlhive list"
+        f"the catalogue. Nearest: {', '.join(nearest)}. List all: rlhive list"
     )

@@ -81,7 +81,7 @@ def test_wrong_choices_say_what_is_right(dataset):
     with pytest.raises(SplitNotFound, match="expected one of a, b"):
         dataset.as_replay_buffer(split="c")
     with pytest.raises(SplitNotFound, match="has no split 'b' here: expected one of a,"):
-        RoboHiveDataset(dataset.path, split="a", store=dataset._store).as_replay_buffer(split="b")
+        RoboHiveDataset(dataset.path, split="a", store=dataset._view.store).as_replay_buffer(split="b")
     with pytest.raises(ValueError, match="slice_len=4: expected a batch_size that is a multiple of it, got 10"):
         dataset.as_replay_buffer(10, slice_len=4)
     with pytest.raises(EpisodesTooShort):

@@ -1,0 +1,295 @@
+"""Which episodes of a version a dataset object stands for, and in which splits.
+
+A :class:`View` is frozen: every selection (``where``, ``filter``, ``select``, ``split``, ``view["train"]``) is a copy
+of the view with other fields. Selecting reads the episode table only; transitions are read by the loaders.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from rlhive import keys
+from rlhive.data import Schema, merge_all
+from rlhive.data.hub import complete
+from rlhive.data.versions import (
+    COLUMNS,
+    FileEntry,
+    Manifest,
+    Selection,
+    Source,
+    accepted,
+    columns_in,
+    keep,
+    matching,
+    partition,
+    positions,
+    read_episodes,
+    read_summaries,
+    require_known,
+    restrict,
+    selection_of,
+    shards_holding,
+    stream,
+    summaries_of,
+)
+from rlhive.errors import DatasetNotFound, SplitNotFound, StreamingOnly
+
+#: Condition on episodes: text, an Arrow expression, or a function of the episode table that returns a boolean mask.
+Condition: TypeAlias = str | pc.Expression | Callable[[pa.Table], Any]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class View:
+    """Some episodes of a version.
+
+    Attributes:
+        folder: The version's folder.
+        manifest: The version's manifest.
+        available: The manifest, limited to the shards that were downloaded when the dataset was opened.
+        store: Folder of all datasets; None for the default one.
+        splits: Names of the view's splits, in order.
+        stored_splits: Splits of the version whose shards hold the view's episodes.
+        selection: Episode ids of each split; None where the splits are whole splits of the version.
+        operations: The operations that made the view, as text, in order.
+        streaming: Whether transitions are read from the Hub, so that nothing can be loaded from disk.
+    """
+
+    folder: Path
+    manifest: Manifest
+    available: Manifest
+    store: Path | None
+    splits: tuple[str, ...]
+    stored_splits: tuple[str, ...]
+    selection: Selection | None = None
+    operations: tuple[str, ...] = ()
+    streaming: bool = False
+
+    def where(self, condition: Condition) -> "View":
+        """Select the episodes that meet a condition; see :meth:`rlhive.RoboHiveDataset.where`."""
+        columns = None
+        if isinstance(condition, str):
+            columns = list(dict.fromkeys([keys.EPISODE, "split", *columns_in(condition)]))
+        selection = self.read_selection()
+        table = restrict(read_episodes(self.folder, self.manifest, columns), selection)
+        if callable(condition):
+            episode_ids = table.filter(pa.array(condition(table), pa.bool_()))[keys.EPISODE].to_pylist()
+        else:
+            episode_ids = matching(table, condition)
+        description = getattr(condition, "__qualname__", repr(str(condition)))
+        return self._select(keep(selection, episode_ids), f"where({description})")
+
+    def filter(self, predicate: Callable[[dict[str, Any]], bool]) -> "View":
+        """Select the episodes for which a function of their row in the episode table returns True."""
+        _require_function(predicate)
+        table = read_episodes(self.folder, self.manifest, list(COLUMNS))
+        selection = self.read_selection()
+        episode_ids = accepted(restrict(table, selection), predicate)
+        return self._select(keep(selection, episode_ids), f"filter({getattr(predicate, '__qualname__', predicate)})")
+
+    def select(self, episodes: Iterable[int]) -> "View":
+        """Select episodes by id."""
+        selection = self.read_selection()
+        episode_ids = require_known(selection, episodes)
+        return self._select(keep(selection, episode_ids), f"select({len(episode_ids)} ids)")
+
+    def split(self, parts: Mapping[str, float] | Mapping[str, Iterable[int]], *, seed: int) -> "View":
+        """Put the episodes into other splits, by share or by id."""
+        ids_by_split = partition(sorted(self.episode_ids()), parts, seed=seed)
+        description = {
+            name: part if isinstance(part, (int, float)) else f"{len(ids_by_split[name])} ids"
+            for name, part in parts.items()
+        }
+        selection = {name: np.array(episode_ids, np.int64) for name, episode_ids in ids_by_split.items()}
+        return self._select(selection, f"split({description}, seed={seed})")
+
+    def select_splits(self, split: str) -> "View":
+        """Select one split, or several joined by ``+``, in that order."""
+        names = require_splits(split, self.splits, owner=f"{self.manifest.name} {self.manifest.version}")
+        if self.selection is None:  # whole splits: nothing is read to know what they hold
+            return replace(self, splits=names, stored_splits=names)
+        return self._select({name: self.selection[name] for name in names}, f"[{split!r}]")
+
+    def narrow(self, *, split: str | None, where: Condition | None) -> "View":
+        """Select splits, then the episodes that meet a condition; None selects all."""
+        view = self if split is None else self.select_splits(split)
+        return view if where is None else view.where(where)
+
+    def read_selection(self) -> Selection:
+        """Return the episode ids of each split, read from the episode table where the splits are whole."""
+        if self.selection is not None:
+            return self.selection
+        table = read_episodes(self.folder, self.manifest, [keys.EPISODE, "split"])
+        return selection_of(table, self.splits)
+
+    def episode_ids(self) -> list[int]:
+        """Return the ids of the episodes, split by split."""
+        return _list_episode_ids(self.read_selection())
+
+    def read_episode_table(self) -> pa.Table:
+        """Return the episode table of the view, in rising order of ids."""
+        table = read_episodes(self.folder, self.manifest)
+        if self.selection is not None:
+            return restrict(table, self.selection)
+        return table.filter(pc.is_in(table["split"], pa.array(self.splits, pa.string())))
+
+    def count(self) -> dict[str, dict[str, int]]:
+        """Return the number of episodes and transitions of each split."""
+        if self.selection is None:
+            return {split: dict(self.manifest.splits[split]) for split in self.splits}
+        table = read_episodes(self.folder, self.manifest, [keys.EPISODE, "length"])
+        ids, lengths = table[keys.EPISODE].to_numpy(), table["length"].to_numpy()
+        counts = {}
+        for split, episode_ids in self.selection.items():
+            num_transitions = int(lengths[positions(ids, {split: episode_ids})].sum())
+            counts[split] = {"num_episodes": len(episode_ids), "num_transitions": num_transitions}
+        return counts
+
+    def compute_statistics(self) -> dict[str, dict[str, Any]]:
+        """Return the statistics of every column: the stored ones of whole splits, otherwise computed in one pass."""
+        if self.selection is not None:
+            summaries = summaries_of(self.to_source())
+        else:
+            summaries = merge_all(read_summaries(self.folder, self.manifest, self.splits))
+        return {column: summary.to_json() for column, summary in summaries.items()}
+
+    def require_shards(self) -> list[FileEntry]:
+        """Return the shards on disk that hold the view's episodes.
+
+        Raises:
+            StreamingOnly: The dataset was opened with ``streaming=True``.
+        """
+        if self.streaming:
+            msg = (
+                f"{self.manifest.name} {self.manifest.version} was opened with streaming=True: expected "
+                "iter_episodes() or iter_batches(). For buffers and tables, open it without streaming."
+            )
+            raise StreamingOnly(msg)
+        return [entry for split in self.stored_splits for entry in self.available.shards(split)]
+
+    def to_source(self, schema: Schema | None = None) -> Source:
+        """Return the episodes with their metadata, for :func:`rlhive.data.versions.export`.
+
+        Raises:
+            SchemaMismatch: ``schema`` is given and is not the version's.
+        """
+        manifest, selection = self.manifest, self.read_selection()
+        manifest.schema.require(schema or manifest.schema, where=str(self.folder))
+        operations = list(self.operations)
+        if self.selection is None and self.splits != tuple(manifest.splits):
+            operations.insert(0, f"split={'+'.join(self.splits)!r}")
+        parent = {
+            "name": manifest.name,
+            "version": manifest.version,
+            "fingerprint": manifest.fingerprint,
+            "operations": operations,
+        }
+        return Source(
+            manifest.schema,
+            partial(stream, self.folder, manifest, selection),
+            ids=partial(_list_episode_ids, selection),
+            splits=self.splits,
+            runs=manifest.runs,
+            parents=(parent,),
+            license=manifest.license,
+            description=manifest.description,
+            env_name=manifest.env_name,
+            task=manifest.task,
+        )
+
+    def _select(self, selection: Selection, operation: str) -> "View":
+        operations = (*self.operations, operation)
+        return replace(self, selection=selection, splits=tuple(selection), operations=operations)
+
+
+def _require_function(predicate: object) -> None:
+    if not callable(predicate):
+        msg = f"filter({predicate!r}): expected a function of an episode's row. Conditions as text go to where()."
+        raise TypeError(msg)
+
+
+def _list_episode_ids(selection: Selection) -> list[int]:
+    return [int(episode) for episode_ids in selection.values() for episode in episode_ids]
+
+
+def open_view(
+    folder: Path,
+    *,
+    split: str | None = None,
+    version: str | None = None,
+    where: Condition | None = None,
+    streaming: bool = False,
+    store: Path | None = None,
+) -> View:
+    """Open a version's folder and fetch the files that the view needs and the folder lacks.
+
+    The condition is evaluated before any shard is fetched, so that only shards with a selected episode are.
+
+    Args:
+        folder: The version's folder, with its manifest and episode table.
+        split: One split, or several joined by ``+``; all by default.
+        version: Version that the folder must hold.
+        where: Condition on the episodes.
+        streaming: Whether transitions stay on the Hub; no shard is fetched then.
+        store: Folder of all datasets.
+
+    Raises:
+        DatasetNotFound: The folder holds no version, or another one.
+        SplitNotFound: The version has no such split.
+        CorruptDataset: A file is not what the manifest recorded.
+    """
+    manifest = Manifest.read(folder)
+    if version not in (None, manifest.version):
+        msg = f"{folder}: expected version {version}, got {manifest.version}."
+        raise DatasetNotFound(msg)
+    splits = tuple(manifest.splits)
+    if split is not None:
+        splits = require_splits(split, splits, owner=f"{manifest.name} {manifest.version}")
+    view = View(
+        folder=folder,
+        manifest=manifest,
+        available=manifest,
+        store=store,
+        splits=splits,
+        stored_splits=splits,
+        streaming=streaming,
+    )
+    if where is not None:
+        view = view.where(where)
+        shards = shards_holding(folder, manifest, np.array(view.episode_ids(), np.int64))
+        view = replace(view, available=manifest.only(shards))
+    if not streaming:
+        needed = [entry for entry in view.available.files if not entry.split or entry.split in splits]
+        complete(folder, manifest, needed)
+    return view
+
+
+def parse_splits(split: str) -> list[str]:
+    """Return the names in ``"expert+random"``, in order."""
+    return split.split("+")
+
+
+def require_splits(split: str, available: Sequence[str], *, owner: str) -> tuple[str, ...]:
+    """Return the names in ``"expert+random"``, in order.
+
+    Args:
+        split: One name, or several joined by ``+``.
+        available: Names of the splits that exist.
+        owner: What has the splits, for the error message.
+
+    Raises:
+        SplitNotFound: A name is unknown or stands twice.
+    """
+    names = parse_splits(split)
+    if not set(names) <= set(available) or len(set(names)) != len(names):
+        msg = (
+            f"{owner} has no split {split!r} here: expected one of {', '.join(available)}, or several different ones "
+            "joined by '+'."
+        )
+        raise SplitNotFound(msg)
+    return tuple(names)
