@@ -1,13 +1,18 @@
 """What is installed is what was meant: the base alone is the data layer, and versions are pinned without addresses."""
 
+import email
 import json
 import re
 import shutil
 import subprocess
 import sys
+import tarfile
+import zipfile
 from pathlib import Path
 
 import pytest
+
+import rlhive
 
 ROOT = Path(__file__).parent.parent
 
@@ -40,12 +45,61 @@ def uv():
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory):
-    """A copy to build from: a build in the clone would mix with what an earlier one left there."""
-    folder = tmp_path_factory.mktemp("sources")
-    for name in ("setup.py", "pyproject.toml", "README.md"):
-        shutil.copy(ROOT / name, folder)
-    shutil.copytree(ROOT / "rlhive", folder / "rlhive", ignore=shutil.ignore_patterns("__pycache__"))
+    """A copy of the project to build from, without the environments and results that lie in a clone."""
+    folder = tmp_path_factory.mktemp("sources") / "rlhive"
+    ignored = shutil.ignore_patterns(
+        "__pycache__", ".git", ".venv*", ".venvs", ".tools", ".*_cache", "*.egg-info", "dist", "build"
+    )
+    shutil.copytree(ROOT, folder, ignore=ignored)
     return folder
+
+
+@pytest.fixture(scope="module")
+def built(sources, tmp_path_factory):
+    """The sdist and the wheel, as setuptools' build backend makes them."""
+    folder = tmp_path_factory.mktemp("dist")
+    code = f"from setuptools.build_meta import *; build_sdist({str(folder)!r}); build_wheel({str(folder)!r})"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, cwd=sources)
+    return {"sdist": next(folder.glob("*.tar.gz")), "wheel": next(folder.glob("*.whl"))}
+
+
+def test_the_wheel_holds_the_package_and_its_metadata(built, sources):
+    with zipfile.ZipFile(built["wheel"]) as wheel:
+        names = set(wheel.namelist())
+        metadata = email.message_from_bytes(wheel.read("rlhive-0.1.0.dist-info/METADATA"))
+
+    package = {str(path.relative_to(sources)) for path in (sources / "rlhive").rglob("*") if path.is_file()}
+    assert {name for name in names if name.startswith("rlhive/")} == package
+    assert "rlhive/py.typed" in names
+    assert "rlhive-0.1.0.dist-info/licenses/LICENSE" in names
+    assert not {name for name in names if name.startswith(("tests", "benchmarks"))}
+    assert metadata["Version"] == rlhive.__version__ == "0.1.0"
+    assert metadata["License-Expression"] == "Apache-2.0"
+    assert metadata["Requires-Python"] == ">=3.11"
+    assert "Typing :: Typed" in metadata.get_all("Classifier")
+    assert metadata["Description-Content-Type"] == "text/markdown"
+    assert metadata.get_payload().startswith("# RLHive")
+
+
+def test_the_sdist_holds_what_its_tests_need(built, sources):
+    with tarfile.open(built["sdist"]) as sdist:
+        names = {name.partition("/")[2] for name in sdist.getnames()}
+
+    for folder in ("tests", "benchmarks", "docs", "examples", "rlhive"):
+        files = {str(path.relative_to(sources)) for path in (sources / folder).rglob("*") if path.is_file()}
+        assert files <= names, folder
+    assert {"LICENSE", "README.md", "CHANGELOG.md", "Makefile", "constraints.txt", "pyproject.toml"} <= names
+    assert not [name for name in names if ".venv" in name or "__pycache__" in name]
+
+
+def test_the_version_is_written_once():
+    texts = [*ROOT.glob("*.py"), *ROOT.glob("*.toml"), *(ROOT / "rlhive").rglob("*.py")]
+    written = re.compile(r"^\s*(__version__|version)\s*=\s*[\"']0\.1\.0", re.MULTILINE)
+    places = [path for path in texts if written.search(path.read_text())]
+
+    assert places == [ROOT / "rlhive/__init__.py"]
+    assert f"version: {rlhive.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f"## {rlhive.__version__}" in (ROOT / "CHANGELOG.md").read_text()
 
 
 @pytest.fixture(scope="module")
