@@ -1,60 +1,89 @@
-"""The verbs of the ``rlhive`` command that speak other libraries' formats: import, export-to; docs/formats.md."""
+"""The verbs of the ``rlhive`` command that read and write other libraries' formats: import, export-to."""
 
 import contextlib
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.models import OptionInfo
 
 from rlhive.cli._terminal import Json, Name, Version, out
+from rlhive.data.formats import BUILT_IN, Format, Option, available_formats, get_format
+
+if TYPE_CHECKING:
+    from rlhive.data.hub import Pushed
+
+_READABLE = ", ".join(BUILT_IN)
+_WRITABLE = ", ".join(name for name, item in BUILT_IN.items() if item.can_write)
 
 
-def _readers(incomplete: str) -> Iterator[str]:
-    """Yield the formats that a shell may offer to read."""
-    yield from (kind for kind in ("roboset", "d4rl", "minari", "lerobot", "rlds") if kind.startswith(incomplete))
+def _complete_readable(incomplete: str) -> Iterator[str]:
+    """Yield the formats that a shell may offer for import."""
+    yield from (name for name in available_formats() if name.startswith(incomplete))
 
 
-def _writers(incomplete: str) -> Iterator[str]:
-    """Yield the formats that a shell may offer to write."""
-    yield from (kind for kind in ("minari", "lerobot") if kind.startswith(incomplete))
+def _complete_writable(incomplete: str) -> Iterator[str]:
+    """Yield the formats that a shell may offer for export-to."""
+    yield from (name for name, item in available_formats().items() if item.can_write and name.startswith(incomplete))
+
+
+def _read_option(name: str) -> OptionInfo:
+    return _build_option(name, {item.name: item.read_options for item in BUILT_IN.values()})
+
+
+def _write_option(name: str) -> OptionInfo:
+    return _build_option(name, {item.name: item.write_options for item in BUILT_IN.values()})
+
+
+def _build_option(name: str, declared: dict[str, tuple[Option, ...]]) -> OptionInfo:
+    """Return a command-line option with the help that the formats declare for it."""
+    formats_by_help: dict[str, list[str]] = {}
+    for kind, options in declared.items():
+        for option in options:
+            if option.name == name:
+                formats_by_help.setdefault(option.help, []).append(kind)
+    help = " ".join(f"{', '.join(kinds)}: {text}" for text, kinds in formats_by_help.items())
+    info: OptionInfo = typer.Option(f"--{name.replace('_', '-')}", help=help)
+    return info
+
+
+_Extra = Annotated[
+    list[str] | None, typer.Option("--option", help="key=value, an option of an installed format; repeatable.")
+]
 
 
 def import_(
-    kind: Annotated[
-        str, typer.Argument(help="Format: roboset, d4rl, minari, lerobot or rlds.", autocompletion=_readers)
-    ],
+    kind: Annotated[str, typer.Argument(help=f"Format: {_READABLE}.", autocompletion=_complete_readable)],
     source: Annotated[str, typer.Argument(help="File or folder.")],
     name: Annotated[str, typer.Argument(help="namespace/name of the new dataset.")],
     license: Annotated[str, typer.Option(help="Identifier of the licence of the data, for example cc-by-4.0.")],
-    version: Annotated[str | None, typer.Option(help="MAJOR.MINOR.PATCH; by default the right next one.")] = None,
-    env: Annotated[str, typer.Option(help="Environment id, where the files do not say.")] = "",
-    alignment: Annotated[
-        str | None, typer.Option(help="If unsure, whose reward a row holds: its state's (state), its action's (path).")
-    ] = None,
-    breaks: Annotated[
-        str | None, typer.Option(help="d4rl: take ends as marked, or as found in the observations, if they differ.")
-    ] = None,
-    horizon: Annotated[int | None, typer.Option(help="d4rl: longest episode, if no time-outs are marked.")] = None,
-    last_step: Annotated[
-        str | None, typer.Option(help="rlds: what an episode's last step is: observation, transition, or each.")
-    ] = None,
-    drop: Annotated[
-        list[str] | None, typer.Option(help="rlds: feature to leave out, observation/wrist_image; repeatable.")
-    ] = None,
-    split: Annotated[str | None, typer.Option(help="rlds: the only split to read; all by default.")] = None,
+    version: Annotated[str | None, typer.Option(help="MAJOR.MINOR.PATCH; by default the next one.")] = None,
+    env: Annotated[str, typer.Option(help="Environment id, where the files have none.")] = "",
+    alignment: Annotated[str | None, _read_option("alignment")] = None,
+    breaks: Annotated[str | None, _read_option("breaks")] = None,
+    horizon: Annotated[int | None, _read_option("horizon")] = None,
+    last_step: Annotated[str | None, _read_option("last_step")] = None,
+    drop: Annotated[list[str] | None, _read_option("drop")] = None,
+    split: Annotated[str | None, _read_option("split")] = None,
+    option: _Extra = None,
     json_: Json = False,
 ) -> None:
-    """Bring another library's files in as a dataset version."""
+    """Read another library's files and write them as a dataset version."""
     from rlhive.data.formats import import_dataset
     from rlhive.dataset import RoboHiveDataset, describe
 
-    options = _given(alignment=alignment, breaks=breaks, horizon=horizon)
-    options |= _given(last_step=last_step, drop=drop or None, split=split)
-    known = {"license": license, "version": version, "env_name": env, "progress": not json_}
-    dataset = RoboHiveDataset(import_dataset(kind, source, name, **known, **options))
+    item = get_format(kind)
+    options = _drop_missing(
+        alignment=alignment, breaks=breaks, horizon=horizon, last_step=last_step, drop=drop or None, split=split
+    )
+    options |= _parse_extra(option or [], item, item.read_options)
+    folder = import_dataset(
+        item, source, name, license=license, version=version, env_name=env, progress=not json_, **options
+    )
+    dataset = RoboHiveDataset(folder)
     if json_:
         out.print_json(json.dumps(describe(dataset)))
     else:
@@ -62,52 +91,83 @@ def import_(
 
 
 def export_to(
-    kind: Annotated[str, typer.Argument(help="Format to write: minari or lerobot.", autocompletion=_writers)],
+    kind: Annotated[str, typer.Argument(help=f"Format: {_WRITABLE}.", autocompletion=_complete_writable)],
     name: Name,
-    target: Annotated[Path | None, typer.Argument(help="Folder to make; with --push it may be left out.")] = None,
+    target: Annotated[Path | None, typer.Argument(help="Folder to create; optional with --push.")] = None,
     version: Version = None,
-    fps: Annotated[int | None, typer.Option(help="lerobot: frames a second; the environment's by default.")] = None,
-    task: Annotated[str | None, typer.Option(help="lerobot: the instruction, where episodes have none.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="lerobot: float32 rounds float64 to what policies take.")] = None,
-    push: Annotated[str | None, typer.Option(help="lerobot: publish it too, as org/name with LeRobot's tag.")] = None,
+    fps: Annotated[int | None, _write_option("fps")] = None,
+    task: Annotated[str | None, _write_option("task")] = None,
+    dtype: Annotated[str | None, _write_option("dtype")] = None,
+    robot_type: Annotated[str | None, _write_option("robot_type")] = None,
+    dataset_id: Annotated[str | None, _write_option("dataset_id")] = None,
+    option: _Extra = None,
+    push: Annotated[str | None, typer.Option(help="lerobot: also publish it as org/name with LeRobot's tag.")] = None,
     private: Annotated[bool, typer.Option("--private", help="With --push: make a new repository private.")] = False,
     json_: Json = False,
 ) -> None:
-    """Write a dataset version in another library's format, and publish it if asked."""
-    from rlhive.data.formats import tag_of
+    """Write a dataset version in another library's format, and optionally publish it."""
+    from rlhive.data.formats import get_hub_tag
     from rlhive.data.hub import push_folder
     from rlhive.dataset import RoboHiveDataset
 
     if target is None and push is None:
-        msg = "where to? Name a folder, or a repository: --push org/name"
+        msg = "expected a target folder, or a repository: --push org/name"
         raise typer.BadParameter(msg)
-    tag = tag_of(kind) if push else ""
+    item = get_format(kind, for_writing=True)
+    tag = get_hub_tag(item) if push else ""
+    options = _drop_missing(fps=fps, task=task, dtype=dtype, robot_type=robot_type, dataset_id=dataset_id)
+    options |= _parse_extra(option or [], item, item.write_options)
     dataset = RoboHiveDataset(name, version=version, generate=False)
+    pushed = None
     with contextlib.ExitStack() as stack:
         folder = target or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rlhive-export-"))) / "dataset"
-        _write(
-            kind, dataset.path, folder, again=bool(push), progress=not json_, **_given(fps=fps, task=task, dtype=dtype)
-        )
-        done = None
+        _write_once(item, dataset.path, folder, reuse=bool(push), progress=not json_, options=options)
         if push:
-            told = {"version": dataset.version, "tag": tag, "private": private}
-            done = push_folder(folder, push, **told, progress=not json_)
+            pushed = push_folder(
+                folder, push, version=dataset.version, tag=tag, private=private, progress=not json_
+            )
+    _report_export(target, pushed, tag, json_)
+
+
+def _write_once(
+    item: Format, folder: Path, target: Path, *, reuse: bool, progress: bool, options: dict[str, Any]
+) -> None:
+    """Write the target; a push goes on with one that exists and holds the same version and options."""
+    from rlhive.data import formats
+
+    if not (reuse and target.exists() and formats.is_exported(item, folder, target, **options)):
+        formats.export_to(item, folder, target, progress=progress, **options)
+
+
+def _report_export(target: Path | None, pushed: "Pushed | None", tag: str, json_: bool) -> None:
     if json_:
-        out.print_json(json.dumps({"target": str(target) if target else None, "pushed": vars(done) if done else None}))
+        report = {"target": str(target) if target else None, "pushed": vars(pushed) if pushed else None}
+        out.print_json(json.dumps(report))
         return
     if target:
         out.print(f"made {target}", highlight=False, soft_wrap=True)
-    if done:
-        out.print(f"{done.repo_id} {tag} is commit {done.commit[:12]}: {done.url}", highlight=False, soft_wrap=True)
+    if pushed:
+        text = f"{pushed.repo_id} {tag} is commit {pushed.commit[:12]}: {pushed.url}"
+        out.print(text, highlight=False, soft_wrap=True)
 
 
-def _write(kind: str, folder: Path, target: Path, *, again: bool, progress: bool, **options: Any) -> None:
-    """Write the target, unless it is there already, of the same version and options, and a push goes on."""
-    from rlhive.data import formats
+def _parse_extra(pairs: Sequence[str], item: Format, declared: Sequence[Option]) -> dict[str, Any]:
+    """Return ``--option key=value`` pairs as options; values of the declared types, several for a repeated key."""
+    by_name = {option.name: option for option in declared}
+    options: dict[str, Any] = {}
+    for pair in pairs:
+        key, separator, text = pair.partition("=")
+        if not separator:
+            msg = f"--option {pair}: expected key=value for the format {item.name}"
+            raise typer.BadParameter(msg)
+        option = by_name.get(key)
+        value = option.parse(text) if option else text  # an unknown option is refused with all others
+        if option and option.repeatable:
+            options.setdefault(key, []).append(value)
+        else:
+            options[key] = value
+    return options
 
-    if not (again and target.exists() and formats.is_exported(kind, folder, target, **options)):
-        formats.export_to(kind, folder, target, progress=progress, **options)
 
-
-def _given(**options: object) -> dict[str, object]:
+def _drop_missing(**options: object) -> dict[str, Any]:
     return {option: value for option, value in options.items() if value is not None}

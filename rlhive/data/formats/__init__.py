@@ -1,4 +1,8 @@
-"""Formats of other libraries: read into dataset versions, and written from them."""
+"""Formats of other libraries: read into dataset versions, and written from them.
+
+:func:`import_dataset` and :func:`export_to` serve every format. A format is a :class:`Format`; packages add theirs by an
+entry point of the group ``rlhive.formats``.
+"""
 
 from typing import TYPE_CHECKING
 
@@ -6,13 +10,22 @@ from rlhive._lazy import attach
 
 if TYPE_CHECKING:
     from rlhive.data.formats._convert import (
-        READERS as READERS,
-        WRITERS as WRITERS,
         export_to as export_to,
+        get_hub_tag as get_hub_tag,
         import_dataset as import_dataset,
         is_exported as is_exported,
         open_source as open_source,
-        tag_of as tag_of,
+    )
+    from rlhive.data.formats._episode_source import (
+        EpisodeArrays as EpisodeArrays,
+        EpisodeSource as EpisodeSource,
+        end_flags as end_flags,
+    )
+    from rlhive.data.formats._format import Format as Format, Option as Option
+    from rlhive.data.formats._registry import (
+        BUILT_IN as BUILT_IN,
+        available_formats as available_formats,
+        get_format as get_format,
     )
 else:
     __getattr__, __dir__, __all__ = attach(__name__, __file__)

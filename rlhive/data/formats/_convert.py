@@ -1,12 +1,8 @@
-"""From a neighbour's files to a dataset version and back: one entry for all formats."""
+"""From another library's files to a dataset version and back, for every format."""
 
-import contextlib
-import importlib
 import inspect
 import logging
-import signal
-import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,21 +11,18 @@ from tqdm import tqdm
 
 from rlhive.data import _store
 from rlhive.data._episodes import EpisodeRecord
-from rlhive.data.formats._imported import Imported
+from rlhive.data.formats._episode_source import EpisodeSource
+from rlhive.data.formats._format import Format
+from rlhive.data.formats._interrupts import detect_interrupts
+from rlhive.data.formats._registry import available_formats, get_format
 from rlhive.data.versions import Manifest, export, read_records
 from rlhive.errors import DatasetExists, RLHiveError, SchemaMismatch, UnsupportedFormat
 
 logger = logging.getLogger(__name__)
 
-#: Name of a format → the room that reads it, with a function ``read(source, **options) -> Source``.
-READERS = {kind: f"rlhive.data.formats._{kind}" for kind in ("roboset", "d4rl", "minari", "lerobot", "rlds")}
-
-#: Name of a format → the room that writes it, with a function ``write(manifest, records, target, **options)``.
-WRITERS = {"minari": "rlhive.data.formats._minari", "lerobot": "rlhive.data.formats._lerobot_writer"}
-
 
 def import_dataset(
-    kind: str,
+    kind: str | Format,
     source: str | Path,
     name: str,
     *,
@@ -46,185 +39,154 @@ def import_dataset(
     Holds one episode in memory at a time. An interrupt or an error leaves nothing.
 
     Args:
-        kind: A key of READERS, for example "roboset".
+        kind: Name of a format, for example "roboset", or a Format.
         source: File or folder in that format.
         name: ``name`` or ``namespace/name`` of the new dataset.
-        license: Identifier of the licence of the data; asked for, never guessed.
-        version: MAJOR.MINOR.PATCH; by default the right next one, and 1.0.0 for the first. Without it, and with nothing
-            that differs from the newest version in the store, that version is returned.
+        license: Identifier of the licence of the data; required, since no file format records it reliably.
+        version: MAJOR.MINOR.PATCH; by default the next one by the version rule, and 1.0.0 for the first. Without it,
+            and with content equal to the newest version in the store, that version is returned.
         description: A sentence or two.
-        env_name: Environment id, where the files do not say or say it wrongly.
+        env_name: Environment id, where the files have none or a wrong one.
         store: Folder of all datasets.
         progress: Whether to show a progress bar.
-        **options: Passed to the format's reader.
+        **options: Options of the format's reader, as ``Format.read_options`` declares them.
 
     Returns:
         The version's folder.
 
     Raises:
-        UnsupportedFormat: No such kind.
-        SchemaMismatch: The files are not of that format, are damaged or ambiguous; the message names the place.
+        UnsupportedFormat: No such format, or it has no such option.
+        SchemaMismatch: The files are missing, damaged, ambiguous or of another format; the message has the address.
         CorruptDataset: A Parquet file is damaged; the message names it.
-        DatasetExists: That version is there.
+        DatasetExists: The version exists.
     """
-    if (
-        version and (folder := _store.version_dir(name, version, store=store)).exists()
-    ):  # before the files are looked through, which may take a while
-        msg = f"{folder}: expected no such folder, a version is never overwritten. Choose another version."
-        raise DatasetExists(msg)
-    with _heeding_interrupts() as heed:
-        opened = open_source(kind, source, **options, **_progress(kind, progress))
+    if version:  # checked before the files are read, which may take a while
+        folder = _store.version_dir(name, version, store=store)
+        if folder.exists():
+            msg = f"{folder} exists: a version is never overwritten."
+            raise DatasetExists(msg)
+    item = get_format(kind)
+    with detect_interrupts() as raise_if_interrupted:
+        opened = open_source(item, source, **options, **_progress_option(item, progress))
         for note in opened.notes:
             logger.warning("%s: %s", source, note)
 
         def records() -> Iterator[EpisodeRecord]:
-            return _counted(_naming_damage(opened.records(), kind, source), opened.num_episodes, name, progress, heed)
+            translated = _translate_reader_errors(opened.records(), item, source)
+            return _show_progress(translated, opened.num_episodes, name, progress, raise_if_interrupted)
 
         return export(
             replace(opened, records=records),
             name,
             version=version,
             license=license,
-            description=description or f"Imported from {kind} files.",
+            description=description or f"Imported from {item.name} files.",
             env_name=env_name,
             store=store,
         )
 
 
-def open_source(kind: str, source: str | Path, **options: Any) -> Imported:
-    """Return the episodes of another library's files, without writing anything.
+def open_source(kind: str | Format, source: str | Path, **options: Any) -> EpisodeSource:
+    """Return the episodes of another library's files; nothing is written.
+
+    Args:
+        kind: Name of a format, or a Format.
+        source: File or folder in that format.
+        **options: As for :func:`import_dataset`.
 
     Raises:
-        UnsupportedFormat: No such kind; the message names those there are.
+        UnsupportedFormat: No such format, or it has no such option.
         SchemaMismatch, CorruptDataset: As for :func:`import_dataset`.
     """
-    reader = _room(kind, READERS).read
-    _require_options(kind, reader, options)
+    item = get_format(kind)
+    item.require_read_options({name: value for name, value in options.items() if name != "progress"})
     try:
-        return reader(source, **options)
+        return item.read(Path(source).expanduser(), **options)
     except Exception as error:
-        raise _damaged(error, kind, source) from error
+        raise _translate_reader_error(error, item, source) from error
 
 
-def export_to(kind: str, folder: Path, target: str | Path, *, progress: bool = True, **options: Any) -> Path:
+def export_to(kind: str | Format, folder: Path, target: str | Path, *, progress: bool = True, **options: Any) -> Path:
     """Write a version in another library's format.
 
     Holds some row groups in memory at a time. The target appears complete or not at all.
 
     Args:
-        kind: A key of WRITERS, for example "minari".
-        folder: Of the version.
-        target: Folder to make.
+        kind: Name of a format that can be written, for example "minari", or a Format.
+        folder: The version's folder.
+        target: Folder to create.
         progress: Whether to show a progress bar.
-        **options: Passed to the format's writer.
+        **options: Options of the format's writer, as ``Format.write_options`` declares them.
 
     Returns:
         The target.
 
     Raises:
-        UnsupportedFormat: No such kind, or it cannot hold this dataset.
-        DatasetExists: The target is there.
-        CorruptDataset: A file of the version is not what its manifest recorded.
+        UnsupportedFormat: No such format, it has no such option, or it cannot hold this dataset.
+        DatasetExists: The target exists.
+        CorruptDataset: A file of the version differs from what its manifest recorded.
     """
-    writer, manifest = _room(kind, WRITERS), Manifest.read(Path(folder))
-    _require_options(kind, writer.write, options)
-    if Path(target).exists():
-        msg = f"{target}: expected no such file or folder, got one. Choose another target, or remove it."
+    item, folder, target = get_format(kind, for_writing=True), Path(folder), Path(target)
+    item.require_write_options(options)
+    manifest = Manifest.read(folder)
+    if target.exists():
+        msg = f"{target} exists: expected the path of a new folder."
         raise DatasetExists(msg)
-    records = read_records(Path(folder), manifest, list(manifest.splits))
-    with _heeding_interrupts() as heed:
-        counted = _counted(records, manifest.num_episodes, str(target), progress, heed)
-        writer.write(manifest, counted, Path(target), **options)
-    return Path(target)
+    records = read_records(folder, manifest, list(manifest.splits))
+    with detect_interrupts() as raise_if_interrupted:
+        counted = _show_progress(records, manifest.num_episodes, str(target), progress, raise_if_interrupted)
+        item.write(manifest, counted, target, **options)
+    return target
 
 
-def is_exported(kind: str, folder: Path, target: str | Path, **options: Any) -> bool:
-    """Whether the target is what :func:`export_to` makes of that version with these options, and says so itself."""
-    return _room(kind, WRITERS).is_written(Manifest.read(Path(folder)), Path(target), **options)
+def is_exported(kind: str | Format, folder: Path, target: str | Path, **options: Any) -> bool:
+    """Return whether :func:`export_to` made the target from this version with these options."""
+    return get_format(kind, for_writing=True).is_exported(Manifest.read(Path(folder)), Path(target), **options)
 
 
-def tag_of(kind: str) -> str:
+def get_hub_tag(kind: str | Format) -> str:
     """Return the git tag by which another library finds a dataset of its format on the Hub.
 
     Raises:
-        UnsupportedFormat: It looks for none, so a dataset in that format cannot be pushed.
+        UnsupportedFormat: The library looks for no tag, so a dataset in that format cannot be pushed.
     """
-    tag = getattr(_room(kind, WRITERS), "TAG", None)
-    if tag is None:
-        pushed = [name for name in WRITERS if hasattr(_room(name, WRITERS), "TAG")]
-        msg = f"Format {kind} is not pushed: expected {' or '.join(pushed)}. Push the version itself: rlhive push"
+    item = get_format(kind, for_writing=True)
+    if item.hub_tag is None:
+        tagged = [name for name, other in available_formats().items() if other.hub_tag is not None]
+        msg = (
+            f"Format {item.name} cannot be pushed: expected {' or '.join(tagged)}. The version itself can be: "
+            "rlhive push"
+        )
         raise UnsupportedFormat(msg)
-    return tag
+    return item.hub_tag
 
 
-def _progress(kind: str, progress: bool) -> dict[str, bool]:
-    """Return the option of a reader that looks through the files first, which takes a while."""
-    return {"progress": progress} if "progress" in inspect.signature(_room(kind, READERS).read).parameters else {}
+def _progress_option(item: Format, progress: bool) -> dict[str, bool]:
+    """Return ``progress`` for a reader that looks through all files first, which takes a while."""
+    return {"progress": progress} if "progress" in inspect.signature(item.read).parameters else {}
 
 
-def _require_options(kind: str, function: Callable[..., Any], options: Mapping[str, Any]) -> None:
-    """Refuse an option that a format does not have."""
-    known = inspect.signature(function).parameters
-    unknown = [name for name in options if name not in known]
-    if unknown:
-        there = [name for name, option in known.items() if option.kind is option.KEYWORD_ONLY]
-        msg = f"Format {kind} has no option {unknown[0]!r}: expected some of {', '.join(there) or 'none'}. Drop it."
-        raise UnsupportedFormat(msg)
-
-
-def _room(kind: str, rooms: dict[str, str]) -> Any:
-    if kind not in rooms:
-        msg = f"No format {kind!r}: expected one of {', '.join(rooms)}."
-        raise UnsupportedFormat(msg)
-    return importlib.import_module(rooms[kind])
-
-
-def _naming_damage(records: Iterator[EpisodeRecord], kind: str, source: str | Path) -> Iterator[EpisodeRecord]:
-    """Yield what a reader gives; whatever it did not foresee in files that others wrote becomes a sentence."""
+def _translate_reader_errors(
+    records: Iterator[EpisodeRecord], item: Format, source: str | Path
+) -> Iterator[EpisodeRecord]:
+    """Yield a reader's episodes; an exception that the reader did not foresee becomes one sentence with the source."""
     try:
         yield from records
     except Exception as error:
-        raise _damaged(error, kind, source) from error
+        raise _translate_reader_error(error, item, source) from error
 
 
-def _damaged(error: Exception, kind: str, source: str | Path) -> Exception:
+def _translate_reader_error(error: Exception, item: Format, source: str | Path) -> Exception:
     if isinstance(error, (RLHiveError, MemoryError)):
         return error
-    said = " ".join(repr(error).split())
-    return SchemaMismatch(f"{source}: expected whole files in the format {kind}, got: {said}. Fetch them again.")
+    cause = " ".join(repr(error).split())
+    return SchemaMismatch(f"{source}: expected complete files in the format {item.name}, got: {cause}.")
 
 
-def _counted(
-    records: Iterator[EpisodeRecord], total: int, name: str, progress: bool, heed: Callable[[], None]
+def _show_progress(
+    records: Iterator[EpisodeRecord], total: int, name: str, progress: bool, raise_if_interrupted: Callable[[], None]
 ) -> Iterator[EpisodeRecord]:
     for record in tqdm(records, total=total, desc=name, unit="ep", disable=not progress):
-        heed()
+        raise_if_interrupted()
         yield record
-    heed()
-
-
-@contextlib.contextmanager
-def _heeding_interrupts() -> Iterator[Callable[[], None]]:
-    """Yield a function that raises the KeyboardInterrupt that Python dropped, if it did.
-
-    One that is raised inside the callback of a weak reference is printed and forgotten. h5py spends so much time in
-    those that one Ctrl-C in five was lost. Elsewhere than in the main thread nobody is interrupted.
-    """
-    before, came = signal.getsignal(signal.SIGINT), []
-
-    def note(number: int, frame: Any) -> None:
-        came.append(number)
-        before(number, frame)
-
-    def heed() -> None:
-        if came:
-            raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread() or not callable(before):
-        yield heed
-        return
-    signal.signal(signal.SIGINT, note)
-    try:
-        yield heed
-    finally:
-        signal.signal(signal.SIGINT, before)
+    raise_if_interrupted()

@@ -1,7 +1,7 @@
-"""HDF5 files, opened or refused in a sentence."""
+"""HDF5 files: opened for reading or writing, with errors of one sentence."""
 
-import hashlib
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from rlhive.errors import MissingExtra, SchemaMismatch
@@ -15,32 +15,29 @@ def open_hdf5(file: Path) -> Any:
 
     Raises:
         MissingExtra: h5py is not installed.
-        SchemaMismatch: There is no such file, or it is not readable as HDF5.
+        SchemaMismatch: The file does not exist or is not readable as HDF5.
     """
-    h5py = _h5py()
+    h5py = _import_h5py()
     try:
         return h5py.File(file, "r")
     except OSError as error:
-        msg = f"{file}: expected a readable HDF5 file, got: {error}. Copy it again."
+        msg = f"{file}: expected a readable HDF5 file, got: {error}."
         raise SchemaMismatch(msg) from error
-
-
-def sha256_of(file: Path) -> str:
-    """Return the SHA-256 of a file's bytes."""
-    with file.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def create_hdf5(file: Path) -> Any:
     """Open a new file for writing; the caller closes it.
 
+    Returns:
+        An ``h5py.File``.
+
     Raises:
         MissingExtra: h5py is not installed.
     """
-    return _h5py().File(file, "w-", track_order=True)
+    return _import_h5py().File(file, "w-", track_order=True)
 
 
-def _h5py() -> Any:
+def _import_h5py() -> ModuleType:
     try:
         import h5py
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""Compressed pictures and videos → arrays. The only room that knows Pillow and PyAV."""
+"""Compressed pictures and videos, decoded to arrays and back. The only module that imports Pillow and PyAV."""
 
 import io
 from pathlib import Path
@@ -11,15 +11,18 @@ from rlhive.errors import MissingExtra, SchemaMismatch
 _MISSING = "Compressed pictures need {}: pip install 'rlhive[formats]'"
 
 
-def decoded(content: bytes, *, where: str) -> np.ndarray:
-    """Return a PNG or JPEG as uint8 ``[H, W, 3]``, or ``[H, W]`` where it is grey; uint16 where it has 16 bits.
+def decode_picture(content: bytes, *, context: str) -> np.ndarray:
+    """Decode a PNG or JPEG picture.
 
     Args:
-        content: Of the file.
-        where: Address for messages.
+        content: Content of the file.
+        context: Address for messages.
+
+    Returns:
+        uint8 ``[H, W, 3]``, ``[H, W]`` for a grey picture; uint16 for one of 16 bits.
 
     Raises:
-        SchemaMismatch: It is no such picture, or a damaged one.
+        SchemaMismatch: The content is no PNG or JPEG picture, or a damaged one.
         MissingExtra: Pillow is not installed.
     """
     try:
@@ -29,14 +32,16 @@ def decoded(content: bytes, *, where: str) -> np.ndarray:
     try:
         return np.asarray(Image.open(io.BytesIO(content), formats=("PNG", "JPEG")))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what Pillow raises on damage
-        msg = (
-            f"{where}: expected a PNG or JPEG picture, got {len(content)} bytes that are none: {error}. Fetch it again."
-        )
+        msg = f"{context}: expected a PNG or JPEG picture, got {len(content)} other bytes: {error}."
         raise SchemaMismatch(msg) from error
 
 
-def png(picture: np.ndarray) -> bytes:
-    """Return uint8 ``[H, W, 3]`` as PNG, which loses nothing."""
+def encode_png(picture: np.ndarray) -> bytes:
+    """Encode a picture, uint8 ``[H, W, 3]``, as PNG, which is lossless.
+
+    Raises:
+        MissingExtra: Pillow is not installed.
+    """
     try:
         from PIL import Image
     except ImportError as error:
@@ -46,12 +51,12 @@ def png(picture: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def video_frames(path: Path, *, start_s: float, count: int, fps: float) -> np.ndarray:
+def decode_video_frames(path: Path, *, start_s: float, count: int, fps: float) -> np.ndarray:
     """Decode consecutive frames of a video.
 
     Args:
-        path: The file.
-        start_s: Time of the first frame in seconds; frames lie ``1 / fps`` apart.
+        path: File of the video.
+        start_s: Time of the first frame in seconds; frames are ``1 / fps`` apart.
         count: Number of frames.
         fps: Frames per second.
 
@@ -69,11 +74,11 @@ def video_frames(path: Path, *, start_s: float, count: int, fps: float) -> np.nd
     frames: list[Any] = []
     with av.open(str(path)) as container:
         if start_s > 0:
-            container.seek(int(start_s * 1_000_000))  # to the key frame before; in microseconds
+            container.seek(int(start_s * 1_000_000))  # to the key frame before the first frame; in microseconds
         for frame in container.decode(video=0):
             if frame.time > start_s - 0.5 / fps:
                 frames.append(frame.to_ndarray(format="rgb24"))
             if len(frames) == count:
                 return np.stack(frames)
-    msg = f"{path}: expected {count} frames from {start_s:.3f} s on, got {len(frames)}. Fetch the dataset again."
+    msg = f"{path}: expected {count} frames from {start_s:.3f} s on, got {len(frames)}."
     raise SchemaMismatch(msg)

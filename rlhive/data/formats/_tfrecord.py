@@ -1,18 +1,18 @@
 """TFRecord files and the tf.train.Example messages in them, without TensorFlow.
 
-Checksums come from google-crc32c, messages from protobuf; the only room that knows these two packages::
+Checksums come from google-crc32c, messages from protobuf; the only module that imports these two packages::
 
     length uint64 | masked CRC-32C of length uint32 | content, length bytes | masked CRC-32C of content uint32 | …
 
-Both sums are compared: a length that was damaged is found before anything is read by it.
+Both checksums are compared: a damaged length is found before anything of that length is read.
 """
 
 import functools
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -22,54 +22,53 @@ _HEAD, _TAIL = struct.Struct("<QI"), struct.Struct("<I")
 _MISSING = "TFRecord files need {}: pip install 'rlhive[formats]'"
 
 
-def records(path: Path) -> Iterator[bytes]:
+def read_tfrecords(path: Path) -> Iterator[bytes]:
     """Yield the contents of a TFRecord file, one at a time.
 
     Raises:
-        SchemaMismatch: The file is not there, ends inside a record, or a checksum is another; the message names the
-            record and its first byte.
+        SchemaMismatch: The file is missing, ends inside a record, or a checksum differs; the message names the record
+            and its first byte.
         MissingExtra: google-crc32c is not installed.
     """
     try:
         with path.open("rb") as file:
-            size, number = os.fstat(file.fileno()).st_size, 0
-            while (start := file.tell()) < size:
-                yield _record(file, size, f"{path}, record {number} at byte {start}")
+            size = os.fstat(file.fileno()).st_size
+            number = 0
+            while file.tell() < size:
+                yield _read_tfrecord(file, size, f"{path}, record {number} at byte {file.tell()}")
                 number += 1
     except OSError as error:
-        msg = f"{path}: expected a readable TFRecord file, got: {error}. Fetch it again."
+        msg = f"{path}: expected a readable TFRecord file, got: {error}."
         raise SchemaMismatch(msg) from error
 
 
-def _record(file: Any, size: int, where: str) -> bytes:
+def _read_tfrecord(file: BinaryIO, size: int, context: str) -> bytes:
     head = file.read(_HEAD.size)
     if len(head) == _HEAD.size:
-        length, told = _HEAD.unpack(head)
-        _require_sum(head[:8], told, f"{where}, length")
+        length, checksum = _HEAD.unpack(head)
+        _require_checksum(head[:8], checksum, f"{context}, length")
         if file.tell() + length + _TAIL.size <= size:
             content = file.read(length)
-            _require_sum(content, _TAIL.unpack(file.read(_TAIL.size))[0], where)
+            _require_checksum(content, _TAIL.unpack(file.read(_TAIL.size))[0], context)
             return content
-    msg = f"{where}: expected a whole record, got the end of the file after {size} bytes. Fetch the file again."
+    msg = f"{context}: expected a whole record, got the end of the file after {size} bytes."
     raise SchemaMismatch(msg)
 
 
-def _require_sum(content: bytes, told: int, where: str) -> None:
-    found = _masked(_crc32c(content))
-    if found != told:
-        msg = (
-            f"{where}: expected the checksum {told:08x}, got {found:08x}. Fetch the file anew; it is no TFRecord else."
-        )
+def _require_checksum(content: bytes, expected: int, context: str) -> None:
+    actual = mask_checksum(_load_crc32c()(content))
+    if actual != expected:
+        msg = f"{context}: expected the checksum {expected:08x}, got {actual:08x}: damaged, or no TFRecord file."
         raise SchemaMismatch(msg)
 
 
-def _masked(crc: int) -> int:
-    """Return a checksum as the format stores it, so that one of data that hold their own checksum stays one."""
+def mask_checksum(crc: int) -> int:
+    """Return a checksum as the format stores it: rotated and shifted, for data that hold checksums themselves."""
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 @functools.cache
-def _crc32c_function() -> Any:
+def _load_crc32c() -> Callable[[bytes], int]:
     try:
         import google_crc32c
     except ImportError as error:
@@ -77,44 +76,40 @@ def _crc32c_function() -> Any:
     return google_crc32c.value
 
 
-def _crc32c(content: bytes) -> int:
-    return _crc32c_function()(content)
-
-
 class Example:
     """A parsed tf.train.Example: lists of numbers or bytes by name.
 
     Args:
         content: The serialised message.
-        where: Address for messages.
+        context: Address for messages.
 
     Raises:
-        SchemaMismatch: It is no such message.
+        SchemaMismatch: The content is no such message.
         MissingExtra: protobuf is not installed.
     """
 
-    def __init__(self, content: bytes, where: str):
-        message, failure = _message()
+    def __init__(self, content: bytes, context: str):
+        message_class, decode_error = build_example_class()
         try:
-            self._features = message.FromString(content).features.feature
-        except failure as error:
-            msg = f"{where}: expected a tf.train.Example, got {len(content)} bytes that are none. Fetch the file again."
+            self._features = message_class.FromString(content).features.feature
+        except decode_error as error:
+            msg = f"{context}: expected a tf.train.Example, got {len(content)} other bytes."
             raise SchemaMismatch(msg) from error
-        self.where = where
+        self.context = context
 
     def __contains__(self, name: str) -> bool:
-        return name in self._features  # a plain look-up would add the name
+        return name in self._features  # a look-up by index would add the name
 
     def numbers(self, name: str) -> np.ndarray:
         """Return a list of numbers, float32 or int64 ``[N]``; a copy.
 
         Raises:
-            SchemaMismatch: There is no such name, or it holds bytes.
+            SchemaMismatch: No list has that name, or it holds bytes.
         """
-        feature = self._feature(name)
+        feature = self._find(name)
         kind = feature.WhichOneof("kind")
         if kind == "bytes_list":
-            msg = f"{self.where}: expected {name} to hold numbers, got bytes. features.json belongs to other files."
+            msg = f"{self.context}: expected {name} to hold numbers, got bytes. features.json belongs to other files."
             raise SchemaMismatch(msg)
         if kind is None:  # an empty list of any kind
             return np.zeros(0, np.int64)
@@ -124,40 +119,44 @@ class Example:
         """Return a list of bytes.
 
         Raises:
-            SchemaMismatch: There is no such name, or it holds numbers.
+            SchemaMismatch: No list has that name, or it holds numbers.
         """
-        feature = self._feature(name)
+        feature = self._find(name)
         if feature.WhichOneof("kind") not in ("bytes_list", None):
-            msg = f"{self.where}: expected {name} to hold bytes, got numbers. features.json belongs to other files."
+            msg = f"{self.context}: expected {name} to hold bytes, got numbers. features.json belongs to other files."
             raise SchemaMismatch(msg)
         return list(feature.bytes_list.value)
 
-    def _feature(self, name: str) -> Any:
+    def _find(self, name: str) -> Any:
         if name not in self._features:
-            msg = f"{self.where}: expected {name}, which features.json names, got none. Leave it out: drop={name!r}."
+            msg = f"{self.context}: expected {name}, which features.json names, got none. drop={name!r} leaves it out."
             raise SchemaMismatch(msg)
         return self._features[name]
 
 
 @functools.cache
-def _message() -> tuple[Any, type[Exception]]:
-    """Return the class of tf.train.Example, and what it raises.
+def build_example_class() -> tuple[Any, type[Exception]]:
+    """Return the class of tf.train.Example, and the exception that it raises.
 
-    Described here, in a pool of its own, since no package but TensorFlow's own ships the four messages as they are:
-    tensorflow/core/example/example.proto and feature.proto.
+    The four messages of tensorflow/core/example/example.proto and feature.proto are described here, in a pool of their
+    own, since no package except TensorFlow ships them.
     """
     try:
         from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
     except ImportError as error:
         raise MissingExtra(_MISSING.format("protobuf")) from error
-    kind = descriptor_pb2.FieldDescriptorProto
+    field_class = descriptor_pb2.FieldDescriptorProto
     file = descriptor_pb2.FileDescriptorProto(name="example.proto", package="tensorflow", syntax="proto3")
-    lists = {"bytes_list": kind.TYPE_BYTES, "float_list": kind.TYPE_FLOAT, "int64_list": kind.TYPE_INT64}
+    lists = {
+        "bytes_list": field_class.TYPE_BYTES,
+        "float_list": field_class.TYPE_FLOAT,
+        "int64_list": field_class.TYPE_INT64,
+    }
     feature = descriptor_pb2.DescriptorProto(name="Feature")
     feature.oneof_decl.add(name="kind")
     for number, (name, scalar) in enumerate(lists.items(), 1):
         title = name.title().replace("_", "")
-        file.message_type.add(name=title).field.add(name="value", number=1, type=scalar, label=kind.LABEL_REPEATED)
+        file.message_type.add(name=title).field.add(name="value", number=1, type=scalar, label=field_class.LABEL_REPEATED)
         feature.field.add(name=name, number=number, type_name=f".tensorflow.{title}", oneof_index=0, **_SINGLE)
     file.message_type.append(feature)
     features = file.message_type.add(name="Features")
@@ -167,8 +166,8 @@ def _message() -> tuple[Any, type[Exception]]:
     features.field.add(
         name="feature",
         number=1,
-        type=kind.TYPE_MESSAGE,
-        label=kind.LABEL_REPEATED,
+        type=field_class.TYPE_MESSAGE,
+        label=field_class.LABEL_REPEATED,
         type_name=".tensorflow.Features.FeatureEntry",
     )
     example = file.message_type.add(name="Example")
@@ -178,5 +177,5 @@ def _message() -> tuple[Any, type[Exception]]:
     return message_factory.GetMessageClass(pool.FindMessageTypeByName("tensorflow.Example")), message.DecodeError
 
 
-#: A field that is one message: FieldDescriptorProto's TYPE_MESSAGE and LABEL_OPTIONAL.
+#: Describes a field that holds one message: FieldDescriptorProto's TYPE_MESSAGE and LABEL_OPTIONAL.
 _SINGLE = {"type": 11, "label": 1}

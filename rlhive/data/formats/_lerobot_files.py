@@ -1,0 +1,196 @@
+"""The files of a LeRobot dataset, v3.0 and v2.1: episodes, frames, tasks, pictures and videos.
+
+::
+
+    meta/info.json                        codebase_version, fps, features
+    meta/episodes/*/*.parquet             v3.0: length, tasks, where the episode's video starts; v2.1: episodes.jsonl
+    meta/tasks.parquet | tasks.jsonl      the text of every task_index
+    data/*/*.parquet                      one row per frame, episode after episode
+    videos/…                              one file of many episodes (v3.0), or one per episode (v2.1)
+    meta/rlhive_episodes.parquet          written by RLHive only: the true final observations, seeds, splits
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rlhive.data import _arrow, _parquet
+from rlhive.data.formats._pictures import decode_picture, decode_video_frames
+from rlhive.errors import SchemaMismatch
+
+#: What RLHive adds to a LeRobot dataset; LeRobot ignores the file.
+EPISODES_PATH = "meta/rlhive_episodes.parquet"
+#: The columns of a frame that are no features.
+BOOKKEEPING = {
+    "timestamp": "float32",
+    "frame_index": "int64",
+    "episode_index": "int64",
+    "index": "int64",
+    "task_index": "int64",
+}
+_VERSIONS = ("v3.0", "v2.1", "v2.0")
+
+
+@dataclass(frozen=True)
+class LeRobotEpisode:
+    """One row of the table of episodes.
+
+    Attributes:
+        index: LeRobot's number of the episode.
+        length: Number of frames.
+        tasks: The episode's instructions.
+        row: The whole row.
+    """
+
+    index: int
+    length: int
+    tasks: tuple[str, ...]
+    row: Mapping[str, Any]
+
+
+class LeRobotFiles:
+    """A LeRobot dataset's folder, of either version.
+
+    Args:
+        root: The folder.
+
+    Attributes:
+        info: Content of meta/info.json.
+        version: Its codebase_version.
+        features: The features by name, without the bookkeeping ones.
+        videos: Names of the features that are videos.
+
+    Raises:
+        SchemaMismatch: The folder is no LeRobot dataset, or one of another version.
+    """
+
+    def __init__(self, root: Path):
+        self.root = root
+        path = root / "meta" / "info.json"
+        if not path.is_file():
+            msg = f"{root}: expected a LeRobot dataset with meta/info.json, got none."
+            raise SchemaMismatch(msg)
+        self.info: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        self.version: str = self.info["codebase_version"]
+        if self.version not in _VERSIONS:
+            msg = f"{root}: expected a codebase_version of {', '.join(_VERSIONS)}, got {self.version!r}."
+            raise SchemaMismatch(msg)
+        features = self.info["features"]
+        self.videos = [name for name, feature in features.items() if feature["dtype"] == "video"]
+        self.features = {name: feature for name, feature in features.items() if name not in BOOKKEEPING}
+
+    def read_episodes(self) -> list[LeRobotEpisode]:
+        """Return the episodes in the order of their indices."""
+        if self.version == "v3.0":
+            paths = sorted((self.root / "meta" / "episodes").glob("*/*.parquet"))
+            rows = [row for path in paths for row in _read_without_statistics(path).to_pylist()]
+        else:
+            rows = _read_json_lines(self.root / "meta" / "episodes.jsonl")
+        rows.sort(key=lambda row: row["episode_index"])
+        return [LeRobotEpisode(row["episode_index"], row["length"], tuple(row["tasks"]), row) for row in rows]
+
+    def read_frames(self, episodes: list[LeRobotEpisode]) -> Iterator[pa.Table]:
+        """Yield the frames of each episode; the files hold them in that order.
+
+        Raises:
+            SchemaMismatch: Frames are missing, or belong to another episode.
+            CorruptDataset: A Parquet file is damaged.
+        """
+        rows = _FrameReader(sorted((self.root / "data").glob("*/*.parquet")))
+        for episode in episodes:
+            frames = rows.take(episode.length)
+            indices = set(frames.column("episode_index").to_pylist())
+            if len(frames) != episode.length or indices != {episode.index}:
+                msg = (
+                    f"{self.root}, episode {episode.index}: expected {episode.length} frames, got {len(frames)} of "
+                    f"episodes {sorted(indices)}."
+                )
+                raise SchemaMismatch(msg)
+            yield frames
+
+    def read_tasks(self) -> dict[int, str]:
+        """Return the instruction of every task_index."""
+        if self.version == "v3.0":
+            table = pq.read_table(self.root / "meta" / "tasks.parquet").to_pydict()
+            texts = next(values for name, values in table.items() if name != "task_index")
+            return dict(zip(table["task_index"], texts, strict=True))
+        return {row["task_index"]: row["task"] for row in _read_json_lines(self.root / "meta" / "tasks.jsonl")}
+
+    def read_pictures(self, name: str, episode: LeRobotEpisode, frames: pa.Table) -> np.ndarray:
+        """Return the pictures of a camera, uint8 ``[T, H, W, 3]``."""
+        if name not in self.videos:
+            context = f"{self.root}, episode {episode.index}, {name}"
+            contents = [frame["bytes"] for frame in frames.column(name).to_pylist()]
+            return np.stack([decode_picture(content, context=context) for content in contents])
+        keys_of_path = {"episode_index": episode.index, "video_key": name, "episode_chunk": 0}
+        start_s = 0.0
+        if self.version == "v3.0":
+            row = {key.removeprefix(f"videos/{name}/"): value for key, value in episode.row.items()}
+            start_s = row["from_timestamp"]
+            keys_of_path |= row
+        else:
+            keys_of_path["episode_chunk"] = episode.index // self.info["chunks_size"]
+        path = self.root / self.info["video_path"].format(**keys_of_path)
+        return decode_video_frames(path, start_s=start_s, count=episode.length, fps=self.info["fps"])
+
+    def read_rlhive_episodes(self) -> list[dict[str, Any]] | None:
+        """Return what RLHive kept beside the frames, by episode; None where another library wrote the dataset.
+
+        Returns:
+            Split, seed, policy, metadata (JSON) and final, the final values by column, of each episode.
+        """
+        path = self.root / EPISODES_PATH
+        if not path.is_file():
+            return None
+        table = pq.read_table(path)
+        columns = [name for name in table.column_names if name.startswith(_arrow.FINAL)]
+        finals = {name.removeprefix(_arrow.FINAL): _stack_elements(table.column(name)) for name in columns}
+        rows = table.select(["split", "seed", "policy", "metadata"]).to_pylist()
+        return [
+            {**row, "final": {name: values[index] for name, values in finals.items()}} for index, row in enumerate(rows)
+        ]
+
+
+class _FrameReader:
+    """The rows of several Parquet files in order, any number at a time."""
+
+    def __init__(self, paths: list[Path]):
+        self._batches = _parquet.read_batches(paths)
+        self._pending: list[pa.RecordBatch] = []
+
+    def take(self, count: int) -> pa.Table:
+        """Return the next rows; fewer at the end."""
+        while sum(len(batch) for batch in self._pending) < count:
+            batch = next(self._batches, None)
+            if batch is None:
+                break
+            self._pending.append(batch)
+        table = pa.Table.from_batches(self._pending)
+        self._pending = table.slice(count).to_batches()
+        return table.slice(0, count)
+
+
+def _stack_elements(column: pa.ChunkedArray) -> np.ndarray:
+    """Return a column's elements, ``[num_rows, width]`` where it holds lists."""
+    array = column.combine_chunks()
+    if isinstance(array, pa.ChunkedArray):
+        array = pa.concat_arrays(array.chunks)
+    if pa.types.is_fixed_size_list(array.type):
+        return array.flatten().to_numpy(zero_copy_only=False).reshape(len(array), -1)
+    return array.to_numpy(zero_copy_only=False)
+
+
+def _read_without_statistics(path: Path) -> pa.Table:
+    """Read a table of episodes without their statistics, which are most of it."""
+    names = [name for name in pq.read_schema(path).names if not name.startswith("stats/")]
+    return pq.read_table(path, columns=names)
+
+
+def _read_json_lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]

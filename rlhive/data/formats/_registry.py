@@ -1,0 +1,82 @@
+"""The formats that can be used: those that ship, and those that installed packages add.
+
+A package names a :class:`~rlhive.data.formats.Format`, class or instance, as an entry point of the group
+``rlhive.formats``.
+"""
+
+import importlib.metadata
+import warnings
+from collections.abc import Mapping
+from functools import cache
+
+from rlhive.data.formats._builtin import D4RL, RLDS, LeRobot, Minari, RoboSet
+from rlhive.data.formats._format import Format
+from rlhive.errors import UnsupportedFormat
+
+#: Group of the entry points by which packages add formats.
+ENTRY_POINT_GROUP = "rlhive.formats"
+
+#: The formats that ship, by name.
+BUILT_IN: dict[str, Format] = {item.name: item for item in (RoboSet(), D4RL(), Minari(), LeRobot(), RLDS())}
+
+
+def available_formats() -> Mapping[str, Format]:
+    """Return the formats by name, those of installed packages last."""
+    return BUILT_IN | _load_plugin_formats()
+
+
+def get_format(kind: str | Format, *, for_writing: bool = False) -> Format:
+    """Return the format of a name; a Format is returned as it is.
+
+    Args:
+        kind: Name of a format, or a Format that is not registered.
+        for_writing: Whether only formats that can be written count.
+
+    Raises:
+        UnsupportedFormat: No such format; the message lists the names.
+    """
+    if isinstance(kind, Format):
+        item = kind
+    else:
+        item = BUILT_IN.get(kind) or _load_plugin_formats().get(kind)  # a built-in format imports no plugin
+    if item is not None and (item.can_write or not for_writing):
+        return item
+    names = [name for name, known in available_formats().items() if known.can_write or not for_writing]
+    name, purpose = kind if item is None else item.name, " that can be written" if for_writing else ""
+    msg = f"No format {name!r}{purpose}: expected one of {', '.join(names)}."
+    raise UnsupportedFormat(msg)
+
+
+@cache
+def _load_plugin_formats() -> dict[str, Format]:
+    """Load the entry points, once; one that fails is named in a warning and left out."""
+    plugins: dict[str, Format] = {}
+    for entry in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
+        try:
+            item = _instantiate(entry.load())
+            if item.name in BUILT_IN or item.name in plugins:
+                msg = f"the name {item.name!r} is taken"
+                raise UnsupportedFormat(msg)
+        except Exception as error:  # a defect of another package must not disable RLHive's own formats
+            package = entry.dist.name if entry.dist else "unknown package"
+            msg = f"The format {entry.value!r} ({package}) is left out: {error!r}. Update or remove the package."
+            warnings.warn(msg, RuntimeWarning, stacklevel=3)
+            continue
+        plugins[item.name] = item
+    return plugins
+
+
+def _instantiate(loaded: object) -> Format:
+    """Return a format from the object of an entry point.
+
+    Raises:
+        UnsupportedFormat: The object is no Format, or its name is no text.
+    """
+    item = loaded() if isinstance(loaded, type) and issubclass(loaded, Format) else loaded
+    if not isinstance(item, Format):
+        msg = f"expected a Format, class or instance, got {type(item).__name__}"
+        raise UnsupportedFormat(msg)
+    if not isinstance(getattr(item, "name", None), str) or not item.name:
+        msg = f"expected {type(item).__name__}.name to be a text"
+        raise UnsupportedFormat(msg)
+    return item
