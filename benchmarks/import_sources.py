@@ -179,7 +179,7 @@ def _record(number: int) -> EpisodeRecord:
 def _example(number: int) -> bytes:
     """Return an episode as TFDS would serialise it; the states are bytes, as of a tensor with encoding="bytes"."""
     states, actions, rewards = episode(number)
-    message, _ = _tfrecord._message()
+    message, _ = _tfrecord.build_example_class()
     example, last = message(), np.arange(LENGTH + 1) == LENGTH
     features = example.features.feature
     features["steps/observation"].bytes_list.value.extend(row.tobytes() for row in states)

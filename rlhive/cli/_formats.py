@@ -14,7 +14,7 @@ from rlhive.cli._terminal import Json, Name, Version, out
 from rlhive.data.formats import BUILT_IN, Format, Option, available_formats, get_format
 
 if TYPE_CHECKING:
-    from rlhive.data.hub import Pushed
+    from rlhive.data.hub import Published
 
 _READABLE = ", ".join(BUILT_IN)
 _WRITABLE = ", ".join(name for name, item in BUILT_IN.items() if item.can_write)
@@ -121,15 +121,13 @@ def export_to(
     pushed = None
     with contextlib.ExitStack() as stack:
         folder = target or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rlhive-export-"))) / "dataset"
-        _write_once(item, dataset.path, folder, reuse=bool(push), progress=not json_, options=options)
+        _export_unless_done(item, dataset.path, folder, reuse=bool(push), progress=not json_, options=options)
         if push:
-            pushed = push_folder(
-                folder, push, version=dataset.version, tag=tag, private=private, progress=not json_
-            )
+            pushed = push_folder(folder, push, version=dataset.version, tag=tag, private=private, progress=not json_)
     _report_export(target, pushed, tag, json_)
 
 
-def _write_once(
+def _export_unless_done(
     item: Format, folder: Path, target: Path, *, reuse: bool, progress: bool, options: dict[str, Any]
 ) -> None:
     """Write the target; a push goes on with one that exists and holds the same version and options."""
@@ -139,7 +137,7 @@ def _write_once(
         formats.export_to(item, folder, target, progress=progress, **options)
 
 
-def _report_export(target: Path | None, pushed: "Pushed | None", tag: str, json_: bool) -> None:
+def _report_export(target: Path | None, pushed: "Published | None", tag: str, json_: bool) -> None:
     if json_:
         report = {"target": str(target) if target else None, "pushed": vars(pushed) if pushed else None}
         out.print_json(json.dumps(report))

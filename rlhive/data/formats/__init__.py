@@ -1,7 +1,7 @@
 """Formats of other libraries: read into dataset versions, and written from them.
 
-:func:`import_dataset` and :func:`export_to` serve every format. A format is a :class:`Format`; packages add theirs by an
-entry point of the group ``rlhive.formats``.
+:func:`import_dataset` and :func:`export_to` serve every format. A format is a :class:`Format`; packages add theirs
+by an entry point of the group ``rlhive.formats``.
 """
 
 from typing import TYPE_CHECKING

@@ -149,10 +149,7 @@ def _read_span(h5: Any, span: _Span, alignment: str, context: str) -> EpisodeArr
         **end_flags(length, terminated=span.terminated),
         **{f"info.{name}": np.asarray(values[rows]) for name, values in _list_infos(h5).items()},
     }
-    if span.final_row is None:
-        final = h5["next_observations"][span.stop - 1]
-    else:
-        final = h5["observations"][span.final_row]
+    final = h5["next_observations"][span.stop - 1] if span.final_row is None else h5["observations"][span.final_row]
     metadata = {} if span.has_final_state else {"final_observation": "unknown"}
     fields = {"metadata": metadata, "start_state": _read_positions(h5, span.start)}
     return EpisodeArrays(columns, {keys.OBSERVATION: np.asarray(final)}, context, fields)

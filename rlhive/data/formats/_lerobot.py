@@ -127,9 +127,7 @@ def _drop_last_frame(columns: Columns, final: Columns, context: str, metadata: M
     if keys.SUCCESS in final:
         final = final | {keys.SUCCESS: columns[keys.SUCCESS][-1]}
     shortened = {name: rows[:-1] for name, rows in columns.items()}
-    return EpisodeArrays(
-        shortened | end_flags(length - 1, terminated=False), final, context, {"metadata": metadata}
-    )
+    return EpisodeArrays(shortened | end_flags(length - 1, terminated=False), final, context, {"metadata": metadata})
 
 
 def _read_feature(files: LeRobotFiles, name: str, episode: LeRobotEpisode, frames: pa.Table) -> np.ndarray:

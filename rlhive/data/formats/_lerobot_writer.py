@@ -14,7 +14,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rlhive import keys
 from rlhive.data import _arrow, _store
 from rlhive.data._episodes import TERMINATED, TRUNCATED, EpisodeRecord
 from rlhive.data._schema import Field
@@ -144,9 +143,7 @@ class _LeRobotWriter:
         for name, summary in summaries.items():
             self._summaries[name] = self._summaries[name].merge(summary) if name in self._summaries else summary
         self._episodes.append(self._describe_episode(index, record.length, task, summaries))
-        self._rlhive_episodes.append(
-            _arrow.episode_table([_arrow.EpisodeRow.of(record)], self._manifest.schema)
-        )
+        self._rlhive_episodes.append(_arrow.episode_table([_arrow.EpisodeRow.of(record)], self._manifest.schema))
         self._num_frames += record.length
 
     def finish(self, robot_type: str, origin: Mapping[str, Any]) -> None:
@@ -213,9 +210,7 @@ class _LeRobotWriter:
         chunk, file = divmod(self._file_index, _FILES_PER_CHUNK)
         return self._folder / _DATA_PATH.format(chunk_index=chunk, file_index=file)
 
-    def _describe_episode(
-        self, index: int, length: int, task: str, summaries: Mapping[str, Summary]
-    ) -> dict[str, Any]:
+    def _describe_episode(self, index: int, length: int, task: str, summaries: Mapping[str, Summary]) -> dict[str, Any]:
         """Return LeRobot's row of an episode."""
         chunk, file = divmod(self._file_index, _FILES_PER_CHUNK)
         statistics = {
@@ -266,9 +261,11 @@ def _describe_summary(summary: Summary, name: str) -> dict[str, Any]:
 def _find_fps(manifest: Manifest) -> int:
     """Return the frames per second that a run records, or the inverse of its time step."""
     for run in manifest.runs:
-        dt = (run.get("env") or {}).get("dt")
-        if run.get("fps") or dt:
-            return int(run.get("fps") or max(1, round(1 / dt)))
+        if run.get("fps"):
+            return int(run["fps"])
+        time_step_s = (run.get("env") or {}).get("dt")
+        if time_step_s:
+            return max(1, round(1 / time_step_s))
     msg = f"{manifest.name}: no run records the frames per second, expected fps=."
     raise UnsupportedFormat(msg)
 

@@ -40,6 +40,7 @@ def write_minari(
         MissingExtra: h5py is not installed.
     """
     spaces = _build_spaces(manifest)
+    env_specs = [run["env_spec"] for run in manifest.runs if run.get("env_spec")]
     with _store.publishing(target) as partial:
         folder = partial / "data"
         folder.mkdir()
@@ -60,7 +61,7 @@ def write_minari(
             "dataset_id": dataset_id or f"{manifest.name}-v{manifest.version.split('.')[0]}",
             "minari_version": _MINARI_VERSION,
             "description": f"{manifest.description} {manifest.name} {manifest.version}, {manifest.fingerprint}",
-            **{"env_spec": run["env_spec"] for run in manifest.runs if run.get("env_spec")},
+            **({"env_spec": env_specs[-1]} if env_specs else {}),
         }
         (folder / "metadata.json").write_text(json.dumps(metadata), encoding="utf-8")
 

@@ -35,16 +35,17 @@ def get_format(kind: str | Format, *, for_writing: bool = False) -> Format:
     Raises:
         UnsupportedFormat: No such format; the message lists the names.
     """
-    if isinstance(kind, Format):
-        item = kind
-    else:
-        item = BUILT_IN.get(kind) or _load_plugin_formats().get(kind)  # a built-in format imports no plugin
+    item = kind if isinstance(kind, Format) else _find_format(kind)
     if item is not None and (item.can_write or not for_writing):
         return item
     names = [name for name, known in available_formats().items() if known.can_write or not for_writing]
     name, purpose = kind if item is None else item.name, " that can be written" if for_writing else ""
     msg = f"No format {name!r}{purpose}: expected one of {', '.join(names)}."
     raise UnsupportedFormat(msg)
+
+
+def _find_format(name: str) -> Format | None:
+    return BUILT_IN.get(name) or _load_plugin_formats().get(name)  # a format that ships imports no plugin
 
 
 @cache

@@ -115,9 +115,7 @@ def _assign_features(folder: TfdsFolder, dropped: Sequence[str]) -> StepFeatures
             msg = f"{folder.root}: drop={name!r}: expected one of {names}."
             raise SchemaMismatch(msg)
     features = [
-        feature
-        for feature in folder.features.values()
-        if not any(_is_at_or_below(feature, name) for name in dropped)
+        feature for feature in folder.features.values() if not any(_is_at_or_below(feature, name) for name in dropped)
     ]
     flags = {feature.path[1]: feature for feature in features if feature.name in {f"{STEPS}{name}" for name in FLAGS}}
     columns: dict[str, Feature] = {}
@@ -133,18 +131,14 @@ def _assign_features(folder: TfdsFolder, dropped: Sequence[str]) -> StepFeatures
                 raise SchemaMismatch(msg)
             columns[column] = feature
     if not {"is_last", "is_terminal"} <= flags.keys() or not any(map(_is_observed, columns)):
-        msg = (
-            f"{folder.root}: expected steps with observation, is_last and is_terminal, got {names}: no RLDS dataset."
-        )
+        msg = f"{folder.root}: expected steps with observation, is_last and is_terminal, got {names}: no RLDS dataset."
         raise SchemaMismatch(msg)
     of_episode = [feature for feature in features if not feature.name.startswith(STEPS)]
     return StepFeatures(
         columns=columns,
         observed=tuple(filter(_is_observed, columns)),
         flags=flags,
-        episode=tuple(
-            feature for feature in of_episode if feature.kind in ("text", "tensor") and feature.depth == 0
-        ),
+        episode=tuple(feature for feature in of_episode if feature.kind in ("text", "tensor") and feature.depth == 0),
     )
 
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from rlhive import keys
 from rlhive.data._episodes import REWARD, TRUNCATED
 from rlhive.data.formats._episode_source import EpisodeArrays, end_flags
 from rlhive.data.formats._rlds_scan import EpisodeFlags, StepFeatures, read_flags, require_length

@@ -168,9 +168,7 @@ class RldsScan:
 
     def count_episodes(self, last_step: str) -> tuple[int, int]:
         """Return the number of episodes that have a transition, and of those that have none."""
-        num_without = sum(
-            count for flags, count in self._episodes.items() if flags.count_transitions(last_step) == 0
-        )
+        num_without = sum(count for flags, count in self._episodes.items() if flags.count_transitions(last_step) == 0)
         return self._episodes.total() - num_without, num_without
 
     def decide_last_step(self, given: str | None, context: str) -> LastStep:

@@ -24,9 +24,7 @@ def read_feature(feature: Feature, example: Example) -> np.ndarray:
     if feature.depth:
         return rows
     if len(rows) != 1:
-        msg = (
-            f"{example.context}: expected one {feature.name}, got {len(rows)}. features.json belongs to other files."
-        )
+        msg = f"{example.context}: expected one {feature.name}, got {len(rows)}. features.json belongs to other files."
         raise SchemaMismatch(msg)
     return rows[0]
 

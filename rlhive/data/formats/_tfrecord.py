@@ -156,12 +156,13 @@ def build_example_class() -> tuple[Any, type[Exception]]:
     feature.oneof_decl.add(name="kind")
     for number, (name, scalar) in enumerate(lists.items(), 1):
         title = name.title().replace("_", "")
-        file.message_type.add(name=title).field.add(name="value", number=1, type=scalar, label=field_class.LABEL_REPEATED)
+        values = file.message_type.add(name=title)
+        values.field.add(name="value", number=1, type=scalar, label=field_class.LABEL_REPEATED)
         feature.field.add(name=name, number=number, type_name=f".tensorflow.{title}", oneof_index=0, **_SINGLE)
     file.message_type.append(feature)
     features = file.message_type.add(name="Features")
     entry = features.nested_type.add(name="FeatureEntry", options=descriptor_pb2.MessageOptions(map_entry=True))
-    entry.field.add(name="key", number=1, type=kind.TYPE_STRING, label=kind.LABEL_OPTIONAL)
+    entry.field.add(name="key", number=1, type=field_class.TYPE_STRING, label=field_class.LABEL_OPTIONAL)
     entry.field.add(name="value", number=2, type_name=".tensorflow.Feature", **_SINGLE)
     features.field.add(
         name="feature",

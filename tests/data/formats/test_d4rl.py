@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 from rlhive import RoboHiveDataset
 from rlhive.cli import app
 from rlhive.data._episodes import REWARD
-from rlhive.data.formats import _d4rl
 from rlhive.data.formats._convert import import_dataset
+from rlhive.data.formats._d4rl import read_d4rl
 from rlhive.errors import SchemaMismatch, UnsupportedFormat
 from tests.data.formats.make_d4rl import FILES, HORIZON, LENGTHS, TERMINAL, walk
 
@@ -51,7 +51,7 @@ def test_a_whole_file_comes_back_whole(file, tmp_path):
     add(h5, "timeouts", "next_observations")
     folder = import_dataset("d4rl", path, "lab/walk", license="cc-by-4.0", store=tmp_path, progress=False)
     dataset = RoboHiveDataset(folder)
-    records = list(_d4rl.read(path).records())
+    records = list(read_d4rl(path).records())
     for record, truth, terminal in zip(records, TRUTH, TERMINAL, strict=True):
         assert_true(record, truth)
         assert record.ended == ("terminated" if terminal else "truncated")
@@ -66,7 +66,7 @@ def test_a_whole_file_comes_back_whole(file, tmp_path):
 def test_without_next_observations_the_last_state_is_not_invented(file):
     path, h5 = file
     add(h5, "timeouts")
-    source = _d4rl.read(path)
+    source = read_d4rl(path)
     records = list(source.records())
     for record, truth, terminal in zip(records, TRUTH, TERMINAL, strict=True):
         if terminal:
@@ -81,7 +81,7 @@ def test_without_next_observations_the_last_state_is_not_invented(file):
 
 def test_the_oldest_files_have_neither(file):
     # D4RL's own reader counts on after an end of the task and cuts the following episode a row too early.
-    for record, truth, terminal in zip(_d4rl.read(file[0], horizon=HORIZON).records(), TRUTH, TERMINAL, strict=True):
+    for record, truth, terminal in zip(read_d4rl(file[0], horizon=HORIZON).records(), TRUTH, TERMINAL, strict=True):
         if not terminal:
             assert_true(record, truth, length=len(truth["actions"]) - 1)
         assert record.columns["next.terminated"].ravel()[-1] == terminal
@@ -90,7 +90,7 @@ def test_the_oldest_files_have_neither(file):
 def test_ours_are_the_transitions_of_d4rls_own_reader(file):
     path, h5 = file
     add(h5, "timeouts")
-    records = list(_d4rl.read(path).records())
+    records = list(read_d4rl(path).records())
     theirs = np.load(FILES / "d4rl_qlearning.npz")
     ends = theirs["terminals"]
     # D4RL drops the file's last row as well, whatever it is.
@@ -113,7 +113,7 @@ def test_ours_are_the_transitions_of_d4rls_own_reader(file):
 def test_breaks_are_found_where_nothing_marks_them(file):
     path, h5 = file
     add(h5, "next_observations")
-    source = _d4rl.read(path)
+    source = read_d4rl(path)
     for record, truth in zip(source.records(), TRUTH, strict=True):
         assert_true(record, truth)
     assert "ends are where the observations jump" in source.notes[0]
@@ -126,14 +126,14 @@ def test_misplaced_timeouts_are_refused_until_somebody_decides(file, known):
     h5["timeouts"][...] = np.roll(h5["timeouts"], -1)  # as in antmaze's first files: a row too early
     h5.flush()
     with pytest.raises(SchemaMismatch, match="jump after row 19, and at 3 places in all"):
-        _d4rl.read(path)
-    found = list(_d4rl.read(path, breaks="found").records())
+        read_d4rl(path)
+    found = list(read_d4rl(path, breaks="found").records())
     assert len(found) == len(LENGTHS)
     short = 0 if known else 1
     for record, truth, terminal in zip(found, TRUTH, TERMINAL, strict=True):
         if not terminal:
             assert_true(record, truth, length=len(truth["actions"]) - short)
-    marked = next(_d4rl.read(path, breaks="marked").records())
+    marked = next(read_d4rl(path, breaks="marked").records())
     assert marked.length == LENGTHS[0] - 1 - short
 
 
@@ -146,8 +146,8 @@ def test_rewards_of_the_rows_own_state_move_one_row_up(file):
     maze = path.with_name("maze2d-umaze-v1.hdf5")
     shutil.copy(path, maze)
     with pytest.raises(SchemaMismatch, match="alignment='state' moves it"):
-        _d4rl.read(maze)
-    records = list(_d4rl.read(maze, alignment="state").records())
+        read_d4rl(maze)
+    records = list(read_d4rl(maze, alignment="state").records())
     whole = [truth for truth in TRUTH if len(truth["actions"]) > 1]
     for record, truth in zip(records, whole, strict=True):
         assert_true(record, truth, length=len(truth["actions"]) - 1)
@@ -158,13 +158,13 @@ def test_what_is_no_such_file_is_refused(file, tmp_path):
     del h5["terminals"]
     h5.flush()
     with pytest.raises(SchemaMismatch, match="got no terminals"):
-        _d4rl.read(path)
+        read_d4rl(path)
     with pytest.raises(SchemaMismatch, match="readable HDF5"):
-        _d4rl.read(tmp_path / "nothing.hdf5")
+        read_d4rl(tmp_path / "nothing.hdf5")
 
 
 def test_an_option_of_another_format_is_refused(file, tmp_path):
-    with pytest.raises(UnsupportedFormat, match="no option 'fps': expected some of alignment, horizon, breaks, split"):
+    with pytest.raises(UnsupportedFormat, match="no option 'fps': expected one of alignment, horizon, breaks, split"):
         import_dataset("d4rl", file[0], "lab/walk", license="mit", store=tmp_path, fps=3)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.import_sources import EPISODE_BYTES, SOURCES
-from rlhive.data.formats import _minari, _roboset
+from rlhive.data.formats import _minari_writer, _roboset
 from rlhive.data.formats._convert import export_to, import_dataset
 from rlhive.data.versions._export import export
 from tests.data.strategies import records
@@ -152,14 +152,14 @@ def test_an_interrupt_that_python_drops_ends_an_import_all_the_same(tmp_path, mo
 
 @pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_that_python_drops_ends_an_export_too(tmp_path, monkeypatch):
-    write_episode, calls = _minari._write_episode, []
+    write_episode, calls = _minari_writer._write_episode_group, []
 
     def write_and_be_interrupted(*arguments):
         calls.append(arguments)
         drop_an_interrupt()
         write_episode(*arguments)
 
-    monkeypatch.setattr(_minari, "_write_episode", write_and_be_interrupted)
+    monkeypatch.setattr(_minari_writer, "_write_episode_group", write_and_be_interrupted)
     schema, made = records([3, 2, 4])
     folder = export(made, "lab/walk", schema=schema, license="mit", store=tmp_path)
     with pytest.raises(KeyboardInterrupt):

@@ -11,9 +11,9 @@ import pytest
 from benchmarks.peers.environments import VENVS
 from rlhive import RoboHiveDataset
 from rlhive.data._episodes import EpisodeRecord
-from rlhive.data.formats import _lerobot
 from rlhive.data.formats._convert import export_to, import_dataset
-from rlhive.data.formats._imported import end_flags, record_of, schema_of
+from rlhive.data.formats._episode_source import EpisodeArrays, end_flags
+from rlhive.data.formats._lerobot import read_lerobot
 from rlhive.data.versions._export import export
 from rlhive.errors import SchemaMismatch, UnsupportedFormat
 from tests.data.formats import make_lerobot
@@ -24,7 +24,7 @@ LOSSLESS = "v3.0-image"
 
 @pytest.mark.parametrize("kind", [LOSSLESS, "v3.0-video", "v2.1-video"])
 def test_frames_become_transitions(kind):
-    source = _lerobot.read(FILES / kind)
+    source = read_lerobot(FILES / kind)
     for episode, record in enumerate(source.records()):
         frames, solved = truth(episode), SOLVED[episode]
         # The state after the last action is in no file: a cut episode gives its last frame for it.
@@ -73,13 +73,10 @@ def own_episodes():
             "pixels": generator.integers(0, 256, (2, 8, 6, 3), dtype=np.uint8),
             "success": np.array([episode == 0]),
         }
-        schema = schema_of(columns, final)
-        told = {
-            "split": "expert" if episode else "random",
-            "seed": 7 + episode,
-            "metadata": {"task": f"task {episode}"},
-        }
-        yield schema, record_of(columns, final, schema, where="", episode=episode, **told)
+        arrays = EpisodeArrays(columns, final, f"episode {episode}")
+        schema = arrays.infer_schema()
+        split, metadata = "expert" if episode else "random", {"task": f"task {episode}"}
+        yield schema, arrays.to_record(schema, episode=episode, split=split, seed=7 + episode, metadata=metadata)
 
 
 @pytest.fixture
@@ -92,7 +89,7 @@ def own(tmp_path) -> tuple[list[EpisodeRecord], os.PathLike]:
 def test_what_goes_out_comes_in_again(own):
     # Splits are written one after the other, so the one random episode, the first in the store, comes last.
     records, target = own
-    again = {record.seed: record for record in _lerobot.read(target).records()}
+    again = {record.seed: record for record in read_lerobot(target).records()}
     for record in records:
         back = again[record.seed]
         assert (back.split, back.ended, back.metadata) == (record.split, record.ended, record.metadata)
@@ -138,8 +135,9 @@ def test_lerobot_reads_ours(own, tmp_path):
 
 def test_what_lerobot_cannot_hold_is_refused(tmp_path):
     columns = {"observation": np.zeros((2, 3, 3)), "action": np.zeros((2, 1)), **end_flags(2, terminated=False)}
-    schema = schema_of(columns, {"observation": np.zeros((3, 3))})
-    record = record_of(columns, {"observation": np.zeros((3, 3))}, schema, where="", episode=0, split="train")
+    arrays = EpisodeArrays(columns, {"observation": np.zeros((3, 3))}, "episode 0")
+    schema = arrays.infer_schema()
+    record = arrays.to_record(schema, episode=0, split="train")
     folder = export([record], "lab/own", schema=schema, license="mit", store=tmp_path)
     with pytest.raises(UnsupportedFormat, match="expected fps="):
         export_to("lerobot", folder, tmp_path / "out", progress=False)
@@ -150,12 +148,12 @@ def test_what_lerobot_cannot_hold_is_refused(tmp_path):
 
 def test_damaged_datasets_are_refused(tmp_path):
     with pytest.raises(SchemaMismatch, match="expected a LeRobot dataset"):
-        _lerobot.read(tmp_path)
+        read_lerobot(tmp_path)
     shutil.copytree(FILES / "v2.1-video", tmp_path / "short")
     (tmp_path / "short" / "data" / "chunk-000" / "episode_000001.parquet").unlink()
     with pytest.raises(SchemaMismatch, match="episode 1: expected 3 frames"):
-        list(_lerobot.read(tmp_path / "short").records())
+        list(read_lerobot(tmp_path / "short").records())
     info = tmp_path / "short" / "meta" / "info.json"
     info.write_text(info.read_text().replace("v2.1", "v9.0"))
     with pytest.raises(SchemaMismatch, match=r"expected a codebase_version of v3.0, v2.1, v2.0, got 'v9.0'"):
-        _lerobot.read(tmp_path / "short")
+        read_lerobot(tmp_path / "short")

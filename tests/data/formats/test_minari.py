@@ -10,8 +10,8 @@ from PIL import Image
 
 from benchmarks.peers.environments import VENVS
 from rlhive import RoboHiveDataset
-from rlhive.data.formats import _minari
 from rlhive.data.formats._convert import export_to, import_dataset
+from rlhive.data.formats._minari import read_minari
 from rlhive.errors import DatasetExists, SchemaMismatch
 from tests.data.formats import make_minari
 from tests.data.formats.make_minari import FILES, LENGTHS, LOSSY, STORAGES, TERMINATED, plain, truth
@@ -50,7 +50,7 @@ def assert_true(records):
 
 @pytest.mark.parametrize("storage", STORAGES)
 def test_every_space_and_storage_comes_in_bit_for_bit(storage, tmp_path):
-    source = _minari.read(FILES / storage)
+    source = read_minari(FILES / storage)
     records = list(source.records())
     assert_true(records)
     assert [record.seed for record in records] == [100, 101, 102]
@@ -72,7 +72,7 @@ def exported(tmp_path):
 
 def test_what_goes_out_comes_in_again(exported):
     target, folder = exported
-    records = list(_minari.read(target).records())
+    records = list(read_minari(target).records())
     assert_true(records)
     assert [record.seed for record in records] == [100, 101, 102]
     assert records[1].metadata == {"options": {"level": 1, "split": "train"}}
@@ -98,7 +98,7 @@ def test_a_toy_dataset_goes_out_by_its_dtypes(tmp_path):
 
     folder = collect("toy_point", store=tmp_path, progress=False, num_workers=1)
     target = export_to("minari", folder, tmp_path / "out", progress=False)
-    ours, again = RoboHiveDataset(folder), _minari.read(target)
+    ours, again = RoboHiveDataset(folder), read_minari(target)
     expected = ours.as_tensordict()
     records = list(again.records())
     assert len(records) == len(ours.episodes)
@@ -109,7 +109,7 @@ def test_a_toy_dataset_goes_out_by_its_dtypes(tmp_path):
 
 
 def test_jpeg_pictures_are_decoded_and_named():
-    source = _minari.read(FILES / LOSSY)
+    source = read_minari(FILES / LOSSY)
     assert source.notes == ("JPEG pictures, decoded: observation.camera",)
     record, camera = next(source.records()), truth(0)["observations"]["camera"]
     packed = io.BytesIO()
@@ -120,4 +120,4 @@ def test_jpeg_pictures_are_decoded_and_named():
 
 def test_what_is_no_such_dataset_is_refused(tmp_path):
     with pytest.raises(SchemaMismatch, match="expected a Minari dataset"):
-        _minari.read(tmp_path)
+        read_minari(tmp_path)

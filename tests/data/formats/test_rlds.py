@@ -15,8 +15,9 @@ from typer.testing import CliRunner
 
 from rlhive import RoboHiveDataset
 from rlhive.cli import app
-from rlhive.data.formats import _rlds, _tfrecord
-from rlhive.data.formats._convert import import_dataset
+from rlhive.data.formats import _tfrecord
+from rlhive.data.formats._convert import import_dataset, open_source
+from rlhive.data.formats._rlds import read_rlds
 from rlhive.errors import SchemaMismatch, UnsupportedFormat
 from tests.data.formats.make_rlds import FILES, LENGTHS, SPLITS, TERMINAL, truth
 
@@ -78,7 +79,7 @@ def assert_true(record, *, kept, final):
 
 @pytest.mark.parametrize("kind", ["tfrecord", "parquet"])
 def test_the_last_step_is_the_true_final_observation_bit_for_bit(kind):
-    source = _rlds.read(FILES / f"closed-{kind}")
+    source = read_rlds(FILES / f"closed-{kind}")
     records = list(source.records())
     assert [number_of(record) for record in records] == [0, 1, 2, 3, 4]
     assert source.num_episodes == 5
@@ -97,7 +98,7 @@ def test_the_last_step_is_the_true_final_observation_bit_for_bit(kind):
 
 
 def test_logged_steps_are_transitions_and_nothing_is_invented():
-    source = _rlds.read(LOGGED)
+    source = read_rlds(LOGGED)
     records = {number_of(record): record for record in source.records()}
     # Episode 1 has a single step and was cut off: what its action led to is not known.
     assert sorted(records) == [0, 2, 3, 4]
@@ -152,7 +153,7 @@ def test_the_command_takes_its_options(tmp_path, monkeypatch):
 
 
 def contents_of(path):
-    return list(_tfrecord.records(path))
+    return list(_tfrecord.read_tfrecords(path))
 
 
 def write_records(path, contents):
@@ -161,7 +162,7 @@ def write_records(path, contents):
         for content in contents:
             head = struct.pack("<Q", len(content))
             for part in (head, content):
-                file.write(part + struct.pack("<I", _tfrecord._masked(google_crc32c.value(part))))
+                file.write(part + struct.pack("<I", _tfrecord.mask_checksum(google_crc32c.value(part))))
 
 
 @pytest.fixture
@@ -171,7 +172,7 @@ def copy(tmp_path):
     def copied(source, change=lambda number, features: None):
         target = tmp_path / "copy"
         shutil.copytree(source, target)
-        message, _ = _tfrecord._message()
+        message, _ = _tfrecord.build_example_class()
         for path in sorted(target.glob("*.tfrecord-*")):
             changed = []
             for content in contents_of(path):
@@ -197,8 +198,8 @@ def put(features, name, rows):
 
 
 def test_a_copy_that_nothing_changed_is_the_same(copy):
-    again = list(_rlds.read(copy(CLOSED)).records())
-    for before, after in zip(_rlds.read(CLOSED).records(), again, strict=True):
+    again = list(read_rlds(copy(CLOSED)).records())
+    for before, after in zip(read_rlds(CLOSED).records(), again, strict=True):
         assert before.content_hash() == after.content_hash()
 
 
@@ -229,10 +230,10 @@ def with_one_closing_step_filled(number, features):
 def test_last_steps_that_do_not_tell_are_refused_until_it_is_said(copy, source, change, says):
     folder = copy(source, change)
     with pytest.raises(SchemaMismatch, match=says) as refused:
-        _rlds.read(folder)
+        read_rlds(folder)
     assert "last_step='observation'" in str(refused.value)
-    for last_step in _rlds.LAST_STEPS:
-        assert _rlds.read(folder, last_step=last_step).notes[0].endswith("as it was given")
+    for last_step in ("observation", "transition", "each"):
+        assert read_rlds(folder, last_step=last_step).notes[0].endswith("as the option last_step says")
 
 
 def test_actions_that_are_often_zero_prove_nothing(copy):
@@ -245,7 +246,7 @@ def test_actions_that_are_often_zero_prove_nothing(copy):
         grips[:] = [0] * len(grips)
 
     with pytest.raises(SchemaMismatch, match="100% of the other steps have zeros too"):
-        _rlds.read(copy(CLOSED, idle))
+        read_rlds(copy(CLOSED, idle))
 
 
 def test_each_decides_episode_by_episode(copy):
@@ -263,8 +264,8 @@ def test_each_decides_episode_by_episode(copy):
     keep = ["observation/precise", "observation/top", "observation/wrist", "observation/depth"]
     keep += ["observation/millimetres", "observation/touch", "observation/plan"]
     with pytest.raises(SchemaMismatch, match="3 have no action, reward or discount but zeros, 2 have both"):
-        _rlds.read(folder)
-    records = {number_of(record): record for record in _rlds.read(folder, last_step="each", drop=keep).records()}
+        read_rlds(folder)
+    records = {number_of(record): record for record in read_rlds(folder, last_step="each", drop=keep).records()}
     assert records[0].length == LENGTHS[0]
     assert records[0].metadata["final_observation"] == "unknown"
     assert not records[0].final["observation.state"].any()
@@ -277,7 +278,7 @@ def test_a_recording_that_was_cut_short_is_unfinished(copy):
         features["steps/is_last"].int64_list.value[-1] = 0
         features["steps/is_terminal"].int64_list.value[-1] = 0
 
-    records = list(_rlds.read(copy(LOGGED, cut)).records())
+    records = list(read_rlds(copy(LOGGED, cut)).records())
     assert [record.ended for record in records] == ["unfinished"] * 4
     for record in records:
         number = number_of(record)
@@ -293,14 +294,14 @@ def test_flags_inside_an_episode_are_refused(copy, flag):
     with pytest.raises(
         SchemaMismatch, match=f"val.*record 0: expected {flag} at the .* of its 6 steps, got it at step 2"
     ):
-        _rlds.read(copy(CLOSED, change))
+        read_rlds(copy(CLOSED, change))
 
 
 def test_a_first_step_that_is_not_the_first_is_told(copy):
     def change(number, features):
         features["steps/is_first"].int64_list.value[0] = 0
 
-    assert all(record.metadata["is_first"] is False for record in _rlds.read(copy(CLOSED, change)).records())
+    assert all(record.metadata["is_first"] is False for record in read_rlds(copy(CLOSED, change)).records())
 
 
 # --- damage ---
@@ -365,10 +366,10 @@ def test_damaged_parquet_is_one_sentence(tmp_path):
     shard = source / "arm-train.parquet-00000-of-00002"
     truncated(shard, 5000)
     with pytest.raises(SchemaMismatch, match="expected Parquet with a column of records"):
-        _rlds.read(source)
+        read_rlds(source)
     pq.write_table(pa.table({"other": [b""]}), shard)
     with pytest.raises(SchemaMismatch, match="expected Parquet with a column of records"):
-        _rlds.read(source)
+        read_rlds(source)
 
 
 def set_feature(node, *path):
@@ -412,7 +413,7 @@ STRANGE = [
         lambda node: node["language_instruction"].update(node["reward"]),
         "language_instruction to hold numbers, got bytes",
     ),
-    (lambda node: rename(node, "is_last", "last"), "It is no RLDS"),
+    (lambda node: rename(node, "is_last", "last"), "no RLDS dataset"),
     (lambda node: rename(node, "discount", "gamma"), "expected steps/gamma, which features.json names, got none"),
     (lambda node: rename(node, "discount", "a.b"), "drop='a.b'"),
     (lambda node: node.update(reward={"tensor": {}}), "as TFDS 4.6 and later write them"),
@@ -426,7 +427,7 @@ def test_a_feature_that_is_not_what_the_files_hold_is_refused(change, says, tmp_
     shutil.copytree(CLOSED, folder)
     features_changed(change)(folder)
     with pytest.raises(SchemaMismatch, match=says):
-        list(_rlds.read(folder).records())
+        list(read_rlds(folder).records())
 
 
 def test_nothing_that_features_json_names_is_imported(tmp_path, monkeypatch):
@@ -435,20 +436,20 @@ def test_nothing_that_features_json_names_is_imported(tmp_path, monkeypatch):
     folder = tmp_path / "source"
     shutil.copytree(CLOSED, folder)
     features_changed(lambda node: node["reward"].update(pythonClassName="lab_trap.Tensor"))(folder)
-    assert next(_rlds.read(folder).records()).length == LENGTHS[0]
+    assert next(read_rlds(folder).records()).length == LENGTHS[0]
 
 
 def test_what_is_no_such_folder_is_refused(tmp_path):
     with pytest.raises(SchemaMismatch, match="got one below closed-parquet, closed-tfrecord, logged-tfrecord"):
-        _rlds.read(FILES)
+        read_rlds(FILES)
     with pytest.raises(SchemaMismatch, match=r"with dataset_info.json, got none"):
-        _rlds.read(tmp_path)
+        read_rlds(tmp_path)
     with pytest.raises(SchemaMismatch, match="expected a split 'test', got train, val"):
-        _rlds.read(CLOSED, split="test")
+        read_rlds(CLOSED, split="test")
     with pytest.raises(SchemaMismatch, match="drop='observation/nose': expected one of"):
-        _rlds.read(CLOSED, drop="observation/nose")
+        read_rlds(CLOSED, drop="observation/nose")
     with pytest.raises(SchemaMismatch, match="last_step='zero': expected one of"):
-        _rlds.read(CLOSED, last_step="zero")
+        open_source("rlds", CLOSED, last_step="zero")
     folder = tmp_path / "source"
     shutil.copytree(CLOSED, folder)
     info = json.loads((folder / "dataset_info.json").read_text())
@@ -459,10 +460,10 @@ def test_what_is_no_such_folder_is_refused(tmp_path):
     ]:
         (folder / "dataset_info.json").write_text(json.dumps({**info, **change}))
         with pytest.raises(SchemaMismatch, match=says):
-            _rlds.read(folder)
+            read_rlds(folder)
     (folder / "dataset_info.json").write_text("{")
     with pytest.raises(SchemaMismatch, match="expected JSON"):
-        _rlds.read(folder)
+        read_rlds(folder)
 
 
 def test_a_damaged_picture_names_its_record(copy):
@@ -470,7 +471,7 @@ def test_a_damaged_picture_names_its_record(copy):
         if number == 4:
             features["steps/observation/top"].bytes_list.value[1] = b"\x89PNG nothing"
 
-    source = _rlds.read(copy(CLOSED, change))
+    source = read_rlds(copy(CLOSED, change))
     with pytest.raises(SchemaMismatch, match=r"val.*record 0: steps/observation/top: expected a PNG or JPEG picture"):
         list(source.records())
 
@@ -483,7 +484,7 @@ def test_a_bomb_is_not_unpacked(copy):
     tracemalloc.start()
     try:
         with pytest.raises(SchemaMismatch, match=r"steps/observation/precise: expected float64 \[2\]"):
-            _rlds.read(source)
+            read_rlds(source)
         assert tracemalloc.get_traced_memory()[1] < 2**23
     finally:
         tracemalloc.stop()

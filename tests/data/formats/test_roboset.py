@@ -10,8 +10,8 @@ import torch
 pytest.importorskip("robohive")
 
 from rlhive import RoboHiveDataset, keys
-from rlhive.data.formats import _roboset
 from rlhive.data.formats._convert import import_dataset
+from rlhive.data.formats._roboset import read_roboset
 from rlhive.errors import SchemaMismatch, UnsupportedFormat
 
 ENV = "FrankaReachRandom-v0"
@@ -80,7 +80,7 @@ def copy(log, tmp_path):
 
 
 def test_every_value_is_what_the_environment_returned(log, truth):
-    source = _roboset.read(log)
+    source = read_roboset(log)
     records = list(source.records())
     assert source.num_episodes == len(records) == EPISODES
     assert source.env_name == ENV
@@ -110,7 +110,7 @@ def test_an_end_of_the_task_is_terminated_one_row_earlier(copy):
     h5["Trial0/done"][-1] = True
     h5["Trial1/env_infos/solved"][3] = True
     h5.flush()
-    first, second, *_ = _roboset.read(path).records()
+    first, second, *_ = read_roboset(path).records()
     assert first.columns["next.terminated"].ravel().tolist() == [False] * 5 + [True]
     assert not first.columns["next.truncated"].any()
     assert second.columns["success"].ravel().tolist() == [False, False, False, True, False, False]
@@ -126,7 +126,7 @@ def test_pictures_and_half_precision(copy):
         del h5[f"{trial}/observations"]
         h5[f"{trial}/observations"] = halved
     h5.flush()
-    source = _roboset.read(path)
+    source = read_roboset(path)
     record = next(source.records())
     np.testing.assert_array_equal(record.columns["pixels.left_cam"], pictures[:-1])
     np.testing.assert_array_equal(record.final["pixels.left_cam"], pictures[-1])
@@ -139,7 +139,7 @@ def test_pictures_and_half_precision(copy):
 def test_older_logs_hold_the_reward_in_the_row_of_its_action(copy, truth):
     path, h5 = copy
     as_paths(h5)
-    source = _roboset.read(path)
+    source = read_roboset(path)
     assert "taken as they are" in source.notes[0]
     record, expected = next(source.records()), truth.episodes[0]
     np.testing.assert_array_equal(record.columns["next.reward"].ravel(), expected["rewards"])
@@ -154,7 +154,7 @@ def test_a_final_observation_that_nobody_logged_is_not_invented(copy, truth):
     for trial in h5:
         del h5[f"{trial}/env_infos/obs_dict"]
     h5.flush()
-    record = next(_roboset.read(path).records())
+    record = next(read_roboset(path).records())
     assert record.length == STEPS - 1
     np.testing.assert_array_equal(record.final["observation"], truth.episodes[0]["states"][-2])
 
@@ -176,8 +176,8 @@ def test_an_unsure_file_is_refused_until_its_alignment_is_given(copy, truth):
     h5["Trial3/actions"][-1] = 0.0
     h5.flush()
     with pytest.raises(SchemaMismatch, match="Trial3: cannot tell whether row t holds the reward of its own state"):
-        _roboset.read(path)
-    as_state, as_path = (list(_roboset.read(path, alignment=given).records())[3] for given in _roboset.ALIGNMENTS)
+        read_roboset(path)
+    as_state, as_path = (list(read_roboset(path, alignment=given).records())[3] for given in ("state", "path"))
     rewards = truth.episodes[3]["rewards"]
     np.testing.assert_array_equal(as_state.columns["next.reward"].ravel(), rewards)
     np.testing.assert_array_equal(as_path.columns["next.reward"].ravel()[1:], rewards[:-1])
@@ -223,7 +223,7 @@ def test_the_roboset_schema(tmp_path):
             trace.append_datums(f"Trial{trial}", datum)
     path = tmp_path / "slide_open.h5"
     trace.save(str(path), f_res=np.float64)
-    record = list(_roboset.read(path).records())[1]
+    record = list(read_roboset(path).records())[1]
     assert record.length == 3
     assert keys.NEXT_REWARD not in record.columns
     np.testing.assert_array_equal(record.columns["action"], [row["actions"] for row in logged[1][:3]])
@@ -243,7 +243,7 @@ def test_what_is_no_such_log_is_refused(tmp_path):
         (tmp_path / "nothing", "no such path"),
     ]:
         with pytest.raises(SchemaMismatch, match=words):
-            _roboset.read(source)
+            read_roboset(source)
     with pytest.raises(UnsupportedFormat, match="expected one of roboset"):
         import_dataset("hdf4", tmp_path, "a", license="mit", store=tmp_path)
 
