@@ -1,8 +1,10 @@
 """The verbs that speak other libraries' formats, as a user types them; what goes to a Hub goes to the loopback one."""
 
+import inspect
 import json
 import os
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,8 +12,9 @@ import pytest
 from benchmarks.peers.environments import VENVS
 from rlhive import RoboHiveDataset
 from rlhive.cli import _formats
-from rlhive.data.formats import _lerobot
-from rlhive.data.formats._convert import READERS, WRITERS, export_to
+from rlhive.data.formats import BUILT_IN
+from rlhive.data.formats._convert import export_to
+from rlhive.data.formats._lerobot import read_lerobot
 from tests.cli.test_hub import parsed
 from tests.data.formats import make_lerobot
 from tests.data.formats.test_lerobot import NEEDS
@@ -93,7 +96,7 @@ def test_an_interrupted_push_of_a_folder_goes_on_with_the_same_command(hub, rlhi
     assert target.stat().st_ino == made  # pushed, not written anew
     assert content(hub) == files_of(target)
     status, _, said = rlhive("export-to", "lerobot", "lab/frames", target, "--push", "org/frames", "--task", "other")
-    assert (status, "Choose another target" in " ".join(said.split())) == (1, True)
+    assert (status, "expected the path of a new folder" in " ".join(said.split())) == (1, True)
 
 
 def test_the_tag_is_never_moved_and_private_stays_private(hub, rlhive, imported):
@@ -112,8 +115,8 @@ def test_the_tag_is_never_moved_and_private_stays_private(hub, rlhive, imported)
 @pytest.mark.parametrize(
     ("words", "status", "says"),
     [
-        (("minari", "lab/frames", "--push", "org/frames"), 1, "Format minari is not pushed: expected lerobot"),
-        (("lerobot", "lab/frames"), 2, "Name a folder, or a repository"),
+        (("minari", "lab/frames", "--push", "org/frames"), 1, "Format minari cannot be pushed: expected lerobot"),
+        (("lerobot", "lab/frames"), 2, "expected a target folder, or a repository"),
         (("zarr", "lab/frames", "out"), 1, "expected one of minari, lerobot"),
         (("lerobot", "lab/nothing", "out"), 1, "lab/nothing"),
     ],
@@ -143,7 +146,7 @@ def test_what_was_published_comes_back_by_its_tag(hub, rlhive, imported, online,
         "from huggingface_hub import snapshot_download\nanswer = snapshot_download(repo, repo_type='dataset', **more)"
     )
     folder = online.run(fetch, repo="org/frames", more={"revision": "v3.0", "local_dir": str(tmp_path / "back")})
-    records = list(_lerobot.read(folder).records())
+    records = list(read_lerobot(Path(folder)).records())
     ours = imported.as_tensordict()
     assert sum(record.length for record in records) == len(ours)
     actions = np.concatenate([record.columns["action"] for record in records])
@@ -168,6 +171,18 @@ def test_lerobots_own_client_finds_it_on_the_hub(hub, rlhive, imported, tmp_path
 
 
 def test_the_shell_offers_the_formats_there_are():
-    assert list(_formats._readers("")) == list(READERS)
-    assert list(_formats._writers("")) == list(WRITERS)
-    assert list(_formats._readers("r")) == ["roboset", "rlds"]
+    assert list(_formats._complete_readable("")) == list(BUILT_IN) == ["roboset", "d4rl", "minari", "lerobot", "rlds"]
+    assert list(_formats._complete_writable("")) == ["minari", "lerobot"]
+    assert list(_formats._complete_readable("r")) == ["roboset", "rlds"]
+
+
+def test_every_declared_option_is_one_of_the_command_line():
+    for verb, declared in ((_formats.import_, "read_options"), (_formats.export_to, "write_options")):
+        parameters = inspect.signature(verb).parameters
+        for item in BUILT_IN.values():
+            for option in getattr(item, declared):
+                assert option.name in parameters
+                (info,) = parameters[option.name].annotation.__metadata__
+                assert option.help in info.help
+                assert item.name in info.help
+                assert option.value_type.__name__ in str(parameters[option.name].annotation)
