@@ -71,6 +71,8 @@ DEV = [
     "pytest-timeout",
     "pytest-xdist",
     "ruff",
+    "types-PyYAML",  # types of what ships none, for mypy
+    "types-tqdm",
     "duckdb",  # it, pandas and Polars read the versions in the tests
     "pandas",
     "polars",
