@@ -3,9 +3,9 @@
     python benchmarks/bench_envs.py                                   # FK1_Knob1OnRandom-v4 and FrankaReachRandom-v0
     python benchmarks/bench_envs.py --env FK1_Knob1OnRandom-v4 --steps 500 --rounds 5
 
-Each round runs every contender once, in turn, over whole episodes of random actions; a figure is the median of the
-rounds and a ratio is the median of the rounds' ratios, since the machine drifts. After the timing the values are
-checked: RLHive's observations and rewards must be raw RoboHive's, bit for bit.
+Each round runs every contender once, in turn, over whole episodes of random actions. A speed is the median over the
+rounds. A ratio is the median of the ratios within a round, because the speed of the machine drifts. After the timing
+the values are compared: RLHive's observations and rewards must equal raw RoboHive's bit for bit.
 
 Writes benchmarks/results/envs.json.
 """
@@ -34,7 +34,7 @@ RESULTS = Path(__file__).parent / "results" / "envs.json"
 
 
 def main() -> None:
-    """Measure, check, print and write."""
+    """Measure the environments, compare their values, print the table and write the results."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--env", nargs="+", default=["FK1_Knob1OnRandom-v4", "FrankaReachRandom-v0"])
     parser.add_argument("--steps", type=int, default=400, help="steps per round and contender")
@@ -57,12 +57,12 @@ def main() -> None:
 
 
 def measure(env_name: str, steps: int, rounds: int) -> dict[str, dict[str, float]]:
-    """Return steps/s, ratios and build times of one environment."""
+    """Return steps per second, ratios and build times of one environment."""
     RoboHiveEnv(env_name).close()  # imports RoboHive, which registers its ids
     builds = {name: [] for name in ("raw", "rlhive")}
     for _ in range(3):
-        builds["raw"].append(seconds(lambda: gymnasium.make(env_name).reset()))
-        builds["rlhive"].append(seconds(lambda: RoboHiveEnv(env_name).reset()))
+        builds["raw"].append(measure_seconds(lambda: gymnasium.make(env_name).reset()))
+        builds["rlhive"].append(measure_seconds(lambda: RoboHiveEnv(env_name).reset()))
     raw, ours, theirs = gymnasium.make(env_name), RoboHiveEnv(env_name), TorchRLRoboHiveEnv(env_name)
     contenders: dict[str, Callable[[int], None]] = {
         "raw gym.make": lambda count: step_raw(raw, count),
@@ -76,8 +76,8 @@ def measure(env_name: str, steps: int, rounds: int) -> dict[str, dict[str, float
         contender(ours.horizon)  # warm up
     for _ in range(rounds):
         for name, contender in contenders.items():
-            speeds[name].append(steps / seconds(lambda run=contender: run(steps)))
-    check(env_name)
+            speeds[name].append(steps / measure_seconds(lambda run=contender: run(steps)))
+    require_equal_values(env_name)
     row = {name: {"steps_per_s": statistics.median(values)} for name, values in speeds.items()}
     for name, values in speeds.items():
         ratios = [mine / base for mine, base in zip(values, speeds["raw gym.make"], strict=True)]
@@ -88,12 +88,17 @@ def measure(env_name: str, steps: int, rounds: int) -> dict[str, dict[str, float
 
 
 def measure_workers(env_name: str, episodes: int = 24, repeats: int = 3) -> dict[str, float]:
-    """Return episodes per second of one and of two worker processes, warm."""
+    """Return episodes per second with one and with two worker processes that have started before."""
     jobs = [(env_name, seed) for seed in range(episodes)]
     speeds = {}
     for count in (1, 2):
-        list(map_unordered(run_episode, jobs[: 4 * count], num_workers=count))  # start them, build their environments
-        times = [seconds(lambda n=count: list(map_unordered(run_episode, jobs, num_workers=n))) for _ in range(repeats)]
+        list(
+            map_unordered(run_episode, jobs[: 4 * count], num_workers=count)
+        )  # start the workers and build their environments
+        times = [
+            measure_seconds(lambda n=count: list(map_unordered(run_episode, jobs, num_workers=n)))
+            for _ in range(repeats)
+        ]
         speeds[count] = episodes / statistics.median(times)
     return {"one_per_s": speeds[1], "two_per_s": speeds[2], "two_of_one": speeds[2] / speeds[1]}
 
@@ -110,7 +115,7 @@ def run_episode(env_name: str, seed: int) -> int:
 
 
 def step_raw(env: gymnasium.Env, count: int) -> None:
-    """Step whole episodes of uniform actions."""
+    """Step through whole episodes of uniform actions."""
     generator, ended = np.random.default_rng(0), True
     for _ in range(count):
         if ended:
@@ -120,7 +125,7 @@ def step_raw(env: gymnasium.Env, count: int) -> None:
 
 
 def step_torchrl(env: RoboHiveEnv, count: int) -> None:
-    """Do the same through TorchRL's step and reset."""
+    """Step through whole episodes of uniform actions with TorchRL's step and reset."""
     generator, td = np.random.default_rng(0), None
     for _ in range(count):
         if td is None:
@@ -131,13 +136,13 @@ def step_torchrl(env: RoboHiveEnv, count: int) -> None:
 
 
 def roll_out(env: RoboHiveEnv, count: int) -> None:
-    """Do the same through TorchRL's rollout."""
+    """Step through whole episodes of uniform actions with TorchRL's rollout."""
     while count > 0:
         count -= len(env.rollout(min(count, 1000)))
 
 
-def check(env_name: str) -> None:
-    """Raise unless RLHive gives raw RoboHive's observations and rewards, bit for bit."""
+def require_equal_values(env_name: str) -> None:
+    """Raise ValueError unless RLHive's observations and rewards equal raw RoboHive's bit for bit."""
     raw, ours = gymnasium.make(env_name, seed=0), RoboHiveEnv(env_name)
     ours.set_seed(5)
     raw.unwrapped.seed(5)
@@ -155,7 +160,7 @@ def check(env_name: str) -> None:
             raise ValueError(msg)
 
 
-def seconds(function: Callable[[], object]) -> float:
+def measure_seconds(function: Callable[[], object]) -> float:
     """Return the wall time of one call."""
     start = time.perf_counter()
     function()

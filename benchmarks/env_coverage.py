@@ -1,9 +1,9 @@
-"""Which RoboHive environments work here: TorchRL's check_env_specs over every state id and every visual one.
+"""Coverage of RoboHive's environments: run TorchRL's check_env_specs on every state id and every visual id.
 
     python benchmarks/env_coverage.py
 
-prints a table per family and writes benchmarks/results/env_coverage.json. Some five minutes on two cores with the
-assets of the package index. Left out are RoboHive's ids with a vision encoder: they download weights.
+prints one row per family and writes benchmarks/results/env_coverage.json. It takes about five minutes on two cores
+with the assets from the package index. RoboHive's ids with a vision encoder are left out: they download weights.
 """
 
 import json
@@ -24,7 +24,7 @@ RESULTS = Path(__file__).parent / "results" / "env_coverage.json"
 ENCODERS = re.compile(r"_v(r3m|rrl|vc1)")
 SMALL = {"image_size": (16, 16), "render_quality": "fast"}
 
-#: Family → what its ids look like; the first that fits.
+#: Family → pattern of its ids; an id belongs to the first family whose pattern matches.
 FAMILIES = {
     "visual_*, first versions": r"visual_(kitchen|franka)_",
     "visual_*, AgentHive": r"visual_",
@@ -43,15 +43,15 @@ FAMILIES = {
 }
 
 
-def check(env_name: str) -> tuple[str, str, float]:
-    """Return the id, "yes", "assets" (missing) or what went wrong, and the seconds it took."""
+def check_env(env_name: str) -> tuple[str, str, float]:
+    """Return the id; "yes", "assets" (missing assets) or the error; and the time in seconds."""
     warnings.simplefilter("ignore")
     from torchrl.envs import check_env_specs
 
     from rlhive.envs._robohive import RoboHiveEnv
     from rlhive.errors import RoboHiveMissing
 
-    logging.getLogger("torchrl").setLevel(logging.ERROR)  # it reports each success
+    logging.getLogger("torchrl").setLevel(logging.ERROR)  # torchrl logs every success
     started, pixels = time.perf_counter(), env_name.startswith("visual_") or "_v2d" in env_name
     try:
         env = RoboHiveEnv(env_name, seed=0, **(SMALL if pixels else {}))
@@ -60,21 +60,21 @@ def check(env_name: str) -> tuple[str, str, float]:
         outcome = "yes"
     except RoboHiveMissing:
         outcome = "assets"
-    except Exception as error:  # whatever it is, the table tells
+    except Exception as error:  # the table reports any error
         outcome = f"{type(error).__name__}: {error}".splitlines()[0]
     return env_name, outcome, time.perf_counter() - started
 
 
 def registered_ids() -> list[str]:
-    """Return RoboHive's ids, without those that need an encoder, and the visual ones."""
+    """Return RoboHive's ids without those that need an encoder, and the ``visual_*`` ids."""
     import gymnasium
 
     from rlhive.envs._robohive import RoboHiveEnv
     from rlhive.envs._visual import VISUAL
 
     RoboHiveEnv("FrankaReachRandom-v0").close()
-    own = [name for name, spec in gymnasium.registry.items() if "model_path" in spec.kwargs]
-    return [name for name in own if not ENCODERS.search(name)] + list(VISUAL)
+    robohive_ids = [name for name, spec in gymnasium.registry.items() if "model_path" in spec.kwargs]
+    return [name for name in robohive_ids if not ENCODERS.search(name)] + list(VISUAL)
 
 
 def family(env_name: str) -> str:
@@ -83,31 +83,31 @@ def family(env_name: str) -> str:
 
 
 def table(outcomes: dict[str, str]) -> list[dict[str, object]]:
-    """Return one row per family: how many ids there are, pass, lack their assets, fail."""
+    """Return one row per family: number of ids, and how many pass, lack their assets, or fail."""
     rows = []
     for name in FAMILIES:
-        found = Counter(
+        counts = Counter(
             outcome if outcome in ("yes", "assets") else "failed"
             for env_name, outcome in outcomes.items()
             if family(env_name) == name
         )
-        row = {"family": name, "ids": found.total(), "pass": found["yes"], "no_assets": found["assets"]}
-        rows.append({**row, "failed": found["failed"]})
+        row = {"family": name, "ids": counts.total(), "pass": counts["yes"], "no_assets": counts["assets"]}
+        rows.append({**row, "failed": counts["failed"]})
     return rows
 
 
 def main() -> None:
     """Check every id and write the table."""
     warnings.simplefilter("ignore")
-    from rlhive.envs._assets import verify
+    from rlhive.envs._assets import verify_assets
     from rlhive.envs._install import package_folder
 
     names, outcomes, seconds = registered_ids(), {}, {}
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
-        for name, outcome, took in tqdm(pool.map(check, names), total=len(names), unit="id"):
+        for name, outcome, took in tqdm(pool.map(check_env, names), total=len(names), unit="id"):
             outcomes[name], seconds[name] = outcome, round(took, 2)
     rows = table(outcomes)
-    record = {"assets": asdict(verify(package_folder() / "simhive")), "families": rows}
+    record = {"assets": asdict(verify_assets(package_folder() / "simhive")), "families": rows}
     RESULTS.parent.mkdir(exist_ok=True)
     ids = {name: {"outcome": outcomes[name], "seconds": seconds[name]} for name in names}
     RESULTS.write_text(json.dumps({**record, "ids": ids}, indent=1) + "\n", encoding="utf-8")

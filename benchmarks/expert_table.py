@@ -1,7 +1,7 @@
 """Measure the scripted experts again and write docs/experts.md: ``python benchmarks/expert_table.py``.
 
-Everything is measured by rlhive.rollouts on the evaluation seeds, which no expert was tuned on. With ``--only`` the
-named environments are measured anew and the other rows of the table are kept; so with ``--levels``.
+The success rates are measured by rlhive.rollouts on the evaluation seeds, on which no expert was tuned. ``--only``
+measures the named environments and keeps the other rows of the table; ``--levels`` does the same with columns.
 """
 
 import argparse
@@ -9,7 +9,7 @@ import json
 import time
 from pathlib import Path
 
-from rlhive.envs.experts._experts import _table
+from rlhive.envs._references import read_expert_rows
 from rlhive.rollouts._evaluate import Evaluation, evaluate
 
 RESULTS = Path(__file__).parent / "results" / "expert_table.json"
@@ -54,23 +54,24 @@ What stays below, and why:
 
 
 def measure(env_name: str, levels: list[str], *, episodes: int, others: int) -> dict:
-    """Return what an environment's row holds of some levels."""
-    found = {}
+    """Return the measured columns of some levels of an environment."""
+    results = {}
     for level in levels:
-        began, count = time.process_time(), episodes if level == "expert" else others
-        found[level] = brief(evaluate(level, env_name, num_episodes=count, num_workers=1, progress=False))
+        started = time.process_time()
+        count = episodes if level == "expert" else others
+        results[level] = summarise(evaluate(level, env_name, num_episodes=count, num_workers=1, progress=False))
         if level == "expert":
-            found["cpu_s"] = round((time.process_time() - began) / count, 3)
-    return found
+            results["cpu_s"] = round((time.process_time() - started) / count, 3)
+    return results
 
 
-def read() -> dict:
-    """Return what was measured so far."""
+def read_results() -> dict:
+    """Return the results that were measured so far."""
     return json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
 
 
-def brief(evaluation: Evaluation) -> dict:
-    """Return what the table shows of an evaluation."""
+def summarise(evaluation: Evaluation) -> dict:
+    """Return the numbers of an evaluation that the table shows."""
     return {
         "episodes": evaluation.num_episodes,
         "successes": evaluation.successes,
@@ -80,7 +81,7 @@ def brief(evaluation: Evaluation) -> dict:
 
 
 def strategy(row: dict) -> str:
-    """Name what a row of parameters does; rlhive.envs.experts explains the names."""
+    """Return the name of a row's strategy; rlhive/envs/experts/_experts.py explains the names."""
     if "strategy" in row:
         return row["strategy"]
     expert = row["expert"]
@@ -93,32 +94,35 @@ def line(env_name: str, results: dict) -> str:
     """Return one row of the page."""
     if env_name not in results:
         return f"| {env_name} | - | - | - | - | - | - |"
-    found = results[env_name]
-    expert, medium, random = (found[level] for level in ("expert", "medium", "random"))
+    result = results[env_name]
+    expert, medium, random = (result[level] for level in ("expert", "medium", "random"))
     low, high = expert["interval"]
+    name = strategy(read_expert_rows()[env_name])
     returns = ", ".join(f"{level['return_mean']:g}" for level in (expert, medium, random))
     return (
         f"| {env_name} | {expert['successes']} of {expert['episodes']} | {low:.2f} to {high:.2f} | {returns} "
-        f"| {medium['successes']} of {medium['episodes']} | {found['cpu_s']:.2f} | {strategy(_table()[env_name])} |"
+        f"| {medium['successes']} of {medium['episodes']} | {result['cpu_s']:.2f} | {name} |"
     )
 
 
 def main() -> None:
-    """Measure, keep the numbers as JSON, and write the page."""
+    """Measure the experts, store the numbers as JSON, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--episodes", type=int, default=100, help="of the expert")
-    parser.add_argument("--others", type=int, default=100, help="of the medium and of the random policy")
-    parser.add_argument("--only", nargs="*", help="environment ids; default: all that have an expert")
-    parser.add_argument("--levels", nargs="*", default=LEVELS, choices=LEVELS, help="the other numbers are kept")
+    parser.add_argument("--episodes", type=int, default=100, help="episodes of the expert")
+    parser.add_argument("--others", type=int, default=100, help="episodes of the medium and of the random policy")
+    parser.add_argument("--only", nargs="*", help="environment ids; default: all with an expert")
+    parser.add_argument("--levels", nargs="*", default=LEVELS, choices=LEVELS, help="levels to measure")
     arguments = parser.parse_args()
     names = [*KITCHEN, *FRANKA, *TABLETOP]
-    for env_name in arguments.only if arguments.only is not None else [name for name in names if name in _table()]:
-        found = measure(env_name, arguments.levels, episodes=arguments.episodes, others=arguments.others)
-        # Read anew: another process may have measured other tasks meanwhile.
-        results = read()
-        results[env_name] = results.get(env_name, {}) | found
+    for env_name in (
+        arguments.only if arguments.only is not None else [name for name in names if name in read_expert_rows()]
+    ):
+        result = measure(env_name, arguments.levels, episodes=arguments.episodes, others=arguments.others)
+        # Read again: another process may have measured other tasks in the meantime.
+        results = read_results()
+        results[env_name] = results.get(env_name, {}) | result
         RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    results = read()
+    results = read_results()
     PAGE.write_text(HEAD + "\n".join(line(name, results) for name in names) + "\n", encoding="utf-8")
 
 

@@ -1,9 +1,10 @@
-"""What each render quality costs and shows.
+"""Cost and look of each render quality.
 
     python benchmarks/render_quality.py
 
-prints and writes to benchmarks/results/render_quality.json the CPU time of one kitchen picture, its difference from
-RoboHive's own, and the time to build an environment with pixels; draws docs/render_quality.png.
+measures the CPU time of one kitchen picture, its difference from RoboHive's own picture, and the time to build an
+environment with pixels; prints the numbers, writes them to benchmarks/results/render_quality.json, and draws
+docs/render_quality.png.
 """
 
 import json
@@ -26,20 +27,20 @@ LABELS = {
 
 
 def measure(quality: str, size: int) -> tuple[dict[str, float], np.ndarray]:
-    """Return the costs of a quality at a size, and the picture."""
+    """Return the costs of a quality at an image size, and the picture."""
     started = time.process_time()
     env = RoboHiveEnv(KITCHEN, from_pixels=True, cameras=["left_cam"], image_size=(size, size), render_quality=quality)
     build_s = time.process_time() - started
     picture = env.reset(seed=0)["pixels"][0].numpy()
     repeats = 20 if quality == "fast" else 5
-    started, began = time.process_time(), time.perf_counter()
+    started, wall_started = time.process_time(), time.perf_counter()
     for _ in range(repeats):
-        env._eyes.draw()
+        env._renderer.draw()
     costs = {
         "size": size,
         "build_cpu_s": round(build_s, 2),
         "frame_cpu_ms": round((time.process_time() - started) / repeats * 1e3, 1),
-        "frame_wall_ms": round((time.perf_counter() - began) / repeats * 1e3, 1),
+        "frame_wall_ms": round((time.perf_counter() - wall_started) / repeats * 1e3, 1),
         "gl": env.provenance()["rendering"]["gl"],
     }
     env.close()
@@ -47,7 +48,7 @@ def measure(quality: str, size: int) -> tuple[dict[str, float], np.ndarray]:
 
 
 def draw(path: Path) -> None:
-    """Draw one row, a picture per quality with its name above."""
+    """Draw one picture per quality in a row, each below the quality's name."""
     height, width, gap, head = 240, 320, 8, 26
     sheet = Image.new("RGB", (3 * width + 2 * gap, height + head), "white")
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(16)
@@ -63,7 +64,7 @@ def draw(path: Path) -> None:
 
 
 def main() -> None:
-    """Measure, print, write and draw."""
+    """Measure the qualities, print and write the numbers, and draw the pictures."""
     RoboHiveEnv(KITCHEN).close()  # RoboHive's import is not counted
     rows = []
     for size in (84, 224):

@@ -12,7 +12,7 @@ from rich.table import Table
 from rlhive.cli._terminal import Json, out
 
 if TYPE_CHECKING:
-    from rlhive.envs import Measured, Task
+    from rlhive.envs import PolicyResult, Task
 
 #: A terminal of so many columns has room for the environments' ids.
 _WIDE = 110
@@ -37,9 +37,9 @@ def setup(
 
 def envs(json_: Json = False) -> None:
     """List the tasks of the catalogue: what is installed, which policies there are, and what they reach."""
-    from rlhive.envs import LEVELS, catalogue, missing
+    from rlhive.envs import LEVELS, catalogue, missing_requirements
 
-    rows = [(task, missing(task)) for task in catalogue().values()]
+    rows = [(task, missing_requirements(task)) for task in catalogue().values()]
     if json_:
         out.print_json(json.dumps({task.name: _described(task, lacks) for task, lacks in rows}))
         return
@@ -73,7 +73,7 @@ def _reached(task: "Task") -> tuple[str, str, str]:
     return solves, f"{expert.return_mean:.1f}{_half(expert)}" if expert else "", f"{random.return_mean:.1f}"
 
 
-def _half(mean: "Measured") -> str:
+def _half(mean: "PolicyResult") -> str:
     if mean.return_interval is None:
         return ""
     return f" ± {(mean.return_interval[1] - mean.return_interval[0]) / 2:.1f}"

@@ -31,7 +31,7 @@ from rlhive.data.versions import (
     source_of,
 )
 from rlhive.dataset._view import View
-from rlhive.envs import DENSE, SPARSE, make_env, reward_terms, weighted
+from rlhive.envs import DENSE, SPARSE, make_env, reward_terms, weighted_reward
 from rlhive.errors import RewardUnavailable
 from rlhive.rollouts import tasks_of
 
@@ -140,7 +140,7 @@ def _make_reward_function(
             envs[identity] = make_env(task)
             open_envs.callback(envs[identity].close)
         terms = reward_terms(envs[identity], record.columns, record.final)
-        return terms[reward] if isinstance(reward, str) else weighted(terms, reward)
+        return terms[reward] if isinstance(reward, str) else weighted_reward(terms, reward)
 
     return compute_rewards
 

@@ -6,8 +6,12 @@ from rlhive._lazy import attach
 
 if TYPE_CHECKING:
     from rlhive.envs._install import require_robohive as require_robohive, setup as setup
-    from rlhive.envs._make import make_env as make_env, make_policy as make_policy, missing as missing
-    from rlhive.envs._references import Measured as Measured, Reference as Reference
+    from rlhive.envs._make import (
+        make_env as make_env,
+        make_policy as make_policy,
+        missing_requirements as missing_requirements,
+    )
+    from rlhive.envs._references import PolicyResult as PolicyResult, Reference as Reference
     from rlhive.envs._rewards import (
         DENSE as DENSE,
         SOLVED as SOLVED,
@@ -15,7 +19,7 @@ if TYPE_CHECKING:
         reward_name as reward_name,
         reward_terms as reward_terms,
         reward_weights as reward_weights,
-        weighted as weighted,
+        weighted_reward as weighted_reward,
     )
     from rlhive.envs._robohive import RoboHiveEnv as RoboHiveEnv
     from rlhive.envs._tasks import (

@@ -1,13 +1,13 @@
-"""Simulation assets: fetched, checked against a recorded hash and put in place in one rename.
+"""Installation of RoboHive's simulation assets: fetch, compare with a recorded hash, rename into place.
 
-RoboHive looks for them in the folder ``simhive`` inside its package, and its wheel does not carry them:
+RoboHive reads its assets from the folder ``simhive`` inside its package. Its wheel does not contain them:
 
     <robohive package>/
-      simhive/                  the assets in use; appears and changes by rename only
-        simhive-version         what RoboHive compares with its own version (no newline)
-        rlhive-assets.json      where the tree came from and its hash: how a later setup finds damage
-      simhive.partial/          a fetch in progress; removed at the end, or by the next setup
-      simhive.old/              the previous tree while the new one takes its place
+      simhive/                  the installed assets; the folder appears and changes by rename only
+        simhive-version         version that RoboHive compares with its own (no newline)
+        rlhive-assets.json      source and hash of the tree, with which a later setup detects damage
+      simhive.partial/          a fetch in progress; removed at its end, or by the next setup
+      simhive.old/              the previous tree, until the new one is in place
 """
 
 import errno
@@ -19,11 +19,11 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import IO, NoReturn
 
 from tqdm import tqdm
 
@@ -31,15 +31,15 @@ from rlhive.errors import AssetsCorrupt, DiskFull, SetupFailed
 
 ROBOHIVE_VERSION = "0.7.0"
 
-# RoboHive's wheels carry the assets up to 0.5.0; later ones fetch them from git.
+# RoboHive's wheels contain the assets up to 0.5.0; later versions clone them with git.
 ASSETS_WHEEL = "robohive==0.5.0"
 ASSETS_WHEEL_SHA256 = "76d53e45a06a428ea893585f300969089c2c97923ef75c0f0aa726afe7568415"
 ASSETS_PREFIX = "robohive/simhive/"
 
-#: Tree hash → source, of the trees that were checked by hand.
+#: Tree hash → source, for the trees that were inspected by hand.
 KNOWN_TREES = {"d0d22b88c13eadb2021b2409aeaa262d853cd813bceb46e00d903ded96660ccd": "pypi"}
 
-#: RoboHive 0.7.0's own pins (its robohive_init), kept here so that what is trusted is recorded on our side.
+#: The repositories that RoboHive 0.7.0 pins in its robohive_init, copied here so that RLHive records what it trusts.
 REPOSITORIES = {
     "Adroit": ("https://github.com/vikashplus/Adroit.git", "2ef4b752e85782f84fa666fce10de5231cc5c917"),
     "furniture_sim": ("https://github.com/vikashplus/furniture_sim.git", "afb802750acb97f253b2f6fc6e915627d04fcf67"),
@@ -58,17 +58,17 @@ REPOSITORIES = {
 
 VERSION_FILE = "simhive-version"
 RECORD_FILE = "rlhive-assets.json"
-_NOT_CONTENT = {VERSION_FILE, RECORD_FILE}
+_MARKER_FILES = {VERSION_FILE, RECORD_FILE}
 
 
 @dataclass(frozen=True)
-class Record:
-    """Where the assets in place came from.
+class AssetsRecord:
+    """Origin of the installed assets.
 
     Attributes:
-        source: "pypi", "git" or the folder that they were copied from.
-        tree_hash: Hash of all files, as :func:`tree_hash` gives it.
-        known: Whether this hash is one that RLHive recorded (never the case for a modified tree).
+        source: "pypi", "git" or the folder that the assets were copied from.
+        tree_hash: Hash of all files, as :func:`tree_hash` computes it.
+        known: Whether RLHive recorded this hash. A modified tree never has a known hash.
     """
 
     source: str
@@ -79,68 +79,69 @@ class Record:
 def tree_hash(folder: Path) -> str:
     """Return the SHA-256 over the sorted (relative path, file's SHA-256) pairs of a folder, in hex.
 
-    Left out are ``.git`` and the two files that mark the tree. Reads every byte: 0.3 s for the 170 MB of RoboHive.
+    The ``.git`` folders and the two marker files are left out. Every byte is read: 0.3 s for the 170 MB of RoboHive.
     """
     total = hashlib.sha256()
-    for name, path in sorted((path.relative_to(folder).as_posix(), path) for path in _files(folder)):
+    for name, path in sorted((path.relative_to(folder).as_posix(), path) for path in _asset_files(folder)):
         with path.open("rb") as file:
             total.update(f"{name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
     return total.hexdigest()
 
 
-def verify(simhive: Path) -> Record | None:
-    """Return the record of the assets in place, or None where they are absent, damaged or of unknown origin."""
+def verify_assets(simhive: Path) -> AssetsRecord | None:
+    """Return the record of the installed assets; None if they are absent, damaged or of unknown origin."""
     if not _has_version(simhive):
         return None
     try:
-        record = Record(**json.loads((simhive / RECORD_FILE).read_text(encoding="utf-8")))
+        record = AssetsRecord(**json.loads((simhive / RECORD_FILE).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         record = None
-    found = tree_hash(simhive)
+    actual_hash = tree_hash(simhive)
     if record is not None:
-        return record if record.tree_hash == found else None
-    if found in KNOWN_TREES:
-        return Record(KNOWN_TREES[found], found, known=True)
-    return Record("git", found, known=True) if _is_robohive_init_tree(simhive) else None
+        return record if record.tree_hash == actual_hash else None
+    if actual_hash in KNOWN_TREES:
+        return AssetsRecord(KNOWN_TREES[actual_hash], actual_hash, known=True)
+    return AssetsRecord("git", actual_hash, known=True) if _is_robohive_init_tree(simhive) else None
 
 
-def place(package: Path, assets: str | Path, *, progress: bool = True) -> Record:
-    """Make ``package/simhive`` a verified copy of the assets; does nothing where it is one already.
+def install_assets(package: Path, assets: str | Path, *, progress: bool = True) -> AssetsRecord:
+    """Make ``package/simhive`` a verified copy of the assets; do nothing if it already is one.
 
-    May be interrupted anywhere and repeated: the tree in use changes by a rename. Callers hold a lock.
+    The function can be interrupted at any point and repeated: the installed tree changes by a rename. The caller must
+    hold the setup lock.
 
     Args:
         package: Folder of the robohive package.
-        assets: "pypi", "git", or a folder that holds the assets. "pypi" is content with any verified tree.
+        assets: "pypi", "git", or a folder that contains the assets. "pypi" accepts any verified tree.
         progress: Show progress bars on stderr.
 
     Raises:
-        AssetsCorrupt: What was fetched does not have the recorded hash.
-        DiskFull: No space left; the assets in place are as before.
+        AssetsCorrupt: The fetched assets do not have the recorded hash.
+        DiskFull: No space is left. The installed assets are unchanged.
         SetupFailed: The assets could not be fetched or written.
     """
     target, work = package / "simhive", package / "simhive.partial"
-    source = source_of(assets)
+    source = resolve_source(assets)
     with _readable_errors(package):
         _clean_up(package)
-        record = verify(target)
-        if record is not None and _serves(record, source):
+        record = verify_assets(target)
+        if record is not None and _satisfies(record, source):
             return record
         work.mkdir()
         try:
             tree = _fetch(source, work, progress)
-            record = _mark(tree, source)
-            _swap(tree, target)
+            record = _check_and_mark(tree, source)
+            _swap_in(tree, target)
         finally:
             shutil.rmtree(work, ignore_errors=True)
     return record
 
 
-def source_of(assets: str | Path) -> str:
-    """Return "pypi", "git" or the absolute path of the asset tree that a folder holds.
+def resolve_source(assets: str | Path) -> str:
+    """Return "pypi", "git" or the absolute path of the asset tree inside a folder.
 
     Raises:
-        SetupFailed: The folder holds no assets.
+        SetupFailed: The folder contains no assets.
     """
     if assets in ("pypi", "git"):
         return str(assets)
@@ -149,14 +150,14 @@ def source_of(assets: str | Path) -> str:
         if any((tree / name).is_dir() for name in REPOSITORIES):
             return str(tree)
     msg = (
-        f"No simulation assets in {folder}: expected a folder with furniture_sim, franka_sim and so on "
-        f"(or one that holds it as simhive). Give 'pypi', 'git' or another folder."
+        f"No simulation assets in {folder}: expected 'pypi', 'git', or a folder that contains furniture_sim, "
+        f"franka_sim and so on, directly or in a subfolder simhive."
     )
     raise SetupFailed(msg)
 
 
-def _serves(record: Record, source: str) -> bool:
-    """The default takes whatever is intact (git's tree holds more); an explicit wish is taken literally."""
+def _satisfies(record: AssetsRecord, source: str) -> bool:
+    """Whether the installed tree satisfies a requested source: the default "pypi" accepts any intact tree."""
     if source in ("pypi", "git"):
         return source in ("pypi", record.source)
     return record.tree_hash == tree_hash(Path(source))
@@ -169,17 +170,17 @@ def _fetch(source: str, work: Path, progress: bool) -> Path:
     elif source == "git":
         _clone(tree, progress)
     else:
-        _copy(Path(source), tree, progress)
+        _copy_tree(Path(source), tree, progress)
     return tree
 
 
-def _mark(tree: Path, source: str) -> Record:
-    """Check the tree, write the two marks and get everything onto the disk."""
-    found = tree_hash(tree)
-    if source == "pypi" and found not in KNOWN_TREES:
-        msg = f"The assets unpacked from {ASSETS_WHEEL} are wrong: expected a known tree hash, got {found}. Run again."
+def _check_and_mark(tree: Path, source: str) -> AssetsRecord:
+    """Compare the tree with the known hashes, write the two marker files and flush everything to the disk."""
+    actual_hash = tree_hash(tree)
+    if source == "pypi" and actual_hash not in KNOWN_TREES:
+        msg = f"The assets unpacked from {ASSETS_WHEEL} are damaged: expected a known tree hash, got {actual_hash}."
         raise AssetsCorrupt(msg)
-    record = Record(source, found, known=source == "git" or found in KNOWN_TREES)
+    record = AssetsRecord(source, actual_hash, known=source == "git" or actual_hash in KNOWN_TREES)
     (tree / VERSION_FILE).write_text(ROBOHIVE_VERSION, encoding="utf-8")
     (tree / RECORD_FILE).write_text(json.dumps(asdict(record), indent=2) + "\n", encoding="utf-8")
     # One sync for 1265 files is a hundred times cheaper than an fsync for each.
@@ -188,8 +189,8 @@ def _mark(tree: Path, source: str) -> Record:
     return record
 
 
-def _swap(tree: Path, target: Path) -> None:
-    """Put the new tree in place; a tree that RLHive did not write is kept beside it."""
+def _swap_in(tree: Path, target: Path) -> None:
+    """Rename the new tree into place; keep a previous tree that RLHive did not write under another name."""
     old = target.with_name("simhive.old")
     if target.exists() or target.is_symlink():
         target.rename(old)
@@ -201,7 +202,7 @@ def _swap(tree: Path, target: Path) -> None:
 
 
 def _clean_up(package: Path) -> None:
-    """Remove what an interrupted setup left, and take back the old tree where the new one never arrived."""
+    """Remove the leftovers of an interrupted setup; restore the old tree if the new one was not put in place."""
     target, old = package / "simhive", package / "simhive.old"
     shutil.rmtree(package / "simhive.partial", ignore_errors=True)
     if not (old.exists() or old.is_symlink()):
@@ -215,28 +216,50 @@ def _clean_up(package: Path) -> None:
 
 
 def _free_name(path: Path) -> Path:
-    names = (path if number == 0 else path.with_name(f"{path.name}-{number}") for number in range(10_000))
-    return next(name for name in names if not name.exists())
+    """Return the path itself or, if it exists, the first free ``<path>-<number>``."""
+    candidates = (path if number == 0 else path.with_name(f"{path.name}-{number}") for number in range(10_000))
+    return next(candidate for candidate in candidates if not candidate.exists())
 
 
 def _download_wheel(work: Path, progress: bool) -> Path:
-    """Fetch the wheel with pip, from whatever index pip is configured for, and check its hash."""
+    """Download the wheel with pip, from the index that pip is configured for, and compare its hash."""
     temporary = work / "tmp"
     temporary.mkdir()
     command = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--no-deps"]
     command += ["--only-binary=:all:", "--progress-bar", "raw", "--dest", str(work), ASSETS_WHEEL]
-    # pip's own temporary copy goes where an interrupted setup is cleaned up.
+    # pip's own temporary copy is written where an interrupted setup is cleaned up.
     environment = {**os.environ, "TMPDIR": str(temporary), "PYTHONUNBUFFERED": "1"}
+    with _bytes_bar("download assets", progress) as bar:
+        log = _run_with_progress(command, environment, bar)
+        wheel = next(work.glob("*.whl"), None)
+        if wheel is not None:  # a wheel from pip's cache comes without progress lines
+            bar.total = wheel.stat().st_size
+            bar.update(bar.total - bar.n)
+    if wheel is None:
+        reasons = [line for line in log if line.startswith("ERROR")] or log[-1:] or ["no output"]
+        msg = (
+            f"The package index has no {ASSETS_WHEEL}, which contains the assets: pip said {reasons[-1]!r}. "
+            f"Check the network and run again, or give the assets as a folder: rlhive setup --assets DIR"
+        )
+        raise SetupFailed(msg)
+    with wheel.open("rb") as file:
+        actual_hash = hashlib.file_digest(file, "sha256").hexdigest()
+    if actual_hash != ASSETS_WHEEL_SHA256:
+        msg = f"{wheel.name} is not the recorded file: expected sha256 {ASSETS_WHEEL_SHA256}, got {actual_hash}."
+        raise AssetsCorrupt(msg)
+    return wheel
+
+
+def _run_with_progress(command: list[str], environment: dict[str, str], bar: "tqdm[NoReturn]") -> list[str]:
+    """Run pip, show its progress lines in a bar, and return the other lines of its output."""
     log = []
-    with (
-        subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
-        ) as process,
-        _bytes_bar("download assets", progress) as bar,
-    ):
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+    ) as process:
         try:
-            for line in process.stdout:
-                if match := re.match(r"Progress (\d+) of (\d+)", line):
+            for line in process.stdout or ():
+                match = re.match(r"Progress (\d+) of (\d+)", line)
+                if match:
                     bar.total = int(match[2])
                     bar.update(int(match[1]) - bar.n)
                 else:
@@ -244,25 +267,7 @@ def _download_wheel(work: Path, progress: bool) -> Path:
         except BaseException:
             process.kill()
             raise
-        wheels = list(work.glob("*.whl"))
-        if wheels:  # out of pip's cache it comes without a report
-            bar.total = wheels[0].stat().st_size
-            bar.update(bar.total - bar.n)
-    if not wheels:
-        reasons = [line for line in log if line.startswith("ERROR")] or log[-1:] or ["no output"]
-        msg = (
-            f"The package index did not give {ASSETS_WHEEL}, which holds the assets: pip said {reasons[-1]!r}. "
-            f"Check the network and run again, or give the assets as a folder: rlhive setup --assets DIR"
-        )
-        raise SetupFailed(msg)
-    with wheels[0].open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != ASSETS_WHEEL_SHA256:
-        msg = (
-            f"{wheels[0].name} is not the recorded file: expected sha256 {ASSETS_WHEEL_SHA256}, got {found}. Run again."
-        )
-        raise AssetsCorrupt(msg)
-    return wheels[0]
+    return log
 
 
 def _extract(wheel: Path, tree: Path, progress: bool) -> None:
@@ -272,24 +277,24 @@ def _extract(wheel: Path, tree: Path, progress: bool) -> None:
             for entry in entries:
                 relative = PurePosixPath(entry.filename).relative_to(ASSETS_PREFIX)
                 if ".." in relative.parts:
-                    msg = f"{wheel.name}: {entry.filename!r} would leave the folder. Do not use this file."
+                    msg = f"{wheel.name}: expected entries inside {ASSETS_PREFIX}, got {entry.filename!r}."
                     raise AssetsCorrupt(msg)
                 with archive.open(entry) as file:
-                    _write(file, tree / relative, bar)
+                    _write_blocks(file, tree / relative, bar)
 
 
-def _copy(source: Path, tree: Path, progress: bool) -> None:
-    files = list(_files(source))
+def _copy_tree(source: Path, tree: Path, progress: bool) -> None:
+    files = list(_asset_files(source))
     with _bytes_bar("copy assets", progress, sum(path.stat().st_size for path in files)) as bar:
         for path in files:
             with path.open("rb") as file:
-                _write(file, tree / path.relative_to(source), bar)
+                _write_blocks(file, tree / path.relative_to(source), bar)
 
 
 def _clone(tree: Path, progress: bool) -> None:
-    """Fetch each repository at its commit, without history, and drop what only git needs."""
+    """Fetch each repository at its pinned commit, without history, and remove its ``.git`` folder."""
     if shutil.which("git") is None:
-        msg = "git was not found: expected it on PATH for --assets git. Install git, or run: rlhive setup"
+        msg = "git was not found on PATH; --assets git needs it. Install git, or run: rlhive setup"
         raise SetupFailed(msg)
     for name, (url, commit) in tqdm(REPOSITORIES.items(), desc="clone assets", unit="repo", disable=not progress):
         folder = tree / name
@@ -299,25 +304,25 @@ def _clone(tree: Path, progress: bool) -> None:
         _git(folder, "-c", "advice.detachedHead=false", "checkout", "--quiet", "FETCH_HEAD")
         head = _git(folder, "rev-parse", "HEAD")
         if head != commit:
-            msg = f"{url}: expected commit {commit}, got {head}. Run again."
+            msg = f"{url}: expected commit {commit}, got {head}."
             raise AssetsCorrupt(msg)
         shutil.rmtree(folder / ".git")
 
 
 def _git(folder: Path, *arguments: str) -> str:
-    # autocrlf would change the files' bytes, a prompt for credentials would wait for ever.
+    # autocrlf would change the bytes of the files; a prompt for credentials would block for ever.
     command = ["git", "-C", str(folder), "-c", "core.autocrlf=false", *arguments]
     environment = {**os.environ, "GIT_TERMINAL_PROMPT": "0"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["no output"])[-1]
+    process = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    if process.returncode:
+        reason = (process.stderr.strip().splitlines() or ["no output"])[-1]
         msg = f"git {arguments[-1]} failed for {folder.name}: {reason}. Check the network and run again."
         raise SetupFailed(msg)
-    return done.stdout.strip()
+    return process.stdout.strip()
 
 
 def _is_robohive_init_tree(simhive: Path) -> bool:
-    """Whether RoboHive's own robohive_init made it: checkouts of the pinned commits without changes."""
+    """Whether RoboHive's own robohive_init made the tree: unmodified checkouts of the pinned commits."""
     if not all((simhive / name / ".git").exists() for name in REPOSITORIES):
         return False
     try:
@@ -336,38 +341,37 @@ def _has_version(simhive: Path) -> bool:
         return False
 
 
-def _files(folder: Path) -> Iterator[Path]:
+def _asset_files(folder: Path) -> Iterator[Path]:
+    """Yield the files of an asset tree, without ``.git`` folders and the marker files."""
     for root, folders, names in os.walk(folder, followlinks=True):
         folders[:] = [name for name in folders if name != ".git"]
-        top = Path(root) == folder
-        yield from (Path(root) / name for name in names if not (top and name in _NOT_CONTENT))
+        is_top = Path(root) == folder
+        yield from (Path(root) / name for name in names if not (is_top and name in _MARKER_FILES))
 
 
-def _write(source: BinaryIO, path: Path, bar: tqdm) -> None:
+def _write_blocks(source: IO[bytes], path: Path, bar: "tqdm[NoReturn]") -> None:
+    """Copy an open file to a path, in blocks that a progress bar counts."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
-        for block in _blocks(source):
+        while block := source.read(1 << 20):
             file.write(block)
             bar.update(len(block))
 
 
-def _blocks(file: BinaryIO) -> Iterable[bytes]:
-    return iter(lambda: file.read(1 << 20), b"")
-
-
-def _bytes_bar(text: str, progress: bool, total: int | None = None) -> tqdm:
+def _bytes_bar(text: str, progress: bool, total: int | None = None) -> "tqdm[NoReturn]":
     return tqdm(desc=text, total=total, unit="B", unit_scale=True, disable=not progress)
 
 
 @contextmanager
 def _readable_errors(package: Path) -> Iterator[None]:
+    """Raise an OSError of the block as an error of RLHive that names the folder."""
     try:
         yield
     except (SetupFailed, AssetsCorrupt):
         raise
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            msg = f"No space left for the assets in {package}: expected 450 MB free. Make room and run again."
+            msg = f"No space left for the assets in {package}: expected 450 MB free."
             raise DiskFull(msg) from error
         msg = f"The assets in {package} could not be written: {error}. Make the folder writable and run again."
         raise SetupFailed(msg) from error

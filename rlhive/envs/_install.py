@@ -1,7 +1,7 @@
-"""`rlhive setup`: robohive itself, its simulation assets, and a first environment to see that they work.
+"""`rlhive setup`: install robohive and its simulation assets, and build a first environment with them.
 
-Nothing happens at import. What must be in place before an environment can be built is checked by
-:func:`require_robohive`, which costs microseconds after the first call.
+Importing this module does nothing. :func:`require_robohive` checks what must be installed before an environment can be
+built; it takes microseconds after the first call.
 """
 
 import importlib
@@ -20,15 +20,15 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from rlhive.envs import _assets as assets_room
-from rlhive.envs._assets import ROBOHIVE_VERSION
+from rlhive.envs import _assets
+from rlhive.envs._assets import ROBOHIVE_VERSION, AssetsRecord
 from rlhive.errors import RoboHiveMissing, SetupFailed
 
 logger = logging.getLogger(__name__)
 
 FIRST_ENV = "FK1_Knob1OnRandom-v4"
 
-#: Family of environments → one of its ids, which is built to see whether the family's assets are there.
+#: Family of environments → the id that setup builds to find out whether the family's assets are installed.
 FAMILIES = {
     "Kitchen (FK1_*)": FIRST_ENV,
     "Franka appliances (franka_*)": "franka_slide_random-v3",
@@ -42,19 +42,19 @@ FAMILIES = {
     "Myo (myo*, Myo*)": "myoHandReachRandom-v0",
 }
 
-#: Families that can be built with the assets of the package index but behave otherwise than RoboHive 0.7's.
+#: Families that build with the assets from the package index but differ from RoboHive 0.7's.
 DIFFERENT_WITH_PYPI_ASSETS = {"Fetch": "other dynamics than with RoboHive 0.7's own assets"}
 
 
 @dataclass(frozen=True)
 class Family:
-    """Whether the environments of one family can be built.
+    """A family of environments and whether it can be built.
 
     Attributes:
-        name: What the family is.
-        env_name: The id that stands for it.
-        available: This environment was built.
-        note: Empty, or what to know or to do.
+        name: Name of the family, with the pattern of its ids.
+        env_name: The id that setup builds for the family.
+        available: Whether that environment could be built.
+        note: A remark or the command that makes the family available; empty if there is none.
     """
 
     name: str
@@ -64,29 +64,29 @@ class Family:
 
 
 @dataclass(frozen=True)
-class Report:
-    """What `rlhive setup` found or did; ``str()`` gives it as lines of text.
+class SetupReport:
+    """Result of `rlhive setup`; ``str()`` formats it as lines of text.
 
     Attributes:
-        installed: Requirements that were installed now; empty where all were there.
+        installed: Requirements that this call installed; empty if all were installed before.
         robohive_version: Version of robohive.
-        assets: Where the assets come from, their hash and whether RLHive knows it.
+        assets: Source of the assets, their hash and whether RLHive knows the hash.
         assets_path: Folder of the assets.
-        observation_size: Length of the observation of the environment that was built to try.
-        families: Which environments can be built.
+        observation_size: Length of the observation vector of the first environment.
+        families: Families of environments, each with whether it can be built.
     """
 
     installed: tuple[str, ...]
     robohive_version: str
-    assets: assets_room.Record
+    assets: AssetsRecord
     assets_path: Path
     observation_size: int
     families: tuple[Family, ...] = field(default=())
 
     def __str__(self) -> str:
-        known = "a known hash" if self.assets.known else "a hash that RLHive does not know"
+        hash_text = "a known hash" if self.assets.known else "a hash that RLHive does not know"
         lines = [
-            f"robohive {self.robohive_version}, assets from {self.assets.source} with {known}",
+            f"robohive {self.robohive_version}, assets from {self.assets.source} with {hash_text}",
             f"built {FIRST_ENV}: {self.observation_size} numbers per observation",
         ]
         for family in self.families:
@@ -95,34 +95,34 @@ class Report:
         return "\n".join(lines)
 
 
-def setup(assets: str | Path = "pypi", progress: bool = True) -> Report:
-    """Make RoboHive work in this Python environment. Repeat it freely: what is right is left alone.
+def setup(assets: str | Path = "pypi", progress: bool = True) -> SetupReport:
+    """Install RoboHive and its simulation assets into this Python environment; repeated calls change nothing.
 
-    Installs robohive 0.7.0 without its dependencies (its h5py pin has no wheel) after those that RLHive's
-    ``robohive`` extra lists, puts the simulation assets in place, and builds one environment in a new process.
-    The first run downloads about 100 MB and writes 170 MB; a repeated one takes seconds.
+    Setup installs the requirements of RLHive's ``robohive`` extra, then robohive 0.7.0 without its own dependencies
+    (its h5py pin has no wheel), then the simulation assets, and builds one environment in a new process. The first run
+    downloads about 100 MB and writes 170 MB. A repeated run takes seconds.
 
     Args:
-        assets: "pypi" takes the assets from the package index (they ride in an older wheel of robohive; Myo,
-            D'Kitty and Adroit stay unavailable); "git" takes RoboHive's own pinned repositories; anything else
-            is a folder that holds the assets, and is copied.
+        assets: "pypi" takes the assets from the package index, out of an older wheel of robohive (Myo, D'Kitty and
+            Adroit stay unavailable). "git" clones RoboHive's own pinned repositories. Any other value is a folder with
+            the assets, which is copied.
         progress: Show progress bars on stderr.
 
     Returns:
-        What is installed and which families of environments can be built.
+        The installed requirements and assets, and the families of environments that can be built.
 
     Raises:
-        AssetsCorrupt: The assets that came do not have the recorded hash.
-        DiskFull: No space left; nothing half-written is left.
-        SetupFailed: No network, a folder without assets or that cannot be written, or the environment failed.
+        AssetsCorrupt: The fetched assets do not have the recorded hash.
+        DiskFull: No space is left. No partial files remain.
+        SetupFailed: There is no network, a folder has no assets or cannot be written, or the first environment failed.
     """
-    assets_room.source_of(assets)
-    with _only_one():
+    _assets.resolve_source(assets)  # refuse a folder without assets before anything is installed
+    with _setup_lock():
         installed = _install_robohive()
         package = package_folder()
-        record = assets_room.place(package, assets, progress=progress)
-    size, families = _try_in_new_process(record)
-    return Report(
+        record = _assets.install_assets(package, assets, progress=progress)
+    size, families = _probe_families(record)
+    return SetupReport(
         installed=installed,
         robohive_version=ROBOHIVE_VERSION,
         assets=record,
@@ -133,15 +133,13 @@ def setup(assets: str | Path = "pypi", progress: bool = True) -> Report:
 
 
 def require_robohive(folders: Iterable[str] = ()) -> None:
-    """Check, before an environment is built, that RoboHive and its assets are there.
-
-    Costs a few file look-ups; loads nothing.
+    """Check that RoboHive and its assets are installed, at the cost of a few file look-ups and without an import.
 
     Args:
-        folders: Parts of the assets that must be there, for example "furniture_sim".
+        folders: Asset folders that must be installed, for example "furniture_sim".
 
     Raises:
-        RoboHiveMissing: Something is not installed; the message says what to type.
+        RoboHiveMissing: A part is not installed. The message names the command that installs it.
     """
     missing = [name for name in ("mujoco", "dm_control", "gymnasium") if importlib.util.find_spec(name) is None]
     if missing:
@@ -151,7 +149,7 @@ def require_robohive(folders: Iterable[str] = ()) -> None:
     if importlib.util.find_spec("robohive") is None:
         msg = "RoboHive is not installed in this Python environment. Type: rlhive setup"
         raise RoboHiveMissing(msg)
-    marker = package_folder() / "simhive" / assets_room.VERSION_FILE
+    marker = package_folder() / "simhive" / _assets.VERSION_FILE
     if not marker.is_file():
         msg = f"RoboHive has no simulation assets: expected them in {marker.parent}. Type: rlhive setup"
         raise RoboHiveMissing(msg)
@@ -162,78 +160,83 @@ def require_robohive(folders: Iterable[str] = ()) -> None:
 
 
 def package_folder() -> Path:
-    """Where robohive is, found without importing it (its import fails where the assets are missing)."""
+    """Return the folder of the robohive package without importing it: the import fails if the assets are missing.
+
+    Raises:
+        SetupFailed: robohive is not on ``sys.path``.
+    """
     importlib.invalidate_caches()
     spec = importlib.util.find_spec("robohive")
     if spec is None or spec.origin is None:
-        msg = "robohive was installed but cannot be found: expected it on sys.path. Start a new Python and run again."
+        msg = "robohive was installed but is not on sys.path. Start a new Python process and run again."
         raise SetupFailed(msg)
     return Path(spec.origin).parent
 
 
 def _install_robohive() -> tuple[str, ...]:
-    """Install what the ``robohive`` extra lists where it is unsatisfied, then robohive alone."""
-    missing = _unsatisfied("rlhive")
+    """Install the unsatisfied requirements of the ``robohive`` extra, then robohive without dependencies."""
+    missing = _find_unsatisfied("rlhive")
     if missing:
-        _install(missing)
-    if _version("robohive") == ROBOHIVE_VERSION and importlib.util.find_spec("robohive") is not None:
+        _install_packages(missing)
+    if installed_version("robohive") == ROBOHIVE_VERSION and importlib.util.find_spec("robohive") is not None:
         return tuple(missing)
     robohive = f"robohive=={ROBOHIVE_VERSION}"
-    _install(["--no-deps", robohive])
+    _install_packages(["--no-deps", robohive])
     importlib.invalidate_caches()
     return (*missing, robohive)
 
 
-def _unsatisfied(distribution: str) -> list[str]:
-    """Return the requirements of a distribution, its extra ``robohive`` included, that this Python does not meet."""
+def _find_unsatisfied(distribution: str) -> list[str]:
+    """Return the unsatisfied requirements of a distribution, those of its extra ``robohive`` included."""
     from packaging.requirements import Requirement
 
-    unmet = []
+    unsatisfied = []
     for requirement in map(Requirement, importlib.metadata.requires(distribution) or ()):
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": "robohive"}):
             continue
-        version = _version(requirement.name)
+        version = installed_version(requirement.name)
         if version is None or not requirement.specifier.contains(version, prereleases=True):
-            unmet.append(f"{requirement.name}{requirement.specifier}")
-    return unmet
+            unsatisfied.append(f"{requirement.name}{requirement.specifier}")
+    return unsatisfied
 
 
-def _version(distribution: str) -> str | None:
+def installed_version(distribution: str) -> str | None:
+    """Return the version of an installed distribution, None if it is not installed."""
     try:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
         return None
 
 
-def _install(arguments: list[str]) -> None:
-    """Install into this Python with uv where there is one (ten times faster), otherwise with pip."""
+def _install_packages(arguments: list[str]) -> None:
+    """Install into this Python environment with uv if it is available (ten times faster), otherwise with pip."""
     uv = os.environ.get("UV") or shutil.which("uv")
     if uv:
         command = [uv, "pip", "install", "--quiet", "--python", sys.executable, *arguments]
     else:
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *arguments]
     logger.info("installing %s", " ".join(arguments))
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()] or ["no output"]
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    if process.returncode:
+        lines = [line.strip() for line in process.stderr.splitlines() if line.strip()] or ["no output"]
         reason = next((line for line in reversed(lines) if line.startswith("ERROR")), lines[-1])
         msg = f"{arguments[-1]} could not be installed: {reason}. Check the network and run again: rlhive setup"
         raise SetupFailed(msg)
 
 
 @contextmanager
-def _only_one() -> Iterator[None]:
-    """Let one setup at a time work on this Python environment; the lock of a killed one does not block."""
+def _setup_lock() -> Iterator[None]:
+    """Hold the lock that admits one setup at a time per Python environment; a killed process releases it."""
     path = Path(sys.prefix) / ".rlhive-setup.lock"
     try:
         lock = FileLock(path)
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            logger.warning("Another `rlhive setup` is at work on %s; waiting for it.", sys.prefix)
+            logger.warning("Another `rlhive setup` runs in %s; waiting for it to finish.", sys.prefix)
             lock.acquire()
     except OSError as error:
-        msg = f"{path} could not be written: {error}. Use a Python environment of your own (python -m venv)."
+        msg = f"{path} could not be written: {error}. Use a writable Python environment (python -m venv)."
         raise SetupFailed(msg) from error
     try:
         yield
@@ -241,23 +244,28 @@ def _only_one() -> Iterator[None]:
         lock.release()
 
 
-def _try_in_new_process(record: assets_room.Record) -> tuple[int, tuple[Family, ...]]:
-    """Build the first environment and then one per family, where nothing is imported yet."""
+def _probe_families(record: AssetsRecord) -> tuple[int, tuple[Family, ...]]:
+    """Build the first environment and one per family in a new process, in which RoboHive is not imported yet.
+
+    Returns:
+        The length of the first environment's observation vector, and every family.
+    """
     command = [sys.executable, "-m", "rlhive.envs._probe", *FAMILIES.values()]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    result = [line for line in done.stdout.splitlines() if line.startswith("{")]
-    if done.returncode or not result:
-        reason = (done.stderr.strip().splitlines() or ["no output"])[-1]
-        msg = f"Everything is in place, but {FIRST_ENV} could not be built: {reason}. Try: rlhive setup --assets git"
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    json_lines = [line for line in process.stdout.splitlines() if line.startswith("{")]
+    if process.returncode or not json_lines:
+        reason = (process.stderr.strip().splitlines() or ["no output"])[-1]
+        msg = f"RoboHive is installed, but {FIRST_ENV} could not be built: {reason}. Try: rlhive setup --assets git"
         raise SetupFailed(msg)
-    sizes = json.loads(result[-1])
-    return sizes[FIRST_ENV], tuple(_family(name, sizes[FAMILIES[name]] is not None, record) for name in FAMILIES)
+    sizes = json.loads(json_lines[-1])
+    families = tuple(_describe_family(name, sizes[env_name] is not None, record) for name, env_name in FAMILIES.items())
+    return sizes[FIRST_ENV], families
 
 
-def _family(name: str, built: bool, record: assets_room.Record) -> Family:
-    complete = record.source != "pypi"
-    if built:
-        note = "" if complete else DIFFERENT_WITH_PYPI_ASSETS.get(name, "")
+def _describe_family(name: str, available: bool, record: AssetsRecord) -> Family:
+    has_all_assets = record.source != "pypi"
+    if available:
+        note = "" if has_all_assets else DIFFERENT_WITH_PYPI_ASSETS.get(name, "")
     else:
-        note = "its assets do not fit" if complete else "needs rlhive setup --assets git"
-    return Family(name, FAMILIES[name], built, note)
+        note = "its assets do not fit" if has_all_assets else "needs rlhive setup --assets git"
+    return Family(name, FAMILIES[name], available, note)

@@ -1,4 +1,4 @@
-"""From a task to an environment and to its behaviour policies, whichever backend simulates it."""
+"""Build the environment of a task and its behaviour policies, for every simulation backend."""
 
 import importlib.util
 import re
@@ -18,44 +18,45 @@ def make_env(task: Task | str, **kwargs: Any) -> EnvBase:
     """Build the environment of a task.
 
     Args:
-        task: A row of the catalogue, its name or its environment id. Another environment id ("FrankaReachFixed-v0")
-            is looked up in RoboHive.
-        **kwargs: Further arguments of the environment (``dtype``, ``seed``, ``device``, …); they win over the task's.
+        task: A row of the catalogue, its name or its environment id. Any other environment id
+            ("FrankaReachFixed-v0") is looked up in RoboHive.
+        **kwargs: Further arguments of the environment (``dtype``, ``seed``, ``device``, …); they override the task's.
 
     Returns:
-        A TorchRL environment with ``env_name``, ``horizon``, ``get_state``, ``set_state`` and ``provenance``. Close
-        it after use.
+        A TorchRL environment with ``env_name``, ``horizon``, ``get_state``, ``set_state`` and ``provenance``. The
+        caller closes it.
 
     Raises:
-        EnvNotFound: No task or environment of that name; the message names the nearest ones.
-        RoboHiveMissing: It needs RoboHive, which is not set up.
+        EnvNotFound: No task or environment has that name. The message lists similar names.
+        RoboHiveMissing: The environment needs RoboHive, which is not set up.
 
     Example:
         >>> make_env("toy_point").horizon
         20
     """
     if isinstance(task, str):
+        name = task
         try:
-            task = get_task(task)
+            task = get_task(name)
         except EnvNotFound:
-            if not _ENVIRONMENT_ID.fullmatch(task):
+            if not _ENVIRONMENT_ID.fullmatch(name):
                 raise
-            return _robohive_env(task, kwargs)
+            return _make_robohive_env(name, kwargs)
     if task.backend == "toy":
         from rlhive.envs._toy import ToyEnv
 
         return ToyEnv(task.env_name, **{**task.env_kwargs, **kwargs})
     if task.backend == "robohive":
-        return _robohive_env(task.env_name, {**task.env_kwargs, **kwargs})
+        return _make_robohive_env(task.env_name, {**task.env_kwargs, **kwargs})
     from rlhive.envs._custom import make_task_env
 
     return make_task_env(task, **kwargs)
 
 
-def missing(task: Task) -> str:
-    """Say what a task's environment lacks on this machine, in one sentence; empty where nothing is known to be missing.
+def missing_requirements(task: Task) -> str:
+    """Return a sentence that names what a task's environment needs and this machine lacks; empty if nothing is missing.
 
-    Costs a few file look-ups; builds nothing.
+    The check costs a few file look-ups and builds no environment.
     """
     if task.backend == "robohive":
         from rlhive.envs._install import require_robohive
@@ -73,33 +74,36 @@ def make_policy(env: EnvBase, level: str, *, task: Task | None = None) -> Callab
     """Return a behaviour policy of the environment.
 
     Args:
-        env: What :func:`make_env` returned. The policy may read the simulator's state through it.
-        level: "expert", "noisy", "medium" or "random"; a task lists those that it has.
-        task: The environment's, where it has policies of its own.
+        env: An environment that :func:`make_env` returned. The policy may read the simulator's state through it.
+        level: "expert", "noisy", "medium", "random" or another level in ``task.levels``.
+        task: The environment's task. Its own policies take precedence.
 
     Returns:
-        A callable that writes ``action``, with ``begin_episode(seed)``, ``parameters()`` and ``name``.
+        A callable that writes ``action`` into a TensorDict and has ``begin_episode(seed)``, ``parameters()`` and
+        ``name``.
 
     Raises:
         ValueError: The environment has no policy of that level.
     """
     from rlhive.envs._custom import TaskEnv, TaskPolicy, random_actions
-    from rlhive.envs._toy import ToyEnv, make_policy
+    from rlhive.envs._toy import ToyEnv, make_toy_policy
 
     if task is not None and level in task.policies:
         return TaskPolicy(level, task.policies[level], env)
     if isinstance(env, TaskEnv):
         if level == "random":
             return TaskPolicy(level, random_actions, env)
-        msg = f"No policy {level!r} for {env.env_name}: expected one of its task's policies, or random."
+        msg = f"No policy {level!r} for {env.env_name}: expected a policy of its task, or random."
         raise ValueError(msg)
-    if not isinstance(env, ToyEnv):
-        from rlhive.envs.experts import make_policy
-    return make_policy(env, level)
+    if isinstance(env, ToyEnv):
+        return make_toy_policy(env, level)
+    from rlhive.envs.experts import make_scripted_policy
+
+    return make_scripted_policy(env, level)
 
 
-def _robohive_env(env_name: str, kwargs: dict[str, Any]) -> EnvBase:
-    # Here and not above: RoboHive takes seconds to import and need not be installed for the toy.
+def _make_robohive_env(env_name: str, kwargs: dict[str, Any]) -> EnvBase:
+    # Imported here: RoboHive takes seconds to import, and the toy environment does not need it.
     from rlhive.envs._robohive import RoboHiveEnv
 
     return RoboHiveEnv(env_name, **kwargs)

@@ -1,9 +1,9 @@
-"""Which OpenGL draws without a screen: chosen at the first picture, closed before the process ends.
+"""Choice of an off-screen OpenGL library at the first rendering, and release of its contexts before the process ends.
 
-    MUJOCO_GL set ─► what it says
-    otherwise     ─► EGL (a GPU's or Mesa's) ─► OSMesa ─► one sentence that names the packages
+    MUJOCO_GL set ─► the library that it names
+    otherwise     ─► EGL (a GPU's or Mesa's) ─► OSMesa ─► an error that names the packages to install
 
-MuJoCo decides when it is imported and then takes the window system, so the choice is made here, later and by trying.
+MuJoCo would choose at import, and would take the window system. This module chooses later, by trying.
 """
 
 import atexit
@@ -22,78 +22,98 @@ import torch
 
 from rlhive.errors import RenderingUnavailable
 
-#: What gives a Debian or Ubuntu machine without a GPU its OpenGL.
+#: Packages that provide OpenGL on a Debian or Ubuntu machine without a GPU.
 DEBIAN_PACKAGES = "libegl1 libegl-mesa0 libgl1-mesa-dri"
 
 _PLATFORM_DEVICE = 0x313F  # EGL_PLATFORM_DEVICE_EXT
 _OFF = ("disable", "disabled", "off", "false", "0")
 
-#: Once chosen: the class of contexts, its name, and the process that it was chosen in.
-_chosen: dict[str, Any] = {}
-_releases: list[weakref.finalize] = []
+
+@dataclass(frozen=True)
+class _Library:
+    """The chosen OpenGL library.
+
+    Attributes:
+        name: "egl", "osmesa", or the library or platform that MuJoCo itself chose.
+        context_class: Class of MuJoCo's OpenGL contexts.
+        pid: Process in which the library was chosen.
+    """
+
+    name: str
+    context_class: type
+    pid: int
+
+
+_library: _Library | None = None
+_releases: list["weakref.finalize[..., Any]"] = []
 _inherited: list[Any] = []
 
 
 def context_class(device: torch.device | None = None) -> type:
-    """Return the class of OpenGL contexts that works here; the first call of a process decides.
+    """Return the class of OpenGL contexts that works on this machine; the first call of a process chooses the library.
 
     Args:
-        device: A CUDA device also chooses the GPU that draws, unless MUJOCO_EGL_DEVICE_ID does.
+        device: A CUDA device also selects the GPU that renders, unless MUJOCO_EGL_DEVICE_ID is set.
 
     Raises:
-        RenderingUnavailable: No OpenGL, or one that a fork inherited.
+        RenderingUnavailable: There is no OpenGL library, or the process inherited one through a fork.
     """
-    if not _chosen:
-        name, context = _choose(device)
-        _chosen.update(name=name, context=context, pid=os.getpid())
-        # Registered after MuJoCo's own handler, so it runs before: contexts are closed while their display is open.
+    global _library
+    if _library is None:
+        name, context = _choose_library(device)
+        _library = _Library(name, context, os.getpid())
+        # Registered after MuJoCo's own handler and therefore called before it, while the display is still open.
         atexit.register(_release_all)
-        os.register_at_fork(after_in_child=_inherit)
-    if _chosen["pid"] != os.getpid():
+        os.register_at_fork(after_in_child=_keep_inherited_contexts)
+    if _library.pid != os.getpid():
         msg = (
-            "This process was forked from one that had drawn pictures, and OpenGL does not survive a fork: expected "
-            "a spawned process. Start workers with the method 'spawn' (mp_start_method of ParallelEnv)."
+            "This process was forked from one that had rendered, and OpenGL does not survive a fork: expected a "
+            "spawned process. Start workers with the method 'spawn' (mp_start_method of ParallelEnv)."
         )
         raise RenderingUnavailable(msg)
-    return _chosen["context"]
+    return _library.context_class
 
 
 @dataclass
-class Canvas:
-    """An OpenGL context and what MuJoCo uploaded into it.
+class OffscreenContext:
+    """An OpenGL context and the rendering resources that MuJoCo uploaded into it.
 
     Attributes:
-        context: Of the class that :func:`context_class` returned; None once released.
-        resources: MuJoCo's MjrContext; None once released.
+        context: Instance of the class that :func:`context_class` returned; None after the release.
+        resources: MuJoCo's MjrContext; None after the release.
     """
 
     context: Any
     resources: Any
 
     def release(self) -> None:
-        """Free both in the order that OpenGL needs, and drop them: they try again when they are collected."""
+        """Free both in the order that OpenGL needs; drop them, because their finalizers would free them again."""
         self.context.make_current()
         self.resources.free()
         self.context.free()
-        self.context = self.resources = None
+        self.context = None
+        self.resources = None
 
 
-def released_with(owner: Any, canvas: Canvas) -> Callable[[], None]:
-    """Return a function that releases a canvas, once.
+def register_release(owner: Any, offscreen: OffscreenContext) -> Callable[[], None]:
+    """Return a function that releases a context once, and register it for the end of the owner and of the process.
 
-    It is called when the owner is collected or the process ends, if nobody called it before. Until then it keeps the
-    canvas alive: the garbage collector would free its parts in any order.
+    The function is called when the owner is garbage-collected or the process ends, unless the caller called it before.
+    Until then it keeps the context alive: the garbage collector would free its parts in any order.
     """
-    _releases[:] = [known for known in _releases if known.alive]
-    release = weakref.finalize(owner, canvas.release)
-    release.atexit = False  # it would come after the display is closed
+    _releases[:] = [release for release in _releases if release.alive]
+    release = weakref.finalize(owner, offscreen.release)
+    release.atexit = False  # weakref's own exit handler runs after the display is closed
     _releases.append(release)
     return release
 
 
-def description() -> str:
-    """Return the kind of the current context and who draws, for example "egl: llvmpipe (LLVM 15.0.6, 256 bits)"."""
-    name = _chosen["name"]
+def describe_library() -> str:
+    """Return the OpenGL library and the renderer of the current context, e.g. "egl: llvmpipe (LLVM 15.0.6, 256 bits)".
+
+    A context of the class that :func:`context_class` returned must be current.
+    """
+    name = _library.name if _library else ""
     if name not in ("egl", "osmesa"):
         return name
     from OpenGL import GL
@@ -101,22 +121,25 @@ def description() -> str:
     return f"{name}: {GL.glGetString(GL.GL_RENDERER).decode(errors='replace')}"
 
 
-def _choose(device: torch.device | None) -> tuple[str, type]:
-    wanted = os.environ.get("MUJOCO_GL", "").lower().strip()
-    if wanted in _OFF:
-        msg = f"MUJOCO_GL={wanted} turns rendering off: expected egl, osmesa or nothing. Unset it to get pictures."
+def _choose_library(device: torch.device | None) -> tuple[str, type]:
+    """Return the name of the OpenGL library to use and its class of contexts."""
+    requested = os.environ.get("MUJOCO_GL", "").lower().strip()
+    if requested in _OFF:
+        msg = f"MUJOCO_GL={requested} turns rendering off: expected egl, osmesa or no value."
         raise RenderingUnavailable(msg)
-    if platform.system() != "Linux" or wanted not in ("", "egl", "osmesa"):
+    if platform.system() != "Linux" or requested not in ("", "egl", "osmesa"):
         import mujoco.gl_context
 
-        return wanted or platform.system(), mujoco.gl_context.GLContext
-    # PyOpenGL serves one platform in a process: another library may have chosen it already.
-    wanted = wanted or os.environ.get("PYOPENGL_PLATFORM", "").lower()
-    if (wanted == "egl" or (wanted != "osmesa" and _egl_works())) and (context := _import("egl", device)):
-        return "egl", context
-    if wanted != "egl" and (context := _import("osmesa", device)):
-        return "osmesa", context
-    library = f"no {wanted}" if wanted else "neither EGL nor OSMesa"
+        return requested or platform.system(), mujoco.gl_context.GLContext
+    # PyOpenGL serves one platform per process, and another library may have chosen it already.
+    requested = requested or os.environ.get("PYOPENGL_PLATFORM", "").lower()
+    tries_egl = requested == "egl" or (requested != "osmesa" and _egl_has_device())
+    for name in ("egl", "osmesa"):
+        is_candidate = tries_egl if name == "egl" else requested != "egl"
+        context = _import_library(name, device) if is_candidate else None
+        if context is not None:
+            return name, context
+    library = f"no {requested}" if requested else "neither EGL nor OSMesa"
     msg = (
         f"Pictures need OpenGL, and {library} works on this machine: on Debian or Ubuntu type: "
         f"apt-get install {DEBIAN_PACKAGES} (or libosmesa6)"
@@ -124,26 +147,26 @@ def _choose(device: torch.device | None) -> tuple[str, type]:
     raise RenderingUnavailable(msg)
 
 
-def _import(name: str, device: torch.device | None) -> type | None:
-    """Return MuJoCo's class of contexts for EGL or OSMesa; None where the library is not there."""
-    ours = "PYOPENGL_PLATFORM" not in os.environ
-    # With the device's number a GPU that EGL does not list is an error, so the second try goes without.
-    for number in (_egl_device(device), None):
+def _import_library(name: str, device: torch.device | None) -> type | None:
+    """Return MuJoCo's class of contexts for EGL or OSMesa, None if the library is not installed."""
+    is_platform_unset = "PYOPENGL_PLATFORM" not in os.environ
+    # A device that EGL does not list is an error, so the second attempt leaves the choice to EGL.
+    for number in (_egl_device_number(device), None):
         try:
-            with _environment("MUJOCO_EGL_DEVICE_ID", number):
+            with _temporary_variable("MUJOCO_EGL_DEVICE_ID", number):
                 return importlib.import_module(f"mujoco.{name}").GLContext
         except (ImportError, AttributeError, OSError, RuntimeError):
             continue
-    if ours:
+    if is_platform_unset:
         os.environ.pop("PYOPENGL_PLATFORM", None)
-        # PyOpenGL would go on looking for the library that is not there.
+        # Imported modules of PyOpenGL would keep looking for the library that is not installed.
         for module in [module for module in sys.modules if module.split(".")[0] == "OpenGL"]:
             del sys.modules[module]
     return None
 
 
-def _egl_device(device: torch.device | None) -> str | None:
-    """Return the number that EGL gives to a CUDA device: CUDA's own, before CUDA_VISIBLE_DEVICES renumbers."""
+def _egl_device_number(device: torch.device | None) -> str | None:
+    """Return EGL's number of a CUDA device: CUDA's number before CUDA_VISIBLE_DEVICES renumbers; None for a CPU."""
     if device is None or device.type != "cuda" or "MUJOCO_EGL_DEVICE_ID" in os.environ:
         return None
     index = device.index or 0
@@ -152,8 +175,8 @@ def _egl_device(device: torch.device | None) -> str | None:
 
 
 @contextlib.contextmanager
-def _environment(name: str, value: str | None) -> Iterator[None]:
-    """Set a variable that was unset for a moment, so that processes started later do not inherit it."""
+def _temporary_variable(name: str, value: str | None) -> Iterator[None]:
+    """Set an unset environment variable for the block only: processes started later must not inherit it."""
     if value is None:
         yield
         return
@@ -164,24 +187,27 @@ def _environment(name: str, value: str | None) -> Iterator[None]:
         del os.environ[name]
 
 
-def _egl_works() -> bool:
-    """Whether EGL has a device to draw on, asked without PyOpenGL, which cannot change its mind once imported."""
+def _egl_has_device() -> bool:
+    """Whether EGL has a device to render on, queried without PyOpenGL: its platform is fixed once it is imported."""
     try:
         egl = ctypes.CDLL("libEGL.so.1")
     except OSError:
         return False
-    address, pointer = egl.eglGetProcAddress, ctypes.c_void_p
-    address.restype, address.argtypes = pointer, [ctypes.c_char_p]
-    query, display = address(b"eglQueryDevicesEXT"), address(b"eglGetPlatformDisplayEXT")
-    if not query or not display:
+    pointer = ctypes.c_void_p
+    get_address = egl.eglGetProcAddress
+    get_address.restype = pointer
+    get_address.argtypes = [ctypes.c_char_p]
+    query_address, display_address = get_address(b"eglQueryDevicesEXT"), get_address(b"eglGetPlatformDisplayEXT")
+    if not query_address or not display_address:
         return False
+    query_type = ctypes.CFUNCTYPE(ctypes.c_uint, ctypes.c_int, ctypes.POINTER(pointer), ctypes.POINTER(ctypes.c_int))
+    query_devices = query_type(query_address)
+    get_display = ctypes.CFUNCTYPE(pointer, ctypes.c_uint, pointer, pointer)(display_address)
     devices, count = (pointer * 16)(), ctypes.c_int()
-    query = ctypes.CFUNCTYPE(ctypes.c_uint, ctypes.c_int, ctypes.POINTER(pointer), ctypes.POINTER(ctypes.c_int))(query)
-    display = ctypes.CFUNCTYPE(pointer, ctypes.c_uint, pointer, pointer)(display)
-    query(16, devices, ctypes.byref(count))
+    query_devices(16, devices, ctypes.byref(count))
     egl.eglInitialize.argtypes = [pointer, pointer, pointer]
-    displays = (display(_PLATFORM_DEVICE, device, None) for device in devices[: count.value])
-    return any(found and egl.eglInitialize(found, None, None) for found in displays)
+    displays = (get_display(_PLATFORM_DEVICE, device, None) for device in devices[: count.value])
+    return any(display and egl.eglInitialize(display, None, None) for display in displays)
 
 
 def _release_all() -> None:
@@ -189,7 +215,7 @@ def _release_all() -> None:
         release()
 
 
-def _inherit() -> None:
-    """In a fork's child: keep what belongs to the parent from being freed by the child."""
+def _keep_inherited_contexts() -> None:
+    """Keep a forked child from freeing the contexts of its parent."""
     _inherited.extend(release.detach() for release in _releases)
     _releases.clear()

@@ -1,9 +1,9 @@
-"""Which environments can be built here: run by the set-up in a process where nothing is imported yet.
+"""Find out which environments can be built; `rlhive setup` runs this module in a new process.
 
-    python -m rlhive.envs FK1_Knob1OnRandom-v4 door-v1
+    python -m rlhive.envs._probe FK1_Knob1OnRandom-v4 door-v1
 
-prints one JSON object: the size of the observation by environment id, null where it cannot be built. The first id must
-work; its error is this process's.
+prints one JSON object: environment id → length of the observation vector, or null if the environment cannot be built.
+If the first environment cannot be built, the process fails with its error.
 """
 
 import json
@@ -21,10 +21,10 @@ def observation_size(env_name: str) -> int:
 
 
 def observation_size_or_none(env_name: str) -> int | None:
-    """Return the same, or None where the environment cannot be built."""
+    """Return the length of an environment's observation vector, None if the environment cannot be built."""
     try:
         return observation_size(env_name)
-    except Exception:  # whatever it is that fails there, the answer is no
+    except Exception:  # any failure means that the environment is not available
         return None
 
 

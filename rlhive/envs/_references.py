@@ -1,7 +1,7 @@
-"""Reference returns of the catalogue's tasks: what a random and an expert policy reach, measured on unseen seeds.
+"""Reference returns of the catalogue's tasks: mean returns of a random and an expert policy on unseen seeds.
 
-The numbers are data, in ``references.json``; ``python benchmarks/reference_returns.py`` measures them again. A return
-is put on their scale as D4RL does it (Fu et al., 2020): 0 is the random policy, 100 the expert.
+The numbers are stored in ``references.json``; ``python benchmarks/reference_returns.py`` measures them again. Scores
+are normalised as in D4RL (Fu et al., 2020): 0 is the random policy, 100 the expert.
 """
 
 import hashlib
@@ -14,15 +14,15 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What one policy reached.
+class PolicyResult:
+    """Measured returns and success rate of one policy.
 
     Attributes:
         return_mean: Mean undiscounted return.
-        return_interval: Its 95 % Student-t interval, where measured.
-        num_episodes: Number of episodes, 0 where nobody said.
-        success_rate: Part of them that was solved, where measured.
-        success_interval: Its 95 % Wilson interval, where measured.
+        return_interval: 95 % Student-t interval of the mean; None if not measured.
+        num_episodes: Number of episodes; 0 if unknown.
+        success_rate: Fraction of the episodes that were solved; None if not measured.
+        success_interval: 95 % Wilson interval of the success rate; None if not measured.
     """
 
     return_mean: float
@@ -34,23 +34,23 @@ class Measured:
 
 @dataclass(frozen=True)
 class Reference:
-    """The ends of a task's scale.
+    """Reference results of a task, which define its normalised score.
 
     Attributes:
-        random: What uniform actions reach.
-        expert: What the expert reaches; None where there is none, and then no scale either.
-        expert_hash: Hash of the expert's parameters that was measured; empty where it has none.
+        random: Result of uniform actions.
+        expert: Result of the expert. A task without an expert has None, and no normalised score.
+        expert_hash: Hash of the measured expert's parameters; empty if the task has no scripted expert.
     """
 
-    random: Measured
-    expert: Measured | None = None
+    random: PolicyResult
+    expert: PolicyResult | None = None
     expert_hash: str = ""
 
     def score(self, value: float) -> float | None:
-        """Return the normalised score of a return: 0 as random, 100 as the expert; None without an expert.
+        """Return the normalised score of a return: 0 for random, 100 for the expert; None without an expert.
 
         Example:
-            >>> Reference(random=Measured(-100.0), expert=Measured(-50.0)).score(-60.0)
+            >>> Reference(random=PolicyResult(-100.0), expert=PolicyResult(-50.0)).score(-60.0)
             80.0
         """
         if self.expert is None or self.expert.return_mean == self.random.return_mean:
@@ -58,49 +58,55 @@ class Reference:
         return 100.0 * (value - self.random.return_mean) / (self.expert.return_mean - self.random.return_mean)
 
 
-def reference_of(name: str) -> Reference | None:
-    """Return what was measured for a task of the catalogue, None where nobody measured."""
-    row = _read("references.json")["tasks"].get(name)
+def read_reference(name: str) -> Reference | None:
+    """Return the reference results of a task of the catalogue, None if it was not measured."""
+    row = _read_rows("references.json").get(name)
     if row is None:
         return None
-    expert = _measured(row["expert"]) if row.get("expert") else None
-    return Reference(_measured(row["random"]), expert, row.get("expert_hash", ""))
+    expert = _policy_result(row["expert"]) if row.get("expert") else None
+    return Reference(_policy_result(row["random"]), expert, row.get("expert_hash", ""))
 
 
 def has_expert(env_name: str) -> bool:
-    """Whether a scripted expert ships for a RoboHive environment."""
-    return env_name in _read("experts.json")["tasks"]
+    """Whether RLHive has a scripted expert for a RoboHive environment."""
+    return env_name in read_expert_rows()
+
+
+def read_expert_rows() -> Mapping[str, Any]:
+    """Return the scripted experts' parameters: environment id → row of experts.json."""
+    return _read_rows("experts.json")
 
 
 def expert_hash(env_name: str) -> str:
-    """Return the hash of what decides the expert's actions, as hex; empty where none ships.
+    """Return the hash of the parameters that determine the expert's actions, in hex; empty without an expert.
 
-    Its provenance and its weaker levels do not change it.
+    The provenance and the parameters of weaker levels do not change the hash.
     """
-    row = _read("experts.json")["tasks"].get(env_name)
+    row = read_expert_rows().get(env_name)
     if row is None:
         return ""
-    decides = {name: value for name, value in row.items() if name not in ("provenance", "medium")}
-    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
+    parameters = {name: value for name, value in row.items() if name not in ("provenance", "medium")}
+    return hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def stale(tasks: Iterable[tuple[str, str]]) -> list[str]:
-    """Return the names of the tasks that were not measured with the expert that ships now.
+def find_stale_references(tasks: Iterable[tuple[str, str]]) -> list[str]:
+    """Return the names of the tasks whose reference was not measured with the current expert.
 
     Args:
-        tasks: Name and environment id of each.
+        tasks: Name and environment id of each task.
     """
-    rows = _read("references.json")["tasks"]
+    rows = _read_rows("references.json")
     return [name for name, env in tasks if name not in rows or rows[name]["expert_hash"] != expert_hash(env)]
 
 
 @cache
-def _read(name: str) -> Mapping[str, Any]:
-    return json.loads(resources.files("rlhive.envs").joinpath(name).read_text(encoding="utf-8"))
+def _read_rows(file_name: str) -> Mapping[str, Any]:
+    content: dict[str, Any] = json.loads(resources.files("rlhive.envs").joinpath(file_name).read_text(encoding="utf-8"))
+    return content["tasks"]
 
 
-def _measured(row: Mapping[str, Any]) -> Measured:
-    return Measured(
+def _policy_result(row: Mapping[str, Any]) -> PolicyResult:
+    return PolicyResult(
         return_mean=row["return_mean"],
         return_interval=tuple(row["return_interval"]),
         num_episodes=row["num_episodes"],

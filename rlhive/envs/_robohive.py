@@ -1,11 +1,11 @@
-"""RoboHive as a TorchRL environment: seeded, lossless, checkpointable, and about as fast as RoboHive itself.
+"""RoboHive as a TorchRL environment: seeded, lossless, with checkpoints, and about as fast as RoboHive itself.
 
-One step, and who owns what:
+The data flow of one step:
 
-    action float32 [n] ─► RoboHive's robot ─► frame_skip × MuJoCo ─► its obs_dict, rwd_dict ─► copies in a TensorDict
-                                                      └─► rendering, from_pixels=True ─► pixels, depth ─┘
+    action float32 [n] ─► RoboHive's robot ─► frame_skip × MuJoCo ─► obs_dict, rwd_dict ─► copies in a TensorDict
+                                                      └─► renderer, from_pixels=True ─► pixels, depth ─┘
 
-TorchRL's own RoboHiveEnv is not used: it ignores frame_skip, does not seed, and reports zeros at reset.
+TorchRL's own RoboHiveEnv is not used: it ignores frame_skip, does not seed, and returns zeros at reset.
 """
 
 import hashlib
@@ -21,19 +21,24 @@ from torchrl.data import Binary, Bounded, Composite, Unbounded
 from torchrl.envs import EnvBase
 
 from rlhive import keys
-from rlhive.envs._loading import Closed, RoboHiveWarning as RoboHiveWarning, build, release
-from rlhive.envs._rendering import CameraRenderer, view_of
+from rlhive.envs._loading import (
+    ClosedSimulator,
+    RoboHiveWarning as RoboHiveWarning,
+    build_robohive,
+    free_simulator,
+)
+from rlhive.envs._rendering import CameraRenderer, resolve_view
 from rlhive.envs._visual import VISUAL
 from rlhive.errors import InvalidAction, InvalidSetting, SimulationDiverged
 
-#: Fields of the compiled model that RoboHive changes at reset, so that a checkpoint needs them.
+#: Fields of the compiled model that RoboHive changes at reset; a checkpoint contains them.
 RANDOMISED_FIELDS = ("body_pos", "body_quat", "site_pos", "site_quat")
 
-#: What it changes besides where it draws the objects' shapes as well.
-_SHAPES = ("geom_type", "geom_size", "geom_pos", "geom_quat", "geom_rgba")
+#: Further fields that change at reset in environments with random object shapes.
+_SHAPE_FIELDS = ("geom_type", "geom_size", "geom_pos", "geom_quat", "geom_rgba")
 
 _CPU = torch.device("cpu")
-_VERSIONS_OF = ("robohive", "mujoco", "gymnasium", "dm-control", "numpy")
+_PACKAGES = ("robohive", "mujoco", "gymnasium", "dm-control", "numpy")
 _RESERVED = {
     keys.OBSERVATION,
     keys.ACTION,
@@ -49,45 +54,46 @@ _RESERVED = {
 
 
 class RoboHiveEnv(EnvBase):
-    """A RoboHive environment of TorchRL.
+    """A RoboHive environment with TorchRL's interface.
 
-    Every reset and step gives new tensors that own their memory. The reset's ``success`` is computed like any
-    other. A time limit is ``truncated``, RoboHive's own end of an episode ``terminated``.
+    Every reset and step returns new tensors that own their memory. The ``success`` of a reset is computed from the
+    start state. A time limit sets ``truncated``, RoboHive's own end of an episode sets ``terminated``.
 
     The same seed gives the same episode, bit for bit, in every process. Exceptions are a few families that draw
     random numbers outside RoboHive's generator when they are built (MyoDM, D'Kitty).
 
     Args:
         env_name: Id of a RoboHive environment, for example "FK1_Knob1OnRandom-v4", or a ``visual_*`` id of earlier
-            versions (docs/visual.md), which gives pixels unless told otherwise, as RoboHive's ``_v2d`` ids do.
-        obs_keys: Names out of RoboHive's observation dictionary that are given at the root as well, each under
-            its own name, for example "robot_jnt" [9].
-        info_keys: Names out of RoboHive's reward dictionary that are given below "info", float64 [1], for example
-            "dense", "sparse" or a single term such as "approach"; at reset too, where they are the start state's.
-        state: Give the simulator's state below "state", the parts of :meth:`get_state`; ``set_state`` takes them.
-        frame_skip: Simulator steps per environment step, where it is to differ from the registered one.
-        dtype: Of observations and rewards. RoboHive computes in float64, so anything else rounds.
-        seed: As with ``set_seed``; None takes an unpredictable one.
-        device: Where the tensors go; the first CUDA device also draws the pictures of this process.
-        from_pixels: Give ``pixels``, uint8 [camera, H, W, 3]. Drawn without a GPU, a kitchen's picture costs some
-            0.6 s: render_quality chooses.
-        cameras: Names in the order of the pictures; all that the model has by default.
+            versions (docs/visual.md). ``visual_*`` ids and RoboHive's ``_v2d`` ids return pixels by default.
+        obs_keys: Names in RoboHive's observation dictionary that are also returned at the root, each under its own
+            name, for example "robot_jnt" [9].
+        info_keys: Names in RoboHive's reward dictionary that are returned below "info", float64 [1], for example
+            "dense", "sparse" or a single term such as "approach". At reset their values are those of the start state.
+        state: Return the simulator's state below "state", as :meth:`get_state` does; ``set_state`` accepts it.
+        frame_skip: Simulator steps per environment step; the registered number by default.
+        dtype: Dtype of observations and rewards. RoboHive computes in float64, so any other dtype rounds.
+        seed: Seed of the random generator, as for ``set_seed``; None takes an unpredictable seed.
+        device: Device of the tensors. The first CUDA device of a process also renders its pictures.
+        from_pixels: Return ``pixels``, uint8 [camera, H, W, 3]. Without a GPU a picture of the kitchen takes about
+            0.6 s; ``render_quality`` reduces the cost.
+        cameras: Camera names in the order of the pictures; all cameras of the model by default.
         image_size: Height and width in pixels, (84, 84) by default.
-        depth: Give ``depth`` as well, float32 [camera, H, W], the distance from the camera's plane in metres.
-        render_quality: "robohive" is RoboHive's own picture; "shadows" has coarser shadows, no reflections and hard
-            edges at a third of the cost; "fast" has no shadows either, at a twentieth. Each is another visual domain.
-        **env_kwargs: Passed to RoboHive. ``max_episode_steps`` replaces the registered horizon.
+        depth: Return ``depth`` as well, float32 [camera, H, W], the distance from the camera's plane in metres.
+        render_quality: "robohive" is RoboHive's own picture; "shadows" has coarser shadows, no reflections and no
+            anti-aliasing, at a third of the cost; "fast" also has no shadows, at a twentieth of the cost. Each is a
+            visual domain of its own.
+        **env_kwargs: Arguments for RoboHive. ``max_episode_steps`` replaces the registered horizon.
 
     Attributes:
-        env_name: The id as it was given.
-        robohive_id: The environment that RoboHive simulates; another than ``env_name`` for ``visual_*``.
+        env_name: The id that was passed.
+        robohive_id: Id of the simulated RoboHive environment; differs from ``env_name`` for ``visual_*`` ids.
         horizon: Maximum episode length in steps.
 
     Raises:
         RoboHiveMissing: RoboHive or the assets of this environment are not installed.
         EnvNotFound: RoboHive has no such environment.
-        InvalidSetting: An observation key, a frame skip, a camera, a size or a quality that cannot be given.
-        RenderingUnavailable: Pixels were asked for, and this machine has no OpenGL.
+        InvalidSetting: An observation key, frame skip, camera, image size or quality is invalid.
+        RenderingUnavailable: Pixels were requested, and this machine has no OpenGL.
 
     Example:
         >>> env = RoboHiveEnv("FK1_Knob1OnRandom-v4", seed=0)
@@ -117,21 +123,25 @@ class RoboHiveEnv(EnvBase):
         **env_kwargs: Any,
     ) -> None:
         super().__init__(device=device, batch_size=[])
-        wishes = {"cameras": cameras, "image_size": image_size, "depth": depth, "render_quality": render_quality}
-        visual = VISUAL.get(env_name)
-        self.env_name, self.robohive_id = env_name, visual.robohive_id if visual else env_name
+        options = {"cameras": cameras, "image_size": image_size, "depth": depth, "render_quality": render_quality}
+        defaults = VISUAL.get(env_name)
+        self.env_name = env_name
+        self.robohive_id = defaults.robohive_id if defaults else env_name
         self._env_kwargs = {**env_kwargs, **({} if frame_skip is None else {"frame_skip": frame_skip})}
         self._dtype = dtype
-        self._env, self.horizon = build(self.robohive_id, {**(visual.env_kwargs if visual else {}), **self._env_kwargs})
-        self._model, self._data = self._env.sim.model.ptr, self._env.sim.data.ptr
-        self._fields = RANDOMISED_FIELDS + (_SHAPES if getattr(self._env, "randomize", False) else ())
-        self._model_hash = _hash_of(self._model)
-        self._substeps = _checked_substeps(self._env, frame_skip)
-        self._obs_keys = _checked_keys(obs_keys, self._env.obs_dict, env_name)
-        self._info_keys, self._with_state = _checked_info(info_keys, self._env.rwd_dict, env_name), state
-        view = view_of(self._env, env_name, from_pixels, wishes)
-        # RoboHive shows what its sensors saw, which for noisy ones is another simulation.
-        self._eyes = None if view is None else CameraRenderer(self._env.sim_obsd, view, self.device)
+        kwargs = {**(defaults.env_kwargs if defaults else {}), **self._env_kwargs}
+        self._env, self.horizon = build_robohive(self.robohive_id, kwargs)
+        self._model: Any = self._env.sim.model.ptr
+        self._data: Any = self._env.sim.data.ptr
+        self._fields = RANDOMISED_FIELDS + (_SHAPE_FIELDS if getattr(self._env, "randomize", False) else ())
+        self._model_hash = _hash_model(self._model)
+        self._substeps = _require_substeps(self._env, frame_skip)
+        self._obs_keys = _require_obs_keys(obs_keys, self._env.obs_dict, env_name)
+        self._info_keys = _require_info_keys(info_keys, self._env.rwd_dict, env_name)
+        self._with_state = state
+        view = resolve_view(self._env, env_name, from_pixels, options)
+        # RoboHive renders what its sensors saw, which with sensor noise is another simulation.
+        self._renderer = None if view is None else CameraRenderer(self._env.sim_obsd, view, self.device)
         self._set_seed(seed)
         self._elapsed = 0
         self._make_specs()
@@ -153,7 +163,8 @@ class RoboHiveEnv(EnvBase):
 
     def _make_specs(self) -> None:
         space = self._env.action_space
-        self._low, self._high = space.low.astype(np.float32), space.high.astype(np.float32)
+        self._low = space.low.astype(np.float32)
+        self._high = space.high.astype(np.float32)
         self.action_spec = Bounded(low=self._low, high=self._high, shape=space.shape, dtype=torch.float32)
         self.reward_spec = Unbounded((1,), dtype=self._dtype)
         flag = Binary(1, shape=(1,), dtype=torch.bool)
@@ -166,13 +177,13 @@ class RoboHiveEnv(EnvBase):
         if self._with_state:
             parts = self.get_state().items()
             observations["state"] = Composite({k: Unbounded(v.shape, dtype=torch.float64) for k, v in parts})
-        observations |= self._eyes.specs() if self._eyes else {}
+        observations |= self._renderer.specs() if self._renderer else {}
         self.observation_spec = Composite({**observations, keys.SUCCESS: flag.clone()}).to(self.device)
 
     def _set_seed(self, seed: int | None) -> None:
-        """Seed RoboHive's generator; its reset(seed=…) does not."""
+        """Seed RoboHive's generator, which RoboHive's own reset(seed=…) does not do."""
         self._env.seed(seed)
-        # The robot keeps the generator that it was built with; it draws sensor noise from it.
+        # The robot draws sensor noise from the generator with which it was built.
         self._env.robot.np_random = self._env.np_random
 
     def _reset(self, tensordict: TensorDictBase | None = None, *, seed: int | None = None, **_: Any) -> TensorDictBase:
@@ -180,46 +191,45 @@ class RoboHiveEnv(EnvBase):
             self._set_seed(seed)
         result = self._env.reset()
         self._elapsed = 0
-        # Some Adroit tasks return the observation alone.
-        return self._start(result[0] if isinstance(result, tuple) else result)
+        # Some Adroit tasks return the observation only, without an info dictionary.
+        return self._start_tensordict(result[0] if isinstance(result, tuple) else result)
 
-    def _start(self, observation: np.ndarray) -> TensorDict:
-        """Return the TensorDict of a state that no step led to."""
+    def _start_tensordict(self, observation: np.ndarray) -> TensorDict:
+        """Return the TensorDict of a state that follows a reset or :meth:`set_state`, not a step."""
         env = self._env
-        # RoboHive computes rewards, and with them `solved`, in step alone.
+        # RoboHive computes the rewards, and with them `solved`, only in a step.
         env.expand_dims(env.obs_dict)
         rewards = env.get_reward_dict(env.obs_dict)
         env.squeeze_dims(rewards)
         env.squeeze_dims(env.obs_dict)
         env.rwd_dict = rewards
-        ended = dict.fromkeys(keys.END_FLAGS, False)
-        return self._tensordict(observation, rewards["solved"], ended)
+        return self._build_tensordict(observation, rewards["solved"], dict.fromkeys(keys.END_FLAGS, False))
 
     def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
         action = tensordict.get(keys.ACTION).numpy(force=True)
         if action.shape != self._low.shape or not ((action >= self._low) & (action <= self._high)).all():
-            self._refuse(action)
+            raise self._action_error(action)
         before = self._data.time
         observation, reward, terminated, _, _ = self._env.step(action)
-        # RoboHive answers a failed simulation with a silent reset, MuJoCo too; only the clock tells.
+        # RoboHive and MuJoCo silently reset a simulation that failed; only the simulated time shows it.
         if abs(self._data.time - before - self.dt) > 1e-6 or not np.isfinite(observation).all():
             msg = (
-                f"{self.env_name} diverged in step {self._elapsed + 1}: expected the simulation to go on from "
+                f"{self.env_name} diverged in step {self._elapsed + 1}: expected the simulation to advance from "
                 f"{before:.3f} s to {before + self.dt:.3f} s with finite values, got {self._data.time:.3f} s. "
-                f"Discard the episode and reset."
+                f"The episode is invalid; reset the environment."
             )
             raise SimulationDiverged(msg, self._elapsed + 1)
         self._elapsed += 1
         truncated = self._elapsed >= self.horizon
         ends = {keys.DONE: terminated or truncated, keys.TERMINATED: terminated, keys.TRUNCATED: truncated}
-        return self._tensordict(observation, self._env.rwd_dict["solved"], ends, reward)
+        return self._build_tensordict(observation, self._env.rwd_dict["solved"], ends, reward)
 
-    def _tensordict(
+    def _build_tensordict(
         self, observation: np.ndarray, solved: Any, ends: dict[str, bool], reward: float | None = None
     ) -> TensorDict:
-        data = {keys.OBSERVATION: self._tensor(observation)}
+        data = {keys.OBSERVATION: self._copy_to_tensor(observation)}
         for key in self._obs_keys:
-            data[key] = self._tensor(self._env.obs_dict[key]).reshape(-1)
+            data[key] = self._copy_to_tensor(self._env.obs_dict[key]).reshape(-1)
         data[keys.SUCCESS] = torch.tensor((bool(np.all(solved)),))
         for key, value in ends.items():
             data[key] = torch.tensor((value,))
@@ -233,38 +243,37 @@ class RoboHiveEnv(EnvBase):
         if self._with_state:
             parts = {key: torch.from_numpy(value) for key, value in self.get_state().items()}
             data["state"] = TensorDict._new_unsafe(parts, batch_size=self.batch_size, device=_CPU)
-        if self._eyes:
-            data |= self._eyes.draw()
-        # Unsafe means unchecked, at a fifth of the cost: the dictionary is fresh and matches the specs.
+        if self._renderer:
+            data |= self._renderer.draw()
+        # _new_unsafe skips the checks, at a fifth of the cost: the dictionary is new and matches the specs.
         result = TensorDict._new_unsafe(data, batch_size=self.batch_size, device=_CPU)
         return result if self.device == _CPU else result.to(self.device)
 
-    def _tensor(self, values: np.ndarray) -> torch.Tensor:
-        """Copy, so that nothing of the simulator's memory leaves this class."""
+    def _copy_to_tensor(self, values: np.ndarray) -> torch.Tensor:
+        """Return a tensor that owns its memory: the simulator overwrites its own."""
         return torch.from_numpy(np.array(values)).to(self._dtype)
 
     def _step_proc_data(self, next_tensordict_out: TensorDictBase) -> TensorDictBase:
-        """Skip TorchRL's completion of what a step returns: it is complete here (2 % of a step)."""
+        """Return the TensorDict of a step unchanged: it is complete, and TorchRL's completion takes 2 % of a step."""
         return next_tensordict_out
 
-    def _refuse(self, action: np.ndarray) -> None:
+    def _action_error(self, action: np.ndarray) -> InvalidAction:
         if action.shape != self._low.shape:
-            msg = f"{self.env_name}: expected an action of shape {self._low.shape}, got {action.shape}."
-            raise InvalidAction(msg)
+            return InvalidAction(f"{self.env_name}: expected an action of shape {self._low.shape}, got {action.shape}.")
         index = int(np.argmin((action >= self._low) & (action <= self._high)))
         msg = (
             f"{self.env_name}: action[{index}] is {action[index]} in step {self._elapsed + 1}, expected a number in "
-            f"[{self._low[index]:g}, {self._high[index]:g}]. Clip actions in the policy."
+            f"[{self._low[index]:g}, {self._high[index]:g}]."
         )
-        raise InvalidAction(msg)
+        return InvalidAction(msg)
 
     def get_state(self) -> dict[str, np.ndarray]:
-        """Return a checkpoint of the simulator, from which :meth:`set_state` goes on bit for bit.
+        """Return a checkpoint of the simulator, from which :meth:`set_state` continues bit for bit.
 
         Returns:
             Float64 vectors that own their memory: "integration" (MuJoCo's mjSTATE_INTEGRATION: time in s, positions,
             velocities, activations, controls, warm start), the model fields that RoboHive randomises, flattened, and
-            "obj_goal" where the environment has one.
+            "obj_goal" if the environment has one.
         """
         import mujoco
 
@@ -277,27 +286,28 @@ class RoboHiveEnv(EnvBase):
         return {"integration": state, **fields}
 
     def set_state(self, state: Mapping[str, np.ndarray] | TensorDictBase) -> TensorDict:
-        """Put the simulator into a state that :meth:`get_state` returned, of this or another instance.
+        """Restore a state that :meth:`get_state` of this or another instance returned.
 
-        The step count towards the horizon follows from the simulated time. The random generator is left alone.
+        The step count towards the horizon is derived from the simulated time. The random generator is not restored.
 
         Args:
-            state: The checkpoint, or the "state" entry of a TensorDict that this class gave.
+            state: A checkpoint, or the "state" entry of a TensorDict that this class returned.
 
         Returns:
-            What a reset into this state would return.
+            The TensorDict of a reset into this state.
 
         Raises:
-            ValueError: The state is of another environment.
+            ValueError: The state belongs to another environment.
         """
         import mujoco
 
         env, spec = self._env, mujoco.mjtState.mjSTATE_INTEGRATION
-        current = self.get_state()
-        wrong = [key for key in current if np.shape(state.get(key)) != current[key].shape]
-        if wrong:
-            got = {key: np.shape(state.get(key)) for key in wrong}
-            msg = f"{self.env_name}: expected a state with { ({k: current[k].shape for k in wrong}) }, got {got}."
+        expected = {key: value.shape for key, value in self.get_state().items()}
+        shapes = {key: np.shape(state.get(key, 0.0)) for key in expected}
+        if shapes != expected:
+            wrong = [key for key in expected if shapes[key] != expected[key]]
+            expected_text, actual_text = ({key: shape[key] for key in wrong} for shape in (expected, shapes))
+            msg = f"{self.env_name}: expected a state with {expected_text}, got {actual_text}."
             raise ValueError(msg)
         for sim in {id(sim): sim for sim in (env.sim_obsd, env.sim)}.values():
             for name in self._fields:
@@ -309,19 +319,19 @@ class RoboHiveEnv(EnvBase):
             env.obj_goal = np.array(state["obj_goal"]).reshape(env.obj_goal.shape)
         env.robot._sensor_cache_refresh()
         observation = env.get_obs()
-        # forward() has solved the constraints anew; the next step must start its solver where the original's did.
+        # forward() has solved the constraints again; the solver of the next step must start where the original's did.
         mujoco.mj_setState(self._model, self._data, np.array(state["integration"], np.float64), spec)
         self._elapsed = round(self._data.time / self.dt)
-        return self._start(observation)
+        return self._start_tensordict(observation)
 
     def provenance(self) -> dict[str, Any]:
-        """Return what this environment is, as JSON-able values: enough to build the same one again.
+        """Return the JSON-able values that identify this environment and suffice to build it again.
 
         Returns:
-            Id, arguments, frame skip, dt in s, horizon in steps, versions, the SHA-256 of the compiled model as it
-            was before any reset, and what decides the pictures, if there are any.
+            Id, arguments, frame skip, dt in s, horizon in steps, versions of the packages, the SHA-256 of the compiled
+            model before any reset, and with pixels the rendering options.
         """
-        eyes = {"rendering": self._eyes.provenance()} if self._eyes else {}
+        rendering = {"rendering": self._renderer.provenance()} if self._renderer else {}
         other_id = {} if self.robohive_id == self.env_name else {"robohive_id": self.robohive_id}
         return {
             "env_name": self.env_name,
@@ -330,53 +340,62 @@ class RoboHiveEnv(EnvBase):
             "frame_skip": int(self._env.frame_skip),
             "dt": float(self.dt),
             "horizon": self.horizon,
-            "versions": {name: importlib.metadata.version(name) for name in _VERSIONS_OF},
+            "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
             "model_hash": self._model_hash,
-            **eyes,
+            **rendering,
         }
 
     def close(self, *, raise_if_closed: bool = True) -> None:
-        """Release the simulator and its renderer: their memory is free at once. What was returned stays as it is."""
+        """Free the memory of the simulator and of its renderer at once; tensors that were returned remain valid."""
         if not self.is_closed:
-            if self._eyes:
-                self._eyes.close()
-            env, closed = self._env, Closed(self.env_name)
-            self._env = self._model = self._data = self._eyes = closed
-            release(env)
+            if self._renderer:
+                self._renderer.close()
+                self._renderer = None
+            env = self._env
+            closed = ClosedSimulator(self.env_name)
+            self._env = closed
+            self._model = closed
+            self._data = closed
+            free_simulator(env)
         super().close(raise_if_closed=raise_if_closed)
 
 
-def _checked_substeps(env: Any, frame_skip: int | None) -> int:
-    """Return how many simulator steps RoboHive makes per step: what was asked for, or an error."""
-    substeps = int(env.dt / env.sim.step_duration)  # as RoboHive computes it
+def _require_substeps(env: Any, frame_skip: int | None) -> int:
+    """Return the number of simulator steps per environment step.
+
+    Raises:
+        InvalidSetting: RoboHive makes another number of steps than ``frame_skip``.
+    """
+    substeps = int(env.dt / env.sim.step_duration)  # RoboHive's own formula
     if frame_skip is not None and substeps != frame_skip:
         msg = (
-            f"RoboHive simulates {substeps} steps where frame_skip={frame_skip} was asked for: this environment "
-            f"fixes it or the division rounds down. Leave frame_skip out or take another number."
+            f"frame_skip is {frame_skip}, but RoboHive simulates {substeps} steps: this environment fixes the number, "
+            f"or RoboHive's division rounds down. Leave frame_skip out or pass another number."
         )
         raise InvalidSetting(msg)
     return substeps
 
 
-def _checked_keys(obs_keys: Sequence[str], available: dict[str, Any], env_name: str) -> tuple[str, ...]:
-    wrong = [key for key in obs_keys if key not in available or key in _RESERVED]
-    if wrong:
-        msg = f"{env_name} has no observation {wrong[0]!r}: expected names out of {', '.join(sorted(available))}."
+def _require_obs_keys(obs_keys: Sequence[str], available: dict[str, Any], env_name: str) -> tuple[str, ...]:
+    invalid = [key for key in obs_keys if key not in available or key in _RESERVED]
+    if invalid:
+        msg = f"{env_name} has no observation {invalid[0]!r}: expected names out of {', '.join(sorted(available))}."
         raise InvalidSetting(msg)
     return tuple(obs_keys)
 
 
-def _checked_info(info_keys: Sequence[str], available: dict[str, Any], env_name: str) -> tuple[str, ...]:
-    wrong = [key for key in info_keys if key not in available]
-    if wrong:
-        msg = f"{env_name} has no info {wrong[0]!r}: expected names out of {', '.join(sorted(available))}."
+def _require_info_keys(info_keys: Sequence[str], available: dict[str, Any], env_name: str) -> tuple[str, ...]:
+    invalid = [key for key in info_keys if key not in available]
+    if invalid:
+        msg = f"{env_name} has no info {invalid[0]!r}: expected names out of {', '.join(sorted(available))}."
         raise InvalidSetting(msg)
     return tuple(info_keys)
 
 
-def _hash_of(model: Any) -> str:
+def _hash_model(model: Any) -> str:
+    """Return the SHA-256 of a compiled model."""
     import mujoco
 
     buffer = np.empty(mujoco.mj_sizeModel(model), np.uint8)
     mujoco.mj_saveModel(model, None, buffer)
-    return hashlib.sha256(buffer).hexdigest()
+    return hashlib.sha256(buffer.data).hexdigest()

@@ -1,8 +1,7 @@
-"""RoboHive's simulated robot, without its Python loop per sensor and per actuator: the same numbers, bit for bit.
+"""Vectorized methods for RoboHive's simulated robot, without a Python loop over joints; same results bit for bit.
 
-RoboHive treats every joint on its own, several NumPy calls on a single number each; together that is a tenth of a
-kitchen's step. Here a device is one array. Where a robot is anything but a plain simulated one (hardware, sensor
-noise, no configuration), RoboHive's own code runs.
+RoboHive processes every joint with several NumPy calls on a single number, which takes a tenth of a kitchen's step.
+Here each device is one array. RoboHive's own code runs for all other robots: hardware, sensor noise, no configuration.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,15 +13,15 @@ import numpy as np
 
 @dataclass(frozen=True)
 class _Device:
-    """One entry of RoboHive's robot configuration, as arrays.
+    """A device of RoboHive's robot configuration, with its sensors as arrays.
 
     Attributes:
-        name: Of the device.
-        config: RoboHive's own dictionary; the last readings are kept in it, as RoboHive does.
+        name: Name of the device.
+        config: RoboHive's own dictionary of the device, in which RoboHive keeps the last readings.
         sensors: Indices into the simulator's sensor data.
-        low: Least reading of each sensor.
-        high: Greatest reading of each sensor.
-        targets: Where readings go back into the simulator: "qpos" or "qvel", which sensors, which addresses.
+        low: Smallest reading of each sensor.
+        high: Largest reading of each sensor.
+        targets: Destinations of the readings in the simulator: "qpos" or "qvel", indices of the sensors, addresses.
     """
 
     name: str
@@ -33,24 +32,31 @@ class _Device:
     targets: tuple[tuple[str, np.ndarray, np.ndarray], ...]
 
     @classmethod
-    def of(cls, name: str, config: dict[str, Any]) -> "_Device":
+    def from_config(cls, name: str, config: dict[str, Any]) -> "_Device":
         sensors = config["sensor"]
         kinds = [sensor["data_type"] for sensor in sensors]
         addresses = np.array([int(sensor["data_id"]) for sensor in sensors], np.intp)
-        chosen = {kind: np.flatnonzero([other == kind for other in kinds]) for kind in dict.fromkeys(kinds)}
+        indices = {kind: np.flatnonzero([other == kind for other in kinds]) for kind in dict.fromkeys(kinds)}
         return cls(
             name=name,
             config=config,
             sensors=np.array([int(sensor["sim_id"]) for sensor in sensors], np.intp),
             low=np.array([sensor["range"][0] for sensor in sensors], np.float64),
             high=np.array([sensor["range"][1] for sensor in sensors], np.float64),
-            targets=tuple((kind, which, addresses[which]) for kind, which in chosen.items()),
+            targets=tuple((kind, index, addresses[index]) for kind, index in indices.items()),
         )
 
 
 @dataclass(frozen=True)
 class _Actuators:
-    """The actuators of all devices, in RoboHive's order, as arrays."""
+    """The actuators of all devices as arrays, in RoboHive's order.
+
+    Attributes:
+        controls: Indices into the simulator's controls.
+        qpos: Address of each actuator's joint in qpos.
+        position: Smallest and largest position of each actuator.
+        velocity: Smallest and largest velocity of each actuator.
+    """
 
     controls: np.ndarray
     qpos: np.ndarray
@@ -58,9 +64,10 @@ class _Actuators:
     velocity: tuple[np.ndarray, np.ndarray]
 
     @classmethod
-    def of(cls, actuators: list[Mapping[str, Any]]) -> "_Actuators":
+    def from_config(cls, actuators: list[Mapping[str, Any]]) -> "_Actuators":
         def bounds(key: str) -> tuple[np.ndarray, np.ndarray]:
-            return tuple(np.array([actuator[key][side] for actuator in actuators], np.float64) for side in (0, 1))
+            low, high = (np.array([actuator[key][side] for actuator in actuators], np.float64) for side in (0, 1))
+            return low, high
 
         return cls(
             controls=np.array([int(actuator["sim_id"]) for actuator in actuators], np.intp),
@@ -70,28 +77,30 @@ class _Actuators:
         )
 
 
-def vectorise(robot: Any) -> None:
-    """Replace three methods of a RoboHive robot by ones that treat all joints at once; a no-op where they do not fit.
+def vectorize_robot(robot: Any) -> None:
+    """Replace three methods of a RoboHive robot by vectorized ones; leave a robot that they do not support unchanged.
 
     Args:
-        robot: ``robohive.robot.robot.Robot``, configured. Its readings, controls and caches stay the same bit for bit.
+        robot: A configured ``robohive.robot.robot.Robot``. Its readings, controls and caches stay bit-identical.
     """
     config = robot.robot_config
-    # Numbers that are no longer scalars would be rounded at another place under NumPy 2.
+    # Under NumPy 2, arrays would be rounded at another place than RoboHive's scalars.
     if robot.is_hardware or "default_robot" in config or robot._act_mode not in ("pos", "vel"):
         return
     actuators = [actuator for device in config.values() for actuator in device["actuator"]]
-    names = [int(actuator["sim_id"]) for actuator in actuators]
-    if len(set(names)) != len(names) or any(actuator["data_type"] != "qpos" for actuator in actuators):
+    indices = [int(actuator["sim_id"]) for actuator in actuators]
+    if len(set(indices)) != len(indices) or any(actuator["data_type"] != "qpos" for actuator in actuators):
         return
-    devices = [_Device.of(name, device) for name, device in config.items()]
+    devices = [_Device.from_config(name, device) for name, device in config.items()]
     if actuators:
-        robot.process_actuator = _actuator_processor(robot, _Actuators.of(actuators), robot.process_actuator)
-    robot.get_sensors = _sensor_reader(robot, devices, robot.get_sensors)
-    robot.sensor2sim = _sensor_writer(robot, devices, robot.sensor2sim)
+        robot.process_actuator = _vectorized_process_actuator(
+            robot, _Actuators.from_config(actuators), robot.process_actuator
+        )
+    robot.get_sensors = _vectorized_get_sensors(robot, devices, robot.get_sensors)
+    robot.sensor2sim = _vectorized_sensor2sim(robot, devices, robot.sensor2sim)
 
 
-def _sensor_reader(robot: Any, devices: list[_Device], original: Callable) -> Callable:
+def _vectorized_get_sensors(robot: Any, devices: list[_Device], original: Callable[..., Any]) -> Callable[..., Any]:
     data = robot.sim.data
 
     def get_sensors(noise_scale: float | None = None, random_generator: Any = None) -> dict[str, Any]:
@@ -109,7 +118,7 @@ def _sensor_reader(robot: Any, devices: list[_Device], original: Callable) -> Ca
     return get_sensors
 
 
-def _sensor_writer(robot: Any, devices: list[_Device], original: Callable) -> Callable:
+def _vectorized_sensor2sim(robot: Any, devices: list[_Device], original: Callable[..., Any]) -> Callable[..., Any]:
     def sensor2sim(sensor: Mapping[str, Any], sim: Any) -> None:
         if robot._noise_scale:
             original(sensor, sim)
@@ -117,17 +126,19 @@ def _sensor_writer(robot: Any, devices: list[_Device], original: Callable) -> Ca
         data = sim.data
         data.time = sensor["time"]
         for device in devices:
-            for kind, which, addresses in device.targets:
-                getattr(data, kind)[addresses] = sensor[device.name][which]
+            for kind, index, addresses in device.targets:
+                getattr(data, kind)[addresses] = sensor[device.name][index]
         sim.forward()
 
     return sensor2sim
 
 
-def _actuator_processor(robot: Any, actuators: _Actuators, original: Callable) -> Callable:
-    data, moves = robot.sim.data, robot._act_mode == "vel"
-    (lowest, highest), (slowest, fastest) = actuators.position, actuators.velocity
-    low, high = actuators.velocity if moves else actuators.position
+def _vectorized_process_actuator(robot: Any, actuators: _Actuators, original: Callable[..., Any]) -> Callable[..., Any]:
+    data = robot.sim.data
+    is_velocity_mode = robot._act_mode == "vel"
+    lowest, highest = actuators.position
+    slowest, fastest = actuators.velocity
+    low, high = actuators.velocity if is_velocity_mode else actuators.position
     middle, span = (high + low) / 2.0, high - low
 
     def process_actuator(
@@ -143,11 +154,11 @@ def _actuator_processor(robot: Any, actuators: _Actuators, original: Callable) -
         control = controls[actuators.controls].astype(np.float64)
         if normalized:
             control = middle + control * span / 2.0
-        here = data.qpos[actuators.qpos]
-        if moves:
-            control = here + control * step_duration
+        position = data.qpos[actuators.qpos]
+        if is_velocity_mode:
+            control = position + control * step_duration
         elif velocity_limits:
-            control = here + ((control - here) / step_duration).clip(slowest, fastest) * step_duration
+            control = position + ((control - position) / step_duration).clip(slowest, fastest) * step_duration
         if position_limits:
             control = control.clip(lowest, highest)
         processed = controls.copy()

@@ -1,10 +1,10 @@
-"""The task table: from a dataset name to an environment and to the recipe that makes the dataset.
+"""The task catalogue: dataset name → environment and the recipe that makes the dataset.
 
-This file is data. To add a task, add a row below, register one from your own code (:func:`register_task`), or let
-your package name its tasks as an entry point of the group ``rlhive.tasks``.
+This file is data. To add a task, add a row below, call :func:`register_task`, or name the tasks of a package in an
+entry point of the group ``rlhive.tasks``.
 
-Seeds never meet: episode ``i`` of a recipe has seed ``i``, evaluation starts at :data:`EVALUATION_SEED`, the experts
-were tuned on seeds from :data:`TUNING_SEED` on, and what learns online begins at :data:`EXPLORATION_SEED`.
+Seed ranges do not overlap: episode ``i`` of a recipe has seed ``i``, evaluation starts at :data:`EVALUATION_SEED`,
+tuning of the experts at :data:`TUNING_SEED`, and online learning at :data:`EXPLORATION_SEED`.
 """
 
 import difflib
@@ -15,34 +15,34 @@ from dataclasses import dataclass, field, fields
 from functools import cache
 from typing import Any
 
-from rlhive.envs._references import Reference, has_expert, reference_of
+from rlhive.envs._references import Reference, has_expert, read_reference
 from rlhive.errors import EnvNotFound, InvalidSetting
 
 EVALUATION_SEED = 1_000_000
 TUNING_SEED = 2_000_000
 EXPLORATION_SEED = 3_000_000
 
-#: The behaviour policies that a recipe can name, best first.
+#: Levels of the behaviour policies that RLHive provides, best first.
 LEVELS = ("expert", "noisy", "medium", "random")
 
-#: Who simulates a task; "custom" is whatever its ``make_env`` returns.
+#: Simulation backends of a task; "custom" is the environment that the task's ``make_env`` returns.
 BACKENDS = ("robohive", "gymnasium", "custom", "toy")
 
-#: What the tasks that ship need of RoboHive's assets.
+#: Asset folders that the built-in RoboHive tasks need.
 ASSETS = ("franka_sim", "furniture_sim", "scene_sim", "YCB_sim")
 
-#: A package names its tasks under this group: a Task, several, or a function that returns them.
+#: Entry point group of a package's tasks: a Task, an iterable of tasks, or a function that returns either.
 ENTRY_POINTS = "rlhive.tasks"
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a dataset is made: one split per behaviour policy.
+    """How to make a dataset: one split per behaviour policy.
 
     Attributes:
-        version: Version of the dataset that the recipe makes; raise it whenever the recipe or an expert changes.
-        episodes: Number of episodes per split; the split's name is the behaviour policy's level.
-        license: Licence of the data made, an identifier that the Hub knows.
+        version: Version of the dataset. Raise it whenever the recipe or an expert changes.
+        episodes: Level of the behaviour policy → number of episodes. The level is also the split's name.
+        license: Licence of the dataset, as an identifier of the Hugging Face Hub.
     """
 
     version: str
@@ -51,7 +51,7 @@ class Recipe:
 
     @property
     def num_episodes(self) -> int:
-        """Episodes over all splits."""
+        """Number of episodes over all splits."""
         return sum(self.episodes.values())
 
 
@@ -63,20 +63,20 @@ class Task:
         name: Dataset name, for example ``kitchen_knob1``.
         env_name: Environment id, for example ``FK1_Knob1OnRandom-v4``.
         horizon: Maximum episode length in transitions.
-        description: What solves the task, in one sentence.
-        recipe: How to make the dataset, or None.
-        env_kwargs: Further arguments of the environment; JSON-able.
-        backend: "robohive", "gymnasium", "custom" where ``make_env`` is given, or "toy" for the environment of tests.
-        make_env: Called with ``env_kwargs``, returns a TorchRL environment of batch size []. A function of a module:
-            worker processes import it.
-        policies: Level → a function that is given the environment and returns a policy: a callable that writes
-            ``action`` into a TensorDict, with ``begin_episode(seed)`` if it draws numbers from elsewhere than torch.
-            They go before those that ship.
-        reference: What random and expert policies reach in exactly this environment, for normalised scores.
+        description: One sentence that says what solves the task.
+        recipe: How to make the dataset; None if the task has no recipe.
+        env_kwargs: Further arguments of the environment, JSON-able.
+        backend: "robohive", "gymnasium", "toy" (for tests), or "custom", which a ``make_env`` implies.
+        make_env: Function that takes ``env_kwargs`` and returns a TorchRL environment of batch size []. It must be a
+            module-level function: worker processes import it.
+        policies: Level → function that takes the environment and returns a policy: a callable that writes ``action``
+            into a TensorDict. A policy that draws from another generator than torch's also needs
+            ``begin_episode(seed)``. These policies take precedence over RLHive's.
+        reference: Measured returns of the random and the expert policy, for normalised scores.
 
     Raises:
-        InvalidSetting: The horizon is not a positive whole number, the backend is none, or the recipe names a level
-            that there is not.
+        InvalidSetting: The horizon is not a positive integer, the backend is unknown, or the recipe names a level
+            without a policy.
     """
 
     name: str
@@ -94,91 +94,92 @@ class Task:
         if self.make_env is not None:
             object.__setattr__(self, "backend", "custom")
         if self.backend not in BACKENDS or (self.backend == "custom") != (self.make_env is not None):
-            known = ", ".join(BACKENDS)
-            msg = f"Task {self.name!r}: expected a make_env or a backend out of {known}, got {self.backend!r}."
+            backends = ", ".join(BACKENDS)
+            msg = f"Task {self.name!r}: expected a make_env or a backend out of {backends}, got {self.backend!r}."
             raise InvalidSetting(msg)
         if not isinstance(self.horizon, int) or self.horizon < 1:
-            msg = f"Task {self.name!r}: expected a horizon of 1 or more whole transitions, got {self.horizon!r}."
+            msg = f"Task {self.name!r}: expected a horizon of 1 or more transitions, an integer, got {self.horizon!r}."
             raise InvalidSetting(msg)
         unknown = [level for level in (self.recipe.episodes if self.recipe else ()) if level not in self.levels]
         if unknown:
             msg = (
-                f"Task {self.name!r}: its recipe asks for {unknown[0]!r}, expected levels out of "
-                f"{', '.join(self.levels)}. Give that policy in policies= or leave the split out."
+                f"Task {self.name!r}: its recipe has a split {unknown[0]!r}, expected levels out of "
+                f"{', '.join(self.levels)}. Pass that policy in policies= or leave the split out."
             )
             raise InvalidSetting(msg)
 
     def to_json(self) -> dict[str, Any]:
-        """Return what decides the data that the task makes, JSON-able; what was measured in it does not."""
+        """Return the fields that determine the task's data, JSON-able; ``reference`` does not."""
         row = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "reference"}
         row["recipe"] = vars(self.recipe) | {"episodes": dict(self.recipe.episodes)} if self.recipe else None
         row["env_kwargs"] = dict(self.env_kwargs)
-        row["make_env"] = name_of(self.make_env) if self.make_env else None
-        return row | {"policies": {level: name_of(make) for level, make in self.policies.items()}}
+        row["make_env"] = qualified_name(self.make_env) if self.make_env else None
+        return row | {"policies": {level: qualified_name(make) for level, make in self.policies.items()}}
 
     @property
     def levels(self) -> tuple[str, ...]:
-        """The behaviour policies that there are, best first; "random" alone where no expert ships."""
-        ships = self.backend == "toy" or (self.backend == "robohive" and has_expert(self.env_name))
-        there = {*(LEVELS if ships else ("random",)), *self.policies}
-        return (*(level for level in LEVELS if level in there), *(own for own in self.policies if own not in LEVELS))
+        """Levels of the available behaviour policies, best first; only "random" for a task without an expert."""
+        is_scripted = self.backend == "toy" or (self.backend == "robohive" and has_expert(self.env_name))
+        available = {*(LEVELS if is_scripted else ("random",)), *self.policies}
+        custom = (level for level in self.policies if level not in LEVELS)
+        return (*(level for level in LEVELS if level in available), *custom)
 
 
-def _shipped(name: str, env_name: str, horizon: int, description: str) -> Task:
-    """Return a row with the recipe that all share: no expert, no expert split."""
+def _task_row(name: str, env_name: str, horizon: int, description: str) -> Task:
+    """Return a row with the default recipe, which has an expert and a medium split if an expert exists."""
     levels = ("expert", "medium", "random") if has_expert(env_name) else ("random",)
     recipe = Recipe(version="1.0.0", episodes=dict.fromkeys(levels, 100), license="apache-2.0")
-    return Task(name, env_name, horizon, description, recipe, reference=reference_of(name))
+    return Task(name, env_name, horizon, description, recipe, reference=read_reference(name))
 
 
-def _kitchen(name: str, robohive: str, does: str) -> Task:
-    description = f"A Franka arm {does}; arm and base start at random."
-    return _shipped(f"kitchen_{name}", f"FK1_{robohive}Random-v4", 50, description)
+def _kitchen_row(name: str, robohive_name: str, action: str) -> Task:
+    description = f"A Franka arm {action}; arm and base start at random."
+    return _task_row(f"kitchen_{name}", f"FK1_{robohive_name}Random-v4", 50, description)
 
 
 _KITCHEN = (
-    _kitchen("knob1", "Knob1On", "turns the first oven knob of the kitchen on"),
-    _kitchen("knob1_off", "Knob1Off", "turns the first oven knob of the kitchen off"),
-    _kitchen("knob2", "Knob2On", "turns the second oven knob of the kitchen on"),
-    _kitchen("knob2_off", "Knob2Off", "turns the second oven knob of the kitchen off"),
-    _kitchen("knob3", "Knob3On", "turns the third oven knob of the kitchen on"),
-    _kitchen("knob3_off", "Knob3Off", "turns the third oven knob of the kitchen off"),
-    _kitchen("knob4", "Knob4On", "turns the fourth oven knob of the kitchen on"),
-    _kitchen("knob4_off", "Knob4Off", "turns the fourth oven knob of the kitchen off"),
-    _kitchen("light", "LightOn", "switches the kitchen's light on"),
-    _kitchen("light_off", "LightOff", "switches the kitchen's light off"),
-    _kitchen("sdoor_open", "SdoorOpen", "slides the kitchen's cabinet open"),
-    _kitchen("sdoor_close", "SdoorClose", "slides the kitchen's cabinet shut"),
-    _kitchen("ldoor_open", "LdoorOpen", "opens the left door of the kitchen's hinge cabinet"),
-    _kitchen("ldoor_close", "LdoorClose", "closes the left door of the kitchen's hinge cabinet"),
-    _kitchen("rdoor_open", "RdoorOpen", "opens the right door of the kitchen's hinge cabinet"),
-    _kitchen("rdoor_close", "RdoorClose", "closes the right door of the kitchen's hinge cabinet"),
-    _kitchen("micro_open", "MicroOpen", "opens the kitchen's microwave"),
-    _kitchen("micro_close", "MicroClose", "closes the kitchen's microwave"),
-    _kitchen("stove1_kettle", "Stove1Kettle", "moves the kettle to the first burner of the kitchen's stove"),
-    _kitchen("stove4_kettle", "Stove4Kettle", "moves the kettle to the fourth burner of the kitchen's stove"),
+    _kitchen_row("knob1", "Knob1On", "turns the first oven knob of the kitchen on"),
+    _kitchen_row("knob1_off", "Knob1Off", "turns the first oven knob of the kitchen off"),
+    _kitchen_row("knob2", "Knob2On", "turns the second oven knob of the kitchen on"),
+    _kitchen_row("knob2_off", "Knob2Off", "turns the second oven knob of the kitchen off"),
+    _kitchen_row("knob3", "Knob3On", "turns the third oven knob of the kitchen on"),
+    _kitchen_row("knob3_off", "Knob3Off", "turns the third oven knob of the kitchen off"),
+    _kitchen_row("knob4", "Knob4On", "turns the fourth oven knob of the kitchen on"),
+    _kitchen_row("knob4_off", "Knob4Off", "turns the fourth oven knob of the kitchen off"),
+    _kitchen_row("light", "LightOn", "switches the kitchen's light on"),
+    _kitchen_row("light_off", "LightOff", "switches the kitchen's light off"),
+    _kitchen_row("sdoor_open", "SdoorOpen", "slides the kitchen's cabinet open"),
+    _kitchen_row("sdoor_close", "SdoorClose", "slides the kitchen's cabinet shut"),
+    _kitchen_row("ldoor_open", "LdoorOpen", "opens the left door of the kitchen's hinge cabinet"),
+    _kitchen_row("ldoor_close", "LdoorClose", "closes the left door of the kitchen's hinge cabinet"),
+    _kitchen_row("rdoor_open", "RdoorOpen", "opens the right door of the kitchen's hinge cabinet"),
+    _kitchen_row("rdoor_close", "RdoorClose", "closes the right door of the kitchen's hinge cabinet"),
+    _kitchen_row("micro_open", "MicroOpen", "opens the kitchen's microwave"),
+    _kitchen_row("micro_close", "MicroClose", "closes the kitchen's microwave"),
+    _kitchen_row("stove1_kettle", "Stove1Kettle", "moves the kettle to the first burner of the kitchen's stove"),
+    _kitchen_row("stove4_kettle", "Stove4Kettle", "moves the kettle to the fourth burner of the kitchen's stove"),
 )
 
 _FRANKA = (
-    _shipped("franka_slide_open", "franka_slide_open-v3", 50, "A Franka arm slides a cabinet open."),
-    _shipped("franka_slide_close", "franka_slide_close-v3", 50, "A Franka arm slides a cabinet shut."),
-    _shipped(
+    _task_row("franka_slide_open", "franka_slide_open-v3", 50, "A Franka arm slides a cabinet open."),
+    _task_row("franka_slide_close", "franka_slide_close-v3", 50, "A Franka arm slides a cabinet shut."),
+    _task_row(
         "franka_slide_random",
         "franka_slide_random-v3",
         50,
         "A Franka arm slides a cabinet's door from where it stands to where it should be, both drawn at random.",
     ),
-    _shipped("franka_micro_open", "franka_micro_open-v3", 150, "A Franka arm opens a microwave."),
-    _shipped("franka_micro_close", "franka_micro_close-v3", 50, "A Franka arm closes a microwave."),
-    _shipped(
+    _task_row("franka_micro_open", "franka_micro_open-v3", 150, "A Franka arm opens a microwave."),
+    _task_row("franka_micro_close", "franka_micro_close-v3", 50, "A Franka arm closes a microwave."),
+    _task_row(
         "franka_micro_random",
         "franka_micro_random-v3",
         50,
         "A Franka arm turns a microwave's door from where it stands to where it should be, both drawn at random.",
     ),
-    _shipped("reach", "FrankaReachRandom-v0", 50, "A Franka arm brings its gripper to a target drawn at random."),
-    _shipped("push", "FrankaPushRandom-v0", 50, "A Franka arm pushes an object to a target drawn at random."),
-    _shipped("pick_place", "FrankaPickPlaceRandom-v0", 50, "A Franka arm takes an object from one bin to another."),
+    _task_row("reach", "FrankaReachRandom-v0", 50, "A Franka arm brings its gripper to a target drawn at random."),
+    _task_row("push", "FrankaPushRandom-v0", 50, "A Franka arm pushes an object to a target drawn at random."),
+    _task_row("pick_place", "FrankaPickPlaceRandom-v0", 50, "A Franka arm takes an object from one bin to another."),
 )
 
 _TOY = Task(
@@ -188,14 +189,14 @@ _TOY = Task(
     description="A point walks to a goal on a line; no simulator, exact returns; for tests and documentation.",
     recipe=Recipe(version="1.0.0", episodes={"expert": 8, "medium": 8, "random": 8}, license="apache-2.0"),
     backend="toy",
-    reference=reference_of("toy_point"),
+    reference=read_reference("toy_point"),
 )
 
 TASKS: dict[str, Task] = {task.name: task for task in (*_KITCHEN, *_FRANKA, _TOY)}
 
 
 def catalogue() -> Mapping[str, Task]:
-    """Return every row by its name: those that ship, those of installed packages, and those registered here."""
+    """Return every task by name: built-in tasks, those of installed packages, and those registered in this process."""
     _load_entry_points()
     return TASKS
 
@@ -204,55 +205,58 @@ def get_task(name: str) -> Task:
     """Return the task of a dataset name or of an environment id.
 
     Raises:
-        EnvNotFound: Nothing has that name; the message names the nearest ones.
+        EnvNotFound: No task has that name or environment id. The message lists similar names.
     """
     if name in TASKS:
         return TASKS[name]
     for task in (catalogue().get(name), *TASKS.values()):
         if task is not None and name in (task.name, task.env_name):
             return task
-    near = difflib.get_close_matches(name, TASKS, n=4, cutoff=0.5) or ["none"]
-    msg = f"No task named {name!r}: expected one of the catalogue, nearest {', '.join(near)}. List them: rlhive envs"
+    similar = difflib.get_close_matches(name, TASKS, n=4, cutoff=0.5) or ["none"]
+    msg = f"No task named {name!r}: expected one of the catalogue, nearest {', '.join(similar)}. List them: rlhive envs"
     raise EnvNotFound(msg)
 
 
 def register_task(task: Task) -> None:
-    """Add a row of your own to the catalogue of this process.
+    """Add a task to the catalogue of this process.
 
     Raises:
-        InvalidSetting: Another task has that name already, or it is no Task.
+        InvalidSetting: The argument is not a Task, or the catalogue has another task of that name.
 
     Example:
         >>> register_task(Task("pendulum", "Pendulum-v1", 200, "A pendulum swings up.", backend="gymnasium"))
         >>> get_task("pendulum").levels
         ('random',)
     """
-    if not isinstance(task, Task):
-        msg = f"Expected a Task for the catalogue, got {type(task).__name__}. Build one: rlhive.Task(name=…, …)"
-        raise InvalidSetting(msg)
+    _require_task(task)
     if TASKS.get(task.name, task) != task:
         msg = f"Task {task.name!r} is in the catalogue with another definition. Choose another name."
         raise InvalidSetting(msg)
     TASKS[task.name] = task
 
 
-def name_of(function: Callable[..., Any]) -> str:
-    """Return ``module:name`` of a function, a class, or what an object is an instance of."""
+def _require_task(candidate: object) -> None:
+    if not isinstance(candidate, Task):
+        msg = f"Expected a Task for the catalogue, got {type(candidate).__name__}: rlhive.Task(name=…, …) builds one."
+        raise InvalidSetting(msg)
+
+
+def qualified_name(function: Callable[..., Any]) -> str:
+    """Return ``module:name`` of a function or a class; for any other object, that of its class."""
     named = function if hasattr(function, "__qualname__") else type(function)
     return f"{named.__module__}:{named.__qualname__}"
 
 
 @cache
 def _load_entry_points() -> None:
-    """Register the tasks of installed packages, once; one that fails is reported and left out."""
+    """Register the tasks of installed packages, once per process; warn of an entry point that fails and skip it."""
     for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
         try:
-            found = entry.load()
-            found = found() if callable(found) else found
-            for task in [found] if isinstance(found, Task) else found:
+            loaded = entry.load()
+            tasks = loaded() if callable(loaded) else loaded
+            for task in [tasks] if isinstance(tasks, Task) else tasks:
                 register_task(task)
-        except Exception as error:  # another's package must not take ours down
-            msg = (
-                f"The tasks of {entry.value!r} ({entry.dist.name}) are left out: {error!r}. Mend or remove the package."
-            )
+        except Exception as error:  # an error in another package must not disable the catalogue
+            package = entry.dist.name if entry.dist else "unknown package"
+            msg = f"The tasks of {entry.value!r} ({package}) are left out: {error!r}. Fix or remove the package."
             warnings.warn(msg, RuntimeWarning, stacklevel=3)

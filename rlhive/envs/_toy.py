@@ -1,13 +1,13 @@
-"""A point on a line: the environment of tests and documentation, with returns that one can compute by hand.
+"""A point on a line: a toy environment for tests and documentation, with returns that can be computed by hand.
 
-    track       -1 ......... 0 ......... +1        position and goal lie on it; both are drawn from the seed
-    action      in [-1, 1] moves the point by STEP * action
+    track       -1 ......... 0 ......... +1        position and goal are drawn from the seed
+    action      in [-1, 1]; moves the point by STEP * action
     reward      1 - |position - goal|, after the move
-    success     |position - goal| <= TOLERANCE, after the move; it does not end the episode, as in RoboHive
+    success     |position - goal| <= TOLERANCE, after the move; does not end the episode, as in RoboHive
     terminated  the point left the track
-    truncated   20 transitions are over
+    truncated   after 20 transitions
 
-STEP and TOLERANCE are powers of two, so that whole steps from such a position make no rounding error.
+STEP and TOLERANCE are powers of two, so that whole steps from a multiple of STEP have no rounding error.
 """
 
 import math
@@ -30,27 +30,27 @@ START_RANGE = 0.9
 GOAL_RANGE = 0.5
 
 _NAME = "ToyPoint-v0"
-# A policy is begun with the episode's own seed: without this, it would draw the numbers that placed the point.
+# Added to a policy's seed: with the environment's seed alone the policy would draw the numbers that placed the point.
 _POLICY_STREAM = 0x5EED_0000_0000
 
 
 class ToyEnv(EnvBase):
-    """A point walks to a goal on a line; deterministic under :meth:`set_seed`, needs no simulator.
+    """A point that moves to a goal on a line; deterministic under :meth:`set_seed`, without a simulator.
 
-    It has the interface of :class:`rlhive.envs.RoboHiveEnv`, so that what runs on it runs there.
+    The interface is that of :class:`rlhive.envs.RoboHiveEnv`: code that runs on one runs on the other.
 
     Args:
-        env_name: ``"ToyPoint-v0"``, the only one.
-        dtype: Of ``observation`` (position, goal) and ``("next", "reward")``.
-        seed: Seeds the first reset; without it the generator starts from a random seed.
-        device: Where the TensorDicts live.
+        env_name: ``"ToyPoint-v0"``, the only valid id.
+        dtype: Dtype of ``observation`` (position, goal) and ``("next", "reward")``.
+        seed: Seed of the first reset; None takes a random seed.
+        device: Device of the TensorDicts.
 
     Raises:
-        EnvNotFound: Another ``env_name``.
+        EnvNotFound: ``env_name`` is not ``"ToyPoint-v0"``.
 
     Example:
         >>> env = ToyEnv(seed=0)
-        >>> env.rollout(20, make_policy(env, "expert"))["next", "success"].any().item()
+        >>> env.rollout(20, make_toy_policy(env, "expert"))["next", "success"].any().item()
         True
     """
 
@@ -85,19 +85,19 @@ class ToyEnv(EnvBase):
         self.set_seed(seed)
 
     def get_state(self) -> dict[str, np.ndarray]:
-        """Return what :meth:`set_state` needs to stand here again: float64 arrays of shape ``[1]``."""
+        """Return a checkpoint for :meth:`set_state`: float64 arrays of shape ``[1]`` by name."""
         values = {"position": self._position, "goal": self._goal, "step_count": self._step_count}
         return {name: np.array([value], dtype=np.float64) for name, value in values.items()}
 
     def set_state(self, state: dict[str, np.ndarray]) -> TensorDict:
-        """Put point, goal and step counter where :meth:`get_state` found them; return what a reset would return."""
+        """Restore point, goal and step counter from a checkpoint; return the TensorDict of a reset into this state."""
         self._position = float(state["position"][0])
         self._goal = float(state["goal"][0])
         self._step_count = int(state["step_count"][0])
         return TensorDict(self._observe() | self._flags(terminated=False, truncated=False), device=self.device)
 
     def provenance(self) -> dict[str, Any]:
-        """Return what identifies this environment, JSON-able."""
+        """Return the JSON-able values that identify this environment."""
         return {
             "env_name": self.env_name,
             "backend": "toy",
@@ -123,7 +123,7 @@ class ToyEnv(EnvBase):
     def _step(self, tensordict: TensorDictBase) -> TensorDict:
         action = float(tensordict[keys.ACTION])
         if not -1.0 <= action <= 1.0:
-            msg = f"{self.env_name}, step {self._step_count}: expected an action in [-1, 1], got {action}. Clamp it."
+            msg = f"{self.env_name}, step {self._step_count}: expected an action in [-1, 1], got {action}."
             raise InvalidAction(msg)
         self._position += STEP * action
         self._step_count += 1
@@ -145,13 +145,13 @@ class ToyEnv(EnvBase):
 
 
 class ToyPolicy:
-    """A behaviour policy of :class:`ToyEnv`: walks to the goal, with noise and giving up where it is degraded.
+    """A behaviour policy of :class:`ToyEnv` that moves to the goal; noise and giving up degrade it.
 
     Args:
-        name: "expert", "noisy", "medium" or "random".
-        noise: Standard deviation of the Gaussian added to the action before it is clipped to [-1, 1].
-        give_up: Chance that an episode is given up; from a random step of its first half on, the point stands still.
-        uniform: Draw the action uniformly instead.
+        name: Level of the policy: "expert", "noisy", "medium" or "random".
+        noise: Standard deviation of the Gaussian noise added to the action before it is clipped to [-1, 1].
+        give_up: Probability that the policy gives an episode up: it stops at a random step of the first half.
+        uniform: Draw uniform actions instead.
     """
 
     def __init__(self, name: str, *, noise: float = 0.0, give_up: float = 0.0, uniform: bool = False) -> None:
@@ -162,14 +162,14 @@ class ToyPolicy:
         self.begin_episode(0)
 
     def parameters(self) -> dict[str, Any]:
-        """Return what, beside the name and the seed, decides the actions; JSON-able."""
+        """Return the parameters that, with the name and the seed, determine the actions; JSON-able."""
         return dict(self._parameters)
 
     def begin_episode(self, seed: int) -> None:
-        """Forget the last episode: from here on the actions depend on the seed and the observations alone."""
+        """Start an episode whose actions depend on the seed and the observations only."""
         self._generator.manual_seed(_POLICY_STREAM + seed)
-        gives_up, when = torch.rand(2, generator=self._generator).tolist()
-        self._steps_left = int(when * HORIZON / 2) if gives_up < self._parameters["give_up"] else math.inf
+        chance, time = torch.rand(2, generator=self._generator).tolist()
+        self._steps_left = int(time * HORIZON / 2) if chance < self._parameters["give_up"] else math.inf
 
     def __call__(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Write ``action``, float32 ``[1]`` in [-1, 1], computed from ``observation``."""
@@ -182,8 +182,8 @@ class ToyPolicy:
         else:
             action = (goal - position) / STEP + self._parameters["noise"] * float(normal)
         self._steps_left -= 1
-        action = torch.tensor([min(max(action, -1.0), 1.0)], dtype=torch.float32, device=tensordict.device)
-        return tensordict.set(keys.ACTION, action)
+        clipped = torch.tensor([min(max(action, -1.0), 1.0)], dtype=torch.float32, device=tensordict.device)
+        return tensordict.set(keys.ACTION, clipped)
 
 
 _POLICIES: dict[str, dict[str, Any]] = {
@@ -194,11 +194,11 @@ _POLICIES: dict[str, dict[str, Any]] = {
 }
 
 
-def make_policy(env: EnvBase, level: str) -> ToyPolicy:
+def make_toy_policy(env: EnvBase, level: str) -> ToyPolicy:
     """Return the behaviour policy of a level: "expert", "noisy", "medium" or "random".
 
     Raises:
-        ValueError: No such level.
+        ValueError: The level is unknown.
     """
     if level not in _POLICIES:
         msg = f"No policy {level!r} for {env.env_name}: expected one of {', '.join(LEVELS)}."

@@ -1,6 +1,6 @@
-"""The ``visual_*`` ids of earlier versions: which RoboHive environment each one is today, and what it shows.
+"""The ``visual_*`` ids of earlier versions: the RoboHive environment behind each id, and its default pictures.
 
-This file is data. docs/visual.md has the same table in words, and where RoboHive changed a task in the meantime.
+This file is data. docs/visual.md shows it as tables and lists what RoboHive changed in these tasks since.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,14 +15,14 @@ _ADROIT_CAMERAS = ("vil_camera", "fixed")
 
 
 @dataclass(frozen=True)
-class Visual:
-    """What an id shows unless the caller says otherwise.
+class VisualDefaults:
+    """Environment and default pictures of an id; the caller's arguments override them.
 
     Attributes:
-        robohive_id: The environment that RoboHive registers.
-        cameras: Names, in the order of the pictures; None for all that the model has.
+        robohive_id: Environment id that RoboHive registers.
+        cameras: Camera names in the order of the pictures; None for all cameras of the model.
         image_size: Height and width in pixels.
-        depth: Whether depth is given too.
+        depth: Whether ``depth`` is returned as well.
         env_kwargs: Arguments of the RoboHive environment.
     """
 
@@ -33,16 +33,16 @@ class Visual:
     env_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
 
-def _arm(robohive_id: str, **env_kwargs: Any) -> Visual:
-    """A kitchen or an appliance: joints and gripper are observed, the rest is to be seen.
+def _arm_row(robohive_id: str, **env_kwargs: Any) -> VisualDefaults:
+    """Return the row of a kitchen or an appliance, whose observation holds the joints and the gripper's pose only.
 
-    ``end_effector`` [3] of old is the first half of today's ``ee_pose`` [6].
+    The former ``end_effector`` [3] is the first half of today's ``ee_pose`` [6].
     """
-    return Visual(robohive_id, env_kwargs={"obs_keys_wt": ["robot_jnt", "ee_pose"], **env_kwargs})
+    return VisualDefaults(robohive_id, env_kwargs={"obs_keys_wt": ["robot_jnt", "ee_pose"], **env_kwargs})
 
 
-def _hand(robohive_id: str) -> Visual:
-    return Visual(robohive_id, cameras=_ADROIT_CAMERAS, env_kwargs={"obs_keys": ["hand_jnt"]})
+def _hand_row(robohive_id: str) -> VisualDefaults:
+    return VisualDefaults(robohive_id, cameras=_ADROIT_CAMERAS, env_kwargs={"obs_keys": ["hand_jnt"]})
 
 
 _KITCHEN = {
@@ -55,36 +55,36 @@ _KITCHEN = {
     },
 }
 
-#: The 25 ids of the first versions.
+#: The 25 ids of RLHive's first versions.
 HISTORICAL = {
     **{
-        f"visual_franka_{part}_{what}-v3": _arm(f"franka_{part}_{what}-v3")
+        f"visual_franka_{part}_{goal}-v3": _arm_row(f"franka_{part}_{goal}-v3")
         for part in ("slide", "micro")
-        for what in ("random", "close", "open")
+        for goal in ("random", "close", "open")
     },
-    **{f"visual_kitchen_{old}-v3": _arm(f"FK1_{new}Random-v4") for old, new in _KITCHEN.items()},
-    "visual_kitchen_close-v3": _arm("FK1_CloseAllRandom-v4", max_episode_steps=50),
+    **{f"visual_kitchen_{name}-v3": _arm_row(f"FK1_{task}Random-v4") for name, task in _KITCHEN.items()},
+    "visual_kitchen_close-v3": _arm_row("FK1_CloseAllRandom-v4", max_episode_steps=50),
 }
 
-#: The names that AgentHive gave them later; the six of the appliances it kept.
+#: The ids of AgentHive, which renamed all but the six appliances.
 AGENTHIVE = {
-    **{f"visual_FK1_{new}Random-v4": _arm(f"FK1_{new}Random-v4") for new in (*_KITCHEN.values(), "Relax")},
-    **{f"visual_{task}-v1": _hand(f"{task}-v1") for task in ("door", "hammer", "pen", "relocate")},
-    # It asked for an observation and for cameras that this environment does not have: RoboHive's own are given.
-    "visual_motorFingerReachFixed-v0": Visual("motorFingerReachFixed-v0", cameras=None),
+    **{f"visual_FK1_{task}Random-v4": _arm_row(f"FK1_{task}Random-v4") for task in (*_KITCHEN.values(), "Relax")},
+    **{f"visual_{task}-v1": _hand_row(f"{task}-v1") for task in ("door", "hammer", "pen", "relocate")},
+    # AgentHive requested an observation and cameras that this environment does not have; the row has RoboHive's.
+    "visual_motorFingerReachFixed-v0": VisualDefaults("motorFingerReachFixed-v0", cameras=None),
 }
 
 VISUAL = {**HISTORICAL, **AGENTHIVE}
 
 
-def visual_of_keys(robohive_id: str, visual_keys: Sequence[str]) -> Visual:
-    """Return what RoboHive's own visual keys ask for.
+def parse_visual_keys(robohive_id: str, visual_keys: Sequence[str]) -> VisualDefaults:
+    """Return the default pictures that RoboHive's own visual keys describe.
 
     Args:
-        robohive_id: The environment.
-        visual_keys: As RoboHive writes them, for example "rgb:left_cam:224x224:2d"; all of one size.
+        robohive_id: Environment id.
+        visual_keys: Keys in RoboHive's format, for example "rgb:left_cam:224x224:2d"; all of one image size.
     """
     cameras = [key.split(":", 1)[1].rsplit(":", 2)[0] for key in visual_keys if key.startswith("rgb:")]
     height, width = visual_keys[0].rsplit(":", 2)[1].split("x")
     has_depth = any(key.startswith("d:") for key in visual_keys)
-    return Visual(robohive_id, tuple(cameras), (int(height), int(width)), has_depth)
+    return VisualDefaults(robohive_id, tuple(cameras), (int(height), int(width)), has_depth)

@@ -1,6 +1,11 @@
-"""Environments for a module's tests."""
+"""Fixtures of the environments' tests."""
+
+import hashlib
 
 import pytest
+
+from rlhive.envs import _assets
+from tests.envs.asset_trees import TREE, serve, wheel, write
 
 
 @pytest.fixture(scope="module")
@@ -17,3 +22,22 @@ def make():
     yield build
     for env in built:
         env.close(raise_if_closed=False)
+
+
+@pytest.fixture
+def package(tmp_path):
+    """A robohive package without assets."""
+    return write(tmp_path / "site" / "robohive", {"__init__.py": b""})
+
+
+@pytest.fixture
+def index(tmp_path, monkeypatch):
+    """A package index of one wheel, which holds TREE; its hashes count as the recorded ones."""
+    folder = tmp_path / "index"
+    files = {f"robohive/simhive/{name}": data for name, data in TREE.items()}
+    path = wheel(folder, "0.5.0", {"robohive/__init__.py": b"", **files})
+    serve(monkeypatch, folder)
+    monkeypatch.setattr(_assets, "ASSETS_WHEEL_SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
+    known = {_assets.tree_hash(write(tmp_path / "expected", TREE)): "pypi"}
+    monkeypatch.setattr(_assets, "KNOWN_TREES", known)
+    return folder

@@ -60,13 +60,13 @@ def test_closing_frees_the_pictures_at_once(no_garbage_collector, opengl):
     from rlhive.envs._robohive import RoboHiveEnv
 
     env = RoboHiveEnv(REACH, from_pixels=True, image_size=(16, 16), render_quality="fast", seed=0)
-    canvas = env._eyes._canvas
+    offscreen = env._renderer._offscreen
     simulation = weakref.ref(env.unwrapped.sim.data.ptr)
 
     env.close()
 
-    assert canvas.context is None
-    assert canvas.resources is None
+    assert offscreen.context is None
+    assert offscreen.resources is None
     assert simulation() is None
 
 

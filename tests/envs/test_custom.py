@@ -52,7 +52,7 @@ def test_a_gymnasium_environment_keeps_the_torchrl_contract():
 
     check_env_specs(env)
     assert (env.env_name, env.horizon, env.get_state()) == ("Pendulum-v1", 30, {})
-    with pytest.raises(CheckpointMismatch, match="Pendulum-v1 gives no checkpoints"):
+    with pytest.raises(CheckpointMismatch, match="Pendulum-v1 has no checkpoints"):
         env.set_state({})
     env.close()
 

@@ -8,7 +8,7 @@ from rlhive import keys
 from rlhive.data._episodes import pack
 from rlhive.data._schema import Schema
 from rlhive.envs._make import make_env, make_policy
-from rlhive.envs._rewards import reward_name, reward_terms, reward_weights, weighted
+from rlhive.envs._rewards import reward_name, reward_terms, reward_weights, weighted_reward
 from rlhive.errors import RewardUnavailable
 from rlhive.rollouts._rollout import rollout_episode
 
@@ -63,7 +63,7 @@ def test_every_term_is_that_of_stepping_bit_for_bit(make, env_name):
             expected = np.array([np.asarray(row[name], dtype=values.dtype) for row in seen])
             assert values.tobytes() == expected.tobytes(), name
         assert terms[reward_name(env)].tobytes() == columns["next.reward"].tobytes()
-        assert weighted(terms, reward_weights(env)).tobytes() == terms["dense"].tobytes()
+        assert weighted_reward(terms, reward_weights(env)).tobytes() == terms["dense"].tobytes()
         assert len(np.unique(terms["dense"])) > len(seen) // 2
 
 
@@ -109,10 +109,10 @@ def test_other_weights_give_another_dense_reward(make):
     columns, final, _ = stepped(env, Noise(env, 0), 0)
     terms = reward_terms(env, columns, final)
 
-    assert (weighted(terms, {"approach": 2.0}) == 2 * terms["approach"]).all()
-    assert (weighted(terms, {"approach": 1.0, "solved": 1.0}) == terms["approach"] + terms["solved"]).all()
+    assert (weighted_reward(terms, {"approach": 2.0}) == 2 * terms["approach"]).all()
+    assert (weighted_reward(terms, {"approach": 1.0, "solved": 1.0}) == terms["approach"] + terms["solved"]).all()
     with pytest.raises(RewardUnavailable, match="No reward term aproach: expected some of approach, bonus"):
-        weighted(terms, {"aproach": 1.0})
+        weighted_reward(terms, {"aproach": 1.0})
 
 
 @pytest.mark.parametrize("count", [3, 8, 11])
@@ -126,7 +126,7 @@ def test_weighted_terms_are_added_in_robohives_order(count):
         for row in range(50)
     ]
 
-    assert weighted(terms, weights).tolist() == row_by_row
+    assert weighted_reward(terms, weights).tolist() == row_by_row
 
 
 def test_a_reward_that_needs_more_than_was_stored_is_refused(make):

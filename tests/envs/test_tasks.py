@@ -5,8 +5,6 @@ from dataclasses import replace
 
 import pytest
 
-from rlhive.envs import _references
-from rlhive.envs._references import Measured, Reference
 from rlhive.envs._tasks import LEVELS, TASKS, Recipe, get_task
 from rlhive.errors import EnvNotFound, InvalidSetting
 
@@ -33,9 +31,9 @@ def test_every_standard_task_has_one_row():
 
 
 def test_the_horizons_are_robohives():
-    from rlhive.envs._loading import registered
+    from rlhive.envs._loading import registered_specs
 
-    specs = registered()
+    specs = registered_specs()
     rows = {task.name: task for task in TASKS.values() if task.backend == "robohive"}
 
     assert {name: specs[task.env_name].max_episode_steps for name, task in rows.items()} == {
@@ -52,10 +50,10 @@ def test_the_first_row_is_the_one_that_the_published_dataset_was_made_with():
 
 
 def test_a_task_without_an_expert_has_random_actions_only():
-    from rlhive.envs.experts._experts import _table
+    from rlhive.envs._references import read_expert_rows
 
     for task in TASKS.values():
-        has_expert = task.backend == "toy" or task.env_name in _table()
+        has_expert = task.backend == "toy" or task.env_name in read_expert_rows()
         assert task.levels == (LEVELS if has_expert else ("random",))
         assert ("expert" in task.recipe.episodes) == has_expert
         assert set(task.recipe.episodes) <= set(task.levels)
@@ -63,11 +61,11 @@ def test_a_task_without_an_expert_has_random_actions_only():
 
 def test_a_row_that_cannot_be_is_refused():
     toy = get_task("toy_point")
-    with pytest.raises(InvalidSetting, match=r"'toy_point': its recipe asks for 'human', expected levels out"):
+    with pytest.raises(InvalidSetting, match=r"'toy_point': its recipe has a split 'human', expected levels out"):
         replace(toy, recipe=Recipe("1.0.0", {"human": 3}, "mit"))
     with pytest.raises(InvalidSetting, match="expected levels out of random"):
         replace(toy, backend="robohive", env_name="FK1_RelaxFixed-v4")
-    with pytest.raises(InvalidSetting, match="horizon of 1 or more whole transitions, got 0"):
+    with pytest.raises(InvalidSetting, match="horizon of 1 or more transitions, an integer, got 0"):
         replace(toy, horizon=0)
 
 
@@ -77,50 +75,3 @@ def test_a_task_is_found_by_either_name_and_a_wrong_one_names_the_nearest():
         get_task("kitchen_lightoff")
     with pytest.raises(EnvNotFound, match=r"nearest none\. List them: rlhive envs"):
         get_task("zzz")
-
-
-def test_a_score_is_0_for_random_and_100_for_the_expert():
-    reference = Reference(random=Measured(-100.0), expert=Measured(-36.0))
-
-    assert [reference.score(value) for value in (-100.0, -36.0, -68.0, -20.0)] == [0.0, 100.0, 50.0, 125.0]
-    assert Reference(random=Measured(1.0)).score(2.0) is None
-    assert Reference(random=Measured(1.0), expert=Measured(1.0)).score(2.0) is None
-
-
-def test_the_references_are_those_of_the_experts_that_ship():
-    """Red after a change of parameters: measure again with benchmarks/reference_returns.py."""
-    measured = [(task.name, task.env_name) for task in TASKS.values() if task.reference is not None]
-
-    assert _references.stale(measured) == []
-    assert len(measured) >= 13
-    for name, _ in measured:
-        reference = TASKS[name].reference
-        assert reference.random.num_episodes == 100
-        assert reference.expert is None or reference.expert.num_episodes == 100
-        assert (reference.expert is not None) == ("expert" in TASKS[name].levels)
-
-
-def test_a_reference_of_other_parameters_is_stale(monkeypatch):
-    tables = {
-        "experts.json": {"tasks": {"an-env": {"expert": {"lead": 1.5}}}},
-        "references.json": {"tasks": {"a": {"expert_hash": "0" * 16}, "plain": {"expert_hash": ""}}},
-    }
-    monkeypatch.setattr(_references, "_read", tables.get)
-    pairs = [("a", "an-env"), ("plain", "other-env"), ("never", "other-env")]
-    assert _references.stale(pairs) == ["a", "never"]
-    tables["references.json"]["tasks"]["a"]["expert_hash"] = _references.expert_hash("an-env")
-    assert _references.stale(pairs) == ["never"]
-
-
-def test_the_hash_of_an_expert_is_that_of_what_decides_its_actions(monkeypatch):
-    row = {"expert": {"lead": 1.5}, "strategy": "rail", "medium": {"noise": 0.1}, "provenance": {"date": "today"}}
-
-    def hash_of(row):
-        monkeypatch.setattr(_references, "_read", lambda name: {"tasks": {"an-env": row}})
-        return _references.expert_hash("an-env")
-
-    same = [row, row | {"medium": {"noise": 0.2}}, row | {"provenance": {}}, dict(reversed(row.items()))]
-    other = [row | {"expert": {"lead": 1.6}}, row | {"strategy": "push"}]
-    assert len({hash_of(row) for row in same}) == 1
-    assert len({hash_of(row) for row in [row, *other]}) == 3
-    assert _references.expert_hash("another-env") == ""

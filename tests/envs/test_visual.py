@@ -8,7 +8,7 @@ import torch
 from torchrl.envs import check_env_specs
 
 from rlhive import keys
-from rlhive.envs._visual import AGENTHIVE, HISTORICAL, VISUAL, visual_of_keys
+from rlhive.envs._visual import AGENTHIVE, HISTORICAL, VISUAL, parse_visual_keys
 from rlhive.errors import EnvNotFound, RoboHiveMissing
 
 #: As the README of the first version listed them.
@@ -162,10 +162,10 @@ def test_closing_the_kitchen_starts_with_everything_open_and_has_fifty_steps(mak
 
 
 def test_hands_without_their_assets_are_an_error_with_the_command_to_type(make):
-    from rlhive.envs._assets import verify
+    from rlhive.envs._assets import verify_assets
     from rlhive.envs._install import package_folder
 
-    if verify(package_folder() / "simhive").source == "git":
+    if verify_assets(package_folder() / "simhive").source == "git":
         pytest.skip("the assets from git hold the hands; the ones from the package index do not")
     for name in ("visual_door-v1", "visual_motorFingerReachFixed-v0"):
         with pytest.raises(RoboHiveMissing, match="rlhive setup --assets git"):
@@ -183,9 +183,9 @@ def test_robohives_own_visual_ids_show_what_they_say(make):
 
 
 def test_robohives_visual_keys_are_read():
-    found = visual_of_keys("some-v0", ["rgb:a:b:240x424:2d", "rgb:c:240x424:2d", "d:a:b:240x424:2d"])
+    found = parse_visual_keys("some-v0", ["rgb:a:b:240x424:2d", "rgb:c:240x424:2d", "d:a:b:240x424:2d"])
     assert (found.cameras, found.image_size, found.depth) == (("a:b", "c"), (240, 424), True)
-    assert visual_of_keys("some-v0", ["rgb:c:8x9:2d"]).depth is False
+    assert parse_visual_keys("some-v0", ["rgb:c:8x9:2d"]).depth is False
 
 
 def test_an_unknown_visual_id_is_named_with_its_neighbours(make):

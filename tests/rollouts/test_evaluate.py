@@ -9,7 +9,7 @@ import torch
 from tensordict import TensorDict
 
 from rlhive.envs._make import make_env, make_policy
-from rlhive.envs._references import Measured, Reference
+from rlhive.envs._references import PolicyResult, Reference
 from rlhive.envs._tasks import EVALUATION_SEED, TASKS
 from rlhive.errors import CheckpointMismatch, EnvNotFound
 from rlhive.policies._checkpoint import Normalizer, make_actor, make_deployed_policy, save_checkpoint
@@ -113,7 +113,7 @@ def test_every_level_of_a_task_can_be_evaluated() -> None:
 
 
 def test_the_score_puts_the_mean_return_on_the_scale_of_the_references() -> None:
-    reference = Reference(random=Measured(5.0), expert=Measured(15.0))
+    reference = Reference(random=PolicyResult(5.0), expert=PolicyResult(15.0))
     task = dataclasses.replace(TASKS["toy_point"], reference=reference)
     evaluation = evaluate("medium", task, num_episodes=10, num_workers=1, progress=False)
     low, high = evaluation.return_interval

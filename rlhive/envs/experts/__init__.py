@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from rlhive._lazy import attach
 
 if TYPE_CHECKING:
-    from rlhive.envs.experts._experts import make_policy as make_policy
+    from rlhive.envs.experts._experts import make_scripted_policy as make_scripted_policy
     from rlhive.envs.experts._scripted import (
         ExpertPolicy as ExpertPolicy,
         RandomPolicy as RandomPolicy,

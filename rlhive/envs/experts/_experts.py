@@ -38,7 +38,7 @@ from rlhive.envs.experts._tabletop_policies import PickPolicy, ReachPolicy, Topp
 NOISY = {"noise": 0.15}
 
 
-def make_policy(env: RoboHiveEnv, level: str) -> ScriptedPolicy:
+def make_scripted_policy(env: RoboHiveEnv, level: str) -> ScriptedPolicy:
     """Return a behaviour policy of an environment.
 
     Args:

@@ -25,7 +25,7 @@ from rlhive.data.recording._recording import Recording
 from rlhive.data.versions import _reader
 from rlhive.data.versions._manifest import Manifest
 from rlhive.dataset._dataset import RoboHiveDataset
-from rlhive.envs._toy import STEP, ToyEnv, make_policy
+from rlhive.envs._toy import STEP, ToyEnv, make_toy_policy
 from rlhive.errors import DatasetExists, DatasetNotFound, DiskFull, InvalidName, RecordingInUse, SchemaMismatch
 from tests.data.strategies import transitions
 
@@ -146,13 +146,13 @@ def test_stepping_several_environments(tmp_path):
 
 def test_what_is_said_at_the_reset_is_kept(tmp_path):
     env = ToyEnv()
-    with Recorder(tmp_path / "r", env=env, policy=make_policy(env, "expert"), split="expert") as recorder:
+    with Recorder(tmp_path / "r", env=env, policy=make_toy_policy(env, "expert"), split="expert") as recorder:
         for seed in (7, 8):
             env.set_seed(seed)
             td = env.reset()
             recorder.begin(seed=seed, start_state=env.get_state(), metadata={"operator": "Ünal", "n": [seed]})
             while not td["done"].item():
-                td = env.step(make_policy(env, "expert")(td))
+                td = env.step(make_toy_policy(env, "expert")(td))
                 recorder.step(td)
                 td = td["next"]
         recorder.begin(seed=9, start_state=env.get_state(), split="other", policy="nobody")

@@ -19,9 +19,9 @@ def env(make):
 
 @pytest.fixture(scope="module")
 def row():
-    from rlhive.envs.experts._experts import _table
+    from rlhive.envs._references import read_expert_rows
 
-    return _table()[KETTLE]["expert"]
+    return read_expert_rows()[KETTLE]["expert"]
 
 
 @pytest.fixture(scope="module")

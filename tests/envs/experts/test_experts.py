@@ -33,9 +33,9 @@ def episodes(env):
 
     def of(level):
         if level not in found:
-            from rlhive.envs.experts._experts import make_policy
+            from rlhive.envs.experts._experts import make_scripted_policy
 
-            policy = make_policy(env, level)
+            policy = make_scripted_policy(env, level)
             found[level] = [rollout_episode(env, policy, seed=EVALUATION_SEED + index) for index in range(50)]
         return found[level]
 
@@ -77,9 +77,9 @@ def test_actions_are_float32_within_the_bounds(episodes):
 @pytest.mark.parametrize("level", ["expert", "medium", "random"])
 @pytest.mark.parametrize("steps", [3, 14, 30])
 def test_the_action_is_a_function_of_the_state_and_the_seed(env, other, level, steps):
-    from rlhive.envs.experts._experts import make_policy
+    from rlhive.envs.experts._experts import make_scripted_policy
 
-    policy, seed = make_policy(env, level), EVALUATION_SEED + 3
+    policy, seed = make_scripted_policy(env, level), EVALUATION_SEED + 3
     env.set_seed(seed)
     now = env.reset()
     policy.begin_episode(seed)
@@ -89,7 +89,7 @@ def test_the_action_is_a_function_of_the_state_and_the_seed(env, other, level, s
     assert torch.equal(first, again)
 
     # A fresh policy in another instance, put into this state, goes on in the same way.
-    state, fresh = env.get_state(), make_policy(other, level)
+    state, fresh = env.get_state(), make_scripted_policy(other, level)
     resumed = other.set_state(state)
     fresh.begin_episode(seed)
     for _ in range(12):
@@ -99,20 +99,20 @@ def test_the_action_is_a_function_of_the_state_and_the_seed(env, other, level, s
 
 
 def test_the_policy_does_not_depend_on_the_episodes_before(env, episodes):
-    from rlhive.envs.experts._experts import make_policy
+    from rlhive.envs.experts._experts import make_scripted_policy
 
-    fresh = rollout_episode(env, make_policy(env, "medium"), seed=EVALUATION_SEED + 30)
+    fresh = rollout_episode(env, make_scripted_policy(env, "medium"), seed=EVALUATION_SEED + 30)
     assert torch.equal(fresh.transitions[keys.ACTION], episodes("medium")[30].transitions[keys.ACTION])
     assert torch.equal(fresh.transitions[keys.NEXT_REWARD], episodes("medium")[30].transitions[keys.NEXT_REWARD])
 
 
 def test_random_actions_are_uniform_and_follow_the_seed(env, episodes):
-    from rlhive.envs.experts._experts import make_policy
+    from rlhive.envs.experts._experts import make_scripted_policy
 
     action = torch.cat([episode.transitions[keys.ACTION] for episode in episodes("random")])
     assert action.mean().abs() < 0.02
     assert abs(action.var() - 1 / 3) < 0.01
-    policy = make_policy(env, "random")
+    policy = make_scripted_policy(env, "random")
     start = env.reset(seed=0)
     drawn = []
     for seed in (1, 2, 1):
@@ -123,13 +123,14 @@ def test_random_actions_are_uniform_and_follow_the_seed(env, episodes):
 
 
 def test_an_episode_that_is_given_up_ends_in_standing_still(env):
-    from rlhive.envs.experts._experts import make_policy
+    from rlhive.envs.experts._experts import make_scripted_policy
     from rlhive.envs.experts._kitchen import KitchenPolicy
 
-    row = make_policy(env, "expert").parameters()["expert"]
+    row = make_scripted_policy(env, "expert").parameters()["expert"]
     giver, seed = KitchenPolicy(env, "medium", row, give_up=1.0), EVALUATION_SEED
     given_up_at = np.random.default_rng((seed, 0)).uniform(size=2)[1] * env.horizon
-    episode, whole = (rollout_episode(env, p, seed=seed).transitions for p in (giver, make_policy(env, "expert")))
+    expert = make_scripted_policy(env, "expert")
+    episode, whole = (rollout_episode(env, policy, seed=seed).transitions for policy in (giver, expert))
     last = int(np.ceil(given_up_at))
     assert 0 < last < 45
     assert torch.equal(episode[keys.ACTION][:last], whole[keys.ACTION][:last])
@@ -139,9 +140,9 @@ def test_an_episode_that_is_given_up_ends_in_standing_still(env):
 
 
 def test_the_planned_postures_reach_their_points_in_the_simulator(env, other):
-    from rlhive.envs.experts._experts import make_policy
+    from rlhive.envs.experts._experts import make_scripted_policy
 
-    policy = make_policy(env, "expert")
+    policy = make_scripted_policy(env, "expert")
     env.reset(seed=5)
     path, kitchen, p = policy._path(), env.unwrapped, policy._p
     model, data = kitchen.sim.model.ptr, mujoco.MjData(kitchen.sim.model.ptr)
@@ -169,19 +170,20 @@ def test_the_push_is_interpolated_between_the_postures_of_the_path():
 
 
 def test_the_parameters_are_those_of_the_table_and_were_tuned_on_other_seeds(env):
+    from rlhive.envs._references import read_expert_rows
     from rlhive.envs._tasks import TASKS
-    from rlhive.envs.experts._experts import _table, make_policy
+    from rlhive.envs.experts._experts import make_scripted_policy
 
-    row = _table()[KNOB]
-    assert make_policy(env, "expert").parameters() == {
+    row = read_expert_rows()[KNOB]
+    assert make_scripted_policy(env, "expert").parameters() == {
         "level": "expert",
         "expert": row["expert"],
         "noise": 0.0,
         "give_up": 0.0,
     }
-    medium = make_policy(env, "medium").parameters()
+    medium = make_scripted_policy(env, "medium").parameters()
     assert json.loads(json.dumps(medium)) == {"level": "medium", "expert": row["expert"], **row["medium"]}
-    assert make_policy(env, "random").parameters() == {"level": "random"}
+    assert make_scripted_policy(env, "random").parameters() == {"level": "random"}
     provenance = row["provenance"]
     seeds = [*provenance["tuning_seeds"], *provenance["held_out_seeds"]]
     assert min(seeds) >= TUNING_SEED > EVALUATION_SEED
@@ -191,39 +193,39 @@ def test_the_parameters_are_those_of_the_table_and_were_tuned_on_other_seeds(env
 
 @pytest.mark.parametrize(("level", "checksum"), [("expert", "31001eb2ccd660a8"), ("medium", "773443f048319a89")])
 def test_the_actions_that_the_published_dataset_was_made_with_stay_as_they_are(env, level, checksum):
-    from rlhive.envs.experts._experts import make_policy
+    from rlhive.envs.experts._experts import make_scripted_policy
 
-    actions = rollout_episode(env, make_policy(env, level), seed=3).transitions[keys.ACTION]
+    actions = rollout_episode(env, make_scripted_policy(env, level), seed=3).transitions[keys.ACTION]
     assert hashlib.sha256(actions.numpy().tobytes()).hexdigest()[:16] == checksum
 
 
 def test_what_there_is_no_policy_for_is_named(env):
     from rlhive.envs._robohive import RoboHiveEnv
-    from rlhive.envs.experts._experts import make_policy
+    from rlhive.envs.experts._experts import make_scripted_policy
 
     with pytest.raises(ValueError, match="No policy level 'perfect': expected one of expert, noisy, medium, random"):
-        make_policy(env, "perfect")
+        make_scripted_policy(env, "perfect")
     other = RoboHiveEnv("FK1_RelaxFixed-v4", seed=0)
     with pytest.raises(ValueError, match="No scripted expert for FK1_RelaxFixed-v4"):
-        make_policy(other, "expert")
-    assert rollout_episode(other, make_policy(other, "random"), seed=1).transitions.shape == (other.horizon,)
+        make_scripted_policy(other, "expert")
+    assert rollout_episode(other, make_scripted_policy(other, "random"), seed=1).transitions.shape == (other.horizon,)
     other.close()
 
 
 def test_the_policy_reads_the_simulator_and_not_the_tensordict(env):
-    from rlhive.envs.experts._experts import make_policy
+    from rlhive.envs.experts._experts import make_scripted_policy
 
-    policy = make_policy(env, "expert")
+    policy = make_scripted_policy(env, "expert")
     start = env.reset(seed=2)
     assert torch.equal(policy(start)[keys.ACTION], policy(TensorDict({}, []))[keys.ACTION])
 
 
 def test_the_tuner_scores_sooner_success_higher_and_keeps_the_row(env):
     from rlhive.envs.experts import _tune
-    from rlhive.envs.experts._experts import make_policy
+    from rlhive.envs.experts._experts import make_scripted_policy
     from rlhive.envs.experts._kitchen import KitchenPolicy
 
-    policy = make_policy(env, "expert")
+    policy = make_scripted_policy(env, "expert")
     row = policy.parameters()["expert"]
     assert _tune.to_row(row, _tune.to_vector(row)) == row
     outcome = _tune.run_episode(env, policy, EVALUATION_SEED)
@@ -255,16 +257,16 @@ def test_the_tuner_scores_sooner_success_higher_and_keeps_the_row(env):
 def test_every_strategy_solves_its_task_and_goes_on_from_any_state(env_name):
     """A push, one after hasty postures, kettles, an appliance's handle, one of several paths, and the tabletop's."""
     from rlhive.envs._robohive import RoboHiveEnv
-    from rlhive.envs.experts._experts import make_policy
+    from rlhive.envs.experts._experts import make_scripted_policy
 
     env, other = RoboHiveEnv(env_name, seed=0), RoboHiveEnv(env_name, seed=1)
-    policy = make_policy(env, "expert")
+    policy = make_scripted_policy(env, "expert")
     episodes = [rollout_episode(env, policy, seed=EVALUATION_SEED + index) for index in range(3)]
     assert successes(episodes) >= 2
     now = env.reset(seed=EVALUATION_SEED)
     for _ in range(30):
         now = env.step(policy(now))[keys.NEXT]
-    resumed, fresh = other.set_state(env.get_state()), make_policy(other, "expert")
+    resumed, fresh = other.set_state(env.get_state()), make_scripted_policy(other, "expert")
     for _ in range(8):
         now, resumed = policy(now), fresh(resumed)
         assert torch.equal(now[keys.ACTION], resumed[keys.ACTION])
@@ -274,22 +276,22 @@ def test_every_strategy_solves_its_task_and_goes_on_from_any_state(env_name):
 
 
 def test_the_noisy_policy_is_the_expert_with_noise_in_every_step(env, episodes):
-    from rlhive.envs.experts._experts import NOISY, make_policy
+    from rlhive.envs.experts._experts import NOISY, make_scripted_policy
 
-    noisy = make_policy(env, "noisy")
-    assert noisy.parameters() == {**make_policy(env, "expert").parameters(), "level": "noisy", **NOISY}
+    noisy = make_scripted_policy(env, "noisy")
+    assert noisy.parameters() == {**make_scripted_policy(env, "expert").parameters(), "level": "noisy", **NOISY}
     first = rollout_episode(env, noisy, seed=EVALUATION_SEED).transitions[keys.ACTION][0]
     expected = np.random.default_rng((EVALUATION_SEED, 1)).normal(size=9) * NOISY["noise"]
     np.testing.assert_allclose(first - episodes("expert")[0].transitions[keys.ACTION][0], expected, atol=1e-6)
 
 
 def test_every_row_has_parameters_that_fit_and_was_tuned_on_seeds_of_its_own():
+    from rlhive.envs._references import read_expert_rows
     from rlhive.envs.experts._carrying import CarryParameters
-    from rlhive.envs.experts._experts import _table
     from rlhive.envs.experts._kinematics import Parameters
     from rlhive.envs.experts._tabletop import PickParameters, ToppleParameters
 
-    for env_name, row in _table().items():
+    for env_name, row in read_expert_rows().items():
         assert set(row) <= {"strategy", "expert", "medium", "provenance"}, env_name
         assert set(row["medium"]) == {"noise", "give_up"}
         assert 0 <= row["medium"]["give_up"] <= 1
@@ -325,13 +327,13 @@ def test_the_tuner_simulates_an_appliance_as_robohive_does():
     """RoboHive holds the fingers' velocities to their sensors' range, so that a grasp closes step by step."""
     from rlhive.envs._robohive import RoboHiveEnv
     from rlhive.envs.experts import _tune
-    from rlhive.envs.experts._experts import make_policy
+    from rlhive.envs.experts._experts import make_scripted_policy
 
     real, fast = (RoboHiveEnv("franka_micro_open-v3", seed=0) for _ in range(2))
     seed = _tune.TUNING_SEED
-    outcome = _tune.run_episode(real, make_policy(real, "expert"), seed)
+    outcome = _tune.run_episode(real, make_scripted_policy(real, "expert"), seed)
     assert outcome.solved_at is not None
-    assert _tune.FastEnv(fast).run(make_policy(fast, "expert"), seed) == outcome
+    assert _tune.FastEnv(fast).run(make_scripted_policy(fast, "expert"), seed) == outcome
     width, other = (env.unwrapped.sim.data.ptr.qpos[7:9].sum() for env in (real, fast))
     assert width == pytest.approx(other, abs=2e-4)
     real.close()
@@ -348,13 +350,13 @@ def test_paths_are_compared_from_postures_that_differ():
 
 def test_the_right_door_is_opened_by_quick_postures():
     """Hurry shortens the way with the object, and leaves the contact where it was."""
+    from rlhive.envs._references import read_expert_rows
     from rlhive.envs._robohive import RoboHiveEnv
-    from rlhive.envs.experts._experts import _table
     from rlhive.envs.experts._kinematics import SPEED
     from rlhive.envs.experts._kitchen import KitchenPolicy
 
     door = RoboHiveEnv("FK1_RdoorOpenRandom-v4", seed=0)
-    row = {**_table()["FK1_RdoorOpenRandom-v4"]["expert"], "plans": 1}
+    row = {**read_expert_rows()["FK1_RdoorOpenRandom-v4"]["expert"], "plans": 1}
     row.pop("otherwise", None)
     door.reset(seed=TUNING_SEED)
     quick, slow = (KitchenPolicy(door, "expert", {**row, "hurry": hurry})._path() for hurry in (0.3, 0.0))

@@ -20,9 +20,9 @@ def env(make):
 @pytest.fixture(scope="module")
 def knob():
     """The first plan of the row that ships."""
-    from rlhive.envs.experts._experts import _table
+    from rlhive.envs._references import read_expert_rows
 
-    return {key: value for key, value in _table()[KNOB]["expert"].items() if key != "otherwise"}
+    return {key: value for key, value in read_expert_rows()[KNOB]["expert"].items() if key != "otherwise"}
 
 
 def actions(env, policy, seed):
@@ -62,15 +62,15 @@ def test_a_rehearsal_goes_as_the_episode_would_and_leaves_the_environment_alone(
 
 def test_the_choice_depends_on_where_the_robot_stands_and_not_on_the_step(env):
     from rlhive.envs._robohive import RoboHiveEnv
-    from rlhive.envs.experts._experts import make_policy
+    from rlhive.envs.experts._experts import make_scripted_policy
 
-    policy, other = make_policy(env, "expert"), RoboHiveEnv(KNOB, seed=7)
+    policy, other = make_scripted_policy(env, "expert"), RoboHiveEnv(KNOB, seed=7)
     seed = TUNING_SEED + 700_002  # the row's first plan fails here
     now = env.reset(seed=seed)
     for _ in range(25):
         now = env.step(policy(now))[keys.NEXT]
     assert policy._chosen() is not policy._plans[0]
-    resumed, fresh = other.set_state(env.get_state()), make_policy(other, "expert")
+    resumed, fresh = other.set_state(env.get_state()), make_scripted_policy(other, "expert")
     for _ in range(10):
         now, resumed = policy(now), fresh(resumed)
         assert torch.equal(now[keys.ACTION], resumed[keys.ACTION])
@@ -96,10 +96,10 @@ def test_postures_within_the_joints_limits_end_the_standstill_before_the_contact
 
 def test_a_rehearsed_expert_solves_its_task():
     from rlhive.envs._robohive import RoboHiveEnv
-    from rlhive.envs.experts._experts import make_policy
+    from rlhive.envs.experts._experts import make_scripted_policy
 
     env = RoboHiveEnv("FK1_Knob3OnRandom-v4", seed=0)
-    policy = make_policy(env, "expert")
+    policy = make_scripted_policy(env, "expert")
     episodes = [rollout_episode(env, policy, seed=EVALUATION_SEED + index) for index in range(4)]
     assert sum(episode.success for episode in episodes) >= 3
     env.close()

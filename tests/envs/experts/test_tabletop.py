@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from rlhive import keys
-from rlhive.envs.experts._experts import _table, make_policy
+from rlhive.envs._references import read_expert_rows
+from rlhive.envs.experts._experts import make_scripted_policy
 from rlhive.envs.experts._kinematics import ARM
 from rlhive.envs.experts._tabletop import (
     Pick,
@@ -36,7 +37,7 @@ def bins(make):
 @pytest.fixture
 def topple(push):
     push.reset(seed=1)
-    return Topple(push.unwrapped, ToppleParameters(**_table()[PUSH]["expert"]))
+    return Topple(push.unwrapped, ToppleParameters(**read_expert_rows()[PUSH]["expert"]))
 
 
 def laid_down(push):
@@ -111,7 +112,7 @@ def test_what_both_fingers_touch_is_carried_towards_the_target(push, topple):
 
 
 def test_actions_are_absolute_with_the_fingers_scaled_where_robohive_scales_them(push):
-    policy = TopplePolicy(push, "expert", _table()[PUSH]["expert"])
+    policy = TopplePolicy(push, "expert", read_expert_rows()[PUSH]["expert"])
     data = push.unwrapped.sim.data.ptr
     push.reset(seed=1)
     action = policy._commanding(data, data.qpos[ARM], np.array([0.04, 0.01]))
@@ -152,7 +153,7 @@ def test_fingers_are_alike_so_that_they_never_turn_by_more_than_a_quarter():
 
 def test_a_rehearsal_goes_as_the_episode_will(bins):
     """Over the first 8 steps, in which the object falls and the arm comes down, no joint differs."""
-    policy = make_policy(bins, "expert")
+    policy = make_scripted_policy(bins, "expert")
     now = bins.reset(seed=5)
     kitchen = bins.unwrapped
     policy.act()  # plans
@@ -178,7 +179,7 @@ def test_the_first_way_that_succeeds_in_rehearsal_is_taken(bins):
 
     bins.reset(seed=6)
     ways = ((0.0, 0.0), (1.0, 0.0), (-1.0, 0.01))
-    pick = Pick(bins.unwrapped, PickParameters(**{**_table()[PICK]["expert"], "ways": ways}))
+    pick = Pick(bins.unwrapped, PickParameters(**{**read_expert_rows()[PICK]["expert"], "ways": ways}))
     asked = Asked(ways[1])
     pick.plan(asked, None)
     assert asked.tried == [*ways[:2]]
@@ -193,7 +194,7 @@ def test_the_first_way_that_succeeds_in_rehearsal_is_taken(bins):
 def test_the_fingers_close_around_the_middle_of_what_lies_between_them(bins):
     bins.reset(seed=8)
     kitchen = bins.unwrapped
-    pick = Pick(kitchen, PickParameters(**_table()[PICK]["expert"]))
+    pick = Pick(kitchen, PickParameters(**read_expert_rows()[PICK]["expert"]))
     # A bar along x, of 2 cm width, its middle 1 cm off the body's: fingers lie along y and close around it.
     pick._points = np.array([[x, y, 0.0] for x in np.linspace(-0.06, 0.06, 60) for y in (0.0, 0.02)])
     pick._way = (np.pi / 2, 0.0)
@@ -208,7 +209,7 @@ def test_the_fingers_close_around_the_middle_of_what_lies_between_them(bins):
 def test_a_held_object_is_lifted_before_it_passes_the_wall(bins):
     bins.reset(seed=9)
     kitchen = bins.unwrapped
-    pick = Pick(kitchen, PickParameters(**_table()[PICK]["expert"]))
+    pick = Pick(kitchen, PickParameters(**read_expert_rows()[PICK]["expert"]))
     target = kitchen.sim.model.ptr.site_pos[kitchen.target_sid]
     low = pick._way_on(np.array([0.24, 0.5, 0.95]), np.array([0.24, 0.5, 0.92]))
     assert low[0] == pytest.approx(0.13 - 0.24)
