@@ -71,10 +71,10 @@ def main():
         paths = [folder / entry.path for entry in manifest.shards()]
         measured("SHA-256 of files", raw, lambda: verify(folder, manifest.files))
         tables = measured("decode Parquet", raw, lambda: [_parquet.read_table(path) for path in paths])
-        columns = [_arrow.columns_of(table, SCHEMA) for table in tables]
+        columns = [_arrow.table_to_columns(table, SCHEMA) for table in tables]
         sketcher = _sketcher(manifest)
         measured("near-duplicate codes", raw, lambda: [sketcher.codes(part) for part in columns])
-        measured("extremes", raw, lambda: [Extremes.of(array) for part in columns for array in part.values()])
+        measured("extremes", raw, lambda: [Extremes.from_rows(array) for part in columns for array in part.values()])
         made = list(episodes(count))
         measured("content hashes", raw, lambda: [record.content_hash() for record in made])
 

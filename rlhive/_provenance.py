@@ -15,7 +15,7 @@ from typing import Any
 _PACKAGES = ("rlhive", "torch", "torchrl", "tensordict", "numpy", "pyarrow")
 
 
-def versions(*packages: str) -> dict[str, str]:
+def installed_versions(*packages: str) -> dict[str, str]:
     """Return the installed version of each package, and Python's."""
     return {name: metadata.version(name) for name in packages} | {"python": platform.python_version()}
 
@@ -30,7 +30,7 @@ def git_state() -> dict[str, Any] | None:
     return {"commit": commit, "dirty": bool(changed.strip())}
 
 
-def of_run(run: str = "", **known: Any) -> dict[str, Any]:
+def describe_run(run: str = "", **known: Any) -> dict[str, Any]:
     """Return the provenance of a run that this process begins now, JSON-able.
 
     Args:
@@ -40,7 +40,7 @@ def of_run(run: str = "", **known: Any) -> dict[str, Any]:
     return {
         "run": run or uuid.uuid4().hex[:12],
         **known,
-        "versions": versions(*_PACKAGES),
+        "versions": installed_versions(*_PACKAGES),
         "git": git_state(),
         "command": sys.argv,
         "host": {"name": platform.node(), "platform": platform.platform(), "cores": os.cpu_count()},

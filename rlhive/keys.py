@@ -29,7 +29,7 @@ END_FLAGS = (DONE, TERMINATED, TRUNCATED)
 NestedKey = str | tuple[str, ...]
 
 
-def column_of(key: NestedKey) -> str:
+def key_to_column(key: NestedKey) -> str:
     """Return the column name of a nested key: ``("next", "reward")`` becomes ``"next.reward"``.
 
     Args:
@@ -45,7 +45,7 @@ def column_of(key: NestedKey) -> str:
     return ".".join(parts)
 
 
-def key_of(column: str) -> NestedKey:
-    """Return the nested key of a column name, the inverse of :func:`column_of`."""
+def column_to_key(column: str) -> NestedKey:
+    """Return the nested key of a column name, the inverse of :func:`key_to_column`."""
     parts = tuple(column.split("."))
     return parts[0] if len(parts) == 1 else parts

@@ -101,7 +101,7 @@ class Peer:
                 getattr(os, "fdatasync", os.fsync)(file.fileno())
                 waits.append(time.perf_counter() - began)
         idle = time.process_time()
-        tables = [_parquet.read_groups(path, range(len(_parquet.group_sizes(path)))) for path in paths]
+        tables = [_parquet.read_groups(path, range(len(_parquet.read_group_sizes(path)))) for path in paths]
         decoded = time.process_time()
         for path in paths:
             _manifest.sha256_of(path)

@@ -91,7 +91,7 @@ def _folder_of(name: str, version: str | None) -> Path:
 def _check_table(report: Any) -> Table:
     colours = {"passed": "green", "failed": "bold red", "warned": "yellow", "skipped": "dim"}
     table = Table("check", "", "", title=str(report.path))
-    for outcome in report.outcomes.values():
+    for outcome in report.results.values():
         more = [f"and {outcome.count - len(outcome.findings)} more"] if outcome.count > len(outcome.findings) else []
         said = [*outcome.findings, *more] or [outcome.note or outcome.promise]
         colour = colours[outcome.status]

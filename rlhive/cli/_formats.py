@@ -14,7 +14,7 @@ from rlhive.cli._terminal import Json, Name, Version, out
 from rlhive.data.formats import BUILT_IN, Format, Option, available_formats, get_format
 
 if TYPE_CHECKING:
-    from rlhive.data.hub import Published
+    from rlhive.data.hub import PublishedVersion
 
 _READABLE = ", ".join(BUILT_IN)
 _WRITABLE = ", ".join(name for name, item in BUILT_IN.items() if item.can_write)
@@ -137,7 +137,7 @@ def _export_unless_done(
         formats.export_to(item, folder, target, progress=progress, **options)
 
 
-def _report_export(target: Path | None, pushed: "Published | None", tag: str, json_: bool) -> None:
+def _report_export(target: Path | None, pushed: "PublishedVersion | None", tag: str, json_: bool) -> None:
     if json_:
         report = {"target": str(target) if target else None, "pushed": vars(pushed) if pushed else None}
         out.print_json(json.dumps(report))

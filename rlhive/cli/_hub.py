@@ -29,9 +29,9 @@ def versions(name: Name, json_: Json = False) -> None:
 
 def list_remote(namespace: str | None, *, json_: bool) -> None:
     """List the RLHive datasets on the Hub that the token may see."""
-    from rlhive.data.hub import datasets_of
+    from rlhive.data.hub import list_datasets
 
-    rows = datasets_of(namespace)
+    rows = list_datasets(namespace)
     if json_:
         out.print_json(json.dumps(rows))
         return

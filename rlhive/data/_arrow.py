@@ -19,8 +19,8 @@ from rlhive.data._episodes import Columns, EpisodeRecord
 from rlhive.data._schema import STRING, Field, Schema
 from rlhive.errors import CorruptDataset
 
-START = "start."
-FINAL = "final."
+START_PREFIX = "start."
+FINAL_PREFIX = "final."
 
 #: The episode table's own columns; ``final.*`` and ``start.*`` follow them.
 EPISODE_FIELDS = (
@@ -55,20 +55,24 @@ def episode_schema(schema: Schema, start_state: Mapping[str, np.ndarray]) -> pa.
         schema: Of the dataset; its observed fields give the ``final.*`` columns.
         start_state: Of any episode; its names and sizes give the ``start.*`` columns.
     """
-    finals = [_arrow_field(item, prefix=FINAL) for item in schema.observed]
+    finals = [_arrow_field(item, prefix=FINAL_PREFIX) for item in schema.observed]
     starts = [
-        pa.field(START + name, pa.list_(pa.field("element", pa.float64(), nullable=False), np.size(value)), False)
+        pa.field(
+            START_PREFIX + name, pa.list_(pa.field("element", pa.float64(), nullable=False), np.size(value)), False
+        )
         for name, value in sorted(start_state.items())
     ]
     return pa.schema([*EPISODE_FIELDS, *finals, *starts])
 
 
-def rows_of(record: EpisodeRecord, schema: Schema) -> pa.RecordBatch:
+def record_to_batch(record: EpisodeRecord, schema: Schema) -> pa.RecordBatch:
     """Return the transitions of one episode as one record batch of ``record.length`` rows."""
-    return batch_of(record.columns, [record.episode], [record.length], schema)
+    return columns_to_batch(record.columns, [record.episode], [record.length], schema)
 
 
-def batch_of(columns: Columns, episodes: Sequence[int], lengths: Sequence[int], schema: Schema) -> pa.RecordBatch:
+def columns_to_batch(
+    columns: Columns, episodes: Sequence[int], lengths: Sequence[int], schema: Schema
+) -> pa.RecordBatch:
     """Return the transitions of several episodes, one after the other, as one record batch.
 
     Args:
@@ -80,16 +84,16 @@ def batch_of(columns: Columns, episodes: Sequence[int], lengths: Sequence[int], 
     ids = np.repeat(np.asarray(episodes, np.int64), lengths)
     first = np.cumsum(lengths) - lengths
     steps = np.arange(len(ids), dtype=np.int64) - np.repeat(first, lengths)
-    arrays = [pa.array(ids), pa.array(steps), *arrays_of(columns, schema)]
+    arrays = [pa.array(ids), pa.array(steps), *columns_to_arrays(columns, schema)]
     return pa.RecordBatch.from_arrays(arrays, schema=row_schema(schema))
 
 
-def arrays_of(columns: Columns, schema: Schema) -> list[pa.Array]:
+def columns_to_arrays(columns: Columns, schema: Schema) -> list[pa.Array]:
     """Return the fields' columns as Arrow arrays, in the schema's order; numbers share their memory."""
     return [_to_arrow(columns[item.column], item) for item in schema.fields]
 
 
-def columns_of(table: pa.Table | pa.RecordBatch, schema: Schema) -> Columns:
+def table_to_columns(table: pa.Table | pa.RecordBatch, schema: Schema) -> Columns:
     """Return the fields' columns of a table as arrays ``[num_rows, *shape]``, copied only where Arrow must."""
     return {item.column: _to_numpy(table.column(item.column), item) for item in schema.fields}
 
@@ -103,7 +107,7 @@ class EpisodeRow:
     start_state: Columns
 
     @classmethod
-    def of(cls, record: EpisodeRecord) -> "EpisodeRow":
+    def from_record(cls, record: EpisodeRecord) -> "EpisodeRow":
         """Return the row of a record."""
         values = {
             keys.EPISODE: record.episode,
@@ -122,7 +126,7 @@ class EpisodeRow:
         return cls(values, {name: np.array(value) for name, value in record.final.items()}, starts)
 
 
-def episode_table(rows: Iterable[EpisodeRow], schema: Schema) -> pa.Table:
+def build_episode_table(rows: Iterable[EpisodeRow], schema: Schema) -> pa.Table:
     """Return the episode table, in the order given; the first row names the parts of the start state."""
     rows = list(rows)
     arrow_schema = episode_schema(schema, rows[0].start_state if rows else {})
@@ -131,49 +135,49 @@ def episode_table(rows: Iterable[EpisodeRow], schema: Schema) -> pa.Table:
         finals = [row.final[item.column] for row in rows]
         arrays.append(_to_arrow(np.stack(finals) if finals else np.empty((0, *item.shape), item.dtype), item))
     for item in arrow_schema:
-        if item.name.startswith(START):
-            states = [row.start_state[item.name.removeprefix(START)] for row in rows]
+        if item.name.startswith(START_PREFIX):
+            states = [row.start_state[item.name.removeprefix(START_PREFIX)] for row in rows]
             arrays.append(_fixed_size_list(np.concatenate(states), item.type))
     return pa.Table.from_arrays(arrays, schema=arrow_schema)
 
 
-def row_of(values: np.ndarray, index: int, item: Field) -> np.ndarray:
+def take_row(values: np.ndarray, index: int, item: Field) -> np.ndarray:
     """Return one row of a column as an array of the field's shape, also where that shape is ``()``."""
     return values[index : index + 1].reshape(item.shape)
 
 
-def finals_of(table: pa.Table, schema: Schema) -> Columns:
+def read_final_values(table: pa.Table, schema: Schema) -> Columns:
     """Return the ``final.*`` columns of an episode table, ``[num_episodes, *shape]`` by column name."""
-    return {item.column: _to_numpy(table.column(FINAL + item.column), item) for item in schema.observed}
+    return {item.column: _to_numpy(table.column(FINAL_PREFIX + item.column), item) for item in schema.observed}
 
 
-def start_states_of(table: pa.Table) -> Iterator[dict[str, np.ndarray]]:
+def read_start_states(table: pa.Table) -> Iterator[dict[str, np.ndarray]]:
     """Yield the simulator start state of every row of an episode table."""
-    names = [name for name in table.column_names if name.startswith(START)]
-    arrays = {name.removeprefix(START): _flat(table.column(name)) for name in names}
+    names = [name for name in table.column_names if name.startswith(START_PREFIX)]
+    arrays = {name.removeprefix(START_PREFIX): _column_to_array(table.column(name)) for name in names}
     for row in range(len(table)):
         yield {name: array[row] for name, array in arrays.items()}
 
 
-def records_of(rows: pa.Table, episodes: pa.Table, schema: Schema) -> Iterator[EpisodeRecord]:
+def table_to_records(rows: pa.Table, episodes: pa.Table, schema: Schema) -> Iterator[EpisodeRecord]:
     """Yield the records of an episode table whose transitions stand in ``rows``, in the same order.
 
     Raises:
         CorruptDataset: The rows are not those of the episodes, by id, length or content hash.
     """
-    columns, finals = columns_of(rows, schema), finals_of(episodes, schema)
+    columns, finals = table_to_columns(rows, schema), read_final_values(episodes, schema)
     ids = rows.column(keys.EPISODE).to_numpy()
     names = (keys.EPISODE, "split", "length", "seed", "policy", "run", "content_hash", "metadata")
     start = 0
     for index, (row, state) in enumerate(
-        zip(episodes.select(names).to_pylist(), start_states_of(episodes), strict=True)
+        zip(episodes.select(names).to_pylist(), read_start_states(episodes), strict=True)
     ):
         stop = start + row["length"]
         record = EpisodeRecord(
             episode=row[keys.EPISODE],
             split=row["split"],
             columns={name: array[start:stop] for name, array in columns.items()},
-            final={item.column: row_of(finals[item.column], index, item) for item in schema.observed},
+            final={item.column: take_row(finals[item.column], index, item) for item in schema.observed},
             seed=row["seed"],
             start_state=state,
             policy=row["policy"],
@@ -219,10 +223,10 @@ def _fixed_size_list(values: np.ndarray, target: pa.DataType) -> pa.Array:
 
 
 def _to_numpy(column: pa.Array | pa.ChunkedArray, item: Field) -> np.ndarray:
-    return _flat(column).reshape(len(column), *item.shape)
+    return _column_to_array(column).reshape(len(column), *item.shape)
 
 
-def _flat(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
+def _column_to_array(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
     """Return a column's elements as ``[num_rows, width]`` (lists) or ``[num_rows]``."""
     if isinstance(column, pa.ChunkedArray):
         column = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)

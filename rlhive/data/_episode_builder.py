@@ -21,7 +21,7 @@ from tensordict import TensorDictBase, is_non_tensor
 
 from rlhive import keys
 from rlhive.data._episodes import REWARD, TERMINATED, TRUNCATED
-from rlhive.data._schema import is_stored, leaves_of, name_of
+from rlhive.data._schema import dtype_name, flatten_tensordict, is_stored
 from rlhive.errors import SchemaMismatch
 
 logger = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ Leaves = dict[str, np.ndarray]
 #: every key whose name begins with "_".
 BOOKKEEPING = ("collector", "traj_ids", "mask", "index", "priority_weight", "is_init")
 
-_DONE = keys.column_of(keys.NEXT_DONE)
+_DONE = keys.key_to_column(keys.NEXT_DONE)
 #: So many pieces of an episode are joined into one, so that a long episode of single steps stays small.
 _MAX_CHUNKS = 256
 
@@ -90,7 +90,7 @@ class Batch:
         lines = int(np.prod(shape[:-1]))
         rows = {
             name: array.reshape(lines, shape[-1], *array.shape[len(shape) :])
-            for name, array in leaves_of(dropped, where=where).items()
+            for name, array in flatten_tensordict(dropped, context=where).items()
         }
         _complete_flags(rows, where)
         if REWARD in rows:
@@ -98,7 +98,7 @@ class Batch:
         rows = {name: array for name, array in rows.items() if _needed(name, rows)}
         states = _states_of(transitions, where)
         states = {name: array.reshape(lines, shape[-1], -1) for name, array in states.items()}
-        used = leaves_of(transitions.select(*_USED, strict=False), where=where)
+        used = flatten_tensordict(transitions.select(*_USED, strict=False), context=where)
         used = {name: array.reshape(lines, shape[-1]) for name, array in used.items()}
         ids, valid, starts = (_first_of(used, names) for names in (_IDS, _MASKS, _STARTS))
         if ids is not None and (ids < 0).any():  # frames that a preempted collector did not fill
@@ -284,14 +284,14 @@ class Assembler:
 _IDS = ("collector.traj_ids", "traj_ids")
 _MASKS = ("collector.mask", "mask")
 _STARTS = ("is_init",)
-_USED = [keys.key_of(name) for name in (*_IDS, *_MASKS, *_STARTS, keys.STEP_COUNT)]
+_USED = [keys.column_to_key(name) for name in (*_IDS, *_MASKS, *_STARTS, keys.STEP_COUNT)]
 
 
 def _states_of(transitions: TensorDictBase, where: str) -> Leaves:
     node = transitions.get("state", None)
     if not isinstance(node, TensorDictBase) or is_non_tensor(node):
         return {}
-    leaves = leaves_of(node, where=where)
+    leaves = flatten_tensordict(node, context=where)
     return leaves if all(array.dtype == np.float64 for array in leaves.values()) else {}
 
 
@@ -317,7 +317,7 @@ def _needed(name: str, rows: Leaves) -> bool:
 
 
 def _kind(array: np.ndarray) -> str:
-    return f"{name_of(array.dtype)} {array.shape[1:]}"
+    return f"{dtype_name(array.dtype)} {array.shape[1:]}"
 
 
 def _first_of(used: Leaves, names: tuple[str, ...]) -> np.ndarray | None:

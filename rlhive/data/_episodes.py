@@ -23,14 +23,14 @@ import torch
 from tensordict import NonTensorStack, TensorDict, TensorDictBase
 
 from rlhive import keys
-from rlhive.data._schema import STRING, Schema, leaves_of
+from rlhive.data._schema import STRING, Schema, flatten_tensordict
 from rlhive.errors import SchemaMismatch
 
 Columns = dict[str, np.ndarray]
 
-TERMINATED = keys.column_of(keys.NEXT_TERMINATED)
-TRUNCATED = keys.column_of(keys.NEXT_TRUNCATED)
-REWARD = keys.column_of(keys.NEXT_REWARD)
+TERMINATED = keys.key_to_column(keys.NEXT_TERMINATED)
+TRUNCATED = keys.key_to_column(keys.NEXT_TRUNCATED)
+REWARD = keys.key_to_column(keys.NEXT_REWARD)
 
 _SORTED = json.JSONEncoder(sort_keys=True)
 
@@ -140,8 +140,8 @@ def pack(transitions: TensorDictBase, schema: Schema, *, where: str) -> tuple[Co
     if transitions.ndim != 1 or not len(transitions):
         msg = f"{where}: expected the transitions of one episode, batch size [T] with T >= 1, got {transitions.shape}."
         raise SchemaMismatch(msg)
-    leaves = leaves_of(transitions, where=where)
-    schema.require(Schema.of_leaves(leaves), where=where)
+    leaves = flatten_tensordict(transitions, context=where)
+    schema.require(Schema.from_arrays(leaves), context=where)
     return pack_leaves(leaves, schema, where=where)
 
 

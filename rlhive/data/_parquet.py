@@ -139,7 +139,7 @@ def _batch_rows(file: pq.ParquetFile, group: int) -> int:
     return max(1, min(ROW_GROUP_ROWS, ROW_GROUP_BYTES // max(row_bytes, 1)))
 
 
-def group_sizes(path: Path) -> list[int]:
+def read_group_sizes(path: Path) -> list[int]:
     """Return the number of rows of each row group of a Parquet file.
 
     Raises:
@@ -152,7 +152,7 @@ def group_sizes(path: Path) -> list[int]:
         raise _damaged(path, error) from error
 
 
-def arrow_schema(path: Path) -> pa.Schema:
+def read_arrow_schema(path: Path) -> pa.Schema:
     """Return the Arrow schema of a Parquet file.
 
     Raises:
@@ -233,7 +233,9 @@ class GroupReader:
             raise
 
 
-def chunks_of(path: Path, positions: Sequence[int], lengths: Sequence[int], group_sizes: Sequence[int]) -> list[Chunk]:
+def split_into_chunks(
+    path: Path, positions: Sequence[int], lengths: Sequence[int], group_sizes: Sequence[int]
+) -> list[Chunk]:
     """Cut a shard where a row group and an episode end together.
 
     Args:

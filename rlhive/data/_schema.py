@@ -21,7 +21,7 @@ import numpy as np
 
 from rlhive import keys
 from rlhive.errors import SchemaMismatch
-from rlhive.keys import NestedKey, column_of, key_of
+from rlhive.keys import NestedKey, column_to_key, key_to_column
 
 if TYPE_CHECKING:  # importing torch takes seconds, and reading a manifest needs none of it
     from tensordict import TensorDictBase
@@ -59,7 +59,7 @@ class Field:
     @property
     def key(self) -> NestedKey:
         """The nested key of the column."""
-        return key_of(self.column)
+        return column_to_key(self.column)
 
     @property
     def width(self) -> int:
@@ -84,26 +84,26 @@ class Schema:
         >>> import torch
         >>> from tensordict import TensorDict
         >>> td = TensorDict({"observation": torch.zeros(2, 3, dtype=torch.float64)}, [2])
-        >>> Schema.of(td).columns
+        >>> Schema.from_tensordict(td).columns
         ('observation',)
     """
 
     fields: tuple[Field, ...]
 
     @classmethod
-    def of(cls, transitions: "TensorDictBase", *, units: Mapping[str, str] | None = None) -> "Schema":
+    def from_tensordict(cls, transitions: "TensorDictBase", *, units: Mapping[str, str] | None = None) -> "Schema":
         """Return the schema of TED transitions, batch size ``[T]``.
 
         Raises:
             SchemaMismatch: A key cannot be a column, is neither tensor nor text, or has a dtype that is not in DTYPES.
         """
-        return cls.of_leaves(leaves_of(transitions, where="Transitions"), units=units)
+        return cls.from_arrays(flatten_tensordict(transitions, context="Transitions"), units=units)
 
     @classmethod
-    def of_leaves(
+    def from_arrays(
         cls, leaves: Mapping[str, np.ndarray], *, batch_dims: int = 1, units: Mapping[str, str] | None = None
     ) -> "Schema":
-        """Return the schema of what :func:`leaves_of` returned.
+        """Return the schema of what :func:`flatten_tensordict` returned.
 
         Args:
             leaves: Arrays by column name.
@@ -114,7 +114,7 @@ class Schema:
         for column in sorted(leaves):
             if is_stored(column, leaves):
                 value, observed = leaves[column], f"{keys.NEXT}.{column}" in leaves
-                dtype = name_of(value.dtype)
+                dtype = dtype_name(value.dtype)
                 fields.append(Field(column, dtype, value.shape[batch_dims:], observed, (units or {}).get(column)))
         return cls(tuple(fields))
 
@@ -139,12 +139,12 @@ class Schema:
                 return field
         raise KeyError(column)
 
-    def require(self, other: "Schema", *, where: str) -> None:
+    def require(self, other: "Schema", *, context: str) -> None:
         """Raise unless ``other`` has the same fields.
 
         Args:
             other: The schema that was found.
-            where: Address for the message, for example ``"episode 7"``.
+            context: Address for the message, for example ``"episode 7"``.
 
         Raises:
             SchemaMismatch: Names the first difference: a missing key, an extra key, a dtype or a shape.
@@ -163,7 +163,7 @@ class Schema:
                 problem = f"key {column}: expected {has} twin below 'next', got {got}"
             else:
                 continue
-            msg = f"{where}: {problem}. Record such data under another dataset name, or drop or convert the key."
+            msg = f"{context}: {problem}. Record such data under another dataset name, or drop or convert the key."
             raise SchemaMismatch(msg)
 
     def to_json(self) -> list[dict[str, Any]]:
@@ -189,17 +189,17 @@ class Schema:
 
 
 @functools.lru_cache(maxsize=64)
-def name_of(dtype: np.dtype) -> str:
+def dtype_name(dtype: np.dtype) -> str:
     """Return how a field's dtype is called."""
     return STRING if dtype.hasobject else dtype.name
 
 
-def leaves_of(transitions: "TensorDictBase", *, where: str) -> dict[str, np.ndarray]:
+def flatten_tensordict(transitions: "TensorDictBase", *, context: str) -> dict[str, np.ndarray]:
     """Return every leaf of a TensorDict as an array.
 
     Args:
         transitions: Of any batch size.
-        where: Address for messages, for example ``"episode 7"``.
+        context: Address for messages, for example ``"episode 7"``.
 
     Returns:
         Arrays ``[*batch_size, *shape]`` by column name, strings as object arrays ``[*batch_size]``. They share
@@ -209,9 +209,9 @@ def leaves_of(transitions: "TensorDictBase", *, where: str) -> dict[str, np.ndar
         SchemaMismatch: A key cannot be a column, is neither tensor nor text, or has a dtype that is not in DTYPES.
     """
     try:
-        return dict(_leaves(transitions, (), where))
+        return dict(_leaves(transitions, (), context))
     except RuntimeError as error:  # a lazy stack of tensors whose shapes differ
-        msg = f"{where}: expected one shape per key, got: {error}. Pad or convert them."
+        msg = f"{context}: expected one shape per key, got: {error}. Pad or convert them."
         raise SchemaMismatch(msg) from error
 
 
@@ -235,7 +235,7 @@ def _leaves(node: "TensorDictBase", above: tuple[str, ...], where: str) -> Itera
             yield from _leaves(value, (*above, name), where)
         else:
             try:
-                column = column_of((*above, name))
+                column = key_to_column((*above, name))
             except ValueError as error:
                 msg = f"{where}: {error}"
                 raise SchemaMismatch(msg) from error
@@ -287,5 +287,5 @@ def _field_from_json(row: dict[str, Any]) -> Field:
     if dtype == STRING and shape:
         msg = f"bad shape {shape!r} of a string"
         raise ValueError(msg)
-    column_of(key_of(column))
+    key_to_column(column_to_key(column))
     return Field(column, dtype, shape, observed, row.get("unit"))

@@ -41,8 +41,8 @@ _BLOCK = 2**20  # values taken at once: bounds the memory of the intermediate re
 
 
 @dataclass(eq=False)
-class Summary:
-    """Statistics of the rows of one column, element by element; :meth:`of` and :meth:`add` fill it.
+class ColumnStatistics:
+    """Statistics of the rows of one column, element by element; :meth:`from_rows` and :meth:`add` fill it.
 
     Memory: 64 KB per element, however many rows.
 
@@ -67,15 +67,15 @@ class Summary:
     whole: bool = False
 
     @classmethod
-    def of(cls, rows: np.ndarray, *, anchor: np.ndarray | None = None) -> "Summary":
+    def from_rows(cls, rows: np.ndarray, *, anchor: np.ndarray | None = None) -> "ColumnStatistics":
         """Return the statistics of ``[N, *shape]``.
 
         Args:
             rows: The values; N at least 1 unless an anchor is given.
-            anchor: Of the summary that this one will be merged with; by default :func:`anchor_of` the rows.
+            anchor: Of the summary that this one will be merged with; by default :func:`choose_anchor` the rows.
         """
-        values = elements_of(rows)
-        anchor = anchor_of(rows) if anchor is None else anchor
+        values = flatten_elements(rows)
+        anchor = choose_anchor(rows) if anchor is None else anchor
         blank = np.zeros(values.shape[1])
         buckets = np.zeros((values.shape[1], NUM_BUCKETS), np.int64)
         summary = cls(0, blank, blank, blank + np.inf, blank - np.inf, anchor, buckets, values.dtype.kind in "iub")
@@ -84,7 +84,7 @@ class Summary:
 
     def add(self, rows: np.ndarray) -> None:
         """Count further rows ``[N, *shape]``."""
-        values = elements_of(rows)
+        values = flatten_elements(rows)
         step = max(1, _BLOCK // max(values.shape[1], 1))
         with np.errstate(all="ignore"):  # an infinite or huge value has no finite moments, and that is said by them
             for start in range(0, len(values), step):
@@ -94,9 +94,9 @@ class Summary:
                 else:
                     self._include(part)
 
-    def merge(self, other: "Summary") -> "Summary":
+    def merge(self, other: "ColumnStatistics") -> "ColumnStatistics":
         """Return the statistics of both sets of rows together; without quantiles if the anchors differ."""
-        merged = Summary(
+        merged = ColumnStatistics(
             self.count, self.mean, self.m2, self.min, self.max, self.anchor, None, self.whole and other.whole
         )
         with np.errstate(all="ignore"):
@@ -145,14 +145,14 @@ class Summary:
         return {"count": self.count} | rows
 
     @classmethod
-    def from_json(cls, row: Mapping[str, Any]) -> "Summary":
+    def from_json(cls, row: Mapping[str, Any]) -> "ColumnStatistics":
         """Return the moments of a row that :meth:`to_json` wrote; quantiles need the sketch."""
         mean, std, low, high = (np.array(row[name], dtype=np.float64) for name in ("mean", "std", "min", "max"))
         return cls(int(row["count"]), mean, std**2 * row["count"], low, high, np.zeros_like(mean), None)
 
     def _include(self, values: np.ndarray) -> None:
         """Count values ``[N, elements]``."""
-        self._widen(*extremes_of(values))
+        self._widen(*find_extremes(values))
         elements = values.shape[1]
         first = np.arange(elements) * NUM_BUCKETS
         step = max(1, _CHUNK // max(elements, 1))
@@ -198,13 +198,13 @@ class Summary:
         self.buckets += counts.reshape(self.buckets.shape).astype(np.int64, copy=False)
 
 
-def anchor_of(rows: np.ndarray) -> np.ndarray:
+def choose_anchor(rows: np.ndarray) -> np.ndarray:
     """Return the first row's elements, float64; 0 for one that is not finite. Summaries that merge share it."""
-    first = elements_of(rows[:1])[0].astype(np.float64)
+    first = flatten_elements(rows[:1])[0].astype(np.float64)
     return np.where(np.isfinite(first), first, 0.0)
 
 
-def extremes_of(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def find_extremes(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the smallest and the largest value of each element of ``[N, elements]``, N >= 1; NaN where one is."""
     # NumPy reduces a few wide rows several times as fast as many narrow ones.
     fold = max(1, _WIDE // max(values.shape[1], 1))
@@ -217,16 +217,16 @@ def extremes_of(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return together.min(axis=0), together.max(axis=0)
 
 
-def merge_all(parts: Iterable[Mapping[str, Summary]]) -> dict[str, Summary]:
+def merge_statistics(parts: Iterable[Mapping[str, ColumnStatistics]]) -> dict[str, ColumnStatistics]:
     """Merge the statistics of several splits or shards, column by column."""
-    total: dict[str, Summary] = {}
+    total: dict[str, ColumnStatistics] = {}
     for part in parts:
         for column, summary in part.items():
             total[column] = total[column].merge(summary) if column in total else summary
     return total
 
 
-def elements_of(rows: np.ndarray) -> np.ndarray:
+def flatten_elements(rows: np.ndarray) -> np.ndarray:
     """Return what is summarised of ``[N, *shape]``: ``[N, elements]``, of a wide column ``[N · pixels, channels]``."""
     width = int(np.prod(rows.shape[1:]))
     if width <= MAX_ELEMENTS:

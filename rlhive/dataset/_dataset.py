@@ -20,7 +20,7 @@ from torchrl.data.datasets import register_dataset
 
 from rlhive import keys as keys_
 from rlhive.data import Schema
-from rlhive.data.hub import Pin, Published, complete, push
+from rlhive.data.hub import HubPin, PublishedVersion, fetch_missing_files, push
 from rlhive.data.replay import (
     MEAN_STD,
     BatchTransform,
@@ -159,7 +159,7 @@ class RoboHiveDataset:
     @property
     def robot_metadata(self) -> RobotDatasetMetadata:
         """Robot and action metadata in TorchRL's format, with the statistics of this dataset or view."""
-        pin = Pin.read(self.path)
+        pin = HubPin.read(self.path)
         return robot_metadata(self.manifest, self.statistics, source_url=pin.url if pin else None)
 
     @property
@@ -431,7 +431,7 @@ class RoboHiveDataset:
         Example:
             >>> dataset.as_replay_buffer(transform=dataset.normalization("observation"))  # doctest: +SKIP
         """
-        column = keys_.column_of(key)
+        column = keys_.key_to_column(key)
         if column not in self.schema.columns:
             msg = f"There is no column {column}: expected one of {', '.join(self.schema.columns)}."
             raise SchemaMismatch(msg)
@@ -577,7 +577,7 @@ class RoboHiveDataset:
 
     def push_to_hub(
         self, repo_id: str = "", *, private: bool = False, license: str | None = None, progress: bool = True
-    ) -> Published:
+    ) -> PublishedVersion:
         """Publish the whole version, all splits, under the tag ``v<version>``, which is never moved.
 
         Files that the Hub already has are not sent again; an interrupted push is resumed.
@@ -604,7 +604,7 @@ class RoboHiveDataset:
                 f"{self.name} {self.version}: expected a version, got a view of it ({operation}). Save it first: save()"
             )
             raise InvalidName(msg)
-        complete(self.path, self.manifest, self.manifest.files, progress=progress)
+        fetch_missing_files(self.path, self.manifest, self.manifest.files, progress=progress)
         return push(self.path, repo_id or self.name, check=check, private=private, license=license, progress=progress)
 
     def __repr__(self) -> str:

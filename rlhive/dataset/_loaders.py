@@ -13,7 +13,7 @@ from tensordict import TensorDict
 
 from rlhive import keys as field_keys
 from rlhive.data import EpisodeRecord, unpack
-from rlhive.data.hub import batches_of, stream_records
+from rlhive.data.hub import iterate_batches, stream_records
 from rlhive.data.replay import (
     DataLoaderOptions,
     DatasetReplayBuffer,
@@ -113,7 +113,7 @@ def iter_batches(
 ) -> Iterator[TensorDict]:
     """Yield the transitions of a view as TED batches, each transition once."""
     schema = view.manifest.schema
-    return batches_of(iter_records(view), schema, batch_size, shuffle=shuffle, seed=seed, drop_last=drop_last)
+    return iterate_batches(iter_records(view), schema, batch_size, shuffle=shuffle, seed=seed, drop_last=drop_last)
 
 
 def _find_episodes(packed: Packed, view: View) -> torch.Tensor | None:

@@ -5,7 +5,7 @@ import logging
 from pathlib import Path
 
 from rlhive.data import DEFAULT_NAMESPACE, discard, memmap_dir, parse_version, qualified, store_dir
-from rlhive.data.hub import Pin, fetch_version, is_offline, require_unmoved, resolve, versions_of
+from rlhive.data.hub import HubPin, fetch_version, is_offline, list_versions, require_tag_unmoved, resolve_revision
 from rlhive.data.versions import Manifest, local_datasets, local_versions
 from rlhive.envs import Task, catalogue
 from rlhive.errors import DatasetNotFound, HubUnreachable, RLHiveError
@@ -78,11 +78,11 @@ def pull(
     """
     repo_id = "/".join(qualified(name))
     if revision is not None:
-        return fetch_version(repo_id, version, resolve(repo_id, revision), splits=splits, store=store)
+        return fetch_version(repo_id, version, resolve_revision(repo_id, revision), splits=splits, store=store)
     if is_offline():
         msg = f"{repo_id}: cannot be pulled while HF_HUB_OFFLINE is set. Unset it, or open the local versions."
         raise HubUnreachable(msg)
-    remote = versions_of(repo_id)
+    remote = list_versions(repo_id)
     number = version or next(reversed(remote), None)
     if number is None or number not in remote:
         available = f"expected one of {', '.join(remote)}" if remote else "the Hub has no dataset of that name for you"
@@ -90,7 +90,7 @@ def pull(
         raise DatasetNotFound(msg)
     local = local_versions(name, store=store)
     if number in local:
-        require_unmoved(local[number], number, remote[number])
+        require_tag_unmoved(local[number], number, remote[number])
     return fetch_version(repo_id, number, remote[number], splits=splits, store=store)
 
 
@@ -112,7 +112,7 @@ def versions(name: str, *, store: Path | None = None) -> tuple[dict[str, dict[st
     remote: dict[str, str] = {}
     warning = ""
     try:
-        remote = versions_of("/".join(qualified(name)))
+        remote = list_versions("/".join(qualified(name)))
     except RLHiveError as error:
         warning = str(error)
     if is_offline():
@@ -191,7 +191,7 @@ def _fetch_or_generate(
     repo_id = "/".join(qualified(name))
     remote: dict[str, str] = {}
     try:
-        remote = versions_of(repo_id)
+        remote = list_versions(repo_id)
     except HubUnreachable as error:
         if not (can_generate and generate):
             raise
@@ -225,11 +225,11 @@ def _find_revision(
     repo_id = "/".join(qualified(name))
     local = local_versions(name, store=store)
     for number, path in local.items():
-        pin = Pin.read(path)
+        pin = HubPin.read(path)
         # A version's tag is never moved, so it identifies the content as the commit does.
         if pin is not None and pin.repo_id == repo_id and revision in (pin.commit, f"v{number}"):
             return path
-    return fetch_version(repo_id, version, resolve(repo_id, revision), splits=splits, store=store)
+    return fetch_version(repo_id, version, resolve_revision(repo_id, revision), splits=splits, store=store)
 
 
 def _find_task(name: str) -> Task | None:

@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rlhive import keys
-from rlhive.data import Schema, merge_all
-from rlhive.data.hub import complete
+from rlhive.data import Schema, merge_statistics
+from rlhive.data.hub import fetch_missing_files
 from rlhive.data.versions import (
     COLUMNS,
     FileEntry,
@@ -155,7 +155,7 @@ class View:
         if self.selection is not None:
             summaries = summaries_of(self.to_source())
         else:
-            summaries = merge_all(read_summaries(self.folder, self.manifest, self.splits))
+            summaries = merge_statistics(read_summaries(self.folder, self.manifest, self.splits))
         return {column: summary.to_json() for column, summary in summaries.items()}
 
     def require_shards(self) -> list[FileEntry]:
@@ -179,7 +179,7 @@ class View:
             SchemaMismatch: ``schema`` is given and is not the version's.
         """
         manifest, selection = self.manifest, self.read_selection()
-        manifest.schema.require(schema or manifest.schema, where=str(self.folder))
+        manifest.schema.require(schema or manifest.schema, context=str(self.folder))
         operations = list(self.operations)
         if self.selection is None and self.splits != tuple(manifest.splits):
             operations.insert(0, f"split={'+'.join(self.splits)!r}")
@@ -265,7 +265,7 @@ def open_view(
         view = replace(view, available=manifest.only(shards))
     if not streaming:
         needed = [entry for entry in view.available.files if not entry.split or entry.split in splits]
-        complete(folder, manifest, needed)
+        fetch_missing_files(folder, manifest, needed)
     return view
 
 

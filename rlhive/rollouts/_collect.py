@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from rlhive._provenance import of_run
+from rlhive._provenance import describe_run
 from rlhive.data import Schema, locked, recording_dir, version_dir
 from rlhive.data.recording import Recording, Writer
 from rlhive.data.versions import export
@@ -92,7 +92,7 @@ def collect(
     with locked(folder):
         if target.exists():
             return target
-        provenance = of_run(run, **identity, seeds="each episode's id")
+        provenance = describe_run(run, **identity, seeds="each episode's id")
         recording = Recording.create(folder, schema, start_state=start_state, provenance=provenance)
         with recording.shared():
             invalid = _record_missing(task, recording, num_workers=workers, progress=progress)
@@ -193,7 +193,7 @@ def _describe(task: Task) -> tuple[Schema, dict[str, np.ndarray], dict[str, Any]
         "env": env.provenance(),
         "policies": {level: policy.parameters() for level, policy in policies.items()},
     }
-    return Schema.of(episode.transitions), episode.start_state, identity
+    return Schema.from_tensordict(episode.transitions), episode.start_state, identity
 
 
 def _record(

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from rlhive import keys
 from rlhive.data import REWARD, TERMINATED, EpisodeRecord
-from rlhive.data.checks import Report, run_checks
+from rlhive.data.checks import CheckReport, run_checks
 from rlhive.data.versions import (
     BIT_EXACT,
     DIVERGES,
@@ -48,7 +48,7 @@ TOLERANCE = 1e-6
 EPISODES_PER_JOB = 5
 
 
-def check(folder: Path, *, threads: int | None = None) -> Report:
+def check(folder: Path, *, threads: int | None = None) -> CheckReport:
     """Check a version as :func:`rlhive.data.checks.run_checks` does, and its rewards with its own environment.
 
     Where that environment is not installed, is another model than the recorded one, or has a reward that the stored
@@ -59,10 +59,10 @@ def check(folder: Path, *, threads: int | None = None) -> Report:
         threads: Number of threads; by default one per core.
     """
     try:
-        judge, no_judge = judge_of(Manifest.read(folder))
+        judge, why_no_rewards = judge_of(Manifest.read(folder))
     except RLHiveError as error:
-        judge, no_judge = None, str(error)
-    return run_checks(folder, judge=judge, no_judge=no_judge, threads=threads)
+        judge, why_no_rewards = None, str(error)
+    return run_checks(folder, reward_checker=judge, why_no_rewards=why_no_rewards, threads=threads)
 
 
 def judge_of(manifest: Manifest) -> tuple[Callable[[EpisodeRecord], Mapping[str, str]] | None, str]:
@@ -220,9 +220,9 @@ class _Comparison:
         """Compare the state after a step, or before the first one where the step is -1."""
         record = self._record
         for column, final in record.final.items():
-            if keys.key_of(column) in td.keys(True, True):
+            if keys.column_to_key(column) in td.keys(True, True):
                 stored = record.columns[column][step + 1] if step + 1 < record.length else final
-                self._compare("observation", column, stored, td[keys.key_of(column)], max(step, 0))
+                self._compare("observation", column, stored, td[keys.column_to_key(column)], max(step, 0))
 
     def outcome(self, td: TensorDictBase, step: int) -> None:
         """Compare the reward and the end that a step gave."""

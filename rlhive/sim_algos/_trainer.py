@@ -17,7 +17,7 @@ from torch import nn
 from tqdm import tqdm
 
 from rlhive import keys
-from rlhive._provenance import git_state, versions
+from rlhive._provenance import git_state, installed_versions
 from rlhive.errors import TrainingDiverged
 from rlhive.policies import Normalizer, make_deployed_policy, save_checkpoint
 from rlhive.sim_algos._preprocessing import Statistics
@@ -184,7 +184,7 @@ class Course:
             "num_transitions": num_transitions,
             "seed": config["seed"],
             "config": dict(config),
-            "versions": versions("rlhive", "torch", "torchrl", "tensordict"),
+            "versions": installed_versions("rlhive", "torch", "torchrl", "tensordict"),
             "git": git_state(),
             "seconds": round(self.seconds, 3),
         }

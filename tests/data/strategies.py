@@ -28,7 +28,7 @@ def transitions(length: int, seed: int, *, ended: str = "truncated") -> TensorDi
     td = TensorDict({}, [length])
     for name, (dtype, shape) in OBSERVED.items():
         states = _values(generator, dtype, (length + 1, *shape))
-        key = keys.key_of(name)
+        key = keys.column_to_key(name)
         td[key] = states[:-1]
         td[(keys.NEXT, *((key,) if isinstance(key, str) else key))] = states[1:].clone()
     for name, (dtype, shape) in PLAIN.items():
@@ -45,7 +45,7 @@ def transitions(length: int, seed: int, *, ended: str = "truncated") -> TensorDi
 
 def records(lengths: list[int], *, splits: tuple[str, ...] = ("a", "b"), ended: str = "truncated"):
     """Return the schema and one record per length, splits in turn, ids 3, 6, 9, …"""
-    schema = Schema.of(transitions(1, 0))
+    schema = Schema.from_tensordict(transitions(1, 0))
     made = []
     for index, length in enumerate(lengths):
         columns, final = pack(transitions(length, index, ended=ended), schema, where=f"episode {index}")

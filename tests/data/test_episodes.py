@@ -23,7 +23,7 @@ def equal(left: TensorDict, right: TensorDict) -> bool:
 @given(length=st.integers(1, 20), seed=st.integers(0, 2**20), ended=endings)
 def test_unpack_is_the_inverse_of_pack(length, seed, ended):
     td = transitions(length, seed, ended=ended)
-    schema = Schema.of(td)
+    schema = Schema.from_tensordict(td)
 
     columns, final = pack(td, schema, where="episode 4")
     back = unpack(columns, final, schema, episode=4)
@@ -37,7 +37,7 @@ def test_unpack_is_the_inverse_of_pack(length, seed, ended):
 
 def test_packed_columns_do_not_alias_the_tensordict():
     td = transitions(3, 0)
-    columns, final = pack(td, Schema.of(td), where="here")
+    columns, final = pack(td, Schema.from_tensordict(td), where="here")
     before = columns["action"].copy(), final["observation"].copy()
 
     td["action"].zero_()
@@ -53,7 +53,7 @@ def test_return_and_success_are_those_of_the_next_states():
     for name in ("success", ("next", "success")):
         td[name] = torch.zeros(4, 1, dtype=torch.bool)
     td["success"][0] = True  # solved before any action: the start's merit, not the policy's
-    columns, final = pack(td, Schema.of(td), where="here")
+    columns, final = pack(td, Schema.from_tensordict(td), where="here")
 
     record = EpisodeRecord(episode=0, split="a", columns=columns, final=final)
     assert record.episode_return == 15.5
@@ -78,7 +78,7 @@ def test_return_and_success_are_those_of_the_next_states():
 )
 def test_a_broken_episode_is_refused_with_its_key_and_row(breaks, says):
     td = transitions(5, 3)
-    schema = Schema.of(td)
+    schema = Schema.from_tensordict(td)
     breaks(td)
 
     with pytest.raises(SchemaMismatch, match=rf"episode 9.*{says}"):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from rlhive.data._statistics import QUANTILES, RELATIVE_ERROR, SMALLEST, Summary, merge_all
+from rlhive.data._statistics import QUANTILES, RELATIVE_ERROR, SMALLEST, ColumnStatistics, merge_statistics
 from rlhive.data.versions import _sketches
 from rlhive.data.versions._export import export
 from rlhive.data.versions._manifest import SKETCHES_PATH, Manifest
@@ -30,7 +30,7 @@ def values(seed, count):
 @given(seed=st.integers(0, 10_000), count=st.integers(1, 400), q=st.floats(0, 1))
 def test_a_quantile_is_within_the_stated_error(seed, count, q):
     rows = values(seed, count)
-    summary = Summary.of(rows)
+    summary = ColumnStatistics.from_rows(rows)
 
     true = np.quantile(rows, q, axis=0, method="lower")
 
@@ -42,10 +42,10 @@ def test_a_quantile_is_within_the_stated_error(seed, count, q):
 @given(seed=st.integers(0, 10_000), cuts=st.lists(st.integers(1, 299), min_size=1, max_size=4, unique=True))
 def test_however_the_rows_are_cut_the_result_is_that_of_one_pass(seed, cuts):
     rows = values(seed, 300)
-    whole = Summary.of(rows)
-    parts = [Summary.of(part, anchor=whole.anchor) for part in np.split(rows, sorted(cuts))]
+    whole = ColumnStatistics.from_rows(rows)
+    parts = [ColumnStatistics.from_rows(part, anchor=whole.anchor) for part in np.split(rows, sorted(cuts))]
 
-    merged = merge_all({"x": part} for part in parts[::-1])["x"]
+    merged = merge_statistics({"x": part} for part in parts[::-1])["x"]
 
     assert (merged.buckets == whole.buckets).all()
     assert all((merged.quantile(q) == whole.quantile(q)).all() for q in QUANTILES.values())
@@ -56,17 +56,17 @@ def test_however_the_rows_are_cut_the_result_is_that_of_one_pass(seed, cuts):
 
 def test_rows_added_in_pieces_are_those_added_at_once():
     rows = values(0, 500)
-    summary = Summary.of(rows[:1])
+    summary = ColumnStatistics.from_rows(rows[:1])
     for start in range(1, 500, 7):
         summary.add(rows[start : start + 7])
 
-    assert (summary.buckets == Summary.of(rows).buckets).all()
+    assert (summary.buckets == ColumnStatistics.from_rows(rows).buckets).all()
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int8", "bool", "int32", "float16", "float32"])
 def test_every_dtype_has_the_moments_and_quantiles_of_its_values(dtype):
     rows = np.random.default_rng(1).integers(0, 2 if dtype == "bool" else 50, (200, 3)).astype(dtype)
-    summary, exact = Summary.of(rows), rows.astype(np.float64)
+    summary, exact = ColumnStatistics.from_rows(rows), rows.astype(np.float64)
 
     np.testing.assert_allclose(summary.mean, exact.mean(axis=0), rtol=1e-12)
     np.testing.assert_allclose(summary.std, exact.std(axis=0), rtol=1e-12)
@@ -81,7 +81,7 @@ def test_every_dtype_has_the_moments_and_quantiles_of_its_values(dtype):
 
 def test_pictures_are_summarised_per_channel():
     rows = np.random.default_rng(2).integers(0, 256, (5, 20, 20, 3)).astype(np.uint8)
-    summary = Summary.of(rows)
+    summary = ColumnStatistics.from_rows(rows)
 
     assert summary.count == 5 * 20 * 20
     np.testing.assert_allclose(summary.mean, rows.reshape(-1, 3).mean(axis=0), rtol=1e-12)
@@ -91,7 +91,7 @@ def test_pictures_are_summarised_per_channel():
 def test_infinities_are_said_and_do_no_harm():
     rows = np.array([[0.0, 1.0], [np.inf, 2.0], [-np.inf, 3.0]])
 
-    said = Summary.of(rows).to_json()
+    said = ColumnStatistics.from_rows(rows).to_json()
 
     assert said["mean"][0] is None
     assert said["q50"][0] == 0.0
@@ -106,15 +106,15 @@ def test_a_version_keeps_the_sketches_and_merges_its_splits_exactly(tmp_path):
     folder = export(made, "my/knob", license="mit", store=tmp_path, shard_bytes=1000)
     manifest = Manifest.read(folder)
 
-    merged = merge_all(_sketches.read_summaries(folder, manifest, ["a", "b"]))["observation"]
+    merged = merge_statistics(_sketches.read_summaries(folder, manifest, ["a", "b"]))["observation"]
 
     rows = np.concatenate([record.columns["observation"] for record in made])
-    whole = Summary.of(rows, anchor=merged.anchor)
+    whole = ColumnStatistics.from_rows(rows, anchor=merged.anchor)
     assert (merged.buckets == whole.buckets).all()
     assert (merged.quantile(0.9) == whole.quantile(0.9)).all()
     own = np.concatenate([record.columns["observation"] for record in made if record.split == "b"])
     said = manifest.statistics["b"]["observation"]
-    assert said["q50"] == Summary.of(own, anchor=merged.anchor).quantile(0.5).tolist()
+    assert said["q50"] == ColumnStatistics.from_rows(own, anchor=merged.anchor).quantile(0.5).tolist()
 
 
 def test_a_version_without_sketches_gives_moments_alone(tmp_path):
@@ -128,7 +128,7 @@ def test_a_version_without_sketches_gives_moments_alone(tmp_path):
                 del row[name]
     (folder / "rlhive.json").write_text(json.dumps(content))
 
-    merged = merge_all(_sketches.read_summaries(folder, Manifest.read(folder), ["a", "b"]))["action"].to_json()
+    merged = merge_statistics(_sketches.read_summaries(folder, Manifest.read(folder), ["a", "b"]))["action"].to_json()
 
     assert merged["count"] == 7
     assert set(merged) == {"count", "mean", "std", "min", "max"}

@@ -137,7 +137,7 @@ def test_a_flipped_byte_is_never_served(filled):
 
 def test_names_are_looked_up_locally_then_on_the_hub_then_made(filled, monkeypatch):
     asked = []
-    monkeypatch.setattr(_lookup, "versions_of", lambda repo_id: asked.append(repo_id) or {})
+    monkeypatch.setattr(_lookup, "list_versions", lambda repo_id: asked.append(repo_id) or {})
 
     RoboHiveDataset("toy_point", version="1.0.0")
     assert asked == []

@@ -31,7 +31,7 @@ def made(tmp_path_factory):
 
 def record_of(env, level, seed) -> EpisodeRecord:
     ran = rollout_episode(env, make_policy(env, level), seed=seed)
-    columns, final = pack(ran.transitions, Schema.of(ran.transitions), where="test")
+    columns, final = pack(ran.transitions, Schema.from_tensordict(ran.transitions), where="test")
     return EpisodeRecord(7, level, columns, final, seed, ran.start_state)
 
 
@@ -199,7 +199,7 @@ def test_the_card_says_what_a_sample_replayed_before_the_commit(made):
 def test_check_computes_rewards_with_the_versions_own_environment(made):
     report = check(made)
 
-    assert {outcome.status for outcome in report.outcomes.values()} == {"passed"}
+    assert {outcome.status for outcome in report.results.values()} == {"passed"}
     judge, _ = judge_of(Manifest.read(made))
     env = make_env("toy_point")
     record = record_of(env, "expert", 1)

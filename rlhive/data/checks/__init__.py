@@ -6,6 +6,6 @@ from rlhive._lazy import attach
 
 if TYPE_CHECKING:
     from rlhive.data.checks._check import run_checks as run_checks
-    from rlhive.data.checks._findings import CHECKS as CHECKS, FAILED as FAILED, Report as Report
+    from rlhive.data.checks._report import CHECKS as CHECKS, FAILED as FAILED, CheckReport as CheckReport
 else:
     __getattr__, __dir__, __all__ = attach(__name__, __file__)

@@ -1,6 +1,6 @@
 """``rlhive check``: is a version what it says it is, and is it fit to learn from? docs/checks.md lists the checks.
 
-    manifest ─► files: size, SHA-256 ─► episode table ─► shards: schema, pages ─► rows ─► Report
+    manifest ─► files: size, SHA-256 ─► episode table ─► shards: schema, pages ─► rows ─► CheckReport
                                                                   scan.py, rows.py
 
 A file that is not what the manifest recorded is not looked into. What could not be looked at, because an earlier
@@ -18,9 +18,9 @@ import pyarrow as pa
 
 from rlhive.data import _arrow, _parquet
 from rlhive.data._episodes import EpisodeRecord
-from rlhive.data._statistics import Summary, merge_all
+from rlhive.data._statistics import ColumnStatistics, merge_statistics
 from rlhive.data.checks._duplicates import Sketcher
-from rlhive.data.checks._findings import Findings, Report
+from rlhive.data.checks._report import CheckReport, ReportBuilder
 from rlhive.data.checks._rows import RowChecks
 from rlhive.data.checks._scan import Scanner
 from rlhive.data.versions import (
@@ -36,20 +36,24 @@ from rlhive.errors import CorruptDataset, RLHiveError
 
 #: Computes an episode's rewards anew and says under "reward" and "success" what differs; under "unavailable", why
 #: it cannot.
-Judge = Callable[[EpisodeRecord], Mapping[str, str]]
+RewardChecker = Callable[[EpisodeRecord], Mapping[str, str]]
 
 
 def run_checks(
-    folder: Path, *, judge: Judge | None = None, no_judge: str = "no environment was given", threads: int | None = None
-) -> Report:
+    folder: Path,
+    *,
+    reward_checker: RewardChecker | None = None,
+    why_no_rewards: str = "no environment was given",
+    threads: int | None = None,
+) -> CheckReport:
     """Check a version; nothing is changed, and no damage raises.
 
     Memory: a row group per thread, and some hundred bytes per episode and 17 per row.
 
     Args:
         folder: Of the version.
-        judge: Computes the rewards of an episode anew, see :func:`rlhive.rollouts.judge_of`.
-        no_judge: Why there is none.
+        reward_checker: Computes the rewards of an episode anew, see :func:`rlhive.rollouts.judge_of`.
+        why_no_rewards: Why there is none.
         threads: Number of threads; by default one per core.
 
     Returns:
@@ -59,7 +63,7 @@ def run_checks(
         >>> check(Path("~/.rlhive/datasets/robohive/kitchen_knob1/1.0.0").expanduser()).ok  # doctest: +SKIP
         True
     """
-    folder, findings = Path(folder), Findings()
+    folder, findings = Path(folder), ReportBuilder()
     threads = threads or len(os.sched_getaffinity(0))
     try:
         manifest = Manifest.read(folder)
@@ -72,15 +76,15 @@ def run_checks(
         seen = ["manifest", "files", "pages", "schema", "counts"]
         return findings.stop(folder, "the episode table is not one of this manifest", seen=seen)
     chunks = _chunks(folder, manifest, episodes, intact, findings)
-    scanner = Scanner(manifest.schema, episodes, _sketcher(manifest), judge)
+    scanner = Scanner(manifest.schema, episodes, _sketcher(manifest), reward_checker)
     rows = RowChecks(manifest, episodes, findings)
     for facts in scanner.scan(chunks, num_threads=threads):
         rows.add(facts)
-    rows.finish("" if judge else no_judge)
+    rows.finish("" if reward_checker else why_no_rewards)
     return findings.report(folder)
 
 
-def _files(folder: Path, manifest: Manifest, findings: Findings, threads: int) -> set[str]:
+def _files(folder: Path, manifest: Manifest, findings: ReportBuilder, threads: int) -> set[str]:
     """Verify every file; return the paths of those that are what the manifest recorded."""
 
     def problem_of(entry: FileEntry) -> str:
@@ -101,7 +105,7 @@ def _files(folder: Path, manifest: Manifest, findings: Findings, threads: int) -
     return {entry.path for entry, problem in problems.items() if not problem}
 
 
-def _episode_table(folder: Path, manifest: Manifest, findings: Findings) -> pa.Table | None:
+def _episode_table(folder: Path, manifest: Manifest, findings: ReportBuilder) -> pa.Table | None:
     path = folder / EPISODES_PATH
     try:
         table = _parquet.read_table(path)
@@ -114,7 +118,7 @@ def _episode_table(folder: Path, manifest: Manifest, findings: Findings) -> pa.T
     return None if problems else table
 
 
-def _counts(manifest: Manifest, episodes: pa.Table, findings: Findings) -> bool:
+def _counts(manifest: Manifest, episodes: pa.Table, findings: ReportBuilder) -> bool:
     """Compare the episode table with the manifest; return whether the rows can be looked up by it."""
     for problem in count_problems(manifest, episodes):
         findings.add("counts", problem)
@@ -123,7 +127,7 @@ def _counts(manifest: Manifest, episodes: pa.Table, findings: Findings) -> bool:
 
 
 def _chunks(
-    folder: Path, manifest: Manifest, episodes: pa.Table, intact: set[str], findings: Findings
+    folder: Path, manifest: Manifest, episodes: pa.Table, intact: set[str], findings: ReportBuilder
 ) -> list[_parquet.Chunk]:
     """Return the chunks of those shards that are what the manifest says."""
     expected, lengths = _arrow.row_schema(manifest.schema), episodes["length"].to_numpy()
@@ -137,7 +141,7 @@ def _chunks(
             if entry.path not in intact:
                 continue
             try:
-                sizes, schema = _parquet.group_sizes(path), _parquet.arrow_schema(path)
+                sizes, schema = _parquet.read_group_sizes(path), _parquet.read_arrow_schema(path)
             except CorruptDataset as error:
                 findings.add("pages", str(error))
                 continue
@@ -148,10 +152,12 @@ def _chunks(
                 said = f"expected the {lengths[own].sum()} rows of its {len(own)} episodes, got {sum(sizes)}"
                 findings.add("counts", f"{path}: {said}.")
             elif not problems:
-                chunks += _parquet.chunks_of(path, own, lengths[own], sizes)
+                chunks += _parquet.split_into_chunks(path, own, lengths[own], sizes)
     return chunks
 
 
 def _sketcher(manifest: Manifest) -> Sketcher:
-    kept = [{name: Summary.from_json(row) for name, row in part.items()} for part in manifest.statistics.values()]
-    return Sketcher(manifest.schema, merge_all(kept), manifest.num_transitions)
+    kept = [
+        {name: ColumnStatistics.from_json(row) for name, row in part.items()} for part in manifest.statistics.values()
+    ]
+    return Sketcher(manifest.schema, merge_statistics(kept), manifest.num_transitions)

@@ -17,7 +17,7 @@ import numpy as np
 from rlhive import keys
 from rlhive.data._episodes import Columns
 from rlhive.data._schema import Field, Schema
-from rlhive.data._statistics import Summary
+from rlhive.data._statistics import ColumnStatistics
 
 NUM_PROJECTIONS = 6
 CELL = 0.05
@@ -55,7 +55,7 @@ class Sketcher:
         num_rows: How many rows will come; of very many only a part is kept, the same part of equal ones.
     """
 
-    def __init__(self, schema: Schema, moments: Mapping[str, Summary], num_rows: int):
+    def __init__(self, schema: Schema, moments: Mapping[str, ColumnStatistics], num_rows: int):
         self._fields = [item for item in schema.fields if _counts(item) and item.column in moments]
         self._modulus = np.uint64(max(1, -(-num_rows // MAX_ROWS)))
         generator = np.random.default_rng(0x5EED)
@@ -134,7 +134,7 @@ def _elements(values: np.ndarray) -> np.ndarray:
     return flat[:, :: -(-flat.shape[1] // MAX_ELEMENTS)]
 
 
-def _directions(item: Field, moments: Summary, generator: np.random.Generator) -> np.ndarray:
+def _directions(item: Field, moments: ColumnStatistics, generator: np.random.Generator) -> np.ndarray:
     every = np.resize(moments.std, item.width)  # of a picture, one per channel: the last axis
     spread = np.nan_to_num(_elements(every.reshape(1, -1))[0], posinf=0.0)
     # An element that hardly moves would otherwise blow its jitter up to the size of a motion.

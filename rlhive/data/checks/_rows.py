@@ -7,9 +7,9 @@ import numpy as np
 import pyarrow as pa
 
 from rlhive import keys
-from rlhive.data._statistics import elements_of
+from rlhive.data._statistics import flatten_elements
 from rlhive.data.checks._duplicates import near_duplicates
-from rlhive.data.checks._findings import Findings
+from rlhive.data.checks._report import ReportBuilder
 from rlhive.data.checks._scan import ChunkFacts, EpisodeFacts, Extremes
 from rlhive.data.versions import Manifest, fingerprint_of
 
@@ -29,7 +29,7 @@ class RowChecks:
         findings: Where to say so.
     """
 
-    def __init__(self, manifest: Manifest, episodes: pa.Table, findings: Findings):
+    def __init__(self, manifest: Manifest, episodes: pa.Table, findings: ReportBuilder):
         self._manifest, self._findings = manifest, findings
         self._told = episodes.select(_TOLD).to_pylist()
         self._horizons = _horizons(manifest)
@@ -58,11 +58,11 @@ class RowChecks:
             name = "nan" if kind == "NaN" else "infinite"
             self._findings.add(name, f"{self._name(position)}, {where}: {column} is {kind}.")
 
-    def finish(self, no_judge: str) -> None:
+    def finish(self, why_no_rewards: str) -> None:
         """Compare what only all rows together show.
 
         Args:
-            no_judge: Why no rewards were computed anew; empty where they were.
+            why_no_rewards: Why no rewards were computed anew; empty where they were.
         """
         if len(self._identities) == len(self._told):
             self._fingerprint()
@@ -73,8 +73,8 @@ class RowChecks:
         self._finals()
         self._elements()
         for name in ("reward", "success"):
-            if no_judge or self._unavailable:
-                self._findings.skip(name, no_judge or self._unavailable)
+            if why_no_rewards or self._unavailable:
+                self._findings.skip(name, why_no_rewards or self._unavailable)
         if keys.SUCCESS not in self._manifest.schema.columns:
             self._findings.skip("success", "the version has no column success")
 
@@ -198,7 +198,7 @@ def _differs(told: Mapping[str, Any] | None, found: Extremes | None, shape: tupl
         return "" if told is None or not told.get("min") else "expected no rows, got statistics"
     if told is None:
         return "expected statistics, got none"
-    low, high = (elements_of(values.reshape(1, *shape)) for values in (found.low, found.high))
+    low, high = (flatten_elements(values.reshape(1, *shape)) for values in (found.low, found.high))
     pairs = {"count": (told.get("count"), found.count * len(low))}
     for name, values in (("min", low.min(axis=0)), ("max", high.max(axis=0))):
         numbers = values.astype(np.float64)

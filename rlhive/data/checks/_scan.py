@@ -20,7 +20,7 @@ from rlhive import keys
 from rlhive.data import _arrow, _parquet
 from rlhive.data._episodes import TERMINATED, TRUNCATED, Columns, EpisodeRecord
 from rlhive.data._schema import Schema
-from rlhive.data._statistics import extremes_of
+from rlhive.data._statistics import find_extremes
 from rlhive.data.checks._duplicates import Sketcher, distinct
 from rlhive.errors import CorruptDataset
 
@@ -69,10 +69,10 @@ class Extremes:
     num_high: np.ndarray
 
     @classmethod
-    def of(cls, rows: np.ndarray) -> "Extremes":
+    def from_rows(cls, rows: np.ndarray) -> "Extremes":
         """Return those of ``[N, *shape]``, N at least 1; a NaN makes both NaN."""
         values = rows.reshape(len(rows), -1)
-        low, high = extremes_of(values)
+        low, high = find_extremes(values)
         if values.dtype.itemsize == 1:  # flags and pictures: nobody asks how often they are black
             return cls(len(rows), low, high, np.zeros(len(low), int), np.zeros(len(low), int))
         return cls(len(rows), low, high, _count_equal(values, low), _count_equal(values, high))
@@ -126,10 +126,10 @@ class Scanner:
         self._schema, self._sketcher, self._judge = schema, sketcher, judge
         self._rows = episodes.select(_READ).to_pylist()
         self._ids, self._lengths = (episodes[name].to_numpy() for name in (keys.EPISODE, "length"))
-        self._finals = _arrow.finals_of(episodes, schema)
+        self._finals = _arrow.read_final_values(episodes, schema)
         for array in self._finals.values():
             array.flags.writeable = False
-        self._starts = list(_arrow.start_states_of(episodes))
+        self._starts = list(_arrow.read_start_states(episodes))
         self._seen = next((i.column for i in schema.observed if i.column == keys.OBSERVATION), "")
         self._alone = threading.Lock()  # the judge may use a simulator
 
@@ -149,7 +149,7 @@ class Scanner:
             table = _parquet.read_groups(chunk.path, chunk.groups)
         except CorruptDataset as error:
             return ChunkFacts(chunk, str(error))
-        columns = _arrow.columns_of(table, self._schema)
+        columns = _arrow.table_to_columns(table, self._schema)
         for array in columns.values():
             array.flags.writeable = False  # so that an episode is hashed once
         codes = self._sketcher.codes(columns)
@@ -162,7 +162,7 @@ class Scanner:
             facts.codes.append(distinct(codes[rows]))
             start = rows.stop
         numbers = {name: array for name, array in columns.items() if array.size and array.dtype != object}
-        facts.extremes.update({name: Extremes.of(array) for name, array in numbers.items()})
+        facts.extremes.update({name: Extremes.from_rows(array) for name, array in numbers.items()})
         facts.odd.extend(self._odd(facts, columns))
         return facts
 

@@ -49,7 +49,7 @@ class EpisodeArrays:
         Raises:
             SchemaMismatch: An array has a dtype that a column cannot have.
         """
-        return Schema.of_leaves(self._with_next())
+        return Schema.from_arrays(self._with_next())
 
     def to_record(self, schema: Schema, *, episode: int, **fields: Any) -> EpisodeRecord:
         """Check the arrays as a recorded episode is checked and return the record.
@@ -63,7 +63,7 @@ class EpisodeArrays:
             SchemaMismatch: A key, dtype or shape differs, a value is NaN, or an end stands before the last row.
         """
         leaves = self._with_next()
-        schema.require(Schema.of_leaves(leaves), where=self.context)
+        schema.require(Schema.from_arrays(leaves), context=self.context)
         columns, final = pack_leaves(leaves, schema, where=self.context)
         return EpisodeRecord(episode=episode, columns=columns, final=final, **{**fields, **self.fields})
 

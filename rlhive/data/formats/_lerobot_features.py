@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from rlhive import keys
 from rlhive.data._schema import Field, Schema
-from rlhive.data._statistics import Summary
+from rlhive.data._statistics import ColumnStatistics
 from rlhive.data.formats._lerobot import DONE, IMAGES, STATE, SUCCESS
 from rlhive.data.formats._lerobot_files import BOOKKEEPING
 from rlhive.data.formats._pictures import encode_png
@@ -72,11 +72,11 @@ def to_arrow(values: np.ndarray, feature: Mapping[str, Any]) -> pa.Array:
     return flat if width == 1 else pa.FixedSizeListArray.from_arrays(flat, width)
 
 
-def summarise_feature(values: np.ndarray, feature: Mapping[str, Any]) -> Summary:
+def summarise_feature(values: np.ndarray, feature: Mapping[str, Any]) -> ColumnStatistics:
     """Return the moments and bounds of an episode's values, those of pictures by channel and scaled to 0 to 1."""
     is_picture = feature["dtype"] == "image"
     rows = values.reshape(-1, 3) if is_picture else values.reshape(len(values), -1)
     values64 = rows.astype(np.float64) / (255.0 if is_picture else 1.0)
     mean = values64.mean(axis=0)
     m2 = ((values64 - mean) ** 2).sum(axis=0)
-    return Summary(len(rows), mean, m2, values64.min(axis=0), values64.max(axis=0), np.zeros_like(mean), None)
+    return ColumnStatistics(len(rows), mean, m2, values64.min(axis=0), values64.max(axis=0), np.zeros_like(mean), None)

@@ -149,8 +149,8 @@ class LeRobotFiles:
         if not path.is_file():
             return None
         table = pq.read_table(path)
-        columns = [name for name in table.column_names if name.startswith(_arrow.FINAL)]
-        finals = {name.removeprefix(_arrow.FINAL): _stack_elements(table.column(name)) for name in columns}
+        columns = [name for name in table.column_names if name.startswith(_arrow.FINAL_PREFIX)]
+        finals = {name.removeprefix(_arrow.FINAL_PREFIX): _stack_elements(table.column(name)) for name in columns}
         rows = table.select(["split", "seed", "policy", "metadata"]).to_pylist()
         return [
             {**row, "final": {name: values[index] for name, values in finals.items()}} for index, row in enumerate(rows)

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from rlhive.data import _arrow, _store
 from rlhive.data._episodes import TERMINATED, TRUNCATED, EpisodeRecord
 from rlhive.data._schema import Field
-from rlhive.data._statistics import Summary
+from rlhive.data._statistics import ColumnStatistics
 from rlhive.data.formats._lerobot import DONE, IMAGES, SUCCESS
 from rlhive.data.formats._lerobot_features import build_features, name_features, summarise_feature, to_arrow
 from rlhive.data.formats._lerobot_files import EPISODES_PATH
@@ -112,7 +112,7 @@ class _LeRobotWriter:
         self._fps = fps
         self._task = task
         self._fields = {name: item for item in manifest.schema.fields for name in name_features(item)}
-        self._summaries: dict[str, Summary] = {}
+        self._summaries: dict[str, ColumnStatistics] = {}
         self._episodes: list[dict[str, Any]] = []
         self._rlhive_episodes: list[pa.Table] = []
         self._tasks: dict[str, int] = {}
@@ -143,7 +143,9 @@ class _LeRobotWriter:
         for name, summary in summaries.items():
             self._summaries[name] = self._summaries[name].merge(summary) if name in self._summaries else summary
         self._episodes.append(self._describe_episode(index, record.length, task, summaries))
-        self._rlhive_episodes.append(_arrow.episode_table([_arrow.EpisodeRow.of(record)], self._manifest.schema))
+        self._rlhive_episodes.append(
+            _arrow.build_episode_table([_arrow.EpisodeRow.from_record(record)], self._manifest.schema)
+        )
         self._num_frames += record.length
 
     def finish(self, robot_type: str, origin: Mapping[str, Any]) -> None:
@@ -154,7 +156,7 @@ class _LeRobotWriter:
         (self._folder / _META_PATH).parent.mkdir(parents=True)
         pq.write_table(pa.Table.from_pylist(self._episodes), self._folder / _META_PATH)
         episodes = pa.concat_tables(self._rlhive_episodes)
-        names = [name for name in episodes.column_names if not name.startswith(_arrow.START)]
+        names = [name for name in episodes.column_names if not name.startswith(_arrow.START_PREFIX)]
         pq.write_table(episodes.select(names), self._folder / EPISODES_PATH)
         tasks = pa.table({"task_index": list(self._tasks.values()), "__index_level_0__": list(self._tasks)})
         pq.write_table(tasks.replace_schema_metadata(_PANDAS_INDEX), meta / "tasks.parquet")
@@ -210,7 +212,9 @@ class _LeRobotWriter:
         chunk, file = divmod(self._file_index, _FILES_PER_CHUNK)
         return self._folder / _DATA_PATH.format(chunk_index=chunk, file_index=file)
 
-    def _describe_episode(self, index: int, length: int, task: str, summaries: Mapping[str, Summary]) -> dict[str, Any]:
+    def _describe_episode(
+        self, index: int, length: int, task: str, summaries: Mapping[str, ColumnStatistics]
+    ) -> dict[str, Any]:
         """Return LeRobot's row of an episode."""
         chunk, file = divmod(self._file_index, _FILES_PER_CHUNK)
         statistics = {
@@ -250,7 +254,7 @@ _PANDAS_INDEX = {
 }
 
 
-def _describe_summary(summary: Summary, name: str) -> dict[str, Any]:
+def _describe_summary(summary: ColumnStatistics, name: str) -> dict[str, Any]:
     """Return LeRobot's statistics of a feature; those of pictures have the shape [3, 1, 1]."""
     shape = (3, 1, 1) if name.startswith(IMAGES) else (-1,)
     arrays = {"min": summary.min, "max": summary.max, "mean": summary.mean, "std": summary.std}

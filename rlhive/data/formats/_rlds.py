@@ -183,7 +183,7 @@ def _name_column(root: Path, feature: Feature) -> str:
     elif parts[0] in _RESERVED:
         parts = ["info", *parts]
     try:
-        return keys.column_of(tuple(parts))
+        return keys.key_to_column(tuple(parts))
     except ValueError as error:
         drop = f"drop={feature.name.removeprefix(STEPS)!r} leaves it out."
         msg = f"{root}: feature {feature.name}: {error} {drop}"

@@ -6,16 +6,16 @@ from rlhive._lazy import attach
 
 if TYPE_CHECKING:
     from rlhive.data.hub._pull import (
-        Pin as Pin,
-        complete as complete,
-        datasets_of as datasets_of,
+        HubPin as HubPin,
+        fetch_missing_files as fetch_missing_files,
         fetch_version as fetch_version,
         is_offline as is_offline,
-        require_unmoved as require_unmoved,
-        resolve as resolve,
-        versions_of as versions_of,
+        list_datasets as list_datasets,
+        list_versions as list_versions,
+        require_tag_unmoved as require_tag_unmoved,
+        resolve_revision as resolve_revision,
     )
-    from rlhive.data.hub._push import Published as Published, push as push, push_folder as push_folder
-    from rlhive.data.hub._streaming import batches_of as batches_of, stream_records as stream_records
+    from rlhive.data.hub._push import PublishedVersion as PublishedVersion, push as push, push_folder as push_folder
+    from rlhive.data.hub._streaming import iterate_batches as iterate_batches, stream_records as stream_records
 else:
     __getattr__, __dir__, __all__ = attach(__name__, __file__)

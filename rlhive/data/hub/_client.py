@@ -36,7 +36,7 @@ _BUSY = (408, 429, 500, 502, 503, 504)
 _TOKEN = re.compile(r"hf_[A-Za-z0-9]{8,}")
 
 
-def patiently(call: Callable[..., _Answer], *args: Any, **kwargs: Any) -> _Answer:
+def with_retries(call: Callable[..., _Answer], *args: Any, **kwargs: Any) -> _Answer:
     """Call, and call again while the Hub is busy (429 and 5xx) or the connection breaks.
 
     Only for requests that may be sent twice. A name that does not resolve or a port where nobody listens is final.
@@ -56,7 +56,7 @@ def patiently(call: Callable[..., _Answer], *args: Any, **kwargs: Any) -> _Answe
 
 
 @contextlib.contextmanager
-def asking(repo_id: str, what: str) -> Iterator[None]:
+def translate_errors(repo_id: str, what: str) -> Iterator[None]:
     """Turn whatever `huggingface_hub` raises in the block into one of RLHive's errors.
 
     Args:

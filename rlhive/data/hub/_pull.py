@@ -24,7 +24,7 @@ from huggingface_hub import HfApi, constants, get_cached_repo_tree, get_session,
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
 
 from rlhive.data import _store
-from rlhive.data.hub._client import asking, bars, patiently
+from rlhive.data.hub._client import bars, translate_errors, with_retries
 from rlhive.data.versions import FILE_NAME, FileEntry, Manifest, sha256_of
 from rlhive.errors import CorruptDataset, DatasetExists, DatasetNotFound, HubUnreachable
 
@@ -33,7 +33,7 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True)
-class Pin:
+class HubPin:
     """Where the files of a local version come from.
 
     Attributes:
@@ -45,7 +45,7 @@ class Pin:
     commit: str
 
     @classmethod
-    def read(cls, folder: Path) -> "Pin | None":
+    def read(cls, folder: Path) -> "HubPin | None":
         """Return the pin of a version's folder; None where the version was made here."""
         try:
             row = json.loads((Path(folder) / PIN_NAME).read_text(encoding="utf-8"))
@@ -69,7 +69,7 @@ def is_offline() -> bool:
     return bool(constants.HF_HUB_OFFLINE)
 
 
-def versions_of(repo_id: str) -> dict[str, str]:
+def list_versions(repo_id: str) -> dict[str, str]:
     """Return the versions of a dataset on the Hub and the commit of each, oldest first.
 
     One request, repeated with back-off while the Hub is busy. No such repository, or HF_HUB_OFFLINE: an empty dict.
@@ -87,8 +87,8 @@ def versions_of(repo_id: str) -> dict[str, str]:
     if is_offline():
         return {}
     try:
-        with asking(repo_id, "its versions"):
-            refs = patiently(HfApi().list_repo_refs, repo_id, repo_type="dataset")
+        with translate_errors(repo_id, "its versions"):
+            refs = with_retries(HfApi().list_repo_refs, repo_id, repo_type="dataset")
     except DatasetNotFound:
         return {}
     tags = {tag.name.removeprefix("v"): tag.target_commit for tag in refs.tags if tag.name.startswith("v")}
@@ -96,38 +96,38 @@ def versions_of(repo_id: str) -> dict[str, str]:
     return {version: found[version] for version in sorted(found, key=_store.parse_version)}
 
 
-def datasets_of(namespace: str | None = None) -> dict[str, str]:
+def list_datasets(namespace: str | None = None) -> dict[str, str]:
     """Return the RLHive datasets on the Hub that the token may see, with the day of their last change.
 
     Args:
         namespace: Only those of a user or organization.
 
     Raises:
-        HubUnreachable, HubAccessDenied: As for :func:`versions_of`.
+        HubUnreachable, HubAccessDenied: As for :func:`list_versions`.
     """
-    with asking(namespace or "All datasets", "their list"):
-        patiently(_knock)
+    with translate_errors(namespace or "All datasets", "their list"):
+        with_retries(_probe)
         found = list(HfApi().list_datasets(filter="rlhive", author=namespace))
     return {item.id: f"{item.last_modified:%Y-%m-%d}" if item.last_modified else "" for item in found}
 
 
-def _knock() -> None:
+def _probe() -> None:
     """Ask whether anybody is there: the client repeats a page of a list for half a minute, with two lines each time."""
     answer = get_session().get(f"{constants.ENDPOINT}/api/datasets", params={"limit": 1}, headers=build_hf_headers())
     hf_raise_for_status(answer)
 
 
-def resolve(repo_id: str, revision: str) -> str:
+def resolve_revision(repo_id: str, revision: str) -> str:
     """Return the commit that a tag, a branch or a commit names now.
 
     Raises:
         DatasetNotFound: No such repository or revision.
-        HubUnreachable, HubAccessDenied: As for :func:`versions_of`; offline, only a whole commit sha is known.
+        HubUnreachable, HubAccessDenied: As for :func:`list_versions`; offline, only a whole commit sha is known.
     """
     if _COMMIT.fullmatch(revision):
         return revision
-    with asking(repo_id, f"revision {revision}"):
-        return patiently(HfApi().repo_info, repo_id, repo_type="dataset", revision=revision).sha
+    with translate_errors(repo_id, f"revision {revision}"):
+        return with_retries(HfApi().repo_info, repo_id, repo_type="dataset", revision=revision).sha
 
 
 def fetch_version(
@@ -146,7 +146,7 @@ def fetch_version(
     Args:
         repo_id: ``namespace/name``.
         version: Its version; None for whatever version the commit holds.
-        commit: The commit that :func:`versions_of` named.
+        commit: The commit that :func:`list_versions` named.
         splits: Fetch the shards of these only; all by default, none for ``()``. The rest comes when it is asked for.
         store: Folder of all datasets.
         progress: Whether to show the Hub's progress bars.
@@ -158,10 +158,10 @@ def fetch_version(
         DatasetNotFound: The commit holds no RLHive version.
         CorruptDataset: What came is another version, or a file's hash is not the manifest's.
         DatasetExists: The store holds something else under that version's name.
-        HubUnreachable, HubAccessDenied: As for :func:`versions_of`.
+        HubUnreachable, HubAccessDenied: As for :func:`list_versions`.
     """
-    pin = Pin(repo_id, commit)
-    manifest = manifest_of(pin)
+    pin = HubPin(repo_id, commit)
+    manifest = fetch_manifest(pin)
     if version not in (None, manifest.version):
         msg = f"{repo_id}@v{version}: expected that version, got {manifest.version}. Tell the dataset's owner."
         raise CorruptDataset(msg)
@@ -176,11 +176,11 @@ def fetch_version(
             _link(_download(pin, [FILE_NAME], progress=False) / FILE_NAME, partial / FILE_NAME)
     except DatasetExists:
         _require_same(target, manifest, pin)
-        complete(target, manifest, entries, progress=progress)
+        fetch_missing_files(target, manifest, entries, progress=progress)
     return target
 
 
-def manifest_of(pin: Pin) -> Manifest:
+def fetch_manifest(pin: HubPin) -> Manifest:
     """Return the manifest of a commit, checked against the hash that git keeps of it.
 
     Raises:
@@ -191,7 +191,7 @@ def manifest_of(pin: Pin) -> Manifest:
         folder = _download(pin, [FILE_NAME], progress=False, again=again)
         tree = get_cached_repo_tree(pin.repo_id, repo_type="dataset", revision=pin.commit)
         known = next((file.blob_id for file in tree if file.path == FILE_NAME and file.lfs is None), None)
-        if known in (None, blob_hash((folder / FILE_NAME).read_bytes())):
+        if known in (None, git_blob_hash((folder / FILE_NAME).read_bytes())):
             return Manifest.read(folder)
     msg = (
         f"{pin.repo_id}@{pin.commit[:12]}, {FILE_NAME}: expected git hash {known}, got another twice. Try again later."
@@ -199,12 +199,14 @@ def manifest_of(pin: Pin) -> Manifest:
     raise CorruptDataset(msg)
 
 
-def blob_hash(content: bytes) -> str:
+def git_blob_hash(content: bytes) -> str:
     """Return the hash under which git keeps a file's content."""
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
-def complete(folder: Path, manifest: Manifest, entries: Iterable[FileEntry], *, progress: bool = True) -> None:
+def fetch_missing_files(
+    folder: Path, manifest: Manifest, entries: Iterable[FileEntry], *, progress: bool = True
+) -> None:
     """Fetch those files of a local version that were not pulled with it. No network where all are there.
 
     Args:
@@ -219,7 +221,7 @@ def complete(folder: Path, manifest: Manifest, entries: Iterable[FileEntry], *, 
     """
     folder = Path(folder)
     missing = [entry for entry in entries if not (folder / entry.path).is_file()]
-    pin = Pin.read(folder)
+    pin = HubPin.read(folder)
     if not missing or pin is None:
         return
     if is_offline():
@@ -236,13 +238,13 @@ def complete(folder: Path, manifest: Manifest, entries: Iterable[FileEntry], *, 
             (Path(name) / entry.path).replace(folder / entry.path)
 
 
-def require_unmoved(folder: Path, version: str, commit: str) -> None:
+def require_tag_unmoved(folder: Path, version: str, commit: str) -> None:
     """Check that a version's tag still names the commit that the local copy came from.
 
     Raises:
         CorruptDataset: The tag was moved since; the local copy is untouched.
     """
-    pin = Pin.read(folder)
+    pin = HubPin.read(folder)
     if pin is not None and pin.commit != commit:
         msg = (
             f"{pin.repo_id}: tag v{version} was moved: expected commit {pin.commit[:12]}, which the copy in {folder} "
@@ -251,10 +253,10 @@ def require_unmoved(folder: Path, version: str, commit: str) -> None:
         raise CorruptDataset(msg)
 
 
-def _download(pin: Pin, paths: list[str], *, progress: bool, again: bool = False) -> Path:
+def _download(pin: HubPin, paths: list[str], *, progress: bool, again: bool = False) -> Path:
     """Fetch files of a commit into the Hub's own cache and return the snapshot's folder."""
-    with asking(pin.repo_id, f"commit {pin.commit[:12]}"), bars(progress):
-        folder = patiently(
+    with translate_errors(pin.repo_id, f"commit {pin.commit[:12]}"), bars(progress):
+        folder = with_retries(
             snapshot_download,
             pin.repo_id,
             repo_type="dataset",
@@ -269,7 +271,7 @@ def _download(pin: Pin, paths: list[str], *, progress: bool, again: bool = False
     return Path(folder)
 
 
-def _place(pin: Pin, entries: Iterable[FileEntry], target: Path, *, progress: bool) -> None:
+def _place(pin: HubPin, entries: Iterable[FileEntry], target: Path, *, progress: bool) -> None:
     """Put files of a commit into a folder and verify them; what came damaged is fetched a second time."""
     entries = list(entries)
     snapshot = _download(pin, [entry.path for entry in entries], progress=progress)
@@ -309,7 +311,7 @@ def _literal(path: str) -> str:
     return re.sub(r"([*?[])", r"[\1]", path)
 
 
-def _require_same(target: Path, manifest: Manifest, pin: Pin) -> None:
+def _require_same(target: Path, manifest: Manifest, pin: HubPin) -> None:
     """Refuse to mix two different things under one version."""
     there = Manifest.read(target)
     if there.fingerprint != manifest.fingerprint:

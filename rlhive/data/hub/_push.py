@@ -20,9 +20,9 @@ from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.hf_api import RepoFile
 
 from rlhive.data import _store
-from rlhive.data.checks import FAILED, Report, run_checks
-from rlhive.data.hub._client import asking, bars, patiently
-from rlhive.data.hub._pull import blob_hash
+from rlhive.data.checks import FAILED, CheckReport, run_checks
+from rlhive.data.hub._client import bars, translate_errors, with_retries
+from rlhive.data.hub._pull import git_blob_hash
 from rlhive.data.versions import (
     FILE_NAME,
     PICTURE_PATH,
@@ -49,7 +49,7 @@ OWN_FOLDERS = ("data/", "meta/")
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedVersion:
     """A version on the Hub.
 
     Attributes:
@@ -71,9 +71,9 @@ def push(
     *,
     private: bool = False,
     license: str | None = None,
-    check: Callable[[Path], Report] = run_checks,
+    check: Callable[[Path], CheckReport] = run_checks,
     progress: bool = True,
-) -> Published:
+) -> PublishedVersion:
     """Publish a version under the tag ``v<version>``.
 
     Files that the Hub holds already are not sent again, so a second version sends what changed, and a push that was
@@ -108,7 +108,7 @@ def push(
 
 def push_folder(
     folder: Path, repo_id: str, *, version: str, tag: str, private: bool = False, progress: bool = True
-) -> Published:
+) -> PublishedVersion:
     """Publish a dataset in another library's format, with all that its folder holds, under the tag of that format.
 
     Args:
@@ -132,7 +132,7 @@ def push_folder(
 
 def _place(
     repo_id: str, files: Mapping[str, Path], tag: str, version: str, *, private: bool, message: str, otherwise: str
-) -> Published:
+) -> PublishedVersion:
     """Bring files under a tag; where it names others, refuse and say what to do otherwise."""
     head, tags = _refs(repo_id)
     if head is None:
@@ -146,7 +146,7 @@ def _place(
             f"moved. {otherwise}"
         )
         raise DatasetExists(msg)
-    return Published(repo_id, version, commit, f"{constants.ENDPOINT}/datasets/{repo_id}/tree/{tag}")
+    return PublishedVersion(repo_id, version, commit, f"{constants.ENDPOINT}/datasets/{repo_id}/tree/{tag}")
 
 
 def _require_no_token(files: Mapping[str, Path]) -> None:
@@ -158,8 +158,8 @@ def _require_no_token(files: Mapping[str, Path]) -> None:
             raise CheckFailed(msg)
 
 
-def _require_sound(report: Report, manifest: Manifest) -> None:
-    for outcome in report.outcomes.values():
+def _require_sound(report: CheckReport, manifest: Manifest) -> None:
+    for outcome in report.results.values():
         if outcome.status == FAILED:
             if outcome.name in ("manifest", "files", "pages"):
                 raise CorruptDataset(outcome.findings[0])
@@ -223,8 +223,8 @@ def _returns(folder: Path, manifest: Manifest) -> dict[str, tuple[float, float]]
 def _refs(repo_id: str) -> tuple[str | None, dict[str, str]]:
     """Return the head of main, None without a repository, and the commit of every tag."""
     try:
-        with asking(repo_id, "its tags"):
-            refs = patiently(HfApi().list_repo_refs, repo_id, repo_type="dataset")
+        with translate_errors(repo_id, "its tags"):
+            refs = with_retries(HfApi().list_repo_refs, repo_id, repo_type="dataset")
     except DatasetNotFound:
         return None, {}
     head = next((branch.target_commit for branch in refs.branches if branch.name == "main"), None)
@@ -232,8 +232,8 @@ def _refs(repo_id: str) -> tuple[str | None, dict[str, str]]:
 
 
 def _create(repo_id: str, *, private: bool) -> str:
-    with asking(repo_id, "creating it"):
-        patiently(HfApi().create_repo, repo_id, repo_type="dataset", private=private, exist_ok=True)
+    with translate_errors(repo_id, "creating it"):
+        with_retries(HfApi().create_repo, repo_id, repo_type="dataset", private=private, exist_ok=True)
     head, _ = _refs(repo_id)
     if head is None:
         msg = f"{repo_id}: expected a commit on main after creating it, got none. Look at it on the Hub."
@@ -242,8 +242,8 @@ def _create(repo_id: str, *, private: bool) -> str:
 
 
 def _require_private(repo_id: str) -> None:
-    with asking(repo_id, "its visibility"):
-        found = patiently(HfApi().repo_info, repo_id, repo_type="dataset").private
+    with translate_errors(repo_id, "its visibility"):
+        found = with_retries(HfApi().repo_info, repo_id, repo_type="dataset").private
     if not found:
         msg = f"{repo_id}: expected a private repository, it is public. Make it private on the Hub, or choose another."
         raise HubRefused(msg)
@@ -259,9 +259,9 @@ def _commit(repo_id: str, files: Mapping[str, Path], head: str, *, message: str)
     if not operations:
         return head
     try:
-        with asking(repo_id, "the commit"):
+        with translate_errors(repo_id, "the commit"):
             # May be sent twice: a second one has another parent than the first, and is refused.
-            made = patiently(
+            made = with_retries(
                 HfApi().create_commit,
                 repo_id,
                 operations,
@@ -279,9 +279,9 @@ def _commit(repo_id: str, files: Mapping[str, Path], head: str, *, message: str)
 
 def _tag(repo_id: str, tag: str, commit: str) -> str:
     """Tag a commit; return the commit that the tag names, another one's where somebody was faster."""
-    with asking(repo_id, f"tag {tag}"):
+    with translate_errors(repo_id, f"tag {tag}"):
         try:
-            patiently(HfApi().create_tag, repo_id, repo_type="dataset", tag=tag, revision=commit)
+            with_retries(HfApi().create_tag, repo_id, repo_type="dataset", tag=tag, revision=commit)
         except HfHubHTTPError as error:
             if error.response.status_code != 409:
                 raise
@@ -303,12 +303,12 @@ def _hashes(repo_id: str, commit: str) -> dict[str, str]:
         tree = HfApi().list_repo_tree(repo_id, repo_type="dataset", revision=commit, recursive=True)
         return [item for item in tree if isinstance(item, RepoFile)]
 
-    with asking(repo_id, f"commit {commit[:12]}"):
-        return {item.path: item.lfs.sha256 if item.lfs else item.blob_id for item in patiently(listing)}
+    with translate_errors(repo_id, f"commit {commit[:12]}"):
+        return {item.path: item.lfs.sha256 if item.lfs else item.blob_id for item in with_retries(listing)}
 
 
 def _is(file: Path, known: str | None) -> bool:
     """Whether a file has the hash that the Hub knows; git's are of small files only."""
     if known is None:
         return False
-    return known == (sha256_of(file) if len(known) == 64 else blob_hash(file.read_bytes()))
+    return known == (sha256_of(file) if len(known) == 64 else git_blob_hash(file.read_bytes()))

@@ -21,8 +21,8 @@ from rlhive import keys
 from rlhive.data import _arrow, _parquet
 from rlhive.data._episodes import EpisodeRecord, unpack
 from rlhive.data._schema import Schema
-from rlhive.data.hub._client import asking
-from rlhive.data.hub._pull import Pin
+from rlhive.data.hub._client import translate_errors
+from rlhive.data.hub._pull import HubPin
 from rlhive.data.versions import FileEntry, Manifest, episodes_by_shard
 
 
@@ -41,7 +41,7 @@ def stream_records(
         CorruptDataset: An episode's rows are not those that the episode table vouches for.
         HubUnreachable, HubAccessDenied: The Hub does not answer or does not give them.
     """
-    folder, pin, schema = Path(folder), Pin.read(folder), manifest.schema
+    folder, pin, schema = Path(folder), HubPin.read(folder), manifest.schema
     chosen = None if wanted is None else np.fromiter(wanted, np.int64)
     for entry, episodes in episodes_by_shard(folder, manifest, splits):
         ids, lengths = episodes[keys.EPISODE].to_numpy(), episodes["length"].to_numpy()
@@ -49,16 +49,16 @@ def stream_records(
         if not keep.any():
             continue
         with _opened(folder, entry, pin) as reader:
-            for chunk in _parquet.chunks_of(folder / entry.path, range(len(ids)), lengths, reader.sizes):
+            for chunk in _parquet.split_into_chunks(folder / entry.path, range(len(ids)), lengths, reader.sizes):
                 own = slice(chunk.positions.start, chunk.positions.stop)
                 if keep[own].any():
-                    with asking(pin.repo_id if pin else manifest.name, entry.path):
+                    with translate_errors(pin.repo_id if pin else manifest.name, entry.path):
                         rows = reader.read(chunk.groups)
-                    records = _arrow.records_of(rows, episodes.slice(own.start, own.stop - own.start), schema)
+                    records = _arrow.table_to_records(rows, episodes.slice(own.start, own.stop - own.start), schema)
                     yield from (record for record, kept in zip(records, keep[own], strict=True) if kept)
 
 
-def batches_of(
+def iterate_batches(
     records: Iterable[EpisodeRecord],
     schema: Schema,
     batch_size: int,
@@ -105,7 +105,7 @@ def _draw(pool: TensorDict, batch_size: int, shuffle: int, generator: torch.Gene
 
 
 @contextlib.contextmanager
-def _opened(folder: Path, entry: FileEntry, pin: Pin | None) -> Iterator[_parquet.GroupReader]:
+def _opened(folder: Path, entry: FileEntry, pin: HubPin | None) -> Iterator[_parquet.GroupReader]:
     """Open a shard: the file that is here, otherwise the pinned one, of which ranges are fetched."""
     path = folder / entry.path
     if path.is_file() or pin is None:
@@ -113,7 +113,7 @@ def _opened(folder: Path, entry: FileEntry, pin: Pin | None) -> Iterator[_parque
             yield reader
         return
     address = f"datasets/{pin.repo_id}@{pin.commit}/{entry.path}"
-    with asking(pin.repo_id, entry.path):
+    with translate_errors(pin.repo_id, entry.path):
         # No read-ahead: Parquet says itself which ranges it needs.
         file = HfFileSystem(skip_instance_cache=True).open(address, "rb", cache_type="none")
         reader = _parquet.GroupReader(file, address)

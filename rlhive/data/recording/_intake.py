@@ -200,9 +200,9 @@ class Intake:
         """Return the recording's schema, or the first episode's, if the leaves are of it."""
         kinds = {name: (array.dtype, array.shape[1:]) for name, array in leaves.items()}
         if self._fits is None or self._fits[0] != kinds:
-            found = Schema.of_leaves(leaves)
+            found = Schema.from_arrays(leaves)
             schema = self._recording.schema or self._rules.schema or found
-            schema.require(found, where=where)
+            schema.require(found, context=where)
             if self._recording.schema is None:
                 return schema  # an episode that is refused decides nothing
             self._fits = kinds, schema

@@ -339,7 +339,7 @@ def _rejoin(path: Path, name: str, run: Mapping[str, Any], options: Mapping[str,
 def _run_of(env: Any, policy: Any, more: Mapping[str, Any] | None) -> dict[str, Any]:
     known = {} if env is None else {"env": provenances.describe_env(env)}
     known |= {} if policy is None else {"policy": provenances.describe_policy(policy)}
-    return provenances.of_run(**known, **(more or {}))
+    return provenances.describe_run(**known, **(more or {}))
 
 
 def _place(name: str | Path, run: str, store: Path | None) -> tuple[Path, str]:

@@ -154,7 +154,7 @@ class Recording:
             sizes = {name: int(np.size(value)) for name, value in start_state.items()}
             with _store.naming_disk_errors(self.path):
                 _write_once(self.path / _SCHEMA, {"schema": schema.to_json(), "start_state": sizes})
-        self.schema.require(schema, where=str(self.path))
+        self.schema.require(schema, context=str(self.path))
         self.require_start_state(start_state, where=str(self.path))
 
     def require_start_state(self, start_state: Mapping[str, np.ndarray], *, where: str) -> None:
@@ -213,7 +213,7 @@ class Recording:
         if known is None:
             msg = f"{self.path}: expected episodes, got none. Record some, or pass schema= for an empty version."
             raise SchemaMismatch(msg)
-        known.require(schema or known, where=str(self.path))
+        known.require(schema or known, context=str(self.path))
         return Source(known, self.sorted_records, ids=self.summaries, runs=tuple(self.runs))
 
     def summaries(self) -> dict[int, tuple[int, bool]]:

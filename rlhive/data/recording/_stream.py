@@ -176,7 +176,7 @@ class StreamReader:
 @functools.lru_cache(maxsize=64)
 def stream_schema(schema: Schema, starts: tuple[str, ...]) -> pa.Schema:
     """Return the Arrow schema of a stream."""
-    fields = [pa.field(_arrow.START + name, pa.list_(pa.float64())) for name in starts]
+    fields = [pa.field(_arrow.START_PREFIX + name, pa.list_(pa.float64())) for name in starts]
     return pa.schema([*_arrow.row_schema(schema), pa.field("header", pa.string()), *fields])
 
 
@@ -217,7 +217,7 @@ def _to_batch(records: Sequence[EpisodeRecord], schema: Schema, starts: tuple[st
         headers[row] = json.dumps(_header(record))
     ids = np.repeat(np.array([record.episode for record in records], np.int64), num_rows)
     arrays = [pa.array(ids), pa.array(np.arange(len(ids)) - np.repeat(first, num_rows))]
-    arrays += _arrow.arrays_of(columns, schema)
+    arrays += _arrow.columns_to_arrays(columns, schema)
     arrays.append(pa.array(headers, pa.string()))
     for name in starts:
         states = [np.asarray(record.start_state.get(name, ()), dtype=np.float64).ravel() for record in records]
@@ -274,10 +274,10 @@ def _unsealed(batches: Sequence[pa.RecordBatch], schema: Schema) -> Iterator[tup
     if not batches:
         return
     rows = batches[0] if len(batches) == 1 else pa.Table.from_batches(batches).combine_chunks()
-    columns = _arrow.columns_of(rows, schema)
+    columns = _arrow.table_to_columns(rows, schema)
     for array in columns.values():
         array.flags.writeable = False
-    states = {name: _lists_of(rows.column(name)) for name in rows.schema.names if name.startswith(_arrow.START)}
+    states = {name: _lists_of(rows.column(name)) for name in rows.schema.names if name.startswith(_arrow.START_PREFIX)}
     first = 0
     for batch in batches:
         last = first + batch.num_rows - 1
@@ -286,9 +286,9 @@ def _unsealed(batches: Sequence[pa.RecordBatch], schema: Schema) -> Iterator[tup
             episode=batch.column(0)[0].as_py(),
             split=header["split"],
             columns={name: array[first:last] for name, array in columns.items()},
-            final={item.column: _arrow.row_of(columns[item.column], last, item) for item in schema.observed},
+            final={item.column: _arrow.take_row(columns[item.column], last, item) for item in schema.observed},
             seed=header["seed"],
-            start_state={name.removeprefix(_arrow.START): part(first) for name, part in states.items()}
+            start_state={name.removeprefix(_arrow.START_PREFIX): part(first) for name, part in states.items()}
             if header["start"]
             else {},
             policy=header["policy"],

@@ -115,7 +115,7 @@ def _has(folder: Path, entries: Iterable[FileEntry]) -> bool:
 def _build_packed(partial: Path, folder: Path, manifest: Manifest, episodes: pa.Table, kind: ImageCache) -> None:
     splits = list(manifest.splits)
     order = _by_split(episodes, splits)
-    finals = _arrow.finals_of(episodes, manifest.schema)
+    finals = _arrow.read_final_values(episodes, manifest.schema)
     codes = np.array([splits.index(split) for split in episodes["split"].to_pylist()], dtype=np.int64)
     table = np.stack([episodes[keys.EPISODE].to_numpy(), codes, episodes["length"].to_numpy()], axis=1)
     finals = {name: values[order] for name, values in finals.items()}
@@ -125,7 +125,7 @@ def _build_packed(partial: Path, folder: Path, manifest: Manifest, episodes: pa.
         # Seen when it takes longer than a second, and off with TQDM_DISABLE=1: who waits wants to know what for.
         with tqdm(total=total, desc=f"pack {manifest.name}", unit="row", unit_scale=True, delay=1, leave=False) as bar:
             for batch in _parquet.read_batches(paths):
-                writer.write(_arrow.columns_of(batch, manifest.schema))
+                writer.write(_arrow.table_to_columns(batch, manifest.schema))
                 bar.update(len(batch))
         writer.finish()
 

@@ -28,7 +28,7 @@ from rlhive.data.replay._validation import require_integer, require_key_list
 from rlhive.errors import SchemaMismatch
 
 _WORD = 8
-_REWARD = keys.column_of(keys.NEXT_REWARD)
+_REWARD = keys.key_to_column(keys.NEXT_REWARD)
 
 #: What MultiStepTransform adds at the root; the reward that it replaces goes below "next".
 STEPS_TO_NEXT = "steps_to_next_obs"
@@ -221,7 +221,7 @@ def plan(packed: Packed, wanted: Sequence[keys.NestedKey] | None, window: Window
     """
     columns = columns_of(packed, wanted)
     for key in window.normalize:
-        _require_float(packed, keys.column_of(key), "normalize")
+        _require_float(packed, keys.key_to_column(key), "normalize")
     if window.n_step > 1 and _REWARD in columns:
         _require_float(packed, _REWARD, "n_step")
     if window.frame_stack > 1 and not any(item.key in STACKED for item in packed.schema.observed):
@@ -245,7 +245,7 @@ def columns_of(packed: Packed, wanted: Sequence[keys.NestedKey] | None) -> set[s
     there = {item.column for item in packed.schema.fields}
     ends = {*keys.END_FLAGS, *(f"{keys.NEXT}.{flag}" for flag in keys.END_FLAGS)}
     always = {keys.EPISODE, *ends}
-    chosen = there if wanted is None else {keys.column_of(key) for key in wanted}
+    chosen = there if wanted is None else {keys.key_to_column(key) for key in wanted}
     unknown = chosen - there - always
     if unknown:
         msg = f"No field {', '.join(sorted(unknown))}: expected some of {', '.join(sorted(there))}. Choose among them."

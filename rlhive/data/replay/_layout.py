@@ -54,7 +54,7 @@ PIECE_BYTES = 16 * 2**20
 
 _WORD = 8
 _EPISODE = Field(keys.EPISODE, "int64", (), observed=False)
-_DONE = keys.column_of(keys.NEXT_DONE)
+_DONE = keys.key_to_column(keys.NEXT_DONE)
 
 
 @dataclass(frozen=True)

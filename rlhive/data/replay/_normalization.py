@@ -18,7 +18,7 @@ def observation_norm(
     """Return the transform of one column.
 
     Args:
-        statistics: Of the column, as :meth:`rlhive.data.Summary.to_json` gives them.
+        statistics: Of the column, as :meth:`rlhive.data.ColumnStatistics.to_json` gives them.
         key: Its nested key.
         dtype: Its dtype, which the transform keeps.
         observed: Whether its twin below ``"next"`` is normalised as well.
@@ -29,7 +29,7 @@ def observation_norm(
         SchemaMismatch: The statistics are not finite, lack what ``how`` needs, or the column holds no floats.
     """
     names = {MEAN_STD: ("mean", "std"), MIN_MAX: ("min", "max"), QUANTILES: ("q01", "q99")}
-    column = keys.column_of(key)
+    column = keys.key_to_column(key)
     if how not in names or not dtype.startswith("float"):
         msg = f"Normalising {column} ({dtype}) by {how!r}: expected floats and {', '.join(names)}. Convert it."
         raise SchemaMismatch(msg)

@@ -67,8 +67,8 @@ class OnlineReplayBuffer(TensorDictReplayBuffer):
             if value is None or value.dtype != promised.dtype or value.shape[1:] != promised.shape:
                 got = "none" if value is None else f"{value.dtype} {tuple(value.shape[1:])}"
                 msg = (
-                    f"Key {keys.column_of(key)}: expected {promised.dtype} {tuple(promised.shape)} as in the dataset, "
-                    f"got {got}. Add or convert it in the environment, or leave it out with keys=."
+                    f"Key {keys.key_to_column(key)}: expected {promised.dtype} {tuple(promised.shape)} as in the "
+                    f"dataset, got {got}. Add or convert it in the environment, or leave it out with keys=."
                 )
                 raise SchemaMismatch(msg)
             accepted.set(key, value.to("cpu"))

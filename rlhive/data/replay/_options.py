@@ -237,7 +237,7 @@ def statistics_of(storage: PackedStorage, wanted: Sequence[keys.NestedKey]) -> d
             rows = batch[key].to("cpu", torch.float64).flatten(1)
             mean = rows.mean(0)
             part = len(rows), mean, (rows - mean).square_().sum(0)
-            column = keys.column_of(key)
+            column = keys.key_to_column(key)
             total[column] = _combine(total[column], part) if column in total else part
     return {
         column: {"mean": mean.tolist(), "std": (squares / count).sqrt().tolist()}
@@ -257,7 +257,7 @@ def _mean_and_scale(
     schema: Schema, key: keys.NestedKey, statistics: Mapping[str, Mapping[str, Sequence[float]]]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and standard deviation of a field in its own shape; an element that never changes is not scaled."""
-    column = keys.column_of(key)
+    column = keys.key_to_column(key)
     if column not in statistics:
         msg = f"normalize: expected a field with statistics, got {column}. Pass normalize={{{key!r}: (mean, scale)}}."
         raise SchemaMismatch(msg)

@@ -33,9 +33,9 @@ def schema_problems(path: Path, found: pa.Schema, expected: pa.Schema) -> Iterat
 def table_problems(path: Path, found: pa.Schema, manifest: Manifest) -> Iterator[str]:
     """Say where the columns of an episode table are others than the manifest's; start states may be of any size."""
     starts = {
-        item.name.removeprefix(_arrow.START): np.broadcast_to(0.0, getattr(item.type, "list_size", 1))
+        item.name.removeprefix(_arrow.START_PREFIX): np.broadcast_to(0.0, getattr(item.type, "list_size", 1))
         for item in found
-        if item.name.startswith(_arrow.START)
+        if item.name.startswith(_arrow.START_PREFIX)
     }
     yield from schema_problems(path, found, _arrow.episode_schema(manifest.schema, starts))
 

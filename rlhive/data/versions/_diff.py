@@ -18,7 +18,7 @@ import numpy as np
 from rlhive import keys
 from rlhive.data import _parquet
 from rlhive.data._schema import Schema
-from rlhive.data._statistics import Summary, merge_all
+from rlhive.data._statistics import ColumnStatistics, merge_statistics
 from rlhive.data.versions._manifest import EPISODES_PATH, Manifest, verify
 
 _DESCRIPTION = ("name", "license", "description", "env_name", "task", "created")
@@ -157,7 +157,10 @@ def _pairs(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, list[Any
 
 def _statistics(old: Manifest, new: Manifest) -> dict[str, dict[str, Any]]:
     was, now = (
-        merge_all({name: Summary.from_json(row) for name, row in part.items()} for part in manifest.statistics.values())
+        merge_statistics(
+            {name: ColumnStatistics.from_json(row) for name, row in part.items()}
+            for part in manifest.statistics.values()
+        )
         for manifest in (old, new)
     )
     found = {}

@@ -254,8 +254,8 @@ def _from_json(content: dict[str, Any]) -> Manifest:
 def _schema(rows: Any) -> Schema:
     schema = Schema.from_json(list(_untrusted.mappings(rows)))
     for flag in (keys.NEXT_TERMINATED, keys.NEXT_TRUNCATED):
-        if schema[keys.column_of(flag)].dtype != "bool":
-            msg = f"column {keys.column_of(flag)} is {schema[keys.column_of(flag)].dtype}, not bool"
+        if schema[keys.key_to_column(flag)].dtype != "bool":
+            msg = f"column {keys.key_to_column(flag)} is {schema[keys.key_to_column(flag)].dtype}, not bool"
             raise ValueError(msg)
     return schema
 

@@ -23,7 +23,7 @@ from rlhive import keys
 from rlhive.data import _arrow, _parquet
 from rlhive.data._episodes import REWARD, TERMINATED, TRUNCATED, Columns, EpisodeRecord
 from rlhive.data._schema import DTYPES, INDEX_COLUMNS, Field, Schema
-from rlhive.data._statistics import Summary
+from rlhive.data._statistics import ColumnStatistics
 from rlhive.data.versions import _reader
 from rlhive.data.versions._manifest import Manifest, verify
 from rlhive.data.versions._source import Source
@@ -64,7 +64,7 @@ def merge(sources: Sequence[Source], *, keep_ids_of_first: bool = False) -> Sour
     """
     first = sources[0]
     for number, source in enumerate(sources[1:], start=2):
-        first.schema.require(source.schema, where=f"Merging: source {number} is not like the first")
+        first.schema.require(source.schema, context=f"Merging: source {number} is not like the first")
 
     def records() -> Iterator[EpisodeRecord]:
         seen: set[bytes] = set()
@@ -196,9 +196,9 @@ def relabel(source: Source, compute: Callable[[EpisodeRecord], np.ndarray]) -> S
     return _changed(source, source.schema.fields, change)
 
 
-def summaries_of(source: Source) -> dict[str, Summary]:
+def summaries_of(source: Source) -> dict[str, ColumnStatistics]:
     """Return the statistics of every column but text, in one pass over the episodes."""
-    summaries: dict[str, Summary] = {}
+    summaries: dict[str, ColumnStatistics] = {}
     block: list[Columns] = []
     rows = 0
     for record in source.records():
@@ -212,7 +212,7 @@ def summaries_of(source: Source) -> dict[str, Summary]:
     return summaries
 
 
-def _summarise(block: Sequence[Columns], summaries: dict[str, Summary]) -> None:
+def _summarise(block: Sequence[Columns], summaries: dict[str, ColumnStatistics]) -> None:
     for name in block[0]:
         rows = np.concatenate([columns[name] for columns in block])
         if rows.dtype == object:  # text
@@ -220,7 +220,7 @@ def _summarise(block: Sequence[Columns], summaries: dict[str, Summary]) -> None:
         if name in summaries:
             summaries[name].add(rows)
         else:
-            summaries[name] = Summary.of(rows)
+            summaries[name] = ColumnStatistics.from_rows(rows)
 
 
 def _changed(source: Source, fields: Sequence[Field], change: Callable[[EpisodeRecord], EpisodeRecord]) -> Source:
@@ -249,10 +249,10 @@ def _require_free(schema: Schema, column: str) -> Field:
 
 
 def _require_new(schema: Schema, column: str, *, observed: bool) -> None:
-    taken = {*schema.columns, *INDEX_COLUMNS, *keys.END_FLAGS, keys.column_of(keys.NEXT_DONE)}
+    taken = {*schema.columns, *INDEX_COLUMNS, *keys.END_FLAGS, keys.key_to_column(keys.NEXT_DONE)}
     taken |= {f"{keys.NEXT}.{item.column}" for item in schema.observed}
     try:
-        keys.column_of(keys.key_of(column))
+        keys.key_to_column(keys.column_to_key(column))
     except ValueError as error:
         raise SchemaMismatch(str(error)) from error
     if column in taken or (observed and column.startswith(f"{keys.NEXT}.")):
@@ -287,10 +287,10 @@ def _cut(batches: Iterator[pa.RecordBatch], episodes: pa.Table, schema: Schema) 
         count = len(stops) - done if complete is None else complete
         if count:
             size = stops[done + count - 1] - taken
-            yield from _arrow.records_of(rows.slice(0, size), episodes.slice(done, count), schema)
+            yield from _arrow.table_to_records(rows.slice(0, size), episodes.slice(done, count), schema)
             rows, done, taken = _copy(rows.slice(size)), done + count, taken + size
     if done < len(stops):  # too few rows: let the episode say so
-        yield from _arrow.records_of(rows, episodes.slice(done), schema)
+        yield from _arrow.table_to_records(rows, episodes.slice(done), schema)
 
 
 def _copy(rows: pa.Table) -> pa.Table:

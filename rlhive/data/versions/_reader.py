@@ -26,7 +26,7 @@ def read_episodes(folder: Path, manifest: Manifest, columns: Sequence[str] | Non
         msg = f"{folder}: expected {EPISODES_PATH} in the manifest, got no such file. Fetch or make the version again."
         raise CorruptDataset(msg)
     verify(folder, entries)
-    require(table_problems(path, _parquet.arrow_schema(path), manifest))
+    require(table_problems(path, _parquet.read_arrow_schema(path), manifest))
     table = _parquet.read_table(path, None if columns is None else list(dict.fromkeys([*COUNTED, *columns])))
     require(count_problems(manifest, table))
     return table if columns is None else table.select(columns)
@@ -48,8 +48,8 @@ def _verified(folder: Path, manifest: Manifest, entry: FileEntry) -> Path:
     """Return the path of a shard that has the recorded hash, the manifest's columns, and as many rows as it says."""
     verify(folder, [entry])
     path = Path(folder) / entry.path
-    require(schema_problems(path, _parquet.arrow_schema(path), _arrow.row_schema(manifest.schema)))
-    rows = sum(_parquet.group_sizes(path))
+    require(schema_problems(path, _parquet.read_arrow_schema(path), _arrow.row_schema(manifest.schema)))
+    rows = sum(_parquet.read_group_sizes(path))
     if rows != entry.num_transitions:
         msg = f"{path}: expected {entry.num_transitions} rows, got {rows}. Fetch or make the version again."
         raise CorruptDataset(msg)
@@ -64,9 +64,9 @@ def read_records(folder: Path, manifest: Manifest, splits: Sequence[str]) -> Ite
     for entry, episodes in episodes_by_shard(folder, manifest, splits):
         path, lengths = _verified(folder, manifest, entry), episodes["length"].to_numpy()
         with _parquet.GroupReader(path, str(path)) as reader:
-            for chunk in _parquet.chunks_of(path, range(len(episodes)), lengths, reader.sizes):
+            for chunk in _parquet.split_into_chunks(path, range(len(episodes)), lengths, reader.sizes):
                 own = episodes.slice(chunk.positions.start, len(chunk.positions))
-                yield from _arrow.records_of(reader.read(chunk.groups), own, manifest.schema)
+                yield from _arrow.table_to_records(reader.read(chunk.groups), own, manifest.schema)
 
 
 def episodes_by_shard(

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rlhive.data import _parquet
-from rlhive.data._statistics import NUM_BUCKETS, Summary
+from rlhive.data._statistics import NUM_BUCKETS, ColumnStatistics
 from rlhive.data.versions._manifest import SKETCHES_PATH, Manifest, verify
 from rlhive.errors import CorruptDataset
 
@@ -28,7 +28,7 @@ _SCHEMA = pa.schema(
 )
 
 
-def write_sketches(path: Path, splits: Mapping[str, Mapping[str, Summary]]) -> None:
+def write_sketches(path: Path, splits: Mapping[str, Mapping[str, ColumnStatistics]]) -> None:
     """Write the sketches of all splits and columns."""
     parts = []
     for split, columns in splits.items():
@@ -47,7 +47,7 @@ def write_sketches(path: Path, splits: Mapping[str, Mapping[str, Summary]]) -> N
         writer.write_table(pa.Table.from_batches(parts, _SCHEMA))
 
 
-def read_summaries(folder: Path, manifest: Manifest, splits: Sequence[str]) -> list[dict[str, Summary]]:
+def read_summaries(folder: Path, manifest: Manifest, splits: Sequence[str]) -> list[dict[str, ColumnStatistics]]:
     """Return the statistics of some splits, one dict by column name for each.
 
     Versions that were written before there were quantiles, and whole-file copies without the sketches, give moments
@@ -57,7 +57,7 @@ def read_summaries(folder: Path, manifest: Manifest, splits: Sequence[str]) -> l
         CorruptDataset: The sketches are not what the manifest recorded, or do not fit the statistics.
     """
     found = [
-        {column: Summary.from_json(row) for column, row in manifest.statistics.get(split, {}).items()}
+        {column: ColumnStatistics.from_json(row) for column, row in manifest.statistics.get(split, {}).items()}
         for split in splits
     ]
     entries = [entry for entry in manifest.files if entry.path == SKETCHES_PATH]
@@ -76,7 +76,7 @@ def read_summaries(folder: Path, manifest: Manifest, splits: Sequence[str]) -> l
     return found
 
 
-def _with_buckets(summary: Summary, rows: pa.Table, path: Path) -> Summary:
+def _with_buckets(summary: ColumnStatistics, rows: pa.Table, path: Path) -> ColumnStatistics:
     elements = len(summary.mean)
     element, bucket, count = (rows[name].to_numpy() for name in ("element", "bucket", "count"))
     inside = (element >= 0) & (element < elements) & (bucket >= 0) & (bucket < NUM_BUCKETS) & (count > 0)

@@ -124,8 +124,8 @@ def _source_of_buffer(buffer: Any, schema: Schema | None) -> Source:
         known = schema
         for number, episode in enumerate(episodes()):
             where, leaves = f"episode {number} of the replay buffer", episode.leaves()
-            known = known or Schema.of_leaves(leaves)
-            known.require(Schema.of_leaves(leaves), where=where)
+            known = known or Schema.from_arrays(leaves)
+            known.require(Schema.from_arrays(leaves), context=where)
             columns, final = pack_leaves(leaves, known, where=where)
             yield EpisodeRecord(number, "train", columns, final)
 

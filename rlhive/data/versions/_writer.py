@@ -16,7 +16,7 @@ import numpy as np
 from rlhive.data import _arrow, _parquet
 from rlhive.data._episodes import EpisodeRecord
 from rlhive.data._schema import DTYPES, Schema
-from rlhive.data._statistics import Summary, anchor_of
+from rlhive.data._statistics import ColumnStatistics, choose_anchor
 from rlhive.data.versions import _sketches
 from rlhive.data.versions._manifest import EPISODES_PATH, SKETCHES_PATH, Fingerprint
 from rlhive.data.versions._numbering import Change
@@ -127,7 +127,7 @@ class _Guard:
         start = {name: int(np.size(value)) for name, value in record.start_state.items()}
         if self._start is None:
             self._start = start
-            self.anchors = {name: anchor_of(rows) for name, rows in record.columns.items() if rows.dtype != object}
+            self.anchors = {name: choose_anchor(rows) for name, rows in record.columns.items() if rows.dtype != object}
         if start != self._start:
             msg = (
                 f"Episode {record.episode}: expected a start state of {self._start}, got {start}. "
@@ -152,7 +152,7 @@ class _Split:
         self.writer = _parquet.ShardWriter(
             folder / "data", _split_name(name), _arrow.row_schema(schema), shard_bytes=shard_bytes
         )
-        self.summaries: dict[str, Summary] = {}
+        self.summaries: dict[str, ColumnStatistics] = {}
         self._schema, self._limit = schema, min(shard_bytes, _parquet.ROW_GROUP_BYTES)
         self._block = _Block()
         self._episodes = self._transitions = self._successes = 0
@@ -188,9 +188,9 @@ class _Split:
             if rows.dtype == object:  # text
                 continue
             if name not in self.summaries:
-                self.summaries[name] = Summary.of(rows[:0], anchor=anchors[name])
+                self.summaries[name] = ColumnStatistics.from_rows(rows[:0], anchor=anchors[name])
             self.summaries[name].add(rows)
-        return _arrow.batch_of(columns, ids, lengths, self._schema)
+        return _arrow.columns_to_batch(columns, ids, lengths, self._schema)
 
     def counts(self) -> dict[str, int]:
         return {"num_episodes": self._episodes, "num_transitions": self._transitions}
@@ -234,7 +234,7 @@ class _EpisodeTable:
 
     def add(self, record: EpisodeRecord) -> _arrow.EpisodeRow:
         """Add an episode; return its row."""
-        row = _arrow.EpisodeRow.of(record)
+        row = _arrow.EpisodeRow.from_record(record)
         self._rows.append(row)
         self._bytes += sum(array.nbytes for array in (*row.final.values(), *row.start_state.values()))
         if len(self._rows) >= _TABLE_ROWS or self._bytes >= _parquet.ROW_GROUP_BYTES:
@@ -247,7 +247,7 @@ class _EpisodeTable:
         self._writer.close()
 
     def _flush(self) -> None:
-        table = _arrow.episode_table(self._rows, self._schema)
+        table = _arrow.build_episode_table(self._rows, self._schema)
         if self._writer is None:
             self._writer = _parquet.open_writer(self._path, table.schema)
         self._writer.write_table(table)

@@ -14,7 +14,7 @@ from rlhive.data import _parquet
 from rlhive.data._episodes import EpisodeRecord
 from rlhive.data._schema import Field, Schema
 from rlhive.data.checks._check import run_checks
-from rlhive.data.checks._findings import CHECKS
+from rlhive.data.checks._report import CHECKS
 from rlhive.data.versions._export import export
 from rlhive.data.versions._manifest import sha256_of
 
@@ -326,15 +326,15 @@ IN_FILES = [
 
 
 def status(report):
-    return {name: outcome.status for name, outcome in report.outcomes.items() if outcome.status != "passed"}
+    return {name: outcome.status for name, outcome in report.results.items() if outcome.status != "passed"}
 
 
 def test_a_clean_version_passes_every_check(tmp_path):
-    report = run_checks(write(tmp_path, [episode(number) for number in range(12)]), judge=rewards)
+    report = run_checks(write(tmp_path, [episode(number) for number in range(12)]), reward_checker=rewards)
 
     assert status(report) == {}
     assert report.ok
-    assert report.outcomes.keys() == CHECKS.keys()
+    assert report.results.keys() == CHECKS.keys()
 
 
 @pytest.mark.parametrize(("plant", "name", "says"), IN_EPISODES, ids=lambda value: getattr(value, "__name__", ""))
@@ -343,11 +343,11 @@ def test_a_defect_of_episodes_is_found_by_its_check(plant, name, says, tmp_path)
     plant(made)
 
     # The walk's rewards follow from its observations: only where they are the point are they computed anew.
-    report = run_checks(write(tmp_path, made), judge=rewards if name in ("reward", "success") else None)
+    report = run_checks(write(tmp_path, made), reward_checker=rewards if name in ("reward", "success") else None)
 
-    found = {name for name, outcome in report.outcomes.items() if outcome.count}
-    assert says in report.outcomes[name].findings[0]
-    assert report.outcomes[name].status == ("failed" if CHECKS[name][0] == "error" else "warned")
+    found = {name for name, outcome in report.results.items() if outcome.count}
+    assert says in report.results[name].findings[0]
+    assert report.results[name].status == ("failed" if CHECKS[name][0] == "error" else "warned")
     assert report.ok == (CHECKS[name][0] == "warning")
     assert found == ({name, "horizon"} if plant in (no_end_at_the_horizon, shifted_copy) else {name})
 
@@ -357,10 +357,10 @@ def test_a_defect_of_files_is_found_by_its_check(plant, name, says, tmp_path):
     folder = write(tmp_path, [episode(number) for number in range(12)])
     plant(folder)
 
-    report = run_checks(folder, judge=rewards)
+    report = run_checks(folder, reward_checker=rewards)
 
-    assert report.outcomes[name].status == "failed"
-    assert any(says in finding for finding in report.outcomes[name].findings), report.outcomes[name].findings
+    assert report.results[name].status == "failed"
+    assert any(says in finding for finding in report.results[name].findings), report.results[name].findings
     assert not report.ok
 
 
@@ -371,12 +371,12 @@ def test_text_is_checked_as_content_and_not_as_numbers(tmp_path):
     for record in made:
         record.columns["instruction"] = np.array([f"turn {step}" for step in range(HORIZON)], dtype=object)
     folder = export(made, "my/walk", version="1.0.0", schema=schema, license="mit", store=tmp_path)
-    clean = status(run_checks(folder, judge=rewards))
+    clean = status(run_checks(folder, reward_checker=rewards))
 
     rewrite(folder, "data/train-*", setting("instruction", 3, "turn 4"))
 
     assert clean == {}
-    assert run_checks(folder).outcomes["content"].findings[0].startswith("episode 1 (train): expected content hash")
+    assert run_checks(folder).results["content"].findings[0].startswith("episode 1 (train): expected content hash")
 
 
 def test_every_check_has_a_planted_defect_and_a_line_in_the_documentation():
@@ -391,7 +391,7 @@ def test_an_odd_action_is_found_though_actions_have_no_final_value(tmp_path, val
     made = [episode(0), episode(1)]
     made[1].columns["action"][7, 1] = value
 
-    outcome = run_checks(write(tmp_path, made)).outcomes[name]
+    outcome = run_checks(write(tmp_path, made)).results[name]
 
     assert outcome.status == status
     assert "episode 1" in outcome.findings[0]

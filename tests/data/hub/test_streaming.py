@@ -10,7 +10,7 @@ import torch
 from rlhive import RoboHiveDataset
 from rlhive.data import _parquet
 from rlhive.data._episodes import EpisodeRecord, unpack
-from rlhive.data.hub._streaming import batches_of, stream_records
+from rlhive.data.hub._streaming import iterate_batches, stream_records
 from rlhive.data.versions import _reader
 from rlhive.data.versions._export import export
 from rlhive.data.versions._manifest import Manifest
@@ -190,7 +190,7 @@ def test_batches_hold_each_transition_once(shuffle, batch_size):
         record.columns["next.reward"][:] = record.episode * 100 + torch.arange(record.length).numpy()[:, None]
 
     def rewards(**options):
-        batches = list(batches_of(iter(made), schema, batch_size, shuffle=shuffle, seed=3, **options))
+        batches = list(iterate_batches(iter(made), schema, batch_size, shuffle=shuffle, seed=3, **options))
         return [batch["next", "reward"].flatten().tolist() for batch in batches]
 
     batches = rewards()

@@ -238,7 +238,7 @@ def test_one_bad_episode_of_a_batch_does_not_cost_the_others(tmp_path):
 def test_a_given_schema_is_what_the_first_episode_must_have(tmp_path):
     from rlhive.data._schema import Schema
 
-    schema = Schema.of(transitions(1, 0).exclude("gripper"))
+    schema = Schema.from_tensordict(transitions(1, 0).exclude("gripper"))
     with Recorder(tmp_path / "r", schema=schema) as recorder:
         with pytest.raises(SchemaMismatch, match="key gripper is not in the schema"):
             recorder.extend(transitions(3, 0))

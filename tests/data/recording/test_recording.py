@@ -137,7 +137,7 @@ def tiny(length, seed):
 
 
 def test_a_stream_cut_at_any_byte_gives_the_whole_episodes_before_it(tmp_path):
-    recording = Recording.create(tmp_path / "r", Schema.of(tiny(1, 0)))
+    recording = Recording.create(tmp_path / "r", Schema.from_tensordict(tiny(1, 0)))
     stream = tmp_path / "r/one.arrows"
     ends = []
     with Writer(recording, "one") as writer:
@@ -158,7 +158,7 @@ def test_a_stream_cut_at_any_byte_gives_the_whole_episodes_before_it(tmp_path):
 
 
 def test_a_flip_of_any_byte_serves_no_changed_episode(tmp_path):
-    recording = Recording.create(tmp_path / "r", Schema.of(tiny(1, 0)))
+    recording = Recording.create(tmp_path / "r", Schema.from_tensordict(tiny(1, 0)))
     with Writer(recording, "one") as writer:
         made = [writer.add(tiny(2, n), episode=n, split="a", metadata={"n": n}) for n in range(2)]
     stream = tmp_path / "r/one.arrows"
@@ -180,7 +180,7 @@ def test_text_comes_back_as_it_was(tmp_path):
     made = tiny(3, 0)
     made["instruction"], made["next", "instruction"] = texts[:-1], texts[1:]
     made["place"] = "kitchen"
-    schema = Schema.of(made)
+    schema = Schema.from_tensordict(made)
     recording = Recording.create(tmp_path / "r", schema)
     with Writer(recording, "one") as writer:
         written = writer.add(made, episode=0, split="a")
@@ -357,7 +357,7 @@ def test_a_folder_that_is_no_recording_is_refused(tmp_path):
 def test_text_is_in_the_versions_tables_and_not_in_the_buffer(tmp_path):
     made = tiny(3, 0)
     made["instruction"], made["next", "instruction"] = ["a", "", "c"], ["", "c", "d"]
-    recording = Recording.create(tmp_path / "r", Schema.of(made), provenance={"run": "run"})
+    recording = Recording.create(tmp_path / "r", Schema.from_tensordict(made), provenance={"run": "run"})
     with Writer(recording, "one") as writer:
         written = writer.add(made, episode=0, split="a")
     folder = export(recording.sorted_records(), "my/texts", version="1.0.0", schema=recording.schema, license="mit")

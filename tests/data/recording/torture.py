@@ -109,7 +109,7 @@ def commit_slowly(path, store):
 
 def check(recording, reported):
     """Every reported episode is there, bit for bit, and of each round at most one more; return how many more."""
-    schema = Schema.of(made(0, 0))
+    schema = Schema.from_tensordict(made(0, 0))
     found = {}
     for record in recording.records():
         key = (record.metadata["round"], record.metadata["number"])

@@ -113,7 +113,7 @@ def test_a_collectors_batches_are_taken_as_they_are(tmp_path, num_envs):
 def toy_cache(folder):
     """A cache of one episode of the toy environment."""
     rollout = ToyEnv(seed=0).rollout(20)
-    schema = Schema.of(rollout)
+    schema = Schema.from_tensordict(rollout)
     columns, final = pack(rollout, schema, where="rollout")
     folder.mkdir()
     finals = {name: value[None] for name, value in final.items()}

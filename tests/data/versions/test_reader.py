@@ -41,16 +41,16 @@ def test_a_build_of_more_than_a_second_shows_its_progress(version, tmp_path, mon
     folder, _ = version
     monkeypatch.delenv("TQDM_DISABLE", raising=False)
     manifest = Manifest.read(folder)
-    read = _arrow.columns_of
+    read = _arrow.table_to_columns
 
     def slowly(batch, schema):
         time.sleep(1.2)
         return read(batch, schema)
 
-    monkeypatch.setattr(_arrow, "columns_of", slowly)
+    monkeypatch.setattr(_arrow, "table_to_columns", slowly)
     open_packed(folder, manifest, store=tmp_path / "slow")
     assert "pack my/knob: 100%" in capsys.readouterr().err
-    monkeypatch.setattr(_arrow, "columns_of", read)
+    monkeypatch.setattr(_arrow, "table_to_columns", read)
     open_packed(folder, manifest, store=tmp_path / "fast")
     assert capsys.readouterr().err == ""
 

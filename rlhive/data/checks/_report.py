@@ -37,7 +37,7 @@ MAX_FINDINGS = 10
 
 
 @dataclass
-class Outcome:
+class CheckResult:
     """What one check found.
 
     Attributes:
@@ -60,32 +60,32 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Report:
+class CheckReport:
     """What all checks found.
 
     Attributes:
         path: The version's folder.
-        outcomes: Of every check, by name.
+        results: Of every check, by name.
     """
 
     path: Path
-    outcomes: Mapping[str, Outcome]
+    results: Mapping[str, CheckResult]
 
     @property
     def ok(self) -> bool:
         """Whether no check failed; warnings are allowed."""
-        return not any(outcome.status == FAILED for outcome in self.outcomes.values())
+        return not any(outcome.status == FAILED for outcome in self.results.values())
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as JSON-able values."""
-        return {"path": str(self.path), "ok": self.ok, "checks": [asdict(row) for row in self.outcomes.values()]}
+        return {"path": str(self.path), "ok": self.ok, "checks": [asdict(row) for row in self.results.values()]}
 
 
-class Findings:
+class ReportBuilder:
     """Where the checks write down what they find."""
 
     def __init__(self) -> None:
-        self._outcomes = {name: Outcome(name, severity, promise) for name, (severity, promise) in CHECKS.items()}
+        self._outcomes = {name: CheckResult(name, severity, promise) for name, (severity, promise) in CHECKS.items()}
 
     def add(self, name: str, finding: str) -> None:
         """Count a finding of a check; the first MAX_FINDINGS are kept in words."""
@@ -101,13 +101,13 @@ class Findings:
         if outcome.status == PASSED:
             outcome.status, outcome.note = SKIPPED, why
 
-    def stop(self, path: Path, why: str, *, seen: list[str]) -> Report:
+    def stop(self, path: Path, why: str, *, seen: list[str]) -> CheckReport:
         """Skip every check that was not seen to, and return the report."""
         for name in self._outcomes:
             if name not in seen:
                 self.skip(name, why)
         return self.report(path)
 
-    def report(self, path: Path) -> Report:
+    def report(self, path: Path) -> CheckReport:
         """Return what was found so far."""
-        return Report(path, self._outcomes)
+        return CheckReport(path, self._outcomes)
