@@ -22,7 +22,7 @@ from tensordict import TensorDict
 
 from benchmarks.peers import packed, rlhive, source, torchrl
 from rlhive.data.replay import _prefetch
-from rlhive.data.replay._buffer import DatasetReplayBuffer, _include
+from rlhive.data.replay._buffer import DatasetReplayBuffer, _add_info
 
 SIZE, LENGTH, BATCH = 100_000, 100, 256
 RUNS, CALLS, DRAWS = 40, 100, 3_000
@@ -36,8 +36,8 @@ def steps_of(buffer: DatasetReplayBuffer, size: int = BATCH) -> dict[str, Callab
     flats = [index[0] if isinstance(index, tuple) else index for index, _ in drawn]
     index_of, flat_of = itertools.cycle(index for index, _ in drawn), itertools.cycle(flats)
     row_of = itertools.cycle([storage._rows.take(flat) for flat in flats])
-    gather = max(storage._gathers, key=lambda gather: gather.item_bytes)
-    copies = gather.read(next(row_of), None, storage.device)
+    gather = max(storage._plans, key=lambda gather: gather.item_bytes)
+    copies = gather.gather(next(row_of), None, storage.device)
     flat, info = flats[0], drawn[0][1]
     leaves: dict[str, Any] = {}
     gather.fill([leaves], copies)
@@ -58,16 +58,16 @@ def steps_of(buffer: DatasetReplayBuffer, size: int = BATCH) -> dict[str, Callab
         f"    copy {gather.item_bytes} bytes of each": lambda: gather._data.index_select(0, next(row_of)),
         "    cut the copy into leaves": lambda: gather.fill([{}], copies),
         "    two TensorDicts around them": tensordicts,
-        "  index and flags go in": lambda: _include(batch, info),
+        "  index and flags go in": lambda: _add_info(batch, info),
     }
 
 
 def steps_of_a_loop(buffer: DatasetReplayBuffer, size: int = BATCH) -> dict[str, tuple[Callable[[], Any], int]]:
     """Return the steps of ``for batch in buffer``, each with the batches that a call of it is for."""
-    storage, at_once = buffer.storage, _prefetch.num_ahead(buffer.storage, size)
+    storage, at_once = buffer.storage, _prefetch.num_batches_ahead(buffer.storage, size)
     chunks = [torch.cat([buffer._draw(size)[1]["index"] for _ in range(at_once)]) for _ in range(DRAWS // at_once)]
     chunk_of, row_of = itertools.cycle(chunks), itertools.cycle([storage._rows.take(chunk) for chunk in chunks])
-    gather = max(storage._gathers, key=lambda gather: gather.item_bytes)
+    gather = max(storage._plans, key=lambda gather: gather.item_bytes)
     batches = iter(buffer)
     return {
         "a batch of the loop": (lambda: next(batches), 1),

@@ -19,7 +19,7 @@ from rlhive.data.replay import (
     DatasetReplayBuffer,
     ImageCache,
     Normalize,
-    Packed,
+    PackedCache,
     PackedStorage,
     ReadOptions,
     SamplingOptions,
@@ -116,7 +116,7 @@ def iter_batches(
     return iterate_batches(iter_records(view), schema, batch_size, shuffle=shuffle, seed=seed, drop_last=drop_last)
 
 
-def _find_episodes(packed: Packed, view: View) -> torch.Tensor | None:
+def _find_episodes(packed: PackedCache, view: View) -> torch.Tensor | None:
     """Return the positions of a view's episodes in the cache, int64, split by split; None for all of them in order."""
     if view.selection is not None:
         return torch.from_numpy(positions(packed.episodes[:, 0].numpy(), view.selection))

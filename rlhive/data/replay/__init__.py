@@ -7,14 +7,13 @@ from rlhive._lazy import attach
 if TYPE_CHECKING:
     from rlhive.data.replay._buffer import (
         DatasetReplayBuffer as DatasetReplayBuffer,
-        extend as extend,
         make_replay_buffer as make_replay_buffer,
     )
     from rlhive.data.replay._cache import open_packed as open_packed
     from rlhive.data.replay._dataloader import make_dataloader as make_dataloader
-    from rlhive.data.replay._layout import ImageCache as ImageCache, Packed as Packed
+    from rlhive.data.replay._layout import ImageCache as ImageCache, PackedCache as PackedCache
     from rlhive.data.replay._normalization import MEAN_STD as MEAN_STD, observation_norm as observation_norm
-    from rlhive.data.replay._online import OnlineReplayBuffer as OnlineReplayBuffer
+    from rlhive.data.replay._online import OnlineReplayBuffer as OnlineReplayBuffer, extend as extend
     from rlhive.data.replay._options import (
         BatchTransform as BatchTransform,
         DataLoaderOptions as DataLoaderOptions,

@@ -1,11 +1,15 @@
-"""A derived folder's seal: checksums of its files, and how the operating system last saw them.
+"""Checksums of the files of a cache folder, kept in its ``seal.json``.
+
+::
 
     seal.json    {"source": …,
-                  "files": {"records.bin": {"bytes": …, "crc32": […per PIECE…], "stamp": [inode, mtime_ns, ctime_ns]}}}
+                  "files": {"records.bin": {"bytes": …, "crc32": [one per CHUNK_BYTES],
+                                            "stamp": [inode, mtime_ns, ctime_ns]}}}
 
-Whoever writes into a file, cuts it, copies it or puts another in its place changes its stamp; then the checksums are
-computed once, and a match is stamped anew. A file whose stamp has not changed is taken without being read, so that
-opening takes milliseconds. What the stamps cannot see is a disk that returns other bits than were written.
+Writing to a file, truncating, copying or replacing it changes its stamp. A file with an unchanged stamp is accepted
+without being read, so that a cache opens in milliseconds. A file with a new stamp is read once, and the new stamp is
+recorded if the checksums match. Stamps do not detect a disk that returns other bits than were written;
+``require_intact(folder, read_all=True)`` does.
 """
 
 import contextlib
@@ -18,94 +22,101 @@ from rlhive.data import _store
 from rlhive.errors import CorruptDataset
 
 FILE_NAME = "seal.json"
-PIECE = 16 * 2**20
-_READ = 2**20
+CHUNK_BYTES = 16 * 2**20
+_READ_BYTES = 2**20
 
 
-def seal(folder: Path, source: str) -> None:
-    """Write the seal of all files of a folder, which nobody writes to any more.
+def write_checksums(folder: Path, source: str) -> None:
+    """Write the checksums of all files of a folder, which must not be written to afterwards.
 
     Args:
         folder: The folder.
-        source: What its content was derived from.
+        source: Key of the data that the files were derived from.
     """
-    files = {path.name: _checksums(path) | {"stamp": _stamp(path)} for path in _files(folder)}
-    _write(folder, source, files)
+    files = {path.name: _compute_checksums(path) | {"stamp": _read_stamp(path)} for path in _list_files(folder)}
+    _write_record(folder, source, files)
 
 
-def source_of(folder: Path) -> str:
-    """Return what a folder was derived from; empty where no seal says so."""
+def read_source(folder: Path) -> str:
+    """Return the key of the data that a folder was derived from; empty if the folder has no readable checksums."""
     try:
-        return _read(Path(folder))[0]
+        return _read_record(Path(folder))[0]
     except CorruptDataset:
         return ""
 
 
-def require_sealed(folder: Path, *, read: bool = False) -> None:
-    """Raise unless every file of the folder is what was sealed.
+def require_intact(folder: Path, *, read_all: bool = False) -> None:
+    """Raise unless every file of a folder matches its checksums.
 
     Args:
         folder: The folder.
-        read: Whether to read every file, even one that nobody seems to have touched.
+        read_all: Whether to read files with an unchanged stamp as well.
 
     Raises:
-        CorruptDataset: A file is missing, is more than was sealed, or is not what it was.
+        CorruptDataset: A file is missing, was added, or has changed.
     """
     folder = Path(folder)
-    source, files = _read(folder)
-    touched = False
-    if {path.name for path in _files(folder)} != files.keys():
-        raise _broken(folder, f"expected the files {', '.join(files)}, got {', '.join(p.name for p in _files(folder))}")
-    for name, told in files.items():
-        path = folder / name
-        stamp = _stamp(path)
-        if not read and stamp == told.get("stamp"):
+    source, files = _read_record(folder)
+    names = [path.name for path in _list_files(folder)]
+    if set(names) != files.keys():
+        raise damaged_cache_error(folder, f"expected the files {', '.join(files)}, got {', '.join(names)}")
+    has_new_stamps = False
+    for name, recorded in files.items():
+        stamp = _read_stamp(folder / name)
+        is_touched = stamp != recorded.get("stamp")
+        if not (is_touched or read_all):
             continue
-        if _checksums(path) != {key: told.get(key) for key in ("bytes", "crc32")}:
-            raise _broken(folder, f"{name} has other content than was written")
-        if stamp != told.get("stamp"):
-            told["stamp"], touched = stamp, True
-    if touched:
-        with contextlib.suppress(OSError):  # whoever may not write here reads the files each time
-            _write(folder, source, files)
+        if _compute_checksums(folder / name) != {key: recorded.get(key) for key in ("bytes", "crc32")}:
+            raise damaged_cache_error(folder, f"the content of {name} does not match its checksums")
+        if is_touched:
+            recorded["stamp"] = stamp
+            has_new_stamps = True
+    if has_new_stamps:
+        with contextlib.suppress(OSError):  # without write permission the files are read at every opening
+            _write_record(folder, source, files)
 
 
-def _read(folder: Path) -> tuple[str, dict[str, dict[str, Any]]]:
+def damaged_cache_error(folder: Path, problem: str) -> CorruptDataset:
+    """Return the error for a damaged cache folder, ready to be raised."""
+    return CorruptDataset(f"Cache {folder} is damaged: {problem}. Delete the folder; the next call builds it again.")
+
+
+def _read_record(folder: Path) -> tuple[str, dict[str, dict[str, Any]]]:
+    """Return the source and the entry of every file from ``seal.json``."""
     try:
         content = json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))
         source, files = str(content["source"]), dict(content["files"])
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise _broken(folder, f"{FILE_NAME}: {error!r}") from error
-    if not all(isinstance(row, dict) for row in files.values()):
-        raise _broken(folder, f"{FILE_NAME} is not one that RLHive wrote")
+        raise damaged_cache_error(folder, f"{FILE_NAME}: {error!r}") from error
+    if not all(isinstance(entry, dict) for entry in files.values()):
+        raise damaged_cache_error(folder, f"{FILE_NAME} was not written by RLHive")
     return source, files
 
 
-def _write(folder: Path, source: str, files: dict[str, Any]) -> None:
+def _write_record(folder: Path, source: str, files: dict[str, Any]) -> None:
     _store.write_aside(Path(folder) / FILE_NAME, json.dumps({"source": source, "files": files}).encode())
 
 
-def _files(folder: Path) -> list[Path]:
-    there = (path for path in Path(folder).iterdir() if path.name != FILE_NAME and _store.PARTIAL not in path.name)
-    return sorted(there)
+def _list_files(folder: Path) -> list[Path]:
+    """Return the files that have checksums, sorted by name."""
+    return sorted(path for path in Path(folder).iterdir() if path.name != FILE_NAME and _store.PARTIAL not in path.name)
 
 
-def _checksums(path: Path) -> dict[str, Any]:
-    sums: list[int] = []
+def _compute_checksums(path: Path) -> dict[str, Any]:
+    """Return the size of a file and the CRC-32 of each of its chunks."""
+    checksums: list[int] = []
     with path.open("rb") as file:
-        for _ in range(0, path.stat().st_size, PIECE):
-            checksum, left = 0, PIECE
-            while left and (part := file.read(min(left, _READ))):
-                checksum, left = zlib.crc32(part, checksum), left - len(part)
-            if left < PIECE:
-                sums.append(checksum)
-    return {"bytes": path.stat().st_size, "crc32": sums}
+        for _ in range(0, path.stat().st_size, CHUNK_BYTES):
+            checksum, num_left = 0, CHUNK_BYTES
+            while num_left and (content := file.read(min(num_left, _READ_BYTES))):
+                checksum = zlib.crc32(content, checksum)
+                num_left -= len(content)
+            if num_left < CHUNK_BYTES:
+                checksums.append(checksum)
+    return {"bytes": path.stat().st_size, "crc32": checksums}
 
 
-def _stamp(path: Path) -> list[int]:
+def _read_stamp(path: Path) -> list[int]:
+    """Return what changes whenever a file is written to or replaced: inode, modification and change time."""
     status = path.stat()
     return [status.st_ino, status.st_mtime_ns, status.st_ctime_ns]
-
-
-def _broken(folder: Path, problem: str) -> CorruptDataset:
-    return CorruptDataset(f"Cache {folder} is damaged: {problem}. Delete the folder; it is made again.")

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
 from rlhive.data.replay import _prefetch
 from rlhive.data.replay._options import DataLoaderOptions
-from rlhive.data.replay._storage import PackedStorage
+from rlhive.data.replay._storage import PackedStorage, identity_collate
 from rlhive.errors import EpisodesTooShort
 
 
@@ -26,16 +26,15 @@ def make_dataloader(storage: PackedStorage, options: DataLoaderOptions) -> DataL
     Raises:
         EpisodesTooShort: No episode is as long as an item.
     """
-    starts = None if options.slice_len is None else _starts(storage, options.slice_len)
-    items = _Items(storage, starts, options.slice_len)
-    batches = _Batches(len(storage) if starts is None else len(starts), options)
+    dataset = _TransitionDataset(storage) if options.slice_len is None else _SliceDataset(storage, options.slice_len)
+    batches = _BatchSampler(len(dataset), options)
     if not options.num_workers:
-        return DataLoader(_Epochs(items, batches), batch_size=None, collate_fn=_as_is)
+        return DataLoader(_PrefetchedBatches(dataset, batches), batch_size=None, collate_fn=identity_collate)
     return DataLoader(
-        items,
+        dataset,
         sampler=batches,
         batch_size=None,
-        collate_fn=_as_is,
+        collate_fn=identity_collate,
         num_workers=options.num_workers,
         # A forked child would inherit torch's threads; the storage travels as a path.
         multiprocessing_context="spawn",
@@ -43,42 +42,71 @@ def make_dataloader(storage: PackedStorage, options: DataLoaderOptions) -> DataL
     )
 
 
-class _Items(Dataset):
-    """Batches of items by the numbers of the items."""
+class _TransitionDataset(Dataset):
+    """Batches of transitions by their indices.
 
-    def __init__(self, storage: PackedStorage, starts: torch.Tensor | None, slice_len: int | None):
-        self.storage, self._starts = storage, starts
-        self._steps = None if slice_len is None else torch.arange(slice_len)
-        self.item_len = slice_len or 1
+    Args:
+        storage: Transitions to read.
+
+    Attributes:
+        storage: The storage.
+        item_len: Transitions per item.
+    """
+
+    def __init__(self, storage: PackedStorage):
+        self.storage = storage
+        self.item_len = 1
+
+    def __len__(self) -> int:
+        return len(self.storage)
 
     def __getitem__(self, items: torch.Tensor) -> TensorDict:
-        return self.storage.get(self.index_of(items))
+        return self.storage.get(self.transition_indices(items))
 
-    def index_of(self, items: torch.Tensor) -> torch.Tensor:
-        """Return the transitions of some items, ``[n]`` or ``[n, slice_len]``."""
-        return items if self._starts is None else self._starts[items].unsqueeze(1) + self._steps
+    def transition_indices(self, items: torch.Tensor) -> torch.Tensor:
+        """Return the transitions of some items, ``[n]``."""
+        return items
 
 
-class _Epochs(IterableDataset):
-    """The batches of an epoch in the process that asks for them, gathered ahead."""
+class _SliceDataset(_TransitionDataset):
+    """Batches of slices by their numbers; there is one slice per possible start."""
 
-    def __init__(self, items: _Items, batches: "_Batches"):
-        self._items, self._batches = items, batches
+    def __init__(self, storage: PackedStorage, slice_len: int):
+        super().__init__(storage)
+        self.item_len = slice_len
+        self._starts = _find_slice_starts(storage, slice_len)
+        self._steps = torch.arange(slice_len)
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def transition_indices(self, items: torch.Tensor) -> torch.Tensor:
+        """Return the transitions of some slices, ``[n, slice_len]``."""
+        return self._starts[items].unsqueeze(1) + self._steps
+
+
+class _PrefetchedBatches(IterableDataset):
+    """The batches of an epoch in the main process, gathered ahead in a thread."""
+
+    def __init__(self, dataset: _TransitionDataset, batches: "_BatchSampler"):
+        self._dataset = dataset
+        self._batches = batches
 
     def __len__(self) -> int:
         return len(self._batches)
 
     def __iter__(self) -> Iterator[TensorDict]:
-        indices = (self._items.index_of(batch) for batch in self._batches)
-        return _prefetch.gathered(self._items.storage, indices, self._batches.batch_size * self._items.item_len)
+        indices = (self._dataset.transition_indices(items) for items in self._batches)
+        num_transitions = self._batches.batch_size * self._dataset.item_len
+        return _prefetch.iter_gathered(self._dataset.storage, indices, num_transitions)
 
 
-class _Batches(Sampler):
-    """The numbers of the items of every batch of an epoch."""
+class _BatchSampler(Sampler):
+    """The item numbers of every batch of an epoch, int64 ``[batch_size]``."""
 
-    def __init__(self, count: int, options: DataLoaderOptions):
-        self._count = count
+    def __init__(self, num_items: int, options: DataLoaderOptions):
         self.batch_size = options.batch_size
+        self._num_items = num_items
         self._shuffle = options.shuffle
         self._drop_last = options.drop_last
         self._generator = torch.Generator()
@@ -88,29 +116,28 @@ class _Batches(Sampler):
             self._generator.manual_seed(options.seed)
 
     def __len__(self) -> int:
-        full, rest = divmod(self._count, self.batch_size)
-        return full + (rest > 0 and not self._drop_last)
+        num_full, num_left = divmod(self._num_items, self.batch_size)
+        return num_full + (num_left > 0 and not self._drop_last)
 
     def __iter__(self) -> Iterator[torch.Tensor]:
-        order = torch.randperm(self._count, generator=self._generator) if self._shuffle else torch.arange(self._count)
-        yield from order.split(self.batch_size)[: len(self)]
+        if self._shuffle:
+            items = torch.randperm(self._num_items, generator=self._generator)
+        else:
+            items = torch.arange(self._num_items)
+        yield from torch.split(items, self.batch_size)[: len(self)]
 
 
-def _starts(storage: PackedStorage, slice_len: int) -> torch.Tensor:
-    """The transitions with which a window inside one episode can begin."""
+def _find_slice_starts(storage: PackedStorage, slice_len: int) -> torch.Tensor:
+    """Return the transitions with which a slice inside one episode can start, int64."""
     lengths = storage.lengths().cpu()
-    windows = (lengths - slice_len + 1).clamp_min(0)
-    if not windows.sum():
+    num_starts = (lengths - slice_len + 1).clamp_min(0)
+    if not num_starts.sum():
         longest = int(lengths.max()) if len(lengths) else 0
         msg = (
-            f"slice_len={slice_len}: expected an episode of that many transitions, got {longest} at most. "
-            "Ask for shorter slices."
+            f"slice_len={slice_len}: expected an episode of at least that many transitions, got {longest} at most. "
+            "Use a smaller slice_len."
         )
         raise EpisodesTooShort(msg)
     first = lengths.cumsum(0) - lengths
-    offset = first - (windows.cumsum(0) - windows)
-    return torch.arange(int(windows.sum())) + torch.repeat_interleave(offset, windows)
-
-
-def _as_is(batch: TensorDict) -> TensorDict:
-    return batch
+    offset = first - (num_starts.cumsum(0) - num_starts)
+    return torch.arange(int(num_starts.sum())) + torch.repeat_interleave(offset, num_starts)

@@ -1,16 +1,17 @@
-"""From rows of the packed cache to the leaves of a batch: which rows one item reads, and what becomes of them.
+"""From rows of the packed cache to the leaves of a batch: which rows an item reads, and which leaves they become.
 
-One gather per block, and every leaf is a strided window into its copy, on which no other leaf lies. A plain transition
-reads its row and the row below; both lie next to each other, so the index selects from a view whose rows overlap::
+There is one gather per block, and every leaf is a strided view of the copy that no other leaf overlaps. A plain
+transition reads its own row and the next one. Both are adjacent, so that the index selects from a view whose rows
+overlap::
 
     block      [num_rows, W] words  ── as_strided ──►  [num_rows - 1, W + observed], row stride W
     gathered   [n, W + observed]   │ row t: observation, episode, action, … │ row t+1: observation │
                                        └ root, next.reward, flags               └ next.observation
 
-With ``frame_stack=F`` or ``n_step=K`` an item reads several rows of its episode ("slots"), clamped to its first row
-and to the row of its final observation::
+With ``frame_stack=F`` or ``n_step=K`` an item reads several rows of its episode ("slots"), clamped to the episode's
+first row and to the row of its final observation::
 
-    slots      t-F+1 … t │ t+1 … t+K-1 │ t+K-F+1 … t+K        the middle ones for their rewards alone
+    slots      t-F+1 … t │ t+1 … t+K-1 │ t+K-F+1 … t+K        those in the middle only for their rewards
     K = 1      t-F+1 … t, t+1                                 both stacks share their frames
 """
 
@@ -21,16 +22,25 @@ from typing import Any
 import torch
 
 from rlhive import keys
-from rlhive.data.replay._frames import Frames
-from rlhive.data.replay._layout import Block, Packed, Place
-from rlhive.data.replay._leaves import Chain, Cuts, Discount, Leaf, Normalize, contiguous, stacked
+from rlhive.data.replay._frames import FrameReader
+from rlhive.data.replay._layout import Block, FieldLayout, PackedCache
+from rlhive.data.replay._leaves import (
+    DiscountedSum,
+    LeafLayout,
+    LeafSplitter,
+    LeafTransform,
+    NormalizeStep,
+    TransformChain,
+    contiguous_strides,
+    join_frames,
+)
 from rlhive.data.replay._validation import require_integer, require_key_list
 from rlhive.errors import SchemaMismatch
 
 _WORD = 8
 _REWARD = keys.key_to_column(keys.NEXT_REWARD)
 
-#: What MultiStepTransform adds at the root; the reward that it replaces goes below "next".
+#: Keys that MultiStepTransform adds at the root, and the key below "next" of the reward that it replaces.
 STEPS_TO_NEXT = "steps_to_next_obs"
 NONTERMINAL = "nonterminal"
 GAMMA = "gamma"
@@ -42,14 +52,18 @@ STACKED = (keys.OBSERVATION, keys.PIXELS, keys.DEPTH)
 
 @dataclass(frozen=True)
 class Window:
-    """What one item of a batch is made of.
+    """The rows that make one item of a batch, and the computations on them.
 
     Attributes:
-        n_step: Steps to ``("next", observation)`` and of the reward summed, as TorchRL's ``MultiStepTransform``.
-        gamma: Discount of that sum.
-        frame_stack: Observations joined along the last dimension, oldest first, as TorchRL's ``CatFrames`` with
-            ``padding="same"``: the first one is repeated at an episode's beginning.
+        n_step: Number of steps to ``("next", observation)`` and of rewards in the sum, as TorchRL's
+            ``MultiStepTransform``.
+        gamma: Discount of that sum, above 0 and at most 1.
+        frame_stack: Number of observations joined along the last dimension, oldest first, as TorchRL's ``CatFrames``
+            with ``padding="same"``: the first one is repeated at an episode's start.
         normalize: Mean and scale by key; ``(value - mean) / scale`` as TorchRL's ``ObservationNorm``.
+
+    Raises:
+        ValueError: A number is out of range.
     """
 
     n_step: int = 1
@@ -58,83 +72,81 @@ class Window:
     normalize: Mapping[keys.NestedKey, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("n_step", "frame_stack"):
-            require_integer(getattr(self, name), 1, name)
+        require_integer(self.n_step, 1, "n_step")
+        require_integer(self.frame_stack, 1, "frame_stack")
         if not 0 < self.gamma <= 1:
-            msg = f"gamma={self.gamma!r}: expected a discount above 0 and at most 1. Leave it out for 0.99."
+            msg = f"gamma={self.gamma!r}: expected a discount above 0 and at most 1"
             raise ValueError(msg)
 
     @property
     def is_pair(self) -> bool:
-        """Whether an item is a row and the row below."""
+        """Whether an item is a row and the following row."""
         return self.n_step == self.frame_stack == 1
 
     @property
     def num_slots(self) -> int:
-        """How many rows an item reads."""
+        """Number of rows that an item reads."""
         return self.frame_stack + 1 if self.n_step == 1 else 2 * self.frame_stack + self.n_step - 1
 
-    def slots(self, since: torch.Tensor, left: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return which rows items read, relative to their own.
+    def slots(self, steps_since_start: torch.Tensor, steps_to_end: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the rows that items read, relative to their own row.
 
         Args:
-            since: Steps since the episode's beginning, ``[n]``.
-            left: Steps to the row of its final observation, ``[n]``, at least 1.
+            steps_since_start: Steps since the episode's first row, ``[n]``.
+            steps_to_end: Steps to the row of the episode's final observation, ``[n]``, at least 1.
 
         Returns:
-            The offsets ``[n, num_slots]``, and the steps to the next observation ``[n]``, ``n_step`` or fewer.
+            The offsets ``[n, num_slots]``, and the number of steps to the next observation ``[n]``, at most
+            ``n_step``.
         """
-        steps = left.clamp_max(self.n_step)
+        device = steps_to_end.device
+        num_steps = steps_to_end.clamp_max(self.n_step)
         if self.frame_stack == 1:
-            return torch.minimum(torch.arange(self.n_step + 1, device=left.device), left.unsqueeze(1)), steps
-        if self.n_step == 1:  # the frames of both stacks, the shared ones once
-            frames = torch.arange(1 - self.frame_stack, 2, device=since.device)
-            return torch.maximum(frames, -since.unsqueeze(1)), steps
-        frames = torch.arange(1 - self.frame_stack, 1, device=since.device)
-        ahead = torch.arange(1, self.n_step, device=since.device)
-        oldest = -since.unsqueeze(1)
+            return torch.minimum(torch.arange(self.n_step + 1, device=device), steps_to_end.unsqueeze(1)), num_steps
+        oldest = -steps_since_start.unsqueeze(1)
+        if self.n_step == 1:  # both stacks share all frames but one
+            return torch.maximum(torch.arange(1 - self.frame_stack, 2, device=device), oldest), num_steps
+        frames = torch.arange(1 - self.frame_stack, 1, device=device)
         root = torch.maximum(frames, oldest)
-        rewards = torch.minimum(ahead, left.unsqueeze(1))
-        following = torch.maximum(steps.unsqueeze(1) + frames, oldest)
-        return torch.cat([root, rewards, following], 1), steps
+        rewards = torch.minimum(torch.arange(1, self.n_step, device=device), steps_to_end.unsqueeze(1))
+        following = torch.maximum(num_steps.unsqueeze(1) + frames, oldest)
+        return torch.cat([root, rewards, following], 1), num_steps
 
 
-class Gather:
-    """How some rows of one block become leaves.
+class GatherPlan:
+    """How rows of one block are copied and become leaves of a batch.
 
     Args:
-        block: Its layout.
-        data: Its rows, int64 ``[num_rows, row_bytes // 8]``, or what decodes them.
-        window: What an item is made of.
-        columns: The fields to give, by column name.
+        block: Layout of the block.
+        data: Rows of the block, int64 ``[num_rows, row_bytes // 8]``, or the reader of encoded pictures.
+        window: The rows of an item.
+        columns: Columns to gather.
     """
 
-    def __init__(self, block: Block, data: torch.Tensor | Frames, window: Window, columns: set[str]):
-        places = [place for place in block.places if place.field.column in columns]
-        frames, ahead = window.frame_stack, window.n_step - 1
-        self._data, self._width, self._window = data, block.row_bytes // _WORD, window
-        self._kept: torch.Tensor | None = None
-        if not any(place.field.observed for place in places):
-            self._kept, self._num_slots = torch.tensor([frames - 1]), 1
-        elif not ahead or any(place.field.column == _REWARD for place in places):
-            self._num_slots = window.num_slots
-        else:  # the rows that lie between are read for their rewards
-            self._kept = torch.cat([torch.arange(frames), torch.arange(frames) + frames + ahead])
-            self._num_slots = 2 * frames
+    def __init__(self, block: Block, data: torch.Tensor | FrameReader, window: Window, columns: set[str]):
+        fields = [layout for layout in block.fields if layout.field.column in columns]
+        self._data = data
+        self._width = block.row_words
+        self._window = window
+        self._slot_indices = _select_slots(fields, window)
+        self._num_slots = window.num_slots if self._slot_indices is None else len(self._slot_indices)
         self._item_words = self._num_slots * self._width
-        self._pair = torch.arange(2) if isinstance(data, Frames) and self._num_slots == 2 else None
-        if window.is_pair and self._num_slots == 2 and self._pair is None:
-            below = max(place.stop for place in places if place.field.observed)
-            self._item_words = self._width + -(-below // _WORD)
-            self._data = data.as_strided((max(0, len(data) - 1), self._item_words), (self._width, 1))
-        here = 0 if self._num_slots == 1 else frames - 1
-        self._leaves: dict[torch.dtype, list[Leaf]] = {}
-        for place in places:
-            self._add(place, place.field.key, here)
-            if place.field.observed:
-                self._add(place, (keys.NEXT, *_parts(place.field.key)), self._num_slots - 1)
-        self._cuts = [
-            Cuts(leaves, self._item_words * _WORD // dtype.itemsize) for dtype, leaves in self._leaves.items()
+        self._next_offsets: torch.Tensor | None = None
+        if window.is_pair and self._num_slots == 2:
+            if isinstance(data, torch.Tensor):
+                observed_bytes = max(layout.stop for layout in fields if layout.field.observed)
+                self._item_words = self._width + -(-observed_bytes // _WORD)
+                self._data = data.as_strided((max(0, len(data) - 1), self._item_words), (self._width, 1))
+            else:
+                self._next_offsets = torch.arange(2)
+        self._leaves: dict[torch.dtype, list[LeafLayout]] = {}
+        root_slot = 0 if self._num_slots == 1 else window.frame_stack - 1
+        for layout in fields:
+            self._add_leaf(layout, layout.field.key, root_slot)
+            if layout.field.observed:
+                self._add_leaf(layout, (keys.NEXT, *_key_parts(layout.field.key)), self._num_slots - 1)
+        self._splitters = [
+            LeafSplitter(leaves, self._item_words * _WORD // dtype.itemsize) for dtype, leaves in self._leaves.items()
         ]
 
     def __bool__(self) -> bool:
@@ -145,121 +157,142 @@ class Gather:
         """Bytes that are read for one item."""
         return self._item_words * _WORD
 
-    def read(self, rows: torch.Tensor, slots: torch.Tensor | None, device: torch.device) -> list[torch.Tensor]:
+    def gather(self, rows: torch.Tensor, slots: torch.Tensor | None, device: torch.device) -> list[torch.Tensor]:
         """Copy the rows of some items.
 
         Args:
             rows: Physical rows of the items, ``[n]``.
-            slots: What :meth:`Window.slots` says of them; None where an item is a pair.
-            device: Where the leaves shall be.
+            slots: Offsets of :meth:`Window.slots`; None if an item is a pair of rows.
+            device: Device of the copy.
 
         Returns:
-            The one copy, as each dtype sees it.
+            Views of one copy, one per dtype, ``[n, elements]``.
         """
-        if slots is not None:
-            slots = slots if self._kept is None else slots[:, self._kept]
-        elif self._pair is not None:
-            slots = self._pair
+        if slots is None:
+            slots = self._next_offsets
+        elif self._slot_indices is not None:
+            slots = slots[:, self._slot_indices]
         if slots is not None:
             rows = (rows.unsqueeze(1) + slots).view(-1)
-        block = self._data.take(rows) if isinstance(self._data, Frames) else self._data.index_select(0, rows)
-        block = block if slots is None else block.view(-1, self._item_words)
-        if block.device != device:
-            block = (block.pin_memory() if device.type == "cuda" else block).to(device, non_blocking=True)
-        return [block if dtype is torch.int64 else block.view(dtype) for dtype in self._leaves]
+        data = self._data
+        copied = data.take(rows) if isinstance(data, FrameReader) else data.index_select(0, rows)
+        if slots is not None:
+            copied = copied.view(-1, self._item_words)
+        if copied.device != device:
+            copied = (copied.pin_memory() if device.type == "cuda" else copied).to(device, non_blocking=True)
+        return [copied if dtype is torch.int64 else copied.view(dtype) for dtype in self._leaves]
 
-    def fill(self, roots: list[dict[str, Any]], copies: list[torch.Tensor]) -> None:
-        """Put the leaves of what :meth:`read` gave into nested dicts.
+    def fill(self, batches: list[dict[str, Any]], copies: list[torch.Tensor]) -> None:
+        """Put the leaves of gathered rows into nested dicts.
 
         Args:
-            roots: A dict per batch, which share the items evenly and in order; they get dicts for nested keys.
-            copies: What :meth:`read` gave.
+            batches: One dict per batch, filled in place; the items are split evenly and in order.
+            copies: Result of :meth:`gather`.
         """
-        for typed, cuts in zip(copies, self._cuts, strict=True):
-            for (parents, name, _, _, _, finish), value in cuts.apart(typed):
-                if finish is not None:
-                    value = finish(value)
-                # One call for the parts of all batches costs less than a call for each.
-                parts = (value,) if len(roots) == 1 else value.unsafe_chunk(len(roots))
-                for number, part in enumerate(parts):
-                    target = roots[number]
+        for copied, splitter in zip(copies, self._splitters, strict=True):
+            for (parents, name, _, _, _, transform), value in splitter.split(copied):
+                if transform is not None:
+                    value = transform(value)
+                # One call that splits the values of all batches costs less than a call for each.
+                chunks = (value,) if len(batches) == 1 else value.unsafe_chunk(len(batches))
+                for number, chunk in enumerate(chunks):
+                    target = batches[number]
                     for parent in parents:
                         target = target.setdefault(parent, {})
-                    target[name] = part
+                    target[name] = chunk
 
-    def _add(self, place: Place, key: keys.NestedKey, slot: int) -> None:
-        item, window, dtype = place.field, self._window, getattr(torch, place.field.dtype)
-        words = self._width * _WORD // dtype.itemsize
-        *parents, name = _parts(key)
-        shape, strides, steps = item.shape, contiguous(item.shape), []
+    def _add_leaf(self, layout: FieldLayout, key: keys.NestedKey, slot: int) -> None:
+        item, window, dtype = layout.field, self._window, getattr(torch, layout.field.dtype)
+        row_stride = self._width * _WORD // dtype.itemsize
+        *parents, name = _key_parts(key)
+        shape, strides = tuple(item.shape), contiguous_strides(item.shape)
+        steps: list[LeafTransform] = []
         if item.key in window.normalize:
-            steps.append(Normalize(*(tensor.to(dtype) for tensor in window.normalize[item.key])))
+            steps.append(NormalizeStep(*(tensor.to(dtype) for tensor in window.normalize[item.key])))
         if window.frame_stack > 1 and item.key in STACKED and item.observed:
             slot -= window.frame_stack - 1
-            shape, strides = (window.frame_stack, *shape), (words, *strides)
-            steps.append(stacked)
+            shape, strides = (window.frame_stack, *shape), (row_stride, *strides)
+            steps.append(join_frames)
         leaves = self._leaves.setdefault(dtype, [])
-        offset = slot * words + place.start // dtype.itemsize
+        offset = slot * row_stride + layout.start // dtype.itemsize
         if item.column == _REWARD and window.n_step > 1:
-            leaves.append(Leaf(tuple(parents), ORIGINAL_REWARD, offset, shape, strides, None))
-            shape, strides = (window.n_step, *shape), (words, *strides)
-            steps.append(Discount(window.n_step, window.gamma))
-        finish = Chain(steps) if len(steps) > 1 else steps[0] if steps else None
-        leaves.append(Leaf(tuple(parents), name, offset, shape, strides, finish))
+            leaves.append(LeafLayout(tuple(parents), ORIGINAL_REWARD, offset, shape, strides, None))
+            shape, strides = (window.n_step, *shape), (row_stride, *strides)
+            steps.append(DiscountedSum(window.n_step, window.gamma))
+        transform: LeafTransform | None = TransformChain(steps) if steps else None
+        if len(steps) == 1:
+            transform = steps[0]
+        leaves.append(LeafLayout(tuple(parents), name, offset, shape, strides, transform))
 
 
-def plan(packed: Packed, wanted: Sequence[keys.NestedKey] | None, window: Window) -> list[Gather]:
-    """Return one gather for every block that holds a wanted field.
+def build_plans(cache: PackedCache, selected_keys: Sequence[keys.NestedKey] | None, window: Window) -> list[GatherPlan]:
+    """Return a plan for every block that holds a selected field.
 
     Args:
-        packed: The cache.
-        wanted: Keys of the root; ``episode`` and the flags always come. None for all.
-        window: What an item is made of.
+        cache: The cache.
+        selected_keys: Keys of the root; ``episode`` and the flags always come. None for all.
+        window: The rows of an item.
 
     Raises:
-        SchemaMismatch: There is no field of a key, or it is not one that can be normalised or discounted.
+        SchemaMismatch: The schema has no field of a key, or a field cannot be normalised, summed or stacked.
     """
-    columns = columns_of(packed, wanted)
+    columns = select_columns(cache, selected_keys)
     for key in window.normalize:
-        _require_float(packed, keys.key_to_column(key), "normalize")
+        _require_float_field(cache, keys.key_to_column(key), "normalize")
     if window.n_step > 1 and _REWARD in columns:
-        _require_float(packed, _REWARD, "n_step")
-    if window.frame_stack > 1 and not any(item.key in STACKED for item in packed.schema.observed):
-        msg = f"frame_stack: expected one of the keys {', '.join(STACKED)}, got none. Leave frame_stack out."
+        _require_float_field(cache, _REWARD, "n_step")
+    if window.frame_stack > 1 and not any(item.key in STACKED for item in cache.schema.observed):
+        msg = f"frame_stack={window.frame_stack}: expected one of the keys {', '.join(STACKED)}, got none"
         raise SchemaMismatch(msg)
-    gathers = (Gather(*pair, window, columns) for pair in zip(packed.blocks, packed.data, strict=True))
-    return [gather for gather in gathers if gather]
+    plans = (GatherPlan(block, data, window, columns) for block, data in zip(cache.blocks, cache.data, strict=True))
+    return [plan for plan in plans if plan]
 
 
-def put(root: dict[str, Any], key: keys.NestedKey, value: torch.Tensor) -> None:
-    """Write a value at a nested key of nested dicts."""
-    *parents, name = _parts(key)
-    for part in parents:
-        root = root.setdefault(part, {})
-    root[name] = value
+def set_nested(entries: dict[str, Any], key: keys.NestedKey, value: torch.Tensor) -> None:
+    """Set the value of a nested key in nested dicts."""
+    *parents, name = _key_parts(key)
+    for parent in parents:
+        entries = entries.setdefault(parent, {})
+    entries[name] = value
 
 
-def columns_of(packed: Packed, wanted: Sequence[keys.NestedKey] | None) -> set[str]:
-    """Return the columns of some keys and those that always come."""
-    require_key_list(wanted, "keys")
-    there = {item.column for item in packed.schema.fields}
-    ends = {*keys.END_FLAGS, *(f"{keys.NEXT}.{flag}" for flag in keys.END_FLAGS)}
-    always = {keys.EPISODE, *ends}
-    chosen = there if wanted is None else {keys.key_to_column(key) for key in wanted}
-    unknown = chosen - there - always
+def select_columns(cache: PackedCache, selected_keys: Sequence[keys.NestedKey] | None) -> set[str]:
+    """Return the columns of some keys, with those of ``episode`` and the flags; all columns for None.
+
+    Raises:
+        SchemaMismatch: The schema has no field of a key, or ``selected_keys`` is a string.
+    """
+    require_key_list(selected_keys, "keys")
+    schema_columns = {item.column for item in cache.schema.fields}
+    always = {keys.EPISODE, *keys.END_FLAGS, *(f"{keys.NEXT}.{flag}" for flag in keys.END_FLAGS)}
+    if selected_keys is None:
+        return schema_columns | always
+    columns = {keys.key_to_column(key) for key in selected_keys}
+    unknown = columns - schema_columns - always
     if unknown:
-        msg = f"No field {', '.join(sorted(unknown))}: expected some of {', '.join(sorted(there))}. Choose among them."
+        msg = f"No field {', '.join(sorted(unknown))}: expected some of {', '.join(sorted(schema_columns))}"
         raise SchemaMismatch(msg)
-    return chosen | always
+    return columns | always
 
 
-def _require_float(packed: Packed, column: str, why: str) -> None:
-    found = [item for item in packed.schema.fields if item.column == column]
-    if not found or not getattr(torch, found[0].dtype).is_floating_point:
-        got = found[0].describe() if found else "no such field"
-        msg = f"{why}: expected a floating-point field {column}, got {got}. Leave {why} out or name another key."
+def _select_slots(fields: Sequence[FieldLayout], window: Window) -> torch.Tensor | None:
+    """Return the slots of a window that a block has to read; None for all of them."""
+    frames = window.frame_stack
+    if not any(layout.field.observed for layout in fields):
+        return torch.tensor([frames - 1])
+    if window.n_step == 1 or any(layout.field.column == _REWARD for layout in fields):
+        return None
+    # The slots in the middle are read only for their rewards.
+    return torch.cat([torch.arange(frames), torch.arange(frames) + frames + window.n_step - 1])
+
+
+def _require_float_field(cache: PackedCache, column: str, option: str) -> None:
+    item = next((item for item in cache.schema.fields if item.column == column), None)
+    if item is None or not getattr(torch, item.dtype).is_floating_point:
+        got = "no such field" if item is None else item.describe()
+        msg = f"{option}: expected a floating-point field {column}, got {got}"
         raise SchemaMismatch(msg)
 
 
-def _parts(key: keys.NestedKey) -> tuple[str, ...]:
+def _key_parts(key: keys.NestedKey) -> tuple[str, ...]:
     return (key,) if isinstance(key, str) else key

@@ -1,4 +1,4 @@
-"""One copy of gathered rows → the leaves of a batch, and what finishes some of them."""
+"""From one copy of gathered rows to the leaves of a batch, and the computations on some of them."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -6,39 +6,44 @@ from typing import NamedTuple
 
 import torch
 
+LeafTransform = Callable[[torch.Tensor], torch.Tensor]
 
-class Leaf(NamedTuple):
-    """One entry of a batch: its key, and where it lies in a gathered row, in elements of its dtype."""
+
+class LeafLayout(NamedTuple):
+    """One leaf of a batch: its key, and where it lies in a gathered row, in elements of its dtype."""
 
     parents: tuple[str, ...]
     name: str
     offset: int
     shape: tuple[int, ...]
     strides: tuple[int, ...]
-    finish: Callable[[torch.Tensor], torch.Tensor] | None
+    transform: LeafTransform | None
 
 
-class Cuts:
-    """How one copy, as one dtype sees it, comes apart into leaves.
+class LeafSplitter:
+    """Split a copy of gathered rows, viewed as one dtype, into leaves.
 
-    One call that splits the rows all along costs half of a view per leaf. It is the "unsafe" split: its parts do not
-    know of each other, so that autograd takes what is done to one leaf in place for no change of the others.
+    One call that splits all contiguous leaves costs half as much as a view per leaf. It is PyTorch's "unsafe" split:
+    autograd does not relate its parts to each other, so that an operation in place on one leaf is none on the others.
 
     Args:
-        leaves: What lies in a row.
+        leaves: The leaves in a row.
         width: Elements of a row.
     """
 
-    def __init__(self, leaves: Sequence[Leaf], width: int):
-        parts: list[tuple[int, Leaf | None]] = []
-        strided, end = [], 0
+    def __init__(self, leaves: Sequence[LeafLayout], width: int):
+        parts: list[tuple[int, LeafLayout | None]] = []  # number of elements and the leaf there, None for a gap
+        strided: list[LeafLayout] = []
+        end = 0
         for leaf in sorted(leaves, key=lambda leaf: leaf.offset):
-            if leaf.offset < end or leaf.strides != contiguous(leaf.shape):
+            if leaf.offset < end or leaf.strides != contiguous_strides(leaf.shape):
                 strided.append(leaf)
                 continue
-            parts += [(leaf.offset - end, None)] if leaf.offset > end else []
-            parts.append((math.prod(leaf.shape), leaf))
-            end = leaf.offset + math.prod(leaf.shape)
+            if leaf.offset > end:
+                parts.append((leaf.offset - end, None))
+            size = math.prod(leaf.shape)
+            parts.append((size, leaf))
+            end = leaf.offset + size
         if sum(leaf is not None for _, leaf in parts) < 2:
             parts, strided = [], list(leaves)
         elif width > end:
@@ -47,63 +52,78 @@ class Cuts:
         self._parts = [leaf for _, leaf in parts]
         self._strided = strided
 
-    def apart(self, typed: torch.Tensor) -> list[tuple[Leaf, torch.Tensor]]:
-        """Return every leaf with its values, ``[n, *shape]``, before what finishes it."""
-        count, width = typed.shape
-        found = []
+    def split(self, rows: torch.Tensor) -> list[tuple[LeafLayout, torch.Tensor]]:
+        """Return every leaf with its values before its transform, ``[n, *shape]``.
+
+        Args:
+            rows: The gathered rows viewed as the leaves' dtype, ``[n, width]``; the values share its memory.
+        """
+        count, width = rows.shape
+        values: list[tuple[LeafLayout, torch.Tensor]] = []
         if self._widths:
-            for leaf, value in zip(self._parts, torch.unsafe_split_with_sizes(typed, self._widths, 1), strict=True):
+            for leaf, value in zip(self._parts, torch.unsafe_split_with_sizes(rows, self._widths, 1), strict=True):
                 if leaf is not None:
-                    found.append((leaf, value if len(leaf.shape) == 1 else value.view(count, *leaf.shape)))
+                    values.append((leaf, value if len(leaf.shape) == 1 else value.view(count, *leaf.shape)))
         for leaf in self._strided:
-            found.append((leaf, typed.as_strided((count, *leaf.shape), (width, *leaf.strides), leaf.offset)))
-        return found
+            values.append((leaf, rows.as_strided((count, *leaf.shape), (width, *leaf.strides), leaf.offset)))
+        return values
 
 
-class Normalize:
-    """``(value - mean) / scale``, as TorchRL's ObservationNorm computes it."""
+class NormalizeStep:
+    """``(value - mean) / scale``, as TorchRL's ``ObservationNorm`` computes it.
+
+    Args:
+        mean: Mean of each element.
+        scale: Divisor of each element.
+    """
 
     def __init__(self, mean: torch.Tensor, scale: torch.Tensor):
-        self._mean, self._scale = mean, scale
+        self._mean = mean
+        self._scale = scale
 
     def __call__(self, value: torch.Tensor) -> torch.Tensor:
-        """Return the normalised values, in memory of their own."""
+        """Return the normalised values as a new tensor."""
         mean, scale = (tensor.to(value) for tensor in (self._mean, self._scale))
         return value.sub(mean).div_(scale)
 
 
-class Discount:
-    """Rewards ``[n, n_step, …]`` → their discounted sum; rows below an episode's end hold zeros."""
+class DiscountedSum:
+    """Discounted sum of ``n_step`` rewards; rows after an episode's end hold zeros and add nothing.
+
+    Args:
+        n_step: Number of rewards.
+        gamma: Discount per step.
+    """
 
     def __init__(self, n_step: int, gamma: float):
-        self._gammas = torch.tensor([gamma**step for step in range(n_step)], dtype=torch.float64)
+        self._discounts = torch.tensor([gamma**step for step in range(n_step)], dtype=torch.float64)
 
-    def __call__(self, value: torch.Tensor) -> torch.Tensor:
-        """Return the sums ``[n, …]``."""
-        gammas = self._gammas.to(value).view(-1, *(1,) * (value.ndim - 2))
-        return (value * gammas).sum(1)
+    def __call__(self, rewards: torch.Tensor) -> torch.Tensor:
+        """Return the sums ``[n, …]`` of rewards ``[n, n_step, …]``, in their dtype."""
+        discounts = self._discounts.to(rewards).view(-1, *(1,) * (rewards.ndim - 2))
+        return (rewards * discounts).sum(1)
 
 
-class Chain:
-    """One step after the other."""
+class TransformChain:
+    """Several transforms, applied one after the other."""
 
-    def __init__(self, steps: Sequence[Callable[[torch.Tensor], torch.Tensor]]):
+    def __init__(self, steps: Sequence[LeafTransform]):
         self._steps = steps
 
     def __call__(self, value: torch.Tensor) -> torch.Tensor:
-        """Return what the last step gives."""
+        """Return the result of the last transform."""
         for step in self._steps:
             value = step(value)
         return value
 
 
-def stacked(value: torch.Tensor) -> torch.Tensor:
-    """``[n, frames, …, d]`` → ``[n, …, frames * d]``, oldest first; a copy."""
-    return value.movedim(1, -2).clone(memory_format=torch.contiguous_format).flatten(-2)
+def join_frames(frames: torch.Tensor) -> torch.Tensor:
+    """Join frames ``[n, num_frames, …, d]`` to ``[n, …, num_frames * d]``, oldest first, in new memory."""
+    return frames.movedim(1, -2).clone(memory_format=torch.contiguous_format).flatten(-2)
 
 
-def contiguous(shape: Sequence[int]) -> tuple[int, ...]:
-    """Strides of a row-major array, in elements."""
+def contiguous_strides(shape: Sequence[int]) -> tuple[int, ...]:
+    """Return the strides of a row-major array, in elements."""
     strides, step = [], 1
     for size in reversed(shape):
         strides.append(step)

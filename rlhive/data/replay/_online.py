@@ -1,9 +1,11 @@
-"""Offline to online: a buffer that starts from a dataset and goes on growing.
+"""Offline to online: a replay buffer that starts with a dataset's transitions and keeps growing.
 
-The dataset's transitions are copied into a ``LazyMemmapStorage``; what a collector gives is brought into the same form
-on its way in. TorchRL's storage would fill a missing key with zeros and drop another dtype's meaning silently.
+The dataset's transitions are copied into a ``LazyMemmapStorage``. What a collector returns is checked and brought to
+the dataset's keys, dtypes and shapes first: TorchRL's storage would silently fill a missing key with zeros and cast
+other dtypes.
 """
 
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +15,23 @@ from torchrl.data import LazyMemmapStorage, TensorDictReplayBuffer
 from torchrl.data.replay_buffers.samplers import Sampler
 
 from rlhive import keys
+from rlhive.data.replay._samplers import MASK
 from rlhive.data.replay._storage import PackedStorage
 from rlhive.errors import SchemaMismatch
 
-#: What TorchRL's collectors say of the rows that they give.
-_TRAJECTORIES = ("collector", "traj_ids")
-_MASK = ("collector", "mask")
+#: Key of the trajectory ids of TorchRL's collectors.
+_TRAJECTORY_IDS = ("collector", "traj_ids")
 
-_PIECE = 16_384
+_CHUNK_ROWS = 16_384
 
 
 class OnlineReplayBuffer(TensorDictReplayBuffer):
-    """TorchRL's replay buffer whose writes have the keys, dtypes and shapes of a dataset.
+    """TorchRL's replay buffer whose transitions all have the keys, dtypes and shapes of a dataset.
 
-    :meth:`extend` takes what a collector gives as it is: any leading shape, time last; rows that the collector masks
-    out are left out, and so are keys that the dataset does not have. ``episode`` goes on counting from the dataset's
-    largest id: one new id for every trajectory, by ``("collector", "traj_ids")`` where it is there and by
-    ``("next", "done")`` otherwise.
+    :meth:`extend` takes a collector's batches as they are: any leading shape, time last. Rows that the collector
+    masks out and keys that the dataset does not have are left out. ``episode`` continues after the dataset's largest
+    id, with one new id per trajectory: trajectories are told apart by ``("collector", "traj_ids")`` if present,
+    otherwise by ``("next", "done")``.
     """
 
     def extend(self, tensordicts: TensorDictBase, *, update_priority: bool | None = None) -> torch.Tensor:
@@ -38,70 +40,73 @@ class OnlineReplayBuffer(TensorDictReplayBuffer):
         Raises:
             SchemaMismatch: A key of the dataset is missing, or has another dtype or shape.
         """
-        return super().extend(self._accept(tensordicts), update_priority=update_priority)
+        return super().extend(self._conform(tensordicts), update_priority=update_priority)
 
     def add(self, data: TensorDictBase) -> torch.Tensor:
         """Add one transition, batch size ``[]``; see :meth:`extend`."""
         return self.extend(data.unsqueeze(0))
 
-    def _start_from(self, storage: PackedStorage) -> None:
-        """Copy a dataset, a piece at a time, and take its form for the promise."""
-        self._row = storage.get(slice(0, 1))[0].clone()
-        self._next_id, self._open_ids = 0, {}
-        for start in range(0, len(storage), _PIECE):
-            piece = storage.get(slice(start, min(start + _PIECE, len(storage))))
-            self._next_id = max(self._next_id, int(piece[keys.EPISODE].max()) + 1)
-            super().extend(piece, update_priority=False)
+    def _copy_from(self, storage: PackedStorage) -> None:
+        """Copy a dataset in chunks, and remember the keys, dtypes and shapes of its rows."""
+        self._template = storage.get(slice(0, 1))[0].clone()
+        self._next_id = 0
+        # Episode id of every trajectory that has not ended, by its trajectory id or environment.
+        self._open_ids: dict[Hashable, int] = {}
+        for start in range(0, len(storage), _CHUNK_ROWS):
+            chunk = storage.get(slice(start, min(start + _CHUNK_ROWS, len(storage))))
+            self._next_id = max(self._next_id, int(chunk[keys.EPISODE].max()) + 1)
+            super().extend(chunk, update_priority=False)
 
-    def _accept(self, data: TensorDictBase) -> TensorDict:
+    def _conform(self, data: TensorDictBase) -> TensorDict:
+        """Return the rows of a batch ``[n]`` with exactly the dataset's keys."""
         if not data.ndim:
-            return self._accept(data.unsqueeze(0))
+            return self._conform(data.unsqueeze(0))
         if keys.EPISODE not in data:
-            data = data.copy().set(keys.EPISODE, self._episodes_of(data))
+            data = data.copy().set(keys.EPISODE, self._assign_episodes(data))
         rows = data.reshape(-1)
-        mask = rows.get(_MASK, None)
+        mask = rows.get(MASK, None)
         rows = rows if mask is None else rows[mask.reshape(-1)]
-        accepted = TensorDict({}, rows.batch_size)
-        for key, promised in self._row.items(True, True):
+        conformed = TensorDict({}, rows.batch_size)
+        for key, expected in self._template.items(True, True):
             value = rows.get(key, None)
-            if value is None or value.dtype != promised.dtype or value.shape[1:] != promised.shape:
+            if value is None or value.dtype != expected.dtype or value.shape[1:] != expected.shape:
                 got = "none" if value is None else f"{value.dtype} {tuple(value.shape[1:])}"
                 msg = (
-                    f"Key {keys.key_to_column(key)}: expected {promised.dtype} {tuple(promised.shape)} as in the "
+                    f"Key {keys.key_to_column(key)}: expected {expected.dtype} {tuple(expected.shape)} as in the "
                     f"dataset, got {got}. Add or convert it in the environment, or leave it out with keys=."
                 )
                 raise SchemaMismatch(msg)
-            accepted.set(key, value.to("cpu"))
-        return accepted
+            conformed.set(key, value.to("cpu"))
+        return conformed
 
-    def _episodes_of(self, data: TensorDictBase) -> torch.Tensor:
-        """New episode ids ``[*, T]``; a trajectory that goes on in the next call keeps its id."""
-        given = data.get(_TRAJECTORIES, None)
-        if given is None:
-            return self._by_ends(data)
-        given = given.reshape(data.shape)
-        ids = torch.empty_like(given, dtype=torch.int64)
-        for trajectory in given.unique().tolist():
-            if trajectory not in self._open_ids:
-                self._open_ids[trajectory] = self._new_id()
-            ids[given == trajectory] = self._open_ids[trajectory]
-        return ids
+    def _assign_episodes(self, data: TensorDictBase) -> torch.Tensor:
+        """Return new episode ids ``[*, T]``; a trajectory that continues in the next call keeps its id."""
+        trajectory_ids = data.get(_TRAJECTORY_IDS, None)
+        if trajectory_ids is None:
+            return self._assign_episodes_by_done(data)
+        trajectory_ids = trajectory_ids.reshape(data.shape)
+        episode_ids = torch.empty_like(trajectory_ids, dtype=torch.int64)
+        for trajectory in trajectory_ids.unique().tolist():
+            episode_ids[trajectory_ids == trajectory] = self._open_id(trajectory)
+        return episode_ids
 
-    def _by_ends(self, data: TensorDictBase) -> torch.Tensor:
+    def _assign_episodes_by_done(self, data: TensorDictBase) -> torch.Tensor:
+        """Return new episode ids ``[*, T]``, one per environment until it is done."""
         done = data[keys.NEXT_DONE].reshape(*data.shape, -1).any(-1).reshape(-1, data.shape[-1])
-        ids = torch.empty(done.shape, dtype=torch.int64)
-        for row, ends in enumerate(done.tolist()):
-            for step, end in enumerate(ends):
-                if ("row", row) not in self._open_ids:
-                    self._open_ids["row", row] = self._new_id()
-                ids[row, step] = self._open_ids["row", row]
-                if end:
-                    del self._open_ids["row", row]
-        return ids.reshape(data.shape)
+        episode_ids = torch.empty(done.shape, dtype=torch.int64)
+        for env, is_done_at in enumerate(done.tolist()):
+            for step, is_done in enumerate(is_done_at):
+                episode_ids[env, step] = self._open_id(("env", env))
+                if is_done:
+                    del self._open_ids["env", env]
+        return episode_ids.reshape(data.shape)
 
-    def _new_id(self) -> int:
-        self._next_id += 1
-        return self._next_id - 1
+    def _open_id(self, trajectory: Hashable) -> int:
+        """Return the episode id of a trajectory that has not ended; a new one for an unknown trajectory."""
+        if trajectory not in self._open_ids:
+            self._open_ids[trajectory] = self._next_id
+            self._next_id += 1
+        return self._open_ids[trajectory]
 
 
 def extend(
@@ -113,18 +118,19 @@ def extend(
     sampler: Sampler | None = None,
     **options: Any,
 ) -> OnlineReplayBuffer:
-    """Return a buffer that holds a dataset's transitions, each once and in order, and takes more.
+    """Return a replay buffer that starts with a dataset's transitions, in order, and can be extended.
 
     Args:
-        source: A dataset's buffer or storage; it stays as it is.
-        capacity: Transitions that the new buffer holds; then the oldest, the dataset's first, are overwritten.
-        batch_size: Transitions per ``sample()``.
-        folder: Where the memmaps go; a temporary folder by default, removed at the end of the process.
-        sampler: One of TorchRL's; uniform with replacement by default.
-        options: More arguments of ``TensorDictReplayBuffer``: ``prefetch``, ``transform``, …
+        source: Replay buffer or storage of a dataset; it does not change.
+        capacity: Number of transitions of the new buffer. When it is full, the oldest are overwritten, the dataset's
+            first.
+        batch_size: Number of transitions per ``sample()``.
+        folder: Folder of the memmap files; by default a temporary one that is removed when the process ends.
+        sampler: A TorchRL sampler; uniform with replacement by default.
+        options: Other arguments of ``TensorDictReplayBuffer``: ``prefetch``, ``transform``, …
 
     Raises:
-        ValueError: The dataset is empty, or the capacity is less than its transitions.
+        ValueError: The dataset is empty or has more transitions than ``capacity``.
 
     Example:
         >>> online = extend(dataset.as_replay_buffer(), 1_000_000)  # doctest: +SKIP
@@ -132,11 +138,14 @@ def extend(
         ...     online.extend(data)
     """
     storage = source if isinstance(source, PackedStorage) else source.storage
-    if not 0 < len(storage) <= capacity:
-        msg = f"capacity={capacity}: expected room for the dataset's transitions, got {len(storage)}. Ask for more."
+    if not len(storage):
+        msg = "The dataset has no transitions: expected at least one"
+        raise ValueError(msg)
+    if len(storage) > capacity:
+        msg = f"capacity={capacity}: expected at least {len(storage)}, the number of transitions in the dataset"
         raise ValueError(msg)
     buffer = OnlineReplayBuffer(
         storage=LazyMemmapStorage(capacity, scratch_dir=folder), sampler=sampler, batch_size=batch_size, **options
     )
-    buffer._start_from(storage)
+    buffer._copy_from(storage)
     return buffer

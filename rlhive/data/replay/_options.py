@@ -20,8 +20,8 @@ from torchrl.data.replay_buffers.samplers import Sampler
 
 from rlhive import keys
 from rlhive.data._schema import Schema
-from rlhive.data.replay._gather import Window, columns_of
-from rlhive.data.replay._layout import ImageCache, Packed
+from rlhive.data.replay._gather import Window, select_columns
+from rlhive.data.replay._layout import ImageCache, PackedCache
 from rlhive.data.replay._samplers import ShortEpisodes
 from rlhive.data.replay._storage import PackedStorage
 from rlhive.data.replay._validation import require_choice, require_integer, require_key_list
@@ -186,7 +186,7 @@ class DataLoaderOptions:
 
 
 def make_storage(
-    packed: Packed,
+    packed: PackedCache,
     episodes: torch.Tensor | None,
     options: ReadOptions,
     *,
@@ -213,7 +213,7 @@ def make_storage(
         window = replace(window, normalize=dict(normalize))
     device, in_memory = torch.device(options.device), options.in_memory
     if in_memory is None:
-        in_memory = device.type == "cuda" and _fits_in_memory(packed, episodes, options, device)
+        in_memory = device.type == "cuda" and _fits_in_gpu_memory(packed, episodes, options, device)
     return PackedStorage(
         packed,
         episodes,
@@ -272,12 +272,12 @@ def _mean_and_scale(
     return mean, torch.where(std > 0, std, 1.0)
 
 
-def _fits_in_memory(packed: Packed, episodes: torch.Tensor | None, options: ReadOptions, device: torch.device) -> bool:
+def _fits_in_gpu_memory(
+    packed: PackedCache, episodes: torch.Tensor | None, options: ReadOptions, gpu: torch.device
+) -> bool:
     """Return whether the blocks of the selected keys fit into a GPU's free memory."""
-    columns = columns_of(packed, options.keys)
+    columns = select_columns(packed, options.keys)
     table = packed.episodes if episodes is None else packed.episodes[episodes]
     num_rows = int(table[:, 3].sum()) + len(table)
-    row_bytes = sum(
-        block.row_bytes for block in packed.blocks if any(place.field.column in columns for place in block.places)
-    )
-    return num_rows * row_bytes <= _MEMORY_SHARE * torch.cuda.mem_get_info(device)[0]
+    row_bytes = sum(block.row_bytes for block in packed.blocks if block.holds_any(columns))
+    return num_rows * row_bytes <= _MEMORY_SHARE * torch.cuda.mem_get_info(gpu)[0]

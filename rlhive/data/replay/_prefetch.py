@@ -1,6 +1,6 @@
-"""Gathering ahead: a thread gathers several batches at once while others are used.
+"""Prefetching: a thread gathers several batches at once while the caller uses earlier ones.
 
-Which batches is decided before, by whoever draws the indices: the thread changes nothing but when they are gathered.
+The indices are drawn before, by the caller, so that the thread decides only when a batch is gathered, not which.
 """
 
 import os
@@ -14,53 +14,60 @@ from tensordict import TensorDict
 
 from rlhive.data.replay._storage import PackedStorage
 
-#: So many batches are gathered at once, as long as they have no more bytes together than lie in a processor's caches.
-_BATCHES = 16
-_BYTES = 4 * 2**20
+#: Number of batches that are gathered at once, if together they have at most this many bytes: a processor's caches.
+_MAX_BATCHES = 16
+_MAX_BYTES = 4 * 2**20
 
 
-def num_ahead(storage: PackedStorage, batch_size: int) -> int:
-    """Return how many batches of so many items are gathered at once."""
-    return max(1, min(_BATCHES, _BYTES // max(1, batch_size * storage.item_bytes)))
+def num_batches_ahead(storage: PackedStorage, batch_size: int) -> int:
+    """Return the number of batches to gather at once."""
+    return max(1, min(_MAX_BATCHES, _MAX_BYTES // max(1, batch_size * storage.item_bytes)))
 
 
-def start(storage: PackedStorage, indices: Sequence[torch.Tensor]) -> "Future[list[TensorDict]]":
-    """Begin to gather one batch per index, int64 of any shape."""
-    return _thread().submit(_gather, storage, indices)
+def submit_gather(storage: PackedStorage, indices: Sequence[torch.Tensor]) -> "Future[list[TensorDict]]":
+    """Start to gather one batch per index in the thread and return the future of the batches.
+
+    Args:
+        storage: Storage to read.
+        indices: int64 tensors of any shape, all of the same shape except perhaps the last ones.
+    """
+    return _gather_thread().submit(_gather_batches, storage, indices)
 
 
-def gathered(storage: PackedStorage, indices: Iterable[torch.Tensor], batch_size: int) -> Iterator[TensorDict]:
+def iter_gathered(storage: PackedStorage, indices: Iterable[torch.Tensor], batch_size: int) -> Iterator[TensorDict]:
     """Yield one batch per index, in order.
 
     Args:
-        storage: What to read.
-        indices: int64 tensors.
-        batch_size: Elements of an index, the last one's excepted.
+        storage: Storage to read.
+        indices: int64 tensors, all of the same shape except perhaps the last one.
+        batch_size: Number of transitions of an index.
     """
     indices = iter(indices)
-    coming: Future[list[TensorDict]] | None = None
-    while True:
-        chunk = list(islice(indices, num_ahead(storage, batch_size)))
-        ready, coming = coming, start(storage, chunk) if chunk else None
-        if ready is not None:
-            yield from ready.result()
-        if coming is None:
-            return
+    num_batches = num_batches_ahead(storage, batch_size)
+    pending: Future[list[TensorDict]] | None = None
+    while chunk := list(islice(indices, num_batches)):
+        following = submit_gather(storage, chunk)
+        if pending is not None:
+            yield from pending.result()
+        pending = following
+    if pending is not None:
+        yield from pending.result()
 
 
-def _gather(storage: PackedStorage, indices: Sequence[torch.Tensor]) -> list[TensorDict]:
+def _gather_batches(storage: PackedStorage, indices: Sequence[torch.Tensor]) -> list[TensorDict]:
+    """Return one batch per index: those of the first one's shape from one gather, the others one by one."""
     shape = indices[0].shape
-    whole = [index for index in indices if index.shape == shape]
-    batches = storage.get_many(torch.cat([index.reshape(-1) for index in whole]), shape.numel())
+    uniform = [index for index in indices if index.shape == shape]
+    batches = storage.get_many(torch.cat([index.reshape(-1) for index in uniform]), shape.numel())
     if len(shape) != 1:
         batches = [batch.reshape(shape) for batch in batches]
-    return batches + [storage.get(index) for index in indices[len(whole) :]]
+    return batches + [storage.get(index) for index in indices[len(uniform) :]]
 
 
 @lru_cache(maxsize=1)
-def _thread() -> ThreadPoolExecutor:
-    """The one thread of this process that gathers ahead."""
+def _gather_thread() -> ThreadPoolExecutor:
+    """Return the one thread of this process that gathers ahead."""
     return ThreadPoolExecutor(max_workers=1, thread_name_prefix="rlhive-gather")
 
 
-os.register_at_fork(after_in_child=_thread.cache_clear)  # a fork has no threads but its own
+os.register_at_fork(after_in_child=_gather_thread.cache_clear)  # a forked process has no threads of its parent's pool

@@ -1,4 +1,4 @@
-"""The read-only TorchRL storage over the packed cache: which values do these transitions have?"""
+"""The read-only TorchRL storage over the packed cache: from indices of transitions to their values."""
 
 import json
 from collections.abc import Sequence
@@ -10,39 +10,47 @@ from tensordict import TensorDict
 from torchrl.data.replay_buffers.storages import Storage
 
 from rlhive import keys
-from rlhive.data.replay._gather import GAMMA, NONTERMINAL, STEPS_TO_NEXT, Window, columns_of, plan, put
-from rlhive.data.replay._layout import Packed
+from rlhive.data.replay._gather import (
+    GAMMA,
+    NONTERMINAL,
+    STEPS_TO_NEXT,
+    Window,
+    build_plans,
+    select_columns,
+    set_nested,
+)
+from rlhive.data.replay._layout import PackedCache
 from rlhive.errors import CheckpointMismatch
 
-#: A transition is its row and the row below.
-PLAIN = Window()
+#: A transition reads its own row and the following one.
+SINGLE_STEP = Window()
 
-#: Rewards are read in pieces of this many rows.
-_PIECE = 65_536
+#: Rewards are read in chunks of this many rows.
+_CHUNK_ROWS = 65_536
 
 
 class PackedStorage(Storage):
     """Transitions of a packed cache, or of some of its episodes; read-only.
 
-    Every batch is a copy: writing into it changes neither the cache nor a later batch. Its leaves are windows into
-    one block, so that keeping one leaf keeps the batch in memory; ``.contiguous()`` cuts one out. Pickling sends the
-    folder's path, not the data, so that worker processes share the page cache.
+    Every batch is a copy: a write into it changes neither the cache nor a later batch. Its leaves are views of one
+    block, so that one leaf keeps the memory of the whole batch alive; ``.contiguous()`` copies a leaf out. A pickle
+    holds the path of the cache folder and no data, so that worker processes share the page cache.
 
     Args:
         packed: The open cache.
-        episodes: Positions of the episodes to serve, int64; None for all.
-        keys: The fields to serve, as nested keys of the root: an observed field comes with its twin below ``"next"``.
-            ``episode`` and the flags always come. None for all.
-        window: Steps and frames that make one item, and what is normalised.
-        return_to_go: Discount of the rewards from a transition to its episode's end (TorchRL's
-            ``Reward2GoTransform``); None for none. Reads every reward once.
-        return_to_go_key: Where they go.
-        device: Where batches shall be.
-        resident: Whether the rows are copied into that device's memory, to be sampled there; otherwise they stay
-            mapped and every batch is copied (to CUDA from pinned memory).
+        episodes: Positions of the selected episodes, int64; None for all.
+        keys: Nested keys of the root to read; an observed key comes with its twin below ``"next"``, and ``episode``
+            and the flags always come. None for all.
+        window: The rows that make one item, and the normalisation.
+        return_to_go: Discount of the sum of the rewards from a transition to its episode's end, as TorchRL's
+            ``Reward2GoTransform``; None for no such key. Every reward is read once, when the storage is made.
+        return_to_go_key: Key of that sum.
+        device: Device of the batches.
+        resident: Whether the rows are copied into the device's memory and sampled there. Otherwise they stay mapped,
+            and every batch is copied to the device, to a GPU from pinned memory.
 
     Raises:
-        SchemaMismatch: There is no field of a key, or not one of the kind that is needed.
+        SchemaMismatch: The schema has no field of a key, or a field does not have the dtype that an option needs.
 
     Example:
         >>> storage.get(torch.tensor([0, 7]))["next", "reward"].shape  # doctest: +SKIP
@@ -51,56 +59,63 @@ class PackedStorage(Storage):
 
     def __init__(
         self,
-        packed: Packed,
+        packed: PackedCache,
         episodes: torch.Tensor | None = None,
         *,
         keys: Sequence[keys.NestedKey] | None = None,
-        window: Window = PLAIN,
+        window: Window = SINGLE_STEP,
         return_to_go: float | None = None,
         return_to_go_key: keys.NestedKey = keys.RETURN_TO_GO,
         device: torch.device | str = "cpu",
         resident: bool = False,
     ):
         self._episodes = torch.arange(len(packed.episodes)) if episodes is None else episodes
-        self._keys, self._window = keys, window
-        self._discount, self._to_go_key = return_to_go, return_to_go_key
-        self._target, self._resident = torch.device(device), resident
+        self._keys = keys
+        self._window = window
+        self._return_to_go_gamma = return_to_go
+        self._return_to_go_key = return_to_go_key
+        self._batch_device = torch.device(device)
+        self._resident = resident
         self._open(packed)
-        super().__init__(self._length)
+        super().__init__(self._num_transitions)
 
-    def _open(self, packed: Packed) -> None:
+    def _open(self, packed: PackedCache) -> None:
+        """Set everything that is derived from the cache, which a pickle does not hold."""
         self._folder = packed.folder
         table = packed.episodes[self._episodes]
-        self._ids, self._lengths = table[:, 0], table[:, 3]
+        self._episode_ids, self._lengths = table[:, 0], table[:, 3]
         if self._resident:
-            packed = packed.resident(self._episodes, columns_of(packed, self._keys), self._target)
+            packed = packed.load(self._episodes, select_columns(packed, self._keys), self._batch_device)
             self._rows = packed.rows
         else:
-            self._rows = packed.rows_of(self._episodes)
-        self._home = self._rows.device
-        self._length = len(self._rows)
-        self._gathers = plan(packed, self._keys, self._window)
-        self._since = self._left = self._to_go = None
+            self._rows = packed.transition_rows(self._episodes)
+        self._data_device = self._rows.device
+        self._num_transitions = len(self._rows)
+        self._plans = build_plans(packed, self._keys, self._window)
+        # Steps since the episode's start and to its final row, for a window of several rows.
+        self._steps: tuple[torch.Tensor, torch.Tensor] | None = None
         if not self._window.is_pair:
-            self._since, self._left = _steps(self._lengths, self._home)
-        if self._discount is not None:
-            self._to_go = returns_to_go(packed, self._rows, self._lengths, self._discount).to(self._target)
+            self._steps = _count_steps(self._lengths, self._data_device)
+        self._returns_to_go: torch.Tensor | None = None
+        if self._return_to_go_gamma is not None:
+            returns = compute_returns_to_go(packed, self._rows, self._lengths, self._return_to_go_gamma)
+            self._returns_to_go = returns.to(self._batch_device)
 
     def variant(self, **changes: Any) -> "PackedStorage":
-        """Return a storage of the same episodes with some of the arguments changed."""
+        """Return a storage of the same episodes with some keyword arguments changed."""
         arguments = {
             "keys": self._keys,
             "window": self._window,
-            "return_to_go": self._discount,
-            "return_to_go_key": self._to_go_key,
-            "device": self._target,
+            "return_to_go": self._return_to_go_gamma,
+            "return_to_go_key": self._return_to_go_key,
+            "device": self._batch_device,
             "resident": self._resident,
         }
-        return PackedStorage(Packed(self._folder), self._episodes, **arguments | changes)
+        return PackedStorage(PackedCache(self._folder), self._episodes, **arguments | changes)
 
     @property
     def window(self) -> Window:
-        """Steps and frames that make one item."""
+        """The rows that make one item."""
         return self._window
 
     def get(self, index: Any) -> TensorDict:
@@ -114,112 +129,120 @@ class PackedStorage(Storage):
             root flags (False), and below ``"next"`` the observed fields of the following state, the true final one
             at an episode's end, with ``done`` derived. With ``n_step``, what ``MultiStepTransform`` adds.
         """
-        if type(index) is tuple and len(index) == 1:  # as TorchRL's slice samplers give it
+        if type(index) is tuple and len(index) == 1:  # the form of TorchRL's slice samplers
             index = index[0]
         if not isinstance(index, torch.Tensor) or index.dtype is not torch.int64:
-            index = torch.arange(self._length, device=self._home)[index]
-        if index.device != self._home:
-            index = index.to(self._home)
+            index = torch.arange(self._num_transitions, device=self._data_device)[index]
+        if index.device != self._data_device:
+            index = index.to(self._data_device)
         flat = index if index.ndim == 1 else index.reshape(-1)
         [batch] = self.get_many(flat, flat.shape[0])
         return batch if index.ndim == 1 else batch.reshape(index.shape)
 
     def get_many(self, index: torch.Tensor, batch_size: int) -> list[TensorDict]:
-        """Return several batches that were gathered at once, which costs less than one after the other.
+        """Return several batches from one gather, which costs less than one gather per batch.
 
         Args:
             index: int64 ``[num_batches * batch_size]``; negative ones count from the end.
             batch_size: Transitions per batch.
 
         Returns:
-            The batches in order. They share one block of memory, of which every one has a part of its own.
+            The batches in order. They share one block of memory and do not overlap.
         """
-        rows, device = self._rows.take(index), self._target
-        more, slots = {}, None
-        if self._since is not None:
-            slots, steps = self._window.slots(self._since.take(index), self._left.take(index))
+        rows, device = self._rows.take(index), self._batch_device
+        extra: dict[keys.NestedKey, torch.Tensor] = {}
+        slots = None
+        if self._steps is not None:
+            since_start, to_end = self._steps
+            slots, num_steps = self._window.slots(since_start.take(index), to_end.take(index))
             if self._window.n_step > 1:
-                steps = steps.to(device, torch.int64)
-                more = {STEPS_TO_NEXT: steps, GAMMA: self._window.gamma**steps, NONTERMINAL: steps != 1}
-        roots: list[dict[str, Any]] = [{} for _ in range(rows.shape[0] // batch_size)] if batch_size else [{}]
-        for gather in self._gathers:
-            gather.fill(roots, gather.read(rows, slots, device))
-        if self._to_go is not None:
-            more[self._to_go_key] = self._to_go[index.to(device)]
-        for key, value in more.items():
-            for root, part in zip(roots, value.chunk(len(roots)), strict=True):
-                put(root, key, part)
+                num_steps = num_steps.to(device, torch.int64)
+                extra = {
+                    STEPS_TO_NEXT: num_steps,
+                    GAMMA: self._window.gamma**num_steps,
+                    NONTERMINAL: num_steps != 1,
+                }
+        batches: list[dict[str, Any]] = [{} for _ in range(rows.shape[0] // batch_size)] if batch_size else [{}]
+        for plan in self._plans:
+            plan.fill(batches, plan.gather(rows, slots, device))
+        if self._returns_to_go is not None:
+            extra[self._return_to_go_key] = self._returns_to_go[index.to(device)]
+        for key, value in extra.items():
+            for entries, chunk in zip(batches, value.chunk(len(batches)), strict=True):
+                set_nested(entries, key, chunk)
         size = torch.Size([batch_size])
-        return [_tensordict(root, size, device) for root in roots]
+        return [_build_tensordict(entries, size, device) for entries in batches]
 
     @property
     def item_bytes(self) -> int:
         """Bytes that are read for one item of a batch."""
-        return sum(gather.item_bytes for gather in self._gathers)
+        return sum(plan.item_bytes for plan in self._plans)
 
     def set(self, cursor: Any, data: Any, *, set_cursor: bool = True) -> None:
-        """Refuse: a dataset version never changes.
+        """Refuse to write: a dataset version never changes.
 
         Raises:
             TypeError: Always.
         """
-        msg = "A dataset's buffer is read-only. To go on collecting, extend another TensorDictReplayBuffer with it."
+        msg = "A dataset's replay buffer is read-only. rlhive.extend() makes a buffer of its transitions that grows."
         raise TypeError(msg)
 
     def __len__(self) -> int:
-        return self._length
+        return self._num_transitions
 
     def contains(self, item: int) -> bool:
-        """Whether there is a transition of that index."""
+        """Return whether there is a transition of that index."""
         return -len(self) <= item < len(self)
 
     def _rand_given_ndim(self, batch_size: int) -> torch.Tensor:
-        """Uniform indices: TorchRL's own draw, without its detour around ``torch.compile``."""
-        return torch.randint(0, self._length, (batch_size,), generator=self._rng, device=self.device)
+        """Draw uniform indices as TorchRL does, without its code path for ``torch.compile``."""
+        return torch.randint(0, self._num_transitions, (batch_size,), generator=self._rng, device=self.device)
 
     @property
     def _total_shape(self) -> torch.Size:
-        """What TorchRL's prioritized slice sampler asks a storage for."""
+        """Shape of the storage, which TorchRL's prioritized slice sampler reads."""
         return torch.Size([len(self)])
 
     @property
     def device(self) -> torch.device:
-        """Where indices are drawn and rows are gathered: the CPU for mapped files."""
-        return self._home
+        """Device on which indices are drawn and rows are gathered: the CPU for mapped files."""
+        return self._data_device
 
     def trajectories(self) -> torch.Tensor:
-        """Return the episode's position for every transition, int64: what TorchRL's slice samplers take."""
+        """Return the episode's position for every transition, int64, for ``trajectories=`` of slice samplers."""
         lengths = self.lengths()
-        return torch.repeat_interleave(torch.arange(len(lengths), device=self._home), lengths)
+        return torch.repeat_interleave(torch.arange(len(lengths), device=self._data_device), lengths)
 
     @property
-    def streams(self) -> bool:
+    def copies_to_gpu(self) -> bool:
         """Whether every batch is copied to a GPU."""
-        return self._target.type == "cuda" and self._home != self._target
+        return self._batch_device.type == "cuda" and self._data_device != self._batch_device
 
     def lengths(self) -> torch.Tensor:
-        """Return the number of transitions of every episode served, int64 ``[num_episodes]``, in storage order."""
-        return self._lengths.to(self._home)
+        """Return the number of transitions of every selected episode, int64 ``[num_episodes]``, in storage order."""
+        return self._lengths.to(self._data_device)
 
     def endings(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return whether every episode served terminated, and whether it is done, bool ``[num_episodes]`` each."""
+        """Return whether every selected episode terminated, and whether it is done, bool ``[num_episodes]`` each."""
         last = self.get(self.lengths().cumsum(0) - 1)[keys.NEXT]
-        return tuple(last[key].flatten(1).any(1).to(self._home) for key in (keys.TERMINATED, keys.DONE))
+        terminated, done = (last[key].flatten(1).any(1).to(self._data_device) for key in (keys.TERMINATED, keys.DONE))
+        return terminated, done
 
     def state_dict(self) -> dict[str, Any]:
         """Return what identifies the content; the content itself stays in the cache."""
-        # The same content in either image cache: "<fingerprint>" or "<fingerprint>.encoded".
+        # The raw and the encoded cache hold the same content: "<fingerprint>" and "<fingerprint>.encoded".
         return {"folder": self._folder.name.partition(".")[0], "num_transitions": len(self)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Check that a checkpoint was made with this content.
 
         Raises:
-            CheckpointMismatch: It was made with another.
+            CheckpointMismatch: The checkpoint was made with another content.
         """
         if dict(state_dict) != self.state_dict():
             msg = (
-                f"Buffer checkpoint: expected {self.state_dict()}, got {dict(state_dict)}. Open that version's buffer."
+                f"Buffer checkpoint: expected {self.state_dict()}, got {dict(state_dict)}. "
+                "Open the version that the checkpoint was made with."
             )
             raise CheckpointMismatch(msg)
 
@@ -229,7 +252,11 @@ class PackedStorage(Storage):
         (Path(path) / "storage.json").write_text(json.dumps(self.state_dict()), encoding="utf-8")
 
     def loads(self, path: Path) -> None:
-        """Check a folder that :meth:`dumps` wrote."""
+        """Check a folder that :meth:`dumps` wrote.
+
+        Raises:
+            CheckpointMismatch: The folder was written with another content.
+        """
         self.load_state_dict(json.loads((Path(path) / "storage.json").read_text(encoding="utf-8")))
 
     def _empty(self) -> None:
@@ -237,56 +264,68 @@ class PackedStorage(Storage):
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
-        for name in ("_rows", "_gathers", "_since", "_left", "_to_go", "_ids", "_lengths", "_home", "_length"):
+        derived = ("_rows", "_plans", "_steps", "_returns_to_go", "_episode_ids", "_lengths")
+        for name in (*derived, "_data_device", "_num_transitions"):
             del state[name]
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._open(Packed(self._folder))
+        self._open(PackedCache(self._folder))
 
 
-def returns_to_go(packed: Packed, rows: torch.Tensor, lengths: torch.Tensor, discount: float) -> torch.Tensor:
+def compute_returns_to_go(packed: PackedCache, rows: torch.Tensor, lengths: torch.Tensor, gamma: float) -> torch.Tensor:
     """Return the discounted sum of the rewards from every transition to its episode's end.
 
     Args:
         packed: The cache.
         rows: Physical rows of the transitions, episode after episode, ``[N]``.
-        lengths: Of the episodes.
-        discount: 1.0 for the plain sum.
+        lengths: Lengths of the episodes, ``[E]``.
+        gamma: Discount; 1.0 for the plain sum.
 
     Returns:
-        ``[N, *reward.shape]``, of the reward's dtype, added up from the end as TorchRL's ``reward2go`` does.
+        ``[N, *reward.shape]`` in the reward's dtype, summed from the end as TorchRL's ``reward2go`` does.
     """
-    gather = plan(packed, [keys.NEXT_REWARD], PLAIN)[0]
-    found: dict[str, Any] = {}
-    for piece in rows.split(_PIECE):
-        part: dict[str, Any] = {}
-        gather.fill([part], gather.read(piece, None, rows.device))
-        found.setdefault(keys.REWARD, []).append(part[keys.NEXT][keys.REWARD].clone())
-    total = torch.cat(found[keys.REWARD])
-    end = lengths.to(rows.device).cumsum(0) - 1
+    plan = build_plans(packed, [keys.NEXT_REWARD], SINGLE_STEP)[0]
+    rewards: list[torch.Tensor] = []
+    for chunk in torch.split(rows, _CHUNK_ROWS):
+        entries: dict[str, Any] = {}
+        plan.fill([entries], plan.gather(chunk, None, rows.device))
+        rewards.append(entries[keys.NEXT][keys.REWARD].clone())
+    returns = torch.cat(rewards)
+    lengths = lengths.to(rows.device)
+    last = lengths.cumsum(0) - 1
     for step in range(1, int(lengths.max())):
-        here = (end - step)[lengths.to(rows.device) > step]
-        total[here] += discount * total[here + 1]
-    return total
+        position = (last - step)[lengths > step]
+        returns[position] += gamma * returns[position + 1]
+    return returns
 
 
-def _steps(lengths: torch.Tensor, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Steps since the episode's beginning and to its final row, int32 ``[N]`` each."""
+def identity_collate(batch: TensorDict) -> TensorDict:
+    """Return a batch as it is: the collate function for a storage that returns whole batches."""
+    return batch
+
+
+def _count_steps(lengths: torch.Tensor, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the steps since the episode's start and to its final row for all transitions, int32 ``[N]`` each."""
     first = lengths.cumsum(0) - lengths
-    count = int(lengths.sum())
-    since = torch.arange(count, dtype=torch.int32) - torch.repeat_interleave(first, lengths).to(torch.int32)
-    left = torch.repeat_interleave(lengths, lengths).to(torch.int32) - since
-    return since.to(device), left.to(device)
+    num_transitions = int(lengths.sum())
+    first_of_each = torch.repeat_interleave(first, lengths).to(torch.int32)
+    since_start = torch.arange(num_transitions, dtype=torch.int32) - first_of_each
+    to_end = torch.repeat_interleave(lengths, lengths).to(torch.int32) - since_start
+    return since_start.to(device), to_end.to(device)
 
 
-def _tensordict(entries: dict[str, Any], size: torch.Size, device: torch.device) -> TensorDict:
-    """Nested dicts as a TensorDict, unchecked: every leaf has the batch's size and device by construction."""
+def _build_tensordict(entries: dict[str, Any], size: torch.Size, device: torch.device) -> TensorDict:
+    """Return nested dicts as a TensorDict without checks: every leaf has the batch's size and device by construction.
+
+    The dicts become the TensorDict's own.
+    """
     for name, value in entries.items():
         if type(value) is dict:
-            entries[name] = _tensordict(value, size, device)
-    made = TensorDict._new_unsafe(None, size)
-    # Given to _new_unsafe, which copies them one by one, they would cost as much as a quarter of the gather.
-    made._tensordict, made._device = entries, device
-    return made
+            entries[name] = _build_tensordict(value, size, device)
+    batch = TensorDict._new_unsafe(None, size)
+    # As arguments of _new_unsafe, which copies them one by one, the entries would cost a quarter of the gather.
+    batch._tensordict = entries
+    batch._device = device
+    return batch

@@ -162,7 +162,7 @@ def test_a_loop_gives_what_sample_gives_and_loses_nothing_when_it_is_left(packed
     plain, looped, resumed = buffer(), buffer(), buffer()
     expected = [plain.sample() for _ in range(12)]
     got = [batch for _, batch in zip(range(2), looped, strict=False)]
-    assert looped._ahead, "nothing was drawn ahead: the test would prove nothing"
+    assert looped._batches_ahead, "nothing was drawn ahead: the test would prove nothing"
     looped.dumps(tmp_path / "checkpoint")
     got += [looped.sample()]
     got += [batch for _, batch in zip(range(1), looped, strict=False)]

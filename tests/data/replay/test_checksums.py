@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from rlhive.data.replay import open_packed
-from rlhive.data.replay._checksums import require_sealed, seal, source_of
+from rlhive.data.replay._checksums import read_source, require_intact, write_checksums
 from rlhive.data.replay._storage import PackedStorage
 from rlhive.data.versions._export import export
 from rlhive.data.versions._manifest import Manifest
@@ -17,7 +17,7 @@ from tests.data.strategies import records
 def sealed(tmp_path):
     (tmp_path / "a.bin").write_bytes(bytes(range(256)) * 9)
     (tmp_path / "b.bin").touch()
-    seal(tmp_path, "here")
+    write_checksums(tmp_path, "here")
     return tmp_path
 
 
@@ -28,25 +28,29 @@ def flip(path):
 
 
 def test_an_untouched_folder_is_not_even_read(sealed, monkeypatch):
-    monkeypatch.setattr("rlhive.data.replay._checksums._checksums", lambda path: pytest.fail(f"{path} was read"))
+    monkeypatch.setattr(
+        "rlhive.data.replay._checksums._compute_checksums", lambda path: pytest.fail(f"{path} was read")
+    )
 
-    require_sealed(sealed)
-    assert source_of(sealed) == "here"
+    require_intact(sealed)
+    assert read_source(sealed) == "here"
 
 
 def test_a_file_that_was_touched_is_read_once_and_stamped_anew(sealed, monkeypatch):
     os.utime(sealed / "a.bin", ns=(1, 1))
-    require_sealed(sealed)
+    require_intact(sealed)
 
-    monkeypatch.setattr("rlhive.data.replay._checksums._checksums", lambda path: pytest.fail(f"{path} was read again"))
-    require_sealed(sealed)
+    monkeypatch.setattr(
+        "rlhive.data.replay._checksums._compute_checksums", lambda path: pytest.fail(f"{path} was read again")
+    )
+    require_intact(sealed)
 
 
 @pytest.mark.parametrize(
     ("harm", "says"),
     [
-        (lambda folder: flip(folder / "a.bin"), "a.bin has other content than was written"),
-        (lambda folder: (folder / "a.bin").write_bytes(b""), "a.bin has other content"),
+        (lambda folder: flip(folder / "a.bin"), "the content of a.bin does not match its checksums"),
+        (lambda folder: (folder / "a.bin").write_bytes(b""), "the content of a.bin does not match"),
         (lambda folder: (folder / "b.bin").unlink(), "expected the files a.bin, b.bin, got a.bin"),
         (lambda folder: (folder / "c.bin").touch(), "got a.bin, b.bin, c.bin"),
         (lambda folder: (folder / "seal.json").unlink(), "seal.json"),
@@ -57,7 +61,7 @@ def test_a_harmed_folder_is_refused(sealed, harm, says):
     harm(sealed)
 
     with pytest.raises(CorruptDataset, match=says):
-        require_sealed(sealed)
+        require_intact(sealed)
 
 
 def test_a_flip_with_the_old_times_is_found_too(sealed):
@@ -66,8 +70,8 @@ def test_a_flip_with_the_old_times_is_found_too(sealed):
     flip(sealed / "a.bin")
     os.utime(sealed / "a.bin", ns=(before.st_atime_ns, before.st_mtime_ns))
 
-    with pytest.raises(CorruptDataset, match="other content"):
-        require_sealed(sealed)
+    with pytest.raises(CorruptDataset, match=r"the content of a\.bin does not match its checksums"):
+        require_intact(sealed)
 
 
 def test_what_the_disk_alone_changed_is_found_by_reading(sealed):
@@ -75,9 +79,9 @@ def test_what_the_disk_alone_changed_is_found_by_reading(sealed):
     content["files"]["a.bin"]["crc32"][0] ^= 1  # as if the bits had changed below the file system: no stamp tells
     (sealed / "seal.json").write_text(json.dumps(content))
 
-    require_sealed(sealed)
-    with pytest.raises(CorruptDataset, match=r"a\.bin has other content"):
-        require_sealed(sealed, read=True)
+    require_intact(sealed)
+    with pytest.raises(CorruptDataset, match=r"content of a\.bin does not match"):
+        require_intact(sealed, read_all=True)
 
 
 def test_a_cache_of_another_version_that_claims_the_fingerprint_is_not_served(tmp_path):

@@ -18,7 +18,7 @@ from rlhive.data import _store as cache_room
 from rlhive.data._episodes import EpisodeRecord
 from rlhive.data._schema import Field, Schema
 from rlhive.data.replay import _frames as frames_room, _layout as layout_room, open_packed
-from rlhive.data.replay._frames import Form, Frames, FrameWriter
+from rlhive.data.replay._frames import FrameFormat, FrameReader, FrameWriter
 from rlhive.data.versions._export import export
 from rlhive.data.versions._manifest import Manifest
 from rlhive.dataset import _lookup
@@ -57,13 +57,13 @@ def write(folder, blocks, *, pieces=1):
     row_bytes = -(-flat.shape[1] // 8) * 8
     padded = np.zeros((len(rows), row_bytes), np.uint8)
     padded[:, : flat.shape[1]] = flat
-    form = Form.of(rows.shape[1:], rows.dtype.itemsize, row_bytes)
+    form = FrameFormat.from_shape(rows.shape[1:], rows.dtype.itemsize, row_bytes)
     lengths = [len(block) for block in blocks]
     writer = FrameWriter(folder, "wide-0", form, np.repeat(np.cumsum(lengths) - lengths, lengths))
     for piece in np.array_split(padded, pieces):
         writer.write(piece)
     writer.finish()
-    return Frames(folder, "wide-0", form, len(rows)), flat
+    return FrameReader(folder, "wide-0", form, len(rows)), flat
 
 
 def taken(frames, rows, width):
@@ -121,10 +121,10 @@ def test_the_files_do_not_depend_on_threads_or_pieces(tmp_path, seen, monkeypatc
     ("harm", "says"),
     [
         (lambda index, content: content.__setitem__(slice(0, 4), 0), "bytes 0 to"),
-        (lambda index, content: index.__setitem__((0, 0), -1), "frame 0: it points nowhere"),
-        (lambda index, content: index.__setitem__((2, 1), 10**12), "frame 2: it points nowhere"),
-        (lambda index, content: index.__setitem__((5, 2), 10**6), "frame 5: it points nowhere"),
-        (lambda index, content: index.__setitem__((5, 2), 2), "frame 5: it points nowhere"),
+        (lambda index, content: index.__setitem__((0, 0), -1), "frame 0: invalid start, size or key"),
+        (lambda index, content: index.__setitem__((2, 1), 10**12), "frame 2: invalid start, size or key"),
+        (lambda index, content: index.__setitem__((5, 2), 10**6), "frame 5: invalid start, size or key"),
+        (lambda index, content: index.__setitem__((5, 2), 2), "frame 5: invalid start, size or key"),
     ],
     ids=["content", "start", "size", "key outside", "key that is a difference"],
 )
@@ -143,7 +143,7 @@ def test_files_of_another_size_are_an_error(tmp_path, seen):
     frames, rows = write(tmp_path, seen)
     (tmp_path / "wide-0.idx").write_bytes(b"\0" * 8)
     with pytest.raises(CorruptDataset, match=r"wide-0\.idx: expected \d+ bytes"):
-        Frames(tmp_path, "wide-0", frames._form, len(rows))
+        FrameReader(tmp_path, "wide-0", frames._format, len(rows))
 
 
 @pytest.fixture
@@ -174,7 +174,7 @@ def dataset(version, tmp_path):
 
 def test_both_caches_hold_what_was_recorded(version, tmp_path, monkeypatch):
     folder, made = version
-    monkeypatch.setattr(layout_room, "PIECE_BYTES", 100_000)
+    monkeypatch.setattr(layout_room, "CHUNK_BYTES", 100_000)
     for kind in KINDS:
         packed = open_packed(folder, Manifest.read(folder), image_cache=kind, store=tmp_path)
         assert_holds(packed, made)

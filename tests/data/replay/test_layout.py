@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from rlhive.data.replay import _layout as packed
-from rlhive.data.replay._layout import Packed, PackedWriter
+from rlhive.data.replay._layout import PackedCache, PackedCacheWriter
 from rlhive.data.replay._storage import PackedStorage
 from rlhive.errors import CorruptDataset, SchemaMismatch
 from tests.data.strategies import records
@@ -18,11 +18,11 @@ def write(folder, *, lengths=LENGTHS, claimed=None, ended="truncated", image_cac
     lengths = claimed or lengths
     table = [(record.episode, index % 2, lengths[index]) for index, record in enumerate(made)]
     finals = {item.column: np.stack([record.final[item.column] for record in made]) for item in schema.observed}
-    writer = PackedWriter(folder, schema, ["a", "b"], np.array(table), finals, image_cache=image_cache)
+    writer = PackedCacheWriter(folder, schema, ["a", "b"], np.array(table), finals, image_cache=image_cache)
     for record in made:
         writer.write(record.columns)
     writer.finish()
-    return Packed(folder), made
+    return PackedCache(folder), made
 
 
 def assert_holds(cache, made):
@@ -47,10 +47,10 @@ def test_what_was_written_is_read_bit_for_bit(tmp_path):
 
 def test_pieces_and_blocks_of_their_own_change_no_value(tmp_path, monkeypatch):
     monkeypatch.setattr(packed, "WIDE", 16)
-    monkeypatch.setattr(packed, "PIECE_BYTES", 100)
+    monkeypatch.setattr(packed, "CHUNK_BYTES", 100)
     cache, made = write(tmp_path / "cache")
 
-    assert [block.places[0].field.column for block in cache.blocks[1:]] == ["observation", "parts.camera"]
+    assert [block.fields[0].field.column for block in cache.blocks[1:]] == ["observation", "parts.camera"]
     assert_holds(cache, made)
 
 
@@ -59,7 +59,7 @@ def test_another_number_of_transitions_than_the_table_says_is_an_error(tmp_path,
     with pytest.raises(CorruptDataset, match=r"Expected 3[35] transitions"):
         write(tmp_path / "cache", claimed=claimed)
     with pytest.raises(CorruptDataset, match="layout"):
-        Packed(tmp_path / "cache")
+        PackedCache(tmp_path / "cache")
 
 
 def test_a_file_of_another_size_is_an_error(tmp_path):
@@ -68,7 +68,7 @@ def test_a_file_of_another_size_is_an_error(tmp_path):
     path.write_bytes(path.read_bytes()[:-8])
 
     with pytest.raises(CorruptDataset, match=r"records\.bin: expected"):
-        Packed(tmp_path / "cache")
+        PackedCache(tmp_path / "cache")
 
 
 def test_a_choice_of_keys_leaves_the_others_out(tmp_path, monkeypatch):

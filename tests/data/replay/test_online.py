@@ -7,8 +7,9 @@ from torchrl.envs import SerialEnv
 
 from rlhive.data._episodes import pack
 from rlhive.data._schema import Schema
-from rlhive.data.replay._buffer import extend, make_replay_buffer
-from rlhive.data.replay._layout import Packed, PackedWriter
+from rlhive.data.replay._buffer import make_replay_buffer
+from rlhive.data.replay._layout import PackedCache, PackedCacheWriter
+from rlhive.data.replay._online import extend
 from rlhive.data.replay._options import SamplingOptions
 from rlhive.data.replay._storage import PackedStorage
 from rlhive.envs._toy import ToyEnv
@@ -83,7 +84,7 @@ def test_what_does_not_fit_is_an_error_that_names_the_key(storage):
         with pytest.raises(SchemaMismatch, match=says):
             online.extend(wrong)
     assert len(online) == TOTAL
-    with pytest.raises(ValueError, match="got 34"):
+    with pytest.raises(ValueError, match="capacity=33: expected at least 34"):
         extend(storage, 33)
 
 
@@ -102,7 +103,7 @@ def test_a_collectors_batches_are_taken_as_they_are(tmp_path, num_envs):
     got = online[:][before:]
 
     assert len(got) == 78
-    for key in online._row.exclude("episode").keys(True, True):
+    for key in online._template.exclude("episode").keys(True, True):
         assert torch.equal(got[key], torch.cat([batch[key].flatten(0, batch.ndim - 1) for batch in given])), key
     trajectories = torch.cat([batch["collector", "traj_ids"].flatten() for batch in given])
     pairs = set(zip(trajectories.tolist(), got["episode"].tolist(), strict=True))
@@ -117,7 +118,7 @@ def toy_cache(folder):
     columns, final = pack(rollout, schema, where="rollout")
     folder.mkdir()
     finals = {name: value[None] for name, value in final.items()}
-    writer = PackedWriter(folder, schema, ["a"], np.array([[0, 0, len(rollout)]]), finals)
+    writer = PackedCacheWriter(folder, schema, ["a"], np.array([[0, 0, len(rollout)]]), finals)
     writer.write(columns)
     writer.finish()
-    return Packed(folder)
+    return PackedCache(folder)

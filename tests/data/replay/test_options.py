@@ -96,7 +96,7 @@ def test_wrong_choices_say_what_is_right(dataset):
         dataset.as_replay_buffer(0)
     with pytest.raises(ValueError, match="prefetch=-1: expected a whole number of 0 or more"):
         dataset.as_replay_buffer(prefetch=-1)
-    with pytest.raises(SchemaMismatch, match="no transitions here: expected one at least"):
+    with pytest.raises(SchemaMismatch, match="have no transitions: expected at least one"):
         dataset.as_replay_buffer(where=pc.field("length") > 1000)
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from rlhive.data import _arrow
 from rlhive.data.replay import open_packed
-from rlhive.data.replay._layout import PackedWriter
+from rlhive.data.replay._layout import PackedCacheWriter
 from rlhive.data.replay._storage import PackedStorage
 from rlhive.data.versions._export import export
 from rlhive.data.versions._manifest import Manifest
@@ -22,14 +22,14 @@ def version(tmp_path):
 
 def test_an_interrupt_leaves_nothing_and_the_next_call_builds(version, tmp_path, monkeypatch):
     folder, made = version
-    write = PackedWriter.write
+    write = PackedCacheWriter.write
 
     def interrupted(self, columns):
         write(self, columns)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(PackedWriter, "write", interrupted)
+        patch.setattr(PackedCacheWriter, "write", interrupted)
         with pytest.raises(KeyboardInterrupt):
             open_packed(folder, Manifest.read(folder), store=tmp_path)
     assert not [path for path in (tmp_path / ".cache").rglob("*") if path.suffix in (".bin", ".json")]
