@@ -16,7 +16,7 @@ from rlhive.data._schema import Field, Schema
 from rlhive.data.checks._check import _sketcher, check
 from rlhive.data.checks._scan import Extremes
 from rlhive.data.versions._export import export
-from rlhive.data.versions._manifest import Manifest, verify
+from rlhive.data.versions._manifest import Manifest, verify_files
 
 LENGTH = 100
 SCHEMA = Schema(
@@ -69,7 +69,7 @@ def main():
         print(f"{count} episodes, {raw / 1e6:.0f} MB raw, {manifest.num_bytes / 1e6:.0f} MB on disk")
         assert measured("check", raw, lambda: check(folder)).ok
         paths = [folder / entry.path for entry in manifest.shards()]
-        measured("SHA-256 of files", raw, lambda: verify(folder, manifest.files))
+        measured("SHA-256 of files", raw, lambda: verify_files(folder, manifest.files))
         tables = measured("decode Parquet", raw, lambda: [_parquet.read_table(path) for path in paths])
         columns = [_arrow.table_to_columns(table, SCHEMA) for table in tables]
         sketcher = _sketcher(manifest)

@@ -33,7 +33,7 @@ from benchmarks.import_sources import EPISODE_BYTES, LENGTH, SOURCES, episode
 from benchmarks.peers.rounds import machine, write_results
 from rlhive import RoboHiveDataset
 from rlhive.data.hub._streaming import stream_records
-from rlhive.data.versions._numbering import local_versions
+from rlhive.data.versions._numbering import list_local_versions
 
 NAME = "lab/walk"
 
@@ -104,7 +104,7 @@ def percentages(said: str) -> list[int]:
 def left(store: Path) -> dict[str, object]:
     """Return what a store holds of the dataset: versions, and bytes of whatever else lies about."""
     files = [path for path in (store / NAME).rglob("*") if path.is_file() and not path.name.endswith(".lock")]
-    whole = [str(folder) for folder in local_versions(NAME, store=store).values()]
+    whole = [str(folder) for folder in list_local_versions(NAME, store=store).values()]
     return {"versions": len(whole), "bytes": sum(path.stat().st_size for path in files)}
 
 

@@ -104,7 +104,7 @@ class Peer:
         tables = [_parquet.read_groups(path, range(len(_parquet.read_group_sizes(path)))) for path in paths]
         decoded = time.process_time()
         for path in paths:
-            _manifest.sha256_of(path)
+            _manifest.compute_sha256(path)
         hashed, began = time.process_time(), time.perf_counter()
         for table in tables:
             _parquet.write_table(table, self._store / "floor")

@@ -77,12 +77,14 @@ def replay(
 
 def _folder_of(name: str, version: str | None) -> Path:
     """Return the folder of a version without opening it: it may be damaged."""
-    from rlhive.data.versions import local_versions
+    from rlhive.data import as_path
+    from rlhive.data.versions import list_local_versions
     from rlhive.dataset import RoboHiveDataset
 
-    if name.startswith(("/", ".", "~")):
-        return Path(name).expanduser().absolute()
-    versions = local_versions(name)
+    path = as_path(name)
+    if path is not None:
+        return path
+    versions = list_local_versions(name)
     if versions and version in (None, *versions):
         return versions[version or list(versions)[-1]]
     return RoboHiveDataset(name, version=version, generate=False).path
@@ -106,14 +108,14 @@ def list_(
 ) -> None:
     """List the datasets of the local store and those that the catalogue can make, or those on the Hub."""
     from rlhive.data import store_dir
-    from rlhive.data.versions import local_datasets, local_versions
+    from rlhive.data.versions import list_local_datasets, list_local_versions
     from rlhive.envs import catalogue
 
     if remote:
         list_remote(namespace, json_=json_)
         return
 
-    rows = {name: list(local_versions(name)) for name in local_datasets()}
+    rows = {name: list(list_local_versions(name)) for name in list_local_datasets()}
     for task in catalogue().values():
         if task.recipe is not None:
             rows.setdefault(f"robohive/{task.name}", [])

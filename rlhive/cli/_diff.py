@@ -93,12 +93,14 @@ def _said(value: Any) -> str:
 
 def _folder(which: str) -> Path:
     """Return the folder of a version, without torch where it is in the local store."""
-    from rlhive.data.versions import local_versions
+    from rlhive.data import as_path
+    from rlhive.data.versions import list_local_versions
 
-    if which.startswith(("/", ".", "~")):
-        return Path(which).expanduser().absolute()
+    path = as_path(which)
+    if path is not None:
+        return path
     name, _, version = which.partition("@")
-    local = local_versions(name)
+    local = list_local_versions(name)
     if local and version in ("", *local):
         return local[version or list(local)[-1]]
     from rlhive.dataset import RoboHiveDataset

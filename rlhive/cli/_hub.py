@@ -50,9 +50,10 @@ def pull(
 ) -> None:
     """Fetch a version from the Hub and verify every file; an interrupted pull goes on where it stopped."""
     from rlhive import dataset as datasets
+    from rlhive.data import parse_splits
     from rlhive.dataset import RoboHiveDataset, describe
 
-    splits = split.split("+") if split else None
+    splits = parse_splits(split) if split else None
     folder = datasets.pull(name, version=version, revision=revision, splits=splits)
     dataset = RoboHiveDataset(folder, split=split)
     if json_:

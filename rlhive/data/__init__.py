@@ -16,12 +16,14 @@ if TYPE_CHECKING:
     from rlhive.data._statistics import merge_statistics as merge_statistics
     from rlhive.data._store import (
         DEFAULT_NAMESPACE as DEFAULT_NAMESPACE,
-        discard as discard,
+        as_path as as_path,
         locked as locked,
         memmap_dir as memmap_dir,
+        parse_name as parse_name,
+        parse_splits as parse_splits,
         parse_version as parse_version,
-        qualified as qualified,
         recording_dir as recording_dir,
+        remove_dir as remove_dir,
         store_dir as store_dir,
         version_dir as version_dir,
     )

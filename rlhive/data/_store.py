@@ -21,7 +21,7 @@ from rlhive.errors import DatasetExists, DiskFull, InvalidName, StoreNotWritable
 
 STORE_VARIABLE = "RLHIVE_DATASETS_PATH"
 DEFAULT_NAMESPACE = "robohive"
-PARTIAL = ".partial-"
+PARTIAL_SUFFIX = ".partial-"
 _FLUSHES = 8
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}")
@@ -33,7 +33,7 @@ def store_dir() -> Path:
     return Path(os.environ.get(STORE_VARIABLE) or Path.home() / ".rlhive" / "datasets").expanduser()
 
 
-def qualified(name: str) -> tuple[str, str]:
+def parse_name(name: str) -> tuple[str, str]:
     """Split a dataset name into namespace and name; a bare one is in the ``robohive`` namespace.
 
     Raises:
@@ -69,16 +69,28 @@ def is_version(text: str) -> bool:
     return _VERSION.fullmatch(text) is not None
 
 
+def as_path(name: str | Path) -> Path | None:
+    """Return the absolute path of a Path or of a string that begins with ``/``, ``.`` or ``~``; None for a name."""
+    if isinstance(name, Path) or name.startswith(("/", ".", "~")):
+        return Path(name).expanduser().absolute()
+    return None
+
+
+def parse_splits(expression: str) -> list[str]:
+    """Return the split names in ``"expert+random"``, in order."""
+    return expression.split("+")
+
+
 def version_dir(name: str, version: str, *, store: Path | None = None) -> Path:
     """Return the folder of a version, existing or not."""
-    namespace, bare = qualified(name)
+    namespace, bare = parse_name(name)
     parse_version(version)
     return (store or store_dir()) / namespace / bare / version
 
 
 def recording_dir(name: str, version: str, run: str, *, store: Path | None = None) -> Path:
     """Return the folder in which a run's recording grows until it is committed."""
-    namespace, bare = qualified(name)
+    namespace, bare = parse_name(name)
     return (store or store_dir()) / ".recordings" / namespace / bare / f"{version}-{run}"
 
 
@@ -93,7 +105,7 @@ def certificate_path(fingerprint: str, *, store: Path | None = None) -> Path:
 
 
 @contextlib.contextmanager
-def publishing(target: Path, *, settle: Callable[[], Path] | None = None) -> Iterator[Path]:
+def atomic_dir(target: Path, *, settle: Callable[[], Path] | None = None) -> Iterator[Path]:
     """Yield an empty folder beside ``target`` that becomes ``target`` when the block ends well.
 
     An error or an interrupt removes the partial folder; a killed process leaves one that the next call removes.
@@ -108,19 +120,19 @@ def publishing(target: Path, *, settle: Callable[[], Path] | None = None) -> Ite
         StoreNotWritable: Its parent cannot be written.
         DiskFull: No space is left; nothing is kept.
     """
-    with naming_disk_errors(target), locked(target):
+    with translate_disk_errors(target), locked(target):
         _require_absent(target)
-        for stale in target.parent.glob(f"{target.name}{PARTIAL}*"):
+        for stale in target.parent.glob(f"{target.name}{PARTIAL_SUFFIX}*"):
             shutil.rmtree(stale, ignore_errors=True)
-        partial = target.with_name(f"{target.name}{PARTIAL}{uuid.uuid4().hex[:8]}")
+        partial = target.with_name(f"{target.name}{PARTIAL_SUFFIX}{uuid.uuid4().hex[:8]}")
         partial.mkdir()
         try:
             yield partial
-            _flush(partial)
+            _fsync_tree(partial)
             final = settle() if settle is not None else target
             _require_absent(final)
             partial.rename(final)
-            flush(final.parent)
+            fsync_path(final.parent)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
@@ -128,7 +140,7 @@ def publishing(target: Path, *, settle: Callable[[], Path] | None = None) -> Ite
 @contextlib.contextmanager
 def locked(target: Path) -> Iterator[None]:
     """Hold the lock of ``target``; the operating system frees it when its holder dies."""
-    with naming_disk_errors(target):
+    with translate_disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(target.with_name(f".{target.name}.lock"))
         lock.acquire()
@@ -139,7 +151,7 @@ def locked(target: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def naming_disk_errors(target: Path) -> Iterator[None]:
+def translate_disk_errors(target: Path) -> Iterator[None]:
     """Turn the operating system's "read-only", "permission denied" and "no space" into sentences."""
     try:
         yield
@@ -160,24 +172,24 @@ def naming_disk_errors(target: Path) -> Iterator[None]:
         raise
 
 
-def discard(target: Path) -> None:
+def remove_dir(target: Path) -> None:
     """Remove a folder; it is renamed first, so that nobody finds half of it under its name."""
-    doomed = target.with_name(f"{target.name}{PARTIAL}{uuid.uuid4().hex[:8]}")
+    doomed = target.with_name(f"{target.name}{PARTIAL_SUFFIX}{uuid.uuid4().hex[:8]}")
     with locked(target), contextlib.suppress(FileNotFoundError):
         target.rename(doomed)
     shutil.rmtree(doomed, ignore_errors=True)
 
 
-def write_aside(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes) -> None:
     """Write a file durably: whoever looks at its name sees the old content or the whole new one."""
-    partial = path.with_name(f"{path.name}{PARTIAL}{uuid.uuid4().hex[:8]}")
+    partial = path.with_name(f"{path.name}{PARTIAL_SUFFIX}{uuid.uuid4().hex[:8]}")
     try:
         with partial.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
-        flush(path.parent)
+        fsync_path(path.parent)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -193,7 +205,7 @@ def free_bytes(store: Path | None = None) -> int:
     return shutil.disk_usage(next(part for part in (folder, *folder.parents) if part.exists())).free
 
 
-def flush(path: Path) -> None:
+def fsync_path(path: Path) -> None:
     """Make a file's content, or the names in a folder, survive a power loss."""
     handle = os.open(path, os.O_RDONLY)
     try:
@@ -208,16 +220,16 @@ def _require_absent(target: Path) -> None:
         raise DatasetExists(msg)
 
 
-def _flush(folder: Path) -> None:
+def _fsync_tree(folder: Path) -> None:
     """Make everything in a folder survive a power loss; a disk takes several requests at once in the time of one."""
     with ThreadPoolExecutor(_FLUSHES, "rlhive-flush") as pool:
-        for _ in pool.map(flush, (*folder.rglob("*"), folder)):
+        for _ in pool.map(fsync_path, (*folder.rglob("*"), folder)):
             pass
 
 
 def _reserved(part: str) -> bool:
     """Whether the Hub refuses such a name, or a path cannot hold it on some operating system."""
-    odd = ".." in part or "--" in part or part.endswith("-") or PARTIAL in part
+    odd = ".." in part or "--" in part or part.endswith("-") or PARTIAL_SUFFIX in part
     return odd or _untrusted.is_reserved(part)
 
 

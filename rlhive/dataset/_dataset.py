@@ -19,7 +19,7 @@ from torchrl.data import RobotDatasetMetadata
 from torchrl.data.datasets import register_dataset
 
 from rlhive import keys as keys_
-from rlhive.data import Schema
+from rlhive.data import Schema, parse_splits
 from rlhive.data.hub import HubPin, PublishedVersion, fetch_missing_files, push
 from rlhive.data.replay import (
     MEAN_STD,
@@ -33,12 +33,12 @@ from rlhive.data.replay import (
     ShortEpisodes,
     observation_norm,
 )
-from rlhive.data.versions import Compute, Manifest, Source
+from rlhive.data.versions import ColumnFunction, Manifest, VersionSource
 from rlhive.dataset import _loaders, _lookup, _transforms
 from rlhive.dataset._loaders import ReadKeywords
 from rlhive.dataset._robot_metadata import robot_metadata
 from rlhive.dataset._transforms import Target
-from rlhive.dataset._view import Condition, View, open_view, parse_splits
+from rlhive.dataset._view import Condition, View, open_view
 from rlhive.errors import InvalidName, SchemaMismatch
 from rlhive.rollouts import check
 
@@ -193,7 +193,7 @@ class RoboHiveDataset:
 
         Args:
             condition: Text such as ``"success and return > -40"``, which is parsed and never run as code, see
-                :func:`rlhive.data.versions.matching`. Or an Arrow expression, or a function that takes the episode
+                :func:`rlhive.data.versions.select_where`. Or an Arrow expression, or a function that takes the episode
                 table and returns a boolean mask.
 
         Raises:
@@ -438,7 +438,7 @@ class RoboHiveDataset:
         field = self.schema[column]
         return observation_norm(self.statistics[field.column], key, dtype=field.dtype, observed=field.observed, how=how)
 
-    def as_source(self, schema: Schema | None = None) -> Source:
+    def as_source(self, schema: Schema | None = None) -> VersionSource:
         """Return the episodes with their metadata, as :func:`rlhive.data.versions.export` takes them.
 
         Args:
@@ -527,7 +527,7 @@ class RoboHiveDataset:
     def add_column(
         self,
         column: str,
-        compute: Compute,
+        compute: ColumnFunction,
         *,
         name: str,
         unit: str | None = None,
@@ -550,7 +550,7 @@ class RoboHiveDataset:
 
     def relabel(
         self,
-        reward: str | Mapping[str, float] | Compute,
+        reward: str | Mapping[str, float] | ColumnFunction,
         *,
         name: str,
         version: str | None = None,

@@ -28,7 +28,7 @@ from rlhive.data.replay import (
     make_storage,
     open_packed,
 )
-from rlhive.data.versions import positions, read_rows, rows, verified_shards
+from rlhive.data.versions import locate_episodes, locate_rows, read_rows, verify_shards
 from rlhive.dataset._view import View
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def load_table(view: View) -> pa.Table:
     table = read_rows(view.folder, view.available, view.stored_splits)
     if view.selection is None:
         return table
-    return table.take(rows(table[field_keys.EPISODE].to_numpy(), view.selection))
+    return table.take(locate_rows(table[field_keys.EPISODE].to_numpy(), view.selection))
 
 
 def load_hf_dataset(view: View) -> "datasets.Dataset":
@@ -89,11 +89,11 @@ def load_hf_dataset(view: View) -> "datasets.Dataset":
     import datasets
 
     view.require_shards()
-    paths = verified_shards(view.folder, view.available, view.stored_splits)
+    paths = verify_shards(view.folder, view.available, view.stored_splits)
     dataset = datasets.Dataset.from_parquet([str(path) for path in paths])
     if view.selection is None:
         return dataset
-    return dataset.select(rows(dataset.data[field_keys.EPISODE].to_numpy(), view.selection))
+    return dataset.select(locate_rows(dataset.data[field_keys.EPISODE].to_numpy(), view.selection))
 
 
 def iter_records(view: View) -> Iterator[EpisodeRecord]:
@@ -119,7 +119,7 @@ def iter_batches(
 def _find_episodes(packed: PackedCache, view: View) -> torch.Tensor | None:
     """Return the positions of a view's episodes in the cache, int64, split by split; None for all of them in order."""
     if view.selection is not None:
-        return torch.from_numpy(positions(packed.episodes[:, 0].numpy(), view.selection))
+        return torch.from_numpy(locate_episodes(packed.episodes[:, 0].numpy(), view.selection))
     codes = [packed.splits.index(name) for name in view.splits]
     if codes == list(range(len(packed.splits))):
         return None

@@ -4,9 +4,9 @@ import difflib
 import logging
 from pathlib import Path
 
-from rlhive.data import DEFAULT_NAMESPACE, discard, memmap_dir, parse_version, qualified, store_dir
+from rlhive.data import DEFAULT_NAMESPACE, as_path, memmap_dir, parse_name, parse_version, remove_dir, store_dir
 from rlhive.data.hub import HubPin, fetch_version, is_offline, list_versions, require_tag_unmoved, resolve_revision
-from rlhive.data.versions import Manifest, local_datasets, local_versions
+from rlhive.data.versions import Manifest, list_local_datasets, list_local_versions
 from rlhive.envs import Task, catalogue
 from rlhive.errors import DatasetNotFound, HubUnreachable, RLHiveError
 
@@ -46,7 +46,7 @@ def find_version(
     name = str(name)
     if version is not None:
         parse_version(version)
-    local = local_versions(name, store=store)
+    local = list_local_versions(name, store=store)
     if local and version in (None, *local):
         return local[version or list(local)[-1]]
     return _fetch_or_generate(name, version, splits, list(local), generate=generate, store=store)
@@ -76,7 +76,7 @@ def pull(
         CorruptDataset: The hash of a file is not the one in the manifest, or the tag was moved.
         HubUnreachable, HubAccessDenied: The Hub does not answer or denies access.
     """
-    repo_id = "/".join(qualified(name))
+    repo_id = "/".join(parse_name(name))
     if revision is not None:
         return fetch_version(repo_id, version, resolve_revision(repo_id, revision), splits=splits, store=store)
     if is_offline():
@@ -88,7 +88,7 @@ def pull(
         available = f"expected one of {', '.join(remote)}" if remote else "the Hub has no dataset of that name for you"
         msg = f"{repo_id} has no version {version or 'at all'} on the Hub: {available}. Look: rlhive versions {repo_id}"
         raise DatasetNotFound(msg)
-    local = local_versions(name, store=store)
+    local = list_local_versions(name, store=store)
     if number in local:
         require_tag_unmoved(local[number], number, remote[number])
     return fetch_version(repo_id, number, remote[number], splits=splits, store=store)
@@ -108,11 +108,11 @@ def versions(name: str, *, store: Path | None = None) -> tuple[dict[str, dict[st
     Raises:
         DatasetNotFound: Neither the store nor the Hub has the dataset.
     """
-    local = local_versions(name, store=store)
+    local = list_local_versions(name, store=store)
     remote: dict[str, str] = {}
     warning = ""
     try:
-        remote = list_versions("/".join(qualified(name)))
+        remote = list_versions("/".join(parse_name(name)))
     except RLHiveError as error:
         warning = str(error)
     if is_offline():
@@ -144,11 +144,12 @@ def delete(name: str, version: str, *, store: Path | None = None) -> Path:
     """
     folder = local_version(name, version, store=store)
     fingerprint = _read_fingerprint(folder)
-    discard(folder)
-    others = (path for other in local_datasets(store=store) for path in local_versions(other, store=store).values())
-    if fingerprint is not None and fingerprint not in map(_read_fingerprint, others):
+    remove_dir(folder)
+    others = [list_local_versions(other, store=store) for other in list_local_datasets(store=store)]
+    remaining = (_read_fingerprint(path) for paths in others for path in paths.values())
+    if fingerprint is not None and fingerprint not in remaining:
         for encoded in (False, True):
-            discard(memmap_dir(fingerprint, encoded=encoded, store=store))
+            remove_dir(memmap_dir(fingerprint, encoded=encoded, store=store))
     return folder
 
 
@@ -158,19 +159,12 @@ def local_version(name: str, version: str, *, store: Path | None = None) -> Path
     Raises:
         DatasetNotFound: The store has no such version.
     """
-    local = local_versions(name, store=store)
+    local = list_local_versions(name, store=store)
     if version not in local:
         available = f"expected one of {', '.join(local)}" if local else "the store has no version of it"
         msg = f"{name} has no version {version} in {store or store_dir()}: {available}. Look: rlhive list"
         raise DatasetNotFound(msg)
     return local[version]
-
-
-def as_path(name: str | Path) -> Path | None:
-    """Return the absolute path of a Path or of a string that begins with ``/``, ``.`` or ``~``; None for a name."""
-    if isinstance(name, Path) or name.startswith(("/", ".", "~")):
-        return Path(name).expanduser().absolute()
-    return None
 
 
 def _read_fingerprint(folder: Path) -> str | None:
@@ -188,7 +182,7 @@ def _fetch_or_generate(
     task = _find_task(name)
     recipe = task.recipe if task is not None else None
     can_generate = recipe is not None and version in (None, recipe.version)
-    repo_id = "/".join(qualified(name))
+    repo_id = "/".join(parse_name(name))
     remote: dict[str, str] = {}
     try:
         remote = list_versions(repo_id)
@@ -222,8 +216,8 @@ def _find_revision(
     name: str, revision: str, version: str | None, splits: list[str] | None, *, store: Path | None
 ) -> Path:
     """Return the folder of the version at a revision; a local version of that commit needs no network access."""
-    repo_id = "/".join(qualified(name))
-    local = local_versions(name, store=store)
+    repo_id = "/".join(parse_name(name))
+    local = list_local_versions(name, store=store)
     for number, path in local.items():
         pin = HubPin.read(path)
         # A version's tag is never moved, so it identifies the content as the commit does.
@@ -234,7 +228,7 @@ def _find_revision(
 
 def _find_task(name: str) -> Task | None:
     """Return the catalogue's task of a dataset name; None if there is none."""
-    namespace, task_name = qualified(name)
+    namespace, task_name = parse_name(name)
     return catalogue().get(task_name) if namespace == DEFAULT_NAMESPACE else None
 
 
@@ -246,7 +240,7 @@ def _describe_missing(
     numbers = sorted({*available, *recipe_versions}, key=parse_version)
     if numbers:
         return f"{name} has no version {version}: expected one of {', '.join(numbers)}."
-    names = [*catalogue(), *local_datasets(store=store)]
+    names = [*catalogue(), *list_local_datasets(store=store)]
     nearest = difflib.get_close_matches(name, names, n=3, cutoff=0.4) or sorted(catalogue())
     return (
         f"No dataset named {name!r}: it is not in the store {store or store_dir()}, not on the Hub, and not in "

@@ -19,16 +19,16 @@ import numpy as np
 
 from rlhive.data import EpisodeRecord
 from rlhive.data.versions import (
-    Compute,
+    ColumnFunction,
     Manifest,
-    Source,
+    VersionSource,
     add_column,
     drop_columns,
     export,
     merge,
     relabel,
     rename_column,
-    source_of,
+    to_source,
 )
 from rlhive.dataset._view import View
 from rlhive.envs import DENSE, SPARSE, make_env, reward_terms, weighted_reward
@@ -36,7 +36,7 @@ from rlhive.errors import RewardUnavailable
 from rlhive.rollouts import tasks_of
 
 #: Rewards for :func:`save_relabelled`: a reward mode, weights of RoboHive's reward terms, or a function of an episode.
-Reward = str | Mapping[str, float] | Compute
+Reward = str | Mapping[str, float] | ColumnFunction
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +61,7 @@ def save_view(view: View, target: Target) -> Path:
     return _write_version(view.to_source(), target, store=view.store)
 
 
-def save_merged(view: View, others: Sequence[Source], target: Target) -> Path:
+def save_merged(view: View, others: Sequence[VersionSource], target: Target) -> Path:
     """Write the episodes of a view and of other sources, with new ids."""
     source = merge([view.to_source(), *others])
     return _write_version(source, target, operation="merge", store=view.store)
@@ -75,7 +75,7 @@ def save_appended(view: View, episodes: Any, target: Target) -> Path:
         episodes: A recording, a dataset or view, a replay buffer, or episode records.
         target: The version to write.
     """
-    first, second = view.to_source(), source_of(episodes)
+    first, second = view.to_source(), to_source(episodes)
     second = replace(
         second,
         license=second.license or first.license,
@@ -98,7 +98,7 @@ def save_dropped(view: View, columns: tuple[str, ...], target: Target) -> Path:
     return _write_version(source, target, operation=f"drop_column{columns}", store=view.store)
 
 
-def save_added(view: View, column: str, compute: Compute, target: Target, *, unit: str | None) -> Path:
+def save_added(view: View, column: str, compute: ColumnFunction, target: Target, *, unit: str | None) -> Path:
     """Write the episodes of a view with an additional column, computed episode by episode."""
     source = add_column(view.to_source(), column, compute, unit=unit)
     return _write_version(source, target, operation=f"add_column({column!r})", store=view.store)
@@ -145,7 +145,7 @@ def _make_reward_function(
     return compute_rewards
 
 
-def _write_version(source: Source, target: Target, *, operation: str = "", store: Path | None) -> Path:
+def _write_version(source: VersionSource, target: Target, *, operation: str = "", store: Path | None) -> Path:
     """Export a source; its parents record the operation."""
     parents: list[dict[str, Any]] = [dict(parent) for parent in source.parents]
     for parent in parents:

@@ -15,28 +15,28 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rlhive import keys
-from rlhive.data import Schema, merge_statistics
+from rlhive.data import Schema, merge_statistics, parse_splits
 from rlhive.data.hub import fetch_missing_files
 from rlhive.data.versions import (
-    COLUMNS,
+    EPISODE_COLUMNS,
     FileEntry,
     Manifest,
     Selection,
-    Source,
-    accepted,
-    columns_in,
-    keep,
-    matching,
-    partition,
-    positions,
+    VersionSource,
+    apply_selection,
+    build_selection,
+    compute_statistics,
+    find_referenced_columns,
+    find_shards,
+    intersect_selection,
+    locate_episodes,
+    partition_episodes,
     read_episodes,
-    read_summaries,
-    require_known,
-    restrict,
-    selection_of,
-    shards_holding,
-    stream,
-    summaries_of,
+    read_statistics,
+    require_episodes,
+    select_by,
+    select_where,
+    stream_selected,
 )
 from rlhive.errors import DatasetNotFound, SplitNotFound, StreamingOnly
 
@@ -74,33 +74,34 @@ class View:
         """Select the episodes that meet a condition; see :meth:`rlhive.RoboHiveDataset.where`."""
         columns = None
         if isinstance(condition, str):
-            columns = list(dict.fromkeys([keys.EPISODE, "split", *columns_in(condition)]))
+            columns = list(dict.fromkeys([keys.EPISODE, "split", *find_referenced_columns(condition)]))
         selection = self.read_selection()
-        table = restrict(read_episodes(self.folder, self.manifest, columns), selection)
+        table = apply_selection(read_episodes(self.folder, self.manifest, columns), selection)
         if callable(condition):
             episode_ids = table.filter(pa.array(condition(table), pa.bool_()))[keys.EPISODE].to_pylist()
         else:
-            episode_ids = matching(table, condition)
+            episode_ids = select_where(table, condition)
         description = getattr(condition, "__qualname__", repr(str(condition)))
-        return self._select(keep(selection, episode_ids), f"where({description})")
+        return self._select(intersect_selection(selection, episode_ids), f"where({description})")
 
     def filter(self, predicate: Callable[[dict[str, Any]], bool]) -> "View":
         """Select the episodes for which a function of their row in the episode table returns True."""
         _require_function(predicate)
-        table = read_episodes(self.folder, self.manifest, list(COLUMNS))
+        table = read_episodes(self.folder, self.manifest, list(EPISODE_COLUMNS))
         selection = self.read_selection()
-        episode_ids = accepted(restrict(table, selection), predicate)
-        return self._select(keep(selection, episode_ids), f"filter({getattr(predicate, '__qualname__', predicate)})")
+        episode_ids = select_by(apply_selection(table, selection), predicate)
+        description = getattr(predicate, "__qualname__", predicate)
+        return self._select(intersect_selection(selection, episode_ids), f"filter({description})")
 
     def select(self, episodes: Iterable[int]) -> "View":
         """Select episodes by id."""
         selection = self.read_selection()
-        episode_ids = require_known(selection, episodes)
-        return self._select(keep(selection, episode_ids), f"select({len(episode_ids)} ids)")
+        episode_ids = require_episodes(selection, episodes)
+        return self._select(intersect_selection(selection, episode_ids), f"select({len(episode_ids)} ids)")
 
     def split(self, parts: Mapping[str, float] | Mapping[str, Iterable[int]], *, seed: int) -> "View":
         """Put the episodes into other splits, by share or by id."""
-        ids_by_split = partition(sorted(self.episode_ids()), parts, seed=seed)
+        ids_by_split = partition_episodes(sorted(self.episode_ids()), parts, seed=seed)
         description = {
             name: part if isinstance(part, (int, float)) else f"{len(ids_by_split[name])} ids"
             for name, part in parts.items()
@@ -125,7 +126,7 @@ class View:
         if self.selection is not None:
             return self.selection
         table = read_episodes(self.folder, self.manifest, [keys.EPISODE, "split"])
-        return selection_of(table, self.splits)
+        return build_selection(table, self.splits)
 
     def episode_ids(self) -> list[int]:
         """Return the ids of the episodes, split by split."""
@@ -135,7 +136,7 @@ class View:
         """Return the episode table of the view, in rising order of ids."""
         table = read_episodes(self.folder, self.manifest)
         if self.selection is not None:
-            return restrict(table, self.selection)
+            return apply_selection(table, self.selection)
         return table.filter(pc.is_in(table["split"], pa.array(self.splits, pa.string())))
 
     def count(self) -> dict[str, dict[str, int]]:
@@ -146,16 +147,16 @@ class View:
         ids, lengths = table[keys.EPISODE].to_numpy(), table["length"].to_numpy()
         counts = {}
         for split, episode_ids in self.selection.items():
-            num_transitions = int(lengths[positions(ids, {split: episode_ids})].sum())
+            num_transitions = int(lengths[locate_episodes(ids, {split: episode_ids})].sum())
             counts[split] = {"num_episodes": len(episode_ids), "num_transitions": num_transitions}
         return counts
 
     def compute_statistics(self) -> dict[str, dict[str, Any]]:
         """Return the statistics of every column: the stored ones of whole splits, otherwise computed in one pass."""
         if self.selection is not None:
-            summaries = summaries_of(self.to_source())
+            summaries = compute_statistics(self.to_source())
         else:
-            summaries = merge_statistics(read_summaries(self.folder, self.manifest, self.splits))
+            summaries = merge_statistics(read_statistics(self.folder, self.manifest, self.splits))
         return {column: summary.to_json() for column, summary in summaries.items()}
 
     def require_shards(self) -> list[FileEntry]:
@@ -172,7 +173,7 @@ class View:
             raise StreamingOnly(msg)
         return [entry for split in self.stored_splits for entry in self.available.shards(split)]
 
-    def to_source(self, schema: Schema | None = None) -> Source:
+    def to_source(self, schema: Schema | None = None) -> VersionSource:
         """Return the episodes with their metadata, for :func:`rlhive.data.versions.export`.
 
         Raises:
@@ -189,9 +190,9 @@ class View:
             "fingerprint": manifest.fingerprint,
             "operations": operations,
         }
-        return Source(
+        return VersionSource(
             manifest.schema,
-            partial(stream, self.folder, manifest, selection),
+            partial(stream_selected, self.folder, manifest, selection),
             ids=partial(_list_episode_ids, selection),
             splits=self.splits,
             runs=manifest.runs,
@@ -261,17 +262,12 @@ def open_view(
     )
     if where is not None:
         view = view.where(where)
-        shards = shards_holding(folder, manifest, np.array(view.episode_ids(), np.int64))
-        view = replace(view, available=manifest.only(shards))
+        shards = find_shards(folder, manifest, np.array(view.episode_ids(), np.int64))
+        view = replace(view, available=manifest.restrict_to_shards(shards))
     if not streaming:
         needed = [entry for entry in view.available.files if not entry.split or entry.split in splits]
         fetch_missing_files(folder, manifest, needed)
     return view
-
-
-def parse_splits(split: str) -> list[str]:
-    """Return the names in ``"expert+random"``, in order."""
-    return split.split("+")
 
 
 def require_splits(split: str, available: Sequence[str], *, owner: str) -> tuple[str, ...]:

@@ -156,7 +156,7 @@ def replay(
                 results, here[run] = results + found, environment
                 bar.update(len(found))
     certificate = _certificate(manifest, sorted(results, key=lambda row: row.episode), here, tolerance, len(ids))
-    certificate.keep(store=store)
+    certificate.save(store=store)
     return certificate
 
 

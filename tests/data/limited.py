@@ -27,7 +27,7 @@ from rlhive.data._store import memmap_dir
 from rlhive.data.checks._check import run_checks
 from rlhive.data.replay import open_packed
 from rlhive.data.versions._export import export
-from rlhive.data.versions._manifest import verify
+from rlhive.data.versions._manifest import verify_files
 from rlhive.dataset._dataset import RoboHiveDataset
 
 LENGTH, OBSERVED, ACTED = 200, 75, 9
@@ -62,7 +62,7 @@ def everything(store, name, count):
     export(episodes(2, seed=1), f"{name}/two", **options)
     one, two = (RoboHiveDataset(f"{name}/{part}", generate=False, store=store) for part in ("one", "two"))
     both = one.merge(two, name=f"{name}/both")
-    verify(both.path, both.manifest.files)
+    verify_files(both.path, both.manifest.files)
     report = run_checks(both.path, threads=2)
     return {"ok": report.ok, "episodes": both.manifest.num_episodes, "packed_bytes": pack(both, store)}
 

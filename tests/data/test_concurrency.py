@@ -11,7 +11,7 @@ import pytest
 
 from rlhive.data.versions import _reader
 from rlhive.data.versions._export import export
-from rlhive.data.versions._manifest import Manifest, verify
+from rlhive.data.versions._manifest import Manifest, verify_files
 from tests.data.strategies import records
 
 SCRIPT = """
@@ -45,7 +45,7 @@ def start(store, version="", pause=0.05):
 def require_whole(store):
     folder = store / "my/knob/1.0.0"
     manifest = Manifest.read(folder)
-    verify(folder, manifest.files)
+    verify_files(folder, manifest.files)
     _, made = records([4, 2, 3, 5, 6])
     back = _reader.read_records(folder, manifest, list(manifest.splits))
     assert {record.episode: record.identity() for record in back} == {r.episode: r.identity() for r in made}

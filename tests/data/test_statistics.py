@@ -106,7 +106,7 @@ def test_a_version_keeps_the_sketches_and_merges_its_splits_exactly(tmp_path):
     folder = export(made, "my/knob", license="mit", store=tmp_path, shard_bytes=1000)
     manifest = Manifest.read(folder)
 
-    merged = merge_statistics(_sketches.read_summaries(folder, manifest, ["a", "b"]))["observation"]
+    merged = merge_statistics(_sketches.read_statistics(folder, manifest, ["a", "b"]))["observation"]
 
     rows = np.concatenate([record.columns["observation"] for record in made])
     whole = ColumnStatistics.from_rows(rows, anchor=merged.anchor)
@@ -128,7 +128,7 @@ def test_a_version_without_sketches_gives_moments_alone(tmp_path):
                 del row[name]
     (folder / "rlhive.json").write_text(json.dumps(content))
 
-    merged = merge_statistics(_sketches.read_summaries(folder, Manifest.read(folder), ["a", "b"]))["action"].to_json()
+    merged = merge_statistics(_sketches.read_statistics(folder, Manifest.read(folder), ["a", "b"]))["action"].to_json()
 
     assert merged["count"] == 7
     assert set(merged) == {"count", "mean", "std", "min", "max"}
@@ -142,4 +142,4 @@ def test_sketches_that_do_not_fit_the_manifest_are_refused(tmp_path):
     (folder / "rlhive.json").write_text(json.dumps(content))
 
     with pytest.raises(CorruptDataset, match="expected 5 values per element"):
-        _sketches.read_summaries(folder, Manifest.read(folder), ["a"])
+        _sketches.read_statistics(folder, Manifest.read(folder), ["a"])

@@ -220,13 +220,13 @@ HUB = ["a.", "a-", "a--b", "a..b", "x.git", "x.lock", "x" * 97, "a/x.partial-1",
 @pytest.mark.parametrize("name", [*ODD, *DEVICES, *HUB])
 def test_a_name_that_no_folder_or_hub_can_have_is_refused(name):
     with pytest.raises(InvalidName, match="expected 'name' or 'namespace/name'") as refused:
-        _store.qualified(name)
+        _store.parse_name(name)
     assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize("name", ["a", "kitchen_knob1", "my-org/Data.Set_2", "7/x", "console", "a/lpt10", "null"])
 def test_other_names_are_fine(name):
-    assert _store.qualified(name) == tuple(name.split("/")) if "/" in name else ("robohive", name)
+    assert _store.parse_name(name) == tuple(name.split("/")) if "/" in name else ("robohive", name)
 
 
 @pytest.mark.parametrize("version", ["1.0", "1.0.0.0", "01.0.0", "1.0.0\n", "1\u0663.0.0", "-1.0.0", "1.0.x", ""])

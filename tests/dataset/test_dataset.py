@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from rlhive.data.versions._numbering import local_datasets, local_versions
+from rlhive.data.versions._numbering import list_local_datasets, list_local_versions
 from rlhive.dataset import _lookup
 from rlhive.dataset._dataset import RoboHiveDataset, describe
 from rlhive.errors import CorruptDataset, DatasetNotFound, InvalidName, RewardUnavailable, SplitNotFound
@@ -32,10 +32,10 @@ def test_the_newest_version_is_the_highest_number(filled):
         manifest.write_text(manifest.read_text().replace('"version": "1.0.0"', f'"version": "{version}"'))
     (folder / "2.0.0").mkdir()  # no manifest: not a version
 
-    assert list(local_versions("toy_point")) == ["0.9.0", "1.0.0", "1.9.0", "1.10.0"]
+    assert list(list_local_versions("toy_point")) == ["0.9.0", "1.0.0", "1.9.0", "1.10.0"]
     assert RoboHiveDataset("toy_point").version == "1.10.0"
     assert RoboHiveDataset("toy_point", version="1.9.0").version == "1.9.0"
-    assert local_datasets() == ["robohive/toy_point"]
+    assert list_local_datasets() == ["robohive/toy_point"]
 
 
 def test_splits_are_chosen_by_name_and_joined_by_plus(filled):

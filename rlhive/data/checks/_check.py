@@ -27,10 +27,10 @@ from rlhive.data.versions import (
     EPISODES_PATH,
     FileEntry,
     Manifest,
-    count_problems,
-    schema_problems,
-    table_problems,
-    verify,
+    find_count_mismatches,
+    find_schema_mismatches,
+    find_table_mismatches,
+    verify_files,
 )
 from rlhive.errors import CorruptDataset, RLHiveError
 
@@ -89,7 +89,7 @@ def _files(folder: Path, manifest: Manifest, findings: ReportBuilder, threads: i
 
     def problem_of(entry: FileEntry) -> str:
         try:
-            verify(folder, [entry])
+            verify_files(folder, [entry])
         except RLHiveError as error:
             return str(error)
         return ""
@@ -112,7 +112,7 @@ def _episode_table(folder: Path, manifest: Manifest, findings: ReportBuilder) ->
     except CorruptDataset as error:
         findings.add("pages", str(error))
         return None
-    problems = list(table_problems(path, table.schema, manifest))
+    problems = list(find_table_mismatches(path, table.schema, manifest))
     for problem in problems:
         findings.add("schema", problem)
     return None if problems else table
@@ -120,7 +120,7 @@ def _episode_table(folder: Path, manifest: Manifest, findings: ReportBuilder) ->
 
 def _counts(manifest: Manifest, episodes: pa.Table, findings: ReportBuilder) -> bool:
     """Compare the episode table with the manifest; return whether the rows can be looked up by it."""
-    for problem in count_problems(manifest, episodes):
+    for problem in find_count_mismatches(manifest, episodes):
         findings.add("counts", problem)
     lengths = episodes["length"].to_numpy()
     return bool(((lengths >= 1) & (lengths <= manifest.num_transitions)).all())
@@ -145,7 +145,7 @@ def _chunks(
             except CorruptDataset as error:
                 findings.add("pages", str(error))
                 continue
-            problems = list(schema_problems(path, schema, expected))
+            problems = list(find_schema_mismatches(path, schema, expected))
             for problem in problems:
                 findings.add("schema", problem)
             if sum(sizes) != lengths[own].sum():

@@ -11,7 +11,7 @@ from rlhive.data._statistics import flatten_elements
 from rlhive.data.checks._duplicates import near_duplicates
 from rlhive.data.checks._report import ReportBuilder
 from rlhive.data.checks._scan import ChunkFacts, EpisodeFacts, Extremes
-from rlhive.data.versions import Manifest, fingerprint_of
+from rlhive.data.versions import Manifest, compute_fingerprint
 
 #: An element that stands at its extreme value in so many rows is called saturated.
 SATURATED_SHARE = 0.5
@@ -113,7 +113,7 @@ class RowChecks:
 
     def _fingerprint(self) -> None:
         identities = [self._identities[position] for position in range(len(self._told))]
-        found = fingerprint_of(self._manifest.schema, identities)
+        found = compute_fingerprint(self._manifest.schema, identities)
         if found != self._manifest.fingerprint:
             self._findings.add("content", f"expected the fingerprint {self._manifest.fingerprint}, got {found}.")
 

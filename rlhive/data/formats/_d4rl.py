@@ -27,7 +27,7 @@ from rlhive.data._schema import Field, Schema
 from rlhive.data.formats._d4rl_ends import find_episode_ends
 from rlhive.data.formats._episode_source import EpisodeArrays, EpisodeSource, end_flags
 from rlhive.data.formats._hdf5 import open_hdf5
-from rlhive.data.versions import sha256_of
+from rlhive.data.versions import compute_sha256
 from rlhive.errors import SchemaMismatch
 
 _REQUIRED = ("observations", "actions", "rewards", "terminals")
@@ -185,7 +185,7 @@ def _infer_d4rl_schema(h5: Any) -> Schema:
 
 
 def _describe_d4rl_run(path: Path, alignment: str) -> dict[str, Any]:
-    digest = sha256_of(path)
+    digest = compute_sha256(path)
     run_id = hashlib.sha256(json.dumps([digest, alignment]).encode()).hexdigest()[:12]
     return {"run": run_id, "imported_from": "d4rl-hdf5", "file": path.name, "sha256": digest, "alignment": alignment}
 

@@ -9,11 +9,11 @@ import numpy as np
 from rlhive import keys
 from rlhive.data._episodes import TERMINATED, TRUNCATED, Columns, EpisodeRecord, pack_leaves
 from rlhive.data._schema import Schema
-from rlhive.data.versions import Source
+from rlhive.data.versions import VersionSource
 
 
 @dataclass(frozen=True)
-class EpisodeSource(Source):
+class EpisodeSource(VersionSource):
     """Episodes of another library's files, as :func:`rlhive.data.versions.export` takes them.
 
     ``records()`` starts a pass over the episodes and reads one at a time.

@@ -62,7 +62,7 @@ def write_lerobot(
     origin = _describe_origin(manifest, fps=fps, task=task, dtype=dtype, robot_type=robot_type)
     frames_per_second = fps or _find_fps(manifest)
     features = build_features(manifest.schema, dtype)
-    with _store.publishing(target) as partial:
+    with _store.atomic_dir(target) as partial:
         writer = _LeRobotWriter(manifest, partial, features, frames_per_second, task)
         for index, record in enumerate(records):
             writer.add(index, record)

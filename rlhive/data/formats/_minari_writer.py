@@ -41,7 +41,7 @@ def write_minari(
     """
     spaces = _build_spaces(manifest)
     env_specs = [run["env_spec"] for run in manifest.runs if run.get("env_spec")]
-    with _store.publishing(target) as partial:
+    with _store.atomic_dir(target) as partial:
         folder = partial / "data"
         folder.mkdir()
         num_episodes, num_steps = 0, 0

@@ -27,7 +27,7 @@ from rlhive import keys
 from rlhive.data.formats._tfds import Feature, TfdsShard
 from rlhive.data.formats._tfds_values import read_feature, read_sequence_lengths
 from rlhive.data.formats._tfrecord import Example
-from rlhive.data.versions import sha256_of
+from rlhive.data.versions import compute_sha256
 from rlhive.errors import SchemaMismatch
 
 #: Path of the features of a step.
@@ -146,7 +146,7 @@ class RldsScan:
         Raises:
             SchemaMismatch: The file is damaged, or the flags of an episode contradict each other.
         """
-        self.digests[shard.path.name] = sha256_of(shard.path)
+        self.digests[shard.path.name] = compute_sha256(shard.path)
         for example in shard.read_examples():
             flags = read_flags(self._features, example)
             self._count(flags)

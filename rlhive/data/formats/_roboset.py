@@ -30,7 +30,7 @@ from rlhive.data._episodes import REWARD, TERMINATED, EpisodeRecord
 from rlhive.data.formats._episode_source import EpisodeArrays, EpisodeSource, end_flags
 from rlhive.data.formats._hdf5 import open_hdf5
 from rlhive.data.formats._roboset_notes import STATE_PREFIX, describe_logs
-from rlhive.data.versions import sha256_of
+from rlhive.data.versions import compute_sha256
 from rlhive.errors import SchemaMismatch
 
 _TRIAL = re.compile(r"(\D*)(\d+)")
@@ -346,7 +346,7 @@ def _describe_log_runs(trials: list[_Trial]) -> tuple[dict[str, Any], ...]:
                 "run": run_id,
                 "imported_from": "robohive-hdf5",
                 "file": trial.name,
-                "sha256": sha256_of(trial.file),
+                "sha256": compute_sha256(trial.file),
                 "schema": trial.schema,
                 "alignment": trial.alignment,
             }

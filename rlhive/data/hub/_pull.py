@@ -25,7 +25,7 @@ from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
 
 from rlhive.data import _store
 from rlhive.data.hub._client import bars, translate_errors, with_retries
-from rlhive.data.versions import FILE_NAME, FileEntry, Manifest, sha256_of
+from rlhive.data.versions import MANIFEST_NAME, FileEntry, Manifest, compute_sha256
 from rlhive.errors import CorruptDataset, DatasetExists, DatasetNotFound, HubUnreachable
 
 PIN_NAME = ".hub.json"
@@ -61,7 +61,7 @@ class HubPin:
 
     def write(self, folder: Path) -> None:
         """Keep the pin in a version's folder."""
-        _store.write_aside(Path(folder) / PIN_NAME, json.dumps(asdict(self)).encode())
+        _store.write_atomically(Path(folder) / PIN_NAME, json.dumps(asdict(self)).encode())
 
 
 def is_offline() -> bool:
@@ -170,10 +170,10 @@ def fetch_version(
     if not target.exists():
         _download(pin, [entry.path for entry in entries], progress=progress)
     try:
-        with _store.publishing(target) as partial:
+        with _store.atomic_dir(target) as partial:
             _place(pin, entries, partial, progress=False)
             pin.write(partial)
-            _link(_download(pin, [FILE_NAME], progress=False) / FILE_NAME, partial / FILE_NAME)
+            _link(_download(pin, [MANIFEST_NAME], progress=False) / MANIFEST_NAME, partial / MANIFEST_NAME)
     except DatasetExists:
         _require_same(target, manifest, pin)
         fetch_missing_files(target, manifest, entries, progress=progress)
@@ -188,13 +188,14 @@ def fetch_manifest(pin: HubPin) -> Manifest:
         CorruptDataset: What came has another hash, twice.
     """
     for again in (False, True):
-        folder = _download(pin, [FILE_NAME], progress=False, again=again)
+        folder = _download(pin, [MANIFEST_NAME], progress=False, again=again)
         tree = get_cached_repo_tree(pin.repo_id, repo_type="dataset", revision=pin.commit)
-        known = next((file.blob_id for file in tree if file.path == FILE_NAME and file.lfs is None), None)
-        if known in (None, git_blob_hash((folder / FILE_NAME).read_bytes())):
+        known = next((file.blob_id for file in tree if file.path == MANIFEST_NAME and file.lfs is None), None)
+        if known in (None, git_blob_hash((folder / MANIFEST_NAME).read_bytes())):
             return Manifest.read(folder)
     msg = (
-        f"{pin.repo_id}@{pin.commit[:12]}, {FILE_NAME}: expected git hash {known}, got another twice. Try again later."
+        f"{pin.repo_id}@{pin.commit[:12]}, {MANIFEST_NAME}: expected git hash {known}, got another twice. "
+        "Try again later."
     )
     raise CorruptDataset(msg)
 
@@ -287,7 +288,7 @@ def _place(pin: HubPin, entries: Iterable[FileEntry], target: Path, *, progress:
     bad = damaged[0]
     msg = (
         f"{pin.repo_id}@{pin.commit[:12]}, {bad.path}: expected SHA-256 {bad.sha256}, got "
-        f"{sha256_of(target / bad.path)} twice. Nothing was kept; tell the dataset's owner if it happens again."
+        f"{compute_sha256(target / bad.path)} twice. Nothing was kept; tell the dataset's owner if it happens again."
     )
     raise CorruptDataset(msg)
 
@@ -303,7 +304,7 @@ def _link(source: Path, target: Path) -> None:
 
 
 def _is_sound(path: Path, entry: FileEntry) -> bool:
-    return path.stat().st_size == entry.bytes and sha256_of(path) == entry.sha256
+    return path.stat().st_size == entry.bytes and compute_sha256(path) == entry.sha256
 
 
 def _literal(path: str) -> str:

@@ -24,14 +24,14 @@ from rlhive.data.checks import FAILED, CheckReport, run_checks
 from rlhive.data.hub._client import bars, translate_errors, with_retries
 from rlhive.data.hub._pull import git_blob_hash
 from rlhive.data.versions import (
-    FILE_NAME,
+    MANIFEST_NAME,
     PICTURE_PATH,
     FileEntry,
     Manifest,
-    card_of,
+    compute_sha256,
     read_certificate,
     read_episodes,
-    sha256_of,
+    render_card,
 )
 from rlhive.errors import (
     CheckFailed,
@@ -152,7 +152,7 @@ def _place(
 def _require_no_token(files: Mapping[str, Path]) -> None:
     """Refuse to publish a secret: a command line, which holds anything, is part of the provenance."""
     token = get_token()
-    for path in (FILE_NAME, CARD_NAME):
+    for path in (MANIFEST_NAME, CARD_NAME):
         if token and token in files[path].read_text(encoding="utf-8"):
             msg = f"{path}: expected no secret, it quotes your Hub token. Revoke the token, and make the version again."
             raise CheckFailed(msg)
@@ -175,7 +175,7 @@ def _whole(repo_id: str) -> str:
     if "/" not in repo_id:
         msg = f"{repo_id!r}: expected a repository as org/name, got no org. Write YOUR-NAME/{repo_id}."
         raise InvalidName(msg)
-    return "/".join(_store.qualified(repo_id))
+    return "/".join(_store.parse_name(repo_id))
 
 
 @contextmanager
@@ -185,7 +185,7 @@ def _staged(folder: Path, manifest: Manifest, repo_id: str, license: str | None)
     Under the version's own name they are its files. Under another name, card and manifest say the new one.
     """
     names = [entry.path for entry in manifest.files]
-    files = {name: folder / name for name in (*names, FILE_NAME)}
+    files = {name: folder / name for name in (*names, MANIFEST_NAME)}
     license = license or manifest.license
     if repo_id == manifest.name:
         if license != manifest.license:
@@ -202,11 +202,11 @@ def _staged(folder: Path, manifest: Manifest, repo_id: str, license: str | None)
         picture = PICTURE_PATH if PICTURE_PATH in names else ""
         said = str(read_certificate(manifest.fingerprint) or "")
         returns = _returns(folder, manifest)
-        card.write_text(card_of(renamed, returns, picture=picture, certificate=said), encoding="utf-8")
-        entry = FileEntry(CARD_NAME, sha256_of(card), card.stat().st_size)
+        card.write_text(render_card(renamed, returns, picture=picture, certificate=said), encoding="utf-8")
+        entry = FileEntry(CARD_NAME, compute_sha256(card), card.stat().st_size)
         others = tuple(other for other in manifest.files if other.path != CARD_NAME)
         replace(renamed, files=(*others, entry)).write(Path(name))
-        yield files | {CARD_NAME: card, FILE_NAME: Path(name) / FILE_NAME}
+        yield files | {CARD_NAME: card, MANIFEST_NAME: Path(name) / MANIFEST_NAME}
 
 
 def _returns(folder: Path, manifest: Manifest) -> dict[str, tuple[float, float]]:
@@ -311,4 +311,4 @@ def _is(file: Path, known: str | None) -> bool:
     """Whether a file has the hash that the Hub knows; git's are of small files only."""
     if known is None:
         return False
-    return known == (sha256_of(file) if len(known) == 64 else git_blob_hash(file.read_bytes()))
+    return known == (compute_sha256(file) if len(known) == 64 else git_blob_hash(file.read_bytes()))

@@ -23,7 +23,7 @@ from rlhive.data._episodes import EpisodeRecord, unpack
 from rlhive.data._schema import Schema
 from rlhive.data.hub._client import translate_errors
 from rlhive.data.hub._pull import HubPin
-from rlhive.data.versions import FileEntry, Manifest, episodes_by_shard
+from rlhive.data.versions import FileEntry, Manifest, iterate_shards
 
 
 def stream_records(
@@ -43,7 +43,7 @@ def stream_records(
     """
     folder, pin, schema = Path(folder), HubPin.read(folder), manifest.schema
     chosen = None if wanted is None else np.fromiter(wanted, np.int64)
-    for entry, episodes in episodes_by_shard(folder, manifest, splits):
+    for entry, episodes in iterate_shards(folder, manifest, splits):
         ids, lengths = episodes[keys.EPISODE].to_numpy(), episodes["length"].to_numpy()
         keep = np.ones(len(ids), bool) if chosen is None else np.isin(ids, chosen)
         if not keep.any():

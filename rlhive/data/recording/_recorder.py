@@ -344,7 +344,8 @@ def _run_of(env: Any, policy: Any, more: Mapping[str, Any] | None) -> dict[str, 
 
 def _place(name: str | Path, run: str, store: Path | None) -> tuple[Path, str]:
     """Return the folder of a new recording and the dataset that it is meant for."""
-    if isinstance(name, Path) or name.startswith(("/", ".", "~")):
-        return Path(name).expanduser().absolute(), ""
-    namespace, bare = _store.qualified(name)
+    path = _store.as_path(name)
+    if path is not None:
+        return path, ""
+    namespace, bare = _store.parse_name(str(name))
     return (store or _store.store_dir()) / ".recordings" / namespace / bare / run, f"{namespace}/{bare}"

@@ -28,7 +28,7 @@ from rlhive.data._episodes import EpisodeRecord
 from rlhive.data._schema import Schema
 from rlhive.data.recording._order import in_order
 from rlhive.data.recording._stream import SUFFIX, StreamReader, head_bytes
-from rlhive.data.versions import Source
+from rlhive.data.versions import VersionSource
 from rlhive.errors import CorruptDataset, InvalidName, RecordingInUse, SchemaMismatch, UnsupportedFormat
 
 FORMAT_VERSION = 2
@@ -114,7 +114,7 @@ class Recording:
             SchemaMismatch: A recording with another schema is there.
         """
         path = Path(path)
-        with _store.naming_disk_errors(path):
+        with _store.translate_disk_errors(path):
             _make_folder(path)
             _write_once(path / _HEAD, {"format_version": FORMAT_VERSION, "name": name})
         recording = cls(path)
@@ -152,7 +152,7 @@ class Recording:
         """
         if self.schema is None:
             sizes = {name: int(np.size(value)) for name, value in start_state.items()}
-            with _store.naming_disk_errors(self.path):
+            with _store.translate_disk_errors(self.path):
                 _write_once(self.path / _SCHEMA, {"schema": schema.to_json(), "start_state": sizes})
         self.schema.require(schema, context=str(self.path))
         self.require_start_state(start_state, where=str(self.path))
@@ -180,7 +180,7 @@ class Recording:
             InvalidName: The run's id is not a word.
         """
         run = word(str(provenance.get("run", "")) or "run", "run")
-        with _store.naming_disk_errors(self.path):
+        with _store.translate_disk_errors(self.path):
             _write_once(self.path / f"{run}{_RUN}", dict(provenance))
 
     def records(self) -> Iterator[EpisodeRecord]:
@@ -200,7 +200,7 @@ class Recording:
         """
         return in_order(self._streams(), self._reader)
 
-    def as_source(self, schema: Schema | None = None) -> Source:
+    def as_source(self, schema: Schema | None = None) -> VersionSource:
         """Return the episodes with the provenance of their runs, as :func:`rlhive.data.versions.export` takes them.
 
         Args:
@@ -214,7 +214,7 @@ class Recording:
             msg = f"{self.path}: expected episodes, got none. Record some, or pass schema= for an empty version."
             raise SchemaMismatch(msg)
         known.require(schema or known, context=str(self.path))
-        return Source(known, self.sorted_records, ids=self.summaries, runs=tuple(self.runs))
+        return VersionSource(known, self.sorted_records, ids=self.summaries, runs=tuple(self.runs))
 
     def summaries(self) -> dict[int, tuple[int, bool]]:
         """Return length and success of every whole episode, by id."""
@@ -280,7 +280,7 @@ class Recording:
         # flock, since the locks of fcntl() are lost as soon as anything in the process closes the file. The operating
         # system frees it when the last process that holds it dies.
         deadline = time.monotonic() + patience_s
-        with _store.naming_disk_errors(self.path), (self.path / _HEAD).open("rb") as head:
+        with _store.translate_disk_errors(self.path), (self.path / _HEAD).open("rb") as head:
             while True:
                 try:
                     fcntl.flock(head, kind | fcntl.LOCK_NB)
@@ -338,7 +338,7 @@ def _make_folder(path: Path) -> None:
     new = [folder for folder in (path, *path.parents) if not folder.exists()]
     path.mkdir(parents=True, exist_ok=True)
     for folder in new:
-        _store.flush(folder.parent)
+        _store.fsync_path(folder.parent)
 
 
 def _write_once(path: Path, content: Mapping[str, Any]) -> None:
@@ -346,4 +346,4 @@ def _write_once(path: Path, content: Mapping[str, Any]) -> None:
     if not path.exists():
         with _store.locked(path):
             if not path.exists():
-                _store.write_aside(path, json.dumps(content, indent=1).encode())
+                _store.write_atomically(path, json.dumps(content, indent=1).encode())

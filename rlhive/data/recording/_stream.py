@@ -62,10 +62,10 @@ class Stream:
     def __init__(self, path: Path, schema: Schema, sizes: Sizes):
         self.path, self._schema, self._starts = path, schema, tuple(sorted(sizes))
         try:
-            with _store.naming_disk_errors(path):
+            with _store.translate_disk_errors(path):
                 self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
                 self._write(stream_schema(schema, self._starts).serialize())
-                _store.flush(path.parent)
+                _store.fsync_path(path.parent)
         except FileExistsError as error:
             msg = f"{path}: expected no such stream, streams are never rewritten. Choose another writer name."
             raise DatasetExists(msg) from error
@@ -82,12 +82,12 @@ class Stream:
             for record in block:
                 message = rows.slice(first, record.length + 1).serialize()
                 first += record.length + 1
-                with _store.naming_disk_errors(self.path):
+                with _store.translate_disk_errors(self.path):
                     self._write(message)
 
     def flush(self) -> None:
         """Make what was appended survive a power loss."""
-        with _store.naming_disk_errors(self.path):
+        with _store.translate_disk_errors(self.path):
             _sync(self._file)
 
     def close(self) -> None:

@@ -15,7 +15,7 @@ from rlhive.data import _arrow, _parquet, _store
 from rlhive.data.replay._checksums import read_source, require_intact, write_checksums
 from rlhive.data.replay._layout import ImageCache, PackedCache, PackedCacheWriter, build_blocks
 from rlhive.data.replay._validation import require_choice
-from rlhive.data.versions import FileEntry, Manifest, episodes_of, verified_shards
+from rlhive.data.versions import FileEntry, Manifest, read_shard_episodes, verify_shards
 from rlhive.errors import CorruptDataset, DatasetExists
 
 logger = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ def open_packed(
     kind = _choose_image_cache(manifest, image_cache, store)
     target = _cache_folder(manifest, kind, store)
     if shards is not None and not target.exists() and not _all_exist(folder, manifest.shards()):
-        manifest = manifest.only(shards)
+        manifest = manifest.restrict_to_shards(shards)
     for _ in range(_MAX_ATTEMPTS):
         target = _cache_folder(manifest, kind, store)
         if target.exists():
@@ -65,10 +65,10 @@ def open_packed(
                 require_intact(target)
                 return PackedCache(target)
             except CorruptDataset:
-                _store.discard(target)
+                _store.remove_dir(target)
         # If another process was faster, the next attempt opens its cache.
-        with contextlib.suppress(DatasetExists), _store.publishing(target) as partial:
-            episodes = episodes_of(folder, version_manifest, manifest.shards())
+        with contextlib.suppress(DatasetExists), _store.atomic_dir(target) as partial:
+            episodes = read_shard_episodes(folder, version_manifest, manifest.shards())
             _build_cache(partial, Path(folder), manifest, episodes, kind)
             write_checksums(partial, manifest.data_key)
     msg = f"Cache {target} was built {_MAX_ATTEMPTS} times, and each time another process removed or damaged it."
@@ -126,7 +126,7 @@ def _build_cache(partial: Path, folder: Path, manifest: Manifest, episodes: pa.T
     finals = {name: values[order] for name, values in _arrow.read_final_values(episodes, manifest.schema).items()}
     writer = PackedCacheWriter(partial, manifest.schema, splits, table[order], finals, image_cache=kind)
     with contextlib.closing(writer):
-        paths, num_rows = verified_shards(folder, manifest, splits), int(table[:, 2].sum())
+        paths, num_rows = verify_shards(folder, manifest, splits), int(table[:, 2].sum())
         # Shown when the build takes longer than a second; TQDM_DISABLE=1 turns it off.
         with tqdm(
             total=num_rows, desc=f"pack {manifest.name}", unit="row", unit_scale=True, delay=1, leave=False

@@ -94,12 +94,14 @@ def _read_record(folder: Path) -> tuple[str, dict[str, dict[str, Any]]]:
 
 
 def _write_record(folder: Path, source: str, files: dict[str, Any]) -> None:
-    _store.write_aside(Path(folder) / FILE_NAME, json.dumps({"source": source, "files": files}).encode())
+    _store.write_atomically(Path(folder) / FILE_NAME, json.dumps({"source": source, "files": files}).encode())
 
 
 def _list_files(folder: Path) -> list[Path]:
     """Return the files that have checksums, sorted by name."""
-    return sorted(path for path in Path(folder).iterdir() if path.name != FILE_NAME and _store.PARTIAL not in path.name)
+    return sorted(
+        path for path in Path(folder).iterdir() if path.name != FILE_NAME and _store.PARTIAL_SUFFIX not in path.name
+    )
 
 
 def _compute_checksums(path: Path) -> dict[str, Any]:

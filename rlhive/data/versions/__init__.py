@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from rlhive._lazy import attach
 
 if TYPE_CHECKING:
-    from rlhive.data.versions._card import card_of as card_of
+    from rlhive.data.versions._card import render_card as render_card
     from rlhive.data.versions._certificate import (
         BIT_EXACT as BIT_EXACT,
         DIVERGES as DIVERGES,
@@ -17,56 +17,63 @@ if TYPE_CHECKING:
         read_certificate as read_certificate,
     )
     from rlhive.data.versions._consistency import (
-        count_problems as count_problems,
-        schema_problems as schema_problems,
-        table_problems as table_problems,
+        find_count_mismatches as find_count_mismatches,
+        find_schema_mismatches as find_schema_mismatches,
+        find_table_mismatches as find_table_mismatches,
     )
     from rlhive.data.versions._diff import Diff as Diff, diff as diff
     from rlhive.data.versions._export import export as export
     from rlhive.data.versions._manifest import (
         EPISODES_PATH as EPISODES_PATH,
-        FILE_NAME as FILE_NAME,
+        MANIFEST_NAME as MANIFEST_NAME,
         FileEntry as FileEntry,
         Manifest as Manifest,
-        fingerprint_of as fingerprint_of,
-        sha256_of as sha256_of,
-        verify as verify,
+        compute_fingerprint as compute_fingerprint,
+        compute_sha256 as compute_sha256,
+        verify_files as verify_files,
     )
-    from rlhive.data.versions._numbering import local_datasets as local_datasets, local_versions as local_versions
+    from rlhive.data.versions._numbering import (
+        list_local_datasets as list_local_datasets,
+        list_local_versions as list_local_versions,
+    )
     from rlhive.data.versions._operations import (
-        Compute as Compute,
+        ColumnFunction as ColumnFunction,
         add_column as add_column,
+        compute_statistics as compute_statistics,
         drop_columns as drop_columns,
         merge as merge,
         relabel as relabel,
         rename_column as rename_column,
-        stream as stream,
-        summaries_of as summaries_of,
+        stream_selected as stream_selected,
     )
     from rlhive.data.versions._picture import PICTURE_PATH as PICTURE_PATH
     from rlhive.data.versions._reader import (
-        episodes_by_shard as episodes_by_shard,
-        episodes_of as episodes_of,
+        find_shards as find_shards,
+        iterate_shards as iterate_shards,
         read_episodes as read_episodes,
         read_records as read_records,
         read_rows as read_rows,
-        shards_holding as shards_holding,
-        verified_shards as verified_shards,
+        read_shard_episodes as read_shard_episodes,
+        verify_shards as verify_shards,
     )
     from rlhive.data.versions._selection import (
-        COLUMNS as COLUMNS,
+        EPISODE_COLUMNS as EPISODE_COLUMNS,
         Selection as Selection,
-        accepted as accepted,
-        columns_in as columns_in,
-        keep as keep,
-        matching as matching,
-        positions as positions,
-        require_known as require_known,
-        restrict as restrict,
-        rows as rows,
-        selection_of as selection_of,
+        apply_selection as apply_selection,
+        build_selection as build_selection,
+        find_referenced_columns as find_referenced_columns,
+        intersect_selection as intersect_selection,
+        locate_episodes as locate_episodes,
+        locate_rows as locate_rows,
+        require_episodes as require_episodes,
+        select_by as select_by,
+        select_where as select_where,
     )
-    from rlhive.data.versions._sketches import read_summaries as read_summaries
-    from rlhive.data.versions._source import Source as Source, partition as partition, source_of as source_of
+    from rlhive.data.versions._sketches import read_statistics as read_statistics
+    from rlhive.data.versions._source import (
+        VersionSource as VersionSource,
+        partition_episodes as partition_episodes,
+        to_source as to_source,
+    )
 else:
     __getattr__, __dir__, __all__ = attach(__name__, __file__)

@@ -15,7 +15,7 @@ from rlhive.data.versions._manifest import EPISODES_PATH, Manifest
 _SIZES = ((1e3, "n<1K"), (1e4, "1K<n<10K"), (1e5, "10K<n<100K"), (1e6, "100K<n<1M"), (1e7, "1M<n<10M"))
 
 
-def card_of(
+def render_card(
     manifest: Manifest, returns: Mapping[str, tuple[float, float]], *, picture: str = "", certificate: str = ""
 ) -> str:
     """Return the card of a version.

@@ -104,7 +104,7 @@ class Certificate:
         """Return the certificate as JSON-able values."""
         return {"format_version": FORMAT_VERSION, "verdict": self.verdict, **asdict(self)}
 
-    def keep(self, *, store: Path | None = None) -> Path:
+    def save(self, *, store: Path | None = None) -> Path:
         """Write the certificate beside the dataset, unless a replay of more episodes with the same verdict is there.
 
         Returns:
@@ -113,9 +113,9 @@ class Certificate:
         path = _store.certificate_path(self.fingerprint, store=store)
         there = read_certificate(self.fingerprint, store=store)
         if there is None or there.verdict != self.verdict or there.num_episodes <= self.num_episodes:
-            with _store.naming_disk_errors(path):
+            with _store.translate_disk_errors(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
-                _store.write_aside(path, json.dumps(self.to_json(), indent=1).encode())
+                _store.write_atomically(path, json.dumps(self.to_json(), indent=1).encode())
         return path
 
 

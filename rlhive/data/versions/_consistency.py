@@ -14,11 +14,11 @@ from rlhive.data import _arrow
 from rlhive.data.versions._manifest import EPISODES_PATH, Manifest
 from rlhive.errors import CorruptDataset
 
-#: The columns of the episode table that :func:`count_problems` reads.
+#: The columns of the episode table that :func:`find_count_mismatches` reads.
 COUNTED = (keys.EPISODE, "length", "split")
 
 
-def schema_problems(path: Path, found: pa.Schema, expected: pa.Schema) -> Iterator[str]:
+def find_schema_mismatches(path: Path, found: pa.Schema, expected: pa.Schema) -> Iterator[str]:
     """Say where the columns of a file are others than the manifest's."""
     if found.equals(expected):
         return
@@ -30,17 +30,17 @@ def schema_problems(path: Path, found: pa.Schema, expected: pa.Schema) -> Iterat
         yield f"{path}: expected the columns in the order {expected.names}, got {found.names}."
 
 
-def table_problems(path: Path, found: pa.Schema, manifest: Manifest) -> Iterator[str]:
+def find_table_mismatches(path: Path, found: pa.Schema, manifest: Manifest) -> Iterator[str]:
     """Say where the columns of an episode table are others than the manifest's; start states may be of any size."""
     starts = {
         item.name.removeprefix(_arrow.START_PREFIX): np.broadcast_to(0.0, getattr(item.type, "list_size", 1))
         for item in found
         if item.name.startswith(_arrow.START_PREFIX)
     }
-    yield from schema_problems(path, found, _arrow.episode_schema(manifest.schema, starts))
+    yield from find_schema_mismatches(path, found, _arrow.episode_schema(manifest.schema, starts))
 
 
-def count_problems(manifest: Manifest, episodes: pa.Table) -> Iterator[str]:
+def find_count_mismatches(manifest: Manifest, episodes: pa.Table) -> Iterator[str]:
     """Say where manifest, shards and episode table count differently."""
     ids, lengths = episodes[keys.EPISODE].to_numpy(), episodes["length"].to_numpy()
     for row in np.flatnonzero(np.diff(ids) <= 0):

@@ -19,7 +19,7 @@ from rlhive import keys
 from rlhive.data import _parquet
 from rlhive.data._schema import Schema
 from rlhive.data._statistics import ColumnStatistics, merge_statistics
-from rlhive.data.versions._manifest import EPISODES_PATH, Manifest, verify
+from rlhive.data.versions._manifest import EPISODES_PATH, Manifest, verify_files
 
 _DESCRIPTION = ("name", "license", "description", "env_name", "task", "created")
 _ABOUT = ("split", "seed", "policy", "run", "metadata")
@@ -118,7 +118,7 @@ def _columns(old: Schema, new: Schema) -> dict[str, Any]:
 
 def _table(folder: Path, manifest: Manifest) -> dict[int, dict[str, Any]]:
     """Return what identifies each episode, by id. The columns of states are neither read nor decoded."""
-    verify(folder, [entry for entry in manifest.files if entry.path == EPISODES_PATH])
+    verify_files(folder, [entry for entry in manifest.files if entry.path == EPISODES_PATH])
     names = (keys.EPISODE, "length", "content_hash", *_ABOUT)
     table = _parquet.read_table(folder / EPISODES_PATH, names)
     columns = [table[name].to_pylist() for name in names]

@@ -21,10 +21,10 @@ from typing import Any
 from rlhive.data import _parquet, _store
 from rlhive.data._schema import Schema
 from rlhive.data.versions import _numbering
-from rlhive.data.versions._card import card_of
-from rlhive.data.versions._manifest import EPISODES_PATH, SKETCHES_PATH, FileEntry, Manifest, sha256_of
-from rlhive.data.versions._picture import PICTURE_PATH, returns_picture
-from rlhive.data.versions._source import Exportable, Source, Splits, assign_splits, source_of
+from rlhive.data.versions._card import render_card
+from rlhive.data.versions._manifest import EPISODES_PATH, SKETCHES_PATH, FileEntry, Manifest, compute_sha256
+from rlhive.data.versions._picture import PICTURE_PATH, render_returns
+from rlhive.data.versions._source import Exportable, Splits, VersionSource, assign_splits, to_source
 from rlhive.data.versions._writer import Written, write_episodes
 from rlhive.errors import InvalidName
 
@@ -90,9 +90,9 @@ def export(
         >>> export(recording, "my/knob", license="mit", splits={"train": 0.9, "test": 0.1})  # doctest: +SKIP
         PosixPath('/home/me/.rlhive/datasets/my/knob/1.0.0')
     """
-    source = assign_splits(source_of(source, schema), splits, seed=seed)
+    source = assign_splits(to_source(source, schema), splits, seed=seed)
     manifest = Manifest(
-        name="/".join(_store.qualified(name)),
+        name="/".join(_store.parse_name(name)),
         version=version or "",
         fingerprint="",
         schema=source.schema,
@@ -123,13 +123,13 @@ class _Unchanged(Exception):
 
 
 def _publish(
-    source: Source, manifest: Manifest, target: Path, store: Path | None, shard_bytes: int, certificate: str
+    source: VersionSource, manifest: Manifest, target: Path, store: Path | None, shard_bytes: int, certificate: str
 ) -> Path:
     given = manifest.version
-    before = _numbering.earlier_version(manifest.name, given or None, store=store)
-    change = _numbering.Change(before, source.schema) if before is not None else None
+    before = _numbering.find_earlier_version(manifest.name, given or None, store=store)
+    change = _numbering.VersionChange(before, source.schema) if before is not None else None
     final = target if given else target.with_name("next")
-    with _store.publishing(final, settle=lambda: final) as folder:
+    with _store.atomic_dir(final, settle=lambda: final) as folder:
         written = write_episodes(folder, source, change, shard_bytes=shard_bytes)
         manifest = replace(
             manifest,
@@ -150,13 +150,13 @@ def _write_card(folder: Path, manifest: Manifest, written: Written, certificate:
     """Write README.md and its picture."""
     rows = _parquet.read_table(folder / EPISODES_PATH, ["split", "return"]).to_pylist()
     returns = {split: [row["return"] for row in rows if row["split"] == split] for split in manifest.splits}
-    picture = returns_picture(returns, f"{manifest.name} {manifest.version}: return of each episode")
+    picture = render_returns(returns, f"{manifest.name} {manifest.version}: return of each episode")
     (folder / PICTURE_PATH).write_text(picture, encoding="utf-8")
-    card = card_of(manifest, written.outcomes, picture=PICTURE_PATH, certificate=certificate)
+    card = render_card(manifest, written.outcomes, picture=PICTURE_PATH, certificate=certificate)
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 
-def _settle(version: str, change: _numbering.Change | None) -> str:
+def _settle(version: str, change: _numbering.VersionChange | None) -> str:
     """Return the version to write, if it is the right one."""
     if change is None:
         return version or _numbering.FIRST
@@ -176,7 +176,7 @@ def _entries(folder: Path, written: Written) -> tuple[FileEntry, ...]:
     for path in (*written.shards, "README.md", PICTURE_PATH, EPISODES_PATH, SKETCHES_PATH):
         split, rows, episodes = written.shards.get(path, ("", 0, 0))
         file = folder / path
-        entries.append(FileEntry(path, sha256_of(file), file.stat().st_size, split, rows, episodes))
+        entries.append(FileEntry(path, compute_sha256(file), file.stat().st_size, split, rows, episodes))
     return tuple(entries)
 
 

@@ -17,7 +17,7 @@ from rlhive.data import _store, _untrusted
 from rlhive.data._schema import Schema
 from rlhive.errors import CorruptDataset, DatasetNotFound, RLHiveError, UnsupportedFormat
 
-FILE_NAME = "rlhive.json"
+MANIFEST_NAME = "rlhive.json"
 FORMAT_VERSION = 1
 MAX_BYTES = 64 * 2**20
 EPISODES_PATH = "meta/episodes.parquet"
@@ -108,7 +108,7 @@ class Manifest:
         decides = [self.fingerprint, self.schema.to_json(), dict(self.splits), list(self.splits), files]
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
-    def only(self, shards: Iterable[FileEntry]) -> "Manifest":
+    def restrict_to_shards(self, shards: Iterable[FileEntry]) -> "Manifest":
         """Return the manifest of a part: these shards alone, under a fingerprint of its own."""
         kept = {entry.path: entry for entry in shards}
         splits = {}
@@ -127,7 +127,7 @@ class Manifest:
         files = [asdict(entry) for entry in self.files]
         content |= {"format_version": FORMAT_VERSION, "schema": self.schema.to_json(), "files": files}
         text = json.dumps(content, indent=1, allow_nan=False)
-        _store.write_aside(folder / FILE_NAME, text.encode())
+        _store.write_atomically(folder / MANIFEST_NAME, text.encode())
 
     @classmethod
     def read(cls, folder: Path) -> "Manifest":
@@ -138,11 +138,11 @@ class Manifest:
             UnsupportedFormat: It is of a format_version that this RLHive does not read.
             CorruptDataset: It is not what RLHive writes.
         """
-        path = Path(folder) / FILE_NAME
+        path = Path(folder) / MANIFEST_NAME
         try:
             status = path.stat()
         except OSError as error:
-            found = "no such folder" if not Path(folder).is_dir() else f"a folder without {FILE_NAME}"
+            found = "no such folder" if not Path(folder).is_dir() else f"a folder without {MANIFEST_NAME}"
             msg = f"{folder} is not a dataset version: expected its manifest, got {found}. Collect or pull it again."
             raise DatasetNotFound(msg) from error
         if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_BYTES:
@@ -180,7 +180,7 @@ class Fingerprint:
         return self._digest.hexdigest()
 
 
-def fingerprint_of(schema: Schema, identities: Iterable[str]) -> str:
+def compute_fingerprint(schema: Schema, identities: Iterable[str]) -> str:
     """Return the fingerprint of a version from the identities of its episodes, in the order of their ids."""
     fingerprint = Fingerprint(schema)
     for identity in identities:
@@ -188,7 +188,7 @@ def fingerprint_of(schema: Schema, identities: Iterable[str]) -> str:
     return fingerprint.hexdigest()
 
 
-def verify(folder: Path, entries: Iterable[FileEntry]) -> None:
+def verify_files(folder: Path, entries: Iterable[FileEntry]) -> None:
     """Check files against the hashes that the manifest recorded.
 
     Raises:
@@ -206,13 +206,13 @@ def verify(folder: Path, entries: Iterable[FileEntry]) -> None:
             size = "no such file" if found is None else f"{found} bytes"
             msg = f"{path}: expected {entry.bytes} bytes, got {size}. Fetch or make the version again."
             raise CorruptDataset(msg)
-        digest = sha256_of(path)
+        digest = compute_sha256(path)
         if digest != entry.sha256:
             msg = f"{path}: expected SHA-256 {entry.sha256}, got {digest}. Fetch or make the version again."
             raise CorruptDataset(msg)
 
 
-def sha256_of(path: Path) -> str:
+def compute_sha256(path: Path) -> str:
     """Return the SHA-256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -227,12 +227,12 @@ def _require_format(content: Any, path: Path) -> None:
 
 def _from_json(content: dict[str, Any]) -> Manifest:
     entries = tuple(_file_entry(row) for row in _untrusted.mappings(content["files"]))
-    if len({entry.path.lower() for entry in entries} | {FILE_NAME}) != len(entries) + 1:
-        msg = f"a file is listed twice, or {FILE_NAME} itself is"
+    if len({entry.path.lower() for entry in entries} | {MANIFEST_NAME}) != len(entries) + 1:
+        msg = f"a file is listed twice, or {MANIFEST_NAME} itself is"
         raise ValueError(msg)
     names = ("license", "description", "env_name", "task", "created")
     texts = {name: _untrusted.text(content[name]) for name in names}
-    _store.qualified(_untrusted.text(content["name"]))
+    _store.parse_name(_untrusted.text(content["name"]))
     _store.parse_version(_untrusted.text(content["version"]))
     return Manifest(
         name=content["name"],

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from rlhive import keys
 from rlhive.data import _parquet, _store
 from rlhive.data._schema import Schema
-from rlhive.data.versions._manifest import EPISODES_PATH, FILE_NAME, Manifest, verify
+from rlhive.data.versions._manifest import EPISODES_PATH, MANIFEST_NAME, Manifest, verify_files
 from rlhive.errors import WrongVersion
 
 if TYPE_CHECKING:  # episodes need torch, whose import takes seconds
@@ -34,12 +34,12 @@ _MEANING = {
 }
 
 
-def local_versions(name: str, *, store: Path | None = None) -> dict[str, Path]:
+def list_local_versions(name: str, *, store: Path | None = None) -> dict[str, Path]:
     """Return the complete versions of a dataset in the local store, oldest first, with their folders."""
-    namespace, bare = _store.qualified(name)
+    namespace, bare = _store.parse_name(name)
     folder = (store or _store.store_dir()) / namespace / bare
     found = {}
-    for path in folder.glob(f"*/{FILE_NAME}"):
+    for path in folder.glob(f"*/{MANIFEST_NAME}"):
         try:
             found[_store.parse_version(path.parent.name)] = path.parent
         except ValueError:
@@ -47,23 +47,23 @@ def local_versions(name: str, *, store: Path | None = None) -> dict[str, Path]:
     return {".".join(map(str, version)): found[version] for version in sorted(found)}
 
 
-def local_datasets(*, store: Path | None = None) -> list[str]:
+def list_local_datasets(*, store: Path | None = None) -> list[str]:
     """Return the ids ``namespace/name`` of all datasets in the local store."""
     root = store or _store.store_dir()
-    return sorted({"/".join(path.parts[-4:-2]) for path in root.glob(f"[!.]*/[!.]*/*/{FILE_NAME}")})
+    return sorted({"/".join(path.parts[-4:-2]) for path in root.glob(f"[!.]*/[!.]*/*/{MANIFEST_NAME}")})
 
 
-def earlier_version(name: str, version: str | None, *, store: Path | None = None) -> Path | None:
+def find_earlier_version(name: str, version: str | None, *, store: Path | None = None) -> Path | None:
     """Return the folder of the newest version in the store below ``version``, or of all; None where there is none."""
     below = [
         path
-        for number, path in local_versions(name, store=store).items()
+        for number, path in list_local_versions(name, store=store).items()
         if version is None or _store.parse_version(number) < _store.parse_version(version)
     ]
     return below[-1] if below else None
 
 
-class Change:
+class VersionChange:
     """What changed since an earlier version; fed the new one's episodes as they are written.
 
     Reads the earlier version's episode table only. Memory does not grow with the episodes.
@@ -133,7 +133,7 @@ def _plain(schema: Schema) -> set[tuple]:
 
 
 def _digest_of(folder: Path, manifest: Manifest) -> bytes:
-    verify(folder, [entry for entry in manifest.files if entry.path == EPISODES_PATH])
+    verify_files(folder, [entry for entry in manifest.files if entry.path == EPISODES_PATH])
     names = (keys.EPISODE, "split", "seed", "content_hash")
     table = _parquet.read_table(folder / EPISODES_PATH, names)
     digest = hashlib.sha256()

@@ -25,17 +25,17 @@ from rlhive.data._episodes import REWARD, TERMINATED, TRUNCATED, Columns, Episod
 from rlhive.data._schema import DTYPES, INDEX_COLUMNS, Field, Schema
 from rlhive.data._statistics import ColumnStatistics
 from rlhive.data.versions import _reader
-from rlhive.data.versions._manifest import Manifest, verify
-from rlhive.data.versions._source import Source
+from rlhive.data.versions._manifest import Manifest, verify_files
+from rlhive.data.versions._source import VersionSource
 from rlhive.errors import SchemaMismatch
 
 logger = logging.getLogger(__name__)
 
 #: Of the columns ``[T, *shape]`` and final values of an episode, an array ``[T, …]``.
-Compute = Callable[[Columns, Columns], np.ndarray]
+ColumnFunction = Callable[[Columns, Columns], np.ndarray]
 
 
-def stream(folder: Path, manifest: Manifest, selection: Mapping[str, np.ndarray]) -> Iterator[EpisodeRecord]:
+def stream_selected(folder: Path, manifest: Manifest, selection: Mapping[str, np.ndarray]) -> Iterator[EpisodeRecord]:
     """Yield the selected episodes of a version in rising order of their ids, in the splits of the selection.
 
     A shard is verified before it is read, and only those that hold a selected episode are; every episode is checked
@@ -52,7 +52,7 @@ def stream(folder: Path, manifest: Manifest, selection: Mapping[str, np.ndarray]
         yield record if record.split == split else replace(record, split=split)
 
 
-def merge(sources: Sequence[Source], *, keep_ids_of_first: bool = False) -> Source:
+def merge(sources: Sequence[VersionSource], *, keep_ids_of_first: bool = False) -> VersionSource:
     """Return the episodes of several sources, one source after the other, each content once.
 
     Args:
@@ -84,7 +84,7 @@ def merge(sources: Sequence[Source], *, keep_ids_of_first: bool = False) -> Sour
 
     licenses, envs, tasks = ({getattr(item, name) for item in sources} for name in ("license", "env_name", "task"))
     runs = {repr(run): run for source in sources for run in source.runs}
-    return Source(
+    return VersionSource(
         first.schema,
         records,
         splits=tuple(dict.fromkeys(split for source in sources for split in source.splits)),
@@ -97,7 +97,7 @@ def merge(sources: Sequence[Source], *, keep_ids_of_first: bool = False) -> Sour
     )
 
 
-def rename_column(source: Source, old: str, new: str) -> Source:
+def rename_column(source: VersionSource, old: str, new: str) -> VersionSource:
     """Return the source with a column under another name.
 
     Raises:
@@ -114,7 +114,7 @@ def rename_column(source: Source, old: str, new: str) -> Source:
     return _changed(source, fields, change)
 
 
-def drop_columns(source: Source, columns: Sequence[str]) -> Source:
+def drop_columns(source: VersionSource, columns: Sequence[str]) -> VersionSource:
     """Return the source without some columns.
 
     Raises:
@@ -129,7 +129,9 @@ def drop_columns(source: Source, columns: Sequence[str]) -> Source:
     return _changed(source, [item for item in source.schema.fields if item.column not in columns], change)
 
 
-def add_column(source: Source, column: str, compute: Compute, *, unit: str | None = None) -> Source:
+def add_column(
+    source: VersionSource, column: str, compute: ColumnFunction, *, unit: str | None = None
+) -> VersionSource:
     """Return the source with a column more.
 
     Args:
@@ -170,7 +172,7 @@ def add_column(source: Source, column: str, compute: Compute, *, unit: str | Non
     return _changed(source, [*source.schema.fields, item], change)
 
 
-def relabel(source: Source, compute: Callable[[EpisodeRecord], np.ndarray]) -> Source:
+def relabel(source: VersionSource, compute: Callable[[EpisodeRecord], np.ndarray]) -> VersionSource:
     """Return the source with other rewards.
 
     Args:
@@ -196,7 +198,7 @@ def relabel(source: Source, compute: Callable[[EpisodeRecord], np.ndarray]) -> S
     return _changed(source, source.schema.fields, change)
 
 
-def summaries_of(source: Source) -> dict[str, ColumnStatistics]:
+def compute_statistics(source: VersionSource) -> dict[str, ColumnStatistics]:
     """Return the statistics of every column but text, in one pass over the episodes."""
     summaries: dict[str, ColumnStatistics] = {}
     block: list[Columns] = []
@@ -223,7 +225,9 @@ def _summarise(block: Sequence[Columns], summaries: dict[str, ColumnStatistics])
             summaries[name] = ColumnStatistics.from_rows(rows)
 
 
-def _changed(source: Source, fields: Sequence[Field], change: Callable[[EpisodeRecord], EpisodeRecord]) -> Source:
+def _changed(
+    source: VersionSource, fields: Sequence[Field], change: Callable[[EpisodeRecord], EpisodeRecord]
+) -> VersionSource:
     schema = Schema(tuple(sorted(fields, key=lambda item: item.column)))
     return replace(source, schema=schema, records=lambda: map(change, source.records()))
 
@@ -270,7 +274,7 @@ def _stream_split(
         start += entry.num_episodes
         if not any(episode in wanted for episode in table[keys.EPISODE].to_pylist()):
             continue
-        verify(folder, [entry])
+        verify_files(folder, [entry])
         for record in _cut(_parquet.read_batches([Path(folder) / entry.path]), table, manifest.schema):
             if record.episode in wanted:
                 yield record

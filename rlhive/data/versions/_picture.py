@@ -15,7 +15,7 @@ _WIDTH, _ROW, _LEFT, _BASE = 720, 64, 150, 44
 _COLOURS = ("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951", "#a463f2")
 
 
-def returns_picture(returns: Mapping[str, Sequence[float]], title: str) -> str:
+def render_returns(returns: Mapping[str, Sequence[float]], title: str) -> str:
     """Return an SVG with one histogram of returns per split, all on one axis; a line marks each mean.
 
     Args:

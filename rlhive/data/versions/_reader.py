@@ -10,8 +10,14 @@ import pyarrow.compute as pc
 from rlhive import keys
 from rlhive.data import _arrow, _parquet
 from rlhive.data._episodes import EpisodeRecord
-from rlhive.data.versions._consistency import COUNTED, count_problems, require, schema_problems, table_problems
-from rlhive.data.versions._manifest import EPISODES_PATH, FileEntry, Manifest, verify
+from rlhive.data.versions._consistency import (
+    COUNTED,
+    find_count_mismatches,
+    find_schema_mismatches,
+    find_table_mismatches,
+    require,
+)
+from rlhive.data.versions._manifest import EPISODES_PATH, FileEntry, Manifest, verify_files
 from rlhive.errors import CorruptDataset
 
 
@@ -25,20 +31,20 @@ def read_episodes(folder: Path, manifest: Manifest, columns: Sequence[str] | Non
     if not entries:
         msg = f"{folder}: expected {EPISODES_PATH} in the manifest, got no such file. Fetch or make the version again."
         raise CorruptDataset(msg)
-    verify(folder, entries)
-    require(table_problems(path, _parquet.read_arrow_schema(path), manifest))
+    verify_files(folder, entries)
+    require(find_table_mismatches(path, _parquet.read_arrow_schema(path), manifest))
     table = _parquet.read_table(path, None if columns is None else list(dict.fromkeys([*COUNTED, *columns])))
-    require(count_problems(manifest, table))
+    require(find_count_mismatches(manifest, table))
     return table if columns is None else table.select(columns)
 
 
 def read_rows(folder: Path, manifest: Manifest, splits: Sequence[str]) -> pa.Table:
     """Return the transitions of some splits, in the order given. The shards are verified first."""
-    batches = _parquet.read_batches(verified_shards(folder, manifest, splits))
+    batches = _parquet.read_batches(verify_shards(folder, manifest, splits))
     return pa.Table.from_batches(batches, _arrow.row_schema(manifest.schema))
 
 
-def verified_shards(folder: Path, manifest: Manifest, splits: Sequence[str]) -> list[Path]:
+def verify_shards(folder: Path, manifest: Manifest, splits: Sequence[str]) -> list[Path]:
     """Return the shards of some splits in order, each checked against its recorded hash."""
     entries = [entry for split in splits for entry in manifest.shards(split)]
     return [_verified(folder, manifest, entry) for entry in entries]
@@ -46,9 +52,9 @@ def verified_shards(folder: Path, manifest: Manifest, splits: Sequence[str]) -> 
 
 def _verified(folder: Path, manifest: Manifest, entry: FileEntry) -> Path:
     """Return the path of a shard that has the recorded hash, the manifest's columns, and as many rows as it says."""
-    verify(folder, [entry])
+    verify_files(folder, [entry])
     path = Path(folder) / entry.path
-    require(schema_problems(path, _parquet.read_arrow_schema(path), _arrow.row_schema(manifest.schema)))
+    require(find_schema_mismatches(path, _parquet.read_arrow_schema(path), _arrow.row_schema(manifest.schema)))
     rows = sum(_parquet.read_group_sizes(path))
     if rows != entry.num_transitions:
         msg = f"{path}: expected {entry.num_transitions} rows, got {rows}. Fetch or make the version again."
@@ -61,7 +67,7 @@ def read_records(folder: Path, manifest: Manifest, splits: Sequence[str]) -> Ite
 
     A shard is verified before its first episode comes.
     """
-    for entry, episodes in episodes_by_shard(folder, manifest, splits):
+    for entry, episodes in iterate_shards(folder, manifest, splits):
         path, lengths = _verified(folder, manifest, entry), episodes["length"].to_numpy()
         with _parquet.GroupReader(path, str(path)) as reader:
             for chunk in _parquet.split_into_chunks(path, range(len(episodes)), lengths, reader.sizes):
@@ -69,7 +75,7 @@ def read_records(folder: Path, manifest: Manifest, splits: Sequence[str]) -> Ite
                 yield from _arrow.table_to_records(reader.read(chunk.groups), own, manifest.schema)
 
 
-def episodes_by_shard(
+def iterate_shards(
     folder: Path, manifest: Manifest, splits: Iterable[str], columns: Sequence[str] | None = None
 ) -> Iterator[tuple[FileEntry, pa.Table]]:
     """Yield every shard of some splits with the rows of the episode table whose transitions it holds, in its order."""
@@ -81,16 +87,16 @@ def episodes_by_shard(
             start += entry.num_episodes
 
 
-def shards_holding(folder: Path, manifest: Manifest, episodes: np.ndarray) -> list[FileEntry]:
+def find_shards(folder: Path, manifest: Manifest, episodes: np.ndarray) -> list[FileEntry]:
     """Return the shards that hold any of some episodes, given their ids."""
     names = [keys.EPISODE, "split"]
-    parts = episodes_by_shard(folder, manifest, manifest.splits, names)
+    parts = iterate_shards(folder, manifest, manifest.splits, names)
     return [entry for entry, own in parts if np.isin(own[keys.EPISODE].to_numpy(), episodes).any()]
 
 
-def episodes_of(folder: Path, manifest: Manifest, shards: Iterable[FileEntry]) -> pa.Table:
+def read_shard_episodes(folder: Path, manifest: Manifest, shards: Iterable[FileEntry]) -> pa.Table:
     """Return the rows of the episode table whose transitions some shards hold, in rising order of their ids."""
     wanted = {entry.path for entry in shards}
-    parts = episodes_by_shard(folder, manifest, manifest.splits)
+    parts = iterate_shards(folder, manifest, manifest.splits)
     episodes = read_episodes(folder, manifest).slice(0, 0)
     return pa.concat_tables([episodes, *(own for entry, own in parts if entry.path in wanted)]).sort_by(keys.EPISODE)

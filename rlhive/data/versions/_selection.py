@@ -23,7 +23,7 @@ from rlhive.errors import InvalidExpression, SchemaMismatch
 
 Selection = dict[str, np.ndarray]
 
-COLUMNS = tuple(field.name for field in EPISODE_FIELDS)
+EPISODE_COLUMNS = tuple(field.name for field in EPISODE_FIELDS)
 METADATA = "metadata"
 
 _MAX_LENGTH = 10_000
@@ -40,7 +40,7 @@ _COMPARE = {
 _ARITHMETIC = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
 
 
-def selection_of(table: pa.Table, splits: Sequence[str]) -> Selection:
+def build_selection(table: pa.Table, splits: Sequence[str]) -> Selection:
     """Return the selection of whole splits.
 
     Args:
@@ -51,7 +51,7 @@ def selection_of(table: pa.Table, splits: Sequence[str]) -> Selection:
     return {split: np.sort(ids[pc.equal(names, split).to_numpy()]) for split in splits}
 
 
-def restrict(table: pa.Table, selection: Mapping[str, np.ndarray]) -> pa.Table:
+def apply_selection(table: pa.Table, selection: Mapping[str, np.ndarray]) -> pa.Table:
     """Return the rows of the selected episodes, in rising order of ids, each with the split that it now is in."""
     split_of = {int(episode): split for split, ids in selection.items() for episode in ids}
     table = table.filter(pc.is_in(table[keys.EPISODE], pa.array(list(split_of), pa.int64())))
@@ -60,14 +60,14 @@ def restrict(table: pa.Table, selection: Mapping[str, np.ndarray]) -> pa.Table:
     return table.set_column(place, table.schema.field("split"), splits)
 
 
-def positions(ids: np.ndarray, selection: Mapping[str, np.ndarray]) -> np.ndarray:
+def locate_episodes(ids: np.ndarray, selection: Mapping[str, np.ndarray]) -> np.ndarray:
     """Return where the selected episodes stand in ``ids``, split by split, int64."""
     order = np.argsort(ids, kind="stable")
     wanted = np.concatenate([np.empty(0, np.int64), *selection.values()])
     return order[np.searchsorted(ids, wanted, sorter=order)]
 
 
-def rows(ids: np.ndarray, selection: Mapping[str, np.ndarray]) -> np.ndarray:
+def locate_rows(ids: np.ndarray, selection: Mapping[str, np.ndarray]) -> np.ndarray:
     """Return the rows of the selected episodes, split by split and in rising order of ids, int64.
 
     Args:
@@ -82,13 +82,13 @@ def rows(ids: np.ndarray, selection: Mapping[str, np.ndarray]) -> np.ndarray:
     return order[np.arange(length.sum()) + np.repeat(offset, length)]
 
 
-def keep(selection: Mapping[str, np.ndarray], ids: Iterable[int]) -> Selection:
+def intersect_selection(selection: Mapping[str, np.ndarray], ids: Iterable[int]) -> Selection:
     """Return the selection without the episodes that are not among ``ids``; its splits stay, even if empty."""
     wanted = np.fromiter(ids, np.int64)
     return {split: own[np.isin(own, wanted)] for split, own in selection.items()}
 
 
-def require_known(selection: Mapping[str, np.ndarray], ids: Iterable[int]) -> list[int]:
+def require_episodes(selection: Mapping[str, np.ndarray], ids: Iterable[int]) -> list[int]:
     """Return the ids, once each.
 
     Raises:
@@ -103,17 +103,17 @@ def require_known(selection: Mapping[str, np.ndarray], ids: Iterable[int]) -> li
     return chosen
 
 
-def columns_in(expression: str) -> list[str]:
+def find_referenced_columns(expression: str) -> list[str]:
     """Return the columns of the episode table that an expression needs.
 
     Raises:
         InvalidExpression: It cannot be parsed.
     """
     names = {_name(node) for node in ast.walk(_parse(expression)) if isinstance(node, (ast.Name, ast.Attribute))}
-    return sorted({METADATA if name.startswith(f"{METADATA}.") else name for name in names} & set(COLUMNS))
+    return sorted({METADATA if name.startswith(f"{METADATA}.") else name for name in names} & set(EPISODE_COLUMNS))
 
 
-def matching(table: pa.Table, condition: str | pc.Expression) -> list[int]:
+def select_where(table: pa.Table, condition: str | pc.Expression) -> list[int]:
     """Return the ids of the episodes that meet a condition.
 
     Args:
@@ -136,13 +136,13 @@ def matching(table: pa.Table, condition: str | pc.Expression) -> list[int]:
         return table.filter(condition)[keys.EPISODE].to_pylist()
     except (pa.ArrowException, ValueError, TypeError) as error:
         problem = str(error).splitlines()[0]
-        msg = f"Condition {said!r} cannot be computed: {problem}. Columns are {', '.join(COLUMNS)}."
+        msg = f"Condition {said!r} cannot be computed: {problem}. Columns are {', '.join(EPISODE_COLUMNS)}."
         raise InvalidExpression(msg) from error
 
 
-def accepted(table: pa.Table, predicate: Callable[[dict[str, Any]], bool]) -> list[int]:
+def select_by(table: pa.Table, predicate: Callable[[dict[str, Any]], bool]) -> list[int]:
     """Return the ids of the episodes whose row a function accepts; ``metadata`` comes as a dict."""
-    rows = table.select([name for name in COLUMNS if name in table.column_names]).to_pylist()
+    rows = table.select([name for name in EPISODE_COLUMNS if name in table.column_names]).to_pylist()
     return [row[keys.EPISODE] for row in rows if predicate(row | {METADATA: json.loads(row[METADATA])})]
 
 
@@ -240,8 +240,8 @@ def _name(node: ast.expr) -> str:
 
 
 def _field(name: str) -> pc.Expression:
-    if name not in COLUMNS and not name.startswith(f"{METADATA}."):
-        msg = f"there is no column {name}. Columns are {', '.join(COLUMNS)}."
+    if name not in EPISODE_COLUMNS and not name.startswith(f"{METADATA}."):
+        msg = f"there is no column {name}. Columns are {', '.join(EPISODE_COLUMNS)}."
         raise _Refused(msg)
     return pc.field(name)
 

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from rlhive.data import _parquet
 from rlhive.data._statistics import NUM_BUCKETS, ColumnStatistics
-from rlhive.data.versions._manifest import SKETCHES_PATH, Manifest, verify
+from rlhive.data.versions._manifest import SKETCHES_PATH, Manifest, verify_files
 from rlhive.errors import CorruptDataset
 
 _SCHEMA = pa.schema(
@@ -47,7 +47,7 @@ def write_sketches(path: Path, splits: Mapping[str, Mapping[str, ColumnStatistic
         writer.write_table(pa.Table.from_batches(parts, _SCHEMA))
 
 
-def read_summaries(folder: Path, manifest: Manifest, splits: Sequence[str]) -> list[dict[str, ColumnStatistics]]:
+def read_statistics(folder: Path, manifest: Manifest, splits: Sequence[str]) -> list[dict[str, ColumnStatistics]]:
     """Return the statistics of some splits, one dict by column name for each.
 
     Versions that were written before there were quantiles, and whole-file copies without the sketches, give moments
@@ -63,7 +63,7 @@ def read_summaries(folder: Path, manifest: Manifest, splits: Sequence[str]) -> l
     entries = [entry for entry in manifest.files if entry.path == SKETCHES_PATH]
     if not entries:
         return found
-    verify(folder, entries)
+    verify_files(folder, entries)
     path = Path(folder) / SKETCHES_PATH
     table = _parquet.read_table(path)
     if table.schema != _SCHEMA:

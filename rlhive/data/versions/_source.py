@@ -1,7 +1,7 @@
 """What can become a version: a recording, a replay buffer, a dataset or a view of it, or any episode records.
 
-All of them turn into a :class:`Source`: the episodes, one at a time in rising order of their ids, with what is known
-about them. Splits are assigned here, by a rule that depends on nothing but the ids and the seed.
+All of them turn into a :class:`VersionSource`: the episodes, one at a time in rising order of their ids, with what is
+known about them. Splits are assigned here, by a rule that depends on nothing but the ids and the seed.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ Splits = Sequence[str] | Mapping[str, float] | Mapping[str, Iterable[int]]
 
 
 @dataclass(frozen=True)
-class Source:
+class VersionSource:
     """Episodes on their way into a version.
 
     Attributes:
@@ -52,10 +52,10 @@ class Source:
     task: str = ""
 
 
-class HasSource(Protocol):
+class SupportsAsSource(Protocol):
     """Anything that can become a version: a dataset, a view of one, or a recording."""
 
-    def as_source(self, schema: Schema | None = None) -> Source:
+    def as_source(self, schema: Schema | None = None) -> VersionSource:
         """Return the episodes with their metadata.
 
         Args:
@@ -68,10 +68,10 @@ class HasSource(Protocol):
 
 
 #: What :func:`rlhive.data.versions.export` takes; Any stands for a TorchRL replay buffer.
-Exportable = Source | HasSource | Iterable[EpisodeRecord] | Any
+Exportable = VersionSource | SupportsAsSource | Iterable[EpisodeRecord] | Any
 
 
-def source_of(given: "Exportable", schema: Schema | None = None) -> Source:
+def to_source(given: "Exportable", schema: Schema | None = None) -> VersionSource:
     """Return anything that can become a version as a source.
 
     Args:
@@ -81,22 +81,24 @@ def source_of(given: "Exportable", schema: Schema | None = None) -> Source:
     Raises:
         SchemaMismatch: Nothing says what the transitions hold, or the recording's schema is another one.
     """
-    if isinstance(given, Source):
+    if isinstance(given, VersionSource):
         return given
     if hasattr(given, "as_source"):
         return given.as_source(schema)
     if is_replay_buffer(given):
-        return _source_of_buffer(given, schema)
+        return _read_replay_buffer(given, schema)
     if isinstance(given, Sequence):
         first = given[0] if given else None
-        return Source(schema or _schema_of(first), lambda: iter(given), ids=lambda: [item.episode for item in given])
+        return VersionSource(
+            schema or _schema_of(first), lambda: iter(given), ids=lambda: [item.episode for item in given]
+        )
     stream = iter(given)
     first = None if schema is not None else next(stream, None)
     rest = stream if first is None else itertools.chain([first], stream)
-    return Source(schema or _schema_of(first), lambda: rest)
+    return VersionSource(schema or _schema_of(first), lambda: rest)
 
 
-def _source_of_buffer(buffer: Any, schema: Schema | None) -> Source:
+def _read_replay_buffer(buffer: Any, schema: Schema | None) -> VersionSource:
     """Return the whole episodes of a TorchRL replay buffer, oldest first, in the split ``train``.
 
     An episode whose beginning was overwritten is left out, with a warning; one that nothing ended is "unfinished".
@@ -129,12 +131,12 @@ def _source_of_buffer(buffer: Any, schema: Schema | None) -> Source:
             columns, final = pack_leaves(leaves, known, where=where)
             yield EpisodeRecord(number, "train", columns, final)
 
-    return Source(
+    return VersionSource(
         schema or _schema_of(next(records(), None)), records, ids=lambda: [record.episode for record in records()]
     )
 
 
-def assign_splits(source: Source, splits: Splits | None, *, seed: int = 0) -> Source:
+def assign_splits(source: VersionSource, splits: Splits | None, *, seed: int = 0) -> VersionSource:
     """Return the source with its episodes in splits.
 
     Args:
@@ -155,7 +157,7 @@ def assign_splits(source: Source, splits: Splits | None, *, seed: int = 0) -> So
         msg = "Splits by share or id: expected episodes that can be counted first, got a stream. Pass a list of them."
         raise SchemaMismatch(msg)
     ids = sorted(source.ids())
-    assigned = partition(ids, splits, seed=seed)
+    assigned = partition_episodes(ids, splits, seed=seed)
     split_of = {episode: split for split, members in assigned.items() for episode in members}
     left = [episode for episode in ids if episode not in split_of]
     if left:
@@ -169,7 +171,9 @@ def assign_splits(source: Source, splits: Splits | None, *, seed: int = 0) -> So
     return replace(source, records=records, splits=tuple(splits))
 
 
-def partition(ids: Sequence[int], splits: Mapping[str, float | Iterable[int]], *, seed: int) -> dict[str, list[int]]:
+def partition_episodes(
+    ids: Sequence[int], splits: Mapping[str, float | Iterable[int]], *, seed: int
+) -> dict[str, list[int]]:
     """Return which episodes each split gets, in rising order.
 
     Shares order the episodes by a hash of the seed and the id, and cut that order: the result does not depend on a

@@ -19,8 +19,8 @@ from rlhive.data._schema import DTYPES, Schema
 from rlhive.data._statistics import ColumnStatistics, choose_anchor
 from rlhive.data.versions import _sketches
 from rlhive.data.versions._manifest import EPISODES_PATH, SKETCHES_PATH, Fingerprint
-from rlhive.data.versions._numbering import Change
-from rlhive.data.versions._source import Source
+from rlhive.data.versions._numbering import VersionChange
+from rlhive.data.versions._source import VersionSource
 from rlhive.errors import SchemaMismatch
 
 # What the Hub and `datasets` accept as a split name, without the "+" that joins splits.
@@ -48,7 +48,7 @@ class Written:
     shards: dict[str, tuple[str, int, int]]
 
 
-def write_episodes(folder: Path, source: Source, change: Change | None, *, shard_bytes: int) -> Written:
+def write_episodes(folder: Path, source: VersionSource, change: VersionChange | None, *, shard_bytes: int) -> Written:
     """Write data/ and meta/ of a version into an empty folder.
 
     Args:

@@ -16,7 +16,7 @@ from rlhive.data._schema import Field, Schema
 from rlhive.data.checks._check import run_checks
 from rlhive.data.checks._report import CHECKS
 from rlhive.data.versions._export import export
-from rlhive.data.versions._manifest import sha256_of
+from rlhive.data.versions._manifest import compute_sha256
 
 HORIZON = 30
 SCHEMA = Schema(
@@ -85,7 +85,7 @@ def resign(folder: Path, **changes) -> None:
     content = json.loads((folder / "rlhive.json").read_text()) | changes
     for entry in content["files"]:
         path = folder / entry["path"]
-        entry |= {"sha256": sha256_of(path), "bytes": path.stat().st_size}
+        entry |= {"sha256": compute_sha256(path), "bytes": path.stat().st_size}
     (folder / "rlhive.json").write_text(json.dumps(content))
 
 

@@ -13,10 +13,10 @@ import polars as pl
 import pytest
 import yaml
 
-from rlhive.data.versions._card import card_of
+from rlhive.data.versions._card import render_card
 from rlhive.data.versions._export import export
 from rlhive.data.versions._manifest import Manifest
-from rlhive.data.versions._picture import returns_picture
+from rlhive.data.versions._picture import render_returns
 from rlhive.errors import InvalidName
 from tests.data.checks.test_check import SCHEMA, episode
 from tests.data.strategies import records
@@ -103,7 +103,7 @@ def test_what_a_manifest_says_is_text_and_not_markup(folder):
     manifest = Manifest.read(folder)
     evil = "x\n---\nlicense: mit\n---\n<script>alert(1)</script> [a](http://b) | `c`"
     returns = dict.fromkeys(manifest.splits, (0.0, 0.0))
-    card = card_of(replace(manifest, description=evil, env_name=evil, parents=({"name": evil},)), returns)
+    card = render_card(replace(manifest, description=evil, env_name=evil, parents=({"name": evil},)), returns)
 
     assert front_matter(card)["license"] == "cc-by-4.0"
     assert "\n---\n" not in card.split("---\n", 2)[2]
@@ -114,7 +114,7 @@ def test_what_a_manifest_says_is_text_and_not_markup(folder):
 
 def test_the_picture_is_a_function_of_the_returns():
     returns = {"expert": [3.0, 4.0, 4.1], "random <&>": [1.0, 1.0], "none": [], "odd": [float("nan"), float("inf")]}
-    one, two = (returns_picture(returns, "a <b>") for _ in range(2))
+    one, two = (render_returns(returns, "a <b>") for _ in range(2))
     bars = [item for item in ElementTree.fromstring(one).iter() if item.tag.endswith("rect")][1:]
 
     assert one == two
@@ -123,7 +123,7 @@ def test_the_picture_is_a_function_of_the_returns():
     words = [item.text for item in ElementTree.fromstring(one).iter() if item.tag.endswith("text")]
     assert words[0] == "a <b>"
     assert words[-3:] == ["1", "2.55", "4.1"]
-    assert returns_picture({}, "") == returns_picture({}, "")
+    assert render_returns({}, "") == render_returns({}, "")
 
 
 def test_the_picture_is_in_the_version_and_not_in_the_fingerprint(folder, made, tmp_path):

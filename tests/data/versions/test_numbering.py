@@ -5,7 +5,7 @@ import pytest
 
 from rlhive.data.versions._export import export
 from rlhive.data.versions._manifest import Manifest
-from rlhive.data.versions._numbering import MAJOR, MINOR, PATCH, local_versions, next_version
+from rlhive.data.versions._numbering import MAJOR, MINOR, PATCH, list_local_versions, next_version
 from rlhive.errors import DatasetExists, WrongVersion
 from tests.data.strategies import records
 
@@ -58,7 +58,7 @@ def test_the_number_says_what_changed_and_a_wrong_one_is_refused_with_the_right_
     for wrong in set(NEXT.values()) - {NEXT[level]}:
         with pytest.raises(WrongVersion, match=rf"Choose {NEXT[level]}, or leave"):
             write(change(made), tmp_path, wrong, **kwargs)
-    assert list(local_versions("my/knob", store=tmp_path)) == ["1.2.3"]
+    assert list(list_local_versions("my/knob", store=tmp_path)) == ["1.2.3"]
 
     assert write(change(made), tmp_path, **kwargs) == NEXT[level]
 
@@ -90,7 +90,7 @@ def test_what_is_there_already_is_returned_and_never_written_again(tmp_path):
     with pytest.raises(DatasetExists):
         write(made, tmp_path, "1.0.0")
 
-    assert list(local_versions("my/knob", store=tmp_path)) == ["1.0.0"]
+    assert list(list_local_versions("my/knob", store=tmp_path)) == ["1.0.0"]
     assert (tmp_path / "my/knob/1.0.0/rlhive.json").stat().st_mtime_ns == before
     assert Manifest.read(tmp_path / "my/knob/1.0.0").version == "1.0.0"
 

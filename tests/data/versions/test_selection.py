@@ -48,7 +48,7 @@ TOKENS += ["(", ")", "[", "]", "'a'", "-40"]
     ],
 )
 def test_a_condition_chooses_episodes(condition, expected):
-    assert _selection.matching(TABLE, condition) == expected
+    assert _selection.select_where(TABLE, condition) == expected
 
 
 @pytest.mark.parametrize(
@@ -73,29 +73,33 @@ def test_a_condition_chooses_episodes(condition, expected):
 )
 def test_anything_else_is_refused_in_one_sentence(condition, says):
     with pytest.raises(InvalidExpression, match=says):
-        _selection.matching(TABLE, condition)
+        _selection.select_where(TABLE, condition)
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.sampled_from(TOKENS)))
 def test_no_text_does_harm(tokens):
     try:
-        chosen = _selection.matching(TABLE, " ".join(tokens))
+        chosen = _selection.select_where(TABLE, " ".join(tokens))
     except RLHiveError:
         return
     assert set(chosen) <= {3, 6, 9, 12}
 
 
 def test_only_the_columns_that_a_condition_names_are_needed():
-    assert _selection.columns_in("success and return > 3 or metadata.x == 1") == ["metadata", "return", "success"]
+    assert _selection.find_referenced_columns("success and return > 3 or metadata.x == 1") == [
+        "metadata",
+        "return",
+        "success",
+    ]
 
 
 def test_a_predicate_sees_the_row_with_its_metadata():
-    assert _selection.accepted(TABLE, lambda row: row["metadata"].get("operator") == "A" and row["length"] > 5) == [12]
+    assert _selection.select_by(TABLE, lambda row: row["metadata"].get("operator") == "A" and row["length"] > 5) == [12]
 
 
 def test_restricted_rows_carry_their_new_split():
-    table = _selection.restrict(TABLE, {"y": np.array([12]), "x": np.array([3, 9])})
+    table = _selection.apply_selection(TABLE, {"y": np.array([12]), "x": np.array([3, 9])})
 
     assert table["episode"].to_pylist() == [3, 9, 12]
     assert table["split"].to_pylist() == ["x", "x", "y"]
@@ -107,13 +111,13 @@ def test_rows_and_positions_are_those_of_the_episodes(lengths, random):
     ids = np.array(random.sample(range(100), len(lengths)))
     rows = np.repeat(ids, lengths)
     chosen = np.array(sorted(random.sample(ids.tolist(), random.randint(0, len(ids)))), np.int64)
-    found = _selection.rows(rows, {"x": chosen[::2], "y": chosen[1::2]})
+    found = _selection.locate_rows(rows, {"x": chosen[::2], "y": chosen[1::2]})
 
     expected = [row for own in (chosen[::2], chosen[1::2]) for e in own for row in np.flatnonzero(rows == e)]
     assert found.tolist() == expected
-    assert ids[_selection.positions(ids, {"x": chosen})].tolist() == chosen.tolist()
+    assert ids[_selection.locate_episodes(ids, {"x": chosen})].tolist() == chosen.tolist()
 
 
 def test_an_unknown_id_is_refused():
     with pytest.raises(SchemaMismatch, match="There is no episode 7"):
-        _selection.require_known({"a": np.array([3])}, [3, 7])
+        _selection.require_episodes({"a": np.array([3])}, [3, 7])
