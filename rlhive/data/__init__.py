@@ -13,7 +13,11 @@ if TYPE_CHECKING:
         unpack as unpack,
     )
     from rlhive.data._schema import Field as Field, Schema as Schema
-    from rlhive.data._statistics import merge_statistics as merge_statistics
+    from rlhive.data._statistics import (
+        MAX_ELEMENTS as MAX_ELEMENTS,
+        ColumnStatistics as ColumnStatistics,
+        merge_statistics as merge_statistics,
+    )
     from rlhive.data._store import (
         DEFAULT_NAMESPACE as DEFAULT_NAMESPACE,
         as_path as as_path,

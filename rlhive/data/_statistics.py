@@ -67,17 +67,20 @@ class ColumnStatistics:
     whole: bool = False
 
     @classmethod
-    def from_rows(cls, rows: np.ndarray, *, anchor: np.ndarray | None = None) -> "ColumnStatistics":
+    def from_rows(
+        cls, rows: np.ndarray, *, anchor: np.ndarray | None = None, quantiles: bool = True
+    ) -> "ColumnStatistics":
         """Return the statistics of ``[N, *shape]``.
 
         Args:
             rows: The values; N at least 1 unless an anchor is given.
             anchor: Of the summary that this one will be merged with; by default :func:`choose_anchor` the rows.
+            quantiles: Whether to keep the histogram that quantiles are read from.
         """
         values = flatten_elements(rows)
         anchor = choose_anchor(rows) if anchor is None else anchor
         blank = np.zeros(values.shape[1])
-        buckets = np.zeros((values.shape[1], NUM_BUCKETS), np.int64)
+        buckets = np.zeros((values.shape[1], NUM_BUCKETS), np.int64) if quantiles else None
         summary = cls(0, blank, blank, blank + np.inf, blank - np.inf, anchor, buckets, values.dtype.kind in "iub")
         summary.add(rows)
         return summary

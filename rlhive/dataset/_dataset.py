@@ -285,8 +285,10 @@ class RoboHiveDataset:
             frame_stack: Number of frames, as in TorchRL's ``CatFrames`` with ``padding="same"``: ``observation`` (and
                 ``pixels``, ``depth``) concatenated with the preceding ones along the last dimension.
             return_to_go: Whether to add ``return_to_go``, the sum of the rewards from here to the episode's end.
-            normalize: ``(value - mean) / std`` over the episodes of this dataset or view, as TorchRL's
-                ``ObservationNorm``: of ``observation`` for True, of the given keys, or with ``{key: (mean, scale)}``.
+            normalize: True normalises ``observation``, and a list its keys, by the statistics of this dataset or view;
+                ``{key: (mean, std)}`` brings its own numbers. The rule is that of :mod:`rlhive.normalization`:
+                ``(value - mean) / std`` as TorchRL's ``ObservationNorm``, clipped to ±10; elements that do not vary
+                are not scaled.
             image_cache: How the cache stores images (any field of 4 KB or more): ``"raw"`` rows, read at memory
                 speed, or ``"encoded"`` losslessly, about an eighth of the size where the camera does not move, decoded
                 on all cores. By default as an existing cache does; otherwise raw while that takes at most half of the
@@ -424,9 +426,18 @@ class RoboHiveDataset:
     def normalization(self, key: keys_.NestedKey, *, how: str = MEAN_STD) -> "ObservationNorm":
         """Return a TorchRL transform that normalises a key by the statistics of the dataset or view.
 
+        With ``how="mean_std"`` mean, scale and result equal those of ``as_replay_buffer(normalize=[key])`` bit for bit.
+
         Args:
             key: Key to normalise, for example ``"observation"``; its twin below ``"next"`` is normalised as well.
-            how: ``"mean_std"``, or ``"min_max"`` or ``"quantiles"`` to -1 … 1.
+            how: ``"mean_std"`` gives ``(value - mean) / std``, clipped to ±10, see :mod:`rlhive.normalization`.
+                ``"min_max"`` maps the extremes and ``"quantiles"`` the 1 % and 99 % quantiles to -1 and 1.
+
+        Returns:
+            An ``ObservationNorm``, for a replay buffer or an environment.
+
+        Raises:
+            SchemaMismatch: There is no such column, it holds no floats, or its statistics are not finite.
 
         Example:
             >>> dataset.as_replay_buffer(transform=dataset.normalization("observation"))  # doctest: +SKIP
@@ -435,8 +446,7 @@ class RoboHiveDataset:
         if column not in self.schema.columns:
             msg = f"There is no column {column}: expected one of {', '.join(self.schema.columns)}."
             raise SchemaMismatch(msg)
-        field = self.schema[column]
-        return observation_norm(self.statistics[field.column], key, dtype=field.dtype, observed=field.observed, how=how)
+        return observation_norm(self.schema[column], self.statistics.get(column, {}), how=how)
 
     def as_source(self, schema: Schema | None = None) -> VersionSource:
         """Return the episodes with their metadata, as :func:`rlhive.data.versions.export` takes them.

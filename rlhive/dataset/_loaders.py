@@ -4,7 +4,7 @@ Buffers, DataLoaders and TensorDicts read the packed memmap cache (:mod:`rlhive.
 shards, and iterators read the shards in pieces, from disk or from the Hub.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, TypedDict
 
 import pyarrow as pa
@@ -54,9 +54,8 @@ def load_storage(view: View, options: ReadOptions) -> PackedStorage:
     """Return the read-only TorchRL storage of a view; builds the memmap cache if the store has none."""
     shards = view.require_shards()
     packed = open_packed(view.folder, view.manifest, shards=shards, image_cache=options.image_cache, store=view.store)
-    # Whole splits have stored statistics; those of selected episodes are computed from the storage's rows.
-    is_normalized = options.normalize is not False
-    statistics = view.compute_statistics() if is_normalized and view.selection is None else None
+    needs_statistics = options.normalize is not False and not isinstance(options.normalize, Mapping)
+    statistics = view.compute_statistics() if needs_statistics else None
     return make_storage(packed, _find_episodes(packed, view), options, statistics=statistics)
 
 

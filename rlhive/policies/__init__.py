@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 from rlhive._lazy import attach
 
 if TYPE_CHECKING:
+    from rlhive.normalization import Normalizer as Normalizer
     from rlhive.policies._checkpoint import (
         CHECKPOINT_FILE as CHECKPOINT_FILE,
-        Normalizer as Normalizer,
         check_writable as check_writable,
         load_policy as load_policy,
         make_actor as make_actor,

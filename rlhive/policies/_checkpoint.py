@@ -25,38 +25,14 @@ from torchrl.modules import MLP
 
 from rlhive import keys
 from rlhive.errors import CheckpointMismatch, StoreNotWritable
+from rlhive.normalization import Normalizer
 
 FORMAT_VERSION = 1
 CHECKPOINT_FILE = "checkpoint.json"
 POLICY_FILE = "policy.pt"
 CURVE_FILE = "curve.json"
 
-_CLIP = 10.0  # standard deviations
 _ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "tanh": nn.Tanh, "elu": nn.ELU}
-
-
-class Normalizer(nn.Module):
-    """Shift and scale to zero mean and unit variance in float64, clip to ±10, then round to float32.
-
-    An object that hardly moved in the training data has a tiny standard deviation; when the robot does bump into it,
-    its coordinates would otherwise arrive as thousands.
-
-    Args:
-        mean: Shape ``[dim]``.
-        std: Shape ``[dim]``. Dimensions that do not vary are shifted only: dividing by their zero (or by the noise
-            of rounding) would blow up what is left of them.
-    """
-
-    def __init__(self, mean: torch.Tensor, std: torch.Tensor) -> None:
-        super().__init__()
-        mean, std = mean.to(torch.float64), std.to(torch.float64)
-        constant = std <= 1e-8 * mean.abs().clamp_min(1.0)
-        self.register_buffer("mean", mean.clone())
-        self.register_buffer("std", torch.where(constant, torch.ones_like(std), std))
-
-    def forward(self, observation: torch.Tensor) -> torch.Tensor:
-        """Return the normalised observation, float32, in memory of its own."""
-        return ((observation - self.mean) / self.std).clamp(-_CLIP, _CLIP).to(torch.float32)
 
 
 def make_mlp(num_inputs: int, num_outputs: int, network: Mapping[str, Any]) -> MLP:

@@ -50,23 +50,26 @@ def test_a_policy_comes_back_bit_for_bit(tmp_path) -> None:
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["checkpoint.json", "curve.json", "policy.pt"]
 
 
-def test_the_normalizer_by_hand() -> None:
-    normalizer = Normalizer(torch.tensor([1.0, 5.0, 1e6]), torch.tensor([2.0, 0.0, 1e-4]))
-    normalized = normalizer(torch.tensor([[5.0, 5.0, 1e6], [1.0, 5.5, 1e6 + 1]], dtype=torch.float64))
-    # the second dimension never varied, the third by no more than rounding: shifted, not divided
-    assert normalized.tolist() == [[2.0, 0.0, 0.0], [0.0, 0.5, 1.0]]
-    assert normalized.dtype == torch.float32
+OLD_CHECKPOINT = Path(__file__).parent / "checkpoint_v1"
 
 
-def test_the_normalizer_clips_what_it_never_saw() -> None:
-    normalizer = Normalizer(torch.tensor([1.0]), torch.tensor([1e-6]))
-    observations = torch.tensor([[2.0], [0.0], [1.0 + 5e-6]], dtype=torch.float64)
-    assert normalizer(observations).flatten().tolist() == pytest.approx([10.0, -10.0, 5.0])
-
-
-def test_the_normalizer_subtracts_before_it_rounds() -> None:
-    normalizer = Normalizer(torch.tensor([1e8], dtype=torch.float64), torch.tensor([1.5], dtype=torch.float64))
-    assert normalizer(torch.tensor([1e8 + 3], dtype=torch.float64)).tolist() == [2.0]
+def test_a_checkpoint_of_format_1_acts_as_when_it_was_written() -> None:
+    policy = load_policy(OLD_CHECKPOINT)
+    observations = [[5.0, 5.0, 1e6, 1.6], [0.3, 5.5, 1e6 + 1, 1.6000003], [-0.7, 4.0, 1e6 - 2, 2.0]]
+    # an ordinary element, a constant one, one that varies by rounding errors alone, and one that hardly moved
+    normalized = [
+        [2.0, 0.0, 0.0, 0.0],
+        [-0.3499999940395355, 0.5, 1.0, 0.30000001192092896],
+        [-0.8500000238418579, -1.0, -2.0, 10.0],
+    ]
+    actions = [
+        [-0.32986366748809814, -0.18887817859649658],
+        [-0.30690839886665344, -0.2021864801645279],
+        [-0.9305130243301392, -0.5471484661102295],
+    ]
+    assert policy.module[0](torch.tensor(observations, dtype=torch.float64)).tolist() == normalized
+    for observation, action in zip(observations, actions, strict=True):
+        assert _act(policy, *observation).tolist() == pytest.approx(action, rel=1e-6)  # BLAS differs between CPUs
 
 
 @pytest.mark.parametrize("broken", ["write policy.pt", "write curve.json", "write checkpoint.json"])

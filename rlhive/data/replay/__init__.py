@@ -12,12 +12,15 @@ if TYPE_CHECKING:
     from rlhive.data.replay._cache import open_packed as open_packed
     from rlhive.data.replay._dataloader import make_dataloader as make_dataloader
     from rlhive.data.replay._layout import ImageCache as ImageCache, PackedCache as PackedCache
-    from rlhive.data.replay._normalization import MEAN_STD as MEAN_STD, observation_norm as observation_norm
+    from rlhive.data.replay._normalization import (
+        MEAN_STD as MEAN_STD,
+        Normalize as Normalize,
+        observation_norm as observation_norm,
+    )
     from rlhive.data.replay._online import OnlineReplayBuffer as OnlineReplayBuffer, extend as extend
     from rlhive.data.replay._options import (
         BatchTransform as BatchTransform,
         DataLoaderOptions as DataLoaderOptions,
-        Normalize as Normalize,
         ReadOptions as ReadOptions,
         SamplingOptions as SamplingOptions,
         make_storage as make_storage,

@@ -60,7 +60,7 @@ class Window:
         gamma: Discount of that sum, above 0 and at most 1.
         frame_stack: Number of observations joined along the last dimension, oldest first, as TorchRL's ``CatFrames``
             with ``padding="same"``: the first one is repeated at an episode's start.
-        normalize: Mean and scale by key; ``(value - mean) / scale`` as TorchRL's ``ObservationNorm``.
+        normalize: Mean and scale by key, for :func:`rlhive.normalization.normalize`.
 
     Raises:
         ValueError: A number is out of range.
@@ -208,7 +208,7 @@ class GatherPlan:
         shape, strides = tuple(item.shape), contiguous_strides(item.shape)
         steps: list[LeafTransform] = []
         if item.key in window.normalize:
-            steps.append(NormalizeStep(*(tensor.to(dtype) for tensor in window.normalize[item.key])))
+            steps.append(NormalizeStep(*window.normalize[item.key]))
         if window.frame_stack > 1 and item.key in STACKED and item.observed:
             slot -= window.frame_stack - 1
             shape, strides = (window.frame_stack, *shape), (row_stride, *strides)

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import torch
 
+from rlhive.normalization import normalize
+
 LeafTransform = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -70,7 +72,7 @@ class LeafSplitter:
 
 
 class NormalizeStep:
-    """``(value - mean) / scale``, as TorchRL's ``ObservationNorm`` computes it.
+    """The rule of :func:`rlhive.normalization.normalize`; the result keeps the dtype of the field.
 
     Args:
         mean: Mean of each element.
@@ -83,8 +85,7 @@ class NormalizeStep:
 
     def __call__(self, value: torch.Tensor) -> torch.Tensor:
         """Return the normalised values as a new tensor."""
-        mean, scale = (tensor.to(value) for tensor in (self._mean, self._scale))
-        return value.sub(mean).div_(scale)
+        return normalize(value, self._mean.to(value.device), self._scale.to(value.device)).to(value.dtype)
 
 
 class DiscountedSum:

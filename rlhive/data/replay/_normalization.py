@@ -1,50 +1,126 @@
-"""Statistics → a TorchRL transform that normalises."""
+"""Mean, scale and TorchRL transform that normalise a column, from its statistics."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torchrl.envs.transforms import ObservationNorm
 
 from rlhive import keys
+from rlhive.data._schema import Field, Schema
 from rlhive.errors import SchemaMismatch
+from rlhive.keys import NestedKey
+from rlhive.normalization import ClippedObservationNorm, compute_scale
 
-MEAN_STD, MIN_MAX, QUANTILES = "mean_std", "min_max", "quantiles"
+#: True for ``observation``, a list of keys, or mean and standard deviation by key.
+Normalize = bool | Sequence[NestedKey] | Mapping[NestedKey, tuple[torch.Tensor, torch.Tensor]]
+
+MEAN_STD = "mean_std"
+MIN_MAX = "min_max"
+QUANTILES = "quantiles"
+
+_STATISTICS = {MEAN_STD: ("mean", "std"), MIN_MAX: ("min", "max"), QUANTILES: ("q01", "q99")}
 
 
-def observation_norm(
-    statistics: Mapping[str, Any], key: keys.NestedKey, *, dtype: str, observed: bool, how: str = MEAN_STD
-) -> ObservationNorm:
-    """Return the transform of one column.
+def resolve_normalization(
+    schema: Schema, normalize: Normalize, statistics: Mapping[str, Mapping[str, Any]]
+) -> dict[NestedKey, tuple[torch.Tensor, torch.Tensor]]:
+    """Return mean and scale of every key that ``normalize`` names.
 
     Args:
-        statistics: Of the column, as :meth:`rlhive.data.ColumnStatistics.to_json` gives them.
-        key: Its nested key.
-        dtype: Its dtype, which the transform keeps.
-        observed: Whether its twin below ``"next"`` is normalised as well.
-        how: ``"mean_std"`` to mean 0 and standard deviation 1; ``"min_max"`` or ``"quantiles"`` to -1 … 1 between the
-            extremes or between the 1 % and 99 % quantiles. An element that does not vary is only shifted.
+        schema: Fields of the dataset.
+        normalize: What to normalise.
+        statistics: Statistics by column name, as :meth:`rlhive.data.ColumnStatistics.to_json` returns them.
 
     Raises:
-        SchemaMismatch: The statistics are not finite, lack what ``how`` needs, or the column holds no floats.
+        SchemaMismatch: A column has no statistics, or :func:`mean_and_scale` refuses it.
     """
-    names = {MEAN_STD: ("mean", "std"), MIN_MAX: ("min", "max"), QUANTILES: ("q01", "q99")}
-    column = keys.key_to_column(key)
-    if how not in names or not dtype.startswith("float"):
-        msg = f"Normalising {column} ({dtype}) by {how!r}: expected floats and {', '.join(names)}. Convert it."
-        raise SchemaMismatch(msg)
-    found = [statistics.get(name) for name in names[how]]
-    if None in found or any(value is None for row in found for value in row):
-        msg = f"Normalising {column} by {how!r}: expected finite {' and '.join(names[how])}, got none. Choose another."
-        raise SchemaMismatch(msg)
-    first, second = (torch.tensor(row, dtype=torch.float64) for row in found)
-    loc, scale = (first, second) if how == MEAN_STD else ((first + second) / 2, (second - first) / 2)
-    scale = torch.where(scale > 0, scale, torch.ones_like(scale))
-    parts = (key,) if isinstance(key, str) else tuple(key)
-    kind = getattr(torch, dtype)
+    if normalize is False:
+        return {}
+    if isinstance(normalize, Mapping):
+        return {
+            keys.column_to_key(keys.key_to_column(key)): (mean, compute_scale(mean, std))
+            for key, (mean, std) in normalize.items()
+        }
+    columns = [keys.key_to_column(key) for key in ([keys.OBSERVATION] if normalize is True else normalize)]
+    for column in columns:
+        if column not in statistics:
+            msg = (
+                f"normalize: expected a field with statistics, got {column}. "
+                f"Pass normalize={{{keys.column_to_key(column)!r}: (mean, std)}}."
+            )
+            raise SchemaMismatch(msg)
+    return {keys.column_to_key(column): mean_and_scale(schema[column], statistics[column]) for column in columns}
+
+
+def mean_and_scale(item: Field, statistics: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return mean and scale of a column for :func:`rlhive.normalization.normalize`.
+
+    Args:
+        item: The column's field.
+        statistics: Statistics of the column, as :meth:`rlhive.data.ColumnStatistics.to_json` returns them.
+
+    Returns:
+        Two float64 tensors of the field's shape. Statistics per channel, as of a picture, give one number per channel;
+        statistics of all elements together give the same number for each element of the last dimension.
+
+    Raises:
+        SchemaMismatch: The field is not of a floating-point dtype, or its mean or standard deviation is not finite.
+    """
+    mean, std = _read_pair(item, statistics, MEAN_STD)
+    return mean, compute_scale(mean, std)
+
+
+def observation_norm(item: Field, statistics: Mapping[str, Any], *, how: str = MEAN_STD) -> ObservationNorm:
+    """Return a transform that normalises a column, and its twin below ``"next"`` where there is one.
+
+    Args:
+        item: The column's field; the transform keeps its dtype.
+        statistics: Statistics of the column, as :meth:`rlhive.data.ColumnStatistics.to_json` returns them.
+        how: ``"mean_std"`` is the rule of :mod:`rlhive.normalization`. ``"min_max"`` maps the extremes and
+            ``"quantiles"`` the 1 % and 99 % quantiles to -1 and 1; elements that do not vary are shifted only.
+
+    Raises:
+        SchemaMismatch: The field is not of a floating-point dtype, or statistics that ``how`` needs are missing or not
+            finite.
+    """
+    in_keys = [item.key]
+    if item.observed:
+        in_keys.append((keys.NEXT, item.key) if isinstance(item.key, str) else (keys.NEXT, *item.key))
+    if how == MEAN_STD:
+        mean, scale = mean_and_scale(item, statistics)
+        return ClippedObservationNorm(loc=mean, scale=scale, in_keys=in_keys, standard_normal=True)
+    low, high = _read_pair(item, statistics, how)
+    dtype = getattr(torch, item.dtype)
+    half_range = (high - low) / 2
+    scale = torch.where(half_range > 0, half_range, torch.ones_like(half_range))
     return ObservationNorm(
-        loc=loc.to(kind),
-        scale=scale.to(kind),
-        in_keys=[key, (keys.NEXT, *parts)] if observed else [key],
-        standard_normal=True,
+        loc=((low + high) / 2).to(dtype), scale=scale.to(dtype), in_keys=in_keys, standard_normal=True
     )
+
+
+def _read_pair(item: Field, statistics: Mapping[str, Any], how: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the two statistics that a normalisation needs, float64, in the shape of the field."""
+    if how not in _STATISTICS or not item.dtype.startswith("float"):
+        msg = f"Normalising {item.column} ({item.dtype}) by {how!r}: expected floats and {', '.join(_STATISTICS)}."
+        raise SchemaMismatch(msg)
+    first, second = (_to_tensor(item, statistics.get(name)) for name in _STATISTICS[how])
+    if first is None or second is None:
+        msg = (
+            f"Normalising {item.column} by {how!r}: expected finite {' and '.join(_STATISTICS[how])} of {item.column}, "
+            "got none. Leave out the episodes with infinite values."
+        )
+        raise SchemaMismatch(msg)
+    return first, second
+
+
+def _to_tensor(item: Field, values: list[float | None] | None) -> torch.Tensor | None:
+    """Return one statistic in the shape of the field, or None where it is missing or not finite."""
+    if values is None or None in values:
+        return None
+    tensor = torch.tensor(values, dtype=torch.float64)
+    if not tensor.isfinite().all():
+        return None
+    if tensor.numel() == item.width:
+        return tensor.reshape(item.shape)
+    return tensor.expand(item.shape[-1:]).clone()

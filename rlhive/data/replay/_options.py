@@ -9,35 +9,28 @@
 A new option is one field and one line of a docstring here, and its use in the function that gets the object.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from tensordict import TensorDictBase
 from torchrl.data.replay_buffers.samplers import Sampler
 
-from rlhive import keys
-from rlhive.data._schema import Schema
 from rlhive.data.replay._gather import Window, select_columns
 from rlhive.data.replay._layout import ImageCache, PackedCache
+from rlhive.data.replay._normalization import Normalize, resolve_normalization
 from rlhive.data.replay._samplers import ShortEpisodes
 from rlhive.data.replay._storage import PackedStorage
 from rlhive.data.replay._validation import require_choice, require_integer, require_key_list
-from rlhive.errors import InvalidSetting, SchemaMismatch
+from rlhive.errors import InvalidSetting
 from rlhive.keys import NestedKey
-
-Normalize = bool | Sequence[NestedKey] | Mapping[NestedKey, tuple[torch.Tensor, torch.Tensor]]
 
 #: A function of a batch, or one of TorchRL's transforms.
 BatchTransform = Callable[[TensorDictBase], TensorDictBase]
 
 #: Share of a GPU's free memory that ``in_memory=None`` may fill with a dataset.
 _MEMORY_SHARE = 0.8
-
-#: Statistics are read in pieces of this many transitions.
-_PIECE = 16_384
 
 _N_STEP_GAMMA = 0.99
 
@@ -56,8 +49,9 @@ class ReadOptions:
         frame_stack: Number of consecutive observations (also ``pixels`` and ``depth``) joined along the last
             dimension, oldest first, as TorchRL's ``CatFrames`` with ``padding="same"``.
         return_to_go: Whether to add ``return_to_go``, the sum of the rewards from here to the episode's end.
-        normalize: True to normalise ``observation``, a list of keys, or mean and standard deviation by key. Statistics
-            are those of the selected episodes.
+        normalize: True to normalise ``observation``, or a list of keys, by the statistics of the selected episodes; or
+            mean and standard deviation by key. The rule of :mod:`rlhive.normalization`: ``(value - mean) / std`` as
+            TorchRL's ``ObservationNorm``, clipped to ±10; elements that do not vary are not scaled.
         image_cache: How the cache stores pictures (any field of 4 KB or more per row): ``"raw"`` rows, read at memory
             speed, or ``"encoded"``, lossless, about an eighth of the size where the camera stands still, decoded on
             all cores. By default the kind of an existing cache; otherwise ``"raw"`` if that takes no more than half
@@ -190,7 +184,7 @@ def make_storage(
     episodes: torch.Tensor | None,
     options: ReadOptions,
     *,
-    statistics: Mapping[str, Mapping[str, Sequence[float]]] | None = None,
+    statistics: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> PackedStorage:
     """Return a storage over an open cache.
 
@@ -198,19 +192,14 @@ def make_storage(
         packed: The open cache.
         episodes: Positions of the selected episodes, int64; None for all.
         options: What to read. ``image_cache`` was used when the cache was opened.
-        statistics: Mean and standard deviation by column name, for ``normalize``. None computes them from the rows.
+        statistics: Statistics by column name, as :meth:`rlhive.data.ColumnStatistics.to_json` returns them. Needed
+            where ``normalize`` brings no numbers of its own.
 
     Raises:
         SchemaMismatch: The schema has no field of a key, or a field does not have the dtype that an option needs.
     """
-    window, normalize = options.window(), options.normalize
-    if normalize is not False:
-        if not isinstance(normalize, Mapping):
-            normalized_keys = [keys.OBSERVATION] if normalize is True else list(normalize)
-            if statistics is None:
-                statistics = statistics_of(PackedStorage(packed, episodes, keys=normalized_keys), normalized_keys)
-            normalize = {key: _mean_and_scale(packed.schema, key, statistics) for key in normalized_keys}
-        window = replace(window, normalize=dict(normalize))
+    normalization = resolve_normalization(packed.schema, options.normalize, statistics or {})
+    window = replace(options.window(), normalize=normalization)
     device, in_memory = torch.device(options.device), options.in_memory
     if in_memory is None:
         in_memory = device.type == "cuda" and _fits_in_gpu_memory(packed, episodes, options, device)
@@ -223,53 +212,6 @@ def make_storage(
         device=device,
         resident=in_memory,
     )
-
-
-def statistics_of(storage: PackedStorage, wanted: Sequence[keys.NestedKey]) -> dict[str, dict[str, list[float]]]:
-    """Return mean and standard deviation of some fields over all transitions of a storage, by column name.
-
-    Pieces are combined as in Chan, Golub and LeVeque (1979), in float64.
-    """
-    total: dict[str, tuple[int, torch.Tensor, torch.Tensor]] = {}
-    for start in range(0, len(storage), _PIECE):
-        batch = storage.get(slice(start, min(start + _PIECE, len(storage))))
-        for key in wanted:
-            rows = batch[key].to("cpu", torch.float64).flatten(1)
-            mean = rows.mean(0)
-            part = len(rows), mean, (rows - mean).square_().sum(0)
-            column = keys.key_to_column(key)
-            total[column] = _combine(total[column], part) if column in total else part
-    return {
-        column: {"mean": mean.tolist(), "std": (squares / count).sqrt().tolist()}
-        for column, (count, mean, squares) in total.items()
-    }
-
-
-def _combine(one: tuple, other: tuple) -> tuple[int, torch.Tensor, torch.Tensor]:
-    """Count, mean and sum of squared deviations of both sets of rows together."""
-    count = one[0] + other[0]
-    delta = other[1] - one[1]
-    mean = one[1] + delta * (other[0] / count)
-    return count, mean, one[2] + other[2] + delta.square() * (one[0] * other[0] / count)
-
-
-def _mean_and_scale(
-    schema: Schema, key: keys.NestedKey, statistics: Mapping[str, Mapping[str, Sequence[float]]]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and standard deviation of a field in its own shape; an element that never changes is not scaled."""
-    column = keys.key_to_column(key)
-    if column not in statistics:
-        msg = f"normalize: expected a field with statistics, got {column}. Pass normalize={{{key!r}: (mean, scale)}}."
-        raise SchemaMismatch(msg)
-    told = [statistics[column][name] for name in ("mean", "std")]
-    if any(value is None or not math.isfinite(value) for values in told for value in values):
-        msg = f"normalize: expected finite moments of {column}, got others. Drop the episodes with infinite values."
-        raise SchemaMismatch(msg)
-    shape = schema[column].shape
-    # A picture's statistics are per channel, the last dimension.
-    shape = shape if len(told[0]) == schema[column].width else shape[-1:]
-    mean, std = (torch.tensor(values, dtype=torch.float64).reshape(shape) for values in told)
-    return mean, torch.where(std > 0, std, 1.0)
 
 
 def _fits_in_gpu_memory(

@@ -98,7 +98,7 @@ def test_return_to_go_is_torchrls_transform(cache, gamma):
     assert_same(got.exclude("return_to_go"), plain)
 
 
-def test_normalised_values_are_torchrls_observation_norm(cache):
+def test_normalised_values_are_torchrls_observation_norm_clipped_to_ten(cache):
     plain = PackedStorage(cache, keys=["action"]).get(ALL)
     loc, scale = torch.tensor([0.5, -2.0]), torch.tensor([3.0, 0.1])
     got = PackedStorage(cache, keys=["action"], window=Window(normalize={"action": (loc, scale)})).get(ALL)
@@ -106,6 +106,8 @@ def test_normalised_values_are_torchrls_observation_norm(cache):
 
     expected = norm(plain.clone())
     assert not torch.equal(expected["action"], plain["action"])
+    assert expected["action"].abs().gt(10).any()
+    expected["action"].clamp_(-10, 10)
     assert_same(got, expected)
 
 
