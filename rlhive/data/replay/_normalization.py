@@ -38,10 +38,8 @@ def resolve_normalization(
     if normalize is False:
         return {}
     if isinstance(normalize, Mapping):
-        return {
-            keys.column_to_key(keys.key_to_column(key)): (mean, compute_scale(mean, std))
-            for key, (mean, std) in normalize.items()
-        }
+        pairs = {keys.column_to_key(keys.key_to_column(key)): pair for key, pair in normalize.items()}
+        return {key: (mean, compute_scale(mean, std)) for key, (mean, std) in pairs.items()}
     columns = [keys.key_to_column(key) for key in ([keys.OBSERVATION] if normalize is True else normalize)]
     for column in columns:
         if column not in statistics:
