@@ -1,6 +1,6 @@
-"""TensorDict key constants and the rule that maps a nested key to a column name and back.
+"""TensorDict key constants, and the conversion between nested keys and column names.
 
-TorchRL's TED names are used everywhere: a transition is ``observation``, ``action`` at the root and
+The names are those of TorchRL's TED format: a transition has ``observation`` and ``action`` at the root and
 ``("next", observation | reward | terminated | truncated | done)`` below it.
 """
 
@@ -23,7 +23,7 @@ NEXT_TERMINATED = (NEXT, TERMINATED)
 NEXT_TRUNCATED = (NEXT, TRUNCATED)
 NEXT_DONE = (NEXT, DONE)
 
-#: Root flags: False at every row of a TED TensorDict, so they are never stored.
+#: Root flags. They are False in every row of a TED TensorDict, so they are never stored.
 END_FLAGS = (DONE, TERMINATED, TRUNCATED)
 
 NestedKey = str | tuple[str, ...]
@@ -33,14 +33,14 @@ def key_to_column(key: NestedKey) -> str:
     """Return the column name of a nested key: ``("next", "reward")`` becomes ``"next.reward"``.
 
     Args:
-        key: A string or a tuple of strings, none of which holds a dot.
+        key: A string or a tuple of strings. No string may contain a dot.
 
     Raises:
-        ValueError: A part is empty or holds a dot, so that the name could not be turned back, or is not printable.
+        ValueError: A part is empty, is not printable, or contains a dot, which :func:`column_to_key` would split.
     """
     parts = (key,) if isinstance(key, str) else tuple(key)
     if not parts or any(not part or "." in part or not part.isprintable() for part in parts):
-        msg = f"Key {key!r} cannot name a column: expected printable, non-empty parts without a dot. Rename the key."
+        msg = f"Key {key!r} cannot name a column: expected printable, non-empty parts without a dot."
         raise ValueError(msg)
     return ".".join(parts)
 

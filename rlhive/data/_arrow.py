@@ -1,8 +1,8 @@
-"""Columns of episodes ⇄ Arrow tables in memory. No paths, no files.
+"""Conversion between columns of episodes and Arrow tables, in memory only.
 
-A field of shape ``()`` or ``(1,)`` is a plain column; any other shape is a ``fixed_size_list`` of its flattened
-elements, row-major, with the shape in the schema's metadata (``datasets`` refuses Arrow's tensor types). A
-string is a UTF-8 column. No column ever holds a null.
+A field of shape ``()`` or ``(1,)`` is a plain column. A field of any other shape is a ``fixed_size_list`` of its
+elements in row-major order; its shape is in the schema's metadata, because ``datasets`` refuses Arrow's tensor types.
+A string is a UTF-8 column. No column of transitions has nulls.
 """
 
 import functools
@@ -16,13 +16,15 @@ import pyarrow as pa
 
 from rlhive import keys
 from rlhive.data._episodes import Columns, EpisodeRecord
-from rlhive.data._schema import STRING, Field, Schema
+from rlhive.data._schema import Field, Schema
 from rlhive.errors import CorruptDataset
 
+#: Prefix of the columns of the episode table that hold the simulator start state.
 START_PREFIX = "start."
+#: Prefix of the columns of the episode table that hold the final values of observed fields.
 FINAL_PREFIX = "final."
 
-#: The episode table's own columns; ``final.*`` and ``start.*`` follow them.
+#: First columns of the episode table; the ``final.*`` and ``start.*`` columns follow.
 EPISODE_FIELDS = (
     pa.field(keys.EPISODE, pa.int64(), nullable=False),
     pa.field("split", pa.string(), nullable=False),
@@ -43,7 +45,7 @@ def row_schema(schema: Schema) -> pa.Schema:
     """Return the Arrow schema of the transition rows: the two index columns, then the fields."""
     index = [pa.field(name, pa.int64(), nullable=False) for name in (keys.EPISODE, keys.STEP_COUNT)]
     return pa.schema(
-        [*index, *(_arrow_field(item) for item in schema.fields)],
+        [*index, *(_arrow_field(field) for field in schema.fields)],
         metadata={"rlhive": json.dumps({"fields": schema.to_json()}, sort_keys=True)},
     )
 
@@ -52,55 +54,58 @@ def episode_schema(schema: Schema, start_state: Mapping[str, np.ndarray]) -> pa.
     """Return the Arrow schema of the episode table.
 
     Args:
-        schema: Of the dataset; its observed fields give the ``final.*`` columns.
-        start_state: Of any episode; its names and sizes give the ``start.*`` columns.
+        schema: The dataset's schema. Its observed fields become the ``final.*`` columns.
+        start_state: Start state of any episode. Its names and sizes become the ``start.*`` columns.
     """
-    finals = [_arrow_field(item, prefix=FINAL_PREFIX) for item in schema.observed]
+    element = pa.field("element", pa.float64(), nullable=False)
+    finals = [_arrow_field(field, prefix=FINAL_PREFIX) for field in schema.observed]
     starts = [
-        pa.field(
-            START_PREFIX + name, pa.list_(pa.field("element", pa.float64(), nullable=False), np.size(value)), False
-        )
+        pa.field(START_PREFIX + name, pa.list_(element, np.size(value)), nullable=False)
         for name, value in sorted(start_state.items())
     ]
     return pa.schema([*EPISODE_FIELDS, *finals, *starts])
 
 
-def record_to_batch(record: EpisodeRecord, schema: Schema) -> pa.RecordBatch:
-    """Return the transitions of one episode as one record batch of ``record.length`` rows."""
-    return columns_to_batch(record.columns, [record.episode], [record.length], schema)
-
-
 def columns_to_batch(
-    columns: Columns, episodes: Sequence[int], lengths: Sequence[int], schema: Schema
+    columns: Columns, episode_ids: Sequence[int], lengths: Sequence[int], schema: Schema
 ) -> pa.RecordBatch:
-    """Return the transitions of several episodes, one after the other, as one record batch.
+    """Return the transitions of consecutive episodes as one record batch.
 
     Args:
         columns: Arrays ``[sum(lengths), *field.shape]`` by column name.
-        episodes: Their ids.
-        lengths: Their numbers of transitions.
-        schema: Of the transitions.
+        episode_ids: Id of each episode.
+        lengths: Number of transitions of each episode.
+        schema: The transitions' schema.
     """
-    ids = np.repeat(np.asarray(episodes, np.int64), lengths)
-    first = np.cumsum(lengths) - lengths
-    steps = np.arange(len(ids), dtype=np.int64) - np.repeat(first, lengths)
-    arrays = [pa.array(ids), pa.array(steps), *columns_to_arrays(columns, schema)]
+    row_ids = np.repeat(np.asarray(episode_ids, np.int64), lengths)
+    starts = np.cumsum(lengths) - lengths
+    step_counts = np.arange(len(row_ids), dtype=np.int64) - np.repeat(starts, lengths)
+    arrays = [pa.array(row_ids), pa.array(step_counts), *columns_to_arrays(columns, schema)]
     return pa.RecordBatch.from_arrays(arrays, schema=row_schema(schema))
 
 
 def columns_to_arrays(columns: Columns, schema: Schema) -> list[pa.Array]:
-    """Return the fields' columns as Arrow arrays, in the schema's order; numbers share their memory."""
-    return [_to_arrow(columns[item.column], item) for item in schema.fields]
+    """Return all fields as Arrow arrays, in the schema's order; numbers share memory with ``columns``."""
+    return [_to_arrow(columns[field.column], field) for field in schema.fields]
 
 
 def table_to_columns(table: pa.Table | pa.RecordBatch, schema: Schema) -> Columns:
-    """Return the fields' columns of a table as arrays ``[num_rows, *shape]``, copied only where Arrow must."""
-    return {item.column: _to_numpy(table.column(item.column), item) for item in schema.fields}
+    """Return the columns of all fields as arrays ``[num_rows, *shape]``.
+
+    They share memory with the table, except where Arrow has to copy: several chunks, booleans and strings.
+    """
+    return {field.column: _to_numpy(table.column(field.column), field) for field in schema.fields}
 
 
 @dataclass(frozen=True)
 class EpisodeRow:
-    """What the episode table keeps of one episode; owns its memory, so that the transitions can go."""
+    """One row of the episode table. It owns its memory, so the transitions can be freed.
+
+    Attributes:
+        values: Values of EPISODE_FIELDS by column name.
+        final: Final values of the observed fields by column name.
+        start_state: Flat float64 arrays of the simulator start state by name.
+    """
 
     values: Mapping[str, Any]
     final: Columns
@@ -108,7 +113,7 @@ class EpisodeRow:
 
     @classmethod
     def from_record(cls, record: EpisodeRecord) -> "EpisodeRow":
-        """Return the row of a record."""
+        """Return the row of an episode."""
         values = {
             keys.EPISODE: record.episode,
             "split": record.split,
@@ -122,117 +127,125 @@ class EpisodeRow:
             "content_hash": record.content_hash(),
             "metadata": json.dumps(record.metadata, sort_keys=True),
         }
-        starts = {name: np.array(value, np.float64).ravel() for name, value in record.start_state.items()}
-        return cls(values, {name: np.array(value) for name, value in record.final.items()}, starts)
+        start_state = {name: np.array(value, np.float64).ravel() for name, value in record.start_state.items()}
+        return cls(values, {name: np.array(value) for name, value in record.final.items()}, start_state)
 
 
 def build_episode_table(rows: Iterable[EpisodeRow], schema: Schema) -> pa.Table:
-    """Return the episode table, in the order given; the first row names the parts of the start state."""
+    """Return the episode table with the rows in the given order.
+
+    The start state of the first row determines the ``start.*`` columns.
+    """
     rows = list(rows)
     arrow_schema = episode_schema(schema, rows[0].start_state if rows else {})
-    arrays = [pa.array([row.values[item.name] for row in rows], item.type) for item in EPISODE_FIELDS]
-    for item in schema.observed:
-        finals = [row.final[item.column] for row in rows]
-        arrays.append(_to_arrow(np.stack(finals) if finals else np.empty((0, *item.shape), item.dtype), item))
-    for item in arrow_schema:
-        if item.name.startswith(START_PREFIX):
-            states = [row.start_state[item.name.removeprefix(START_PREFIX)] for row in rows]
-            arrays.append(_fixed_size_list(np.concatenate(states), item.type))
+    arrays = [pa.array([row.values[column.name] for row in rows], column.type) for column in EPISODE_FIELDS]
+    for field in schema.observed:
+        finals = [row.final[field.column] for row in rows]
+        arrays.append(_to_arrow(np.stack(finals) if finals else np.empty((0, *field.shape), field.dtype), field))
+    for column in arrow_schema:
+        if column.name.startswith(START_PREFIX):
+            states = [row.start_state[column.name.removeprefix(START_PREFIX)] for row in rows]
+            arrays.append(_to_fixed_size_list(np.concatenate(states), column.type))
     return pa.Table.from_arrays(arrays, schema=arrow_schema)
 
 
-def take_row(values: np.ndarray, index: int, item: Field) -> np.ndarray:
-    """Return one row of a column as an array of the field's shape, also where that shape is ``()``."""
-    return values[index : index + 1].reshape(item.shape)
+def take_row(values: np.ndarray, index: int, field: Field) -> np.ndarray:
+    """Return one row of a column as an array of the field's shape, a 0-d array for the shape ``()``."""
+    return values[index : index + 1].reshape(field.shape)
 
 
 def read_final_values(table: pa.Table, schema: Schema) -> Columns:
     """Return the ``final.*`` columns of an episode table, ``[num_episodes, *shape]`` by column name."""
-    return {item.column: _to_numpy(table.column(FINAL_PREFIX + item.column), item) for item in schema.observed}
+    return {field.column: _to_numpy(table.column(FINAL_PREFIX + field.column), field) for field in schema.observed}
 
 
 def read_start_states(table: pa.Table) -> Iterator[dict[str, np.ndarray]]:
     """Yield the simulator start state of every row of an episode table."""
-    names = [name for name in table.column_names if name.startswith(START_PREFIX)]
-    arrays = {name.removeprefix(START_PREFIX): _column_to_array(table.column(name)) for name in names}
+    columns = [name for name in table.column_names if name.startswith(START_PREFIX)]
+    arrays = {name.removeprefix(START_PREFIX): _column_to_array(table.column(name)) for name in columns}
     for row in range(len(table)):
         yield {name: array[row] for name, array in arrays.items()}
 
 
 def table_to_records(rows: pa.Table, episodes: pa.Table, schema: Schema) -> Iterator[EpisodeRecord]:
-    """Yield the records of an episode table whose transitions stand in ``rows``, in the same order.
+    """Yield the records of episodes whose transitions are known.
+
+    Args:
+        rows: Transitions of the episodes, in the order of ``episodes``.
+        episodes: Rows of the episode table.
+        schema: The dataset's schema.
 
     Raises:
-        CorruptDataset: The rows are not those of the episodes, by id, length or content hash.
+        CorruptDataset: Id, length or content hash of an episode is not that of its transitions.
     """
     columns, finals = table_to_columns(rows, schema), read_final_values(episodes, schema)
-    ids = rows.column(keys.EPISODE).to_numpy()
+    row_ids = rows.column(keys.EPISODE).to_numpy()
     names = (keys.EPISODE, "split", "length", "seed", "policy", "run", "content_hash", "metadata")
+    episode_rows = episodes.select(names).to_pylist()
     start = 0
-    for index, (row, state) in enumerate(
-        zip(episodes.select(names).to_pylist(), read_start_states(episodes), strict=True)
-    ):
+    for index, (row, state) in enumerate(zip(episode_rows, read_start_states(episodes), strict=True)):
         stop = start + row["length"]
         record = EpisodeRecord(
             episode=row[keys.EPISODE],
             split=row["split"],
             columns={name: array[start:stop] for name, array in columns.items()},
-            final={item.column: take_row(finals[item.column], index, item) for item in schema.observed},
+            final={field.column: take_row(finals[field.column], index, field) for field in schema.observed},
             seed=row["seed"],
             start_state=state,
             policy=row["policy"],
             run=row["run"],
             metadata=json.loads(row["metadata"]),
         )
-        _require_match(record, ids[start:stop], row)
+        _require_match(record, row_ids[start:stop], row)
         yield record
         start = stop
 
 
-def _require_match(record: EpisodeRecord, ids: np.ndarray, row: Mapping[str, object]) -> None:
-    if len(ids) == row["length"] and (ids == record.episode).all() and record.content_hash() == row["content_hash"]:
+def _require_match(record: EpisodeRecord, row_ids: np.ndarray, row: Mapping[str, object]) -> None:
+    """Raise unless a record has the length, ids and content hash that its row of the episode table gives."""
+    is_complete = len(row_ids) == row["length"] and (row_ids == record.episode).all()
+    if is_complete and record.content_hash() == row["content_hash"]:
         return
     msg = (
         f"Episode {record.episode}: expected {row['length']} transitions with content hash {row['content_hash']}, "
-        f"got {len(ids)} with {record.content_hash() if len(ids) else 'none'}. Fetch or make the version again."
+        f"got {len(row_ids)} with {record.content_hash() if len(row_ids) else 'none'}. Fetch or make the version again."
     )
     raise CorruptDataset(msg)
 
 
 @functools.lru_cache(maxsize=1024)
-def _arrow_field(item: Field, *, prefix: str = "") -> pa.Field:
-    plain = {"bool": pa.bool_(), STRING: pa.string()}
-    value = plain[item.dtype] if item.dtype in plain else pa.from_numpy_dtype(np.dtype(item.dtype))
-    if item.shape not in ((), (1,)):
-        value = pa.list_(pa.field("element", value, nullable=False), item.width)
-    return pa.field(prefix + item.column, value, nullable=False)
+def _arrow_field(field: Field, *, prefix: str = "") -> pa.Field:
+    value_type = pa.string() if field.is_string else pa.from_numpy_dtype(np.dtype(field.dtype))
+    if field.shape not in ((), (1,)):
+        value_type = pa.list_(pa.field("element", value_type, nullable=False), field.width)
+    return pa.field(prefix + field.column, value_type, nullable=False)
 
 
-def _to_arrow(values: np.ndarray, item: Field) -> pa.Array:
-    if item.is_string:
+def _to_arrow(values: np.ndarray, field: Field) -> pa.Array:
+    if field.is_string:
         return pa.array(values.tolist(), pa.string())
-    target = _arrow_field(item).type
-    if pa.types.is_fixed_size_list(target):
-        return _fixed_size_list(values, target)
-    return pa.array(np.ascontiguousarray(values).reshape(len(values)), target)
+    arrow_type = _arrow_field(field).type
+    if pa.types.is_fixed_size_list(arrow_type):
+        return _to_fixed_size_list(values, arrow_type)
+    return pa.array(np.ascontiguousarray(values).reshape(len(values)), arrow_type)
 
 
-def _fixed_size_list(values: np.ndarray, target: pa.DataType) -> pa.Array:
-    flat = pa.array(np.ascontiguousarray(values).ravel(), target.value_type)
-    return pa.FixedSizeListArray.from_arrays(flat, type=target)
+def _to_fixed_size_list(values: np.ndarray, arrow_type: pa.DataType) -> pa.Array:
+    elements = pa.array(np.ascontiguousarray(values).ravel(), arrow_type.value_type)
+    return pa.FixedSizeListArray.from_arrays(elements, type=arrow_type)
 
 
-def _to_numpy(column: pa.Array | pa.ChunkedArray, item: Field) -> np.ndarray:
-    return _column_to_array(column).reshape(len(column), *item.shape)
+def _to_numpy(column: pa.Array | pa.ChunkedArray, field: Field) -> np.ndarray:
+    return _column_to_array(column).reshape(len(column), *field.shape)
 
 
 def _column_to_array(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
-    """Return a column's elements as ``[num_rows, width]`` (lists) or ``[num_rows]``."""
+    """Return a column's elements as ``[num_rows, width]`` (lists) or ``[num_rows]`` (plain columns)."""
     if isinstance(column, pa.ChunkedArray):
         column = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
-        if isinstance(column, pa.ChunkedArray):  # combine_chunks of no chunk at all
+        if isinstance(column, pa.ChunkedArray):  # what combine_chunks returns for a column without chunks
             column = pa.array([], column.type)
     if pa.types.is_fixed_size_list(column.type):
-        # flatten(), not values: the latter ignores a slice's offset.
+        # flatten() and not .values, which ignores the offset of a slice.
         return column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), column.type.list_size)
     return column.to_numpy(zero_copy_only=False)

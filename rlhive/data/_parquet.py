@@ -1,7 +1,7 @@
-"""Arrow ⇄ Parquet files, in bounded memory. Knows no TensorDict and no network.
+"""Reading and writing of Parquet files, in bounded memory.
 
-Floats are byte-stream-split and never dictionary-encoded, everything is zstd; content-defined chunking lets the
-Hub re-send only what changed; page checksums and a page index are always written.
+All columns are compressed with zstd. Floats are byte-stream-split and never dictionary-encoded. Content-defined
+chunking lets an upload to the Hub send only what changed. Page checksums and a page index are always written.
 """
 
 import contextlib
@@ -17,79 +17,87 @@ import pyarrow.parquet as pq
 from rlhive.errors import CorruptDataset
 
 ROW_GROUP_ROWS = 10_000
-ROW_GROUP_BYTES = 32 * 2**20  # rows of pictures are large: fewer of them go into a group
+ROW_GROUP_BYTES = 32 * 2**20  # rows with images are large, so fewer of them make a group
 SHARD_BYTES = 256 * 2**20
 
 
 class ShardWriter:
-    """Write the transitions of one split as ``<split>-00000-of-0000N.parquet``; an episode is never cut.
+    """Writer of one split's transitions as ``<split>-00000-of-0000N.parquet``; no episode spans two shards.
 
     Args:
-        folder: Where the shards go; it must exist.
-        split: Name of the split, the beginning of the file names.
+        folder: Folder of the shards; it must exist.
+        split: Name of the split, the prefix of the file names.
         schema: Arrow schema of the rows.
-        shard_bytes: A shard is closed when it holds this many bytes of Arrow data.
+        shard_bytes: Size of Arrow data in bytes at which a shard is closed.
     """
 
     def __init__(self, folder: Path, split: str, schema: pa.Schema, *, shard_bytes: int = SHARD_BYTES):
-        self._folder, self._split, self._schema, self._limit = folder, split, schema, shard_bytes
+        self._folder = folder
+        self._split = split
+        self._schema = schema
+        self._shard_bytes = shard_bytes
         self._writer: pq.ParquetWriter | None = None
-        self._bytes = 0
-        self._counts: list[list[int]] = []
+        self._written_bytes = 0  # of the open shard
+        self._counts: list[list[int]] = []  # rows and episodes of each shard
 
     def write(self, rows: pa.RecordBatch, *, num_episodes: int) -> None:
-        """Write the rows of whole episodes as one row group, and close the shard if it is full."""
-        if self._writer is None:
-            self._writer = open_writer(self._part(len(self._counts)), self._schema)
-            self._counts.append([0, 0])
-        self._writer.write_table(pa.Table.from_batches([rows]), row_group_size=max(rows.num_rows, 1))
-        self._bytes += rows.nbytes
+        """Write the rows of complete episodes as one row group, and close the shard if it is full."""
+        writer = self._writer or self._open_shard()
+        writer.write_table(pa.Table.from_batches([rows]), row_group_size=max(rows.num_rows, 1))
+        self._written_bytes += rows.nbytes
         self._counts[-1][0] += rows.num_rows
         self._counts[-1][1] += num_episodes
-        if self._bytes >= self._limit:
-            self._close()
+        if self._written_bytes >= self._shard_bytes:
+            self._close_shard()
 
     def finish(self) -> list[tuple[Path, int, int]]:
-        """Close the last shard and name all of them.
+        """Close the last shard and rename all shards to their final names.
 
         Returns:
             Path, number of transitions and number of episodes of each shard; one empty shard for an empty split.
         """
         if not self._counts:
-            self._writer = open_writer(self._part(0), self._schema)
-            self._counts.append([0, 0])
-        self._close()
-        total = len(self._counts)
-        named = []
-        for index, (rows, episodes) in enumerate(self._counts):
-            path = self._folder / f"{self._split}-{index:05d}-of-{total:05d}.parquet"
-            self._part(index).rename(path)
-            named.append((path, rows, episodes))
-        return named
+            self._open_shard()
+        self._close_shard()
+        num_shards = len(self._counts)
+        shards = []
+        for index, (num_rows, num_episodes) in enumerate(self._counts):
+            path = self._folder / f"{self._split}-{index:05d}-of-{num_shards:05d}.parquet"
+            self._partial_path(index).rename(path)
+            shards.append((path, num_rows, num_episodes))
+        return shards
 
-    def _part(self, index: int) -> Path:
+    def _partial_path(self, index: int) -> Path:
         return self._folder / f"{self._split}-{index:05d}.parquet.part"
 
-    def _close(self) -> None:
+    def _open_shard(self) -> pq.ParquetWriter:
+        self._writer = open_writer(self._partial_path(len(self._counts)), self._schema)
+        self._counts.append([0, 0])
+        return self._writer
+
+    def _close_shard(self) -> None:
         if self._writer is not None:
             self._writer.close()
-            self._writer, self._bytes = None, 0
+            self._writer = None
+            self._written_bytes = 0
 
 
 def open_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
     """Return a Parquet writer with RLHive's settings."""
-    floats, others = [], []
+    float_columns: list[str] = []
+    other_columns: list[str] = []
     for field in schema:
-        nested = pa.types.is_fixed_size_list(field.type)
-        value = field.type.value_type if nested else field.type
-        column = f"{field.name}.list.element" if nested else field.name
-        (floats if pa.types.is_floating(value) else others).append(column)
+        is_list = pa.types.is_fixed_size_list(field.type)
+        value_type = field.type.value_type if is_list else field.type
+        column = f"{field.name}.list.element" if is_list else field.name
+        columns = float_columns if pa.types.is_floating(value_type) else other_columns
+        columns.append(column)
     return pq.ParquetWriter(
         path,
         schema,
         compression="zstd",
-        use_dictionary=others,
-        use_byte_stream_split=floats,
+        use_dictionary=other_columns,
+        use_byte_stream_split=float_columns,
         use_content_defined_chunking=True,
         write_page_index=True,
         write_page_checksum=True,
@@ -103,37 +111,31 @@ def write_table(table: pa.Table, path: Path) -> None:
 
 
 def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
-    """Read one Parquet file, or some of its columns, checking page checksums.
+    """Read one Parquet file, or some of its columns, and verify its page checksums.
 
     Raises:
         CorruptDataset: The file is missing or damaged.
     """
-    try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            return file.read(columns)
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise _damaged(path, error) from error
+    with _open_parquet(path, page_checksum_verification=True) as file:
+        return file.read(columns)
 
 
 def read_batches(paths: Iterable[Path]) -> Iterator[pa.RecordBatch]:
-    """Yield the rows of several shards in order, a row group's worth at a time, checking page checksums.
+    """Yield the rows of several shards in order, in batches within one row group, and verify page checksums.
 
-    Memory: one row group; nothing is read ahead.
+    Memory: one row group; nothing is prefetched.
 
     Raises:
         CorruptDataset: A file is missing or damaged.
     """
     for path in paths:
-        try:
-            with pq.ParquetFile(path, page_checksum_verification=True, pre_buffer=False) as file:
-                for group in range(file.num_row_groups):
-                    yield from file.iter_batches(batch_size=_batch_rows(file, group), row_groups=[group])
-        except (OSError, ValueError, pa.ArrowException) as error:
-            raise _damaged(path, error) from error
+        with _open_parquet(path, page_checksum_verification=True, pre_buffer=False) as file:
+            for group in range(file.num_row_groups):
+                yield from file.iter_batches(batch_size=_batch_rows(file, group), row_groups=[group])
 
 
 def _batch_rows(file: pq.ParquetFile, group: int) -> int:
-    """Rows of a group that fit into ROW_GROUP_BYTES; other writers make groups of any size."""
+    """Return how many rows of a group fit into ROW_GROUP_BYTES; other programs write groups of any size."""
     metadata = file.metadata.row_group(group)
     row_bytes = metadata.total_byte_size // max(metadata.num_rows, 1)
     return max(1, min(ROW_GROUP_ROWS, ROW_GROUP_BYTES // max(row_bytes, 1)))
@@ -145,11 +147,8 @@ def read_group_sizes(path: Path) -> list[int]:
     Raises:
         CorruptDataset: The file is missing or damaged.
     """
-    try:
-        with pq.ParquetFile(path) as file:
-            return [file.metadata.row_group(index).num_rows for index in range(file.num_row_groups)]
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise _damaged(path, error) from error
+    with _open_parquet(path) as file:
+        return [file.metadata.row_group(index).num_rows for index in range(file.num_row_groups)]
 
 
 def read_arrow_schema(path: Path) -> pa.Schema:
@@ -158,29 +157,29 @@ def read_arrow_schema(path: Path) -> pa.Schema:
     Raises:
         CorruptDataset: The file is missing or damaged.
     """
-    try:
-        with pq.ParquetFile(path) as file:
-            return file.schema_arrow
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise _damaged(path, error) from error
+    with _open_parquet(path) as file:
+        return file.schema_arrow
 
 
 def read_groups(path: Path, groups: Iterable[int]) -> pa.Table:
-    """Read some row groups of a Parquet file, checking their page checksums; one thread of its own does it.
+    """Read some row groups of a Parquet file on the calling thread, and verify their page checksums.
 
     Raises:
         CorruptDataset: The file is missing or damaged.
     """
-    try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            return file.read_row_groups(list(groups), use_threads=False)
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise _damaged(path, error) from error
+    with _open_parquet(path, page_checksum_verification=True) as file:
+        return file.read_row_groups(list(groups), use_threads=False)
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Some episodes of one shard, by position in the episode table, and the row groups that hold exactly them."""
+    """Consecutive row groups of a shard that hold whole episodes.
+
+    Attributes:
+        path: Path of the shard.
+        groups: Indices of the row groups.
+        positions: Positions of the episodes in the episode table.
+    """
 
     path: Path
     groups: range
@@ -188,33 +187,33 @@ class Chunk:
 
 
 class GroupReader:
-    """An open Parquet file, on disk or behind ranged reads, whose row groups are read one after the other.
+    """An open Parquet file, local or read in byte ranges, from which row groups are read.
 
-    Page checksums are checked. What goes wrong on the way to a remote file is raised as it comes.
+    Page checksums are verified. Errors of the transport to a remote file are raised unchanged.
 
     Args:
-        source: A path, or a seekable file of bytes, which is closed at the end.
-        address: Of the file, for messages.
+        source: A path, or a seekable binary file, which is closed with the reader.
+        address: Address of the file for error messages.
 
     Raises:
         CorruptDataset: The file is missing or damaged.
     """
 
     def __init__(self, source: Path | BinaryIO, address: str):
-        self._address, self._source = address, source
-        with self._naming_damage():
-            # Only what a read asks for is fetched, neighbouring columns in one piece.
+        self._address = address
+        with self._translating_damage():
+            # pre_buffer reads only the columns and row groups of a read, neighbouring columns in one request.
             self._file = pq.ParquetFile(source, page_checksum_verification=True, pre_buffer=True)
 
     @property
     def sizes(self) -> list[int]:
-        """Rows of each row group."""
+        """Number of rows of each row group."""
         metadata = self._file.metadata
         return [metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)]
 
     def read(self, groups: Iterable[int]) -> pa.Table:
         """Return the rows of some row groups."""
-        with self._naming_damage():
+        with self._translating_damage():
             return self._file.read_row_groups(list(groups), use_threads=False)
 
     def __enter__(self) -> "GroupReader":
@@ -224,44 +223,58 @@ class GroupReader:
         self._file.close(force=True)
 
     @contextlib.contextmanager
-    def _naming_damage(self) -> Iterator[None]:
+    def _translating_damage(self) -> Iterator[None]:
+        """Raise CorruptDataset for a missing or damaged file; subclasses of OSError come from the transport."""
         try:
             yield
         except (OSError, pa.ArrowException) as error:
             if isinstance(error, pa.ArrowException) or type(error) in (OSError, FileNotFoundError):
-                raise _damaged(self._address, error) from error
+                raise _unreadable_file(self._address, error) from error
             raise
 
 
 def split_into_chunks(
     path: Path, positions: Sequence[int], lengths: Sequence[int], group_sizes: Sequence[int]
 ) -> list[Chunk]:
-    """Cut a shard where a row group and an episode end together.
+    """Split a shard at every row where both a row group and an episode end.
 
     Args:
-        path: Of the shard.
-        positions: Of its episodes in the episode table, in the order of the shard.
-        lengths: Of the same episodes.
-        group_sizes: Rows of each of its row groups.
+        path: Path of the shard.
+        positions: Positions of the shard's episodes in the episode table, in the order of the shard.
+        lengths: Number of rows of each of these episodes.
+        group_sizes: Number of rows of each row group of the shard.
 
     Raises:
-        CorruptDataset: The episodes have more rows or fewer than the shard.
+        CorruptDataset: The shard does not have as many rows as its episodes.
     """
-    expected, there = int(np.sum(lengths)), int(np.sum(group_sizes))
-    if expected != there:
-        msg = f"{path}: expected {expected} rows, got {there}. Fetch or make the version again."
+    expected, got = int(np.sum(lengths)), int(np.sum(group_sizes))
+    if expected != got:
+        msg = f"{path}: expected {expected} rows, got {got}. Fetch or make the version again."
         raise CorruptDataset(msg)
-    ends, episode_ends = np.cumsum(group_sizes), np.cumsum(lengths)
-    chunks, group, episode = [], 0, 0
-    for cut in np.intersect1d(ends, episode_ends):
-        next_group, next_episode = (int(np.searchsorted(part, cut, side="right")) for part in (ends, episode_ends))
-        chunks.append(Chunk(path, range(group, next_group), positions[episode:next_episode]))
-        group, episode = next_group, next_episode
+    group_ends, episode_ends = np.cumsum(group_sizes), np.cumsum(lengths)
+    chunks = []
+    first_group = first_episode = 0
+    for end in np.intersect1d(group_ends, episode_ends):
+        next_group = int(np.searchsorted(group_ends, end, side="right"))
+        next_episode = int(np.searchsorted(episode_ends, end, side="right"))
+        chunks.append(Chunk(path, range(first_group, next_group), positions[first_episode:next_episode]))
+        first_group, first_episode = next_group, next_episode
     return chunks
 
 
-def _damaged(path: Path | str, error: Exception) -> Exception:
-    if isinstance(error, MemoryError):  # Arrow's own is an ArrowException too: the file is not to blame
+@contextlib.contextmanager
+def _open_parquet(path: Path, **options: bool) -> Iterator[pq.ParquetFile]:
+    """Open a Parquet file with options of ``pq.ParquetFile``; an error in the block raises CorruptDataset."""
+    try:
+        with pq.ParquetFile(path, **options) as file:
+            yield file
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise _unreadable_file(path, error) from error
+
+
+def _unreadable_file(path: Path | str, error: Exception) -> Exception:
+    """Return the error to raise for a Parquet file that Arrow cannot read."""
+    if isinstance(error, MemoryError):  # Arrow's own MemoryError is an ArrowException too; the file is not damaged
         return MemoryError(f"{path}: {error}")
-    said = " ".join(str(error).split())
-    return CorruptDataset(f"{path}: expected a readable Parquet file, got: {said}. Fetch or make the version again.")
+    reason = " ".join(str(error).split())
+    return CorruptDataset(f"{path}: expected a readable Parquet file, got: {reason}. Fetch or make the version again.")

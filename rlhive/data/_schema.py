@@ -1,13 +1,13 @@
-"""What a dataset's rows hold: keys, dtypes and shapes, and the check that data agree with them.
+"""Schema of a dataset: the key, dtype and shape of every field, and the comparison of data with it.
 
-One episode of length T has, for each field::
+One episode of length T stores these values of each field::
 
-    observed field (has a "next" twin)    s_0  s_1  …  s_T-1 | s_T     T rows, and the final value kept beside them
+    observed field (has a "next" twin)    s_0  s_1  …  s_T-1 | s_T     T rows, and the final value, stored separately
     any other field                       x_0  x_1  …  x_T-1           T rows
 
-so that no observation is stored twice: ``("next", k)`` of row t is ``k`` of row t+1, or the final value.
-The root's ``done``, ``terminated`` and ``truncated`` are False at every row of TED data and are not stored;
-``("next", "done")`` is derived from the two others.
+No observation is stored twice: ``("next", k)`` of row t is ``k`` of row t+1, or the final value in the last row.
+The root flags ``done``, ``terminated`` and ``truncated`` are False in every row of TED data and are not stored;
+``("next", "done")`` is derived from ``("next", "terminated")`` and ``("next", "truncated")``.
 """
 
 import functools
@@ -23,17 +23,18 @@ from rlhive import keys
 from rlhive.errors import SchemaMismatch
 from rlhive.keys import NestedKey, column_to_key, key_to_column
 
-if TYPE_CHECKING:  # importing torch takes seconds, and reading a manifest needs none of it
+if TYPE_CHECKING:  # importing torch takes seconds, and reading a manifest does not need it
     from tensordict import TensorDictBase
 
 STRING = "string"
 DTYPES = ("float64", "float32", "float16", "int64", "int32", "int16", "int8", "uint8", "bool", STRING)
 
-#: Elements of a row's field and its dimensions, at most: what Arrow's lists and NumPy's arrays hold.
+#: Largest number of elements in one row of a field: the limit of Arrow's fixed-size lists.
 MAX_WIDTH = 2**31 - 1
+#: Largest number of dimensions of a field: the limit of NumPy 1 arrays.
 MAX_DIMS = 32
 
-#: Columns that RLHive adds to every row; no field may have their names.
+#: Columns that RLHive adds to every row. No field can have these names.
 INDEX_COLUMNS = (keys.EPISODE, keys.STEP_COUNT)
 
 
@@ -43,11 +44,11 @@ class Field:
 
     Attributes:
         column: Column name, the dotted form of the nested key.
-        dtype: NumPy name of the element type, one of DTYPES; ``"string"`` is one Unicode text per row, whose arrays
-            have NumPy's object dtype.
+        dtype: NumPy name of the element type, one of DTYPES. ``"string"`` is one Unicode string per row, in arrays of
+            NumPy's object dtype.
         shape: Shape of one row, ``(75,)`` or ``(1,)`` for example; ``()`` for strings.
         observed: Whether the key has a twin below ``"next"``.
-        unit: Physical unit, where known.
+        unit: Physical unit, if known.
     """
 
     column: str
@@ -58,27 +59,27 @@ class Field:
 
     @property
     def key(self) -> NestedKey:
-        """The nested key of the column."""
+        """Nested key of the column."""
         return column_to_key(self.column)
 
     @property
     def width(self) -> int:
-        """Number of elements of one row."""
+        """Number of elements in one row."""
         return int(np.prod(self.shape))
 
     @property
     def is_string(self) -> bool:
-        """Whether it holds text, which no tensor can."""
+        """Whether the field holds strings, which no tensor can hold."""
         return self.dtype == STRING
 
     def describe(self) -> str:
-        """Return dtype and shape as an error message names them."""
+        """Return dtype and shape for an error message."""
         return f"{self.dtype} {self.shape}"
 
 
 @dataclass(frozen=True)
 class Schema:
-    """The fields of a dataset, sorted by column name.
+    """Fields of a dataset, sorted by column name.
 
     Example:
         >>> import torch
@@ -92,30 +93,36 @@ class Schema:
 
     @classmethod
     def from_tensordict(cls, transitions: "TensorDictBase", *, units: Mapping[str, str] | None = None) -> "Schema":
-        """Return the schema of TED transitions, batch size ``[T]``.
+        """Return the schema of TED transitions.
+
+        Args:
+            transitions: Batch size ``[T]``.
+            units: Physical units by column name.
 
         Raises:
-            SchemaMismatch: A key cannot be a column, is neither tensor nor text, or has a dtype that is not in DTYPES.
+            SchemaMismatch: A key cannot be a column, or a value is neither a string nor a tensor of one of DTYPES.
         """
         return cls.from_arrays(flatten_tensordict(transitions, context="Transitions"), units=units)
 
     @classmethod
     def from_arrays(
-        cls, leaves: Mapping[str, np.ndarray], *, batch_dims: int = 1, units: Mapping[str, str] | None = None
+        cls, arrays: Mapping[str, np.ndarray], *, batch_dims: int = 1, units: Mapping[str, str] | None = None
     ) -> "Schema":
-        """Return the schema of what :func:`flatten_tensordict` returned.
+        """Return the schema of arrays as :func:`flatten_tensordict` returns them.
 
         Args:
-            leaves: Arrays by column name.
+            arrays: Arrays by column name, ``next.*`` columns included.
             batch_dims: Number of leading dimensions that are not part of a row.
             units: Physical units by column name.
         """
+        units = units or {}
         fields = []
-        for column in sorted(leaves):
-            if is_stored(column, leaves):
-                value, observed = leaves[column], f"{keys.NEXT}.{column}" in leaves
-                dtype = dtype_name(value.dtype)
-                fields.append(Field(column, dtype, value.shape[batch_dims:], observed, (units or {}).get(column)))
+        for column in sorted(arrays):
+            if is_stored(column, arrays):
+                array = arrays[column]
+                observed = f"{keys.NEXT}.{column}" in arrays
+                shape = array.shape[batch_dims:]
+                fields.append(Field(column, dtype_name(array.dtype), shape, observed, units.get(column)))
         return cls(tuple(fields))
 
     @property
@@ -125,12 +132,12 @@ class Schema:
 
     @property
     def observed(self) -> tuple[Field, ...]:
-        """The fields that have a twin below ``"next"``."""
+        """Fields that have a twin below ``"next"``."""
         return tuple(field for field in self.fields if field.observed)
 
     @property
     def tensors(self) -> tuple[Field, ...]:
-        """The fields that are not text."""
+        """Fields that are not strings."""
         return tuple(field for field in self.fields if not field.is_string)
 
     def __getitem__(self, column: str) -> Field:
@@ -140,42 +147,40 @@ class Schema:
         raise KeyError(column)
 
     def require(self, other: "Schema", *, context: str) -> None:
-        """Raise unless ``other`` has the same fields.
+        """Raise unless ``other`` has the same fields; units may differ.
 
         Args:
-            other: The schema that was found.
-            context: Address for the message, for example ``"episode 7"``.
+            other: Schema of the data that is compared with this one.
+            context: Address for the error message, ``"episode 7"`` for example.
 
         Raises:
-            SchemaMismatch: Names the first difference: a missing key, an extra key, a dtype or a shape.
+            SchemaMismatch: A key is missing or unexpected, or a dtype or shape differs. The message names the first
+                difference.
         """
-        mine = {field.column: field for field in self.fields}
-        theirs = {field.column: field for field in other.fields}
-        for column in sorted(mine.keys() | theirs.keys()):
-            if column not in theirs:
-                problem = f"key {column} is missing: expected {mine[column].describe()}"
-            elif column not in mine:
+        expected_fields = {field.column: field for field in self.fields}
+        got_fields = {field.column: field for field in other.fields}
+        for column in sorted(expected_fields.keys() | got_fields.keys()):
+            expected, got = expected_fields.get(column), got_fields.get(column)
+            if expected is None:
                 problem = f"key {column} is not in the schema: expected only {', '.join(self.columns)}"
-            elif (mine[column].dtype, mine[column].shape) != (theirs[column].dtype, theirs[column].shape):
-                problem = f"key {column}: expected {mine[column].describe()}, got {theirs[column].describe()}"
-            elif mine[column].observed != theirs[column].observed:
-                has, got = ("a", "none") if mine[column].observed else ("no", "one")
-                problem = f"key {column}: expected {has} twin below 'next', got {got}"
+            elif got is None:
+                problem = f"key {column} is missing: expected {expected.describe()}"
             else:
-                continue
-            msg = f"{context}: {problem}. Record such data under another dataset name, or drop or convert the key."
-            raise SchemaMismatch(msg)
+                problem = _compare_fields(expected, got)
+            if problem:
+                msg = f"{context}: {problem}. Drop or convert the key, or record the data under another dataset name."
+                raise SchemaMismatch(msg)
 
     def to_json(self) -> list[dict[str, Any]]:
-        """Return the schema as JSON-able rows, one per field."""
+        """Return the schema as a list of JSON-able rows, one per field."""
         return [asdict(field) | {"shape": list(field.shape)} for field in self.fields]
 
     @classmethod
     def from_json(cls, rows: list[dict[str, Any]]) -> "Schema":
-        """Return the schema of rows that :meth:`to_json` made.
+        """Return the schema of rows that :meth:`to_json` wrote.
 
         Raises:
-            SchemaMismatch: The rows are not such a list.
+            SchemaMismatch: The rows are malformed, or name a column twice.
         """
         try:
             fields = [_field_from_json(row) for row in rows]
@@ -188,9 +193,20 @@ class Schema:
         return cls(tuple(sorted(fields, key=lambda field: field.column)))
 
 
+def _compare_fields(expected: Field, got: Field) -> str:
+    """Return how two fields of the same column differ; empty if they do not."""
+    if (expected.dtype, expected.shape) != (got.dtype, got.shape):
+        return f"key {got.column}: expected {expected.describe()}, got {got.describe()}"
+    if expected.observed and not got.observed:
+        return f"key {got.column}: expected a twin below 'next', got none"
+    if got.observed and not expected.observed:
+        return f"key {got.column}: expected no twin below 'next', got one"
+    return ""
+
+
 @functools.lru_cache(maxsize=64)
 def dtype_name(dtype: np.dtype) -> str:
-    """Return how a field's dtype is called."""
+    """Return the name of a NumPy dtype as a schema writes it: ``"string"`` for the object dtype."""
     return STRING if dtype.hasobject else dtype.name
 
 
@@ -198,75 +214,79 @@ def flatten_tensordict(transitions: "TensorDictBase", *, context: str) -> dict[s
     """Return every leaf of a TensorDict as an array.
 
     Args:
-        transitions: Of any batch size.
-        context: Address for messages, for example ``"episode 7"``.
+        transitions: TensorDict of any batch size.
+        context: Address for error messages, ``"episode 7"`` for example.
 
     Returns:
         Arrays ``[*batch_size, *shape]`` by column name, strings as object arrays ``[*batch_size]``. They share
-        their memory with tensors on the CPU.
+        memory with tensors on the CPU.
 
     Raises:
-        SchemaMismatch: A key cannot be a column, is neither tensor nor text, or has a dtype that is not in DTYPES.
+        SchemaMismatch: A key cannot be a column, or a value is neither a string nor a tensor of one of DTYPES.
     """
     try:
-        return dict(_leaves(transitions, (), context))
-    except RuntimeError as error:  # a lazy stack of tensors whose shapes differ
-        msg = f"{context}: expected one shape per key, got: {error}. Pad or convert them."
+        return dict(_iterate_arrays(transitions, (), context))
+    except RuntimeError as error:  # a lazy stack whose tensors have different shapes
+        msg = f"{context}: expected one shape per key, got: {error}"
         raise SchemaMismatch(msg) from error
 
 
-def is_stored(column: str, leaves: Mapping[str, Any]) -> bool:
-    """Whether a leaf is a column of its own: not derived, not a root flag, not the twin of another."""
+def is_stored(column: str, columns: Mapping[str, Any]) -> bool:
+    """Whether a column is written to disk: it is no root flag, no index column, not derived, and no ``next`` twin.
+
+    Args:
+        column: Name of the column.
+        columns: All columns of the data, by name.
+    """
     if column in keys.END_FLAGS or column in INDEX_COLUMNS:
         return False
     if not column.startswith(f"{keys.NEXT}."):
         return True
-    bare = column.removeprefix(f"{keys.NEXT}.")
-    if bare in (keys.TERMINATED, keys.TRUNCATED):
+    root_column = column.removeprefix(f"{keys.NEXT}.")
+    if root_column in (keys.TERMINATED, keys.TRUNCATED):
         return True
-    return bare not in leaves and bare != keys.DONE and bare not in INDEX_COLUMNS
+    return root_column not in columns and root_column != keys.DONE and root_column not in INDEX_COLUMNS
 
 
-def _leaves(node: "TensorDictBase", above: tuple[str, ...], where: str) -> Iterator[tuple[str, np.ndarray]]:
+def _iterate_arrays(node: "TensorDictBase", parents: tuple[str, ...], context: str) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield column name and array of every leaf below a node whose key is ``parents``."""
     from tensordict import TensorDictBase, is_non_tensor
 
     for name, value in node.items():
         if isinstance(value, TensorDictBase) and not is_non_tensor(value):
-            yield from _leaves(value, (*above, name), where)
+            yield from _iterate_arrays(value, (*parents, name), context)
+            continue
+        try:
+            column = key_to_column((*parents, name))
+        except ValueError as error:
+            msg = f"{context}: {error}"
+            raise SchemaMismatch(msg) from error
+        if is_non_tensor(value):
+            yield column, _strings_to_array(value, node, column, context)
         else:
-            try:
-                column = key_to_column((*above, name))
-            except ValueError as error:
-                msg = f"{where}: {error}"
-                raise SchemaMismatch(msg) from error
-            yield (
-                column,
-                _text_array(value, node, column, where) if is_non_tensor(value) else _array(value, column, where),
-            )
+            yield column, _tensor_to_array(value, column, context)
 
 
-def _array(value: Any, column: str, where: str) -> np.ndarray:
+def _tensor_to_array(value: Any, column: str, context: str) -> np.ndarray:
     import torch
 
     dtype = str(getattr(value, "dtype", type(value).__name__)).removeprefix("torch.")
     if dtype not in DTYPES or not isinstance(value, torch.Tensor):
-        msg = (
-            f"{where}: key {column}: expected a tensor of one of {', '.join(DTYPES)}, got {dtype}. Convert or drop it."
-        )
+        msg = f"{context}: key {column}: expected a tensor of one of {', '.join(DTYPES)}, got {dtype}."
         raise SchemaMismatch(msg)
     return value.detach().cpu().numpy()
 
 
-def _text_array(value: Any, node: "TensorDictBase", column: str, where: str) -> np.ndarray:
-    """Return non-tensor data as an object array of the node's batch size, if all of it is text."""
+def _strings_to_array(value: Any, node: "TensorDictBase", column: str, context: str) -> np.ndarray:
+    """Return non-tensor data as an object array of the node's batch size; every element must be a string."""
     content = value.tolist()
     array = np.empty(node.batch_size, dtype=object)
-    flat = [content] if not array.ndim else np.array(content, dtype=object).ravel().tolist()
-    wrong = next((item for item in flat if not isinstance(item, str)), None)
-    if wrong is not None or len(flat) != array.size:
-        msg = f"{where}: key {column}: expected a tensor or a string per row, got {wrong!r}. Convert or drop it."
+    items = [content] if not array.ndim else np.array(content, dtype=object).ravel().tolist()
+    invalid = next((item for item in items if not isinstance(item, str)), None)
+    if invalid is not None or len(items) != array.size:
+        msg = f"{context}: key {column}: expected a tensor or a string per row, got {invalid!r}."
         raise SchemaMismatch(msg)
-    array.reshape(-1)[:] = flat
+    array.reshape(-1)[:] = items
     return array
 
 
@@ -287,5 +307,5 @@ def _field_from_json(row: dict[str, Any]) -> Field:
     if dtype == STRING and shape:
         msg = f"bad shape {shape!r} of a string"
         raise ValueError(msg)
-    key_to_column(column_to_key(column))
+    key_to_column(column_to_key(column))  # raises ValueError for a name that no key has
     return Field(column, dtype, shape, observed, row.get("unit"))

@@ -226,33 +226,35 @@ def _require_format(content: Any, path: Path) -> None:
 
 
 def _from_json(content: dict[str, Any]) -> Manifest:
-    entries = tuple(_file_entry(row) for row in _untrusted.mappings(content["files"]))
+    entries = tuple(_file_entry(row) for row in _untrusted.parse_objects(content["files"]))
     if len({entry.path.lower() for entry in entries} | {MANIFEST_NAME}) != len(entries) + 1:
         msg = f"a file is listed twice, or {MANIFEST_NAME} itself is"
         raise ValueError(msg)
     names = ("license", "description", "env_name", "task", "created")
-    texts = {name: _untrusted.text(content[name]) for name in names}
-    _store.parse_name(_untrusted.text(content["name"]))
-    _store.parse_version(_untrusted.text(content["version"]))
+    texts = {name: _untrusted.parse_text(content[name]) for name in names}
+    _store.parse_name(_untrusted.parse_text(content["name"]))
+    _store.parse_version(_untrusted.parse_text(content["version"]))
     return Manifest(
         name=content["name"],
         version=content["version"],
-        fingerprint=_untrusted.sha256(content["fingerprint"]),
+        fingerprint=_untrusted.parse_sha256(content["fingerprint"]),
         schema=_schema(content["schema"]),
         splits={
-            _untrusted.split(name): {key: _untrusted.count(row[key]) for key in ("num_episodes", "num_transitions")}
+            _untrusted.parse_split_name(name): {
+                key: _untrusted.parse_count(row[key]) for key in ("num_episodes", "num_transitions")
+            }
             for name, row in content["splits"].items()
         },
         files=entries,
-        runs=_untrusted.mappings(content["runs"]),
-        parents=_untrusted.mappings(content["parents"]),
-        statistics=_untrusted.statistics(content["statistics"]),
+        runs=_untrusted.parse_objects(content["runs"]),
+        parents=_untrusted.parse_objects(content["parents"]),
+        statistics=_untrusted.parse_statistics(content["statistics"]),
         **texts,
     )
 
 
 def _schema(rows: Any) -> Schema:
-    schema = Schema.from_json(list(_untrusted.mappings(rows)))
+    schema = Schema.from_json(list(_untrusted.parse_objects(rows)))
     for flag in (keys.NEXT_TERMINATED, keys.NEXT_TRUNCATED):
         if schema[keys.key_to_column(flag)].dtype != "bool":
             msg = f"column {keys.key_to_column(flag)} is {schema[keys.key_to_column(flag)].dtype}, not bool"
@@ -261,10 +263,13 @@ def _schema(rows: Any) -> Schema:
 
 
 def _file_entry(row: Mapping[str, Any]) -> FileEntry:
-    counts = {name: _untrusted.count(row[name]) for name in ("bytes", "num_transitions", "num_episodes")}
-    split = _untrusted.split(row["split"]) if row["split"] != "" else ""
+    counts = {name: _untrusted.parse_count(row[name]) for name in ("bytes", "num_transitions", "num_episodes")}
+    split = _untrusted.parse_split_name(row["split"]) if row["split"] != "" else ""
     return FileEntry(
-        path=_untrusted.file_path(row["path"]), sha256=_untrusted.sha256(row["sha256"]), split=split, **counts
+        path=_untrusted.parse_file_path(row["path"]),
+        sha256=_untrusted.parse_sha256(row["sha256"]),
+        split=split,
+        **counts,
     )
 
 
