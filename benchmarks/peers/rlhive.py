@@ -177,7 +177,7 @@ class Peer:
                 transitions = torch.cat(gathered)
                 gathered.clear()
             began, idle = time.perf_counter(), time.process_time()
-            recorder.extend(transitions) if frames else recorder.add(transitions, seed=episode.index)
+            recorder.extend(transitions) if frames else recorder.add_episode(transitions, seed=episode.index)
             seconds.append(time.perf_counter() - began)
             busy += time.process_time() - idle
         recorder.close()

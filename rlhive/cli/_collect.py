@@ -38,7 +38,7 @@ def recover(
         if commit or recording or name or version or license_:
             msg = "say what to do with the recording: --commit or --discard, one of them"
             raise typer.BadParameter(msg)
-        _list_recordings([one.survey() for one in recordings()], json_)
+        _list_recordings([one.summarize() for one in recordings()], json_)
         return
     chosen = find_recording(recording)
     if discard:

@@ -1,344 +1,362 @@
-"""Episodes put together from what a collector, a replay buffer or a loop of steps hands out.
+"""Episodes built from the batches of collectors, replay buffers and loops of steps.
 
-Such batches hold pieces of the episodes of several environments, ``[*lines, time]``::
+A batch holds chunks of the episodes of several environments, ``[*envs, time]``::
 
-    batch 1   line 0   s_0 s_1 s_2 s_3          whose piece it is, a trajectory id or the line says;
-              line 1   s_7 s_8|s_0 s_1          that it goes on there, the observations prove
-    batch 2   line 0   s_4 s_5|s_0 s_1
-              line 1   s_2 s_3 s_4 s_5
+    batch 1   env 0   s_0 s_1 s_2 s_3
+              env 1   s_7 s_8|s_0 s_1
+    batch 2   env 0   s_4 s_5|s_0 s_1
+              env 1   s_2 s_3 s_4 s_5
 
-Arrays only; nothing here touches a file or knows a schema.
+Chunks are matched by trajectory id, or by environment index where there is none, and verified by observation
+continuity. Every complete episode is checked against the schema. Nothing here reads or writes files.
 """
 
 import itertools
 import logging
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
-from tensordict import TensorDictBase, is_non_tensor
+from tensordict import TensorDictBase
 
 from rlhive import keys
-from rlhive.data._episodes import REWARD, TERMINATED, TRUNCATED
-from rlhive.data._schema import dtype_name, flatten_tensordict, is_stored
+from rlhive.data._episodes import TERMINATED, TRUNCATED, EpisodeInfo, EpisodeRecord, pack_leaves
+from rlhive.data._schema import Schema
+from rlhive.data._transition_batch import BOOKKEEPING, Leaves, TransitionBatch, describe_difference
 from rlhive.errors import SchemaMismatch
 
 logger = logging.getLogger(__name__)
 
-Leaves = dict[str, np.ndarray]
+#: What becomes of an episode that neither terminated nor was truncated.
+ON_INCOMPLETE = ("unfinished", "truncated")
 
-#: Keys that collectors, samplers and trackers add for themselves. They are used or ignored, and never recorded; so is
-#: every key whose name begins with "_".
-BOOKKEEPING = ("collector", "traj_ids", "mask", "index", "priority_weight", "is_init")
-
-_DONE = keys.key_to_column(keys.NEXT_DONE)
-#: So many pieces of an episode are joined into one, so that a long episode of single steps stays small.
+#: Maximum number of chunks of an open episode. More are concatenated, so that an episode of single steps stays small.
 _MAX_CHUNKS = 256
 
 
-@dataclass(frozen=True)
-class About:
-    """What is said of an episode beside its transitions; see :class:`rlhive.data.EpisodeRecord`."""
-
-    split: str
-    seed: int | None = None
-    start_state: Mapping[str, np.ndarray] = field(default_factory=dict)
-    policy: str = ""
-    metadata: Mapping[str, Any] = field(default_factory=dict)
+#: Returns the metadata of an episode that begins in an environment, by the index of that environment.
+InfoByEnv = Callable[[int], EpisodeInfo]
 
 
 @dataclass
-class Batch:
-    """A batch of transitions as arrays.
+class _OpenEpisode:
+    """An episode whose chunks are being collected.
 
     Attributes:
-        rows: Arrays ``[lines, time, *shape]`` by column name, bookkeeping left out.
-        ids: Trajectory of each row, int64 ``[lines, time]``, where the collector said.
-        valid: Whether a row is one and not padding.
-        starts: Whether a row follows a reset, where a StepCounter or InitTracker said.
-        states: The simulator's state before each row, float64 ``[lines, time, *shape]`` by name, where the environment
-            gives it below ``state``, as ``RoboHiveEnv(…, state=True)`` does.
+        info: Metadata of the episode.
+        chunks: The transitions in order, arrays ``[t, *shape]`` by column name.
+        next_observation: Bytes of the observed values after the last transition.
+        ended: Whether the last transition terminated or truncated the episode.
+        truncated_start: Whether the transitions before the first one are lost.
+        mismatch: How a chunk differs from the first one in keys, dtypes or shapes; empty where none does.
     """
 
-    rows: Leaves
-    ids: np.ndarray | None
-    valid: np.ndarray | None
-    starts: np.ndarray | None
-    states: Leaves
-
-    @classmethod
-    def of(cls, transitions: TensorDictBase, *, drop: tuple[str, ...] = BOOKKEEPING, where: str) -> "Batch":
-        """Take a TED TensorDict of batch size ``[*lines, time]`` apart; the arrays share its memory.
-
-        Args:
-            transitions: Where it has no ``("next", "truncated")``, that is what is done and not terminated.
-            drop: Names of keys at any depth that are left out.
-            where: Address for messages.
-
-        Raises:
-            SchemaMismatch: No time dimension or no end flags, or a key that cannot be recorded.
-        """
-        if not isinstance(transitions, TensorDictBase):
-            msg = f"{where}: expected a TensorDict of TED transitions, got a {type(transitions).__name__}. Convert it."
-            raise SchemaMismatch(msg)
-        if not transitions.ndim:
-            msg = f"{where}: expected batch size [..., time], got []. Record single transitions with step()."
-            raise SchemaMismatch(msg)
-        dropped = transitions.exclude(*_dropped_keys(transitions, drop))
-        shape = transitions.shape
-        lines = int(np.prod(shape[:-1]))
-        rows = {
-            name: array.reshape(lines, shape[-1], *array.shape[len(shape) :])
-            for name, array in flatten_tensordict(dropped, context=where).items()
-        }
-        _complete_flags(rows, where)
-        if REWARD in rows:
-            rows.pop(keys.REWARD, None)  # what `td = td["next"]` leaves at the root
-        rows = {name: array for name, array in rows.items() if _needed(name, rows)}
-        states = _states_of(transitions, where)
-        states = {name: array.reshape(lines, shape[-1], -1) for name, array in states.items()}
-        used = flatten_tensordict(transitions.select(*_USED, strict=False), context=where)
-        used = {name: array.reshape(lines, shape[-1]) for name, array in used.items()}
-        ids, valid, starts = (_first_of(used, names) for names in (_IDS, _MASKS, _STARTS))
-        if ids is not None and (ids < 0).any():  # frames that a preempted collector did not fill
-            valid = (ids >= 0) if valid is None else valid & (ids >= 0)
-        if keys.STEP_COUNT in used:
-            starts = used[keys.STEP_COUNT] == 0
-        return cls(rows, ids, valid, starts, states)
-
-    @property
-    def ends(self) -> np.ndarray:
-        """Whether the environment said that the episode ends with a row, bool ``[lines, time]``."""
-        flags = self.rows[TERMINATED] | self.rows[TRUNCATED]
-        return flags.reshape(*flags.shape[:2], -1).any(axis=2)
-
-    @property
-    def observed(self) -> list[str]:
-        """The columns that have a twin below ``"next"``."""
-        return [name for name in sorted(self.rows) if f"{keys.NEXT}.{name}" in self.rows]
-
-    def about_of(self, line: int, row: int, about: About) -> About:
-        """Return what is said of an episode that begins in a row, with the start state that the data hold."""
-        if about.start_state or not self.states:
-            return about
-        return replace(about, start_state={name: array[line, row].copy() for name, array in self.states.items()})
-
-    def continues(self, line: int) -> np.ndarray:
-        """Whether the observations of row t+1 are the next ones of row t, bool ``[time - 1]``."""
-        together = np.ones(self.rows[TERMINATED].shape[1] - 1, dtype=bool)
-        for name in self.observed:
-            here, there = self.rows[f"{keys.NEXT}.{name}"][line, :-1], self.rows[name][line, 1:]
-            # NaN is refused anyway; whole rows are compared, and -0.0 with 0.0 is decided when the episode is packed.
-            together &= (here == there).reshape(len(here), -1).all(axis=1)
-        return together
-
-
-@dataclass
-class Episode:
-    """An episode that is being put together.
-
-    Attributes:
-        about: What was said of it.
-        chunks: Its transitions in order, arrays ``[t, *shape]``.
-        tail: The observed values after the last of them, bit for bit.
-        ended: Whether the environment said that it is over.
-        headless: Whether its first row does not follow a reset.
-        trajectory: The collector's id of it, or None.
-        problem: Why it cannot be recorded; empty where nothing is wrong.
-    """
-
-    about: About
+    info: EpisodeInfo
     chunks: list[Leaves]
-    tail: bytes = b""
+    next_observation: bytes = b""
     ended: bool = False
-    headless: bool = False
-    trajectory: int | None = None
-    problem: str = ""
+    truncated_start: bool = False
+    mismatch: str = ""
 
-    def append(self, piece: Leaves) -> None:
-        """Add transitions; that they do not fit the first ones is reported when the episode is asked for."""
-        first = self.chunks[0] if self.chunks else {}
-        for name in sorted(first.keys() | piece.keys()) if first else ():
-            kinds = ["no such key" if name not in part else _kind(part[name]) for part in (first, piece)]
-            if kinds[0] != kinds[1]:
-                self.problem = (
-                    self.problem or f"key {name} changes inside the episode: expected {kinds[0]}, got {kinds[1]}"
-                )
-        if not self.problem:
-            self.chunks.append(piece)
+    @property
+    def length(self) -> int:
+        """Number of transitions."""
+        return sum(len(chunk[TERMINATED]) for chunk in self.chunks)
 
-    def leaves(self) -> Leaves:
-        """Return all its transitions as arrays ``[T, *shape]``.
+    def append(self, chunk: Leaves) -> None:
+        """Add transitions; a difference from the first chunk is reported by :meth:`concatenate`."""
+        if self.chunks and not self.mismatch:
+            self.mismatch = describe_difference(self.chunks[0], chunk)
+        if not self.mismatch:
+            self.chunks.append(chunk)
+
+    def concatenate(self, *, context: str = "") -> Leaves:
+        """Join the chunks and return all transitions as arrays ``[T, *shape]``.
 
         Raises:
-            SchemaMismatch: A key came or went, or changed its dtype or shape, inside the episode.
+            SchemaMismatch: The keys, a dtype or a shape changed inside the episode.
         """
-        if self.problem:
-            msg = f"{self.problem}. Record episodes of one kind."
+        if self.mismatch:
+            msg = f"{context}: {self.mismatch}. Every step of an episode must have the same keys, dtypes and shapes."
             raise SchemaMismatch(msg)
         if len(self.chunks) > 1:
             names = self.chunks[0]
             self.chunks = [{name: np.concatenate([chunk[name] for chunk in self.chunks]) for name in names}]
         return self.chunks[0]
 
-    def truncated(self) -> "Episode":
-        """Mark the last transition as cut off."""
-        leaves = dict(self.leaves())
-        leaves[TRUNCATED] = leaves[TRUNCATED].copy()
-        leaves[TRUNCATED][-1] = True
-        self.chunks, self.ended = [leaves], True
-        return self
 
+class EpisodeBuilder:
+    """Builds checked :class:`EpisodeRecord` objects from batches, steps or whole episodes of TED transitions.
 
-class Assembler:
-    """Turns batches into episodes; holds those that have not ended yet.
+    A chunk continues an open episode of the same trajectory id, or of the same environment where there are no
+    trajectory ids, if its first observation equals the episode's last ``next`` observation bit for bit. If it does
+    not, the open episode of an environment ends; that of a trajectory id stays open, since two collectors may use the
+    same id.
 
-    A piece goes on an open episode of its trajectory, or of its line where there are no trajectory ids, if it begins
-    with the observation that the episode ended with, bit for bit. If not, the open episode of a line is over, and that
-    of a trajectory stays open: two collectors may have given the same id.
+    Every method that yields records must be consumed completely. An episode that does not fit is skipped; the first
+    such error is raised after all other records.
+
+    Args:
+        schema: Schema that every episode must have; by default that of the first episode.
+        on_incomplete: ``"unfinished"`` keeps an episode without an end flag as it is, ``"truncated"`` sets
+            ``("next", "truncated")`` in its last transition.
+        drop: Names of keys that are left out, at the root and below ``"next"``.
+        context: Returns the prefix of error messages for an episode, given the number of records built so far.
+        accept: Called with each record, its schema and the prefix of error messages; raises SchemaMismatch to refuse
+            the record.
+
+    Attributes:
+        schema: Schema that every episode must have; None before the first one, unless it was given.
     """
 
-    def __init__(self) -> None:
-        self._open: dict[tuple[str, int], list[Episode]] = {}
+    def __init__(
+        self,
+        *,
+        schema: Schema | None = None,
+        on_incomplete: str = "unfinished",
+        drop: tuple[str, ...] = BOOKKEEPING,
+        context: Callable[[int], str] = "episode {}".format,
+        accept: Callable[[EpisodeRecord, Schema, str], None] | None = None,
+    ):
+        self.schema = schema
+        self._marks_truncated = on_incomplete == "truncated"
+        self._drop = drop
+        self._context = context
+        self._accept = accept
+        self._open: dict[tuple[str, int], list[_OpenEpisode]] = {}
+        self._num_built = 0
+        self._checked_kinds: Mapping[str, tuple[np.dtype, tuple[int, ...]]] | None = None
 
     @property
-    def open_episodes(self) -> list[Episode]:
-        """Those that have not ended yet."""
-        return [episode for episodes in self._open.values() for episode in episodes]
+    def num_open(self) -> int:
+        """Number of episodes that have not ended yet."""
+        return sum(map(len, self._open.values()))
 
-    def feed(
+    @property
+    def next_context(self) -> str:
+        """Prefix of error messages for the next episode."""
+        return self._context(self._num_built)
+
+    def to_batch(self, transitions: TensorDictBase, *, context: str = "") -> TransitionBatch:
+        """Convert TED transitions ``[*envs, time]`` to arrays, without the keys that are left out.
+
+        Raises:
+            SchemaMismatch: The time dimension or an end flag is missing, or a key cannot be recorded.
+        """
+        return TransitionBatch.from_tensordict(transitions, drop=self._drop, context=context or self.next_context)
+
+    def add_batch(self, transitions: TensorDictBase, info_by_env: InfoByEnv) -> Iterator[EpisodeRecord]:
+        """Add transitions ``[*envs, time]`` and yield the episodes that end in them."""
+        # The caller decided to begin here: markers of a missing start apply to replay buffers only.
+        batch = replace(self.to_batch(transitions), starts=None)
+        return self.add_batches([batch], info_by_env)
+
+    def add_step(
+        self, transition: TensorDictBase, info_by_env: InfoByEnv, *, first_env: int
+    ) -> Iterator[EpisodeRecord]:
+        """Add one transition each of some environments, batch size ``[]`` or ``[n]``, and yield the ended episodes."""
+        steps = transition.reshape(-1) if transition.ndim else transition.unsqueeze(0)
+        batch = replace(self.to_batch(steps.unsqueeze(-1)), trajectory_ids=None, starts=None)
+        return self.add_batches([batch], info_by_env, first_env=first_env)
+
+    def add_batches(
         self,
-        batch: Batch,
-        about: Callable[[int], About],
+        batches: Iterable[TransitionBatch],
+        info_by_env: InfoByEnv,
         *,
-        first_line: int = 0,
-        lines: bool = True,
-        seams: bool = False,
-    ) -> Iterator[Episode]:
-        """Take a batch and yield the episodes that are over; consume the iterator whole.
+        first_env: int = 0,
+        match_env_index: bool = True,
+        has_discontinuities: bool = False,
+        end_all: bool = False,
+    ) -> Iterator[EpisodeRecord]:
+        """Add batches of arrays and yield the episodes that end in them.
 
         Args:
-            batch: Its arrays may be overwritten afterwards.
-            about: Says of a line what holds for an episode that begins there.
-            first_line: Number of the first line.
-            lines: Whether a line goes on in the same line of the next batch. If not, and without trajectory ids, a
-                piece goes on whatever it continues.
-            seams: Whether a line may hold what was written at several times, one after the other.
+            batches: Batches in order of time; their arrays may be overwritten once the next batch is requested.
+            info_by_env: Returns the metadata of an episode that begins in an environment.
+            first_env: Index of the first environment of the batches.
+            match_env_index: Whether environment ``i`` of a batch continues environment ``i`` of the batch before. If
+                not, and without trajectory ids, a chunk continues any open episode that ended with its observation.
+            has_discontinuities: Whether an environment's rows may hold parts of several episodes without an end flag
+                between them.
+            end_all: Whether to end the open episodes after the last batch.
         """
-        observed, ends = batch.observed, batch.ends
-        for line in range(len(ends)):
-            for start, stop in _pieces(batch, line, ends[line], by_continuity=seams and batch.ids is None):
-                piece = {name: array[line, start:stop] for name, array in batch.rows.items()}
-                trajectory = None if batch.ids is None else int(batch.ids[line, start])
-                number = (first_line + line if lines else -1) if trajectory is None else trajectory
-                key = ("line" if trajectory is None else "trajectory", number)
-                episode, over = self._place(key, piece, observed, one_at_a_time=lines and trajectory is None)
-                if over is not None:
-                    yield over
+
+        def ended_episodes() -> Iterator[_OpenEpisode]:
+            for batch in batches:
+                yield from self._add_chunks(batch, info_by_env, first_env, match_env_index, has_discontinuities)
+            if end_all:
+                yield from self._pop_open()
+
+        return self._build_records(ended_episodes())
+
+    def add_episode(self, transitions: TensorDictBase, info: EpisodeInfo) -> Iterator[EpisodeRecord]:
+        """Add all transitions of one episode, ``[T]``, and yield its record.
+
+        Raises:
+            SchemaMismatch: The batch size is not ``[T]``, or as for :meth:`to_batch`.
+        """
+        batch = self.to_batch(transitions)
+        if batch.num_envs != 1 or not batch.num_steps:
+            msg = f"{self.next_context}: expected one episode, batch size [T] with T >= 1, got {transitions.shape}."
+            raise SchemaMismatch(msg)
+        info = replace(info, start_state=info.start_state or batch.start_state(0, 0))
+        episode = _OpenEpisode(info, [batch.chunk(0, 0, batch.num_steps)], ended=bool(batch.ends[0, -1]))
+        return self._build_records([episode])
+
+    def end_episodes(self, env_index: int | None = None) -> Iterator[EpisodeRecord]:
+        """End the open episodes, or that of one environment, and yield their records."""
+        episodes = self._pop_open() if env_index is None else self._open.pop(("env", env_index), [])
+        return self._build_records(episodes)
+
+    def _pop_open(self) -> list[_OpenEpisode]:
+        """Return all open episodes and forget them."""
+        episodes = [episode for group in self._open.values() for episode in group]
+        self._open = {}
+        return episodes
+
+    def _add_chunks(
+        self,
+        batch: TransitionBatch,
+        info_by_env: InfoByEnv,
+        first_env: int,
+        match_env_index: bool,
+        has_discontinuities: bool,
+    ) -> Iterator[_OpenEpisode]:
+        """Add the chunks of a batch and yield the episodes that end in it."""
+        observed, ends, trajectory_ids = batch.observed, batch.ends, batch.trajectory_ids
+        for env in range(batch.num_envs):
+            for start, stop in _chunk_bounds(batch, env, ends[env], has_discontinuities and trajectory_ids is None):
+                chunk = batch.chunk(env, start, stop)
+                if trajectory_ids is not None:
+                    key = ("trajectory", int(trajectory_ids[env, start]))
+                else:
+                    key = ("env", first_env + env if match_env_index else -1)
+                episode = self._pop_continued(key, chunk, observed)
+                if episode is None and match_env_index and trajectory_ids is None:
+                    yield from self._open.pop(key, [])
                 if episode is None:
-                    headless = batch.starts is not None and not batch.starts[line, start]
-                    said = batch.about_of(line, start, about(first_line + line))
-                    episode = Episode(said, [], headless=headless, trajectory=trajectory)
-                if ends[line, stop - 1]:
-                    episode.append(piece)
+                    info = info_by_env(first_env + env)
+                    info = replace(info, start_state=info.start_state or batch.start_state(env, start))
+                    truncated_start = batch.starts is not None and not batch.starts[env, start]
+                    episode = _OpenEpisode(info, [], truncated_start=truncated_start)
+                if ends[env, stop - 1]:
+                    episode.append(chunk)
                     episode.ended = True
                     yield episode
                 else:
-                    self._keep(key, episode, piece, observed)
+                    self._keep_open(key, episode, chunk, observed)
 
-    def take(self, line: int | None = None) -> list[Episode]:
-        """Return the open episodes, or that of one line, and forget them."""
-        if line is not None:
-            return self._open.pop(("line", line), [])
-        episodes, self._open = self.open_episodes, {}
-        return episodes
-
-    def _place(
-        self, key: tuple[str, int], piece: Leaves, observed: list[str], *, one_at_a_time: bool
-    ) -> tuple[Episode | None, Episode | None]:
-        """Return the open episode that a piece goes on, taken out, and the one that it shows to be over."""
+    def _pop_continued(self, key: tuple[str, int], chunk: Leaves, observed: list[str]) -> _OpenEpisode | None:
+        """Return the open episode that a chunk continues and remove it from the open ones; None where there is none."""
         candidates = self._open.get(key)
         if not candidates:
-            return None, None
-        begin = _bytes_of(piece, observed, 0)
+            return None
+        observation = _to_bytes(chunk, observed, 0)
         for index, episode in enumerate(candidates):
-            if episode.tail == begin:
+            if episode.next_observation == observation:
                 del candidates[index]
-                return episode, None
-        if one_at_a_time:
-            return None, candidates.pop()
+                if not candidates:
+                    del self._open[key]
+                return episode
         if key[0] == "trajectory":
-            logger.warning("Trajectory %d does not go on where it stopped: taken as another collector's", key[1])
-        return None, None
+            logger.warning("Trajectory %d: observations are not continuous; treated as a new episode", key[1])
+        return None
 
-    def _keep(self, key: tuple[str, int], episode: Episode, piece: Leaves, observed: list[str]) -> None:
-        # A copy: collectors write their next batch over this one.
-        episode.append({name: array.copy() for name, array in piece.items()})
-        episode.tail = _bytes_of(piece, [f"{keys.NEXT}.{name}" for name in observed], -1)
-        if len(episode.chunks) > _MAX_CHUNKS and not episode.problem:
-            episode.leaves()
+    def _keep_open(self, key: tuple[str, int], episode: _OpenEpisode, chunk: Leaves, observed: list[str]) -> None:
+        # A copy: collectors write their next batch into the same memory.
+        episode.append({name: array.copy() for name, array in chunk.items()})
+        episode.next_observation = _to_bytes(chunk, [f"{keys.NEXT}.{name}" for name in observed], -1)
+        if len(episode.chunks) > _MAX_CHUNKS:
+            episode.concatenate()
         self._open.setdefault(key, []).append(episode)
 
+    def _build_records(self, episodes: Iterable[_OpenEpisode]) -> Iterator[EpisodeRecord]:
+        """Yield the records of ended episodes; raise the first SchemaMismatch at the end."""
+        first_error: SchemaMismatch | None = None
+        dropped_lengths = []
+        for episode in episodes:
+            if episode.truncated_start:
+                dropped_lengths.append(episode.length)
+                continue
+            try:
+                record = self._build_record(episode)
+            except SchemaMismatch as error:
+                first_error = first_error or error
+                continue
+            self._num_built += 1
+            yield record
+        if dropped_lengths:
+            logger.warning(
+                "Replay buffer: dropped %d episodes (%d transitions) whose beginning was overwritten",
+                len(dropped_lengths),
+                sum(dropped_lengths),
+            )
+        if first_error is not None:
+            raise first_error
 
-_IDS = ("collector.traj_ids", "traj_ids")
-_MASKS = ("collector.mask", "mask")
-_STARTS = ("is_init",)
-_USED = [keys.column_to_key(name) for name in (*_IDS, *_MASKS, *_STARTS, keys.STEP_COUNT)]
+    def _build_record(self, episode: _OpenEpisode) -> EpisodeRecord:
+        context, info = self.next_context, episode.info
+        leaves = episode.concatenate(context=context)
+        if self._marks_truncated and not episode.ended:
+            leaves = _mark_truncated(leaves)
+        schema = self._require_schema(leaves, context)
+        columns, final = pack_leaves(leaves, schema, context=context)
+        for array in (*columns.values(), *final.values()):
+            array.flags.writeable = False  # the record then caches its hash
+        record = EpisodeRecord(
+            episode=self._num_built,
+            split=info.split,
+            columns=columns,
+            final=final,
+            seed=info.seed,
+            start_state=info.start_state,
+            policy=info.policy,
+            metadata=info.metadata,
+        )
+        if self._accept is not None:
+            self._accept(record, schema, context)
+        self.schema = schema
+        return record
+
+    def _require_schema(self, leaves: Leaves, context: str) -> Schema:
+        """Return the schema of an episode after comparing it with the expected one, if there is one."""
+        kinds = {name: (array.dtype, array.shape[1:]) for name, array in leaves.items()}
+        if self.schema is not None and kinds == self._checked_kinds:
+            return self.schema
+        episode_schema = Schema.from_arrays(leaves)
+        if self.schema is None:
+            return episode_schema
+        self.schema.require(episode_schema, context=context)
+        self._checked_kinds = kinds
+        return self.schema
 
 
-def _states_of(transitions: TensorDictBase, where: str) -> Leaves:
-    node = transitions.get("state", None)
-    if not isinstance(node, TensorDictBase) or is_non_tensor(node):
-        return {}
-    leaves = flatten_tensordict(node, context=where)
-    return leaves if all(array.dtype == np.float64 for array in leaves.values()) else {}
+def _mark_truncated(leaves: Leaves) -> Leaves:
+    """Return the transitions with ``("next", "truncated")`` set in the last one; the caller's array is not changed."""
+    truncated = leaves[TRUNCATED].copy()
+    truncated[-1] = True
+    return {**leaves, TRUNCATED: truncated}
 
 
-def _dropped_keys(node: TensorDictBase, drop: tuple[str, ...]) -> list[tuple[str, ...]]:
-    below = node.get(keys.NEXT, None)
-    levels = [((), node), *([((keys.NEXT,), below)] if isinstance(below, TensorDictBase) else [])]
-    return [(*above, key) for above, level in levels for key in level.keys() if key in drop or key.startswith("_")]  # noqa: SIM118
-
-
-def _complete_flags(rows: Leaves, where: str) -> None:
-    if TRUNCATED not in rows and TERMINATED in rows and _DONE in rows:
-        rows[TRUNCATED] = rows[_DONE] & ~rows[TERMINATED]
-    for name in (TERMINATED, TRUNCATED):
-        if name not in rows:
-            msg = f"{where}: key {name} is missing: expected a flag that says why an episode ends. Add it to the data."
-            raise SchemaMismatch(msg)
-
-
-def _needed(name: str, rows: Leaves) -> bool:
-    """Whether a leaf is a column or the twin of one."""
-    bare = name.removeprefix(f"{keys.NEXT}.")
-    return is_stored(name, rows) or (name != bare and bare in rows and is_stored(bare, rows))
-
-
-def _kind(array: np.ndarray) -> str:
-    return f"{dtype_name(array.dtype)} {array.shape[1:]}"
-
-
-def _first_of(used: Leaves, names: tuple[str, ...]) -> np.ndarray | None:
-    return next((used[name] for name in names if name in used), None)
-
-
-def _pieces(batch: Batch, line: int, ends: np.ndarray, *, by_continuity: bool) -> Iterator[tuple[int, int]]:
-    """Yield begin and end of every run of rows that belong to one episode; padding is left out."""
-    cut = ends[:-1].copy()
-    if batch.ids is not None:
-        cut |= batch.ids[line, 1:] != batch.ids[line, :-1]
+def _chunk_bounds(
+    batch: TransitionBatch, env: int, ends: np.ndarray, has_discontinuities: bool
+) -> Iterator[tuple[int, int]]:
+    """Yield start and stop of every run of rows that belong to one episode; padding is left out."""
+    boundaries = ends[:-1].copy()
+    if batch.trajectory_ids is not None:
+        boundaries |= batch.trajectory_ids[env, 1:] != batch.trajectory_ids[env, :-1]
     if batch.valid is not None:
-        cut |= batch.valid[line, 1:] != batch.valid[line, :-1]
-    if by_continuity:
-        cut |= ~batch.continues(line)
-    bounds = [0, *(np.flatnonzero(cut) + 1).tolist(), len(ends)]
+        boundaries |= batch.valid[env, 1:] != batch.valid[env, :-1]
+    if has_discontinuities:
+        boundaries |= ~batch.is_continuous(env)
+    bounds = [0, *(np.flatnonzero(boundaries) + 1).tolist(), len(ends)]
     for start, stop in itertools.pairwise(bounds):
-        if stop > start and (batch.valid is None or batch.valid[line, start]):
+        if stop > start and (batch.valid is None or batch.valid[env, start]):
             yield start, stop
 
 
-def _bytes_of(rows: Leaves, names: list[str], index: int) -> bytes:
-    parts = [rows[name][index] for name in names]
-    return b"\0".join(part.encode() if isinstance(part, str) else part.tobytes() for part in parts)
+def _to_bytes(rows: Leaves, names: list[str], index: int) -> bytes:
+    """Return the values of some columns in one row as bytes, for comparison."""
+    values = [rows[name][index] for name in names]
+    return b"\0".join(value.encode() if isinstance(value, str) else value.tobytes() for value in values)

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from rlhive._provenance import describe_run
 from rlhive.data import Schema, locked, recording_dir, version_dir
-from rlhive.data.recording import Recording, Writer
+from rlhive.data.recording import Recording, StreamWriter
 from rlhive.data.versions import export
 from rlhive.envs import Task, get_task, make_policy
 from rlhive.errors import DatasetNotFound
@@ -120,7 +120,7 @@ def collect(
 
 def _record_missing(task: Task, recording: Recording, *, num_workers: int, progress: bool) -> list[dict[str, Any]]:
     """Run every episode of the recipe that the recording lacks; return those that turned out invalid, JSON-able."""
-    done = recording.summaries()
+    done = recording.episode_outcomes()
     plan = dict(_plan(task))
     missing = [episode for episode in plan if episode not in done]
     if done:
@@ -202,13 +202,13 @@ def _record(
     """Run and record some episodes; return length and success of each, and those that were invalid."""
     env = env_of(task)
     results, invalid = {}, {}
-    with Writer(Recording(Path(recording)), f"{episodes[0][0]:08d}-{uuid.uuid4().hex[:8]}") as writer:
+    with StreamWriter(Recording(Path(recording)), f"{episodes[0][0]:08d}-{uuid.uuid4().hex[:8]}") as writer:
         for episode, level in episodes:
             ran = try_episode(env, make_policy(env, level, task=task), seed=episode)
             if isinstance(ran, InvalidEpisode):
                 invalid[episode] = ran
                 continue
-            record = writer.add(
+            record = writer.add_episode(
                 ran.transitions,
                 episode=episode,
                 split=level,

@@ -48,7 +48,7 @@ def records(lengths: list[int], *, splits: tuple[str, ...] = ("a", "b"), ended: 
     schema = Schema.from_tensordict(transitions(1, 0))
     made = []
     for index, length in enumerate(lengths):
-        columns, final = pack(transitions(length, index, ended=ended), schema, where=f"episode {index}")
+        columns, final = pack(transitions(length, index, ended=ended), schema, context=f"episode {index}")
         made.append(
             EpisodeRecord(
                 episode=3 * (index + 1),

@@ -25,7 +25,7 @@ def test_unpack_is_the_inverse_of_pack(length, seed, ended):
     td = transitions(length, seed, ended=ended)
     schema = Schema.from_tensordict(td)
 
-    columns, final = pack(td, schema, where="episode 4")
+    columns, final = pack(td, schema, context="episode 4")
     back = unpack(columns, final, schema, episode=4)
 
     assert equal(td, back)
@@ -37,7 +37,7 @@ def test_unpack_is_the_inverse_of_pack(length, seed, ended):
 
 def test_packed_columns_do_not_alias_the_tensordict():
     td = transitions(3, 0)
-    columns, final = pack(td, Schema.from_tensordict(td), where="here")
+    columns, final = pack(td, Schema.from_tensordict(td), context="here")
     before = columns["action"].copy(), final["observation"].copy()
 
     td["action"].zero_()
@@ -53,7 +53,7 @@ def test_return_and_success_are_those_of_the_next_states():
     for name in ("success", ("next", "success")):
         td[name] = torch.zeros(4, 1, dtype=torch.bool)
     td["success"][0] = True  # solved before any action: the start's merit, not the policy's
-    columns, final = pack(td, Schema.from_tensordict(td), where="here")
+    columns, final = pack(td, Schema.from_tensordict(td), context="here")
 
     record = EpisodeRecord(episode=0, split="a", columns=columns, final=final)
     assert record.episode_return == 15.5
@@ -73,7 +73,10 @@ def test_return_and_success_are_those_of_the_next_states():
         (lambda td: td["action"].__setitem__((2, 0), float("nan")), "row 2: key action is NaN"),
         (lambda td: td["next", "observation"].__setitem__((4, 1), float("nan")), "key next.observation is NaN"),
         (lambda td: td["next", "observation"].__setitem__((1, 0), 77.0), "row 1: expected next.observation to be"),
-        (lambda td: td["next", "terminated"].__setitem__(1, True), "row 1: expected the end at the last row 4"),
+        (
+            lambda td: td["next", "terminated"].__setitem__(1, True),
+            "row 1: expected an end flag only in the last row 4",
+        ),
     ],
 )
 def test_a_broken_episode_is_refused_with_its_key_and_row(breaks, says):
@@ -82,7 +85,7 @@ def test_a_broken_episode_is_refused_with_its_key_and_row(breaks, says):
     breaks(td)
 
     with pytest.raises(SchemaMismatch, match=rf"episode 9.*{says}"):
-        pack(td, schema, where="episode 9")
+        pack(td, schema, context="episode 9")
 
 
 def test_content_hash_sees_every_bit_and_only_the_content():

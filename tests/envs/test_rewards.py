@@ -48,7 +48,7 @@ def stepped(env, policy, seed):
 
     transitions = rollout_episode(env, watched, seed=seed).transitions
     seen.append(dict(env.unwrapped.rwd_dict))
-    return *pack(transitions, Schema.from_tensordict(transitions), where="test"), seen[1:]
+    return *pack(transitions, Schema.from_tensordict(transitions), context="test"), seen[1:]
 
 
 @pytest.mark.parametrize("env_name", [KNOB, "franka_slide_open-v3", SLIDE, REACH])
@@ -70,7 +70,7 @@ def test_every_term_is_that_of_stepping_bit_for_bit(make, env_name):
 def test_solved_states_are_found(make):
     env = make(KNOB)
     episode = rollout_episode(env, make_policy(env, "expert"), seed=2)
-    columns, final = pack(episode.transitions, Schema.from_tensordict(episode.transitions), where="test")
+    columns, final = pack(episode.transitions, Schema.from_tensordict(episode.transitions), context="test")
 
     solved = reward_terms(env, columns, final)["solved"]
 
@@ -95,7 +95,7 @@ def test_the_toy_computes_the_same_rewards():
     env = make_env("toy_point")
     for level in ("expert", "random"):
         transitions = rollout_episode(env, make_policy(env, level), seed=5).transitions
-        columns, final = pack(transitions, Schema.from_tensordict(transitions), where="test")
+        columns, final = pack(transitions, Schema.from_tensordict(transitions), context="test")
 
         terms = reward_terms(env, columns, final)
 

@@ -31,7 +31,7 @@ def made(tmp_path_factory):
 
 def record_of(env, level, seed) -> EpisodeRecord:
     ran = rollout_episode(env, make_policy(env, level), seed=seed)
-    columns, final = pack(ran.transitions, Schema.from_tensordict(ran.transitions), where="test")
+    columns, final = pack(ran.transitions, Schema.from_tensordict(ran.transitions), context="test")
     return EpisodeRecord(7, level, columns, final, seed, ran.start_state)
 
 

@@ -64,7 +64,7 @@ class EpisodeArrays:
         """
         leaves = self._with_next()
         schema.require(Schema.from_arrays(leaves), context=self.context)
-        columns, final = pack_leaves(leaves, schema, where=self.context)
+        columns, final = pack_leaves(leaves, schema, context=self.context)
         return EpisodeRecord(episode=episode, columns=columns, final=final, **{**fields, **self.fields})
 
     def _with_next(self) -> Columns:

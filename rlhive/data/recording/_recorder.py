@@ -1,67 +1,68 @@
-"""Record episodes: from a TorchRL collector, a replay buffer or step by step, to a recording that survives the process.
+"""Record episodes from a TorchRL collector, a replay buffer or a loop of steps, safe on disk as soon as they end.
 
-    batches ─► intake: whole episodes, checked, hashed, flushed to the disk ─► commit ─► dataset version
+    batches ─► EpisodeBuilder: checked EpisodeRecords ─► StreamWriter: flushed to the disk ─► commit ─► dataset version
 
-What is written is safe; what is not is at most the episode in flight of each environment.
+If the process dies, at most the open episode of each environment is lost.
 """
 
-import contextlib
 import os
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tensordict import TensorDictBase
 
-from rlhive import _provenance as provenances
-from rlhive.data import _store
-from rlhive.data._episode_builder import BOOKKEEPING
-from rlhive.data._replay_reader import is_replay_buffer
+from rlhive.data._episode_builder import EpisodeBuilder, InfoByEnv
+from rlhive.data._episodes import EpisodeInfo, EpisodeRecord
+from rlhive.data._replay_reader import is_replay_buffer, read_replay_buffer
 from rlhive.data._schema import Schema
-from rlhive.data.recording._intake import Intake, Rules
+from rlhive.data._transition_batch import BOOKKEEPING
+from rlhive.data.recording._config import RecorderConfig, policy_name, recording_path, run_provenance
 from rlhive.data.recording._recording import Recording
 from rlhive.data.recording._recover import commit_recording, find_recording
-from rlhive.errors import DatasetExists, DatasetNotFound, InvalidName
-
-CUT_AS = ("unfinished", "truncated")
+from rlhive.data.recording._writer import StreamWriter
+from rlhive.errors import DatasetExists, DatasetNotFound, SchemaMismatch
 
 
 class Recorder:
-    """Collects episodes and keeps them safe; a context manager.
+    """Records episodes durably; a context manager.
 
-    An episode is on the disk, power loss included, when the call that brought its end returns. Leaving the block writes
-    the open ones too; :meth:`commit` then makes a dataset version of it all.
+    An episode is on the disk, power loss included, when the call that brought its end returns. Leaving the block also
+    writes the open episodes; :meth:`commit` then makes a dataset version of the recording.
 
-    Several processes record into one recording by pickling the recorder, by forking, or by :meth:`resume`: each has a
-    stream and a range of episode ids of its own. One recorder is not for several threads.
+    Several processes can record into one recording: pickle the recorder, fork, or call :meth:`resume`. Each process
+    has a stream and a range of episode ids of its own. A recorder is not thread-safe.
 
-    What collectors and samplers add for themselves (``("collector", …)``, ``mask``, ``index``, ``is_init``, names that
-    begin with ``_``) serves to tell episodes apart and is not recorded, nor is ``step_count``, which versions have.
+    Keys that collectors and samplers add for their own use (``("collector", …)``, ``mask``, ``index``, ``is_init``,
+    names that begin with ``_``) separate the episodes and are not recorded. Nor is ``step_count``, which every version
+    has.
 
-    Where the environment gives the simulator's state below ``state``, as ``RoboHiveEnv(…, state=True)`` does, that of
-    the first row is the episode's start state; ``drop=(*BOOKKEEPING, "state")`` then leaves the other rows' out.
+    Where the environment gives the simulator state below ``state``, as ``RoboHiveEnv(…, state=True)`` does, the state
+    in the first row is the episode's start state; ``drop=(*BOOKKEEPING, "state")`` leaves out the states of all rows.
 
     Args:
-        name: The dataset that it shall become, ``"my/knob"``: it is recorded in the store. Or the folder of the
-            recording, a Path or a string that begins with ``/``, ``.`` or ``~``.
-        env: What the episodes come from; see :func:`rlhive.describe_env`.
-        policy: What acted; see :func:`rlhive.describe_policy`. Its name goes into the episode table.
-        provenance: More about the run, JSON-able; the seeds for example.
-        split: Split of the episodes, unless a call says otherwise.
-        schema: What every episode must hold; by default what the first one does.
-        cut_as: What becomes of an episode that nothing ended: ``"unfinished"`` keeps it as it is, ``"truncated"``
-            marks its last transition, so that values are bootstrapped from there.
+        name: Name of the dataset that the recording is meant for, ``"my/knob"``: the recording lies in the store. Or
+            the folder of the recording: a Path, or a string that begins with ``/``, ``.`` or ``~``.
+        env: Environment of the episodes; see :func:`rlhive.describe_env`.
+        policy: Behaviour policy; see :func:`rlhive.describe_policy`. Its name is stored with each episode.
+        provenance: Further JSON-able facts about the run, the seeds for example.
+        split: Default split of the episodes.
+        schema: Schema that every episode must have; by default that of the first one.
+        on_incomplete: What becomes of an episode without an end flag: ``"unfinished"`` keeps it as it is,
+            ``"truncated"`` marks its last transition as truncated, so that values are bootstrapped from there.
         drop: Names of keys that are left out, at the root and below ``"next"``.
         store: Folder of all datasets.
+        cut_as: Deprecated name of ``on_incomplete``.
 
     Raises:
-        DatasetExists: There is a recording in that folder; :meth:`resume` goes on with it.
-        InvalidName: The name, the split or ``cut_as`` is not accepted.
+        DatasetExists: The folder holds a recording; :meth:`resume` continues it.
+        InvalidName: The name or ``on_incomplete`` is not accepted.
         StoreNotWritable: The folder cannot be made.
 
     Attributes:
-        recording: What is recorded, readable at any time.
+        recording: The recording, readable at any time.
 
     Example:
         >>> import torch
@@ -88,60 +89,82 @@ class Recorder:
         provenance: Mapping[str, Any] | None = None,
         split: str = "train",
         schema: Schema | None = None,
-        cut_as: str = "unfinished",
+        on_incomplete: str = "unfinished",
         drop: Sequence[str] = BOOKKEEPING,
         store: Path | None = None,
+        cut_as: str | None = None,
     ):
-        run = _run_of(env, policy, provenance)
-        path, name = _place(name, run["run"], store)
+        run = run_provenance(env, policy, provenance)
+        path, dataset_name = recording_path(name, run["run"], store)
         if (path / "recording.json").exists():
-            msg = f"{path}: expected no recording, got one. Go on with it: Recorder.resume({str(path)!r})"
+            msg = f"{path}: expected no recording, got one. Continue it with Recorder.resume({str(path)!r})"
             raise DatasetExists(msg)
-        self._begin(path, name, run, split=split, schema=schema, cut_as=cut_as, drop=tuple(drop), store=store)
+        on_incomplete = _renamed_cut_as(on_incomplete, cut_as)
+        config = RecorderConfig(split, policy_name(run), schema, on_incomplete, tuple(drop))
+        self._attach(path, dataset_name, run, config, store)
 
     @classmethod
-    def resume(cls, name: str | Path, *, env: Any = None, policy: Any = None, **options: Any) -> "Recorder":
-        """Go on with a recording where it stopped, or beside the processes that write to it.
+    def resume(
+        cls,
+        name: str | Path,
+        *,
+        env: Any = None,
+        policy: Any = None,
+        provenance: Mapping[str, Any] | None = None,
+        split: str = "train",
+        schema: Schema | None = None,
+        on_incomplete: str = "unfinished",
+        drop: Sequence[str] = BOOKKEEPING,
+        store: Path | None = None,
+        cut_as: str | None = None,
+    ) -> "Recorder":
+        """Continue a recording after its process ended, or beside the processes that write to it.
 
         Args:
-            name: Its folder; or the dataset that it is meant for, if the store has one recording for it.
-            env: As for a new recorder: what is recorded from here on is a run of its own.
+            name: Folder of the recording; or the dataset that it is meant for, if the store has one recording for it.
+            env: As for a new recorder; episodes recorded from here on belong to a run of their own.
             policy: As for a new recorder.
-            **options: As for a new recorder.
+            provenance: As for a new recorder.
+            split: As for a new recorder.
+            schema: As for a new recorder, where no episode was recorded yet.
+            on_incomplete: As for a new recorder.
+            drop: As for a new recorder.
+            store: As for a new recorder.
+            cut_as: Deprecated name of ``on_incomplete``.
 
         Raises:
-            DatasetNotFound: No recording is meant, or several.
+            DatasetNotFound: No recording matches, or several do.
         """
-        recording = find_recording(str(name), store=options.get("store"))
-        run = _run_of(env, policy, options.pop("provenance", None))
-        defaults = {"split": "train", "schema": None, "cut_as": CUT_AS[0], "drop": BOOKKEEPING, "store": None}
-        unknown = options.keys() - defaults.keys()
-        if unknown:
-            msg = f"Recorder.resume() got unexpected arguments: {', '.join(sorted(unknown))}"
-            raise TypeError(msg)
-        return _rejoin(recording.path, recording.name, run, defaults | options)
+        recording = find_recording(str(name), store=store)
+        run = run_provenance(env, policy, provenance)
+        on_incomplete = _renamed_cut_as(on_incomplete, cut_as)
+        config = RecorderConfig(split, policy_name(run), schema, on_incomplete, tuple(drop))
+        return _attach_recorder(recording.path, recording.name, run, config, store)
 
-    def _begin(self, path: Path, name: str, run: Mapping[str, Any], **options: Any) -> None:
-        if options["cut_as"] not in CUT_AS:
-            msg = f"cut_as: expected one of {', '.join(CUT_AS)}, got {options['cut_as']!r}. Choose one of them."
-            raise InvalidName(msg)
+    def _attach(
+        self, path: Path, name: str, run: Mapping[str, Any], config: RecorderConfig, store: Path | None
+    ) -> None:
         self.recording = Recording.create(path, provenance=run, name=name)
-        self._run, self._options = dict(run), options
-        self._new_process()
+        self._run = dict(run)
+        self._config = config
+        self._store = store
+        self._start_process()
 
-    def _new_process(self) -> None:
-        """Start as a writer of one's own: what a fork inherited belongs to the parent."""
-        self._process, options = os.getpid(), self._options
-        rules = Rules(
-            split=options["split"],
-            policy=str(self._run.get("policy", {}).get("name", "")),
-            schema=options["schema"],
-            truncates=options["cut_as"] == "truncated",
-            drop=tuple(options["drop"]),
+    def _start_process(self) -> None:
+        """Open a stream for this process; what a fork inherited belongs to its parent."""
+        self._process_id = os.getpid()
+        self._next_info: dict[int, EpisodeInfo] = {}
+        self._writer = StreamWriter(self.recording, run=self._run["run"])
+        self._builder = self._make_builder()
+
+    def _make_builder(self) -> EpisodeBuilder:
+        return EpisodeBuilder(
+            schema=self.recording.schema or self._config.schema,
+            on_incomplete=self._config.on_incomplete,
+            drop=self._config.drop,
+            context=lambda _: self._next_context,
+            accept=self.recording.accept,
         )
-        self._intake = Intake(self.recording, run=self._run["run"], rules=rules)
-        self._held: contextlib.ExitStack | None = contextlib.ExitStack()
-        self._held.enter_context(self.recording.shared())
 
     @property
     def path(self) -> Path:
@@ -151,17 +174,17 @@ class Recorder:
     @property
     def num_episodes(self) -> int:
         """Number of episodes that this process has recorded."""
-        return self._intake.writer.num_episodes
+        return self._writer.num_episodes
 
     @property
     def num_transitions(self) -> int:
-        """Number of transitions in them."""
-        return self._intake.writer.num_transitions
+        """Number of transitions that this process has recorded."""
+        return self._writer.num_transitions
 
     @property
     def num_open(self) -> int:
-        """Number of episodes in flight."""
-        return self._intake.num_open
+        """Number of episodes that have not ended yet."""
+        return self._builder.num_open
 
     def extend(
         self,
@@ -171,49 +194,54 @@ class Recorder:
         policy: str | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> list[int]:
-        """Take what a collector, a rollout or a replay buffer holds and record the episodes that it ends.
+        """Add the transitions of a collector, a rollout or a replay buffer and record the episodes that end in them.
 
-        Pieces of an episode may come in several calls; they are put together by the collector's trajectory ids, and
-        without them by line. A line whose observations do not go on where they stopped begins a new episode; the open
-        one is recorded as ``cut_as`` says. After a collector that resets at each batch, call :meth:`cut`.
+        The transitions of an episode may come in several calls. They are matched by the collector's trajectory id, or
+        by environment index where there is none, and must continue the observations; if they do not, a new episode
+        begins and the open one is recorded as ``on_incomplete`` says. After a collector that resets its environments
+        at each batch, call :meth:`end_episode`.
 
         Args:
-            data: A TED TensorDict, batch size ``[time]`` or ``[*lines, time]``, padded with a mask or not. Or a whole
-                replay buffer: its stored transitions, oldest first, in bounded memory; what is open at its end is
-                recorded, and what lost its beginning in a ring that was written over is dropped, with a warning.
-            split: Split of the episodes that begin in it.
-            policy: Name of the policy that acts in them.
-            metadata: The user's own about each of them, JSON-able.
+            data: A TED TensorDict, batch size ``[time]`` or ``[*envs, time]``, padded with a mask or not. Or a whole
+                TorchRL replay buffer: its stored transitions are read oldest first in bounded memory, its open
+                episodes are recorded, and episodes whose beginning was overwritten are dropped with a warning.
+            split: Split of the episodes that begin in the data.
+            policy: Name of their behaviour policy.
+            metadata: User metadata of each of them, JSON-able.
 
         Returns:
             Ids of the recorded episodes.
 
         Raises:
-            SchemaMismatch: Names the episode and the key at fault. The other episodes of the call are recorded.
+            SchemaMismatch: Names the first episode and key that do not fit. The other episodes are recorded.
             DiskFull: No space left; earlier episodes are intact.
         """
         self._require_open()
-        take = self._intake.take_buffer if is_replay_buffer(data) else self._intake.take
-        return take(data, self._intake.about(split, policy, metadata))
+        info_by_env = self._info_by_env(self._make_info(split, policy, metadata))
+        if is_replay_buffer(data):
+            context = f"Replay buffer for {self.path}"
+            return self._write(read_replay_buffer(data, self._make_builder(), info_by_env, context=context))
+        return self._write(self._builder.add_batch(data, info_by_env))
 
     def step(self, transition: TensorDictBase, *, env_index: int = 0) -> list[int]:
-        """Take one transition of one environment, or one of each of several.
+        """Add one transition of one environment, or one of each of several environments.
 
         Args:
-            transition: What ``env.step(td)`` returned: observation, action and ``"next"``; batch size ``[]``, or
-                ``[n]`` for the environments ``env_index`` to ``env_index + n - 1``.
-            env_index: Number of the environment.
+            transition: Result of ``env.step(td)``: observation, action and ``"next"``; batch size ``[]``, or ``[n]``
+                for the environments ``env_index`` to ``env_index + n - 1``.
+            env_index: Index of the environment.
 
         Returns:
-            Ids of the episodes that it ended and that were recorded.
+            Ids of the episodes that ended and were recorded.
 
         Raises:
             SchemaMismatch, DiskFull: As for :meth:`extend`.
         """
         self._require_open()
-        return self._intake.take_step(transition, env_index)
+        info_by_env = self._info_by_env(self._make_info())
+        return self._write(self._builder.add_step(transition, info_by_env, first_env=env_index))
 
-    def begin(
+    def start_episode(
         self,
         *,
         env_index: int = 0,
@@ -223,27 +251,27 @@ class Recorder:
         policy: str | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> list[int]:
-        """Say of the next episode of an environment what its transitions do not; call it at each reset.
+        """Set the metadata of the next episode of an environment; call it at each reset.
 
-        The environment's open episode is over by this, and recorded as ``cut_as`` says.
+        The environment's open episode ends and is recorded as ``on_incomplete`` says.
 
         Args:
-            env_index: Number of the environment: of a line of ``extend``, or as in :meth:`step`.
+            env_index: Index of the environment in the batches of :meth:`extend`, or as in :meth:`step`.
             seed: Seed that reproduces the episode.
             start_state: Simulator state before the first action, ``env.get_state()``: named float64 arrays, the same
                 parts for every episode of a recording.
-            split: Split that it belongs to.
-            policy: Name of the policy that acts.
-            metadata: The user's own, JSON-able.
+            split: Name of the split that the episode belongs to.
+            policy: Name of the behaviour policy.
+            metadata: User metadata, JSON-able.
 
         Returns:
-            Ids of the episodes that were recorded by this.
+            Ids of the episodes that ended and were recorded.
         """
-        ids = self.cut(env_index=env_index)
-        self._intake.announce(env_index, self._intake.about(split, policy, metadata, seed, start_state))
-        return ids
+        episode_ids = self.end_episode(env_index=env_index)
+        self._next_info[env_index] = self._make_info(split, policy, metadata, seed, start_state)
+        return episode_ids
 
-    def add(
+    def add_episode(
         self,
         transitions: TensorDictBase,
         *,
@@ -253,65 +281,81 @@ class Recorder:
         policy: str | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> int:
-        """Record one whole episode.
+        """Record all transitions of one episode.
 
         Args:
-            transitions: TED, batch size ``[T]``; without an end flag in its last row it is recorded as ``cut_as`` says.
-            seed: As in :meth:`begin`.
-            start_state: As in :meth:`begin`.
-            split: As in :meth:`begin`.
-            policy: As in :meth:`begin`.
-            metadata: As in :meth:`begin`.
+            transitions: TED, batch size ``[T]``. Without an end flag in the last row, the episode is recorded as
+                ``on_incomplete`` says.
+            seed: As in :meth:`start_episode`.
+            start_state: As in :meth:`start_episode`.
+            split: As in :meth:`start_episode`.
+            policy: As in :meth:`start_episode`.
+            metadata: As in :meth:`start_episode`.
 
         Returns:
-            Its id.
+            Id of the episode.
 
         Raises:
-            SchemaMismatch: Names the key and row at fault; nothing was recorded.
+            SchemaMismatch: Names the key and row that do not fit; nothing was recorded.
             DiskFull: No space left; earlier episodes are intact.
         """
         self._require_open()
-        return self._intake.take_episode(transitions, self._intake.about(split, policy, metadata, seed, start_state))
+        info = self._make_info(split, policy, metadata, seed, start_state)
+        (episode_id,) = self._write(self._builder.add_episode(transitions, info))
+        return episode_id
 
-    def cut(self, *, env_index: int | None = None) -> list[int]:
-        """Record the open episodes, or that of one environment, as ``cut_as`` says; return their ids."""
+    def end_episode(self, *, env_index: int | None = None) -> list[int]:
+        """Record the open episode of one environment, or of all, as ``on_incomplete`` says; return the ids."""
         self._require_open()
-        return self._intake.cut(env_index)
+        return self._write(self._builder.end_episodes(env_index))
 
     def close(self) -> list[int]:
         """Record the open episodes and close; again is allowed. The recording stays until it is committed."""
-        if self._held is None or os.getpid() != self._process:
+        if self._writer.closed or os.getpid() != self._process_id:
             return []
         try:
-            return self.cut()
+            return self.end_episode()
         finally:
-            self._intake.writer.close()
-            self._held.close()
-            self._held = None
+            self._writer.close()
 
     def commit(self, *, license: str, version: str | None = None, name: str = "", **options: Any) -> Path:
-        """Close, make a dataset version of the recording, and remove the recording.
+        """Close the recorder, make a dataset version of the recording, and remove the recording.
 
         Args:
-            license: Identifier that the Hub knows, ``"cc-by-4.0"`` for example; asked for, never guessed.
-            version: MAJOR.MINOR.PATCH; by default the right next one.
-            name: The dataset; by default the name that the recorder was made with.
-            **options: Of :func:`rlhive.data.versions.export`: ``description``, ``splits``, ``env_name``, ….
+            license: License identifier as the Hub knows it, ``"cc-by-4.0"`` for example; required.
+            version: MAJOR.MINOR.PATCH; by default the number that follows from the changes.
+            name: Name of the dataset; by default the name that the recorder was made with.
+            **options: Options of :func:`rlhive.data.versions.export`: ``description``, ``splits``, ``env_name``, ….
 
         Returns:
             The version's folder.
 
         Raises:
             RecordingInUse: Another process writes to the recording.
-            DatasetExists: That version is there; the recording is kept.
-            DatasetNotFound: It was committed or discarded before.
+            DatasetExists: The version exists; the recording is kept.
+            DatasetNotFound: The recording was committed or discarded before.
         """
         self.close()
         if not self.path.exists():
-            msg = f"Recording {self.path}: expected it there, got nothing: a version holds it already. Open that one."
+            msg = f"Recording {self.path}: expected a folder, got none: a version holds it already."
             raise DatasetNotFound(msg)
-        options = {"store": self._options["store"], **options}
+        options = {"store": self._store, **options}
         return commit_recording(self.recording, name, version=version, license=license, **options)
+
+    def begin(self, **options: Any) -> list[int]:
+        """Call :meth:`start_episode`; deprecated name."""
+        _warn_renamed("Recorder.begin()", "start_episode()")
+        return self.start_episode(**options)
+
+    def add(self, transitions: TensorDictBase, **options: Any) -> int:
+        """Call :meth:`add_episode`; deprecated name."""
+        _warn_renamed("Recorder.add()", "add_episode()")
+        return self.add_episode(transitions, **options)
+
+    def cut(self, *, env_index: int | None = None) -> list[int]:
+        """Call :meth:`end_episode`; deprecated name."""
+        _warn_renamed("Recorder.cut()", "end_episode()")
+        return self.end_episode(env_index=env_index)
 
     def __enter__(self) -> "Recorder":
         return self
@@ -319,33 +363,74 @@ class Recorder:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def __reduce__(self) -> tuple:
-        return _rejoin, (self.path, self.recording.name, self._run, self._options)
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _attach_recorder, (self.path, self.recording.name, self._run, self._config, self._store)
+
+    @property
+    def _next_context(self) -> str:
+        return f"{self.path}, episode {self._writer.next_id}"
 
     def _require_open(self) -> None:
-        if os.getpid() != self._process:
-            self._new_process()
-        if self._held is None:
-            msg = f"The recorder of {self.path} is closed. Go on: Recorder.resume({str(self.path)!r})"
+        if os.getpid() != self._process_id:
+            self._start_process()
+        if self._writer.closed:
+            msg = f"The recorder of {self.path} is closed. Continue with Recorder.resume({str(self.path)!r})"
             raise ValueError(msg)
+        if self._builder.schema is None:
+            self._builder.schema = self.recording.schema  # another process may have recorded the first episode
+
+    def _make_info(
+        self,
+        split: str | None = None,
+        policy: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        seed: int | None = None,
+        start_state: Mapping[str, np.ndarray] | None = None,
+    ) -> EpisodeInfo:
+        """Return the metadata of an episode; the configuration gives the defaults."""
+        return EpisodeInfo.create(
+            split=split or self._config.split,
+            policy=self._config.policy if policy is None else policy,
+            metadata=metadata,
+            seed=seed,
+            start_state=start_state,
+            context=self._next_context,
+        )
+
+    def _info_by_env(self, default: EpisodeInfo) -> InfoByEnv:
+        return lambda env_index: self._next_info.pop(env_index, default)
+
+    def _write(self, records: Iterable[EpisodeRecord]) -> list[int]:
+        """Write episodes with one flush to the disk and return their ids.
+
+        Records that could not be written, since the disk is full or the user interrupted, stay queued for the next
+        call.
+        """
+        try:
+            episode_ids = [self._writer.append(record) for record in records]
+        except SchemaMismatch:  # raised after the episodes that fit
+            self._writer.flush()
+            raise
+        self._writer.flush()
+        return episode_ids
 
 
-def _rejoin(path: Path, name: str, run: Mapping[str, Any], options: Mapping[str, Any]) -> Recorder:
+def _attach_recorder(
+    path: Path, name: str, run: Mapping[str, Any], config: RecorderConfig, store: Path | None
+) -> Recorder:
+    """Return a recorder for an existing recording."""
     recorder = Recorder.__new__(Recorder)
-    recorder._begin(path, name, run, **options)
+    recorder._attach(path, name, run, config, store)
     return recorder
 
 
-def _run_of(env: Any, policy: Any, more: Mapping[str, Any] | None) -> dict[str, Any]:
-    known = {} if env is None else {"env": provenances.describe_env(env)}
-    known |= {} if policy is None else {"policy": provenances.describe_policy(policy)}
-    return provenances.describe_run(**known, **(more or {}))
+def _renamed_cut_as(on_incomplete: str, cut_as: str | None) -> str:
+    if cut_as is None:
+        return on_incomplete
+    _warn_renamed("Recorder(cut_as=…)", "on_incomplete=")
+    return cut_as
 
 
-def _place(name: str | Path, run: str, store: Path | None) -> tuple[Path, str]:
-    """Return the folder of a new recording and the dataset that it is meant for."""
-    path = _store.as_path(name)
-    if path is not None:
-        return path, ""
-    namespace, bare = _store.parse_name(str(name))
-    return (store or _store.store_dir()) / ".recordings" / namespace / bare / run, f"{namespace}/{bare}"
+def _warn_renamed(old: str, new: str) -> None:
+    msg = f"{old} is renamed {new}; the old name goes away in 0.2"
+    warnings.warn(msg, DeprecationWarning, stacklevel=3)

@@ -1,13 +1,13 @@
-"""A recording: the folder in which episodes are safe from the moment they end until they become a version.
+"""A recording: the folder that keeps episodes from the moment they end until they become a dataset version.
 
 ::
 
-    recording.json      format_version, name; written first; whoever writes holds a shared lock of it
+    recording.json      format_version, name; written first; writers hold a shared lock of this file
     schema.json         schema, sizes of the simulator's start state; written once, with the first episode
     <run>.run.json      provenance of a run
     <writer>.arrows     the episodes of one writer, see :mod:`rlhive.data.recording`
 
-Every file but the streams is written once and whole.
+Except for the streams, every file is written once and atomically.
 """
 
 import contextlib
@@ -26,33 +26,32 @@ import numpy as np
 from rlhive.data import _store
 from rlhive.data._episodes import EpisodeRecord
 from rlhive.data._schema import Schema
-from rlhive.data.recording._order import in_order
-from rlhive.data.recording._stream import SUFFIX, StreamReader, head_bytes
+from rlhive.data.recording._stream import SUFFIX, StreamReader, read_sorted_records
 from rlhive.data.versions import VersionSource
 from rlhive.errors import CorruptDataset, InvalidName, RecordingInUse, SchemaMismatch, UnsupportedFormat
 
 FORMAT_VERSION = 2
-#: Somebody who only looks holds the lock for an instant.
-PATIENCE_S = 5.0
-_HEAD = "recording.json"
-_SCHEMA = "schema.json"
-_RUN = ".run.json"
+#: How long to wait for the lock of a recording: a process that only reads its state holds it for an instant.
+LOCK_TIMEOUT_S = 5.0
+_RECORDING_FILE = "recording.json"
+_SCHEMA_FILE = "schema.json"
+_RUN_SUFFIX = ".run.json"
 _WORD = re.compile(r"[A-Za-z0-9_-]{1,96}")
 
 
 @dataclass(frozen=True)
-class Survey:
-    """What a recording holds.
+class RecordingSummary:
+    """Size and state of a recording.
 
     Attributes:
-        path: Its folder.
-        name: The dataset that it is meant for; may be empty.
-        num_episodes: Whole and undamaged ones.
-        num_transitions: Of those.
+        path: Folder of the recording.
+        name: Name of the dataset that the recording is meant for; may be empty.
+        num_episodes: Number of complete and undamaged episodes.
+        num_transitions: Number of transitions in these episodes.
         num_bytes: Size of all streams.
-        unreadable_bytes: What cannot be read: episodes in flight when their writer died, and damage.
-        age_s: Seconds since something was written.
-        in_use: Whether a live process writes to it.
+        unreadable_bytes: Size of what cannot be read: episodes in flight when their writer died, and damage.
+        age_s: Seconds since the last write.
+        in_use: Whether a live process writes to the recording.
     """
 
     path: Path
@@ -66,28 +65,28 @@ class Survey:
 
 
 class Recording:
-    """A folder of recorded episodes: opened to add writers, or to read what is there.
+    """A folder of recorded episodes, opened to add writers or to read the episodes.
 
     Args:
         path: Folder of an existing recording; :meth:`create` makes one.
 
     Raises:
         CorruptDataset: The folder has no readable ``recording.json``.
-        UnsupportedFormat: Another version of RLHive wrote it.
+        UnsupportedFormat: Another version of RLHive wrote the recording.
 
     Attributes:
         path: The folder.
-        name: The dataset that it is meant for; may be empty.
+        name: Name of the dataset that the recording is meant for; may be empty.
     """
 
     def __init__(self, path: Path):
         self.path = Path(path)
-        self._known: tuple[Schema, dict[str, int]] | None = None
-        head = self._read(_HEAD)
-        found = head.get("format_version") if isinstance(head, dict) else None
-        self.name = str(head.get("name", "")) if found else ""
-        if found != FORMAT_VERSION:
-            msg = f"{self.path}: expected a recording of format_version {FORMAT_VERSION}, got {found!r}. Record again."
+        self._description: tuple[Schema, dict[str, int]] | None = None
+        content = self._read_json(_RECORDING_FILE)
+        version = content.get("format_version") if isinstance(content, dict) else None
+        self.name = str(content.get("name", "")) if version else ""
+        if version != FORMAT_VERSION:
+            msg = f"{self.path}: expected a recording of format_version {FORMAT_VERSION}, got {version!r}."
             raise UnsupportedFormat(msg)
 
     @classmethod
@@ -100,23 +99,23 @@ class Recording:
         provenance: Mapping[str, Any] | None = None,
         name: str = "",
     ) -> "Recording":
-        """Make a recording, or open the one that is there.
+        """Make a recording, or open the existing one.
 
         Args:
-            path: Its folder.
-            schema: Of the transitions; by default that of the first episode.
+            path: Folder of the recording.
+            schema: Schema of the transitions; by default that of the first episode.
             start_state: Any simulator state, for the names and sizes of its parts.
-            provenance: How the episodes come about, with the run's id as ``"run"``; JSON-able.
-            name: The dataset that it is meant for.
+            provenance: Provenance of a run, with the run's id as ``"run"``; JSON-able.
+            name: Name of the dataset that the recording is meant for.
 
         Raises:
             StoreNotWritable, DiskFull: The folder cannot be made.
-            SchemaMismatch: A recording with another schema is there.
+            SchemaMismatch: The existing recording has another schema.
         """
         path = Path(path)
         with _store.translate_disk_errors(path):
-            _make_folder(path)
-            _write_once(path / _HEAD, {"format_version": FORMAT_VERSION, "name": name})
+            _make_durable_folder(path)
+            _write_once(path / _RECORDING_FILE, {"format_version": FORMAT_VERSION, "name": name})
         recording = cls(path)
         if schema is not None:
             recording.set_schema(schema, start_state or {})
@@ -126,38 +125,52 @@ class Recording:
 
     @property
     def schema(self) -> Schema | None:
-        """Of the transitions; None before the first episode, unless it was given."""
-        return self._description()[0]
+        """Schema of the transitions; None before the first episode, unless it was given."""
+        description = self._read_description()
+        return None if description is None else description[0]
 
     @property
     def start_state_sizes(self) -> dict[str, int]:
         """Number of elements of each named part of the simulator's start state."""
-        return self._description()[1]
+        description = self._read_description()
+        return {} if description is None else description[1]
 
     @property
     def runs(self) -> list[dict[str, Any]]:
-        """Provenance of every run, sorted by their ids."""
-        return [self._read(name) for name in sorted(path.name for path in self.path.glob(f"*{_RUN}"))]
+        """Provenance of every run, sorted by run id."""
+        return [self._read_json(name) for name in sorted(path.name for path in self.path.glob(f"*{_RUN_SUFFIX}"))]
 
     @property
     def run(self) -> str:
         """Id of the first run; empty where there is none."""
         return next((str(run.get("run", "")) for run in self.runs), "")
 
+    def require_schema(self) -> Schema:
+        """Return the schema of the transitions.
+
+        Raises:
+            SchemaMismatch: No schema was given and no episode was recorded.
+        """
+        schema = self.schema
+        if schema is None:
+            msg = f"{self.path}: expected a schema, got none: the recording holds no episode."
+            raise SchemaMismatch(msg)
+        return schema
+
     def set_schema(self, schema: Schema, start_state: Mapping[str, np.ndarray]) -> None:
         """Fix the schema and the parts of the start state, or check that they are those of the recording.
 
         Raises:
-            SchemaMismatch: The recording has others.
+            SchemaMismatch: The recording has another schema or other parts.
         """
         if self.schema is None:
             sizes = {name: int(np.size(value)) for name, value in start_state.items()}
             with _store.translate_disk_errors(self.path):
-                _write_once(self.path / _SCHEMA, {"schema": schema.to_json(), "start_state": sizes})
-        self.schema.require(schema, context=str(self.path))
-        self.require_start_state(start_state, where=str(self.path))
+                _write_once(self.path / _SCHEMA_FILE, {"schema": schema.to_json(), "start_state": sizes})
+        self.require_schema().require(schema, context=str(self.path))
+        self.require_start_state(start_state, context=str(self.path))
 
-    def require_start_state(self, start_state: Mapping[str, np.ndarray], *, where: str) -> None:
+    def require_start_state(self, start_state: Mapping[str, np.ndarray], *, context: str) -> None:
         """Raise unless a start state has the parts and sizes of the recording's.
 
         Raises:
@@ -166,183 +179,196 @@ class Recording:
         expected, got = self.start_state_sizes, {name: np.size(value) for name, value in start_state.items()}
         for name in sorted(expected.keys() | got.keys()):
             if expected.get(name) != got.get(name):
-                sizes = [f"{found[name]} numbers" if name in found else "no such part" for found in (expected, got)]
+                numbers = [f"{sizes[name]} numbers" if name in sizes else "no such part" for sizes in (expected, got)]
                 msg = (
-                    f"{where}: start state {name!r}: expected {sizes[0]}, got {sizes[1]}. "
-                    "Give every episode of a recording the same parts, or none to any."
+                    f"{context}: start state {name!r}: expected {numbers[0]}, got {numbers[1]}. "
+                    "All episodes of a recording need the same parts, or none."
                 )
                 raise SchemaMismatch(msg)
 
-    def add_run(self, provenance: Mapping[str, Any]) -> None:
-        """Add a run's provenance; one of the same id that is there already stays.
+    def accept(self, record: EpisodeRecord, schema: Schema, context: str) -> None:
+        """Check that an episode fits the recording; the first episode fixes the schema and the start state's parts.
 
         Raises:
-            InvalidName: The run's id is not a word.
+            SchemaMismatch: The recording has another schema, or a start state of other parts.
         """
-        run = word(str(provenance.get("run", "")) or "run", "run")
+        recording_schema = self.schema
+        if recording_schema is None:
+            self.set_schema(schema, record.start_state)
+        elif recording_schema != schema:
+            recording_schema.require(schema, context=context)
+        self.require_start_state(record.start_state, context=context)
+
+    def add_run(self, provenance: Mapping[str, Any]) -> None:
+        """Add the provenance of a run; an existing one with the same id stays.
+
+        Raises:
+            InvalidName: The run's id cannot be part of a file name.
+        """
+        run = require_word(str(provenance.get("run", "")) or "run", "run")
         with _store.translate_disk_errors(self.path):
-            _write_once(self.path / f"{run}{_RUN}", dict(provenance))
+            _write_once(self.path / f"{run}{_RUN_SUFFIX}", dict(provenance))
 
     def records(self) -> Iterator[EpisodeRecord]:
-        """Yield every whole episode, stream by stream; a repeated id only once."""
-        seen: set[int] = set()
-        for path in self._streams():
-            with self._reader(path) as reader:
+        """Yield every complete episode, stream by stream; a repeated id only once."""
+        episode_ids: set[int] = set()
+        for path in self._stream_paths():
+            with self._open_reader(path) as reader:
                 for _, record in reader.scan():
-                    if record.episode not in seen:
-                        seen.add(record.episode)
+                    if record.episode not in episode_ids:
+                        episode_ids.add(record.episode)
                         yield record
 
     def sorted_records(self) -> Iterator[EpisodeRecord]:
-        """Yield every whole episode in the order of their ids, whoever recorded them and when.
+        """Yield every complete episode of all writers, sorted by id.
 
-        See :func:`rlhive.data.recording.in_order` for what that costs.
+        Each episode is hashed once. Memory: half a kilobyte for each episode and 64 MB of episodes at most.
         """
-        return in_order(self._streams(), self._reader)
+        return read_sorted_records(self._stream_paths(), self._open_reader)
 
     def as_source(self, schema: Schema | None = None) -> VersionSource:
-        """Return the episodes with the provenance of their runs, as :func:`rlhive.data.versions.export` takes them.
+        """Return the episodes and the provenance of their runs, as :func:`rlhive.data.versions.export` takes them.
 
         Args:
             schema: Schema of an empty version, where no episode was recorded.
 
         Raises:
-            SchemaMismatch: Nothing was recorded and no schema is given, or the recording has another one.
+            SchemaMismatch: No episode was recorded and no schema is given, or the recording has another one.
         """
-        known = self.schema or schema
-        if known is None:
+        recording_schema = self.schema or schema
+        if recording_schema is None:
             msg = f"{self.path}: expected episodes, got none. Record some, or pass schema= for an empty version."
             raise SchemaMismatch(msg)
-        known.require(schema or known, context=str(self.path))
-        return VersionSource(known, self.sorted_records, ids=self.summaries, runs=tuple(self.runs))
+        if schema is not None:
+            recording_schema.require(schema, context=str(self.path))
+        return VersionSource(recording_schema, self.sorted_records, ids=self.episode_outcomes, runs=tuple(self.runs))
 
-    def summaries(self) -> dict[int, tuple[int, bool]]:
-        """Return length and success of every whole episode, by id."""
+    def episode_outcomes(self) -> dict[int, tuple[int, bool]]:
+        """Return length and success of every complete episode, by id."""
         return {record.episode: (record.length, record.success) for record in self.records()}
 
-    def survey(self) -> Survey:
-        """Read everything and say what is there."""
+    def summarize(self) -> RecordingSummary:
+        """Read all streams and return the size and state of the recording."""
         lengths: dict[int, int] = {}
-        stats = [path.stat() for path in self._streams()]
-        unreadable = sum(stat.st_size for stat in stats)
-        for path in self._streams():
-            with self._reader(path) as reader:
-                unreadable -= min(path.stat().st_size, head_bytes(self.schema, self.start_state_sizes))
-                for place, record in reader.scan():
+        stats = {path: path.stat() for path in self._stream_paths()}
+        num_bytes = sum(stat.st_size for stat in stats.values())
+        readable_bytes = 0
+        for path, stat in stats.items():
+            with self._open_reader(path) as reader:
+                readable_bytes += min(stat.st_size, reader.header_bytes)
+                for location, record in reader.scan():
                     lengths[record.episode] = record.length
-                    unreadable -= place.size
-        newest = max([(self.path / _HEAD).stat().st_mtime, *(stat.st_mtime for stat in stats)])
-        return Survey(
+                    readable_bytes += location.size
+        newest = max([(self.path / _RECORDING_FILE).stat().st_mtime, *(stat.st_mtime for stat in stats.values())])
+        return RecordingSummary(
             path=self.path,
             name=self.name,
             num_episodes=len(lengths),
             num_transitions=sum(lengths.values()),
-            num_bytes=sum(stat.st_size for stat in stats),
-            unreadable_bytes=max(unreadable, 0),
+            num_bytes=num_bytes,
+            unreadable_bytes=max(num_bytes - readable_bytes, 0),
             age_s=max(time.time() - newest, 0.0),
             in_use=self.in_use(),
         )
 
     def in_use(self) -> bool:
-        """Whether a live process writes to it, or commits or discards it."""
+        """Return whether a live process writes to the recording, or commits or discards it."""
         try:
-            with self.exclusive(patience_s=0):
+            with self.exclusive(timeout_s=0):
                 return False
         except RecordingInUse:
             return True
 
     @contextlib.contextmanager
-    def shared(self, *, patience_s: float = PATIENCE_S) -> Iterator[None]:
-        """Hold the recording for writing: nobody commits or discards it meanwhile.
+    def shared(self, *, timeout_s: float = LOCK_TIMEOUT_S) -> Iterator[None]:
+        """Hold the lock for writing: no other process commits or discards the recording meanwhile.
 
         Raises:
-            RecordingInUse: Somebody is committing or discarding it, still after ``patience_s``.
+            RecordingInUse: Another process is still committing or discarding it after ``timeout_s``.
         """
-        with self._locked(fcntl.LOCK_SH, patience_s):
+        with self._locked(fcntl.LOCK_SH, timeout_s):
             yield
 
     @contextlib.contextmanager
-    def exclusive(self, *, patience_s: float = PATIENCE_S) -> Iterator[None]:
-        """Hold the recording for committing or discarding it.
+    def exclusive(self, *, timeout_s: float = LOCK_TIMEOUT_S) -> Iterator[None]:
+        """Hold the lock for committing or discarding the recording.
 
         Raises:
-            RecordingInUse: A live process writes to it, still after ``patience_s``.
+            RecordingInUse: A live process still writes to it after ``timeout_s``.
         """
-        with self._locked(fcntl.LOCK_EX, patience_s):
+        with self._locked(fcntl.LOCK_EX, timeout_s):
             yield
 
     def discard(self) -> None:
-        """Remove the recording and what it holds; hold it :meth:`exclusive` meanwhile."""
+        """Remove the recording and its episodes; the caller holds the :meth:`exclusive` lock."""
         shutil.rmtree(self.path, ignore_errors=True)
 
     @contextlib.contextmanager
-    def _locked(self, kind: int, patience_s: float) -> Iterator[None]:
+    def _locked(self, kind: int, timeout_s: float) -> Iterator[None]:
         # flock, since the locks of fcntl() are lost as soon as anything in the process closes the file. The operating
         # system frees it when the last process that holds it dies.
-        deadline = time.monotonic() + patience_s
-        with _store.translate_disk_errors(self.path), (self.path / _HEAD).open("rb") as head:
+        deadline = time.monotonic() + timeout_s
+        with _store.translate_disk_errors(self.path), (self.path / _RECORDING_FILE).open("rb") as file:
             while True:
                 try:
-                    fcntl.flock(head, kind | fcntl.LOCK_NB)
+                    fcntl.flock(file, kind | fcntl.LOCK_NB)
                     break
                 except BlockingIOError as error:
                     if time.monotonic() >= deadline:
-                        msg = f"{self.path}: expected a recording that no live process holds, got one in use. End that."
+                        msg = f"{self.path}: expected a recording that no live process holds, got one in use."
                         raise RecordingInUse(msg) from error
                 time.sleep(0.01)
             yield
 
-    def _description(self) -> tuple[Schema | None, dict[str, int]]:
-        if self._known is None:
-            if not (self.path / _SCHEMA).exists():
-                return None, {}
-            content = self._read(_SCHEMA)
+    def _read_description(self) -> tuple[Schema, dict[str, int]] | None:
+        """Return schema and start state sizes; None before the first episode."""
+        if self._description is None and (self.path / _SCHEMA_FILE).exists():
+            content = self._read_json(_SCHEMA_FILE)
             try:
                 sizes = {str(name): int(size) for name, size in content["start_state"].items()}
-                self._known = Schema.from_json(content["schema"]), sizes
+                self._description = Schema.from_json(content["schema"]), sizes
             except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise self._corrupt(_SCHEMA, error) from error
-        return self._known
+                raise self._corrupt_error(_SCHEMA_FILE, error) from error
+        return self._description
 
-    def _reader(self, path: Path) -> StreamReader:
-        return StreamReader(path, self.schema, self.start_state_sizes)
+    def _open_reader(self, path: Path) -> StreamReader:
+        return StreamReader(path, self.require_schema(), self.start_state_sizes)
 
-    def _streams(self) -> list[Path]:
+    def _stream_paths(self) -> list[Path]:
         return [] if self.schema is None else sorted(self.path.glob(f"*{SUFFIX}"))
 
-    def _read(self, name: str) -> Any:
+    def _read_json(self, name: str) -> Any:
         try:
             return json.loads((self.path / name).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise self._corrupt(name, error) from error
+            raise self._corrupt_error(name, error) from error
 
-    def _corrupt(self, name: str, error: Exception) -> CorruptDataset:
-        msg = f"{self.path} is not a recording: expected a readable {name}, got {error!r}. Remove the folder."
-        return CorruptDataset(msg)
+    def _corrupt_error(self, name: str, error: Exception) -> CorruptDataset:
+        return CorruptDataset(f"{self.path} is not a recording: expected a readable {name}, got {error!r}.")
 
 
-def word(text: str, what: str) -> str:
-    """Return the name of a writer or a run if it can be part of a file's name.
+def require_word(text: str, kind: str) -> str:
+    """Return the name of a writer or a run if it can be part of a file name.
 
     Raises:
-        InvalidName: It cannot.
+        InvalidName: The name holds other characters or is too long.
     """
     if not _WORD.fullmatch(text):
-        msg = f"Name of a {what}: expected letters, digits, '_' and '-', got {text!r}. Choose another."
+        msg = f"Name of a {kind}: expected 1 to 96 letters, digits, '_' and '-', got {text!r}."
         raise InvalidName(msg)
     return text
 
 
-def _make_folder(path: Path) -> None:
-    """Make a folder whose name, and those of the folders above it that are new, survive a power loss."""
-    new = [folder for folder in (path, *path.parents) if not folder.exists()]
+def _make_durable_folder(path: Path) -> None:
+    """Make a folder whose name survives a power loss, and so do the names of its parents that did not exist."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     path.mkdir(parents=True, exist_ok=True)
-    for folder in new:
+    for folder in missing:
         _store.fsync_path(folder.parent)
 
 
 def _write_once(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file unless it is there; of several processes one wins."""
+    """Write a JSON file unless it exists; if several processes do so at once, one of them writes."""
     if not path.exists():
         with _store.locked(path):
             if not path.exists():

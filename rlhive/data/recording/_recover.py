@@ -1,4 +1,4 @@
-"""From a recording to a version, whoever recorded it and however that ended."""
+"""Recordings that were not committed: list them, make a dataset version of one, or discard it."""
 
 import contextlib
 from pathlib import Path
@@ -9,80 +9,90 @@ from rlhive.data.recording._recording import Recording
 from rlhive.data.versions import export
 from rlhive.errors import CorruptDataset, DatasetNotFound, InvalidName, UnsupportedFormat
 
+#: How long a commit waits for processes that only list recordings, which hold the lock for an instant.
+_COMMIT_TIMEOUT_S = 0.5
+
 
 def recordings(*, store: Path | None = None) -> list[Recording]:
-    """Return the recordings of a store that are not committed yet, by their paths; unreadable ones are left out."""
-    found = []
-    for head in sorted((store or _store.store_dir()).glob(".recordings/**/recording.json")):
+    """Return the uncommitted recordings of a store, sorted by path; unreadable ones are left out."""
+    readable = []
+    for file in sorted((store or _store.store_dir()).glob(".recordings/**/recording.json")):
         with contextlib.suppress(CorruptDataset, UnsupportedFormat):
-            found.append(Recording(head.parent))
-    return found
+            readable.append(Recording(file.parent))
+    return readable
 
 
 def find_recording(name: str = "", *, store: Path | None = None) -> Recording:
-    """Return the one recording that is meant.
+    """Return the recording that a name denotes.
 
     Args:
-        name: Its folder, the last part of it, or the dataset that it is meant for; may be left out if there is one.
+        name: The recording's folder, the last part of that path, or the name of the dataset that the recording is
+            meant for; may be empty if the store has a single recording.
         store: Folder of all datasets.
 
     Raises:
-        DatasetNotFound: None is meant, or several; the message names them.
+        DatasetNotFound: No recording matches, or several do; the message lists them.
     """
     folder = Path(name).expanduser().absolute()
     if name and (folder / "recording.json").is_file():
         return Recording(folder)
-    there = recordings(store=store)
-    meant = [one for one in there if name in ("", one.path.name, one.name, one.name.rpartition("/")[2])]
-    if len(meant) == 1:
-        return meant[0]
-    told = ", ".join(str(one.path) for one in meant or there) or "none"
-    found = f"expected to mean one, got {len(meant)}; there are: {told}"
-    msg = f"Recording {name!r}: {found}. Name its folder; list them: rlhive recover"
+    candidates = recordings(store=store)
+    matches = [
+        recording
+        for recording in candidates
+        if name in ("", recording.path.name, recording.name, recording.name.rpartition("/")[2])
+    ]
+    if len(matches) == 1:
+        return matches[0]
+    paths = ", ".join(str(recording.path) for recording in matches or candidates) or "none"
+    msg = (
+        f"Recording {name!r}: expected one match, got {len(matches)}; recordings: {paths}. "
+        "Pass the folder of one; `rlhive recover` lists them."
+    )
     raise DatasetNotFound(msg)
 
 
 def commit_recording(
     recording: Recording, name: str = "", *, license: str, version: str | None = None, **options: Any
 ) -> Path:
-    """Make a dataset version of a recording's whole episodes, and remove the recording.
+    """Make a dataset version of the complete episodes of a recording, and remove the recording.
 
     Args:
-        recording: Where nobody records any more.
-        name: The dataset; by default the one that the recording is meant for.
-        license: Identifier that the Hub knows; asked for, never guessed.
-        version: MAJOR.MINOR.PATCH; by default the right next one.
-        **options: Of :func:`rlhive.data.versions.export`.
+        recording: A recording that no process writes to.
+        name: Name of the dataset; by default the one that the recording is meant for.
+        license: License identifier as the Hub knows it, ``"cc-by-4.0"`` for example; required.
+        version: MAJOR.MINOR.PATCH; by default the number that follows from the changes.
+        **options: Options of :func:`rlhive.data.versions.export`.
 
     Returns:
         The version's folder.
 
     Raises:
-        RecordingInUse: A live process writes to it.
-        DatasetNotFound: It holds no episode.
-        DatasetExists: That version is there; the recording is kept.
-        InvalidName: No name was given, or it or the version is not accepted.
+        RecordingInUse: A live process writes to the recording.
+        DatasetNotFound: The recording holds no complete episode.
+        DatasetExists: The version exists; the recording is kept.
+        InvalidName: There is no name, or the name or version is not accepted.
     """
     name = name or recording.name
     if not name:
-        msg = f"{recording.path}: expected the name of the dataset that it becomes, got none. Give a name."
+        msg = f"{recording.path}: expected the name of a dataset, got none: the recording has no name of its own."
         raise InvalidName(msg)
-    with recording.exclusive(patience_s=0.5):
+    with recording.exclusive(timeout_s=_COMMIT_TIMEOUT_S):
         if recording.schema is None:
-            msg = f"{recording.path} holds no whole episode: expected at least one. Discard it."
+            msg = f"{recording.path} holds no whole episode: expected at least one."
             raise DatasetNotFound(msg)
-        envs = [run.get("env", {}).get("env_name", "") for run in recording.runs]
-        options = {"env_name": next((env for env in envs if env), ""), **options}
+        env_names = [run.get("env", {}).get("env_name", "") for run in recording.runs]
+        options = {"env_name": next((env_name for env_name in env_names if env_name), ""), **options}
         folder = export(recording, name, version=version, license=license, **options)
         recording.discard()
     return folder
 
 
 def discard_recording(recording: Recording) -> None:
-    """Remove a recording and what it holds.
+    """Remove a recording and its episodes.
 
     Raises:
-        RecordingInUse: A live process writes to it.
+        RecordingInUse: A live process writes to the recording.
     """
-    with recording.exclusive(patience_s=0.5):
+    with recording.exclusive(timeout_s=_COMMIT_TIMEOUT_S):
         recording.discard()

@@ -1,116 +1,83 @@
-"""One writer's recorded episodes: an Arrow IPC stream, one record batch per episode, written once and never touched.
+"""The file format of recorded episodes: an Arrow IPC stream with one record batch per episode, append-only.
 
 ::
 
     batch of an episode of T transitions
     row         0        1     …   T-1      T
-    fields      s_0 a_0  s_1 a_1   …        s_T and zeros      (only observed fields mean anything in row T)
-    header      JSON     null  …   null     null               (split, seed, policy, metadata, run, seal)
-    start.*     state    []    …   []       []                 (the simulator's, where the header says so)
+    fields      s_0 a_0  s_1 a_1   …        s_T and zeros      (row T holds the final values of the observed fields)
+    header      JSON     null  …   null     null               (split, seed, policy, metadata, run, checksum)
+    start.*     state    []    …   []       []                 (simulator state, where the header has "start")
 
-A batch that a kill or a power loss cut short is not readable, and a damaged one does not fit its seal: neither is
-ever served. Streams are only appended to: a writer that failed, or another process, begins a new one.
+A batch that a kill or a power loss cut short cannot be read, and a damaged one does not match its checksum: readers
+skip both. Streams are only appended to: after a failed write, and in another process, a new stream begins.
 """
 
 import contextlib
-import errno
 import functools
 import hashlib
+import itertools
 import json
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
-from rlhive.data import _arrow, _store
+from rlhive.data import _arrow
 from rlhive.data._episodes import EpisodeRecord
 from rlhive.data._schema import Field, Schema
-from rlhive.errors import DatasetExists
 
 SUFFIX = ".arrows"
-#: Episodes are turned into Arrow's arrays and back so many bytes at a time.
+#: Number of bytes of episodes that are converted to Arrow arrays, or back, at a time.
 BLOCK_BYTES = 4 * 2**20
+#: Maximum number of streams that are open at once; a recording may have more than a process may open files.
+MAX_OPEN = 64
+#: Streams of at most this size together are read once and kept in memory to sort them. Larger ones are read twice.
+KEPT_BYTES = 64 * 2**20
+
+#: Number of elements of each part of the simulator's start state.
 Sizes = Mapping[str, int]
 
 
-class Place(NamedTuple):
-    """Where an episode lies in a stream, in bytes."""
+class BatchLocation(NamedTuple):
+    """Offset and size of an episode's record batch in a stream, in bytes."""
 
     offset: int
     size: int
 
 
-class Stream:
-    """A stream that is being written. Not for several threads.
+@functools.lru_cache(maxsize=64)
+def stream_schema(schema: Schema, start_names: tuple[str, ...]) -> pa.Schema:
+    """Return the Arrow schema of a stream; ``start_names`` are the sorted names of the start state's parts."""
+    fields = [pa.field(_arrow.START_PREFIX + name, pa.list_(pa.float64())) for name in start_names]
+    return pa.schema([*_arrow.row_schema(schema), pa.field("header", pa.string()), *fields])
 
-    Args:
-        path: A file that does not exist yet; its folder does.
-        schema: Of the transitions.
-        sizes: Number of elements of each part of the simulator's start state.
 
-    Raises:
-        DatasetExists: The file exists.
-        DiskFull, StoreNotWritable: It cannot be written.
+def encode_schema(schema: Schema, sizes: Sizes) -> pa.Buffer:
+    """Return the message with which a stream begins."""
+    return stream_schema(schema, tuple(sorted(sizes))).serialize()
 
-    Attributes:
-        path: The file.
+
+def encode_records(records: Sequence[EpisodeRecord], schema: Schema, sizes: Sizes) -> Iterator[pa.Buffer]:
+    """Yield the message of each episode.
+
+    Arrow arrays are built for a block of episodes at once; each episode still is a message of its own.
     """
-
-    def __init__(self, path: Path, schema: Schema, sizes: Sizes):
-        self.path, self._schema, self._starts = path, schema, tuple(sorted(sizes))
-        try:
-            with _store.translate_disk_errors(path):
-                self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-                self._write(stream_schema(schema, self._starts).serialize())
-                _store.fsync_path(path.parent)
-        except FileExistsError as error:
-            msg = f"{path}: expected no such stream, streams are never rewritten. Choose another writer name."
-            raise DatasetExists(msg) from error
-
-    def append(self, *records: EpisodeRecord) -> None:
-        """Write episodes; they survive the process from here on, and a power loss after :meth:`flush`.
-
-        Raises:
-            DiskFull: No space left. What it left half-written ends this stream; earlier episodes are intact.
-        """
-        for block in _blocks_of(records):
-            # Arrays are built once for many episodes; each still is a message of its own.
-            rows, first = _to_batch(block, self._schema, self._starts), 0
-            for record in block:
-                message = rows.slice(first, record.length + 1).serialize()
-                first += record.length + 1
-                with _store.translate_disk_errors(self.path):
-                    self._write(message)
-
-    def flush(self) -> None:
-        """Make what was appended survive a power loss."""
-        with _store.translate_disk_errors(self.path):
-            _sync(self._file)
-
-    def close(self) -> None:
-        """Close the file; again is allowed."""
-        handle, self._file = self._file, -1
-        if handle >= 0:
-            os.close(handle)
-
-    def _write(self, message: pa.Buffer) -> None:
-        rest = memoryview(message)
-        while rest:
-            count = os.write(self._file, rest)
-            if not count:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            rest = rest[count:]
+    start_names = tuple(sorted(sizes))
+    for block in _split_into_blocks(records):
+        rows, first_row = _encode_block(block, schema, start_names), 0
+        for record in block:
+            yield rows.slice(first_row, record.length + 1).serialize()
+            first_row += record.length + 1
 
 
 class StreamReader:
-    """A stream that is being read: mapped, not loaded. A context manager.
+    """Reads a stream that is memory-mapped, not loaded. A context manager.
 
     Args:
-        path: The file; one that is no stream of this schema reads as an empty one.
-        schema: Of the transitions.
+        path: The file; a file that is not a stream of this schema reads as an empty one.
+        schema: Schema of the transitions.
         sizes: Number of elements of each part of the simulator's start state.
 
     Raises:
@@ -118,49 +85,54 @@ class StreamReader:
     """
 
     def __init__(self, path: Path, schema: Schema, sizes: Sizes):
-        self._fields, self._schema = schema, stream_schema(schema, tuple(sorted(sizes)))
-        self._source, self._begin = None, 0
-        if not path.stat().st_size:
-            return
-        self._source = pa.memory_map(str(path))  # outside of the next line: no file handle left is not an empty stream
+        self._fields = schema
+        self._schema = stream_schema(schema, tuple(sorted(sizes)))
+        self._first_offset = 0
+        # An empty file cannot be mapped. An error here, too many open files for example, is not an empty stream.
+        self._source = pa.memory_map(str(path)) if path.stat().st_size else pa.BufferReader(b"")
         with contextlib.suppress(pa.ArrowException, OSError, EOFError):
             if pa.ipc.read_schema(self._source) == self._schema:
-                self._begin = self._source.tell()
+                self._first_offset = self._source.tell()
 
-    def scan(self) -> Iterator[tuple[Place, EpisodeRecord]]:
-        """Yield place and record of every whole and undamaged episode; a cut tail ends the stream.
+    @property
+    def header_bytes(self) -> int:
+        """Size of a stream of this schema without episodes."""
+        return int(self._schema.serialize().size)
 
-        The records' arrays are read-only. Memory: a block of episodes, or one that is larger.
+    def scan(self) -> Iterator[tuple[BatchLocation, EpisodeRecord]]:
+        """Yield location and record of every complete and undamaged episode; a cut tail ends the stream.
+
+        The records' arrays are read-only. Memory: BLOCK_BYTES of episodes, or one episode that is larger.
         """
-        place = self._begin
-        while place:
-            places, batches, begin = [], [], place
-            while place and place - begin < BLOCK_BYTES:
-                batch = self._valid_batch(place)
+        offset = self._first_offset
+        while offset:
+            locations, batches, block_offset = [], [], offset
+            while offset and offset - block_offset < BLOCK_BYTES:
+                batch = self._read_valid_batch(offset)
                 if batch is None:
-                    place = 0
+                    offset = 0
                 else:
-                    places.append(Place(place, self._source.tell() - place))
+                    locations.append(BatchLocation(offset, self._source.tell() - offset))
                     batches.append(batch)
-                    place = self._source.tell()
-            for found, record in zip(places, _records_of(batches, self._fields), strict=True):
+                    offset = self._source.tell()
+            for location, record in zip(locations, _decode_verified(batches, self._fields), strict=True):
                 if record is not None:
-                    yield found, record
+                    yield location, record
 
-    def read(self, places: Sequence[Place]) -> list[EpisodeRecord]:
-        """Return the records at places that :meth:`scan` gave, all at once; nothing is checked again."""
-        batches = [self._batch(place.offset) for place in places]
-        return [record for record, _ in _unsealed(batches, self._fields)]
+    def read(self, locations: Sequence[BatchLocation]) -> list[EpisodeRecord]:
+        """Return the records at locations that :meth:`scan` gave, without checking them again."""
+        batches = [self._read_batch(location.offset) for location in locations]
+        return [record for record, _ in _decode(batches, self._fields)]
 
-    def _batch(self, offset: int) -> pa.RecordBatch:
+    def _read_batch(self, offset: int) -> pa.RecordBatch:
         self._source.seek(offset)
         return pa.ipc.read_record_batch(pa.ipc.read_message(self._source), self._schema)
 
-    def _valid_batch(self, offset: int) -> pa.RecordBatch | None:
+    def _read_valid_batch(self, offset: int) -> pa.RecordBatch | None:
         """Return the batch at an offset, or None where the stream ends."""
         with contextlib.suppress(pa.ArrowException, OSError, EOFError):
-            batch = self._batch(offset)
-            # Arrow trusts what it did not check: reading through a damaged offset would end the process.
+            batch = self._read_batch(offset)
+            # Arrow does not check offsets when it reads them: a damaged one would crash the process.
             batch.validate(full=True)
             return batch
         return None
@@ -169,60 +141,118 @@ class StreamReader:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self._source is not None:
-            self._source.close()
+        self._source.close()
 
 
-@functools.lru_cache(maxsize=64)
-def stream_schema(schema: Schema, starts: tuple[str, ...]) -> pa.Schema:
-    """Return the Arrow schema of a stream."""
-    fields = [pa.field(_arrow.START_PREFIX + name, pa.list_(pa.float64())) for name in starts]
-    return pa.schema([*_arrow.row_schema(schema), pa.field("header", pa.string()), *fields])
+class _ScannedEpisode(NamedTuple):
+    """Location and verified hashes of an episode."""
+
+    path: Path
+    location: BatchLocation
+    content_hash: str
+    identity: str
 
 
-def head_bytes(schema: Schema, sizes: Sizes) -> int:
-    """Return the size of a stream without episodes."""
-    return stream_schema(schema, tuple(sorted(sizes))).serialize().size
+def read_sorted_records(paths: Iterable[Path], open_reader: Callable[[Path], StreamReader]) -> Iterator[EpisodeRecord]:
+    """Yield every complete and undamaged episode of some streams, sorted by id; a repeated id once.
+
+    Each episode is hashed once, to check it, and the record caches its hashes.
+
+    Memory: half a kilobyte for each episode and at most KEPT_BYTES of them; streams are mapped, not loaded.
+
+    Args:
+        paths: Paths of the streams.
+        open_reader: Opens a stream.
+    """
+    scanned, records = _scan_streams(paths, open_reader)
+    if records is not None:
+        yield from (records[episode] for episode in sorted(scanned))
+        return
+    readers: dict[Path, StreamReader] = {}
+    with contextlib.ExitStack() as stack:
+        for block in _group_by_stream([scanned[episode] for episode in sorted(scanned)]):
+            path = block[0].path
+            if path not in readers and len(readers) == MAX_OPEN:
+                stack.pop_all().close()  # records that were yielded keep their part of the mapping
+                readers = {}
+            if path not in readers:
+                readers[path] = stack.enter_context(open_reader(path))
+            block_records = readers[path].read([episode.location for episode in block])
+            for episode, record in zip(block, block_records, strict=True):
+                record.cache_hashes(episode.content_hash, episode.identity)
+                yield record
 
 
-def _sync(file: int) -> None:
-    # fdatasync leaves out what reading does not need, the times; macOS has none.
-    getattr(os, "fdatasync", os.fsync)(file)
+def _scan_streams(
+    paths: Iterable[Path], open_reader: Callable[[Path], StreamReader]
+) -> tuple[dict[int, _ScannedEpisode], dict[int, EpisodeRecord] | None]:
+    """Return the location of every episode by id, and the records themselves if they fit into KEPT_BYTES."""
+    scanned: dict[int, _ScannedEpisode] = {}
+    records: dict[int, EpisodeRecord] | None = {}
+    num_bytes = 0
+    for path in paths:
+        with open_reader(path) as reader:
+            for location, record in reader.scan():
+                if record.episode in scanned:
+                    continue
+                scanned[record.episode] = _ScannedEpisode(path, location, record.content_hash(), record.identity())
+                num_bytes += location.size
+                if num_bytes > KEPT_BYTES:
+                    records = None
+                if records is not None:
+                    records[record.episode] = record
+    return scanned, records
 
 
-def _blocks_of(records: Sequence[EpisodeRecord]) -> Iterator[Sequence[EpisodeRecord]]:
-    """Cut a sequence of records where their arrays fill a block."""
-    first = size = 0
+def _group_by_stream(episodes: Iterable[_ScannedEpisode]) -> Iterator[list[_ScannedEpisode]]:
+    """Yield runs of episodes of the same stream, of about BLOCK_BYTES at most."""
+    for _, group in itertools.groupby(episodes, key=lambda episode: episode.path):
+        block: list[_ScannedEpisode] = []
+        num_bytes = 0
+        for episode in group:
+            if num_bytes >= BLOCK_BYTES:
+                yield block
+                block = []
+                num_bytes = 0
+            block.append(episode)
+            num_bytes += episode.location.size
+        yield block
+
+
+def _split_into_blocks(records: Sequence[EpisodeRecord]) -> Iterator[Sequence[EpisodeRecord]]:
+    """Yield runs of records whose arrays are about BLOCK_BYTES."""
+    first = num_bytes = 0
     for index, record in enumerate(records):
-        size += sum(array.nbytes for array in record.columns.values())
-        if size >= BLOCK_BYTES:
+        num_bytes += record.num_bytes
+        if num_bytes >= BLOCK_BYTES:
             yield records[first : index + 1]
-            first, size = index + 1, 0
+            first = index + 1
+            num_bytes = 0
     if records[first:]:
         yield records[first:]
 
 
-def _to_batch(records: Sequence[EpisodeRecord], schema: Schema, starts: tuple[str, ...]) -> pa.RecordBatch:
-    """Return episodes as rows, those of one below those of another."""
+def _encode_block(records: Sequence[EpisodeRecord], schema: Schema, start_names: tuple[str, ...]) -> pa.RecordBatch:
+    """Return the rows of several episodes, one episode after the other."""
     columns = {}
     for item in schema.fields:
-        name, blank = item.column, None if item.observed else _blank(item)
-        lasts = (record.final[name][None] if item.observed else blank for record in records)
-        pairs = zip((record.columns[name] for record in records), lasts, strict=True)
+        name, blank = item.column, None if item.observed else _blank_row(item)
+        last_rows = (record.final[name][None] if item.observed else blank for record in records)
+        pairs = zip((record.columns[name] for record in records), last_rows, strict=True)
         columns[name] = np.concatenate([part for pair in pairs for part in pair])
     num_rows = np.array([record.length + 1 for record in records])
-    first = num_rows.cumsum() - num_rows
+    first_rows = num_rows.cumsum() - num_rows
     headers: list[str | None] = [None] * int(num_rows.sum())
-    for row, record in zip(first.tolist(), records, strict=True):
+    for row, record in zip(first_rows.tolist(), records, strict=True):
         headers[row] = json.dumps(_header(record))
-    ids = np.repeat(np.array([record.episode for record in records], np.int64), num_rows)
-    arrays = [pa.array(ids), pa.array(np.arange(len(ids)) - np.repeat(first, num_rows))]
-    arrays += _arrow.columns_to_arrays(columns, schema)
+    episode_ids = np.repeat(np.array([record.episode for record in records], np.int64), num_rows)
+    step_counts = np.arange(len(episode_ids)) - np.repeat(first_rows, num_rows)
+    arrays = [pa.array(episode_ids), pa.array(step_counts), *_arrow.columns_to_arrays(columns, schema)]
     arrays.append(pa.array(headers, pa.string()))
-    for name in starts:
+    for name in start_names:
         states = [np.asarray(record.start_state.get(name, ()), dtype=np.float64).ravel() for record in records]
-        arrays.append(_first_rows_only(states, first, len(ids)))
-    return pa.RecordBatch.from_arrays(arrays, schema=stream_schema(schema, starts))
+        arrays.append(_list_column(states, first_rows, len(episode_ids)))
+    return pa.RecordBatch.from_arrays(arrays, schema=stream_schema(schema, start_names))
 
 
 def _header(record: EpisodeRecord) -> dict[str, Any]:
@@ -233,43 +263,49 @@ def _header(record: EpisodeRecord) -> dict[str, Any]:
         "metadata": dict(record.metadata),
         "run": record.run,
         "start": bool(record.start_state),
-        "seal": _seal(record.run, record.identity()),
+        "seal": _stream_checksum(record.run, record.identity()),
     }
 
 
+def _stream_checksum(run: str, identity: str) -> str:
+    """Return the SHA-256 of everything that a stream holds of an episode."""
+    return hashlib.sha256(f"{run}\0{identity}".encode()).hexdigest()
+
+
 @functools.lru_cache(maxsize=256)
-def _blank(item: Field) -> np.ndarray:
+def _blank_row(item: Field) -> np.ndarray:
     return np.full((1, *item.shape), "" if item.is_string else 0, object if item.is_string else item.dtype)
 
 
-def _first_rows_only(values: Sequence[np.ndarray], rows: np.ndarray, num_rows: int) -> pa.ListArray:
-    """Return a list column that holds each of the values in the given rows, and nothing in the others."""
+def _list_column(values: Sequence[np.ndarray], rows: np.ndarray, num_rows: int) -> pa.ListArray:
+    """Return a list column that holds each of the values in the given rows and empty lists in the others."""
     sizes = np.zeros(num_rows + 1, dtype=np.int64)
     sizes[rows + 1] = [len(value) for value in values]
     return pa.ListArray.from_arrays(sizes.cumsum().astype(np.int32), pa.array(np.concatenate(values)))
 
 
-def _seal(run: str, identity: str) -> str:
-    return hashlib.sha256(f"{run}\0{identity}".encode()).hexdigest()
-
-
-def _records_of(batches: Sequence[pa.RecordBatch], schema: Schema) -> list[EpisodeRecord | None]:
-    """Return the record of each batch, or None where it does not fit its seal."""
+def _decode_verified(batches: Sequence[pa.RecordBatch], schema: Schema) -> list[EpisodeRecord | None]:
+    """Return the record of each batch, or None where it does not match its checksum."""
+    records: list[EpisodeRecord | None] = []
     try:
-        records = [_sealed(record, seal) for record, seal in _unsealed(batches, schema)]
+        for record, checksum in _decode(batches, schema):
+            identity = record.identity()
+            is_valid = _stream_checksum(record.run, identity) == checksum
+            if is_valid:
+                record.cache_hashes(record.content_hash(), identity)
+            records.append(record if is_valid else None)
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, pa.ArrowException):
         records = [None] * len(batches)
-    if len(batches) > 1:  # a damaged neighbour may have spoilt what lies in one array with it
-        missing = [index for index, record in enumerate(records) if record is None]
-        for index in missing:
-            records[index] = _records_of(batches[index : index + 1], schema)[0]
+    if len(batches) > 1:  # a damaged batch may spoil others whose values lie in the same arrays
+        for index in [index for index, record in enumerate(records) if record is None]:
+            records[index] = _decode_verified(batches[index : index + 1], schema)[0]
     return records
 
 
-def _unsealed(batches: Sequence[pa.RecordBatch], schema: Schema) -> Iterator[tuple[EpisodeRecord, str]]:
-    """Yield the record of each batch and what its header says that its seal is.
+def _decode(batches: Sequence[pa.RecordBatch], schema: Schema) -> Iterator[tuple[EpisodeRecord, str]]:
+    """Yield the record of each batch and the checksum in its header.
 
-    Columns are put together first: taking arrays out of Arrow costs as much for a hundred episodes as for one.
+    Columns are concatenated first: converting Arrow arrays costs as much for a hundred episodes as for one.
     """
     if not batches:
         return
@@ -277,36 +313,31 @@ def _unsealed(batches: Sequence[pa.RecordBatch], schema: Schema) -> Iterator[tup
     columns = _arrow.table_to_columns(rows, schema)
     for array in columns.values():
         array.flags.writeable = False
-    states = {name: _lists_of(rows.column(name)) for name in rows.schema.names if name.startswith(_arrow.START_PREFIX)}
-    first = 0
+    states = {
+        name: _list_getter(rows.column(name)) for name in rows.schema.names if name.startswith(_arrow.START_PREFIX)
+    }
+    first_row = 0
     for batch in batches:
-        last = first + batch.num_rows - 1
+        last_row = first_row + batch.num_rows - 1
         header = json.loads(batch.column("header")[0].as_py())
+        start_state = {name.removeprefix(_arrow.START_PREFIX): state(first_row) for name, state in states.items()}
         record = EpisodeRecord(
             episode=batch.column(0)[0].as_py(),
             split=header["split"],
-            columns={name: array[first:last] for name, array in columns.items()},
-            final={item.column: _arrow.take_row(columns[item.column], last, item) for item in schema.observed},
+            columns={name: array[first_row:last_row] for name, array in columns.items()},
+            final={item.column: _arrow.take_row(columns[item.column], last_row, item) for item in schema.observed},
             seed=header["seed"],
-            start_state={name.removeprefix(_arrow.START_PREFIX): part(first) for name, part in states.items()}
-            if header["start"]
-            else {},
+            start_state=start_state if header["start"] else {},
             policy=header["policy"],
             run=header["run"],
             metadata=header["metadata"],
         )
         yield record, header["seal"]
-        first = last + 1
+        first_row = last_row + 1
 
 
-def _sealed(record: EpisodeRecord, seal: str) -> EpisodeRecord | None:
-    """Return the record, remembering its hashes, if it fits its seal."""
-    identity = record.identity()
-    return record.with_known_hashes(record.content_hash(), identity) if _seal(record.run, identity) == seal else None
-
-
-def _lists_of(column: pa.ListArray | pa.ChunkedArray) -> Callable[[int], np.ndarray]:
-    """Return a function that gives the numbers of one row of a list column."""
+def _list_getter(column: pa.ListArray | pa.ChunkedArray) -> Callable[[int], np.ndarray]:
+    """Return a function that returns the numbers in one row of a list column."""
     array = column.chunk(0) if isinstance(column, pa.ChunkedArray) else column
     offsets, values = array.offsets.to_numpy(), array.values.to_numpy()
     return lambda row: values[offsets[row] : offsets[row + 1]]

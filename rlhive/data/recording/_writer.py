@@ -1,46 +1,146 @@
-"""The way into a recording: one writer, one stream, one flush for all that comes together."""
+"""The writing side of a recording: episodes are on the disk, power loss included, when a call returns."""
 
 import contextlib
-from collections.abc import Mapping
+import errno
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from tensordict import TensorDictBase
 
+from rlhive.data import _store
 from rlhive.data._episodes import EpisodeRecord, pack
-from rlhive.data.recording._recording import Recording, word
-from rlhive.data.recording._stream import SUFFIX, Stream
+from rlhive.data.recording._recording import Recording, require_word
+from rlhive.data.recording._stream import SUFFIX, encode_records, encode_schema
 from rlhive.errors import DatasetExists
 
-#: Ids of a numbered writer's episodes: its number times this, and counting. Writers need not ask each other.
-EPISODES_PER_WRITER = 1_000_000
-#: So many bytes of episodes are put aside at most before they are written.
-FLUSH_BYTES = 64 * 2**20
+#: Number of episode ids that belong to a numbered stream: stream 2 holds the ids from 2,000,000 on.
+EPISODES_PER_STREAM = 1_000_000
+#: Maximum number of bytes of episodes that are appended before they are written.
+MAX_PENDING_BYTES = 64 * 2**20
 
 
-class Writer:
-    """One writer of a recording; a context manager. Not for several threads.
+class StreamWriter:
+    """Writes episodes to a stream of a recording that no other writer uses; a context manager. Not thread-safe.
+
+    There are two ways to write. :meth:`write` and :meth:`add_episode` take episode ids from the caller. :meth:`append`
+    and :meth:`flush` assign the ids: the writer claims a range of them by the name of its stream, a number that no
+    other writer of the recording has or had.
+
+    After a failed write the stream may end with half an episode, behind which readers would find nothing. The next
+    write therefore begins a new stream.
 
     Args:
-        recording: The recording to add to; its schema is known.
-        name: Name of the stream, new in the recording; letters, digits, ``_`` and ``-``.
-        run: Id of the run that records; the recording's first by default.
+        recording: The recording to add to. Its schema must be known when the first episode is written.
+        name: Name of the stream, new in the recording; letters, digits, ``_`` and ``-``. By default the number of the
+            claimed range, and the stream is created with the first episode.
+        run: Id of the run that records; by default the recording's first run.
 
     Raises:
         DatasetExists: The recording has a stream of that name.
-        InvalidName: The name is not a word.
-        RecordingInUse: Somebody is committing or discarding it.
+        InvalidName: The name holds other characters.
+        RecordingInUse: Another process commits or discards the recording.
+
+    Attributes:
+        recording: The recording.
+        num_episodes: Number of episodes written so far.
+        num_transitions: Number of transitions in them.
     """
 
-    def __init__(self, recording: Recording, name: str, *, run: str | None = None):
-        self.recording, self._name, self._failures = recording, word(name, "writer"), 0
+    def __init__(self, recording: Recording, name: str | None = None, *, run: str | None = None):
+        self.recording = recording
+        self.num_episodes = 0
+        self.num_transitions = 0
         self._run = recording.run if run is None else run
-        self._held: contextlib.ExitStack | None = contextlib.ExitStack()
-        self._held.enter_context(recording.shared())
-        self._stream: Stream | None = self._open()
+        self._stem = None if name is None else require_word(name, "writer")
+        self._assigns_ids = name is None
+        self._next_id = 0
+        self._end_id = 0
+        self._pending: list[EpisodeRecord] = []
+        self._pending_bytes = 0
+        self._file: int | None = None
+        self._path = recording.path
+        self._num_failures = 0
+        self._lock: contextlib.ExitStack | None = contextlib.ExitStack()
+        self._lock.enter_context(recording.shared())
+        if self._stem is not None:
+            try:
+                self._open_stream(self._stem)
+            except BaseException:
+                self.close()
+                raise
 
-    def add(
+    @property
+    def closed(self) -> bool:
+        """Whether the writer is closed."""
+        return self._lock is None
+
+    @property
+    def next_id(self) -> int:
+        """Id of the next episode that is appended; 0 before the first one, whatever its range will be."""
+        return self._next_id
+
+    def append(self, record: EpisodeRecord) -> int:
+        """Assign the next id to an episode and queue it for :meth:`flush`; return the id.
+
+        Records of more than MAX_PENDING_BYTES are written at once.
+
+        Raises:
+            DiskFull: No space left; the record stays queued if its id was assigned.
+            ValueError: The writer is closed or was opened with the name of a stream.
+        """
+        if not self._assigns_ids:
+            msg = f"Writer {self._stem} of {self.recording.path}: expected episodes with ids, for write()."
+            raise ValueError(msg)
+        self._require_open()
+        if self._next_id == self._end_id:
+            self._claim_ids()
+        record = replace(record, episode=self._next_id, run=self._run)
+        self._next_id += 1
+        self._pending.append(record)
+        self._pending_bytes += record.num_bytes
+        if self._pending_bytes >= MAX_PENDING_BYTES:
+            self.flush()
+        return record.episode
+
+    def flush(self) -> None:
+        """Write the appended episodes with one flush to the disk.
+
+        Raises:
+            DiskFull: No space left; the episodes stay queued, and the next call tries again.
+        """
+        if self._pending:
+            self.write(self._pending)
+            self._pending = []
+            self._pending_bytes = 0
+
+    def write(self, records: Sequence[EpisodeRecord]) -> None:
+        """Write episodes that have ids. When this returns they are on the disk, with one flush for all of them.
+
+        Raises:
+            SchemaMismatch: A start state has other parts than the recording's; nothing was written.
+            DiskFull: No space left; earlier episodes are intact, and the next call begins a new stream.
+            ValueError: The writer is closed.
+        """
+        for record in records:
+            self.recording.require_start_state(record.start_state, context=f"episode {record.episode}")
+        self._require_open()
+        file = self._reopen_stream() if self._file is None else self._file
+        schema, sizes = self.recording.require_schema(), self.recording.start_state_sizes
+        try:
+            for message in encode_records(records, schema, sizes):
+                self._write_message(file, message)
+            self._sync(file)
+        except BaseException:  # an interrupt too may have cut an episode in two
+            self._abandon_stream()
+            raise
+        self.num_episodes += len(records)
+        self.num_transitions += sum(record.length for record in records)
+
+    def add_episode(
         self,
         transitions: TensorDictBase,
         *,
@@ -51,25 +151,25 @@ class Writer:
         policy: str = "",
         metadata: Mapping[str, Any] | None = None,
     ) -> EpisodeRecord:
-        """Check one whole episode and write it durably.
+        """Check all transitions of one episode and write them.
 
         Args:
             transitions: TED, batch size ``[T]``, T at least 1.
-            episode: Its id, new in the dataset.
-            split: Split that it belongs to.
-            seed: Seed that reproduces it.
+            episode: Episode id, new in the dataset.
+            split: Name of the split that the episode belongs to.
+            seed: Seed that reproduces the episode.
             start_state: Simulator state before the first action.
             policy: Name of the behaviour policy.
-            metadata: The user's own, JSON-able.
+            metadata: User metadata, JSON-able.
 
         Returns:
             The record as written; it owns its memory.
 
         Raises:
-            SchemaMismatch: Names the key and row at fault; nothing was written.
+            SchemaMismatch: Names the key and row that do not fit; nothing was written.
             DiskFull: No space left; earlier episodes are intact.
         """
-        columns, final = pack(transitions, self.recording.schema, where=f"episode {episode}")
+        columns, final = pack(transitions, self.recording.require_schema(), context=f"episode {episode}")
         record = EpisodeRecord(
             episode=episode,
             split=split,
@@ -81,120 +181,88 @@ class Writer:
             run=self._run,
             metadata=dict(metadata or {}),
         )
-        self.write(record)
+        self.write([record])
         return record
 
-    def write(self, *records: EpisodeRecord) -> None:
-        """Write records; when this returns they are on the disk, flushed once for all of them.
-
-        Raises:
-            SchemaMismatch: The start state has other parts than the recording's; nothing of that record was written.
-            DiskFull: No space left; what was written before is intact, and the next call begins a new stream.
-            ValueError: The writer is closed.
-        """
-        for record in records:
-            self.recording.require_start_state(record.start_state, where=f"episode {record.episode}")
-        if self._held is None:
-            msg = f"The writer {self._name} of {self.recording.path} is closed: expected an open one. Open another."
-            raise ValueError(msg)
-        try:
-            if self._stream is None:
-                self._stream = self._open()
-            self._stream.append(*records)
-            self._stream.flush()
-        except BaseException:  # an interrupt too may have cut an episode in two
-            self._abandon()
-            raise
-
     def close(self) -> None:
-        """Close the stream. What was written is durable already."""
-        if self._stream is not None:
-            self._stream.close()
-            self._stream = None
-        if self._held is not None:
-            self._held.close()
-            self._held = None
+        """Close the stream; again is allowed. Episodes that were appended and not flushed are lost."""
+        self._close_file()
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
 
-    def __enter__(self) -> "Writer":
+    def __enter__(self) -> "StreamWriter":
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _open(self) -> Stream:
-        name = self._name if not self._failures else f"{self._name}-{self._failures}"
+    def _require_open(self) -> None:
+        if self._lock is None:
+            msg = f"The writer {self._stem} of {self.recording.path} is closed. Open another one."
+            raise ValueError(msg)
+
+    def _claim_ids(self) -> None:
+        """Create the numbered stream that follows those of all writers; its name claims a range of episode ids."""
+        self.flush()
+        self._close_file()
+        self._num_failures = 0
+        while self._next_id == self._end_id:
+            stems = [path.stem for path in self.recording.path.glob(f"*{SUFFIX}")]
+            number = max((int(stem) for stem in stems if stem.isdecimal()), default=-1) + 1
+            with contextlib.suppress(DatasetExists):  # another writer created the stream first
+                self._stem = f"{number:06d}"
+                self._open_stream(self._stem)
+                self._next_id = number * EPISODES_PER_STREAM
+                self._end_id = self._next_id + EPISODES_PER_STREAM
+
+    def _reopen_stream(self) -> int:
+        """Create the stream that follows one that failed and return its file descriptor."""
+        if self._stem is None:
+            msg = f"{self.recording.path}: a writer that assigns ids takes episodes by append(), not by write()."
+            raise ValueError(msg)
+        return self._open_stream(f"{self._stem}-{self._num_failures}")
+
+    def _open_stream(self, name: str) -> int:
+        """Create a stream and return its file descriptor."""
         path = self.recording.path / f"{name}{SUFFIX}"
-        return Stream(path, self.recording.schema, self.recording.start_state_sizes)
+        header = encode_schema(self.recording.require_schema(), self.recording.start_state_sizes)
+        self._path = path
+        with _store.translate_disk_errors(path):
+            try:
+                self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+            except FileExistsError as error:
+                msg = f"{path}: expected a new stream, got an existing one; streams are never rewritten."
+                raise DatasetExists(msg) from error
+        try:
+            self._write_message(self._file, header)
+            with _store.translate_disk_errors(path):
+                _store.fsync_path(path.parent)
+        except BaseException:
+            self._abandon_stream()
+            raise
+        return self._file
 
-    def _abandon(self) -> None:
-        """Give up a stream that may end with half an episode: whatever came after it could not be found again."""
-        if self._stream is not None:
-            self._stream.close()
-        self._stream = None
-        self._failures += 1
+    def _write_message(self, file: int, message: pa.Buffer) -> None:
+        rest = memoryview(message)
+        with _store.translate_disk_errors(self._path):
+            while rest:
+                count = os.write(file, rest)
+                if not count:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                rest = rest[count:]
 
+    def _sync(self, file: int) -> None:
+        # fdatasync leaves out the time stamps, which reading does not need; macOS has only fsync.
+        with _store.translate_disk_errors(self._path):
+            getattr(os, "fdatasync", os.fsync)(file)
 
-class NumberedWriter:
-    """A writer that gives ids to its episodes, none of which another writer of the recording gives or gave.
+    def _abandon_stream(self) -> None:
+        """Close a stream that may end with half an episode."""
+        self._close_file()
+        self._num_failures += 1
 
-    Episodes are put aside first and written together by :meth:`flush`; what cannot be written stays put aside.
-
-    Args:
-        recording: Its schema need not be known yet.
-        run: Id of the run that records.
-
-    Attributes:
-        num_episodes: Written so far.
-        num_transitions: Of those.
-    """
-
-    def __init__(self, recording: Recording, *, run: str):
-        self.recording, self._run = recording, run
-        self._writer: Writer | None = None
-        self._pending: list[EpisodeRecord] = []
-        self._first = self._count = self._bytes = 0
-        self.num_episodes = self.num_transitions = 0
-
-    @property
-    def next_id(self) -> int:
-        """Id of the next episode; before the first one, as far as it is known."""
-        return self._first + self._count
-
-    def put(self, record: EpisodeRecord) -> EpisodeRecord:
-        """Give an episode its id and put it aside; many bytes are written at once."""
-        self._open()
-        record = replace(record, episode=self.next_id, run=self._run)
-        self._count += 1
-        self._pending.append(record)
-        self._bytes += sum(array.nbytes for array in record.columns.values())
-        if self._bytes >= FLUSH_BYTES:
-            self.flush()
-        return record
-
-    def flush(self) -> None:
-        """Write what was put aside, flushed to the disk together.
-
-        Raises:
-            DiskFull: No space left; the next call tries again.
-        """
-        if self._pending:
-            self._writer.write(*self._pending)
-            self.num_episodes += len(self._pending)
-            self.num_transitions += sum(record.length for record in self._pending)
-            self._pending, self._bytes = [], 0
-
-    def close(self) -> None:
-        """Close the stream; what was put aside and not written is lost."""
-        if self._writer is not None:
-            self._writer.close()
-
-    def _open(self) -> None:
-        """Open a stream whose number no other writer of the recording has or had: its file is the claim."""
-        while self._writer is None or self._count >= EPISODES_PER_WRITER:
-            taken = [int(path.stem) for path in self.recording.path.glob(f"*{SUFFIX}") if path.stem.isdecimal()]
-            number = max(taken, default=-1) + 1
-            with contextlib.suppress(DatasetExists):  # another writer was faster
-                writer = Writer(self.recording, f"{number:06d}", run=self._run)
-                self.flush()
-                self.close()
-                self._writer, self._first, self._count = writer, number * EPISODES_PER_WRITER, 0
+    def _close_file(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None

@@ -6,18 +6,15 @@ known about them. Splits are assigned here, by a rule that depends on nothing bu
 
 import hashlib
 import itertools
-import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from rlhive.data._episode_builder import About, Assembler, Batch, Episode
-from rlhive.data._episodes import EpisodeRecord, pack_leaves
-from rlhive.data._replay_reader import Ring, is_replay_buffer
+from rlhive.data._episode_builder import EpisodeBuilder
+from rlhive.data._episodes import EpisodeInfo, EpisodeRecord
+from rlhive.data._replay_reader import is_replay_buffer, read_replay_buffer
 from rlhive.data._schema import Field, Schema
 from rlhive.errors import SchemaMismatch
-
-logger = logging.getLogger(__name__)
 
 #: Names, or split → share of the episodes, or split → ids of its episodes.
 Splits = Sequence[str] | Mapping[str, float] | Mapping[str, Iterable[int]]
@@ -86,7 +83,7 @@ def to_source(given: "Exportable", schema: Schema | None = None) -> VersionSourc
     if hasattr(given, "as_source"):
         return given.as_source(schema)
     if is_replay_buffer(given):
-        return _read_replay_buffer(given, schema)
+        return _read_buffer_source(given, schema)
     if isinstance(given, Sequence):
         first = given[0] if given else None
         return VersionSource(
@@ -98,38 +95,15 @@ def to_source(given: "Exportable", schema: Schema | None = None) -> VersionSourc
     return VersionSource(schema or _schema_of(first), lambda: rest)
 
 
-def _read_replay_buffer(buffer: Any, schema: Schema | None) -> VersionSource:
-    """Return the whole episodes of a TorchRL replay buffer, oldest first, in the split ``train``.
+def _read_buffer_source(buffer: Any, schema: Schema | None) -> VersionSource:
+    """Return the complete episodes of a TorchRL replay buffer in the split ``train``, numbered from 0.
 
-    An episode whose beginning was overwritten is left out, with a warning; one that nothing ended is "unfinished".
+    An episode whose beginning was overwritten is left out, with a warning; one without an end flag is "unfinished".
     """
-    ring = Ring(buffer, where="The replay buffer")
-
-    def batches() -> Iterator[Batch]:
-        return (Batch.of(chunk, where=ring.where) for chunk in ring.chunks())
-
-    def episodes() -> Iterator[Episode]:
-        assembler, headless = Assembler(), 0
-        for batch in ring.marked(batches):
-            for episode in assembler.feed(batch, lambda _: About("train"), lines=ring.lines, seams=True):
-                headless += episode.headless
-                if not episode.headless:
-                    yield episode
-        for episode in assembler.take():
-            headless += episode.headless
-            if not episode.headless:
-                yield episode
-        if headless:
-            logger.warning("The replay buffer: left out %d episodes whose beginning was overwritten", headless)
 
     def records() -> Iterator[EpisodeRecord]:
-        known = schema
-        for number, episode in enumerate(episodes()):
-            where, leaves = f"episode {number} of the replay buffer", episode.leaves()
-            known = known or Schema.from_arrays(leaves)
-            known.require(Schema.from_arrays(leaves), context=where)
-            columns, final = pack_leaves(leaves, known, where=where)
-            yield EpisodeRecord(number, "train", columns, final)
+        builder = EpisodeBuilder(schema=schema, context="episode {} of the replay buffer".format)
+        return read_replay_buffer(buffer, builder, lambda _: EpisodeInfo("train"))
 
     return VersionSource(
         schema or _schema_of(next(records(), None)), records, ids=lambda: [record.episode for record in records()]

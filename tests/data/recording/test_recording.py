@@ -19,7 +19,7 @@ from rlhive.data import _episodes
 from rlhive.data._episodes import unpack
 from rlhive.data._schema import Schema
 from rlhive.data.recording._recording import Recording
-from rlhive.data.recording._writer import Writer
+from rlhive.data.recording._writer import StreamWriter
 from rlhive.data.versions import _reader
 from rlhive.data.versions._export import export
 from rlhive.dataset._dataset import RoboHiveDataset
@@ -36,29 +36,29 @@ def new_recording(path, schema, record):
 def test_records_come_back_bit_for_bit(lengths, tmp_path_factory):
     schema, made = records(lengths)
     recording = new_recording(tmp_path_factory.mktemp("recording"), schema, made[0])
-    with Writer(recording, "one") as one, Writer(recording, "two") as two:
+    with StreamWriter(recording, "one") as one, StreamWriter(recording, "two") as two:
         for index, record in enumerate(reversed(made)):
-            (one if index % 2 else two).write(record)
+            (one if index % 2 else two).write([record])
 
     back = list(Recording(recording.path).sorted_records())
 
     assert [record.episode for record in back] == [record.episode for record in made]
     assert all(same(left, right) for left, right in zip(made, back, strict=True))
-    assert recording.summaries() == {record.episode: (record.length, record.success) for record in made}
+    assert recording.episode_outcomes() == {record.episode: (record.length, record.success) for record in made}
 
 
 @pytest.mark.parametrize("kept", [0, 2**20])
 @pytest.mark.parametrize("block", [1, 2_000, 2**20])
 def test_blocks_and_what_is_kept_change_nothing(block, kept, tmp_path, monkeypatch):
     monkeypatch.setattr("rlhive.data.recording._stream.BLOCK_BYTES", block)
-    monkeypatch.setattr("rlhive.data.recording._order.BLOCK_BYTES", block)
-    monkeypatch.setattr("rlhive.data.recording._order.KEPT_BYTES", kept)
+    monkeypatch.setattr("rlhive.data.recording._stream.BLOCK_BYTES", block)
+    monkeypatch.setattr("rlhive.data.recording._stream.KEPT_BYTES", kept)
     schema, made = records([5, 1, 9, 4, 2, 7, 3])
     recording = new_recording(tmp_path / "r", schema, made[0])
-    with Writer(recording, "one") as one, Writer(recording, "two") as two:
-        one.write(*made[::2])
-        two.write(*made[1::2])
-        two.write(made[0])  # again: a repeated id counts once
+    with StreamWriter(recording, "one") as one, StreamWriter(recording, "two") as two:
+        one.write(made[::2])
+        two.write(made[1::2])
+        two.write([made[0]])  # again: a repeated id counts once
 
     back = list(recording.sorted_records())
 
@@ -71,8 +71,8 @@ def test_blocks_and_what_is_kept_change_nothing(block, kept, tmp_path, monkeypat
 def test_a_damaged_episode_does_not_take_its_neighbours_with_it(where, tmp_path):
     schema, made = records([5, 6, 9, 4])
     recording = new_recording(tmp_path / "r", schema, made[0])
-    with Writer(recording, "one") as writer:
-        writer.write(*made)
+    with StreamWriter(recording, "one") as writer:
+        writer.write(made)
     content = bytearray((tmp_path / "r/one.arrows").read_bytes())
     said = b'{"split": "b", "seed": 1' if where == "header" else made[1].columns["observation"].tobytes()
     assert content.count(said) == 1
@@ -91,9 +91,9 @@ def test_a_stream_cut_or_flipped_anywhere_loses_no_earlier_episode(cut, flip, tm
     recording = new_recording(tmp_path_factory.mktemp("recording"), schema, made[0])
     sizes = []
     stream = recording.path / "one.arrows"
-    with Writer(recording, "one") as recorder:
+    with StreamWriter(recording, "one") as recorder:
         for record in made:
-            recorder.write(record)
+            recorder.write([record])
             sizes.append(stream.stat().st_size)
     content = bytearray(stream.read_bytes()[: round(cut * sizes[-1])])
     damaged_from = len(content)
@@ -140,9 +140,9 @@ def test_a_stream_cut_at_any_byte_gives_the_whole_episodes_before_it(tmp_path):
     recording = Recording.create(tmp_path / "r", Schema.from_tensordict(tiny(1, 0)))
     stream = tmp_path / "r/one.arrows"
     ends = []
-    with Writer(recording, "one") as writer:
+    with StreamWriter(recording, "one") as writer:
         made = [
-            writer.add(tiny(length, length), episode=episode, split="a", metadata={"n": episode})
+            writer.add_episode(tiny(length, length), episode=episode, split="a", metadata={"n": episode})
             for episode, length in enumerate((2, 1, 3))
             if not ends.append(stream.stat().st_size)
         ]
@@ -159,8 +159,8 @@ def test_a_stream_cut_at_any_byte_gives_the_whole_episodes_before_it(tmp_path):
 
 def test_a_flip_of_any_byte_serves_no_changed_episode(tmp_path):
     recording = Recording.create(tmp_path / "r", Schema.from_tensordict(tiny(1, 0)))
-    with Writer(recording, "one") as writer:
-        made = [writer.add(tiny(2, n), episode=n, split="a", metadata={"n": n}) for n in range(2)]
+    with StreamWriter(recording, "one") as writer:
+        made = [writer.add_episode(tiny(2, n), episode=n, split="a", metadata={"n": n}) for n in range(2)]
     stream = tmp_path / "r/one.arrows"
     content = stream.read_bytes()
     served = set()
@@ -182,8 +182,8 @@ def test_text_comes_back_as_it_was(tmp_path):
     made["place"] = "kitchen"
     schema = Schema.from_tensordict(made)
     recording = Recording.create(tmp_path / "r", schema)
-    with Writer(recording, "one") as writer:
-        written = writer.add(made, episode=0, split="a")
+    with StreamWriter(recording, "one") as writer:
+        written = writer.add_episode(made, episode=0, split="a")
 
     (record,) = recording.sorted_records()
 
@@ -194,15 +194,15 @@ def test_text_comes_back_as_it_was(tmp_path):
     assert list(back["instruction"]) == texts[:-1]
     assert list(back["next", "instruction"]) == texts[1:]
     assert list(back["place"]) == ["kitchen"] * 3
-    with Writer(recording, "two") as writer:
+    with StreamWriter(recording, "two") as writer:
         made["instruction"], made["next", "instruction"] = [*texts[:2], "close\0It"], [texts[1], "close\0It", texts[3]]
-        assert writer.add(made, episode=1, split="a").content_hash() != record.content_hash()
+        assert writer.add_episode(made, episode=1, split="a").content_hash() != record.content_hash()
         made["place"] = ["a", 3, "c"]
         with pytest.raises(SchemaMismatch, match="episode 2: key place: expected a tensor or a string per row, got 3"):
-            writer.add(made, episode=2, split="a")
+            writer.add_episode(made, episode=2, split="a")
         made["place"] = ["a", "\ud800", "c"]
         with pytest.raises(SchemaMismatch, match="episode 3, row 1: key place: expected Unicode text"):
-            writer.add(made, episode=3, split="a")
+            writer.add_episode(made, episode=3, split="a")
 
 
 @pytest.mark.parametrize("broken", [OSError(errno.ENOSPC, "full"), KeyboardInterrupt()], ids=["disk full", "ctrl-c"])
@@ -215,18 +215,18 @@ def test_after_a_write_that_failed_the_next_episode_is_safe(broken, tmp_path, mo
         really(file, bytes(content)[: len(content) // 2])
         raise broken
 
-    with Writer(recording, "one") as writer:
-        writer.write(made[0])
+    with StreamWriter(recording, "one") as writer:
+        writer.write([made[0]])
         with monkeypatch.context() as patch:
             patch.setattr(os, "write", half)
             with pytest.raises(DiskFull if isinstance(broken, OSError) else KeyboardInterrupt):
-                writer.write(made[1])
-        writer.write(made[1], made[2])
+                writer.write([made[1]])
+        writer.write(made[1:3])
 
     back = list(recording.sorted_records())
     assert [record.episode for record in back] == [record.episode for record in made]
     assert all(same(left, right) for left, right in zip(made, back, strict=True))
-    assert recording.survey().unreadable_bytes > 500
+    assert recording.summarize().unreadable_bytes > 500
 
 
 def test_a_file_that_may_not_grow_is_a_full_disk(tmp_path):
@@ -235,9 +235,9 @@ def test_a_file_that_may_not_grow_is_a_full_disk(tmp_path):
     reported, (_, hard) = [], resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, hard))
     try:
-        with Writer(recording, "one") as writer, contextlib.suppress(DiskFull):
+        with StreamWriter(recording, "one") as writer, contextlib.suppress(DiskFull):
             for record in made:
-                writer.write(record)
+                writer.write([record])
                 reported.append(record.episode)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
@@ -250,17 +250,17 @@ def test_a_recording_in_use_is_neither_committed_nor_discarded(tmp_path):
     schema, made = records([3])
     recording = new_recording(tmp_path / "r", schema, made[0])
     assert not recording.in_use()
-    with Writer(recording, "one") as writer:
-        writer.write(made[0])
+    with StreamWriter(recording, "one") as writer:
+        writer.write([made[0]])
         assert Recording(tmp_path / "r").in_use()
-        with pytest.raises(RecordingInUse, match="no live process holds"), recording.exclusive(patience_s=0.02):
+        with pytest.raises(RecordingInUse, match="no live process holds"), recording.exclusive(timeout_s=0.02):
             pass
         with recording.shared():
             pass
 
     with recording.exclusive():
         assert recording.in_use()
-        with pytest.raises(RecordingInUse), recording.shared(patience_s=0.02):
+        with pytest.raises(RecordingInUse), recording.shared(timeout_s=0.02):
             pass
     assert not recording.in_use()
 
@@ -268,15 +268,15 @@ def test_a_recording_in_use_is_neither_committed_nor_discarded(tmp_path):
 def test_survey_counts_what_can_be_read(tmp_path):
     schema, made = records([3, 4])
     recording = new_recording(tmp_path / "r", schema, made[0])
-    with Writer(recording, "one") as one, Writer(recording, "two") as two:
-        one.write(*made)
-        two.write(made[0])
+    with StreamWriter(recording, "one") as one, StreamWriter(recording, "two") as two:
+        one.write(made)
+        two.write([made[0]])
     stream = tmp_path / "r/one.arrows"
     size = stream.stat().st_size
 
-    survey = recording.survey()
+    survey = recording.summarize()
     os.truncate(stream, size - 100)
-    after = recording.survey()
+    after = recording.summarize()
 
     assert (survey.num_episodes, survey.num_transitions, survey.unreadable_bytes) == (2, 7, 0)
     assert survey.num_bytes == size + (tmp_path / "r/two.arrows").stat().st_size
@@ -288,19 +288,19 @@ def test_survey_counts_what_can_be_read(tmp_path):
 def test_a_start_state_of_other_parts_is_refused(tmp_path):
     schema, made = records([3])
     recording = new_recording(tmp_path / "r", schema, made[0])
-    with Writer(recording, "one") as writer:
+    with StreamWriter(recording, "one") as writer:
         for state in ({}, {"qpos": np.zeros(3)}, {"qpos": np.zeros(2), "time": np.zeros(1)}):
             with pytest.raises(SchemaMismatch, match=r"episode 3: start state '(qpos|time)'"):
-                writer.write(replace(made[0], start_state=state))
+                writer.write([replace(made[0], start_state=state)])
 
-    assert recording.summaries() == {}
+    assert recording.episode_outcomes() == {}
 
 
 def test_the_hash_is_computed_once_for_what_cannot_change(tmp_path, monkeypatch):
     schema, made = records([3, 5])
     recording = new_recording(tmp_path / "r", schema, made[0])
-    with Writer(recording, "one") as writer:
-        writer.write(*made)
+    with StreamWriter(recording, "one") as writer:
+        writer.write(made)
     records_read = list(recording.sorted_records())
     expected = [record.content_hash() for record in made]
     monkeypatch.setattr(_episodes, "_hash_column", None)
@@ -316,26 +316,26 @@ def test_the_hash_is_computed_once_for_what_cannot_change(tmp_path, monkeypatch)
 def test_add_checks_before_it_writes(tmp_path):
     schema, made = records([3])
     recording = new_recording(tmp_path / "r", schema, made[0])
-    with Writer(recording, "one") as recorder:
-        recorder.add(transitions(4, 1), episode=1, split="a", start_state=made[0].start_state)
+    with StreamWriter(recording, "one") as recorder:
+        recorder.add_episode(transitions(4, 1), episode=1, split="a", start_state=made[0].start_state)
         with pytest.raises(SchemaMismatch, match="episode 2: key action is missing"):
-            recorder.add(transitions(4, 2).exclude("action"), episode=2, split="a")
-        recorder.add(transitions(2, 3), episode=3, split="a", start_state=made[0].start_state)
+            recorder.add_episode(transitions(4, 2).exclude("action"), episode=2, split="a")
+        recorder.add_episode(transitions(2, 3), episode=3, split="a", start_state=made[0].start_state)
 
-    assert recording.summaries().keys() == {1, 3}
+    assert recording.episode_outcomes().keys() == {1, 3}
 
 
 def test_a_stream_is_never_rewritten(tmp_path):
     schema, made = records([3])
     recording = new_recording(tmp_path / "r", schema, made[0])
-    with Writer(recording, "one") as recorder:
-        recorder.write(made[0])
+    with StreamWriter(recording, "one") as recorder:
+        recorder.write([made[0]])
 
     with pytest.raises(DatasetExists, match="streams are never rewritten"):
-        Writer(recording, "one")
+        StreamWriter(recording, "one")
 
     with pytest.raises(ValueError, match="is closed"):
-        recorder.write(made[0])
+        recorder.write([made[0]])
     recorder.close()
     assert len(list(recording.records())) == 1
 
@@ -358,8 +358,8 @@ def test_text_is_in_the_versions_tables_and_not_in_the_buffer(tmp_path):
     made = tiny(3, 0)
     made["instruction"], made["next", "instruction"] = ["a", "", "c"], ["", "c", "d"]
     recording = Recording.create(tmp_path / "r", Schema.from_tensordict(made), provenance={"run": "run"})
-    with Writer(recording, "one") as writer:
-        written = writer.add(made, episode=0, split="a")
+    with StreamWriter(recording, "one") as writer:
+        written = writer.add_episode(made, episode=0, split="a")
     folder = export(recording.sorted_records(), "my/texts", version="1.0.0", schema=recording.schema, license="mit")
 
     dataset = RoboHiveDataset(folder)
@@ -392,15 +392,15 @@ def test_more_streams_than_files_may_be_open(tmp_path, monkeypatch):
     schema, made = records([2] * 80)
     recording = new_recording(tmp_path / "r", schema, made[0])
     for number in range(40):
-        with Writer(recording, f"{number:06d}") as writer:
-            writer.write(made[number], made[79 - number])
+        with StreamWriter(recording, f"{number:06d}") as writer:
+            writer.write([made[number], made[79 - number]])
 
     with few_files(20):
         assert all(map(same, made, recording.sorted_records()))
-        monkeypatch.setattr("rlhive.data.recording._order.KEPT_BYTES", 0)
-        monkeypatch.setattr("rlhive.data.recording._order.MAX_OPEN", 10)
+        monkeypatch.setattr("rlhive.data.recording._stream.KEPT_BYTES", 0)
+        monkeypatch.setattr("rlhive.data.recording._stream.MAX_OPEN", 10)
         back = list(recording.sorted_records())
-        monkeypatch.setattr("rlhive.data.recording._order.MAX_OPEN", 100)
+        monkeypatch.setattr("rlhive.data.recording._stream.MAX_OPEN", 100)
         with pytest.raises(OSError, match="Too many open files"):
             list(recording.sorted_records())
 

@@ -18,7 +18,7 @@ def run(*arguments):
 def recorded(name, *lengths, close=True):
     recorder = Recorder(name)
     for seed, length in enumerate(lengths):
-        recorder.add(transitions(length, seed))
+        recorder.add_episode(transitions(length, seed))
     if close:
         recorder.close()
     return recorder

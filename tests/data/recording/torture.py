@@ -33,7 +33,7 @@ def made(round_, number):
 
 
 def expected_hash(round_, number, schema):
-    columns, final = pack(made(round_, number), schema, where="expected")
+    columns, final = pack(made(round_, number), schema, context="expected")
     return EpisodeRecord(0, "", columns, final).content_hash()
 
 
@@ -44,9 +44,9 @@ def write(path, round_, report):
         episode = made(round_, number)
         # One after the other: in one piece, in two pieces, and step by step.
         if number % 3 == 0:
-            recorder.add(episode, metadata={"round": round_, "number": number})
+            recorder.add_episode(episode, metadata={"round": round_, "number": number})
         else:
-            recorder.begin(metadata={"round": round_, "number": number})
+            recorder.start_episode(metadata={"round": round_, "number": number})
             for part in episode.split(1 if number % 3 == 2 else max(1, len(episode) // 2)):
                 recorder.extend(part)
         os.write(report, f"{number}\n".encode())

@@ -115,7 +115,7 @@ def toy_cache(folder):
     """A cache of one episode of the toy environment."""
     rollout = ToyEnv(seed=0).rollout(20)
     schema = Schema.from_tensordict(rollout)
-    columns, final = pack(rollout, schema, where="rollout")
+    columns, final = pack(rollout, schema, context="rollout")
     folder.mkdir()
     finals = {name: value[None] for name, value in final.items()}
     writer = PackedCacheWriter(folder, schema, ["a"], np.array([[0, 0, len(rollout)]]), finals)

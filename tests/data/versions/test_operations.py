@@ -7,7 +7,7 @@ import torch
 from torchrl.data import LazyMemmapStorage, LazyTensorStorage, TensorDictReplayBuffer
 
 from rlhive.data.recording._recording import Recording
-from rlhive.data.recording._writer import Writer
+from rlhive.data.recording._writer import StreamWriter
 from rlhive.data.versions._export import export
 from rlhive.data.versions._manifest import Manifest
 from rlhive.dataset._dataset import RoboHiveDataset
@@ -201,10 +201,10 @@ def test_appending_keeps_ids_and_goes_on_after_them(dataset, made, tmp_path):
     recording = Recording.create(
         tmp_path / "recording", schema, start_state=fresh[0].start_state, provenance={"run": "late"}
     )
-    with Writer(recording, "w") as writer:
+    with StreamWriter(recording, "w") as writer:
         for record in fresh:
             record.columns["action"][:] += 1
-            writer.write(record)
+            writer.write([record])
 
     longer = dataset.append(recording)
 
