@@ -79,7 +79,7 @@ def commit_recording(
         raise InvalidName(msg)
     with recording.exclusive(timeout_s=_COMMIT_TIMEOUT_S):
         if recording.schema is None:
-            msg = f"{recording.path} holds no whole episode: expected at least one."
+            msg = f"{recording.path} holds no complete episode: expected at least one."
             raise DatasetNotFound(msg)
         env_names = [run.get("env", {}).get("env_name", "") for run in recording.runs]
         options = {"env_name": next((env_name for env_name in env_names if env_name), ""), **options}

@@ -320,7 +320,7 @@ def _decode(batches: Sequence[pa.RecordBatch], schema: Schema) -> Iterator[tuple
     for batch in batches:
         last_row = first_row + batch.num_rows - 1
         header = json.loads(batch.column("header")[0].as_py())
-        start_state = {name.removeprefix(_arrow.START_PREFIX): state(first_row) for name, state in states.items()}
+        start_state = {name: state(first_row) for name, state in states.items()}
         record = EpisodeRecord(
             episode=batch.column(0)[0].as_py(),
             split=header["split"],

@@ -502,7 +502,7 @@ def test_what_a_commit_lacks_is_said(tmp_path, store):
         with pytest.raises(RecordingInUse):
             recorder.commit(name="my/knob", version="1.0.0", license="mit")
         other.close()
-        with pytest.raises(DatasetNotFound, match="no whole episode"):
+        with pytest.raises(DatasetNotFound, match="holds no complete episode"):
             recorder.commit(name="my/knob", version="1.0.0", license="mit")
     assert recorder.path.exists()
 

@@ -70,9 +70,9 @@ def test_another_name_is_possible_and_one_recording_needs_none(store):
     [
         (["my/knob", "--commit", "--license", "mit"], "no live process holds"),
         (["my/knob", "--discard"], "no live process holds"),
-        (["my/other", "--discard"], "expected to mean one, got 0"),
-        (["--discard"], "expected to mean one, got 2"),
-        (["my/empty", "--commit", "--license", "mit"], "holds no whole episode"),
+        (["my/other", "--discard"], "expected one match, got 0; recordings: "),
+        (["--discard"], "expected one match, got 2; recordings: "),
+        (["my/empty", "--commit", "--license", "mit"], "holds no complete episode"),
     ],
 )
 def test_what_cannot_be_done_is_one_sentence(arguments, says, store):
@@ -100,7 +100,7 @@ def test_a_recording_is_found_by_its_folder_its_last_part_and_its_dataset(store)
 
     for name in ("", "knob", "my/knob", path.name, str(path)):
         assert find_recording(name).path == path
-    with pytest.raises(DatasetNotFound, match="there are: "):
+    with pytest.raises(DatasetNotFound, match="expected one match, got 0; recordings: "):
         find_recording("door")
 
 

@@ -320,7 +320,7 @@ def test_an_episode_that_lost_its_beginning_is_left_out(tmp_path, caplog):
     folder = export(buffer, "my/buffer", license="mit", store=tmp_path)
 
     assert RoboHiveDataset(folder).episodes["length"].to_pylist() == [4, 4]
-    assert "left out 1 episodes" in caplog.text
+    assert "dropped 1 episodes (2 transitions) whose beginning was overwritten" in caplog.text
 
 
 def test_words_given_to_filter_are_sent_to_where(dataset):
