@@ -313,9 +313,8 @@ def _decode(batches: Sequence[pa.RecordBatch], schema: Schema) -> Iterator[tuple
     columns = _arrow.table_to_columns(rows, schema)
     for array in columns.values():
         array.flags.writeable = False
-    states = {
-        name: _list_getter(rows.column(name)) for name in rows.schema.names if name.startswith(_arrow.START_PREFIX)
-    }
+    start_columns = [name for name in rows.schema.names if name.startswith(_arrow.START_PREFIX)]
+    states = {name.removeprefix(_arrow.START_PREFIX): _list_getter(rows.column(name)) for name in start_columns}
     first_row = 0
     for batch in batches:
         last_row = first_row + batch.num_rows - 1
