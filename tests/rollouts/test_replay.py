@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from rlhive.cli import app
 from rlhive.data._episodes import EpisodeRecord, pack
 from rlhive.data._schema import Schema
-from rlhive.data.versions._certificate import Certificate, read_certificate
+from rlhive.data.versions._certificate import read_certificate
 from rlhive.data.versions._manifest import Manifest
 from rlhive.envs._make import make_env, make_policy
 from rlhive.envs._tasks import Recipe, get_task
@@ -140,15 +140,6 @@ def test_a_sample_is_spread_and_does_not_replace_a_certificate_of_more(made, tmp
     replay(made, episodes=1, store=tmp_path, progress=False)
 
     assert read_certificate(sample.fingerprint, store=tmp_path).num_episodes == 6
-
-
-@pytest.mark.parametrize("content", ["", "{}", "[1]", '{"format_version": 9}', "\x00" * 99])
-def test_an_unreadable_certificate_is_none(content, tmp_path):
-    path = Certificate("n", "1.0.0", "f" * 64, "e", 0, 0, {}, 0, 0, 0).keep(store=tmp_path)
-    assert read_certificate("f" * 64, store=tmp_path).verdict == "not replayable"
-    path.write_text(content)
-
-    assert read_certificate("f" * 64, store=tmp_path) is None
 
 
 def test_another_model_or_version_is_said(made):
