@@ -73,7 +73,7 @@ def main():
         tables = measured("decode Parquet", raw, lambda: [_parquet.read_table(path) for path in paths])
         columns = [_arrow.table_to_columns(table, SCHEMA) for table in tables]
         sketcher = _sketcher(manifest)
-        measured("near-duplicate codes", raw, lambda: [sketcher.codes(part) for part in columns])
+        measured("near-duplicate codes", raw, lambda: [sketcher.compute_codes(part) for part in columns])
         measured("extremes", raw, lambda: [Extremes.from_rows(array) for part in columns for array in part.values()])
         made = list(episodes(count))
         measured("content hashes", raw, lambda: [record.content_hash() for record in made])

@@ -18,7 +18,7 @@ from rlhive.data.versions._export import export
 from rlhive.data.versions._manifest import Manifest
 from rlhive.dataset._dataset import RoboHiveDataset, describe
 from rlhive.errors import RLHiveError
-from tests.data.checks.test_check import resign
+from tests.data.checks.walks import update_hashes
 from tests.data.strategies import records
 
 EXAMPLES = int(os.environ.get("RLHIVE_FUZZ", "25"))
@@ -176,7 +176,7 @@ def test_a_damaged_file_with_a_manifest_that_agrees_gives_an_error_or_the_data(c
     folder = copied()
     files = sorted(path for path in folder.rglob("data/*.parquet"))
     damage(data.draw(st.sampled_from(files)), data)
-    resign(folder)
+    update_hashes(folder)
 
     served = attempt(folder)[0]
 

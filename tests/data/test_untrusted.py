@@ -14,7 +14,7 @@ from rlhive.data.versions import _reader
 from rlhive.data.versions._export import export
 from rlhive.data.versions._manifest import Manifest
 from rlhive.errors import CorruptDataset, InvalidName, UnsupportedFormat
-from tests.data.checks.test_check import resign
+from tests.data.checks.walks import update_hashes
 from tests.data.strategies import records
 
 UNPICKLING = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
@@ -189,7 +189,7 @@ def test_other_lies_are_refused_too(folder, key, lie):
 
 def test_a_table_of_other_columns_is_refused_even_with_the_right_hash(folder):
     (folder / "meta/episodes.parquet").write_bytes(next(folder.glob("data/*.parquet")).read_bytes())
-    resign(folder)
+    update_hashes(folder)
 
     with pytest.raises(CorruptDataset, match="column split: expected"):
         _reader.read_episodes(folder, Manifest.read(folder))

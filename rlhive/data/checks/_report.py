@@ -1,4 +1,4 @@
-"""The named checks of a dataset version, and the report that says what each of them found."""
+"""List of the checks of a dataset version, and the report of their results."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -8,46 +8,47 @@ from typing import Any
 ERROR, WARNING = "error", "warning"
 PASSED, FAILED, WARNED, SKIPPED = "passed", "failed", "warned", "skipped"
 
-#: Every check: its severity, and what holds when it passes.
+#: Severity of each check, and what is true of a version that passes it.
 CHECKS: dict[str, tuple[str, str]] = {
-    "manifest": (ERROR, "rlhive.json is one that this RLHive reads"),
-    "files": (ERROR, "every file has the recorded size and SHA-256, and data/ holds no other"),
+    "manifest": (ERROR, "rlhive.json is a manifest that this RLHive can read"),
+    "files": (ERROR, "every file has the recorded size and SHA-256, and data/ has no other files"),
     "pages": (ERROR, "every Parquet page has its checksum and can be decoded"),
     "schema": (ERROR, "the columns on disk have the names, types and shapes of the manifest, and no nulls"),
-    "counts": (ERROR, "episode ids are unique and rising; episodes and rows are as many as the manifest says"),
-    "order": (ERROR, "an episode's rows stand together, step by step, so that next is the row below"),
-    "content": (ERROR, "content hashes and fingerprint, computed anew, are the recorded ones"),
-    "summary": (ERROR, "length, return, success and end of the episode table are those of the rows"),
-    "ends": (ERROR, "an episode ends at its last row only, and at the horizon at the latest"),
+    "counts": (ERROR, "episode ids are unique and increase; the manifest has the right number of episodes and rows"),
+    "order": (ERROR, "the rows of an episode are contiguous and in step order, so next is the following row"),
+    "content": (ERROR, "content hashes and fingerprint, recomputed from the rows, are the recorded ones"),
+    "summary": (ERROR, "length, return, success and end in the episode table are those of the rows"),
+    "ends": (ERROR, "an episode ends only in its last row, and not later than the horizon"),
     "nan": (ERROR, "no value is NaN"),
-    "statistics": (ERROR, "count, minimum and maximum of the manifest are those of the rows"),
-    "reward": (ERROR, "rewards are those that the environment gives for the next state"),
+    "statistics": (ERROR, "count, minimum and maximum in the manifest are those of the rows"),
+    "reward": (ERROR, "rewards are those that the environment computes for the next state"),
     "success": (ERROR, "success is what the environment's reward calls solved"),
-    "split_leak": (ERROR, "no episode stands in two splits"),
-    "duplicates": (WARNING, "no episode stands in a split twice"),
-    "near_duplicates": (WARNING, "no two episodes are alike but for rounding, a little noise or a shifted start"),
+    "split_leak": (ERROR, "no episode is in two splits"),
+    "duplicates": (WARNING, "no episode is in a split twice"),
+    "near_duplicates": (WARNING, "no two episodes differ only by rounding, a little noise or a shifted start"),
     "final": (WARNING, "final observations are neither copies of the last row nor the next episode's first"),
     "horizon": (WARNING, "only the horizon truncates, and every episode ends"),
     "infinite": (WARNING, "no value is infinite"),
     "constant": (WARNING, "every element of every column changes"),
-    "saturated": (WARNING, "no element stands at its extreme value for most of the time"),
+    "saturated": (WARNING, "no element is at its minimum or maximum most of the time"),
 }
 
+#: Number of findings of a check that the report describes; the others are only counted.
 MAX_FINDINGS = 10
 
 
 @dataclass
 class CheckResult:
-    """What one check found.
+    """Result of one check.
 
     Attributes:
-        name: Of the check.
+        name: Name of the check.
         severity: "error" or "warning".
-        promise: What holds when it passes.
+        promise: What is true of a version that passes.
         status: "passed", "failed" (an error), "warned" or "skipped".
         count: Number of findings.
-        findings: The first MAX_FINDINGS of them, in words.
-        note: Why it was skipped.
+        findings: Description of the first MAX_FINDINGS findings.
+        note: Reason why the check was skipped.
     """
 
     name: str
@@ -61,11 +62,11 @@ class CheckResult:
 
 @dataclass(frozen=True)
 class CheckReport:
-    """What all checks found.
+    """Results of all checks of a version.
 
     Attributes:
         path: The version's folder.
-        results: Of every check, by name.
+        results: Result of each check, by the check's name.
     """
 
     path: Path
@@ -74,40 +75,40 @@ class CheckReport:
     @property
     def ok(self) -> bool:
         """Whether no check failed; warnings are allowed."""
-        return not any(outcome.status == FAILED for outcome in self.results.values())
+        return not any(result.status == FAILED for result in self.results.values())
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as JSON-able values."""
-        return {"path": str(self.path), "ok": self.ok, "checks": [asdict(row) for row in self.results.values()]}
+        return {"path": str(self.path), "ok": self.ok, "checks": [asdict(result) for result in self.results.values()]}
 
 
 class ReportBuilder:
-    """Where the checks write down what they find."""
+    """Collector of the findings of all checks."""
 
     def __init__(self) -> None:
-        self._outcomes = {name: CheckResult(name, severity, promise) for name, (severity, promise) in CHECKS.items()}
+        self._results = {name: CheckResult(name, severity, promise) for name, (severity, promise) in CHECKS.items()}
 
-    def add(self, name: str, finding: str) -> None:
-        """Count a finding of a check; the first MAX_FINDINGS are kept in words."""
-        outcome = self._outcomes[name]
-        outcome.count += 1
-        outcome.status = FAILED if outcome.severity == ERROR else WARNED
-        if len(outcome.findings) < MAX_FINDINGS:
-            outcome.findings.append(finding)
+    def add(self, check: str, finding: str) -> None:
+        """Count a finding of a check, and keep its description if it is one of the first MAX_FINDINGS."""
+        result = self._results[check]
+        result.count += 1
+        result.status = FAILED if result.severity == ERROR else WARNED
+        if len(result.findings) < MAX_FINDINGS:
+            result.findings.append(finding)
 
-    def skip(self, name: str, why: str) -> None:
-        """Say that a check could not be made; what it found before stays found."""
-        outcome = self._outcomes[name]
-        if outcome.status == PASSED:
-            outcome.status, outcome.note = SKIPPED, why
+    def skip(self, check: str, reason: str) -> None:
+        """Mark a check as skipped unless it has findings already."""
+        result = self._results[check]
+        if result.status == PASSED:
+            result.status = SKIPPED
+            result.note = reason
 
-    def stop(self, path: Path, why: str, *, seen: list[str]) -> CheckReport:
-        """Skip every check that was not seen to, and return the report."""
-        for name in self._outcomes:
-            if name not in seen:
-                self.skip(name, why)
-        return self.report(path)
+    def skip_remaining(self, reason: str, *, done: list[str]) -> None:
+        """Mark every check as skipped that is not in ``done``."""
+        for check in self._results:
+            if check not in done:
+                self.skip(check, reason)
 
-    def report(self, path: Path) -> CheckReport:
-        """Return what was found so far."""
-        return CheckReport(path, self._outcomes)
+    def build(self, path: Path) -> CheckReport:
+        """Return the report of the version in a folder."""
+        return CheckReport(path, self._results)

@@ -1,17 +1,19 @@
-"""One pass over the transitions of a version, in threads and bounded memory: what every check of rows needs.
+"""One pass over the transitions of a version, in threads and bounded memory, that computes what the checks need.
 
-    shard ─► chunks: whole row groups that hold whole episodes ─► threads ─► one ChunkFacts each, in order
+::
 
-Facts, not judgements: :mod:`rlhive.data.checks` says which of them are defects.
+    shard ─► chunks: row groups that hold whole episodes ─► threads ─► one ChunkFacts per chunk, in order
+
+The facts are not judged here: :mod:`rlhive.data.checks._rows` decides which of them are defects.
 """
 
 import json
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -21,27 +23,47 @@ from rlhive.data import _arrow, _parquet
 from rlhive.data._episodes import TERMINATED, TRUNCATED, Columns, EpisodeRecord
 from rlhive.data._schema import Schema
 from rlhive.data._statistics import find_extremes
-from rlhive.data.checks._duplicates import Sketcher, distinct
+from rlhive.data.checks._duplicates import Sketcher, unique_codes
 from rlhive.errors import CorruptDataset
 
-_READ = (keys.EPISODE, "split", "length", "seed", "policy", "run", "metadata")
+#: Function that recomputes an episode's rewards. It returns what differs under "reward" and "success", or under
+#: "unavailable" the reason why the rewards cannot be computed.
+RewardChecker = Callable[[EpisodeRecord], Mapping[str, str]]
+
+NAN, INFINITE = "NaN", "infinite"
+
+_EPISODE_COLUMNS = (keys.EPISODE, "split", "length", "seed", "policy", "run", "metadata")
+
+
+class ObservationHashes(NamedTuple):
+    """Hashes of the observations at the ends of an episode; all 0 without an observation.
+
+    Attributes:
+        first: Hash of the first row's observation.
+        last: Hash of the last row's observation.
+        final: Hash of the final observation.
+    """
+
+    first: int = 0
+    last: int = 0
+    final: int = 0
 
 
 @dataclass(frozen=True)
 class EpisodeFacts:
-    """What the rows of one episode say, to be compared with its row of the episode table.
+    """What the rows of one episode say, for comparison with the episode table.
 
     Attributes:
-        position: Of its row in the episode table.
-        content_hash: Of its transitions.
-        identity: Of everything that the version promises about it.
-        episode_return: Sum of its rewards.
+        position: Position of the episode in the episode table.
+        content_hash: Hash of the transitions.
+        identity: Hash of everything that the version promises about the episode.
+        episode_return: Sum of the rewards.
         success: Whether the task was solved after any action.
         ended: "terminated", "truncated" or "unfinished".
-        disorder: What is wrong with the place or the order of its rows; empty where nothing is.
-        early: First row that ends the episode before its last one; -1 where there is none.
-        first, last, final: Hashes of its first row's observation, of its last row's, and of the final one.
-        judged: What the caller's judge said of the episode.
+        order_defect: First row with a wrong episode id or step count, described; empty without one.
+        early_end: First row before the last one that ends the episode; -1 without one.
+        observations: Hashes of the observations at the ends of the episode.
+        reward_defects: Result of the reward checker; empty without one.
     """
 
     position: int
@@ -50,17 +72,23 @@ class EpisodeFacts:
     episode_return: float
     success: bool
     ended: str
-    disorder: str
-    early: int
-    first: int
-    last: int
-    final: int
-    judged: Any
+    order_defect: str
+    early_end: int
+    observations: ObservationHashes
+    reward_defects: Mapping[str, str]
 
 
 @dataclass
 class Extremes:
-    """Smallest and largest value of every element of a column, and how many rows have them."""
+    """Smallest and largest value of every element of a column, and how many rows have them.
+
+    Attributes:
+        count: Number of rows.
+        low: Smallest values ``[elements]``, of the column's dtype.
+        high: Largest values ``[elements]``, of the column's dtype.
+        num_low: Number of rows with the smallest value; 0 for one-byte dtypes.
+        num_high: Number of rows with the largest value; 0 for one-byte dtypes.
+    """
 
     count: int
     low: np.ndarray
@@ -70,19 +98,35 @@ class Extremes:
 
     @classmethod
     def from_rows(cls, rows: np.ndarray) -> "Extremes":
-        """Return those of ``[N, *shape]``, N at least 1; a NaN makes both NaN."""
+        """Return the extremes of ``[N, *shape]``, N >= 1; a NaN makes both extremes NaN."""
         values = rows.reshape(len(rows), -1)
         low, high = find_extremes(values)
-        if values.dtype.itemsize == 1:  # flags and pictures: nobody asks how often they are black
+        if values.dtype.itemsize == 1:  # flags and images are not checked for saturation
             return cls(len(rows), low, high, np.zeros(len(low), int), np.zeros(len(low), int))
         return cls(len(rows), low, high, _count_equal(values, low), _count_equal(values, high))
 
     def merge(self, other: "Extremes") -> "Extremes":
-        """Return those of both sets of rows together."""
+        """Return the extremes of both sets of rows together."""
         low, high = np.minimum(self.low, other.low), np.maximum(self.high, other.high)
         num_low = self.num_low * (self.low == low) + other.num_low * (other.low == low)
         num_high = self.num_high * (self.high == high) + other.num_high * (other.high == high)
         return Extremes(self.count + other.count, low, high, num_low, num_high)
+
+
+class NonFiniteValue(NamedTuple):
+    """A NaN or an infinity.
+
+    Attributes:
+        column: Name of the column.
+        position: Position of the episode in the episode table.
+        row: Row within the episode; the episode's length for a final value.
+        kind: NAN or INFINITE.
+    """
+
+    column: str
+    position: int
+    row: int
+    kind: str
 
 
 @dataclass(frozen=True)
@@ -91,29 +135,29 @@ class ChunkFacts:
 
     Attributes:
         chunk: The chunk.
-        error: Why it cannot be read; the rest is empty then.
-        episodes: Of each episode.
-        extremes: Of each column, final values not included.
-        odd: Column, position of the episode, row, and "NaN" or "infinite"; the first of each kind and column.
-        codes: The different ones of each episode, see :mod:`rlhive.data.checks`.
+        error: Why the chunk cannot be read, in which case the other attributes are empty.
+        episodes: Facts of each episode.
+        codes: Unique row codes of each episode, see :mod:`rlhive.data.checks._duplicates`.
+        extremes: Extremes of each numeric column, without final values.
+        non_finite: First NaN and first infinity of each column, in the rows and in the final values.
     """
 
     chunk: _parquet.Chunk
     error: str = ""
     episodes: list[EpisodeFacts] = field(default_factory=list)
-    extremes: dict[str, Extremes] = field(default_factory=dict)
-    odd: list[tuple[str, int, int, str]] = field(default_factory=list)
     codes: list[np.ndarray] = field(default_factory=list)
+    extremes: dict[str, Extremes] = field(default_factory=dict)
+    non_finite: list[NonFiniteValue] = field(default_factory=list)
 
 
 class Scanner:
-    """Read chunks and gather their facts.
+    """Reader of chunks that computes their facts.
 
     Args:
-        schema: Of the transitions.
-        episodes: The episode table, in the order of its rows.
-        sketcher: Makes the codes of the rows.
-        judge: Called with every episode's record, one at a time; what it returns is kept.
+        schema: The transitions' schema.
+        episodes: The episode table.
+        sketcher: Sketcher of the rows, for near-duplicates.
+        reward_checker: Function that is called with the record of every episode, never by two threads at once.
     """
 
     def __init__(
@@ -121,95 +165,104 @@ class Scanner:
         schema: Schema,
         episodes: pa.Table,
         sketcher: Sketcher,
-        judge: Callable[[EpisodeRecord], Any] | None = None,
+        reward_checker: RewardChecker | None = None,
     ):
-        self._schema, self._sketcher, self._judge = schema, sketcher, judge
-        self._rows = episodes.select(_READ).to_pylist()
-        self._ids, self._lengths = (episodes[name].to_numpy() for name in (keys.EPISODE, "length"))
+        self._schema = schema
+        self._sketcher = sketcher
+        self._reward_checker = reward_checker
+        self._reward_lock = threading.Lock()  # a simulator is not thread-safe
+        self._rows = episodes.select(_EPISODE_COLUMNS).to_pylist()
+        self._ids = episodes[keys.EPISODE].to_numpy()
+        self._lengths = episodes["length"].to_numpy()
         self._finals = _arrow.read_final_values(episodes, schema)
         for array in self._finals.values():
             array.flags.writeable = False
-        self._starts = list(_arrow.read_start_states(episodes))
-        self._seen = next((i.column for i in schema.observed if i.column == keys.OBSERVATION), "")
-        self._alone = threading.Lock()  # the judge may use a simulator
+        self._start_states = list(_arrow.read_start_states(episodes))
+        self._has_observation = any(field.column == keys.OBSERVATION for field in schema.observed)
 
     def scan(self, chunks: Iterable[_parquet.Chunk], *, num_threads: int) -> Iterator[ChunkFacts]:
-        """Yield the facts of every chunk, in order; as many chunks are in memory as there are threads, and one."""
+        """Yield the facts of every chunk, in order. At most ``num_threads + 1`` chunks are in memory."""
         with ThreadPoolExecutor(num_threads) as pool:
-            waiting: deque[Future[ChunkFacts]] = deque()
+            pending: deque[Future[ChunkFacts]] = deque()
             for chunk in chunks:
-                waiting.append(pool.submit(self._facts, chunk))
-                if len(waiting) > num_threads:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
+                pending.append(pool.submit(self._scan_chunk, chunk))
+                if len(pending) > num_threads:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
 
-    def _facts(self, chunk: _parquet.Chunk) -> ChunkFacts:
+    def _scan_chunk(self, chunk: _parquet.Chunk) -> ChunkFacts:
         try:
             table = _parquet.read_groups(chunk.path, chunk.groups)
         except CorruptDataset as error:
             return ChunkFacts(chunk, str(error))
         columns = _arrow.table_to_columns(table, self._schema)
         for array in columns.values():
-            array.flags.writeable = False  # so that an episode is hashed once
-        codes = self._sketcher.codes(columns)
+            array.flags.writeable = False  # so that a record remembers its hash
+        codes = self._sketcher.compute_codes(columns)
+        order_defects = self._find_order_defects(chunk.positions, table)
+        early_ends = self._find_early_ends(chunk.positions, columns)
         facts = ChunkFacts(chunk)
         start = 0
-        for position, disorder, early in zip(chunk.positions, *self._places(chunk, table, columns), strict=True):
+        for index, position in enumerate(chunk.positions):
             rows = slice(start, start + self._lengths[position])
-            own = {name: array[rows] for name, array in columns.items()}
-            facts.episodes.append(self._episode(position, own, disorder, early))
-            facts.codes.append(distinct(codes[rows]))
+            record = self._make_record(position, {name: array[rows] for name, array in columns.items()})
+            order_defect, early_end = order_defects.get(index, ""), early_ends.get(index, -1)
+            facts.episodes.append(self._describe_episode(position, record, order_defect, early_end))
+            facts.codes.append(unique_codes(codes[rows]))
             start = rows.stop
-        numbers = {name: array for name, array in columns.items() if array.size and array.dtype != object}
-        facts.extremes.update({name: Extremes.from_rows(array) for name, array in numbers.items()})
-        facts.odd.extend(self._odd(facts, columns))
+        numeric = {name: array for name, array in columns.items() if array.size and array.dtype != object}
+        facts.extremes.update({name: Extremes.from_rows(array) for name, array in numeric.items()})
+        facts.non_finite.extend(self._find_non_finite(facts, columns))
         return facts
 
-    def _places(self, chunk: _parquet.Chunk, table: pa.Table, columns: Columns) -> tuple[list[str], list[int]]:
-        """Return what is wrong with the order of each episode's rows, and the first row that ends it too early."""
-        positions = list(chunk.positions)
-        lengths = self._lengths[positions]
-        first = lengths.cumsum() - lengths
-        expected = {
-            keys.EPISODE: np.repeat(self._ids[positions], lengths),
-            keys.STEP_COUNT: np.arange(lengths.sum()) - np.repeat(first, lengths),
+    def _find_order_defects(self, positions: Sequence[int], table: pa.Table) -> dict[int, str]:
+        """Return the first row with wrong index columns of each episode, described, by the episode's index."""
+        ids, lengths = self._ids[positions], self._lengths[positions]
+        starts = lengths.cumsum() - lengths
+        expected_ids = np.repeat(ids, lengths)
+        expected_steps = np.arange(lengths.sum()) - np.repeat(starts, lengths)
+        row_ids, steps = (table.column(name).to_numpy() for name in (keys.EPISODE, keys.STEP_COUNT))
+        first_rows = _first_row_by_episode((row_ids != expected_ids) | (steps != expected_steps), starts)
+        return {
+            index: f"row {row - starts[index]}: expected episode {expected_ids[row]}, step_count "
+            f"{expected_steps[row]}; got {row_ids[row]}, {steps[row]}"
+            for index, row in first_rows.items()
         }
-        index = {name: table.column(name).to_numpy() for name in expected}
-        wrong = np.logical_or.reduce([index[name] != rows for name, rows in expected.items()])
-        ends = (columns[TERMINATED] | columns[TRUNCATED]).reshape(len(wrong), -1).any(axis=1)
-        ends[first + lengths - 1] = False
-        disorder, early = [""] * len(positions), [-1] * len(positions)
-        # The first of each: np.unique keeps the first row of an episode that it meets.
-        for places, mask in ((disorder, wrong), (early, ends)):
-            found = np.flatnonzero(mask)
-            episodes = np.searchsorted(first, found, side="right") - 1
-            for episode, at in zip(*np.unique(episodes, return_index=True), strict=True):
-                row = int(found[at] - first[episode])
-                got = ", ".join(str(rows[found[at]]) for rows in index.values())
-                said = f"row {row}: expected episode {self._ids[positions[episode]]}, step_count {row}; got {got}"
-                places[episode] = said if places is disorder else row
-        return disorder, early
 
-    def _episode(self, position: int, columns: Columns, disorder: str, early: int) -> EpisodeFacts:
+    def _find_early_ends(self, positions: Sequence[int], columns: Columns) -> dict[int, int]:
+        """Return the first row before the last one that ends an episode, by the episode's index."""
+        lengths = self._lengths[positions]
+        starts = lengths.cumsum() - lengths
+        ends = (columns[TERMINATED] | columns[TRUNCATED]).reshape(lengths.sum(), -1).any(axis=1)
+        ends[starts + lengths - 1] = False
+        return {index: int(row - starts[index]) for index, row in _first_row_by_episode(ends, starts).items()}
+
+    def _make_record(self, position: int, columns: Columns) -> EpisodeRecord:
         row = self._rows[position]
-        final = {name: array[position] for name, array in self._finals.items()}
-        record = EpisodeRecord(
+        return EpisodeRecord(
             episode=row[keys.EPISODE],
             split=row["split"],
             columns=columns,
-            final=final,
+            final={name: array[position] for name, array in self._finals.items()},
             seed=row["seed"],
-            start_state=self._starts[position],
+            start_state=self._start_states[position],
             policy=row["policy"],
             run=row["run"],
             metadata=json.loads(row["metadata"]),
         )
-        seen = self._seen
-        judged = None
-        if self._judge is not None:
-            with self._alone:
-                judged = self._judge(record)
+
+    def _describe_episode(
+        self, position: int, record: EpisodeRecord, order_defect: str, early_end: int
+    ) -> EpisodeFacts:
+        reward_defects: Mapping[str, str] = {}
+        if self._reward_checker is not None:
+            with self._reward_lock:
+                reward_defects = self._reward_checker(record)
+        hashes = ObservationHashes()
+        if self._has_observation:
+            rows, final = record.columns[keys.OBSERVATION], record.final[keys.OBSERVATION]
+            hashes = ObservationHashes(*(hash(value.tobytes()) for value in (rows[0], rows[-1], final)))
         return EpisodeFacts(
             position=position,
             content_hash=record.content_hash(),
@@ -217,37 +270,51 @@ class Scanner:
             episode_return=record.episode_return,
             success=record.success,
             ended=record.ended,
-            disorder=disorder,
-            early=early,
-            first=hash(columns[seen][0].tobytes()) if seen else 0,
-            last=hash(columns[seen][-1].tobytes()) if seen else 0,
-            final=hash(final[seen].tobytes()) if seen else 0,
-            judged=judged,
+            order_defect=order_defect,
+            early_end=early_end,
+            observations=hashes,
+            reward_defects=reward_defects,
         )
 
-    def _odd(self, facts: ChunkFacts, columns: Columns) -> Iterator[tuple[str, int, int, str]]:
-        """Yield where the first NaN and the first infinity of each column stand, final values included."""
-        lengths = [self._rows[position]["length"] for position in facts.chunk.positions]
-        starts = np.cumsum(lengths) - lengths
+    def _find_non_finite(self, facts: ChunkFacts, columns: Columns) -> Iterator[NonFiniteValue]:
+        """Yield the first NaN and the first infinity of each column, in the rows and in the final values."""
+        positions = facts.chunk.positions
+        lengths = self._lengths[positions]
+        starts = lengths.cumsum() - lengths
         for name, extremes in facts.extremes.items():
-            finals = self._finals[name][list(facts.chunk.positions)] if name in self._finals else np.zeros((0, 1))
+            finals = self._finals[name][positions] if name in self._finals else np.zeros((0, 1))
             if np.isfinite(extremes.low).all() and np.isfinite(extremes.high).all() and np.isfinite(finals).all():
                 continue
-            for kind, test in (("NaN", np.isnan), ("infinite", np.isinf)):
-                rows = test(columns[name]).reshape(sum(lengths), -1).any(axis=1)
-                if rows.any():
-                    row = int(rows.argmax())
-                    episode = int(np.searchsorted(starts, row, side="right")) - 1
-                    yield name, facts.chunk.positions[episode], row - int(starts[episode]), kind
-                ends = test(finals).any(axis=tuple(range(1, finals.ndim)))
-                if ends.any():
-                    episode = int(ends.argmax())
-                    yield name, facts.chunk.positions[episode], lengths[episode], kind
+            for kind, test in ((NAN, np.isnan), (INFINITE, np.isinf)):
+                is_bad_row = test(columns[name]).reshape(lengths.sum(), -1).any(axis=1)
+                if is_bad_row.any():
+                    row = int(is_bad_row.argmax())
+                    index = int(np.searchsorted(starts, row, side="right")) - 1
+                    yield NonFiniteValue(name, positions[index], row - int(starts[index]), kind)
+                is_bad_final = test(finals).any(axis=tuple(range(1, finals.ndim)))
+                if is_bad_final.any():
+                    index = int(is_bad_final.argmax())
+                    yield NonFiniteValue(name, positions[index], int(lengths[index]), kind)
 
 
-def _count_equal(values: np.ndarray, one: np.ndarray) -> np.ndarray:
-    """Return how many rows of ``[N, elements]`` have each element's value in ``one``."""
-    counts = np.zeros(len(one), int)
-    for start in range(0, len(values), 255):  # so that a byte counts them: eight times as many at once
-        counts += np.add.reduce((values[start : start + 255] == one).view(np.uint8), axis=0, dtype=np.uint8)
+def _first_row_by_episode(mask: np.ndarray, starts: np.ndarray) -> dict[int, int]:
+    """Return the first row where the mask is set of each episode that has one.
+
+    Args:
+        mask: Boolean ``[num_rows]``.
+        starts: First row of each episode.
+
+    Returns:
+        Row by the index of the episode in ``starts``.
+    """
+    rows = np.flatnonzero(mask)
+    episodes, first = np.unique(np.searchsorted(starts, rows, side="right") - 1, return_index=True)
+    return {int(episode): int(rows[index]) for episode, index in zip(episodes, first, strict=True)}
+
+
+def _count_equal(values: np.ndarray, row: np.ndarray) -> np.ndarray:
+    """Return how many rows of ``[N, elements]`` equal ``row`` in each element."""
+    counts = np.zeros(len(row), int)
+    for start in range(0, len(values), 255):  # a byte can count 255 rows, which is eight times as fast as int64
+        counts += np.add.reduce((values[start : start + 255] == row).view(np.uint8), axis=0, dtype=np.uint8)
     return counts

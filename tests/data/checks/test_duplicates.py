@@ -5,48 +5,89 @@ import itertools
 import numpy as np
 import pytest
 
+from rlhive.data._schema import Field, Schema
+from rlhive.data._statistics import ColumnStatistics
 from rlhive.data.checks import _duplicates
-from rlhive.data.checks._duplicates import MIN_CODES, SHARE, Pair, distinct, near_duplicates
+from rlhive.data.checks._duplicates import (
+    MAX_ROWS,
+    MIN_CODES,
+    SHARE,
+    NearDuplicate,
+    Sketcher,
+    find_near_duplicates,
+    unique_codes,
+)
 
 
-def episodes_of_codes():
+def make_codes():
     """Return the codes of 60 episodes, drawn from so few that many are shared; some are copies of earlier ones."""
     generator = np.random.default_rng(0)
     pool = generator.integers(1, 2**64, 3_000, dtype=np.uint64)
-    made = [generator.choice(pool, generator.integers(1, 120)) for _ in range(60)]
-    made[7], made[20] = made[3][:50], np.concatenate([made[3], made[3][:9], np.zeros(4, np.uint64)])
-    made[41], made[59] = made[40].copy(), np.zeros(3, np.uint64)
-    return [distinct(part) for part in made]
+    codes = [generator.choice(pool, generator.integers(1, 120)) for _ in range(60)]
+    codes[7], codes[20] = codes[3][:50], np.concatenate([codes[3], codes[3][:9], np.zeros(4, np.uint64)])
+    codes[41], codes[59] = codes[40].copy(), np.zeros(3, np.uint64)
+    return [unique_codes(episode) for episode in codes]
 
 
-def by_sets(codes):
-    """Find the pairs the slow way: of those that have a code, in order, each with the next."""
-    holders = {}
-    for episode, part in enumerate(codes):
-        for code in part.tolist():
-            holders.setdefault(code, []).append(episode)
+def find_by_sets(codes):
+    """Find the pairs the slow way: of the episodes that have a code, in order, each with the next."""
+    episodes_of_code = {}
+    for index, episode in enumerate(codes):
+        for code in episode.tolist():
+            episodes_of_code.setdefault(code, []).append(index)
     shared = {}
-    for held in holders.values():
-        for pair in itertools.pairwise(held):
+    for episodes in episodes_of_code.values():
+        for pair in itertools.pairwise(episodes):
             shared[pair] = shared.get(pair, 0) + 1
-    rows = [Pair(*pair, count, min(len(codes[pair[0]]), len(codes[pair[1]]))) for pair, count in shared.items()]
+    sizes = {(first, second): min(len(codes[first]), len(codes[second])) for first, second in shared}
+    pairs = [NearDuplicate(*pair, count, sizes[pair]) for pair, count in shared.items()]
     return sorted(
-        (row for row in rows if row.shared >= SHARE * row.codes and row.codes >= MIN_CODES),
-        key=lambda row: (row.first, row.second),
+        (pair for pair in pairs if pair.shared >= SHARE * pair.codes and pair.codes >= MIN_CODES),
+        key=lambda pair: (pair.first, pair.second),
     )
 
 
-@pytest.mark.parametrize("block", [1, 100, 2**18])
-def test_the_size_of_a_block_changes_nothing(block, monkeypatch):
-    monkeypatch.setattr(_duplicates, "BLOCK_CODES", block)
-    codes = episodes_of_codes()
+@pytest.mark.parametrize("block_codes", [1, 100, 2**18])
+def test_the_size_of_a_block_changes_nothing(block_codes, monkeypatch):
+    monkeypatch.setattr(_duplicates, "BLOCK_CODES", block_codes)
+    codes = make_codes()
 
-    found = near_duplicates(codes)
+    pairs = find_near_duplicates(codes)
 
-    assert found == by_sets(codes)
-    assert {(row.first, row.second) for row in found} >= {(3, 7), (40, 41)}
+    assert pairs == find_by_sets(codes)
+    assert {(pair.first, pair.second) for pair in pairs} >= {(3, 7), (40, 41)}
 
 
 def test_no_episodes_and_no_codes_are_no_pairs():
-    assert near_duplicates([]) == []
-    assert near_duplicates([np.zeros(0, np.uint64)] * 3) == []
+    assert find_near_duplicates([]) == []
+    assert find_near_duplicates([np.zeros(0, np.uint64)] * 3) == []
+
+
+def make_sketcher(num_rows):
+    schema = Schema((Field("action", "float64", (2,), observed=False), Field("observation", "float64", (3,), True)))
+    generator = np.random.default_rng(1)
+    columns = {name: generator.normal(size=(200, width)) for name, width in (("action", 2), ("observation", 3))}
+    statistics = {name: ColumnStatistics.from_rows(rows) for name, rows in columns.items()}
+    return Sketcher(schema, statistics, num_rows), columns
+
+
+def test_equal_rows_have_equal_codes_and_rows_with_a_nan_have_none():
+    sketcher, columns = make_sketcher(200)
+    columns["observation"][7] = columns["observation"][3]
+    columns["action"][7] = columns["action"][3]
+    columns["action"][9, 1] = np.nan
+
+    codes = sketcher.compute_codes(columns)
+
+    assert codes[7] == codes[3]
+    assert codes[9] == 0
+    assert len(np.unique(codes)) == 199  # all others differ
+
+
+def test_of_many_rows_a_sample_has_codes_and_it_is_the_same_sample_each_time():
+    sketcher, columns = make_sketcher(200)
+    sampling, _ = make_sketcher(4 * MAX_ROWS)
+    codes, sampled = sketcher.compute_codes(columns), sampling.compute_codes(columns)
+
+    assert (sampled[sampled != 0] == codes[sampled != 0]).all()
+    assert 20 < np.count_nonzero(sampled) < 80

@@ -18,7 +18,7 @@ from rlhive.data.versions._export import export
 from rlhive.data.versions._manifest import Manifest
 from rlhive.data.versions._picture import render_returns
 from rlhive.errors import InvalidName
-from tests.data.checks.test_check import SCHEMA, episode
+from tests.data.checks.walks import SCHEMA, make_walk
 from tests.data.strategies import records
 
 RUN = {
@@ -32,7 +32,7 @@ RUN = {
 
 @pytest.fixture(scope="module")
 def made():
-    return [episode(number) for number in range(6)]
+    return [make_walk(number) for number in range(6)]
 
 
 @pytest.fixture(scope="module")
