@@ -23,7 +23,7 @@ from rlhive.data.replay._storage import PackedStorage
 from rlhive.data.versions._export import export
 from rlhive.data.versions._manifest import Manifest
 from rlhive.errors import CheckpointMismatch
-from tests.data.replay.test_samplers import assert_same
+from tests.data.replay.caches import assert_same
 from tests.data.strategies import records
 
 LENGTHS = [7, 1, 12, 5, 9]
@@ -39,87 +39,6 @@ def packed(tmp_path):
 @pytest.fixture
 def storage(packed):
     return PackedStorage(packed)
-
-
-@pytest.mark.parametrize(
-    "index",
-    [3, -1, slice(2, 9, 3), [4, 0, 4], range(5), torch.tensor([[1, 2], [3, 4]]), torch.arange(34) % 3 == 0],
-    ids=str,
-)
-def test_every_kind_of_index_gives_what_it_gives_on_a_tensordict(storage, index):
-    everything = storage.get(slice(None))
-    plain = list(index) if isinstance(index, range) else index
-
-    got, expected = storage.get(index), everything[plain]
-
-    assert got.shape == expected.shape
-    for key in expected.keys(True, True):
-        assert got[key].contiguous().numpy().tobytes() == expected[key].contiguous().numpy().tobytes(), key
-
-
-def test_an_index_outside_is_an_error(storage):
-    with pytest.raises(IndexError):
-        storage.get(torch.tensor([34]))
-    with pytest.raises(IndexError):
-        storage.get(34)
-
-
-def test_next_is_the_row_below_inside_an_episode(storage):
-    td = storage.get(slice(None))
-    inside = td["episode"][:-1] == td["episode"][1:]
-
-    assert inside.sum() == sum(LENGTHS) - len(LENGTHS)
-    for key in ("observation", ("parts", "camera"), "success"):
-        following = td[("next", key) if isinstance(key, str) else ("next", *key)][:-1][inside]
-        assert (following == td[key][1:][inside]).all()
-    assert (td["next", "done"] == (td["next", "terminated"] | td["next", "truncated"])).all()
-    assert td["next", "done"].sum() == len(LENGTHS)
-
-
-def test_a_batch_is_a_copy(storage):
-    before = storage.get(slice(None)).clone()
-    for index in (0, slice(0, 3), slice(None), torch.arange(4)):
-        batch = storage.get(index)
-        for key in list(batch.keys(True, True)):
-            batch[key].zero_()
-    buffer = make_replay_buffer(storage, SamplingOptions(batch_size=5))
-    buffer[0:3]["observation"].fill_(7.0)
-
-    assert (storage.get(slice(None)) == before).all()
-
-
-def test_a_step_in_place_on_one_tensor_of_a_batch_is_none_on_the_others_to_autograd(storage):
-    batch = storage.get(slice(None))
-    scale = torch.ones(1, dtype=torch.float64, requires_grad=True)
-    before = batch["next", "observation"].clone()
-    batch["observation"].mul_(scale).add_(1)
-
-    assert batch["observation"].requires_grad
-    assert not batch["next", "observation"].requires_grad
-    assert not batch["next", "reward"].requires_grad
-    assert (batch["next", "observation"] == before).all()
-    batch["observation"].nan_to_num().sum().backward()
-    assert scale.grad is not None
-
-
-def test_it_is_read_only(storage):
-    buffer = make_replay_buffer(storage, SamplingOptions(batch_size=4))
-    batch = buffer.sample()
-
-    for write in (lambda: buffer.extend(batch), lambda: buffer.add(batch[0]), lambda: storage.set(0, batch[0])):
-        with pytest.raises((TypeError, RuntimeError)):
-            write()
-    assert len(buffer) == sum(LENGTHS)
-
-
-def test_a_subset_serves_its_episodes_only(packed):
-    storage = PackedStorage(packed, torch.tensor([4, 1]))
-    td = storage.get(slice(None))
-
-    ids = packed.episodes[:, 0]
-    assert td["episode"].unique_consecutive().tolist() == [ids[4], ids[1]]
-    assert len(storage) == packed.episodes[[4, 1], 3].sum()
-    assert storage.trajectories().bincount().tolist() == packed.episodes[[4, 1], 3].tolist()
 
 
 def test_same_seed_same_batches(packed):
@@ -247,14 +166,6 @@ def test_prioritized_sampling_prefers_what_it_is_told(storage):
 
     wanted = storage.get(11)["next", "reward"]
     assert (buffer.sample()["next", "reward"] == wanted).float().mean() > 0.95
-
-
-def test_pickling_sends_the_path_not_the_data(packed):
-    storage = PackedStorage(packed, torch.tensor([0, 2]))
-    content = pickle.dumps(storage)
-
-    assert len(content) < 5_000
-    assert (pickle.loads(content).get(slice(None)) == storage.get(slice(None))).all()
 
 
 def test_a_buffer_checkpoint_knows_its_content(storage, packed, tmp_path):

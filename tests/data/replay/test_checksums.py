@@ -1,16 +1,10 @@
 import json
 import os
-import shutil
 
 import pytest
 
-from rlhive.data.replay import open_packed
 from rlhive.data.replay._checksums import read_source, require_intact, write_checksums
-from rlhive.data.replay._storage import PackedStorage
-from rlhive.data.versions._export import export
-from rlhive.data.versions._manifest import Manifest
 from rlhive.errors import CorruptDataset
-from tests.data.strategies import records
 
 
 @pytest.fixture
@@ -82,22 +76,3 @@ def test_what_the_disk_alone_changed_is_found_by_reading(sealed):
     require_intact(sealed)
     with pytest.raises(CorruptDataset, match=r"content of a\.bin does not match"):
         require_intact(sealed, read_all=True)
-
-
-def test_a_cache_of_another_version_that_claims_the_fingerprint_is_not_served(tmp_path):
-    schema, made = records([3, 2])
-    honest = export(made, "my/knob", version="1.0.0", schema=schema, license="mit", store=tmp_path)
-    manifest = Manifest.read(honest)
-    made[0].columns["action"][0] = 7
-    liar = export(made, "other/knob", version="1.0.0", schema=schema, license="mit", store=tmp_path)
-    content = json.loads((liar / "rlhive.json").read_text())
-    (liar / "rlhive.json").write_text(json.dumps(content | {"fingerprint": manifest.fingerprint}))
-
-    lies = PackedStorage(open_packed(liar, Manifest.read(liar), store=tmp_path)).get(slice(None))
-    first = PackedStorage(open_packed(honest, manifest, store=tmp_path)).get(slice(None))
-    shutil.rmtree(honest / "data")
-    again = PackedStorage(open_packed(honest, manifest, store=tmp_path)).get(slice(None))
-
-    assert (lies["action"] == 7).any()
-    assert not (first["action"] == 7).any()
-    assert (first == again).all()

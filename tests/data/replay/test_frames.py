@@ -23,8 +23,7 @@ from rlhive.data.versions._export import export
 from rlhive.data.versions._manifest import Manifest
 from rlhive.dataset import _lookup
 from rlhive.errors import CorruptDataset, DiskFull
-from tests.data.replay.test_layout import assert_holds
-from tests.data.replay.test_samplers import assert_same
+from tests.data.replay.caches import assert_holds, assert_same
 from tests.data.strategies import records
 
 KINDS = ("raw", "encoded")

@@ -12,8 +12,7 @@ from rlhive.data.replay._options import SamplingOptions
 from rlhive.data.replay._samplers import EpisodeSliceSampler
 from rlhive.data.replay._storage import PackedStorage
 from rlhive.errors import SchemaMismatch
-from tests.data.replay.test_layout import LENGTHS, write
-from tests.data.replay.test_samplers import assert_same
+from tests.data.replay.caches import LENGTHS, assert_same, write_cache
 
 ALL = slice(None)
 
@@ -24,7 +23,7 @@ def cache(tmp_path, monkeypatch, request):
     if request.param != "records":
         monkeypatch.setattr(packed_room, "WIDE", 16)
     image_cache = "encoded" if request.param == "encoded" else "raw"
-    return write(tmp_path / "cache", ended="terminated", image_cache=image_cache)[0]
+    return write_cache(tmp_path / "cache", ended="terminated", image_cache=image_cache)[0]
 
 
 def episodes_of(td):

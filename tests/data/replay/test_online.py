@@ -14,8 +14,7 @@ from rlhive.data.replay._options import SamplingOptions
 from rlhive.data.replay._storage import PackedStorage
 from rlhive.envs._toy import ToyEnv
 from rlhive.errors import SchemaMismatch
-from tests.data.replay.test_layout import LENGTHS, write
-from tests.data.replay.test_samplers import assert_same
+from tests.data.replay.caches import LENGTHS, assert_same, write_cache
 from tests.data.strategies import transitions
 
 TOTAL = sum(LENGTHS)
@@ -23,7 +22,7 @@ TOTAL = sum(LENGTHS)
 
 @pytest.fixture
 def storage(tmp_path):
-    return PackedStorage(write(tmp_path / "cache")[0])
+    return PackedStorage(write_cache(tmp_path / "cache")[0])
 
 
 def test_it_starts_with_every_transition_once_and_in_order(storage):

@@ -1,18 +1,21 @@
-"""What each option of as_replay_buffer() does, on a dataset of two splits."""
+"""The options of as_replay_buffer(), on a dataset of two splits, and their validation."""
+
+import inspect
+import re
+from dataclasses import fields
 
 import numpy as np
 import pyarrow.compute as pc
 import pytest
 import torch
+from torchrl.data import RandomSampler
 
 from rlhive import RoboHiveDataset
-from rlhive.data.replay._dataloader import make_dataloader
-from rlhive.data.replay._options import DataLoaderOptions, ReadOptions, make_storage
+from rlhive.data.replay._options import DataLoaderOptions, ReadOptions, SamplingOptions, make_storage
 from rlhive.data.replay._storage import PackedStorage
 from rlhive.data.versions._export import export
 from rlhive.errors import EpisodesTooShort, InvalidSetting, SchemaMismatch, SplitNotFound
-from tests.data.replay.test_layout import LENGTHS, write
-from tests.data.replay.test_samplers import assert_same
+from tests.data.replay.caches import LENGTHS, assert_same, write_cache
 from tests.data.strategies import records
 
 
@@ -64,11 +67,11 @@ def test_normalised_observations_have_mean_zero_and_deviation_one_over_what_was_
 
 
 def test_a_constant_is_centred_and_not_scaled(tmp_path):
-    cache, _ = write(tmp_path / "cache")
+    cache, _ = write_cache(tmp_path / "cache")
     one = torch.ones(2)
-    told = {"action": {"mean": [1.0, 2.0], "std": [0.0, 2.0]}}
+    statistics = {"action": {"mean": [1.0, 2.0], "std": [0.0, 2.0]}}
     plain = PackedStorage(cache).get(slice(None))["action"]
-    got = make_storage(cache, None, ReadOptions(normalize=["action"]), statistics=told).get(slice(None))["action"]
+    got = make_storage(cache, None, ReadOptions(normalize=["action"]), statistics=statistics).get(slice(None))["action"]
 
     expected = (plain - torch.tensor([1.0, 2.0])) / torch.tensor([1.0, 2.0])
     assert torch.equal(got, expected.clamp(-10, 10))  # two of these actions are infinite
@@ -81,7 +84,7 @@ def test_a_constant_is_centred_and_not_scaled(tmp_path):
         make_storage(cache, None, ReadOptions(keys=["actoin"], normalize={"action": (one, one)}))
 
 
-def test_wrong_choices_say_what_is_right(dataset):
+def test_wrong_options_say_what_is_expected(dataset):
     with pytest.raises(SplitNotFound, match="expected one of a, b"):
         dataset.as_replay_buffer(split="c")
     with pytest.raises(SplitNotFound, match="has no split 'b' here: expected one of a,"):
@@ -105,43 +108,54 @@ def test_wrong_choices_say_what_is_right(dataset):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_gpu_that_is_not_there_is_a_sentence(dataset):
+def test_a_device_that_torch_cannot_use_is_an_error(dataset):
     with pytest.raises(InvalidSetting, match="device='cuda': expected a GPU that torch can use, got none"):
         dataset.as_replay_buffer(device="cuda")
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_a_dataloader_gives_every_transition_once_per_epoch_with_any_number_of_workers(tmp_path, num_workers):
-    cache, _ = write(tmp_path / "cache")
-    everything = PackedStorage(cache).get(slice(None))
-    loader = make_dataloader(PackedStorage(cache), DataLoaderOptions(batch_size=8, num_workers=num_workers, seed=3))
-    plain = make_dataloader(PackedStorage(cache), DataLoaderOptions(batch_size=8, seed=3))
+@pytest.mark.parametrize(
+    ("make_options", "error", "message"),
+    [
+        (lambda: ReadOptions(n_step=0), ValueError, "n_step=0: expected a whole number of 1 or more"),
+        (lambda: ReadOptions(frame_stack=1.5), ValueError, "frame_stack=1.5: expected a whole number of 1 or more"),
+        (lambda: ReadOptions(gamma=0.0), ValueError, "gamma=0.0: expected a discount above 0 and at most 1"),
+        (lambda: ReadOptions(image_cache="png"), ValueError, "image_cache='png': expected 'raw' or 'encoded'"),
+        (lambda: ReadOptions(keys="action"), SchemaMismatch, "keys='action': expected a list of keys"),
+        (lambda: SamplingOptions(batch_size=True), ValueError, "batch_size=True: expected a whole number of 1 or more"),
+        (lambda: SamplingOptions(slice_len=0), ValueError, "slice_len=0: expected a whole number of 1 or more"),
+        (lambda: SamplingOptions(short_episodes="cut"), ValueError, "short_episodes='cut': expected 'drop', 'pad' or"),
+        (
+            lambda: SamplingOptions(slice_len=4, sampler=RandomSampler()),
+            ValueError,
+            "slice_len=4: expected no sampler besides slice_len",
+        ),
+        (lambda: DataLoaderOptions(batch_size=0), ValueError, "batch_size=0: expected a whole number of 1 or more"),
+        (lambda: DataLoaderOptions(num_workers=-1), ValueError, "num_workers=-1: expected a whole number of 0 or"),
+    ],
+)
+def test_an_option_out_of_range_is_refused_when_the_options_are_made(make_options, error, message):
+    with pytest.raises(error, match=re.escape(message)):
+        make_options()
 
-    assert len(loader) == 5
-    orders = []
-    for _ in range(2):
-        epoch, expected = list(loader), list(plain)
-        for got, wanted in zip(epoch, expected, strict=True):
-            assert_same(got, wanted)
-        orders.append(torch.cat([batch["next", "reward"] for batch in epoch]).flatten().tolist())
-        assert sorted(orders[-1]) == sorted(everything["next", "reward"].flatten().tolist())
-    assert orders[0] != orders[1]
+
+@pytest.mark.parametrize(
+    ("options", "n_step_gamma", "return_to_go_gamma"),
+    [
+        (ReadOptions(), 0.99, None),
+        (ReadOptions(return_to_go=True), 0.99, 1.0),
+        (ReadOptions(return_to_go=True, gamma=0.5), 0.5, 0.5),
+    ],
+    ids=["default", "undiscounted", "discounted"],
+)
+def test_gamma_has_a_default_for_each_of_its_uses(options, n_step_gamma, return_to_go_gamma):
+    assert options.window().gamma == n_step_gamma
+    assert options.return_to_go_gamma == return_to_go_gamma
 
 
-def test_a_dataloader_of_windows_gives_every_window_once(tmp_path):
-    cache, _ = write(tmp_path / "cache")
-    everything = PackedStorage(cache).get(slice(None))
-    loader = make_dataloader(
-        PackedStorage(cache), DataLoaderOptions(batch_size=6, slice_len=5, shuffle=False, drop_last=True)
-    )
-    expected = [
-        start for start in range(30) if (everything["episode"][start : start + 5] == everything["episode"][start]).all()
-    ]
+def test_as_replay_buffer_has_the_keywords_and_defaults_of_the_options():
+    parameters = inspect.signature(RoboHiveDataset.as_replay_buffer).parameters
+    options = {field.name: field.default for kind in (ReadOptions, SamplingOptions) for field in fields(kind)}
 
-    batches = list(loader)
-    assert len(batches) == len(loader) == len(expected) // 6
-    for number, batch in enumerate(batches):
-        for got, start in zip(batch, expected[6 * number : 6 * number + 6], strict=True):
-            assert_same(got, everything[start : start + 5])
-    with pytest.raises(EpisodesTooShort, match="got 12 at most"):
-        make_dataloader(PackedStorage(cache), DataLoaderOptions(batch_size=6, slice_len=13))
+    defaults = {name: parameter.default for name, parameter in parameters.items()}
+    assert {name: defaults[name] for name in options} == options
+    assert set(defaults) - set(options) == {"self", "split", "where"}

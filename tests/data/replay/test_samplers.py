@@ -1,6 +1,5 @@
 import pytest
 import torch
-from tensordict import TensorDict
 from torchrl.data import (
     ImmutableDatasetWriter,
     LazyTensorStorage,
@@ -16,12 +15,12 @@ from rlhive.data.replay._options import SamplingOptions
 from rlhive.data.replay._samplers import EpisodeSliceSampler
 from rlhive.data.replay._storage import PackedStorage
 from rlhive.errors import EpisodesTooShort
-from tests.data.replay.test_layout import LENGTHS, write
+from tests.data.replay.caches import LENGTHS, assert_same, write_cache
 
 
 @pytest.fixture
 def cache(tmp_path):
-    return write(tmp_path / "cache")[0]
+    return write_cache(tmp_path / "cache")[0]
 
 
 def ours(cache, *, seed=0, batch_size=16, **kwargs):
@@ -46,20 +45,13 @@ def torchrls(cache, sampler, *, seed=0, batch_size=16):
     )
 
 
-def assert_same(got: TensorDict, expected: TensorDict):
-    assert set(got.keys(True, True)) == set(expected.keys(True, True))
-    for key in expected.keys(True, True):
-        assert got[key].shape == expected[key].shape, key
-        assert got[key].contiguous().numpy().tobytes() == expected[key].contiguous().numpy().tobytes(), key
-
-
 @pytest.mark.parametrize("ended", ["terminated", "truncated", "unfinished"])
 @pytest.mark.parametrize(
     ("short", "arguments"),
     [("drop", {}), ("pad", {"strict_length": False, "pad_output": True}), ("shorter", {"strict_length": False})],
 )
 def test_slices_are_those_of_torchrls_sampler(tmp_path, short, arguments, ended):
-    cache, _ = write(tmp_path / "cache", ended=ended)
+    cache, _ = write_cache(tmp_path / "cache", ended=ended)
     got = ours(cache, short=short)
     expected = torchrls(cache, SliceSampler(slice_len=4, traj_key="episode", **arguments))
 
@@ -121,7 +113,7 @@ def test_too_long_slices_are_an_error_that_names_the_longest_episode(cache):
 def test_a_sampler_that_served_another_dataset_gets_this_ones_boundaries(tmp_path):
     sampler = SliceSampler(slice_len=4)
     for number, lengths in enumerate(([4, 9, 30], [20, 4, 4, 15])):
-        cache, _ = write(tmp_path / str(number), lengths=lengths)
+        cache, _ = write_cache(tmp_path / str(number), lengths=lengths)
         batch = make_replay_buffer(
             PackedStorage(cache), SamplingOptions(batch_size=400, sampler=sampler, seed=0)
         ).sample()

@@ -26,14 +26,13 @@ from rlhive.data.replay._gather import Window
 from rlhive.data.replay._options import SamplingOptions
 from rlhive.data.replay._samplers import EpisodeSliceSampler
 from rlhive.data.replay._storage import PackedStorage
-from tests.data.replay.test_layout import LENGTHS, write
-from tests.data.replay.test_samplers import assert_same
+from tests.data.replay.caches import LENGTHS, assert_same, write_cache
 from tests.data.strategies import transitions
 
 
 @pytest.fixture
 def cache(tmp_path):
-    return write(tmp_path / "cache")[0]
+    return write_cache(tmp_path / "cache")[0]
 
 
 @pytest.fixture
