@@ -30,9 +30,9 @@ def evaluate(
 ) -> None:
     """Roll a policy out on held-out seeds, beside random and expert."""
     from rlhive.envs import EVALUATION_SEED
-    from rlhive.rollouts import compare, task_of
+    from rlhive.rollouts import compare, resolve_task
 
-    task = task_of(env or _env_of(policy))
+    task = resolve_task(env or _env_of(policy))
     beside = [level for level in ("random", "expert") if level in task.levels]
     rows = compare(
         list(dict.fromkeys([policy, *beside])),

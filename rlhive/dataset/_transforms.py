@@ -33,7 +33,7 @@ from rlhive.data.versions import (
 from rlhive.dataset._view import View
 from rlhive.envs import DENSE, SPARSE, make_env, reward_terms, weighted_reward
 from rlhive.errors import RewardUnavailable
-from rlhive.rollouts import tasks_of
+from rlhive.rollouts import tasks_by_run
 
 #: Rewards for :func:`save_relabelled`: a reward mode, weights of RoboHive's reward terms, or a function of an episode.
 Reward = str | Mapping[str, float] | ColumnFunction
@@ -130,7 +130,7 @@ def _make_reward_function(
     if isinstance(reward, str) and reward not in (DENSE, SPARSE):
         msg = f"Reward {reward!r}: expected 'dense', 'sparse', weights of reward terms, or a function."
         raise RewardUnavailable(msg)
-    tasks = tasks_of(manifest)
+    tasks = tasks_by_run(manifest)
     envs: dict[tuple[str, str, str], Any] = {}
 
     def compute_rewards(record: EpisodeRecord) -> np.ndarray:
