@@ -22,7 +22,7 @@ import numpy as np
 from torchrl.envs import EnvBase
 from tqdm import tqdm
 
-from rlhive._provenance import describe_run
+from rlhive._provenance import describe_policy, describe_run
 from rlhive.data import Schema, locked, recording_dir, version_dir
 from rlhive.data.recording import Recording, StreamWriter
 from rlhive.data.versions import export
@@ -238,7 +238,7 @@ def _describe_content(task: Task) -> tuple[Schema, dict[str, np.ndarray], dict[s
     identity = {
         "task": task.to_json(),
         "env": env.provenance(),
-        "policies": {level: policy.parameters() for level, policy in policies.items()},
+        "policies": {level: describe_policy(policy)["parameters"] for level, policy in policies.items()},
     }
     return Schema.from_tensordict(rollout.transitions), rollout.start_state, identity
 

@@ -14,7 +14,7 @@ import functools
 import itertools
 import logging
 import platform
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from rlhive import keys
 from rlhive.data import REWARD, TERMINATED, EpisodeRecord
-from rlhive.data.checks import CheckReport, run_checks
+from rlhive.data.checks import CheckReport, RewardChecker, run_checks
 from rlhive.data.versions import (
     BIT_EXACT,
     DIVERGES,
@@ -51,9 +51,6 @@ logger = logging.getLogger(__name__)
 TOLERANCE = 1e-6
 
 EPISODES_PER_JOB = 5
-
-#: A function that compares the rewards of an episode, see :func:`rlhive.data.checks.run_checks`.
-RewardChecker = Callable[[EpisodeRecord], Mapping[str, str]]
 
 
 def check(folder: Path, *, threads: int | None = None) -> CheckReport:

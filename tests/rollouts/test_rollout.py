@@ -67,7 +67,7 @@ def test_a_diverged_episode_is_returned_and_the_next_episode_is_not_affected():
     assert isinstance(invalid, DivergedRollout)
     assert (invalid.seed, invalid.step) == (31, 3)
     assert str(invalid) == "diverged at step 3 (seed 31)"
-    assert "expected the simulation to go on from 0.160 s to 0.240 s" in invalid.reason
+    assert "expected the simulation to advance from 0.160 s to 0.240 s" in invalid.reason
     assert isinstance(reference, Rollout)
     assert (reference.transitions == again.transitions).all()
     assert pickle.loads(pickle.dumps(SimulationDiverged("diverged", 3))).step == 3
