@@ -194,7 +194,7 @@ def test_ctrl_c_leaves_a_recording_that_can_be_resumed(tmp_path, caplog):
     ran = subprocess.run([sys.executable, "-c", CTRL_C], env=environment, capture_output=True, text=True, timeout=120)
 
     assert ran.returncode == 130, ran.stderr
-    assert "Type the same command again to finish it" in ran.stderr
+    assert "Run the same command again to resume" in ran.stderr
     assert not list(tmp_path.glob("robohive/*/*/*"))
     assert Manifest.read(collect("toy_point", store=tmp_path, progress=False)).num_episodes == 24
     [num_recorded] = re.findall(r"resuming after (\d+) of 24 recorded episodes", caplog.text)
