@@ -65,6 +65,20 @@ def test_the_numbers_are_computed_from_the_episodes() -> None:
     assert (evaluation.policy, evaluation.env_name, evaluation.first_seed) == ("medium", "ToyPoint-v0", 1_000_000)
 
 
+def test_evaluation_seeds_are_disjoint_from_the_seeds_of_every_recipe() -> None:
+    recorded = max(task.recipe.num_episodes for task in TASKS.values() if task.recipe)
+    seeds = []
+
+    def policy(tensordict: TensorDict) -> TensorDict:
+        return tensordict.set("action", torch.zeros(1))
+
+    policy.begin_episode = seeds.append
+    evaluate(policy, "toy_point", num_episodes=3, num_workers=1, progress=False)
+
+    assert seeds == [EVALUATION_SEED, EVALUATION_SEED + 1, EVALUATION_SEED + 2]
+    assert min(seeds) >= recorded
+
+
 def test_the_result_does_not_depend_on_the_number_of_workers(tmp_path) -> None:
     folder = _checkpoint(tmp_path / "a")
     for policy in ("medium", folder, _stand_still):
