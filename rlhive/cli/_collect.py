@@ -4,12 +4,15 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import timedelta
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
 from rlhive.cli._terminal import Json, Workers, out
+
+if TYPE_CHECKING:
+    from rlhive.data.recording import RecordingSummary
 
 
 def collect(
@@ -47,7 +50,7 @@ def recover(
         if commit or recording or name or version or license_:
             msg = "expected one of --commit and --discard"
             raise typer.BadParameter(msg)
-        _list_recordings([item.survey() for item in recordings()], json_)
+        _list_recordings([item.summarize() for item in recordings()], json_)
         return
     selected = find_recording(recording)
     if discard:
@@ -64,7 +67,7 @@ def recover(
         out.print(f"{'removed' if discard else 'made'} {path}", highlight=False, soft_wrap=True)
 
 
-def _list_recordings(summaries: Sequence[Any], json_: bool) -> None:
+def _list_recordings(summaries: Sequence["RecordingSummary"], json_: bool) -> None:
     if json_:
         out.print_json(json.dumps([asdict(summary) | {"path": str(summary.path)} for summary in summaries]))
         return

@@ -1,7 +1,7 @@
 """Which episodes of a version a dataset object stands for, and in which splits.
 
-A :class:`DatasetView` is frozen: every selection (``where``, ``filter``, ``select``, ``split``, ``view["train"]``) is a copy
-of the view with other fields. Selecting reads the episode table only; transitions are read by the loaders.
+A :class:`DatasetView` is frozen: every selection (``where``, ``filter``, ``select``, ``split``, ``view["train"]``) is a
+copy of the view with other fields. Selecting reads the episode table only; transitions are read by the loaders.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
