@@ -1,5 +1,6 @@
-"""The ``rlhive`` command put together; an error that RLHive foresaw becomes one sentence."""
+"""The ``rlhive`` command: the verbs put together, and RLHive's errors printed as one sentence."""
 
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
@@ -17,31 +18,51 @@ from rlhive.cli._terminal import err, out
 from rlhive.cli._train import evaluate, train
 from rlhive.errors import RLHiveError
 
+#: The verbs in the order of ``rlhive --help``.
+_VERBS: dict[str, Callable[..., None]] = {
+    "setup": setup,
+    "envs": envs,
+    "collect": collect,
+    "recover": recover,
+    "train": train,
+    "evaluate": evaluate,
+    "show": show,
+    "check": check,
+    "replay": replay,
+    "diff": diff,
+    "list": list_,
+    "versions": versions,
+    "pull": pull,
+    "push": push,
+    "delete": delete,
+    "import": import_,
+    "export-to": export_to,
+}
+
+#: ``train`` passes its arguments on to Hydra.
+_CONTEXT_SETTINGS = {"train": {"allow_extra_args": True, "ignore_unknown_options": True}}
+
 
 class _Verbs(TyperGroup):
-    """An error that RLHive foresaw is one sentence; an interrupt says what is safe."""
+    """A group of commands that prints RLHive's errors as one sentence and reports an interrupt."""
 
-    def invoke(self, context: typer.Context) -> Any:
+    def invoke(self, ctx: Any) -> Any:  # typer and click each have a class Context
         try:
-            return super().invoke(context)
+            return super().invoke(ctx)
         except RLHiveError as error:
             err.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
             raise typer.Exit(1) from error
         except KeyboardInterrupt as error:
-            said = "Interrupted: nothing half-written is left. Type the same command again to finish it."
-            err.print(said, soft_wrap=True)
+            message = "Interrupted: no partial version was written. Run the same command again to resume."
+            err.print(message, soft_wrap=True)
             raise typer.Exit(130) from error
 
 
-app = typer.Typer(
-    cls=_Verbs,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-)
+app = typer.Typer(cls=_Verbs, no_args_is_help=True, pretty_exceptions_enable=False)
 
 
-def _say_version(asked: bool) -> None:
-    if asked:
+def _print_version(requested: bool) -> None:
+    if requested:
         out.print(f"rlhive {__version__}", highlight=False)
         raise typer.Exit
 
@@ -49,24 +70,14 @@ def _say_version(asked: bool) -> None:
 @app.callback()
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", help="Say which RLHive this is.", callback=_say_version, is_eager=True)
+        bool, typer.Option("--version", help="Print the version of RLHive.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
     """Offline robot learning with RoboHive: record, version, publish and train."""
 
 
-_OVERRIDES = {"allow_extra_args": True, "ignore_unknown_options": True}
-
-for verb in (setup, envs, collect, recover):
-    app.command()(verb)
-app.command(context_settings=_OVERRIDES)(train)
-for verb in (evaluate, show, check, replay, diff):
-    app.command()(verb)
-app.command("list")(list_)
-for verb in (versions, pull, push, delete):
-    app.command()(verb)
-app.command("import")(import_)
-app.command("export-to")(export_to)
+for _name, _function in _VERBS.items():
+    app.command(_name, context_settings=_CONTEXT_SETTINGS.get(_name))(_function)
 
 
 def main() -> None:

@@ -1,108 +1,122 @@
-"""The verb ``rlhive diff``: what differs between two versions, as tables or JSON."""
+"""The verb ``rlhive diff``: differences between two versions, as a table or JSON."""
 
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
-from rlhive.cli._terminal import Json, known_names, out
+from rlhive.cli._terminal import Json, complete_names, find_folder, out
 
 if TYPE_CHECKING:
     from rlhive.data.versions import Diff
 
-_SHOWN = 8
+#: Number of ids that a row of the table lists.
+_MAX_LISTED = 8
 
-Which = Annotated[
-    str, typer.Argument(help="name, name@1.0.0, or the path of a version's folder.", autocompletion=known_names)
+VersionAddress = Annotated[
+    str, typer.Argument(help="name, name@1.0.0, or the path of a version's folder.", autocompletion=complete_names)
 ]
 
+#: A row of the table: label, value before, value after.
+_DiffRow: TypeAlias = tuple[str, Any, Any]
 
-def diff(before: Which, after: Which, json_: Json = False) -> None:
-    """Say what differs between two versions: episodes, columns, statistics, provenance. Reads no transitions."""
-    from rlhive.data.versions import diff as compare
 
-    found = compare(_folder(before), _folder(after))
+def diff(before: VersionAddress, after: VersionAddress, json_: Json = False) -> None:
+    """Print the differences between two versions: episodes, columns, statistics, provenance. Reads no transitions."""
+    from rlhive.data.versions import diff as compare_versions
+
+    difference = compare_versions(_find_address(before), _find_address(after))
     if json_:
-        out.print_json(json.dumps(found.to_json()))
+        out.print_json(json.dumps(difference.to_json()))
         return
-    names = [f"{row['name']} {row['version']}" for row in (found.before, found.after)]
-    if not found:
+    names = [f"{version['name']} {version['version']}" for version in (difference.before, difference.after)]
+    if not difference:
         out.print(f"{names[0]} and {names[1]} hold the same.", highlight=False)
         return
     table = Table("", *map(escape, names), title="what differs", title_justify="left")
-    for label, old, new in _rows(found):
-        table.add_row(label, escape(_said(old)), escape(_said(new)))
+    for label, old, new in _make_diff_rows(difference):
+        table.add_row(label, escape(_format_value(old)), escape(_format_value(new)))
     out.print(table)
-    if not found.comparable:
-        said = "The columns differ, so content hashes do not: episodes of one id, length and seed count as the same."
-        out.print(said, highlight=False, soft_wrap=True)
+    if not difference.comparable:
+        note = (
+            "The columns differ, so content hashes are not comparable: episodes with the same id, length and seed "
+            "count as the same."
+        )
+        out.print(note, highlight=False, soft_wrap=True)
 
 
-def _rows(found: "Diff") -> list[tuple[str, Any, Any]]:
-    before, after = found.before, found.after
-    rows = [("fingerprint", before["fingerprint"][:16], after["fingerprint"][:16])]
-    rows += [(f"split {name}", *map(_counts, pair)) for name, pair in found.splits.items()]
-    rows += [(f"episodes {name}", *pair) for name, pair in _episodes(found).items()]
-    columns = found.columns
-    rows += [(f"column {name}", None, said) for name, said in columns["added"].items()]
-    rows += [(f"column {name}", said, None) for name, said in columns["dropped"].items()]
-    rows += [(f"column {name}", *pair) for name, pair in columns["changed"].items()]
-    rows += [(f"statistics of {name}", None, _moved(row)) for name, row in found.statistics.items()]
-    return rows + [(name, *pair) for name, pair in found.provenance.items()]
+def _find_address(address: str) -> Path:
+    """Return the folder of ``name``, ``name@1.0.0`` or a path."""
+    from rlhive.data import as_path
+
+    path = as_path(address)
+    if path is not None:
+        return path
+    name, _, version = address.partition("@")
+    return find_folder(name, version or None)
 
 
-def _episodes(found: "Diff") -> dict[str, tuple[Any, Any]]:
-    moved = [f"{episode}: {', '.join(about)}" for episode, about in found.moved.items()]
-    told = {
-        "the same": (found.num_same, found.num_same),
-        "added": (None, _some(found.added)),
-        "dropped": (_some(found.dropped), None),
-        "changed": (None, _some(found.changed)),
-        "described otherwise": (None, _some(moved)),
-        "renumbered": (None, _some([f"{old} → {new}" for old, new in found.renumbered])),
-    }
-    return {name: pair for name, pair in told.items() if any(value is not None for value in pair)}
+def _make_diff_rows(difference: "Diff") -> Iterator[_DiffRow]:
+    before, after = difference.before, difference.after
+    yield "fingerprint", before["fingerprint"][:16], after["fingerprint"][:16]
+    for name, (old_counts, new_counts) in difference.splits.items():
+        yield f"split {name}", _format_counts(old_counts), _format_counts(new_counts)
+    yield from _make_episode_rows(difference)
+    columns = difference.columns
+    for name, description in columns["added"].items():
+        yield f"column {name}", None, description
+    for name, description in columns["dropped"].items():
+        yield f"column {name}", description, None
+    for name, (old, new) in columns["changed"].items():
+        yield f"column {name}", old, new
+    for name, shift in difference.statistics.items():
+        yield f"statistics of {name}", None, _format_shift(shift)
+    for name, (old, new) in difference.provenance.items():
+        yield name, old, new
 
 
-def _some(items: list[Any]) -> str | None:
-    if not items:
+def _make_episode_rows(difference: "Diff") -> Iterator[_DiffRow]:
+    """Yield a row for each kind of difference that some episode has."""
+    redescribed = [f"{episode}: {', '.join(fields)}" for episode, fields in difference.moved.items()]
+    renumbered = [f"{old} → {new}" for old, new in difference.renumbered]
+    yield "episodes the same", difference.num_same, difference.num_same
+    if difference.added:
+        yield "episodes added", None, _list_some(difference.added)
+    if difference.dropped:
+        yield "episodes dropped", _list_some(difference.dropped), None
+    if difference.changed:
+        yield "episodes changed", None, _list_some(difference.changed)
+    if redescribed:
+        yield "episodes with other metadata", None, _list_some(redescribed)
+    if renumbered:
+        yield "episodes renumbered", None, _list_some(renumbered)
+
+
+def _list_some(items: Sequence[object]) -> str:
+    """Return the number of items and the first few of them."""
+    ellipsis = ", …" if len(items) > _MAX_LISTED else ""
+    return f"{len(items):,} ({', '.join(map(str, items[:_MAX_LISTED]))}{ellipsis})"
+
+
+def _format_counts(counts: dict[str, int] | None) -> str | None:
+    if not counts:
         return None
-    more = ", …" if len(items) > _SHOWN else ""
-    return f"{len(items):,} ({', '.join(map(str, items[:_SHOWN]))}{more})"
+    return f"{counts['num_episodes']:,} episodes, {counts['num_transitions']:,} transitions"
 
 
-def _counts(split: dict[str, int] | None) -> str | None:
-    return split and f"{split['num_episodes']:,} episodes, {split['num_transitions']:,} transitions"
+def _format_shift(shift: dict[str, Any]) -> str:
+    """Return how far a column's statistics moved, in words."""
+    mean_shift, std_factors = shift["mean_shift_in_std"], dict.fromkeys(shift["std_factor"])
+    mean = "mean moved without bound" if mean_shift is None else f"mean moved by up to {mean_shift:.2g} std"
+    factors = " to ".join("∞" if factor is None else f"{factor:.2f}" for factor in std_factors)
+    return f"{mean}, std times {factors}" + (", other extremes" if shift["extremes"] else "")
 
 
-def _moved(row: dict[str, Any]) -> str:
-    shift, factors = row["mean_shift_in_std"], row["std_factor"]
-    mean = "mean without bound" if shift is None else f"mean moved by up to {shift:.2g} std"
-    spread = " to ".join("∞" if factor is None else f"{factor:.2f}" for factor in dict.fromkeys(factors))
-    return f"{mean}, std times {spread}" + (", other extremes" if row["extremes"] else "")
-
-
-def _said(value: Any) -> str:
+def _format_value(value: Any) -> str:
     if value is None or value == "":
         return "-"
     return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
-
-
-def _folder(which: str) -> Path:
-    """Return the folder of a version, without torch where it is in the local store."""
-    from rlhive.data import as_path
-    from rlhive.data.versions import list_local_versions
-
-    path = as_path(which)
-    if path is not None:
-        return path
-    name, _, version = which.partition("@")
-    local = list_local_versions(name)
-    if local and version in ("", *local):
-        return local[version or list(local)[-1]]
-    from rlhive.dataset import RoboHiveDataset
-
-    return RoboHiveDataset(name, version=version or None, generate=False).path

@@ -1,4 +1,4 @@
-"""The verbs of the ``rlhive`` command about what can be simulated here: setup, envs."""
+"""The verbs of the ``rlhive`` command about environments and their installation: setup, envs."""
 
 import json
 from dataclasses import asdict
@@ -14,20 +14,20 @@ from rlhive.cli._terminal import Json, out
 if TYPE_CHECKING:
     from rlhive.envs import PolicyResult, Task
 
-#: A terminal of so many columns has room for the environments' ids.
+#: Terminal width from which on the table has a column of environment ids.
 _WIDE = 110
 
 
 def setup(
     assets: Annotated[
-        str, typer.Option(help="Where the simulation assets come from: pypi, git, or a folder that holds them.")
+        str, typer.Option(help="Source of the simulation assets: pypi, git, or a folder that contains them.")
     ] = "pypi",
 ) -> None:
-    """Install RoboHive and its simulation assets; safe to interrupt and to repeat."""
+    """Install RoboHive and its simulation assets; can be interrupted and repeated."""
     from rlhive.envs import setup as setup_robohive
 
     report = setup_robohive(assets)
-    known = "a hash that RLHive recorded" if report.assets.known else "a hash that RLHive does not know"
+    known = "a hash that RLHive knows" if report.assets.known else "a hash that RLHive does not know"
     out.print(f"robohive {report.robohive_version}, assets from {report.assets.source} with {known}", highlight=False)
     table = Table("environments", "available", "")
     for family in report.families:
@@ -36,50 +36,64 @@ def setup(
 
 
 def envs(json_: Json = False) -> None:
-    """List the tasks of the catalogue: what is installed, which policies there are, and what they reach."""
+    """List the tasks of the catalogue, their policies, and the reference returns of expert and random."""
     from rlhive.envs import LEVELS, catalogue, missing_requirements
 
-    rows = [(task, missing_requirements(task)) for task in catalogue().values()]
+    missing_by_task = {task.name: missing_requirements(task) for task in catalogue().values()}
     if json_:
-        out.print_json(json.dumps({task.name: _described(task, lacks) for task, lacks in rows}))
+        rows = {task.name: _describe_task(task, missing_by_task[task.name]) for task in catalogue().values()}
+        out.print_json(json.dumps(rows))
         return
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    ids = ["environment"] if out.width >= _WIDE else []
-    for name in ("task", *ids, "policies", "steps", "expert solves", "return", "random"):
-        right = name in ("steps", "expert solves", "return", "random")
-        table.add_column(name, no_wrap=True, justify="right" if right else "left")
-    for task, lacks in rows:
-        levels = "[red]not here" if lacks else "all" if task.levels == LEVELS else ", ".join(task.levels)
-        table.add_row(task.name, *([task.env_name] if ids else []), levels, str(task.horizon), *_reached(task))
-    out.print(table)
+    out.print(_make_task_table(missing_by_task))
     out.print(
-        f"policies: all are {', '.join(LEVELS)}. expert solves, return: of 100 unseen seeds, with the 95 % interval. "
-        "random: what uniform actions return.",
+        f"policies: all are {', '.join(LEVELS)}. expert solves, return: over 100 unseen seeds, with the 95 % interval. "
+        "random: return of uniform actions.",
         highlight=False,
     )
-    for lacks in sorted({lacks for _, lacks in rows if lacks}):
-        out.print(f"[red]not here:[/] {escape(lacks)}", highlight=False, soft_wrap=True)
+    for missing in sorted({missing for missing in missing_by_task.values() if missing}):
+        out.print(f"[red]not installed:[/] {escape(missing)}", highlight=False, soft_wrap=True)
 
 
-def _reached(task: "Task") -> tuple[str, str, str]:
-    """Return how often the expert solves a task and the mean returns, each with its 95 % interval."""
+def _make_task_table(missing_by_task: dict[str, str]) -> Table:
+    """Return the catalogue as a table, with environment ids if the terminal is wide."""
+    from rlhive.envs import LEVELS, catalogue
+
+    is_wide = out.width >= _WIDE
+    text_columns = ["task", "environment", "policies"] if is_wide else ["task", "policies"]
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for name in text_columns:
+        table.add_column(name, no_wrap=True)
+    for name in ("steps", "expert solves", "return", "random"):
+        table.add_column(name, no_wrap=True, justify="right")
+    for task in catalogue().values():
+        levels = "all" if task.levels == LEVELS else ", ".join(task.levels)
+        if missing_by_task[task.name]:
+            levels = "[red]not installed"
+        names = [task.name, task.env_name] if is_wide else [task.name]
+        table.add_row(*names, levels, str(task.horizon), *_format_reference(task))
+    return table
+
+
+def _format_reference(task: "Task") -> tuple[str, str, str]:
+    """Return the expert's success rate and the mean returns of expert and random, with their 95 % intervals."""
     if task.reference is None:
         return "", "", ""
     expert, random = task.reference.expert, task.reference.random
-    solves = ""
-    if expert is not None and expert.success_interval is not None:
+    success = ""
+    if expert is not None and expert.success_rate is not None and expert.success_interval is not None:
         low, high = (100 * bound for bound in expert.success_interval)
-        solves = f"{expert.success_rate:.0%} ({low:.0f}-{high:.0f})"
-    return solves, f"{expert.return_mean:.1f}{_half(expert)}" if expert else "", f"{random.return_mean:.1f}"
+        success = f"{expert.success_rate:.0%} ({low:.0f}-{high:.0f})"
+    return success, _format_return(expert) if expert else "", f"{random.return_mean:.1f}"
 
 
-def _half(mean: "PolicyResult") -> str:
-    if mean.return_interval is None:
-        return ""
-    return f" ± {(mean.return_interval[1] - mean.return_interval[0]) / 2:.1f}"
+def _format_return(result: "PolicyResult") -> str:
+    if result.return_interval is None:
+        return f"{result.return_mean:.1f}"
+    low, high = result.return_interval
+    return f"{result.return_mean:.1f} ± {(high - low) / 2:.1f}"
 
 
-def _described(task: "Task", lacks: str) -> dict[str, Any]:
+def _describe_task(task: "Task", missing: str) -> dict[str, Any]:
     recipe = task.recipe and {"version": task.recipe.version, "episodes": dict(task.recipe.episodes)}
     return {
         "env_name": task.env_name,
@@ -88,6 +102,6 @@ def _described(task: "Task", lacks: str) -> dict[str, Any]:
         "description": task.description,
         "levels": list(task.levels),
         "recipe": recipe,
-        "missing": lacks or None,
+        "missing": missing or None,
         "reference": task.reference and asdict(task.reference),
     }

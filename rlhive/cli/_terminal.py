@@ -1,6 +1,7 @@
-"""What the verbs of the ``rlhive`` command share: where they print, and the arguments that several of them take."""
+"""What the verbs of the ``rlhive`` command share: consoles, arguments that several verbs take, and the path look-up."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,18 +11,44 @@ out = Console()
 err = Console(stderr=True)
 
 
-def known_names(incomplete: str) -> Iterator[str]:
-    """Yield the names that a shell may offer: of the local store and of the catalogue. Imports nothing heavy."""
+def complete_names(incomplete: str) -> Iterator[str]:
+    """Yield dataset names for shell completion: those of the local store and of the catalogue. Imports no torch."""
     from rlhive.data import DEFAULT_NAMESPACE, store_dir
     from rlhive.envs import catalogue
 
     local = {path.parts[-4:-2] for path in store_dir().glob("[!.]*/[!.]*/*/rlhive.json")}
-    names = {bare if namespace == DEFAULT_NAMESPACE else f"{namespace}/{bare}" for namespace, bare in local}
+    names = {name if namespace == DEFAULT_NAMESPACE else f"{namespace}/{name}" for namespace, name in local}
     names |= {task.name for task in catalogue().values() if task.recipe is not None}
     yield from sorted(name for name in names if name.startswith(incomplete))
 
 
+def find_folder(name: str, version: str | None) -> Path:
+    """Return the folder of a version without opening it, since it may be damaged.
+
+    For a version in the local store neither torch nor the Hub's client is imported.
+
+    Args:
+        name: Dataset name, or the path of a version's folder.
+        version: MAJOR.MINOR.PATCH; the newest by default.
+    """
+    from rlhive.data import as_path
+    from rlhive.data.versions import list_local_versions
+
+    path = as_path(name)
+    if path is not None:
+        return path
+    local = list_local_versions(name)
+    if local and version in (None, *local):
+        return local[version or list(local)[-1]]
+    from rlhive.dataset import find_version
+
+    return find_version(name, version=version, generate=False)
+
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-Name = Annotated[str, typer.Argument(help="Dataset name: kitchen_knob1 or org/name.", autocompletion=known_names)]
+Name = Annotated[str, typer.Argument(help="Dataset name: kitchen_knob1 or org/name.", autocompletion=complete_names)]
+NameOrPath = Annotated[
+    str, typer.Argument(help="Dataset name, or the path of a version's folder.", autocompletion=complete_names)
+]
 Version = Annotated[str | None, typer.Option(help="MAJOR.MINOR.PATCH; the newest by default.")]
 Workers = Annotated[int | None, typer.Option("--workers", help="Worker processes; one per core by default.")]

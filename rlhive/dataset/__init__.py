@@ -1,4 +1,7 @@
-"""Datasets: from a name to a version, and from a version to views, transforms, replay buffers and data loaders."""
+"""Datasets: a name is looked up, and the version found is selected from, transformed and loaded.
+
+:class:`RoboHiveDataset` is the entry. ``pull``, ``versions`` and ``delete`` manage the versions of the local store.
+"""
 
 from typing import TYPE_CHECKING
 

@@ -38,7 +38,7 @@ from rlhive.dataset import _loaders, _lookup, _transforms
 from rlhive.dataset._loaders import ReadKeywords
 from rlhive.dataset._robot_metadata import robot_metadata
 from rlhive.dataset._transforms import Target
-from rlhive.dataset._view import Condition, View, open_view
+from rlhive.dataset._view import Condition, DatasetView, open_view
 from rlhive.errors import InvalidName, SchemaMismatch
 from rlhive.rollouts import check
 
@@ -106,7 +106,7 @@ class RoboHiveDataset:
         )
         self._view = open_view(folder, split=split, version=version, where=where, streaming=streaming, store=store)
 
-    def _with_view(self, view: View) -> Self:
+    def _with_view(self, view: DatasetView) -> Self:
         dataset = object.__new__(type(self))
         dataset._view = view
         return dataset

@@ -29,7 +29,7 @@ from rlhive.data.replay import (
     open_packed,
 )
 from rlhive.data.versions import locate_episodes, locate_rows, read_rows, verify_shards
-from rlhive.dataset._view import View
+from rlhive.dataset._view import DatasetView
 
 if TYPE_CHECKING:
     import datasets
@@ -50,7 +50,7 @@ class ReadKeywords(TypedDict, total=False):
     in_memory: bool | None
 
 
-def load_storage(view: View, options: ReadOptions) -> PackedStorage:
+def load_storage(view: DatasetView, options: ReadOptions) -> PackedStorage:
     """Return the read-only TorchRL storage of a view; builds the memmap cache if the store has none."""
     shards = view.require_shards()
     packed = open_packed(view.folder, view.manifest, shards=shards, image_cache=options.image_cache, store=view.store)
@@ -59,22 +59,22 @@ def load_storage(view: View, options: ReadOptions) -> PackedStorage:
     return make_storage(packed, _find_episodes(packed, view), options, statistics=statistics)
 
 
-def load_replay_buffer(view: View, options: ReadOptions, sampling: SamplingOptions) -> DatasetReplayBuffer:
+def load_replay_buffer(view: DatasetView, options: ReadOptions, sampling: SamplingOptions) -> DatasetReplayBuffer:
     """Return a TorchRL replay buffer that samples from a view."""
     return make_replay_buffer(load_storage(view, options), sampling)
 
 
-def load_dataloader(view: View, options: ReadOptions, iteration: DataLoaderOptions) -> "DataLoader[TensorDict]":
+def load_dataloader(view: DatasetView, options: ReadOptions, iteration: DataLoaderOptions) -> "DataLoader[TensorDict]":
     """Return a torch DataLoader that goes through a view once per epoch."""
     return make_dataloader(load_storage(view, options), iteration)
 
 
-def load_tensordict(view: View, options: ReadOptions) -> TensorDict:
+def load_tensordict(view: DatasetView, options: ReadOptions) -> TensorDict:
     """Return the transitions of a view as one TensorDict in memory."""
     return load_storage(view, options).get(slice(None))
 
 
-def load_table(view: View) -> pa.Table:
+def load_table(view: DatasetView) -> pa.Table:
     """Return the transitions of a view as an Arrow table in memory."""
     view.require_shards()
     table = read_rows(view.folder, view.available, view.stored_splits)
@@ -83,7 +83,7 @@ def load_table(view: View) -> pa.Table:
     return table.take(locate_rows(table[field_keys.EPISODE].to_numpy(), view.selection))
 
 
-def load_hf_dataset(view: View) -> "datasets.Dataset":
+def load_hf_dataset(view: DatasetView) -> "datasets.Dataset":
     """Return the transitions of a view as a Hugging Face dataset, memory-mapped from its own cache."""
     import datasets
 
@@ -95,27 +95,27 @@ def load_hf_dataset(view: View) -> "datasets.Dataset":
     return dataset.select(locate_rows(dataset.data[field_keys.EPISODE].to_numpy(), view.selection))
 
 
-def iter_records(view: View) -> Iterator[EpisodeRecord]:
+def iter_records(view: DatasetView) -> Iterator[EpisodeRecord]:
     """Yield the episodes of a view, split by split, from disk or from the Hub."""
     episode_ids = None if view.selection is None else view.episode_ids()
     return stream_records(view.folder, view.manifest, view.stored_splits, episode_ids)
 
 
-def iter_episodes(view: View) -> Iterator[TensorDict]:
+def iter_episodes(view: DatasetView) -> Iterator[TensorDict]:
     """Yield the episodes of a view as TED TensorDicts ``[T]``."""
     for record in iter_records(view):
         yield unpack(record.columns, record.final, view.manifest.schema, episode=record.episode)
 
 
 def iter_batches(
-    view: View, batch_size: int, *, shuffle: int, seed: int | None, drop_last: bool
+    view: DatasetView, batch_size: int, *, shuffle: int, seed: int | None, drop_last: bool
 ) -> Iterator[TensorDict]:
     """Yield the transitions of a view as TED batches, each transition once."""
     schema = view.manifest.schema
     return iterate_batches(iter_records(view), schema, batch_size, shuffle=shuffle, seed=seed, drop_last=drop_last)
 
 
-def _find_episodes(packed: PackedCache, view: View) -> torch.Tensor | None:
+def _find_episodes(packed: PackedCache, view: DatasetView) -> torch.Tensor | None:
     """Return the positions of a view's episodes in the cache, int64, split by split; None for all of them in order."""
     if view.selection is not None:
         return torch.from_numpy(locate_episodes(packed.episodes[:, 0].numpy(), view.selection))

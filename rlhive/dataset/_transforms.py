@@ -30,10 +30,10 @@ from rlhive.data.versions import (
     rename_column,
     to_source,
 )
-from rlhive.dataset._view import View
+from rlhive.dataset._view import DatasetView
 from rlhive.envs import DENSE, SPARSE, make_env, reward_terms, weighted_reward
 from rlhive.errors import RewardUnavailable
-from rlhive.rollouts import tasks_of
+from rlhive.rollouts import tasks_by_run
 
 #: Rewards for :func:`save_relabelled`: a reward mode, weights of RoboHive's reward terms, or a function of an episode.
 Reward = str | Mapping[str, float] | ColumnFunction
@@ -56,18 +56,18 @@ class Target:
     description: str = ""
 
 
-def save_view(view: View, target: Target) -> Path:
+def save_view(view: DatasetView, target: Target) -> Path:
     """Write the episodes of a view with their ids."""
     return _write_version(view.to_source(), target, store=view.store)
 
 
-def save_merged(view: View, others: Sequence[VersionSource], target: Target) -> Path:
+def save_merged(view: DatasetView, others: Sequence[VersionSource], target: Target) -> Path:
     """Write the episodes of a view and of other sources, with new ids."""
     source = merge([view.to_source(), *others])
     return _write_version(source, target, operation="merge", store=view.store)
 
 
-def save_appended(view: View, episodes: Any, target: Target) -> Path:
+def save_appended(view: DatasetView, episodes: Any, target: Target) -> Path:
     """Write the episodes of a view with their ids, and further episodes with the ids that follow.
 
     Args:
@@ -86,25 +86,25 @@ def save_appended(view: View, episodes: Any, target: Target) -> Path:
     return _write_version(source, target, operation="append", store=view.store)
 
 
-def save_renamed(view: View, old: str, new: str, target: Target) -> Path:
+def save_renamed(view: DatasetView, old: str, new: str, target: Target) -> Path:
     """Write the episodes of a view with a column under another name."""
     source = rename_column(view.to_source(), old, new)
     return _write_version(source, target, operation=f"rename_column({old!r}, {new!r})", store=view.store)
 
 
-def save_dropped(view: View, columns: tuple[str, ...], target: Target) -> Path:
+def save_dropped(view: DatasetView, columns: tuple[str, ...], target: Target) -> Path:
     """Write the episodes of a view without some columns."""
     source = drop_columns(view.to_source(), columns)
     return _write_version(source, target, operation=f"drop_column{columns}", store=view.store)
 
 
-def save_added(view: View, column: str, compute: ColumnFunction, target: Target, *, unit: str | None) -> Path:
+def save_added(view: DatasetView, column: str, compute: ColumnFunction, target: Target, *, unit: str | None) -> Path:
     """Write the episodes of a view with an additional column, computed episode by episode."""
     source = add_column(view.to_source(), column, compute, unit=unit)
     return _write_version(source, target, operation=f"add_column({column!r})", store=view.store)
 
 
-def save_relabelled(view: View, reward: Reward, target: Target) -> Path:
+def save_relabelled(view: DatasetView, reward: Reward, target: Target) -> Path:
     """Write the episodes of a view with other rewards."""
     if isinstance(reward, str):
         description: object = reward
@@ -130,7 +130,7 @@ def _make_reward_function(
     if isinstance(reward, str) and reward not in (DENSE, SPARSE):
         msg = f"Reward {reward!r}: expected 'dense', 'sparse', weights of reward terms, or a function."
         raise RewardUnavailable(msg)
-    tasks = tasks_of(manifest)
+    tasks = tasks_by_run(manifest)
     envs: dict[tuple[str, str, str], Any] = {}
 
     def compute_rewards(record: EpisodeRecord) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Which episodes of a version a dataset object stands for, and in which splits.
 
-A :class:`View` is frozen: every selection (``where``, ``filter``, ``select``, ``split``, ``view["train"]``) is a copy
-of the view with other fields. Selecting reads the episode table only; transitions are read by the loaders.
+A :class:`DatasetView` is frozen: every selection (``where``, ``filter``, ``select``, ``split``, ``view["train"]``) is a
+copy of the view with other fields. Selecting reads the episode table only; transitions are read by the loaders.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -45,7 +45,7 @@ Condition: TypeAlias = str | pc.Expression | Callable[[pa.Table], Any]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class View:
+class DatasetView:
     """Some episodes of a version.
 
     Attributes:
@@ -70,7 +70,7 @@ class View:
     operations: tuple[str, ...] = ()
     streaming: bool = False
 
-    def where(self, condition: Condition) -> "View":
+    def where(self, condition: Condition) -> "DatasetView":
         """Select the episodes that meet a condition; see :meth:`rlhive.RoboHiveDataset.where`."""
         columns = None
         if isinstance(condition, str):
@@ -84,7 +84,7 @@ class View:
         description = getattr(condition, "__qualname__", repr(str(condition)))
         return self._select(intersect_selection(selection, episode_ids), f"where({description})")
 
-    def filter(self, predicate: Callable[[dict[str, Any]], bool]) -> "View":
+    def filter(self, predicate: Callable[[dict[str, Any]], bool]) -> "DatasetView":
         """Select the episodes for which a function of their row in the episode table returns True."""
         _require_function(predicate)
         table = read_episodes(self.folder, self.manifest, list(EPISODE_COLUMNS))
@@ -93,13 +93,13 @@ class View:
         description = getattr(predicate, "__qualname__", predicate)
         return self._select(intersect_selection(selection, episode_ids), f"filter({description})")
 
-    def select(self, episodes: Iterable[int]) -> "View":
+    def select(self, episodes: Iterable[int]) -> "DatasetView":
         """Select episodes by id."""
         selection = self.read_selection()
         episode_ids = require_episodes(selection, episodes)
         return self._select(intersect_selection(selection, episode_ids), f"select({len(episode_ids)} ids)")
 
-    def split(self, parts: Mapping[str, float] | Mapping[str, Iterable[int]], *, seed: int) -> "View":
+    def split(self, parts: Mapping[str, float] | Mapping[str, Iterable[int]], *, seed: int) -> "DatasetView":
         """Put the episodes into other splits, by share or by id."""
         ids_by_split = partition_episodes(sorted(self.episode_ids()), parts, seed=seed)
         description = {
@@ -109,14 +109,14 @@ class View:
         selection = {name: np.array(episode_ids, np.int64) for name, episode_ids in ids_by_split.items()}
         return self._select(selection, f"split({description}, seed={seed})")
 
-    def select_splits(self, split: str) -> "View":
+    def select_splits(self, split: str) -> "DatasetView":
         """Select one split, or several joined by ``+``, in that order."""
         names = require_splits(split, self.splits, owner=f"{self.manifest.name} {self.manifest.version}")
         if self.selection is None:  # whole splits: nothing is read to know what they hold
             return replace(self, splits=names, stored_splits=names)
         return self._select({name: self.selection[name] for name in names}, f"[{split!r}]")
 
-    def narrow(self, *, split: str | None, where: Condition | None) -> "View":
+    def narrow(self, *, split: str | None, where: Condition | None) -> "DatasetView":
         """Select splits, then the episodes that meet a condition; None selects all."""
         view = self if split is None else self.select_splits(split)
         return view if where is None else view.where(where)
@@ -203,7 +203,7 @@ class View:
             task=manifest.task,
         )
 
-    def _select(self, selection: Selection, operation: str) -> "View":
+    def _select(self, selection: Selection, operation: str) -> "DatasetView":
         operations = (*self.operations, operation)
         return replace(self, selection=selection, splits=tuple(selection), operations=operations)
 
@@ -226,7 +226,7 @@ def open_view(
     where: Condition | None = None,
     streaming: bool = False,
     store: Path | None = None,
-) -> View:
+) -> DatasetView:
     """Open a version's folder and fetch the files that the view needs and the folder lacks.
 
     The condition is evaluated before any shard is fetched, so that only shards with a selected episode are.
@@ -251,7 +251,7 @@ def open_view(
     splits = tuple(manifest.splits)
     if split is not None:
         splits = require_splits(split, splits, owner=f"{manifest.name} {manifest.version}")
-    view = View(
+    view = DatasetView(
         folder=folder,
         manifest=manifest,
         available=manifest,

@@ -1,4 +1,8 @@
-"""Rollouts: policies act in environments to collect a dataset, to be evaluated, or to verify a recorded one."""
+"""Rollouts: policies act in environments, to collect a dataset or to be evaluated, and recorded episodes are verified.
+
+``collect`` records the episodes of a recipe, ``evaluate`` and ``compare`` measure policies on held-out seeds, ``check``
+and ``replay`` verify a version against its environment. Replay buffers are in :mod:`rlhive.data.replay`.
+"""
 
 from typing import TYPE_CHECKING
 
@@ -11,17 +15,18 @@ if TYPE_CHECKING:
         compare as compare,
         evaluate as evaluate,
         mean_interval as mean_interval,
-        task_of as task_of,
+        resolve_task as resolve_task,
         wilson_interval as wilson_interval,
     )
-    from rlhive.rollouts._rebuild import tasks_of as tasks_of
+    from rlhive.rollouts._rebuild import tasks_by_run as tasks_by_run
     from rlhive.rollouts._replay import check as check, replay as replay, replay_episode as replay_episode
     from rlhive.rollouts._rollout import (
-        Episode as Episode,
+        DivergedRollout as DivergedRollout,
+        Rollout as Rollout,
         default_num_workers as default_num_workers,
         map_unordered as map_unordered,
         rollout_episode as rollout_episode,
-        try_episode as try_episode,
+        try_rollout as try_rollout,
     )
 else:
     __getattr__, __dir__, __all__ = attach(__name__, __file__)

@@ -1,9 +1,11 @@
-"""Run a recipe: behaviour policies act in an environment, workers record, the episodes become a version.
+"""Collecting a dataset: behaviour policies act in an environment as a recipe says, and the episodes are recorded.
+
+::
 
     recipe ─► jobs of a few episodes ─► worker processes ─► recording (one stream per job) ─► export ─► version
 
-Episode ``i`` is a function of the task and of seed ``i``, so the version has the same fingerprint whatever the
-number of processes and whether or not the run was interrupted.
+Episode ``i`` is a function of the task and of seed ``i``. The version therefore has the same fingerprint for any number
+of processes and after any interruption.
 """
 
 import hashlib
@@ -17,31 +19,33 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torchrl.envs import EnvBase
 from tqdm import tqdm
 
-from rlhive._provenance import describe_run
+from rlhive._provenance import describe_policy, describe_run
 from rlhive.data import Schema, locked, recording_dir, version_dir
 from rlhive.data.recording import Recording, StreamWriter
 from rlhive.data.versions import export
-from rlhive.envs import Task, get_task, make_policy
+from rlhive.envs import Recipe, Task, get_task, make_policy
 from rlhive.errors import DatasetNotFound
-from rlhive.rollouts._replay import replay_sample
+from rlhive.rollouts._replay import replay_sample, sample_evenly
 from rlhive.rollouts._rollout import (
-    Episode,
-    InvalidEpisode,
+    DivergedRollout,
+    Policy,
+    Rollout,
     default_num_workers,
-    env_of,
+    get_cached_env,
     map_unordered,
     rollout_episode,
-    try_episode,
+    try_rollout,
 )
 
 logger = logging.getLogger(__name__)
 
 EPISODES_PER_JOB = 5
 
-#: So many episodes are stepped again before a version is written, for its card.
-REPLAYED = 6
+#: Number of episodes that are stepped again before a version is written; the dataset card reports the result.
+NUM_REPLAYED = 6
 
 
 def collect(
@@ -53,15 +57,15 @@ def collect(
 ) -> Path:
     """Make the dataset of a task by running its recipe, and return the version's folder.
 
-    An episode is safe on the disk as soon as it is over. An interrupted or killed collection goes on where it
-    stopped when it is called again; a version that is there already is returned at once.
+    Every episode is on disk as soon as it ends. An interrupted or killed collection resumes when it is called again.
+    If the version exists already, its folder is returned at once.
 
-    An episode whose simulation diverged is in no split: a warning tells which ones, and so does the manifest, under
-    "invalid" of the run.
+    Episodes whose simulation diverged are in no split. A warning lists them, and so does the manifest, under "invalid"
+    of the run.
 
     Args:
-        task: Name in the catalogue, or a task of your own.
-        num_workers: Worker processes; by default one per core.
+        task: Name in the catalogue, or a task.
+        num_workers: Worker processes; one per core by default.
         store: Folder of all datasets.
         progress: Whether to show a progress bar.
 
@@ -72,149 +76,211 @@ def collect(
         EnvNotFound: No such task.
         DatasetNotFound: The task has no recipe.
         RoboHiveMissing: RoboHive or its assets are not installed.
-        StoreNotWritable, DiskFull: The store cannot take it; what was recorded is kept for the next call.
+        StoreNotWritable, DiskFull: The store cannot be written; recorded episodes are kept for the next call.
 
     Example:
         >>> collect("toy_point", progress=False).name  # doctest: +SKIP
         '1.0.0'
     """
     task = get_task(task) if isinstance(task, str) else task
-    if task.recipe is None:
-        msg = f"Task {task.name!r} has no recipe: expected one in its row. Record your own episodes with a Recorder."
-        raise DatasetNotFound(msg)
-    target = version_dir(task.name, task.recipe.version, store=store)
+    recipe = _require_recipe(task)
+    target = version_dir(task.name, recipe.version, store=store)
     if target.exists():
         return target
-    workers = num_workers or default_num_workers()
-    (schema, start_state, identity), *_ = map_unordered(_describe, [(task,)], num_workers=workers)
+    num_workers = num_workers or default_num_workers()
+    (schema, start_state, identity), *_ = map_unordered(_describe_content, [(task,)], num_workers=num_workers)
     run = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
-    folder = recording_dir(task.name, task.recipe.version, run, store=store)
+    folder = recording_dir(task.name, recipe.version, run, store=store)
     with locked(folder):
         if target.exists():
             return target
         provenance = describe_run(run, **identity, seeds="each episode's id")
         recording = Recording.create(folder, schema, start_state=start_state, provenance=provenance)
         with recording.shared():
-            invalid = _record_missing(task, recording, num_workers=workers, progress=progress)
-        episodes = list(dict(_plan(task)))
-        sample = {episodes[place] for place in np.linspace(0, len(episodes) - 1, REPLAYED).astype(int)}
-        chosen = [record for record in recording.sorted_records() if record.episode in sample]
-        export(
-            recording.sorted_records(),
-            task.name,
-            version=task.recipe.version,
-            schema=schema,
-            license=task.recipe.license,
-            description=task.description,
-            env_name=task.env_name,
-            task=task.name,
-            splits=list(task.recipe.episodes),
-            runs=[{**own, "invalid": invalid} if invalid and own["run"] == run else own for own in recording.runs],
-            certificate=replay_sample(chosen, task, num_workers=workers),
-            store=store,
-        )
+            invalid = _record_missing(task, recording, num_workers=num_workers, progress=progress)
+        _export_recording(task, recording, run, invalid, num_workers=num_workers, store=store)
         with recording.exclusive():
             recording.discard()
     return target
 
 
+def _require_recipe(task: Task) -> Recipe:
+    if task.recipe is None:
+        msg = f"Task {task.name!r} has no recipe: expected one in the catalogue. Record episodes with a Recorder."
+        raise DatasetNotFound(msg)
+    return task.recipe
+
+
+def _export_recording(
+    task: Task,
+    recording: Recording,
+    run: str,
+    invalid: list[dict[str, Any]],
+    *,
+    num_workers: int,
+    store: Path | None,
+) -> None:
+    """Write the recorded episodes as the version of the recipe, after some of them were stepped again.
+
+    Args:
+        task: The task.
+        recording: All valid episodes of the recipe.
+        run: Id of this run.
+        invalid: Episodes of this run whose simulation diverged, for the manifest.
+        num_workers: Worker processes.
+        store: Folder of all datasets.
+    """
+    recipe = _require_recipe(task)
+    sample = set(sample_evenly([episode for episode, _ in _plan_episodes(recipe)], NUM_REPLAYED))
+    records = [record for record in recording.sorted_records() if record.episode in sample]
+    runs = [{**row, "invalid": invalid} if invalid and row["run"] == run else row for row in recording.runs]
+    export(
+        recording.sorted_records(),
+        task.name,
+        version=recipe.version,
+        schema=recording.schema,
+        license=recipe.license,
+        description=task.description,
+        env_name=task.env_name,
+        task=task.name,
+        splits=list(recipe.episodes),
+        runs=runs,
+        certificate=replay_sample(records, task, num_workers=num_workers),
+        store=store,
+    )
+
+
 def _record_missing(task: Task, recording: Recording, *, num_workers: int, progress: bool) -> list[dict[str, Any]]:
-    """Run every episode of the recipe that the recording lacks; return those that turned out invalid, JSON-able."""
-    done = recording.episode_outcomes()
-    plan = dict(_plan(task))
-    missing = [episode for episode in plan if episode not in done]
-    if done:
-        logger.warning("%s: going on after %d of %d recorded episodes", task.name, len(done), len(plan))
+    """Run and record the episodes of the recipe that the recording lacks.
+
+    Returns:
+        The episodes whose simulation diverged, JSON-able, in rising order of ids.
+    """
+    recorded = recording.episode_outcomes()
+    split_by_episode = dict(_plan_episodes(_require_recipe(task)))
+    num_episodes = len(split_by_episode)
+    missing = [episode for episode in split_by_episode if episode not in recorded]
+    if recorded:
+        logger.warning("%s: resuming after %d of %d recorded episodes", task.name, len(recorded), num_episodes)
     chunks = [missing[start : start + EPISODES_PER_JOB] for start in range(0, len(missing), EPISODES_PER_JOB)]
-    jobs = [(task, str(recording.path), [(episode, plan[episode]) for episode in chunk]) for chunk in chunks]
-    tally = _Tally(plan)
-    tally.add(done)
-    with tqdm(total=len(plan), initial=len(done), desc=task.name, unit="ep", disable=not progress) as bar:
+    jobs = [
+        (task, str(recording.path), [(episode, split_by_episode[episode]) for episode in chunk]) for chunk in chunks
+    ]
+    tally = _Tally(split_by_episode)
+    tally.add_recorded(recorded)
+    diverged: dict[int, DivergedRollout] = {}
+    with tqdm(total=num_episodes, initial=len(recorded), desc=task.name, unit="ep", disable=not progress) as bar:
         bar.set_postfix_str(tally.summary())
-        invalid: dict[int, InvalidEpisode] = {}
-        for results, diverged in map_unordered(_record, jobs, num_workers=num_workers):
+        for results, job_diverged in map_unordered(_record_episodes, jobs, num_workers=num_workers):
             tally.add(results)
-            invalid |= diverged
-            bar.update(len(results) + len(diverged))
+            diverged |= job_diverged
+            bar.update(len(results) + len(job_diverged))
             bar.set_postfix_str(tally.summary())
-    if invalid:
-        said = ", ".join(f"{plan[episode]} {invalid[episode]}" for episode in sorted(invalid))
-        logger.warning("%s: %d of %d episodes are invalid and left out: %s", task.name, len(invalid), len(plan), said)
-    return [{"episode": episode, "split": plan[episode], **asdict(invalid[episode])} for episode in sorted(invalid)]
+    if diverged:
+        details = ", ".join(f"{split_by_episode[episode]} {diverged[episode]}" for episode in sorted(diverged))
+        logger.warning(
+            "%s: %d of %d episodes are invalid and left out: %s", task.name, len(diverged), num_episodes, details
+        )
+    return [
+        {"episode": episode, "split": split_by_episode[episode], **asdict(diverged[episode])}
+        for episode in sorted(diverged)
+    ]
 
 
-def _plan(task: Task) -> Iterator[tuple[int, str]]:
-    """Yield every episode id of the recipe with its split, which is also the behaviour policy's level."""
+def _plan_episodes(recipe: Recipe) -> Iterator[tuple[int, str]]:
+    """Yield every episode id of a recipe with its split, which is also the level of the behaviour policy."""
     episode = 0
-    for split, count in task.recipe.episodes.items():
+    for split, count in recipe.episodes.items():
         for _ in range(count):
             yield episode, split
             episode += 1
 
 
 class _Tally:
-    """What the progress bar says: success per split, and steps per second since the start."""
+    """Success rate of each split and steps per second, for the progress bar."""
 
-    def __init__(self, plan: Mapping[int, str]):
-        self._plan = plan
-        self._solved: dict[str, list[bool]] = {split: [] for split in plan.values()}
+    def __init__(self, split_by_episode: Mapping[int, str]):
+        self._split_by_episode = split_by_episode
+        self._successes: dict[str, list[bool]] = {split: [] for split in split_by_episode.values()}
         self._steps = 0
-        self._started: float | None = None
+        self._started = time.monotonic()
+
+    def add_recorded(self, results: Mapping[int, tuple[int, bool]]) -> None:
+        """Count episodes that an earlier run recorded: id → (length, success)."""
+        for episode, (_, success) in results.items():
+            self._successes[self._split_by_episode[episode]].append(success)
 
     def add(self, results: Mapping[int, tuple[int, bool]]) -> None:
-        """Count episodes: id → (length, success). The first call holds what an earlier run recorded."""
-        for episode, (_, success) in results.items():
-            self._solved[self._plan[episode]].append(success)
-        if self._started is None:
-            self._started = time.monotonic()
-        else:
-            self._steps += sum(length for length, _ in results.values())
+        """Count episodes that this run recorded, with their steps: id → (length, success)."""
+        self.add_recorded(results)
+        self._steps += sum(length for length, _ in results.values())
 
     def summary(self) -> str:
-        parts = [f"{split} {np.mean(solved):.0%}" for split, solved in self._solved.items() if solved]
-        if self._steps:
-            parts.append(f"{self._steps / (time.monotonic() - self._started):.0f} steps/s")
-        return ", ".join(["solved: " + parts[0], *parts[1:]]) if parts else "starting workers"
+        rates = [
+            f"{split} {sum(successes) / len(successes):.0%}"
+            for split, successes in self._successes.items()
+            if successes
+        ]
+        if not rates:
+            return "starting workers"
+        speed = [f"{self._steps / (time.monotonic() - self._started):.0f} steps/s"] if self._steps else []
+        return "solved: " + ", ".join(rates + speed)
 
 
-# --- in the worker processes; each keeps its environment for the next job ---
+# --- in the worker processes, each of which caches its environment for the next job ---
 
 
-def _describe(task: Task) -> tuple[Schema, dict[str, np.ndarray], dict[str, Any]]:
-    """Return the schema, a simulator state, and what decides the episodes' content."""
-    env = env_of(task)
-    policies = {level: make_policy(env, level, task=task) for level in task.recipe.episodes}
-    # Any valid episode shows the schema; that all of them diverge is an error here.
-    first = next(iter(policies.values()))
-    tried = (try_episode(env, first, seed=seed) for seed in range(EPISODES_PER_JOB))
-    episode = next((ran for ran in tried if isinstance(ran, Episode)), None) or rollout_episode(env, first, seed=0)
+def _describe_content(task: Task) -> tuple[Schema, dict[str, np.ndarray], dict[str, Any]]:
+    """Return the schema, a simulator state, and everything that determines the content of the episodes."""
+    env = get_cached_env(task)
+    policies = {level: make_policy(env, level, task=task) for level in _require_recipe(task).episodes}
+    rollout = _run_valid_episode(env, next(iter(policies.values())))
     identity = {
         "task": task.to_json(),
         "env": env.provenance(),
-        "policies": {level: policy.parameters() for level, policy in policies.items()},
+        "policies": {level: describe_policy(policy)["parameters"] for level, policy in policies.items()},
     }
-    return Schema.from_tensordict(episode.transitions), episode.start_state, identity
+    return Schema.from_tensordict(rollout.transitions), rollout.start_state, identity
 
 
-def _record(
+def _run_valid_episode(env: EnvBase, policy: Policy) -> Rollout:
+    """Return an episode that did not diverge; raise SimulationDiverged if the first few all did."""
+    for seed in range(EPISODES_PER_JOB):
+        rollout = try_rollout(env, policy, seed=seed)
+        if isinstance(rollout, Rollout):
+            return rollout
+    return rollout_episode(env, policy, seed=0)
+
+
+def _record_episodes(
     task: Task, recording: str, episodes: list[tuple[int, str]]
-) -> tuple[dict[int, tuple[int, bool]], dict[int, InvalidEpisode]]:
-    """Run and record some episodes; return length and success of each, and those that were invalid."""
-    env = env_of(task)
-    results, invalid = {}, {}
+) -> tuple[dict[int, tuple[int, bool]], dict[int, DivergedRollout]]:
+    """Run and record some episodes.
+
+    Args:
+        task: The task.
+        recording: Path of the recording.
+        episodes: Id and split of each episode.
+
+    Returns:
+        Length and success of each valid episode, and the episodes whose simulation diverged, by id.
+    """
+    env = get_cached_env(task)
+    results: dict[int, tuple[int, bool]] = {}
+    diverged: dict[int, DivergedRollout] = {}
     with StreamWriter(Recording(Path(recording)), f"{episodes[0][0]:08d}-{uuid.uuid4().hex[:8]}") as writer:
         for episode, level in episodes:
-            ran = try_episode(env, make_policy(env, level, task=task), seed=episode)
-            if isinstance(ran, InvalidEpisode):
-                invalid[episode] = ran
+            rollout = try_rollout(env, make_policy(env, level, task=task), seed=episode)
+            if isinstance(rollout, DivergedRollout):
+                diverged[episode] = rollout
                 continue
             record = writer.add_episode(
-                ran.transitions,
+                rollout.transitions,
                 episode=episode,
                 split=level,
-                seed=ran.seed,
-                start_state=ran.start_state,
+                seed=rollout.seed,
+                start_state=rollout.start_state,
                 policy=level,
             )
             results[episode] = (record.length, record.success)
-    return results, invalid
+    return results, diverged

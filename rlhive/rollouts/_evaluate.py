@@ -1,7 +1,7 @@
-"""Roll a policy out on held-out seeds: success rate and return, each with a 95 % interval.
+"""Evaluating a policy on held-out seeds: success rate and return, each with a 95 % confidence interval.
 
-Every episode is a pure function of its seed (see :mod:`rlhive.rollouts`), so the numbers do not depend on how many
-processes computed them.
+Every episode is a pure function of its seed (see :mod:`rlhive.rollouts._rollout`), so that the numbers do not depend on
+the number of processes.
 """
 
 import logging
@@ -18,31 +18,38 @@ from tqdm import tqdm
 from rlhive.envs import EVALUATION_SEED, Task, get_task, make_env, make_policy
 from rlhive.errors import CheckpointMismatch, EnvNotFound, SimulationDiverged
 from rlhive.policies import CHECKPOINT_FILE, load_policy, read_checkpoint
-from rlhive.rollouts._rollout import InvalidEpisode, Policy, default_num_workers, env_of, map_unordered, try_episode
+from rlhive.rollouts._rollout import (
+    DivergedRollout,
+    Policy,
+    default_num_workers,
+    get_cached_env,
+    map_unordered,
+    try_rollout,
+)
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a policy achieved.
+    """Success rate and returns of a policy.
 
     Attributes:
         policy: Level, checkpoint folder, or name of the callable.
         env_name: Environment id.
-        num_episodes: Number of episodes; episode ``i`` had seed ``first_seed + i``.
+        num_episodes: Number of episodes; episode ``i`` has seed ``first_seed + i``.
         first_seed: Seed of the first episode.
-        successes: Number of episodes in which the task was solved after any step; None, as the two following, where
-            the environment does not say.
+        successes: Number of episodes in which the task was solved after any step. None, like ``success_rate`` and
+            ``success_interval``, if the environment has no success signal.
         success_rate: ``successes / num_episodes``.
         success_interval: 95 % Wilson interval of the success rate.
         returns: Undiscounted return of each valid episode, in the order of the seeds.
-        return_mean: Their mean.
+        return_mean: Mean of ``returns``.
         return_interval: 95 % Student-t interval of the mean; unbounded for a single episode.
-        score: The mean return on the scale of the task's references, 0 as random and 100 as the expert; None, as the
-            interval, where the task has none.
+        score: Mean return on the scale of the task's reference returns: 0 is the random policy, 100 the expert. None,
+            like ``score_interval``, if the task has no references.
         score_interval: 95 % interval of the score; the references count as exact.
-        invalid: The episodes whose simulation diverged. They count as not solved and have no return.
+        invalid: Episodes whose simulation diverged. They count as not solved and have no return.
     """
 
     policy: str
@@ -57,10 +64,10 @@ class Evaluation:
     return_interval: tuple[float, float]
     score: float | None = None
     score_interval: tuple[float, float] | None = None
-    invalid: tuple[InvalidEpisode, ...] = ()
+    invalid: tuple[DivergedRollout, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields, JSON-able: tuples become lists, an unbounded interval ``[None, None]``."""
+        """Return the fields as JSON-able values: tuples become lists, an unbounded interval ``[None, None]``."""
         fields = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
         for name in ("return_interval", "score_interval"):
             if fields[name] is not None:
@@ -77,23 +84,24 @@ def evaluate(
     num_workers: int | None = None,
     progress: bool = True,
 ) -> Evaluation:
-    """Run a policy on seeds that no recipe uses and count.
+    """Run a policy on seeds that no recipe uses, and compute success rate and return.
 
     Args:
-        policy: One of the task's levels ("expert", "noisy", "medium", "random"); or a checkpoint folder; or a callable
+        policy: One of the task's levels ("expert", "noisy", "medium", "random"), a checkpoint folder, or a callable
             that writes ``action`` into a TensorDict. A callable is pickled for each episode unless ``num_workers`` is
-            1; if it keeps state, give it ``begin_episode(seed)``.
+            1. A callable with state needs a method ``begin_episode(seed)`` that resets it.
         env: Task name, environment id or task.
         num_episodes: Number of episodes, at least 1.
-        seed: Of the first episode; the following ones count up.
-        num_workers: Processes; default one per core. With 1 everything runs in this process.
-        progress: Show a bar.
+        seed: Seed of the first episode; the following episodes count up.
+        num_workers: Worker processes; one per core by default. With 1 everything runs in this process.
+        progress: Whether to show a progress bar.
 
     Returns:
-        The same, bit for bit, for every number of workers on one machine.
+        The evaluation; bit-identical for every number of workers on one machine.
 
     Raises:
-        CheckpointMismatch: ``policy`` is no level and no whole checkpoint, or one of another environment.
+        CheckpointMismatch: ``policy`` is neither a level nor a complete checkpoint, or the checkpoint belongs to
+            another environment.
         EnvNotFound: No such environment.
         SimulationDiverged: The simulation diverged in every episode.
         ValueError: ``num_episodes`` is below 1.
@@ -105,50 +113,49 @@ def evaluate(
     if num_episodes < 1:
         msg = f"num_episodes: expected at least 1, got {num_episodes}."
         raise ValueError(msg)
-    task = task_of(env)
+    task = resolve_task(env)
     policy = _resolve_policy(policy, task)
-    identity = _identity(policy)
+    cache_key = _make_cache_key(policy)
     num_workers = min(num_workers or default_num_workers(), num_episodes)
-    jobs = [(policy, identity, task, seed + index) for index in range(num_episodes)]
-    outcomes = (
-        (_run_episode(*job) for job in jobs)
-        if num_workers == 1
-        else map_unordered(_run_episode, jobs, num_workers=num_workers)
-    )
-    by_seed: dict[int, _Outcome] = {}
-    name = _name_of(policy)
+    jobs = [(policy, cache_key, task, seed + index) for index in range(num_episodes)]
+    if num_workers == 1:
+        results: Iterable[tuple[int, _Result]] = (_evaluate_episode(*job) for job in jobs)
+    else:
+        results = map_unordered(_evaluate_episode, jobs, num_workers=num_workers)
+    result_by_seed: dict[int, _Result] = {}
+    name = _describe_name(policy)
     with tqdm(total=num_episodes, desc=f"evaluate {name}", unit="episode", disable=not progress) as bar:
-        for episode_seed, outcome in outcomes:
-            by_seed[episode_seed] = outcome
-            solved = _solved(by_seed.values())
-            if solved is not None:
-                bar.set_postfix(success=f"{solved / len(by_seed):.0%}", refresh=False)
+        for episode_seed, result in results:
+            result_by_seed[episode_seed] = result
+            successes = _count_successes(result_by_seed.values())
+            if successes is not None:
+                bar.set_postfix(success=f"{successes / len(result_by_seed):.0%}", refresh=False)
             bar.update()
-    return _summarise(name, task, seed, [by_seed[seed + index] for index in range(num_episodes)])
+    return _make_evaluation(name, task, seed, [result_by_seed[seed + index] for index in range(num_episodes)])
 
 
 def compare(policies: Sequence[str | Path | Policy], env: str | Task, **kwargs: Any) -> list[Evaluation]:
-    """Evaluate several policies on the same seeds: a number means little without random and expert beside it.
+    """Evaluate several policies on the same seeds, for example a trained one beside random and expert.
 
     Args:
-        policies: As for :func:`evaluate`, for example ``["random", "runs/bc", "expert"]``.
+        policies: Policies as :func:`evaluate` takes them, for example ``["random", "runs/bc", "expert"]``.
         env: Task name, environment id or task.
         **kwargs: Further arguments of :func:`evaluate`.
 
     Returns:
-        One evaluation per policy, in their order.
+        One evaluation per policy, in the same order.
     """
     return [evaluate(policy, env, **kwargs) for policy in policies]
 
 
 def wilson_interval(successes: int, num_episodes: int) -> tuple[float, float]:
-    """Return the 95 % interval of a success rate (Wilson, 1927), which stays honest at 0 and 1.
+    """Return the 95 % interval of a success rate (Wilson, 1927), which is valid for rates of 0 and 1 as well.
 
     Example:
         >>> [round(bound, 3) for bound in wilson_interval(8, 10)]
         [0.49, 0.943]
     """
-    from scipy.stats import binomtest  # a second to import, and only the end of an evaluation needs it
+    from scipy.stats import binomtest  # takes a second to import, and only the end of an evaluation needs it
 
     interval = binomtest(successes, num_episodes).proportion_ci(0.95, method="wilson")
     return float(interval.low), float(interval.high)
@@ -165,73 +172,87 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float]:
     return mean - half, mean + half
 
 
-#: Return and success of an episode, or that it was invalid.
-_Outcome = tuple[float, bool | None] | InvalidEpisode
+#: Return and success of an episode, or the diverged episode.
+_Result = tuple[float, bool | None] | DivergedRollout
 
 
-def _solved(outcomes: Iterable[_Outcome]) -> int | None:
-    """Count the solved episodes; None where the environment does not say."""
-    said = [outcome[1] for outcome in outcomes if not isinstance(outcome, InvalidEpisode)]
-    return None if None in said else sum(said)
+def _count_successes(results: Iterable[_Result]) -> int | None:
+    """Return the number of solved episodes; None if the environment has no success signal."""
+    count = 0
+    for result in results:
+        if isinstance(result, DivergedRollout):
+            continue
+        if result[1] is None:
+            return None
+        count += result[1]
+    return count
 
 
-def _summarise(name: str, task: Task, seed: int, outcomes: list[_Outcome]) -> Evaluation:
-    invalid = tuple(outcome for outcome in outcomes if isinstance(outcome, InvalidEpisode))
-    returns = tuple(outcome[0] for outcome in outcomes if not isinstance(outcome, InvalidEpisode))
+def _make_evaluation(name: str, task: Task, seed: int, results: list[_Result]) -> Evaluation:
+    """Return the evaluation of the results, which are in the order of the seeds."""
+    invalid = tuple(result for result in results if isinstance(result, DivergedRollout))
+    returns = tuple(result[0] for result in results if not isinstance(result, DivergedRollout))
     if invalid:
-        said = ", ".join(map(str, invalid))
-        count = len(invalid), len(outcomes)
-        logger.warning("%s in %s: %d of %d episodes were invalid: %s", name, task.name, *count, said)
+        details = ", ".join(map(str, invalid))
+        logger.warning(
+            "%s in %s: %d of %d episodes were invalid: %s", name, task.name, len(invalid), len(results), details
+        )
     if not returns:
-        msg = f"{name} in {task.name}: {invalid[0].reason} So did every other episode."
+        msg = f"{name} in {task.name}: all {len(results)} episodes diverged; the first one: {invalid[0].reason}"
         raise SimulationDiverged(msg, invalid[0].step)
-    successes = _solved(outcomes)
-    mean, interval = statistics.fmean(returns), mean_interval(returns)
-    score, score_interval = _scores(task, mean, interval)
+    successes = _count_successes(results)
+    return_mean, return_interval = statistics.fmean(returns), mean_interval(returns)
+    score, score_interval = _compute_score(task, return_mean, return_interval)
     return Evaluation(
         policy=name,
         env_name=task.env_name,
-        num_episodes=len(outcomes),
+        num_episodes=len(results),
         first_seed=seed,
         successes=successes,
-        success_rate=None if successes is None else successes / len(outcomes),
-        success_interval=None if successes is None else wilson_interval(successes, len(outcomes)),
+        success_rate=None if successes is None else successes / len(results),
+        success_interval=None if successes is None else wilson_interval(successes, len(results)),
         returns=returns,
-        return_mean=mean,
-        return_interval=interval,
+        return_mean=return_mean,
+        return_interval=return_interval,
         score=score,
         score_interval=score_interval,
         invalid=invalid,
     )
 
 
-def _scores(task: Task, mean: float, interval: tuple[float, float]) -> tuple[float | None, tuple[float, float] | None]:
-    """Return the normalised mean return and its interval, None without references."""
-    score = task.reference.score(mean) if task.reference else None
-    if score is None:
+def _compute_score(
+    task: Task, return_mean: float, return_interval: tuple[float, float]
+) -> tuple[float | None, tuple[float, float] | None]:
+    """Return the normalised mean return and its interval; None for both without references."""
+    if task.reference is None:
         return None, None
-    low, high = (task.reference.score(bound) for bound in interval)
+    score, low, high = (task.reference.score(value) for value in (return_mean, *return_interval))
+    if score is None or low is None or high is None:
+        return None, None
     return score, (low, high)
 
 
-def task_of(env: str | Task) -> Task:
-    """Return the task of a name, an environment id or itself; a worker process does not know what is registered here.
+def resolve_task(env: str | Task) -> Task:
+    """Return the task of a task name or environment id; a task is returned as it is.
+
+    Worker processes get the task and not its name, because they do not know the tasks that are registered here.
 
     Raises:
-        EnvNotFound: No task or environment of that name; the message names the nearest ones.
+        EnvNotFound: No task or environment of that name; the message names similar ones.
     """
     if isinstance(env, Task):
         return env
     try:
         return get_task(env)
     except EnvNotFound:
-        built = make_env(env)  # raises, with the nearest names, unless it is an environment id of RoboHive
+        built = make_env(env)  # raises EnvNotFound, with similar names, unless RoboHive has an environment of that id
         task = Task(name=env, env_name=built.env_name, horizon=built.horizon, description="")
         built.close()
         return task
 
 
 def _resolve_policy(policy: str | Path | Policy, task: Task) -> str | Path | Policy:
+    """Return a level, the absolute path of an existing checkpoint folder, or a callable."""
     if not isinstance(policy, str | Path) or policy in task.levels:
         return policy
     folder = Path(policy)
@@ -241,35 +262,37 @@ def _resolve_policy(policy: str | Path | Policy, task: Task) -> str | Path | Pol
     return folder.absolute()
 
 
-def _identity(policy: str | Path | Policy) -> str | None:
-    """Name what a worker may keep for the next episode; None for a callable, which arrives anew each time."""
+def _make_cache_key(policy: str | Path | Policy) -> str:
+    """Return the key under which a worker caches a policy; empty for a callable, which comes with every job."""
     if isinstance(policy, Path):
-        # The hash is part of it because workers outlive a training that writes to the same folder.
+        # With the hash, because workers outlive a training that writes to the same folder again.
         return f"{policy} {read_checkpoint(policy)['sha256']}"
-    return policy if isinstance(policy, str) else None
+    return policy if isinstance(policy, str) else ""
 
 
-def _name_of(policy: str | Path | Policy) -> str:
+def _describe_name(policy: str | Path | Policy) -> str:
     if isinstance(policy, str | Path):
         return str(policy)
     return str(getattr(policy, "name", None) or getattr(policy, "__name__", None) or type(policy).__name__)
 
 
-def _run_episode(policy: str | Path | Policy, identity: str | None, task: Task, seed: int) -> tuple[int, _Outcome]:
-    """Run in a worker process, or in this one."""
-    env = env_of(task)
-    if identity is not None:
-        policy = _cached_policy(policy, identity, env, task)
-    episode = try_episode(env, policy, seed=seed)
-    return seed, episode if isinstance(episode, InvalidEpisode) else (episode.episode_return, episode.success)
+def _evaluate_episode(policy: str | Path | Policy, cache_key: str, task: Task, seed: int) -> tuple[int, _Result]:
+    """Run one episode, in a worker process or in this one; return its seed and the result."""
+    env = get_cached_env(task)
+    if isinstance(policy, str | Path):
+        policy = _get_cached_policy(policy, cache_key, env, task)
+    rollout = try_rollout(env, policy, seed=seed)
+    if isinstance(rollout, DivergedRollout):
+        return seed, rollout
+    return seed, (rollout.episode_return, rollout.success)
 
 
-# One per process, as the environment that it acts in.
-_POLICIES: list[tuple[str, EnvBase, Policy]] = []
+# At most one entry per process, like the environment that the policy acts in.
+_CACHED_POLICY: list[tuple[str, EnvBase, Policy]] = []
 
 
-def _cached_policy(policy: str | Path, identity: str, env: EnvBase, task: Task) -> Policy:
-    if not _POLICIES or _POLICIES[0][:2] != (identity, env):
-        made = load_policy(policy, env=env) if isinstance(policy, Path) else make_policy(env, policy, task=task)
-        _POLICIES[:] = [(identity, env, made)]
-    return _POLICIES[0][2]
+def _get_cached_policy(policy: str | Path, cache_key: str, env: EnvBase, task: Task) -> Policy:
+    if not _CACHED_POLICY or _CACHED_POLICY[0][:2] != (cache_key, env):
+        loaded = load_policy(policy, env=env) if isinstance(policy, Path) else make_policy(env, policy, task=task)
+        _CACHED_POLICY[:] = [(cache_key, env, loaded)]
+    return _CACHED_POLICY[0][2]

@@ -1,17 +1,20 @@
-"""Is a dataset what its environment did? Rewards computed anew, episodes stepped again.
+"""Verifying a dataset against its environment: rewards are recomputed, and episodes are stepped again.
+
+::
 
     manifest ─► environment ─► start state of each episode ─► stored actions ─► observations, rewards ─► compared
                                                                                                             │
                                          <store>/.certificates/<fingerprint>.json ◄─ certificate ◄──────────┘
 
-The environment is the one that :mod:`rlhive.rollouts` allows the manifest to name.
+"Replay" here means stepping recorded actions again. Replay buffers for training are in :mod:`rlhive.data.replay`.
+The environment is one that :mod:`rlhive.rollouts._rebuild` lets a manifest name.
 """
 
 import functools
 import itertools
 import logging
 import platform
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,7 +27,7 @@ from tqdm import tqdm
 
 from rlhive import keys
 from rlhive.data import REWARD, TERMINATED, EpisodeRecord
-from rlhive.data.checks import CheckReport, run_checks
+from rlhive.data.checks import CheckReport, RewardChecker, run_checks
 from rlhive.data.versions import (
     BIT_EXACT,
     DIVERGES,
@@ -39,51 +42,64 @@ from rlhive.data.versions import (
 )
 from rlhive.envs import SOLVED, Task, reward_name, reward_terms
 from rlhive.errors import RewardUnavailable, RLHiveError
-from rlhive.rollouts._rebuild import build, differences, tasks_of
-from rlhive.rollouts._rollout import default_num_workers, env_of, map_unordered
+from rlhive.rollouts._rebuild import build_recorded_env, environment_differences, is_other_model, tasks_by_run
+from rlhive.rollouts._rollout import default_num_workers, get_cached_env, map_unordered
 
 logger = logging.getLogger(__name__)
 
+#: Largest absolute difference that counts as equal.
 TOLERANCE = 1e-6
+
 EPISODES_PER_JOB = 5
 
 
 def check(folder: Path, *, threads: int | None = None) -> CheckReport:
-    """Check a version as :func:`rlhive.data.checks.run_checks` does, and its rewards with its own environment.
+    """Check that a version is intact and consistent, and that its rewards are those of its environment.
 
-    Where that environment is not installed, is another model than the recorded one, or has a reward that the stored
-    observations do not decide, the checks ``reward`` and ``success`` are skipped, and the report says why.
+    The checks are listed in docs/checks.md. The checks ``reward`` and ``success`` are skipped, with the reason in the
+    report, if the environment is not installed, has another model than the recorded one, or has a reward that the
+    stored observations do not determine.
 
     Args:
-        folder: Of the version.
-        threads: Number of threads; by default one per core.
+        folder: The version's folder.
+        threads: Number of threads; one per core by default.
     """
+    reward_checker: RewardChecker | None = None
     try:
-        judge, why_no_rewards = judge_of(Manifest.read(folder))
+        reward_checker, reason = make_reward_checker(Manifest.read(folder))
     except RLHiveError as error:
-        judge, why_no_rewards = None, str(error)
-    return run_checks(folder, reward_checker=judge, why_no_rewards=why_no_rewards, threads=threads)
+        reason = str(error)
+    return run_checks(folder, reward_checker=reward_checker, why_no_rewards=reason, threads=threads)
 
 
-def judge_of(manifest: Manifest) -> tuple[Callable[[EpisodeRecord], Mapping[str, str]] | None, str]:
-    """Return what computes the rewards of a version's episodes anew, for :func:`rlhive.data.checks.check`.
+def make_reward_checker(manifest: Manifest) -> tuple[RewardChecker | None, str]:
+    """Return a function that compares an episode's rewards with those of its environment.
 
     Returns:
-        The judge, or None and the reason why there is none.
+        The function, as :func:`rlhive.data.checks.run_checks` takes it, and an empty string. Or None and the reason
+        why the environment cannot compute the rewards.
     """
     try:
-        envs = {run: build(task) for run, task in tasks_of(manifest).items()}
+        envs = {run: build_recorded_env(task) for run, task in tasks_by_run(manifest).items()}
     except RLHiveError as error:
         return None, str(error)
     for run in manifest.runs:
         env = envs[str(run.get("run", ""))]
-        if any("model" in said for said in differences(run, env.provenance())):
-            return None, f"{env.env_name} is another model here than the one that was recorded"
-    return functools.partial(_judge, envs), ""
+        if is_other_model(run, env.provenance()):
+            return None, f"the model of {env.env_name} is not the one that was recorded"
+    return functools.partial(_find_reward_errors, envs), ""
 
 
-def _judge(envs: Mapping[str, EnvBase], record: EpisodeRecord) -> dict[str, str]:
-    """Compare an episode's rewards and successes with those that its environment computes from the observations."""
+def _find_reward_errors(envs: Mapping[str, EnvBase], record: EpisodeRecord) -> dict[str, str]:
+    """Compare an episode's rewards and successes with those that its environment computes from the observations.
+
+    Args:
+        envs: Environment of each run.
+        record: The episode.
+
+    Returns:
+        What differs, under ``"reward"`` and ``"success"``, or under ``"unavailable"`` why nothing can be computed.
+    """
     env = envs.get(record.run) or next(iter(envs.values()))
     if REWARD not in record.columns:
         return {"unavailable": "the version has no rewards"}
@@ -91,21 +107,23 @@ def _judge(envs: Mapping[str, EnvBase], record: EpisodeRecord) -> dict[str, str]
         terms = reward_terms(env, record.columns, record.final)
     except RewardUnavailable as error:
         return {"unavailable": str(error)}
-    said = {}
+    errors = {}
     stored = record.columns[REWARD].reshape(record.length)
-    exact = record.columns[keys.OBSERVATION].dtype == np.float64
+    is_exact = record.columns[keys.OBSERVATION].dtype == np.float64
     computed = terms[reward_name(env)].astype(stored.dtype)
-    wrong = stored != computed if exact else ~np.isclose(stored, computed, rtol=1e-4, atol=1e-4)
-    if wrong.any():
-        row = int(wrong.argmax())
-        said["reward"] = f"row {row}: expected {computed[row]!r}, as {env.env_name} computes it, got {stored[row]!r}"
-    if exact and keys.SUCCESS in record.columns:
-        following = np.concatenate([record.columns[keys.SUCCESS][1:], record.final[keys.SUCCESS][None]])
-        differs = following.reshape(record.length) != terms[SOLVED]
+    differs = stored != computed if is_exact else ~np.isclose(stored, computed, rtol=1e-4, atol=1e-4)
+    if differs.any():
+        row = int(differs.argmax())
+        errors["reward"] = f"row {row}: expected {computed[row]!r}, as computed by {env.env_name}, got {stored[row]!r}"
+    if is_exact and keys.SUCCESS in record.columns:
+        success = np.concatenate([record.columns[keys.SUCCESS][1:], record.final[keys.SUCCESS][None]])
+        differs = success.reshape(record.length) != terms[SOLVED]
         if differs.any():
             row = int(differs.argmax())
-            said["success"] = f"row {row}: expected {terms[SOLVED][row]}, as {env.env_name} has it, got the opposite"
-    return said
+            errors["success"] = (
+                f"row {row}: expected {terms[SOLVED][row]}, as computed by {env.env_name}, got the opposite"
+            )
+    return errors
 
 
 def replay(
@@ -117,164 +135,199 @@ def replay(
     store: Path | None = None,
     progress: bool = True,
 ) -> Certificate:
-    """Step the stored actions from the stored start states, compare, and keep the certificate in the store.
+    """Verify a version by stepping its episodes again, and store the certificate.
 
-    Episodes that RLHive collected come out bit for bit on the machine and the versions that recorded them. Another
-    processor may round the last bit of the physics otherwise, and a contact makes a difference grow.
+    The stored actions are stepped from the stored start states, and the observations and rewards are compared with the
+    stored ones. Episodes that RLHive collected are bit-exact on the machine and with the package versions that recorded
+    them. Another processor may round the last bit of the physics differently, and contacts amplify the difference.
+
+    Replay buffers for training come from :meth:`rlhive.RoboHiveDataset.as_replay_buffer`.
 
     Args:
-        folder: Of the version; its files are verified.
-        episodes: How many to replay, evenly spread over the version; all by default.
-        tolerance: Largest absolute difference of an observed number or a reward that counts as none.
-        num_workers: Worker processes; by default one per core.
-        store: Where the certificate is kept; the default is :func:`rlhive.data.store_dir`.
+        folder: The version's folder; its files are verified.
+        episodes: Number of episodes to replay, evenly spread over the version; all by default.
+        tolerance: Largest absolute difference of an observed number or a reward that counts as equal.
+        num_workers: Worker processes; one per core by default.
+        store: Folder of all datasets, which holds the certificate; the default is :func:`rlhive.data.store_dir`.
         progress: Whether to show a progress bar.
 
     Returns:
         The certificate; ``certificate.ok`` says whether every episode stayed within the tolerance.
 
     Raises:
-        CorruptDataset: A file is not what the manifest recorded.
+        CorruptDataset: The hash of a file is not the one in the manifest.
         EnvNotFound, RoboHiveMissing: The environment cannot be built here.
-        ReplayRefused: The manifest asks for an environment that it may not ask for.
+        ReplayRefused: The manifest names an environment or an argument that it may not name.
 
     Example:
         >>> replay(RoboHiveDataset("kitchen_knob1").path, episodes=10).verdict  # doctest: +SKIP
         'bit-exact'
     """
     folder, manifest = Path(folder), Manifest.read(folder)
-    tasks, workers = tasks_of(manifest), num_workers or default_num_workers()
-    ids = read_episodes(folder, manifest)[keys.EPISODE].to_pylist()
-    wanted = set(ids) if episodes is None else {ids[i] for i in np.linspace(0, len(ids) - 1, episodes).astype(int)}
-    records = (row for row in read_records(folder, manifest, list(manifest.splits)) if row.episode in wanted)
+    tasks, num_workers = tasks_by_run(manifest), num_workers or default_num_workers()
+    episode_ids = read_episodes(folder, manifest)[keys.EPISODE].to_pylist()
+    sample = set(episode_ids if episodes is None else sample_evenly(episode_ids, episodes))
+    records = (record for record in read_records(folder, manifest, list(manifest.splits)) if record.episode in sample)
     results: list[EpisodeReplay] = []
-    here: dict[str, Mapping[str, Any]] = {}
-    with tqdm(total=len(wanted), desc=f"replay {manifest.name}", unit="ep", disable=not progress) as bar:
-        jobs = _jobs(records, tasks, tolerance)
-        while batch := list(itertools.islice(jobs, 8 * workers)):  # a bounded part of the version is in memory
-            for run, found, environment in map_unordered(_replay_job, batch, num_workers=workers):
-                results, here[run] = results + found, environment
-                bar.update(len(found))
-    certificate = _certificate(manifest, sorted(results, key=lambda row: row.episode), here, tolerance, len(ids))
+    environments: dict[str, Mapping[str, Any]] = {}
+    with tqdm(total=len(sample), desc=f"replay {manifest.name}", unit="ep", disable=not progress) as bar:
+        jobs = _make_jobs(records, tasks, tolerance)
+        while batch := list(itertools.islice(jobs, 8 * num_workers)):  # a bounded part of the version is in memory
+            for run, replays, environment in map_unordered(_replay_job, batch, num_workers=num_workers):
+                results += replays
+                environments[run] = environment
+                bar.update(len(replays))
+    results.sort(key=lambda result: result.episode)
+    certificate = _make_certificate(manifest, results, environments, tolerance, len(episode_ids))
     certificate.save(store=store)
     return certificate
 
 
 def replay_sample(records: Iterable[EpisodeRecord], task: Task, *, num_workers: int) -> str:
-    """Step some episodes again before they are committed, and say in a sentence what came out; no error is raised.
+    """Step some episodes again before they are committed, and return the result as a sentence for the dataset card.
+
+    Differences are logged and raise no error.
 
     Args:
         records: The episodes.
-        task: Their task.
+        task: Task of the episodes.
         num_workers: Worker processes.
     """
     jobs = [("", task, [record], TOLERANCE) for record in records]
-    results = [row for _, found, _ in map_unordered(_replay_job, jobs, num_workers=num_workers) for row in found]
-    counts = {verdict: sum(row.verdict == verdict for row in results) for verdict in VERDICTS}
-    said = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
-    for row in results:
-        if row.verdict != BIT_EXACT:
-            logger.warning("%s: replayed before it was committed, %s", task.name, row)
-    return f"{len(results)} episodes, evenly spread, were stepped again before the version was written: {said}."
+    results = [
+        result for _, replays, _ in map_unordered(_replay_job, jobs, num_workers=num_workers) for result in replays
+    ]
+    counts = _count_verdicts(results)
+    summary = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
+    for result in results:
+        if result.verdict != BIT_EXACT:
+            logger.warning("%s: replay before the commit: %s", task.name, result)
+    return f"{len(results)} episodes, evenly spread, were stepped again before the version was written: {summary}."
+
+
+def sample_evenly(episode_ids: Sequence[int], num_episodes: int) -> list[int]:
+    """Return episode ids at evenly spread positions, the first and the last included."""
+    return [episode_ids[position] for position in np.linspace(0, len(episode_ids) - 1, num_episodes).astype(int)]
 
 
 def replay_episode(env: EnvBase, record: EpisodeRecord, *, tolerance: float = TOLERANCE) -> EpisodeReplay:
-    """Step one episode's actions from its start state, and compare.
+    """Step an episode's actions from its start state, and compare the result with what was stored.
 
     Args:
-        env: Of the same environment as the episode's; it is seeded, reset and stepped.
+        env: Environment of the episode; it is seeded, reset and stepped.
         record: The episode.
-        tolerance: Largest absolute difference that counts as none.
+        tolerance: Largest absolute difference that counts as equal.
     """
     if not record.start_state and record.seed is None:
         return EpisodeReplay(record.episode, IMPOSSIBLE, reason="neither start state nor seed was recorded")
     comparison = _Comparison(record, tolerance)
     step = -1
     try:
-        # The seed restores what RoboHive draws besides the state that was recorded: sensor noise.
+        # The seed restores what RoboHive draws besides the recorded state: sensor noise.
         env.set_seed(0 if record.seed is None else record.seed)
         td = env.reset()
         if record.start_state:
-            # What the reset gave besides, such as a transform's count of steps, is needed by the first step.
+            # The first step needs the other entries of the reset, such as a transform's step count.
             td = td.update(env.set_state(dict(record.start_state)))
-        comparison.state(td, -1)
+        comparison.compare_state(td, -1)
         for step in range(record.length):
             action = torch.from_numpy(np.array(record.columns[keys.ACTION][step]))
             td = env.step(td.set(keys.ACTION, action))[keys.NEXT]
-            comparison.state(td, step)
-            comparison.outcome(td, step)
+            comparison.compare_state(td, step)
+            comparison.compare_outcome(td, step)
     except (RLHiveError, ValueError) as error:
-        comparison.diverged(max(step, 0), str(error))
+        comparison.diverge(max(step, 0), str(error))
     return comparison.result()
 
 
 class _Comparison:
-    """The differences of an episode and its replay, step by step."""
+    """Differences between a recorded episode and its replay, collected step by step."""
 
     def __init__(self, record: EpisodeRecord, tolerance: float):
-        self._record, self._tolerance = record, tolerance
+        self._record = record
+        self._tolerance = tolerance
         self._errors = {"observation": 0.0, "reward": 0.0}
-        self._same, self._step, self._reason = True, -1, ""
+        self._is_bit_exact = True
+        self._first_diverged_step: int | None = None
+        self._reason = ""
 
-    def state(self, td: TensorDictBase, step: int) -> None:
-        """Compare the state after a step, or before the first one where the step is -1."""
+    def compare_state(self, td: TensorDictBase, step: int) -> None:
+        """Compare the observations after a step; step -1 is the state before the first one."""
         record = self._record
         for column, final in record.final.items():
             if keys.column_to_key(column) in td.keys(True, True):
                 stored = record.columns[column][step + 1] if step + 1 < record.length else final
                 self._compare("observation", column, stored, td[keys.column_to_key(column)], max(step, 0))
 
-    def outcome(self, td: TensorDictBase, step: int) -> None:
-        """Compare the reward and the end that a step gave."""
+    def compare_outcome(self, td: TensorDictBase, step: int) -> None:
+        """Compare the reward and the termination of a step."""
         if REWARD in self._record.columns:
             self._compare("reward", REWARD, self._record.columns[REWARD][step], td[keys.REWARD], step)
-        stored, got = bool(self._record.columns[TERMINATED][step].any()), bool(td[keys.TERMINATED].any())
-        if stored != got:
-            self.diverged(step, f"terminated is {stored} in the dataset, {got} in the replay")
+        stored, replayed = bool(self._record.columns[TERMINATED][step].any()), bool(td[keys.TERMINATED].any())
+        if stored != replayed:
+            self.diverge(step, f"terminated is {stored} in the dataset, {replayed} in the replay")
 
-    def diverged(self, step: int, reason: str) -> None:
-        """Note that from a step on the replay is another one; only the first reason is kept."""
-        self._same = False
-        if self._step < 0:
-            self._step, self._reason = step, reason
+    def diverge(self, step: int, reason: str) -> None:
+        """Note that the replay diverges from a step on; the first call counts."""
+        self._is_bit_exact = False
+        if self._first_diverged_step is None:
+            self._first_diverged_step = step
+            self._reason = reason
 
     def result(self) -> EpisodeReplay:
-        verdict = DIVERGES if self._step >= 0 else BIT_EXACT if self._same else TOLERATED
-        errors = self._errors["observation"], self._errors["reward"]
-        return EpisodeReplay(self._record.episode, verdict, self._step, *errors, self._reason)
+        verdict = BIT_EXACT if self._is_bit_exact else TOLERATED
+        if self._first_diverged_step is not None:
+            verdict = DIVERGES
+        return EpisodeReplay(
+            self._record.episode,
+            verdict,
+            step=-1 if self._first_diverged_step is None else self._first_diverged_step,
+            observation_error=self._errors["observation"],
+            reward_error=self._errors["reward"],
+            reason=self._reason,
+        )
 
-    def _compare(self, kind: str, column: str, stored: np.ndarray, replayed: torch.Tensor, step: int) -> None:
-        got = replayed.numpy(force=True).reshape(stored.shape).astype(stored.dtype, copy=False)
-        if got.tobytes() == np.ascontiguousarray(stored).tobytes():
+    def _compare(self, kind: str, column: str, stored: np.ndarray, value: torch.Tensor, step: int) -> None:
+        replayed = value.numpy(force=True).reshape(stored.shape).astype(stored.dtype, copy=False)
+        if replayed.tobytes() == np.ascontiguousarray(stored).tobytes():
             return
-        self._same = False
+        self._is_bit_exact = False
         with np.errstate(invalid="ignore"):
-            error = float(np.abs(got.astype(np.float64) - stored.astype(np.float64)).max())
+            error = float(np.abs(replayed.astype(np.float64) - stored.astype(np.float64)).max())
         error = error if np.isfinite(error) else np.inf
         self._errors[kind] = max(self._errors[kind], error)
         if error > self._tolerance:
-            self.diverged(step, f"{column} differs by {error:.3g}")
+            self.diverge(step, f"{column} differs by {error:.3g}")
 
 
-def _jobs(records: Iterator[EpisodeRecord], tasks: Mapping[str, Task], tolerance: float) -> Iterator[tuple]:
-    """Yield a worker's arguments: some episodes of one run."""
-    for run, own in itertools.groupby(records, key=lambda record: record.run):
+#: Arguments of a worker: run id, task of the run, some of its episodes, tolerance.
+_ReplayJob = tuple[str, Task, list[EpisodeRecord], float]
+
+
+def _make_jobs(records: Iterator[EpisodeRecord], tasks: Mapping[str, Task], tolerance: float) -> Iterator[_ReplayJob]:
+    """Yield jobs of some episodes of one run each."""
+    for run, run_records in itertools.groupby(records, key=lambda record: record.run):
         task = tasks.get(run) or next(iter(tasks.values()))
-        while part := list(itertools.islice(own, EPISODES_PER_JOB)):
-            yield run, task, part, tolerance
+        while chunk := list(itertools.islice(run_records, EPISODES_PER_JOB)):
+            yield run, task, chunk, tolerance
 
 
-def _certificate(
+def _make_certificate(
     manifest: Manifest,
     results: list[EpisodeReplay],
-    here: Mapping[str, Mapping[str, Any]],
+    environments: Mapping[str, Mapping[str, Any]],
     tolerance: float,
     of_episodes: int,
 ) -> Certificate:
     runs = {str(run.get("run", "")): run for run in manifest.runs}
-    said = [text for run, environment in here.items() for text in differences(runs.get(run, {}), environment)]
-    odd = sorted((row for row in results if row.verdict != BIT_EXACT), key=lambda row: -VERDICTS.index(row.verdict))
-    environment = next(iter(here.values()), {})
+    differences = [
+        difference
+        for run, environment in environments.items()
+        for difference in environment_differences(runs.get(run, {}), environment)
+    ]
+    inexact = [result for result in results if result.verdict != BIT_EXACT]
+    inexact.sort(key=lambda result: VERDICTS.index(result.verdict), reverse=True)
+    environment = next(iter(environments.values()), {})
     return Certificate(
         name=manifest.name,
         version=manifest.version,
@@ -282,23 +335,29 @@ def _certificate(
         env_name=str(environment.get("env_name", manifest.env_name)),
         num_episodes=len(results),
         of_episodes=of_episodes,
-        verdicts={verdict: sum(row.verdict == verdict for row in results) for verdict in VERDICTS},
-        observation_error=max((row.observation_error for row in results), default=0.0),
-        reward_error=max((row.reward_error for row in results), default=0.0),
+        verdicts=_count_verdicts(results),
+        observation_error=max((result.observation_error for result in results), default=0.0),
+        reward_error=max((result.reward_error for result in results), default=0.0),
         tolerance=tolerance,
-        differences=tuple(dict.fromkeys(said)),
-        notable=tuple(map(str, odd[:10])),
+        differences=tuple(dict.fromkeys(differences)),
+        notable=tuple(map(str, inexact[:10])),
         environment=environment,
         host={"name": platform.node(), "platform": platform.platform(), "processor": platform.processor()},
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 
 
-# --- in the worker processes; each keeps its environment for the next job ---
+def _count_verdicts(results: Iterable[EpisodeReplay]) -> dict[str, int]:
+    verdicts = [result.verdict for result in results]
+    return {verdict: verdicts.count(verdict) for verdict in VERDICTS}
+
+
+# --- in the worker processes, each of which caches its environment for the next job ---
 
 
 def _replay_job(
     run: str, task: Task, records: list[EpisodeRecord], tolerance: float
 ) -> tuple[str, list[EpisodeReplay], dict[str, Any]]:
-    env = env_of(task)
+    """Replay some episodes of a run; return its id, the results, and the provenance of the environment."""
+    env = get_cached_env(task)
     return run, [replay_episode(env, record, tolerance=tolerance) for record in records], env.provenance()

@@ -1,7 +1,7 @@
-"""One seeded episode, and a pool of worker processes that run many.
+"""Rolling out one seeded episode, and a pool of worker processes that roll out many.
 
-An episode is a pure function of (environment, policy, seed): the environment is seeded before its reset and
-the policy, where it draws random numbers, at the episode's begin. Which process runs it does not matter.
+An episode is a pure function of environment, policy and seed: the environment is seeded before its reset, and a policy
+that draws random numbers is seeded after it. It does not matter which process runs the episode.
 """
 
 import math
@@ -9,7 +9,7 @@ import os
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -21,20 +21,22 @@ from rlhive import keys
 from rlhive.envs import Task, make_env
 from rlhive.errors import SimulationDiverged
 
-#: A worker that had nothing to do for so long ends; importing torch and RoboHive costs the next one seconds.
+#: Seconds after which an idle worker process ends. A new one takes seconds to import torch and RoboHive.
 IDLE_S = 300
 
 Policy = Callable[[TensorDictBase], TensorDictBase]
 
+Result = TypeVar("Result")
+
 
 @dataclass(frozen=True)
-class Episode:
-    """What happened between a reset and its end.
+class Rollout:
+    """The transitions of one episode, from the reset to its end.
 
     Attributes:
         transitions: TED TensorDict of batch size ``[length]``.
-        start_state: The simulator's state after the reset, before the first action; named float64 arrays.
-        seed: The seed that reproduces the episode.
+        start_state: Simulator state after the reset and before the first action; float64 arrays by name.
+        seed: Seed that reproduces the episode.
     """
 
     transitions: TensorDict
@@ -48,19 +50,19 @@ class Episode:
 
     @property
     def success(self) -> bool | None:
-        """Whether the task was solved after any of the steps; None where the environment does not say."""
+        """Whether the task was solved after any step; None if the environment has no success signal."""
         success = self.transitions.get((keys.NEXT, keys.SUCCESS), None)
         return None if success is None else bool(success.any())
 
 
 @dataclass(frozen=True)
-class InvalidEpisode:
-    """An episode whose simulation diverged: nobody knows what would have happened, so it has no return.
+class DivergedRollout:
+    """An episode whose simulation diverged, so that its return is undefined.
 
     Attributes:
-        seed: The seed that reproduces it.
-        step: In which step it diverged, from 1 on.
-        reason: What the environment said.
+        seed: Seed that reproduces the episode.
+        step: Step in which the simulation diverged, counted from 1.
+        reason: Message of the environment's error.
     """
 
     seed: int
@@ -71,35 +73,35 @@ class InvalidEpisode:
         return f"diverged at step {self.step} (seed {self.seed})"
 
 
-# One per process: a kitchen takes a second to build and 100 MB to keep.
-_ENVS: list[tuple[Task, EnvBase]] = []
+# At most one entry per process: a kitchen environment takes a second to build and 100 MB of memory.
+_CACHED_ENV: list[tuple[Task, EnvBase]] = []
 
 
-def env_of(task: Task) -> EnvBase:
-    """Return an environment of the task that this process keeps for the next call; do not close it."""
-    if not _ENVS or _ENVS[0][0] != task:
-        for _, env in _ENVS:
+def get_cached_env(task: Task) -> EnvBase:
+    """Return the environment of a task, which this process caches for the next call; do not close it."""
+    if not _CACHED_ENV or _CACHED_ENV[0][0] != task:
+        for _, env in _CACHED_ENV:
             env.close()
-        _ENVS[:] = [(task, make_env(task))]
-    return _ENVS[0][1]
+        _CACHED_ENV[:] = [(task, make_env(task))]
+    return _CACHED_ENV[0][1]
 
 
 @torch.no_grad()
-def rollout_episode(env: EnvBase, policy: Policy, *, seed: int) -> Episode:
-    """Run one episode to its end and return it.
+def rollout_episode(env: EnvBase, policy: Policy, *, seed: int) -> Rollout:
+    """Run one episode to its end.
 
     Args:
-        env: An RLHive environment (``horizon``, ``get_state``); it is seeded and reset here.
-        policy: Writes ``action`` into the TensorDict that it is given. If it has a method
-            ``begin_episode(seed)``, that is called after the reset. What it draws from torch's own generator is a
-            function of the seed, too; the caller's generator is left as it was.
-        seed: Seeds the environment and the policy.
+        env: RLHive environment (with ``horizon`` and ``get_state``); it is seeded and reset here.
+        policy: Callable that writes ``action`` into a TensorDict. If it has a method ``begin_episode(seed)``, that is
+            called after the reset. Random numbers that it draws from torch's default generator depend on the seed
+            only; the state of the caller's generator is restored.
+        seed: Seed of the environment and of the policy.
 
     Returns:
         The episode; its TensorDict owns its memory.
 
     Raises:
-        SimulationDiverged: The physics blew up on the way.
+        SimulationDiverged: The simulation diverged before the episode's end.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
@@ -110,34 +112,36 @@ def rollout_episode(env: EnvBase, policy: Policy, *, seed: int) -> Episode:
         if begin is not None:
             begin(seed)
         transitions = env.rollout(env.horizon, policy, auto_reset=False, tensordict=start, break_when_any_done=True)
-    return Episode(transitions=transitions, start_state=state, seed=seed)
+    return Rollout(transitions=transitions, start_state=state, seed=seed)
 
 
-def try_episode(env: EnvBase, policy: Policy, *, seed: int) -> Episode | InvalidEpisode:
-    """Run one episode as :func:`rollout_episode` does; where the simulation diverges, return that it is invalid.
+def try_rollout(env: EnvBase, policy: Policy, *, seed: int) -> Rollout | DivergedRollout:
+    """Run one episode as :func:`rollout_episode` does, and return a diverged simulation instead of raising.
 
-    The environment is fit for the next episode in either case.
+    The environment can run the next episode in either case.
     """
     try:
         return rollout_episode(env, policy, seed=seed)
     except SimulationDiverged as error:
-        return InvalidEpisode(seed=seed, step=error.step, reason=str(error))
+        return DivergedRollout(seed=seed, step=error.step, reason=str(error))
 
 
 def default_num_workers() -> int:
-    """One worker per core that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def map_unordered(function: Callable[..., Any], jobs: Iterable[tuple], *, num_workers: int) -> Iterator[Any]:
-    """Yield ``function(*job)`` of every job as they finish, computed in worker processes.
+def map_unordered(
+    function: Callable[..., Result], jobs: Iterable[tuple[Any, ...]], *, num_workers: int
+) -> Iterator[Result]:
+    """Yield ``function(*job)`` of every job in the order of completion, computed in worker processes.
 
-    The workers stay alive for the next call, so that what ``function`` caches (an environment, a policy) is
-    built once per process. An interrupt or an error kills them at once.
+    The workers stay alive for the next call, so that an environment or policy that ``function`` caches is built once
+    per process. An interrupt or an error kills them at once.
 
     Args:
-        function: A module-level function; its arguments and results are pickled.
-        jobs: Its argument tuples.
+        function: Module-level function; its arguments and results are pickled.
+        jobs: Argument tuples, one per call.
         num_workers: Number of processes.
     """
     executor = get_reusable_executor(max_workers=num_workers, timeout=IDLE_S, initializer=_quiet_worker)
@@ -150,6 +154,6 @@ def map_unordered(function: Callable[..., Any], jobs: Iterable[tuple], *, num_wo
 
 
 def _quiet_worker() -> None:
-    """Leave Ctrl-C to the parent, which ends the workers, and one core to each worker."""
+    """Ignore Ctrl-C, since the parent ends the workers, and use one thread per worker."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)

@@ -24,7 +24,7 @@ from rlhive.data.replay import extend
 from rlhive.envs import EXPLORATION_SEED, make_env
 from rlhive.errors import InvalidSetting, SimulationDiverged
 from rlhive.policies import Normalizer
-from rlhive.rollouts import Episode, try_episode
+from rlhive.rollouts import Rollout, try_rollout
 from rlhive.sim_algos._preprocessing import TRANSITION, Preparation, measure
 from rlhive.sim_algos._sac import SoftActorCritic
 from rlhive.sim_algos._trainer import Callback, Course, TrainResult, seeded, source_of
@@ -137,7 +137,7 @@ class _Run:
         while self.num_frames < max(1, num_frames):
             self.collect(policy)
 
-    def collect(self, policy: Callable[[TensorDictBase], TensorDictBase]) -> Episode:
+    def collect(self, policy: Callable[[TensorDictBase], TensorDictBase]) -> Rollout:
         """Run the next episode into the buffer.
 
         Raises:
@@ -145,8 +145,8 @@ class _Run:
         """
         for _ in range(_PATIENCE):
             with set_exploration_type(ExplorationType.RANDOM):
-                episode = try_episode(self._env, policy, seed=next(self._seeds))
-            if isinstance(episode, Episode):
+                episode = try_rollout(self._env, policy, seed=next(self._seeds))
+            if isinstance(episode, Rollout):
                 break
         else:
             raise SimulationDiverged(episode.reason, episode.step)
@@ -187,6 +187,6 @@ class _Acting:
         return tensordict if self._exploration is None else self._exploration(tensordict)
 
 
-def _outcome(episode: Episode) -> dict[str, float]:
+def _outcome(episode: Rollout) -> dict[str, float]:
     solved = {} if episode.success is None else {"success_rate": float(episode.success)}
     return {"return": episode.episode_return, **solved}

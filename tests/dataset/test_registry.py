@@ -11,25 +11,25 @@ def dataset(filled):
     return RoboHiveDataset("toy_point", split="expert")
 
 
-def test_torchrl_loads_a_dataset_by_its_prefixed_name(dataset):
+def test_torchrls_load_dataset_opens_a_dataset(dataset):
     buffer = load_dataset("rlhive:toy_point", split="expert", version="1.0.0", batch_size=16, seed=3)
 
     assert isinstance(buffer, ReplayBuffer)
     expected = dataset.as_replay_buffer(16, seed=3).sample().exclude("episode", "index")
     assert (buffer.sample() == expected).all()
     assert len(buffer) == len(dataset)
-    every = load_dataset(
+    epoch = load_dataset(
         "rlhive:toy_point", split="expert", sampler=SamplerWithoutReplacement(), batch_size=160
     ).sample()
-    assert sorted(every["index"].tolist()) == list(range(160))
+    assert sorted(epoch["index"].tolist()) == list(range(160))
 
 
-def test_offline_to_online_takes_the_name(dataset):
+def test_offline_to_online_replay_buffer_opens_a_dataset(dataset):
     buffer = OfflineToOnlineReplayBuffer(
         "rlhive:toy_point", online_capacity=100, offline_fraction=0.5, batch_size=8, split="expert"
     )
     offline = dataset.as_tensordict()
-    # Rewards that the dataset does not hold mark what was collected online.
+    # Rewards above 1000 mark the transitions that were collected online.
     online = make_env("toy_point").rollout(20, break_when_any_done=False)
     online["next", "reward"] += 1000
     buffer.extend(online)

@@ -22,7 +22,7 @@ from rlhive.envs._toy import ToyEnv
 from rlhive.errors import CheckpointMismatch, EnvNotFound, InvalidSetting, ReplayRefused
 from rlhive.rollouts._collect import collect
 from rlhive.rollouts._evaluate import evaluate
-from rlhive.rollouts._rebuild import tasks_of
+from rlhive.rollouts._rebuild import tasks_by_run
 from rlhive.rollouts._rollout import rollout_episode
 
 PENDULUM = Task("pendulum", "Pendulum-v1", 30, "A pendulum swings up.", backend="gymnasium")
@@ -122,10 +122,10 @@ def test_a_manifest_cannot_name_a_gymnasium_environment_that_is_not_registered_h
     task = replace(PENDULUM, recipe=Recipe("1.0.0", {"random": 1}, "mit"))
     manifest = Manifest.read(collect(task, num_workers=1, store=tmp_path, progress=False))
 
-    with pytest.raises(ReplayRefused, match="comes from Pendulum-v1, which is not RoboHive's"):
-        tasks_of(manifest)
+    with pytest.raises(ReplayRefused, match="comes from Pendulum-v1, which is not a RoboHive environment"):
+        tasks_by_run(manifest)
     register_task(task)
-    assert list(tasks_of(manifest).values()) == [task]
+    assert list(tasks_by_run(manifest).values()) == [task]
 
 
 def test_discrete_actions_serve_too():

@@ -31,25 +31,25 @@ def test_the_result_does_not_depend_on_the_number_of_processes(tmp_path):
     assert one.episodes.drop_columns(["run"]) == two.episodes.drop_columns(["run"])
 
 
-def test_the_episodes_are_those_of_the_environment(tmp_path):
+def test_the_recorded_episodes_equal_rollouts_of_the_environment(tmp_path):
     dataset = run(TOY, tmp_path)
     transitions, episodes = dataset.as_tensordict(), dataset.episodes.to_pylist()
     env = make_env(TOY)
 
     assert [row["episode"] for row in episodes] == [row["seed"] for row in episodes] == list(range(24))
     for row in episodes:
-        ran = rollout_episode(env, make_policy(env, row["split"]), seed=row["seed"])
-        mine = transitions[transitions["episode"] == row["episode"]]
-        for key in ran.transitions.keys(True, True):
-            assert (mine[key] == ran.transitions[key]).all(), key
-        assert row["return"] == ran.episode_return
-        assert row["success"] == ran.success
+        rollout = rollout_episode(env, make_policy(env, row["split"]), seed=row["seed"])
+        recorded = transitions[transitions["episode"] == row["episode"]]
+        for key in rollout.transitions.keys(True, True):
+            assert (recorded[key] == rollout.transitions[key]).all(), key
+        assert row["return"] == rollout.episode_return
+        assert row["success"] == rollout.success
         assert row["policy"] == row["split"]
-        for name, value in ran.start_state.items():
+        for name, value in rollout.start_state.items():
             assert row[f"start.{name}"] == value.ravel().tolist()
 
 
-def test_provenance_names_what_decides_the_content(tmp_path):
+def test_provenance_holds_everything_that_determines_the_content(tmp_path):
     (provenance,) = run(TOY, tmp_path).manifest.runs
 
     assert provenance["task"]["env_name"] == "ToyPoint-v0"
@@ -59,7 +59,7 @@ def test_provenance_names_what_decides_the_content(tmp_path):
     assert provenance["command"] == sys.argv
 
 
-def test_a_killed_collection_goes_on_where_it_stopped(tmp_path):
+def test_a_killed_collection_resumes(tmp_path):
     task = replace(TOY, recipe=Recipe("1.0.0", {"expert": 400, "medium": 400}, "mit"))
     script = """
 import sys
@@ -72,7 +72,7 @@ collect(task, num_workers=2, store=Path(sys.argv[1]), progress=False)
 """
     store = tmp_path / "killed"
     with subprocess.Popen([sys.executable, "-c", script, str(store)], start_new_session=True) as process:
-        deadline = time.monotonic() + 240  # two workers import torch first, on a busy machine too
+        deadline = time.monotonic() + 240  # on a busy machine the workers take long to import torch
         while len(list(store.glob(".recordings/*/*/*/*.arrows"))) < 10 and time.monotonic() < deadline:
             time.sleep(0.01)
         os.killpg(process.pid, signal.SIGKILL)
@@ -87,24 +87,24 @@ collect(task, num_workers=2, store=Path(sys.argv[1]), progress=False)
 
 
 def test_recorded_episodes_are_not_run_again(tmp_path, caplog, monkeypatch):
-    from rlhive.rollouts import _collect as room
+    from rlhive.rollouts import _collect
 
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(room, "export", interrupted)
+        patch.setattr(_collect, "export", interrupted)
         with pytest.raises(KeyboardInterrupt):
             collect(TOY, store=tmp_path, progress=False)
     recorded = {path: path.stat().st_mtime_ns for path in tmp_path.glob(".recordings/*/*/*/*.arrows")}
     assert recorded
     with monkeypatch.context() as patch:
-        patch.setattr(room, "export", interrupted)
+        patch.setattr(_collect, "export", interrupted)
         with pytest.raises(KeyboardInterrupt):
             collect(TOY, store=tmp_path, progress=False)
 
     assert recorded == {path: path.stat().st_mtime_ns for path in tmp_path.glob(".recordings/*/*/*/*.arrows")}
-    assert "going on after 24 of 24 recorded episodes" in caplog.text
+    assert "resuming after 24 of 24 recorded episodes" in caplog.text
     assert len(run(TOY, tmp_path)) == 480
 
 
@@ -136,7 +136,7 @@ def test_unknown_tasks_and_tasks_without_recipe_are_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_store_that_cannot_be_written_is_one_sentence(tmp_path):
+def test_a_store_that_cannot_be_written_is_reported(tmp_path):
     (tmp_path / "file").touch()
 
     with pytest.raises(StoreNotWritable, match="set RLHIVE_DATASETS_PATH"):
@@ -145,7 +145,7 @@ def test_a_store_that_cannot_be_written_is_one_sentence(tmp_path):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of 300 kB, or a skip that says what is missing."""
+    """Mount a file system of 300 kB, or skip."""
     path = tmp_path / "disk"
     path.mkdir()
     mount = shutil.which("mount")
@@ -158,7 +158,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "--lazy", path], check=True)
 
 
-def test_a_full_disk_loses_nothing_and_says_so(small_disk):
+def test_a_full_disk_is_reported_and_loses_nothing(small_disk):
     task = replace(TOY, recipe=Recipe("1.0.0", {"expert": 100, "medium": 100}, "mit"))
 
     with pytest.raises(DiskFull, match="What was committed before is intact"):
@@ -166,36 +166,36 @@ def test_a_full_disk_loses_nothing_and_says_so(small_disk):
 
     assert not list(small_disk.glob("robohive/*/*/*"))
     subprocess.run(["mount", "-o", "remount,size=20m", small_disk], check=True)
-    assert run(task, small_disk).fingerprint == run(task, small_disk.parent / "roomy").fingerprint
+    assert run(task, small_disk).fingerprint == run(task, small_disk.parent / "large").fingerprint
     assert not list(small_disk.rglob("*partial*"))
 
 
 CTRL_C = """
 import os, signal, sys
 import rlhive.cli
-from rlhive.rollouts import _collect as collect
+from rlhive.rollouts import _collect
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
-add = collect._Tally.add
+add = _collect._Tally.add
 
 def add_and_be_interrupted(self, results):
     add(self, results)
     if self._steps:
         os.kill(os.getpid(), signal.SIGINT)
 
-collect._Tally.add = add_and_be_interrupted
+_collect._Tally.add = add_and_be_interrupted
 sys.argv = ["rlhive", "collect", "toy_point", "--workers", "1"]
 rlhive.cli.main()
 """
 
 
-def test_ctrl_c_leaves_a_recording_that_goes_on(tmp_path, caplog):
+def test_ctrl_c_leaves_a_recording_that_can_be_resumed(tmp_path, caplog):
     environment = os.environ | {"RLHIVE_DATASETS_PATH": str(tmp_path)}
     ran = subprocess.run([sys.executable, "-c", CTRL_C], env=environment, capture_output=True, text=True, timeout=120)
 
     assert ran.returncode == 130, ran.stderr
-    assert "Type the same command again to finish it" in ran.stderr
+    assert "Run the same command again to resume" in ran.stderr
     assert not list(tmp_path.glob("robohive/*/*/*"))
     assert Manifest.read(collect("toy_point", store=tmp_path, progress=False)).num_episodes == 24
-    [kept] = re.findall(r"going on after (\d+) of 24 recorded episodes", caplog.text)
-    assert int(kept) >= 5  # those whose results had come
+    [num_recorded] = re.findall(r"resuming after (\d+) of 24 recorded episodes", caplog.text)
+    assert int(num_recorded) >= 5  # the job whose result the parent had received

@@ -1,4 +1,4 @@
-"""Evaluation: counts, intervals against published values, independence of the number of workers."""
+"""Evaluation: success counts, intervals against published values, independence of the number of workers."""
 
 import dataclasses
 import json
@@ -44,13 +44,13 @@ def test_wilson_interval_has_the_published_values(successes, num_episodes, expec
     assert (1 - high, 1 - low) == pytest.approx(expected, abs=5e-5)
 
 
-def test_mean_interval_by_hand() -> None:
-    # mean 2, standard deviation 1, three values: 2 ± 4.3027 / sqrt(3), with the t of 2 degrees out of a table
+def test_mean_interval_has_the_values_computed_by_hand() -> None:
+    # mean 2, standard deviation 1, three values: 2 ± 4.3027 / sqrt(3), with Student's t for 2 degrees of freedom
     assert mean_interval([1.0, 2.0, 3.0]) == pytest.approx((2 - 2.48414, 2 + 2.48414), abs=1e-4)
     assert mean_interval([5.0]) == (-math.inf, math.inf)
 
 
-def test_the_numbers_are_those_of_the_episodes_themselves() -> None:
+def test_the_numbers_are_computed_from_the_episodes() -> None:
     evaluation = evaluate("medium", "toy_point", num_episodes=12, num_workers=1, progress=False)
     env = make_env("toy_point")
     episodes = [rollout_episode(env, make_policy(env, "medium"), seed=EVALUATION_SEED + i) for i in range(12)]
@@ -65,6 +65,20 @@ def test_the_numbers_are_those_of_the_episodes_themselves() -> None:
     assert (evaluation.policy, evaluation.env_name, evaluation.first_seed) == ("medium", "ToyPoint-v0", 1_000_000)
 
 
+def test_evaluation_seeds_are_disjoint_from_the_seeds_of_every_recipe() -> None:
+    recorded = max(task.recipe.num_episodes for task in TASKS.values() if task.recipe)
+    seeds = []
+
+    def policy(tensordict: TensorDict) -> TensorDict:
+        return tensordict.set("action", torch.zeros(1))
+
+    policy.begin_episode = seeds.append
+    evaluate(policy, "toy_point", num_episodes=3, num_workers=1, progress=False)
+
+    assert seeds == [EVALUATION_SEED, EVALUATION_SEED + 1, EVALUATION_SEED + 2]
+    assert min(seeds) >= recorded
+
+
 def test_the_result_does_not_depend_on_the_number_of_workers(tmp_path) -> None:
     folder = _checkpoint(tmp_path / "a")
     for policy in ("medium", folder, _stand_still):
@@ -77,7 +91,7 @@ def _stand_still(tensordict: TensorDict) -> TensorDict:
     return tensordict.set("action", torch.zeros(1))
 
 
-def test_a_callable_and_a_task_of_ones_own_reach_the_workers() -> None:
+def test_workers_get_a_callable_and_an_unregistered_task() -> None:
     half = torch.tensor([0.5])
     task = dataclasses.replace(TASKS["toy_point"], name="not_registered", env_kwargs={"dtype": torch.float32})
 
@@ -91,7 +105,7 @@ def test_a_callable_and_a_task_of_ones_own_reach_the_workers() -> None:
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])
-def test_workers_do_not_keep_a_checkpoint_that_was_replaced(tmp_path, num_workers) -> None:
+def test_workers_do_not_use_a_cached_checkpoint_that_was_replaced(tmp_path, num_workers) -> None:
     arguments = {"num_episodes": 2, "num_workers": num_workers, "progress": False}
     first = evaluate(_checkpoint(tmp_path / "a", seed=0), "toy_point", **arguments)
     second = evaluate(_checkpoint(tmp_path / "a", seed=1), "toy_point", **arguments)
@@ -132,7 +146,7 @@ def test_to_dict_survives_json() -> None:
     assert set(fields) == {field.name for field in dataclasses.fields(evaluation)}
 
 
-def test_bad_input_names_the_fix(tmp_path) -> None:
+def test_errors_name_what_was_expected(tmp_path) -> None:
     with pytest.raises(CheckpointMismatch, match="expected one of expert, noisy, medium, random or a folder"):
         evaluate("exprt", "toy_point", progress=False)
     with pytest.raises(EnvNotFound, match="nearest toy_point"):

@@ -1,4 +1,4 @@
-"""What becomes of an episode whose physics blow up: a real simulator, thrown out of its joints."""
+"""Episodes whose simulation diverges: a real simulator with joint velocities of 10^12 rad/s."""
 
 import contextlib
 import logging
@@ -18,7 +18,7 @@ from rlhive.envs._tasks import Recipe, Task
 from rlhive.errors import SimulationDiverged
 from rlhive.rollouts._collect import collect
 from rlhive.rollouts._evaluate import evaluate
-from rlhive.rollouts._rollout import Episode, InvalidEpisode, try_episode
+from rlhive.rollouts._rollout import DivergedRollout, Rollout, try_rollout
 
 REACH = "FrankaReachRandom-v0"
 
@@ -57,36 +57,36 @@ FRAGILE = Task(
 )
 
 
-def test_a_diverged_episode_is_invalid_and_the_next_one_is_as_if_nothing_had_been():
+def test_a_diverged_episode_is_returned_and_the_next_episode_is_not_affected():
     env = make_fragile()
-    reference = try_episode(env, stand_still, seed=4)
-    invalid = try_episode(env, stand_still, seed=31)
-    again = try_episode(env, stand_still, seed=4)
+    reference = try_rollout(env, stand_still, seed=4)
+    invalid = try_rollout(env, stand_still, seed=31)
+    again = try_rollout(env, stand_still, seed=4)
     env.close()
 
-    assert isinstance(invalid, InvalidEpisode)
+    assert isinstance(invalid, DivergedRollout)
     assert (invalid.seed, invalid.step) == (31, 3)
     assert str(invalid) == "diverged at step 3 (seed 31)"
-    assert "expected the simulation to go on from 0.160 s to 0.240 s" in invalid.reason
-    assert isinstance(reference, Episode)
+    assert "expected the simulation to advance from 0.160 s to 0.240 s" in invalid.reason
+    assert isinstance(reference, Rollout)
     assert (reference.transitions == again.transitions).all()
-    assert pickle.loads(pickle.dumps(SimulationDiverged("it did", 3))).step == 3
+    assert pickle.loads(pickle.dumps(SimulationDiverged("diverged", 3))).step == 3
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])
-def test_a_collection_leaves_invalid_episodes_out_and_says_so(tmp_path, caplog, num_workers):
+def test_collect_leaves_diverged_episodes_out_and_logs_them(tmp_path, caplog, num_workers):
     dataset = RoboHiveDataset(collect(FRAGILE, num_workers=num_workers, store=tmp_path, progress=False))
 
     assert dataset.episodes["episode"].to_pylist() == dataset.episodes["seed"].to_pylist() == [0, 2, 4, 6]
     assert (dataset.episodes["ended"].to_pylist(), len(dataset)) == (["truncated"] * 4, 20)
     (run,) = dataset.manifest.runs
-    kept = [{key: row[key] for key in ("episode", "split", "seed", "step")} for row in run["invalid"]]
-    assert kept == [{"episode": odd, "split": "random", "seed": odd, "step": 3} for odd in (1, 3, 5)]
+    invalid = [{key: row[key] for key in ("episode", "split", "seed", "step")} for row in run["invalid"]]
+    assert invalid == [{"episode": odd, "split": "random", "seed": odd, "step": 3} for odd in (1, 3, 5)]
     assert all("diverged in step 3" in row["reason"] for row in run["invalid"])
     assert "fragile: 3 of 7 episodes are invalid and left out: random diverged at step 3 (seed 1)" in caplog.text
 
 
-def test_an_invalid_episode_counts_as_unsolved_and_has_no_return(caplog):
+def test_a_diverged_episode_counts_as_unsolved_and_has_no_return(caplog):
     with caplog.at_level(logging.WARNING):
         evaluation = evaluate(stand_still, FRAGILE, seed=10, num_episodes=4, num_workers=1, progress=False)
 
@@ -96,11 +96,11 @@ def test_an_invalid_episode_counts_as_unsolved_and_has_no_return(caplog):
     assert evaluation.return_mean == pytest.approx(np.mean(evaluation.returns))
     assert "2 of 4 episodes were invalid: diverged at step 3 (seed 11), diverged at step 3 (seed 13)" in caplog.text
     assert evaluation.to_dict()["invalid"][0]["step"] == 3
-    with pytest.raises(SimulationDiverged, match="So did every other episode"):
+    with pytest.raises(SimulationDiverged, match="all 1 episodes diverged"):
         evaluate(stand_still, FRAGILE, seed=11, num_episodes=1, num_workers=1, progress=False)
 
 
-def test_torchrls_collector_and_parallel_environments_pass_it_on(capfd):
+def test_torchrls_collector_and_parallel_environments_report_the_divergence(capfd):
     collector = Collector(make_fragile, stand_still, frames_per_batch=10, total_frames=10)
     with pytest.raises(SimulationDiverged, match="diverged in step 3"):
         next(iter(collector))
@@ -108,10 +108,10 @@ def test_torchrls_collector_and_parallel_environments_pass_it_on(capfd):
 
     parallel = ParallelEnv(1, make_fragile, mp_start_method="spawn")
     parallel.reset()
-    # A worker of ParallelEnv cannot pass an exception on: it prints it and ends, and that is noticed at once.
+    # A worker of ParallelEnv cannot pass an exception on: it prints the error and ends, which the parent notices.
     with pytest.raises(RuntimeError, match="worker"):
         step_three_times(parallel)
-    with contextlib.suppress(RuntimeError, ValueError):  # it may complain again
+    with contextlib.suppress(RuntimeError, ValueError):  # closing may raise again
         parallel.close(raise_if_closed=False)
     assert "SimulationDiverged: FrankaReachRandom-v0 diverged in step 3" in capfd.readouterr().err
 

@@ -105,7 +105,7 @@ def test_a_recording_is_found_by_its_folder_its_last_part_and_its_dataset(store)
 
 
 def test_no_recording_is_said_in_words(store):
-    assert run().stdout == "No recordings: whatever was recorded is in a version, or was removed.\n"
+    assert run().stdout == "No recordings: all recorded episodes are in a version, or were removed.\n"
     assert json.loads(run("--json").stdout) == []
 
 

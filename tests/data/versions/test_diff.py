@@ -107,9 +107,9 @@ def test_no_torch_is_imported_for_it(made, store):
     write(made[:3], store)
     script = """
 import sys
-from rlhive.cli._diff import _folder
+from rlhive.cli._diff import _find_address
 from rlhive.data.versions._diff import diff
-print(diff(_folder("my/knob@1.0.0"), _folder("my/knob")).dropped, "torch" in sys.modules)
+print(diff(_find_address("my/knob@1.0.0"), _find_address("my/knob")).dropped, "torch" in sys.modules)
 """
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
 

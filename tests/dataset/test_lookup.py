@@ -1,0 +1,108 @@
+"""From a name to a version: local store, Hub, recipe, and the errors for unknown names."""
+
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from rlhive.data.versions import list_local_datasets, list_local_versions
+from rlhive.dataset import _lookup
+from rlhive.dataset._dataset import RoboHiveDataset
+from rlhive.errors import DatasetNotFound, InvalidName
+
+
+def test_a_name_opens_the_local_version(filled):
+    dataset = RoboHiveDataset("toy_point", generate=False)
+
+    assert dataset.name == "robohive/toy_point"
+    assert dataset.version == "1.0.0"
+    assert dataset.path == filled / "robohive/toy_point/1.0.0"
+    assert dataset.env_name == "ToyPoint-v0"
+    assert dataset.task_name == "toy_point"
+    assert dataset.splits == ["expert", "medium", "random"]
+    assert len(dataset) == 480
+    assert dataset.fingerprint == RoboHiveDataset(dataset.path).fingerprint
+    assert RoboHiveDataset(str(dataset.path), version="1.0.0").path == dataset.path
+
+
+def test_the_newest_version_is_the_highest_number(filled):
+    folder = filled / "robohive/toy_point"
+    for version in ("0.9.0", "1.10.0", "1.9.0"):
+        shutil.copytree(folder / "1.0.0", folder / version)
+        manifest = folder / version / "rlhive.json"
+        manifest.write_text(manifest.read_text().replace('"version": "1.0.0"', f'"version": "{version}"'))
+    (folder / "2.0.0").mkdir()  # no manifest: not a version
+
+    assert list(list_local_versions("toy_point")) == ["0.9.0", "1.0.0", "1.9.0", "1.10.0"]
+    assert RoboHiveDataset("toy_point").version == "1.10.0"
+    assert RoboHiveDataset("toy_point", version="1.9.0").version == "1.9.0"
+    assert list_local_datasets() == ["robohive/toy_point"]
+
+
+def test_generate_false_runs_no_recipe(store):
+    with pytest.raises(DatasetNotFound, match="rlhive collect toy_point"):
+        RoboHiveDataset("toy_point", generate=False)
+
+    assert not store.exists()
+
+
+def test_errors_for_unknown_names_list_similar_names_or_versions(filled):
+    with pytest.raises(DatasetNotFound, match="Nearest: toy_point"):
+        RoboHiveDataset("toy_pont")
+    with pytest.raises(DatasetNotFound, match=r"has no version 3\.0\.0: expected one of 1\.0\.0"):
+        RoboHiveDataset("toy_point", version="3.0.0")
+    with pytest.raises(DatasetNotFound, match=r"expected version 2\.0\.0, got 1\.0\.0"):
+        RoboHiveDataset(filled / "robohive/toy_point/1.0.0", version="2.0.0")
+    for name in ("a/b/c", "../x/y/z", "name with space", "a/..b", ""):
+        with pytest.raises((InvalidName, DatasetNotFound)):
+            RoboHiveDataset(name)
+    with pytest.raises(InvalidName, match=r"MAJOR\.MINOR\.PATCH"):
+        RoboHiveDataset("toy_point", version="latest")
+
+
+def test_a_folder_without_manifest_is_refused(tmp_path):
+    (tmp_path / "half" / "data").mkdir(parents=True)
+
+    with pytest.raises(DatasetNotFound, match=r"folder without rlhive\.json"):
+        RoboHiveDataset(tmp_path / "half")
+
+
+def test_a_name_is_looked_up_in_the_store_then_on_the_hub_then_collected(filled, monkeypatch):
+    asked = []
+    monkeypatch.setattr(_lookup, "list_versions", lambda repo_id: asked.append(repo_id) or {})
+
+    RoboHiveDataset("toy_point", version="1.0.0")
+    assert asked == []
+    shutil.rmtree(filled)
+    RoboHiveDataset("toy_point")
+    assert asked == ["robohive/toy_point"]
+
+
+def test_finding_a_local_version_imports_no_torch(filled):
+    script = """
+import sys
+from rlhive.dataset import find_version
+print(find_version("toy_point"), "torch" in sys.modules)
+"""
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+
+    assert ran.stdout.split() == [str(filled / "robohive/toy_point/1.0.0"), "False"]
+
+
+def test_delete_removes_the_cache_unless_another_version_has_the_same_content(filled):
+    from rlhive.data import memmap_dir
+
+    dataset = RoboHiveDataset("toy_point")
+    dataset.as_storage()
+    cache = memmap_dir(dataset.fingerprint)
+    copied = dataset.save("my/copy")
+    assert copied.fingerprint == dataset.fingerprint
+    assert cache.exists()
+
+    _lookup.delete("my/copy", "1.0.0")
+    assert cache.exists()
+    _lookup.delete("toy_point", "1.0.0")
+    assert not cache.exists()
+    with pytest.raises(DatasetNotFound, match=r"toy_point has no version 1\.0\.0 in"):
+        _lookup.delete("toy_point", "1.0.0")
