@@ -29,24 +29,24 @@ TABLETOP = ["FrankaReachRandom-v0", "FrankaPushRandom-v0", "FrankaPickPlaceRando
 
 HEAD = """# The scripted experts
 
-Solved means that the task was solved after any step of the episode; the interval is Wilson's, at 95 %. The seeds are
-the evaluation seeds, from 1 000 000 on, which no expert was tuned on. Measured by `python benchmarks/expert_table.py`.
-The CPU time is that of a whole episode of the expert: planning, acting and simulating.
+An episode counts as solved if the task was solved after any of its steps. The interval is the 95 % Wilson interval. The
+seeds are the evaluation seeds, from 1 000 000 on, on which no expert was tuned. `python benchmarks/expert_table.py`
+measures the table. The CPU time is that of a whole episode of the expert: planning, acting and simulating.
+`python -m rlhive.envs.experts ENV_ID` tunes an expert again.
 
-A dash stands for a task without a scripted expert; its random policy is there all the same. The franka_*_random tasks
-draw start and goal at random: by their tolerances, 28 % (slide) and 44 % (microwave) of the episodes begin solved.
+A dash marks a task without a scripted expert; its random policy is available. The franka_*_random tasks draw start and
+goal at random: within their tolerances, 28 % (slide) and 44 % (microwave) of the episodes are solved at the start.
 
-What stays below, and why:
+Reasons for low success rates:
 
-- The left door. From the shoulder to its handle it is 1.01 m on average, 0.95 m to the handle's lower end, and an open
-  door's edge is as far; over 40 000 sampled postures, the point between the fingers came no farther than 0.95 m from
-  the shoulder. Most of the places where the robot may stand are too far away.
-- Taking the kettle to the first burner. Where no grasp and way that end at the goal are found among those drawn, the
-  arm stands still.
-- Closing the kitchen's microwave. The free edge of its open door is as far off as the arm reaches; where it fails, the
-  fingers push the door farther open as they come around that edge, and close on nothing.
-- Picking. Each object is three random shapes that grow into one another; where it fails, none of the nine ways of
-  taking it that are rehearsed on the simulator brings it to the target within 50 steps.
+- The left door has no expert. The distance from the shoulder to its handle is 1.01 m on average and 0.95 m to the
+  handle's lower end; the edge of an open door is as far away. In 40 000 sampled postures, the point between the fingers
+  was never farther than 0.95 m from the shoulder. Most of the robot's start positions are too far away.
+- Moving the kettle to the first burner fails if no drawn grasp has a way to the goal; the arm then stands still.
+- Closing the kitchen's microwave. The free edge of its open door is at the limit of the arm's reach. In failed episodes
+  the fingers push the door farther open on their way around that edge, and close without a contact.
+- Picking. Each object consists of three random intersecting shapes. In failed episodes, none of the nine rehearsed ways
+  to grasp it brings it to the target within 50 steps.
 
 | environment | solved | 95 % interval | expert, medium, random return | medium solves | CPU s/episode | strategy |
 |---|---|---|---|---|---|---|

@@ -55,7 +55,7 @@ QUALITIES = {
 
 
 @dataclass(frozen=True)
-class View:
+class RenderOptions:
     """Rendering options of an environment.
 
     The constructor checks all options but the cameras, whose names only the model knows.
@@ -92,7 +92,9 @@ class View:
         object.__setattr__(self, "image_size", size)
 
 
-def resolve_view(env: Any, env_name: str, from_pixels: bool | None, options: Mapping[str, Any]) -> View | None:
+def resolve_render_options(
+    env: Any, env_name: str, from_pixels: bool | None, options: Mapping[str, Any]
+) -> RenderOptions | None:
     """Return the rendering options of an environment, None if it renders nothing.
 
     Args:
@@ -115,7 +117,7 @@ def resolve_view(env: Any, env_name: str, from_pixels: bool | None, options: Map
             raise InvalidSetting(msg)
         return None
     defaults = defaults or VisualDefaults(env_name, cameras=None, image_size=(84, 84))
-    return View(
+    return RenderOptions(
         cameras=options.get("cameras", defaults.cameras),
         image_size=options.get("image_size", defaults.image_size),
         depth=options.get("depth", defaults.depth),
@@ -132,7 +134,7 @@ class CameraRenderer:
 
     Args:
         sim: RoboHive's simulation scene.
-        view: Rendering options.
+        options: Rendering options.
         device: A CUDA device selects the GPU that renders, unless MUJOCO_EGL_DEVICE_ID is set.
 
     Attributes:
@@ -144,30 +146,30 @@ class CameraRenderer:
         RenderingUnavailable: This machine has no OpenGL. The message names the packages to install.
     """
 
-    def __init__(self, sim: Any, view: View, device: torch.device | None = None) -> None:
+    def __init__(self, sim: Any, options: RenderOptions, device: torch.device | None = None) -> None:
         import mujoco
 
         self._mujoco = mujoco
         self._model = sim.model.ptr
         self._data = sim.data.ptr
-        self.cameras = _require_cameras(view.cameras, self._model)
-        self._view = view
-        self._shape = (len(self.cameras), *view.image_size)
+        self.cameras = _require_cameras(options.cameras, self._model)
+        self._options = options
+        self._shape = (len(self.cameras), *options.image_size)
         self._fixed_cameras = [_fixed_camera(mujoco, self._model, name) for name in self.cameras]
-        self._option = mujoco.MjvOption()
-        sim.renderer._update_renderer_settings(self._option)  # the Myo suite shows its muscles
+        self._visual_options = mujoco.MjvOption()
+        sim.renderer._update_renderer_settings(self._visual_options)  # the Myo suite shows its muscles
         self._scene = mujoco.MjvScene(self._model, maxgeom=_MAX_GEOMS)
-        if not QUALITIES[view.quality].reflections:
+        if not QUALITIES[options.quality].reflections:
             self._scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = False
-        self._rectangle = mujoco.MjrRect(0, 0, view.image_size[1], view.image_size[0])
-        self._offscreen = _build_offscreen_context(self._model, view, _opengl.context_class(device))
+        self._rectangle = mujoco.MjrRect(0, 0, options.image_size[1], options.image_size[0])
+        self._offscreen = _build_offscreen_context(self._model, options, _opengl.context_class(device))
         self.close = _opengl.register_release(self, self._offscreen)
         self._gl = _opengl.describe_library()
 
     def specs(self) -> dict[str, Bounded | Unbounded]:
         """Return the TorchRL spec of each key that :meth:`draw` returns."""
         specs = {keys.PIXELS: Bounded(0, 255, (*self._shape, 3), dtype=torch.uint8)}
-        return specs | ({keys.DEPTH: Unbounded(self._shape, dtype=torch.float32)} if self._view.depth else {})
+        return specs | ({keys.DEPTH: Unbounded(self._shape, dtype=torch.float32)} if self._options.depth else {})
 
     def draw(self) -> dict[str, torch.Tensor]:
         """Render the current state of the simulation.
@@ -183,14 +185,14 @@ class CameraRenderer:
         self._offscreen.context.make_current()
         resources = self._offscreen.resources
         for index, camera in enumerate(self._fixed_cameras):
-            mujoco.mjv_updateScene(self._model, self._data, self._option, None, camera, all_geoms, self._scene)
+            mujoco.mjv_updateScene(self._model, self._data, self._visual_options, None, camera, all_geoms, self._scene)
             mujoco.mjr_render(self._rectangle, self._scene, resources)
             mujoco.mjr_readPixels(pixels[index], None, self._rectangle, resources)
-            if self._view.depth:
+            if self._options.depth:
                 depth[index] = self._draw_depth()
         # OpenGL's first row is the bottom one.
         result = {keys.PIXELS: torch.from_numpy(pixels[:, ::-1].copy())}
-        return result | ({keys.DEPTH: torch.from_numpy(depth[:, ::-1].copy())} if self._view.depth else {})
+        return result | ({keys.DEPTH: torch.from_numpy(depth[:, ::-1].copy())} if self._options.depth else {})
 
     def _draw_depth(self) -> np.ndarray:
         """Render the scene again, without lights and colours, and return metres [H, W], bottom row first."""
@@ -215,9 +217,9 @@ class CameraRenderer:
         """Return the JSON-able values that determine the pictures; "gl" names the OpenGL library and its renderer."""
         return {
             "cameras": list(self.cameras),
-            "image_size": list(self._view.image_size),
-            "depth": self._view.depth,
-            "render_quality": self._view.quality,
+            "image_size": list(self._options.image_size),
+            "depth": self._options.depth,
+            "render_quality": self._options.quality,
             "gl": self._gl,
         }
 
@@ -247,15 +249,15 @@ def _fixed_camera(mujoco: Any, model: Any, name: str) -> Any:
     return camera
 
 
-def _build_offscreen_context(model: Any, view: View, context_class: type) -> _opengl.OffscreenContext:
+def _build_offscreen_context(model: Any, options: RenderOptions, context_class: type) -> _opengl.OffscreenContext:
     """Create an OpenGL context and upload the model's textures and meshes into it."""
     import mujoco
 
-    height, width = view.image_size
+    height, width = options.image_size
     try:
         context = context_class(width, height)
         context.make_current()
-        with _build_settings(model, QUALITIES[view.quality], view.image_size):
+        with _build_settings(model, QUALITIES[options.quality], options.image_size):
             resources = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_150)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, resources)
     except (mujoco.FatalError, RuntimeError) as error:

@@ -27,7 +27,7 @@ from rlhive.envs._loading import (
     build_robohive,
     free_simulator,
 )
-from rlhive.envs._rendering import CameraRenderer, resolve_view
+from rlhive.envs._rendering import CameraRenderer, resolve_render_options
 from rlhive.envs._visual import VISUAL
 from rlhive.errors import InvalidAction, InvalidSetting, SimulationDiverged
 
@@ -139,9 +139,11 @@ class RoboHiveEnv(EnvBase):
         self._obs_keys = _require_obs_keys(obs_keys, self._env.obs_dict, env_name)
         self._info_keys = _require_info_keys(info_keys, self._env.rwd_dict, env_name)
         self._with_state = state
-        view = resolve_view(self._env, env_name, from_pixels, options)
+        render_options = resolve_render_options(self._env, env_name, from_pixels, options)
         # RoboHive renders what its sensors saw, which with sensor noise is another simulation.
-        self._renderer = None if view is None else CameraRenderer(self._env.sim_obsd, view, self.device)
+        self._renderer: CameraRenderer | None = None
+        if render_options is not None:
+            self._renderer = CameraRenderer(self._env.sim_obsd, render_options, self.device)
         self._set_seed(seed)
         self._elapsed = 0
         self._make_specs()

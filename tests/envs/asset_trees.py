@@ -23,9 +23,9 @@ def write(folder: Path, files: dict[str, bytes]) -> Path:
 def content(folder: Path) -> dict[str, bytes]:
     """All files of an installed tree but RLHive's record, git's own left out."""
     paths = [path for path in folder.rglob("*") if path.is_file() and ".git" not in path.parts]
-    found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
-    found.pop("rlhive-assets.json", None)
-    return found
+    contents = {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+    contents.pop("rlhive-assets.json", None)
+    return contents
 
 
 def installed(tree: dict[str, bytes]) -> dict[str, bytes]:

@@ -38,6 +38,6 @@ def index(tmp_path, monkeypatch):
     path = wheel(folder, "0.5.0", {"robohive/__init__.py": b"", **files})
     serve(monkeypatch, folder)
     monkeypatch.setattr(_assets, "ASSETS_WHEEL_SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
-    known = {_assets.tree_hash(write(tmp_path / "expected", TREE)): "pypi"}
-    monkeypatch.setattr(_assets, "KNOWN_TREES", known)
+    hashes = {_assets.tree_hash(write(tmp_path / "expected", TREE)): "pypi"}
+    monkeypatch.setattr(_assets, "KNOWN_TREES", hashes)
     return folder

@@ -45,7 +45,7 @@ def test_assets_come_from_the_package_index(package, index, capfd):
     assert "unpack assets: 100%" in bars
 
 
-def test_a_right_tree_is_left_alone(package, index, monkeypatch, tmp_path):
+def test_an_intact_tree_is_not_changed(package, index, monkeypatch, tmp_path):
     place(package)
     before = (package / "simhive").stat().st_ino
     serve(monkeypatch, tmp_path / "nothing")
@@ -213,17 +213,17 @@ def test_an_interruption_anywhere_leaves_old_or_new_and_can_be_repeated(package,
 
 
 def test_the_old_tree_comes_back_where_the_new_one_never_arrived(package, folder, monkeypatch, tmp_path):
-    mine = write(package / "simhive", {"my.xml": b"mine"})
+    unknown_tree = write(package / "simhive", {"my.xml": b"mine"})
     with monkeypatch.context() as broken:
         break_at(broken, "move new", KeyboardInterrupt())
         with pytest.raises(KeyboardInterrupt):
             place(package, folder)
-    assert not mine.exists()
+    assert not unknown_tree.exists()
     with monkeypatch.context() as broken:
         break_at(broken, "fetch", SetupFailed("no network"))
         with pytest.raises(SetupFailed):
             place(package, folder)
-    assert content(mine) == {"my.xml": b"mine"}
+    assert content(unknown_tree) == {"my.xml": b"mine"}
     assert leftovers(package) == []
 
 
@@ -308,7 +308,7 @@ def test_a_checkout_of_another_commit_is_refused(package, repositories, monkeypa
     assert not (package / "simhive").exists()
 
 
-def test_what_robohive_init_made_counts_as_git(package, repositories):
+def test_a_tree_of_robohive_init_counts_as_git(package, repositories):
     for name, (url, commit) in repositories.items():
         folder = package / "simhive" / name
         subprocess.run(["git", "clone", "--quiet", url, str(folder)], check=True)
@@ -337,9 +337,9 @@ def test_assets_come_from_a_folder(package, tmp_path, inside):
 def test_the_table_of_repositories_is_robohives_own():
     spec = importlib.util.find_spec("robohive_init")
     calls = [node for node in ast.walk(ast.parse(Path(spec.origin).read_text())) if isinstance(node, ast.Call)]
-    found = {}
+    repositories = {}
     for call in calls:
         if getattr(call.func, "id", "") == "fetch_git":
             words = {word.arg: getattr(word.value, "value", None) for word in call.keywords}
-            found[words["clone_directory"]] = (words["repo_url"], words["commit_hash"])
-    assert found == _assets.REPOSITORIES
+            repositories[words["clone_directory"]] = (words["repo_url"], words["commit_hash"])
+    assert repositories == _assets.REPOSITORIES

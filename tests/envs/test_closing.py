@@ -22,13 +22,13 @@ def resident_mb():
     lines = open("/proc/self/status").read().splitlines()
     return int(next(line for line in lines if line.startswith("VmRSS")).split()[1]) / 1024
 
-found = []
+memory_mb = []
 for _ in range(8):
     env = RoboHiveEnv("FK1_Knob1OnRandom-v4", seed=0, **json.loads(sys.argv[1]))
     env.reset()
     env.close()
-    found.append(resident_mb())
-print(json.dumps(found))
+    memory_mb.append(resident_mb())
+print(json.dumps(memory_mb))
 """
 
 
@@ -44,7 +44,7 @@ def test_closing_frees_the_simulation_at_once(no_garbage_collector):
     from rlhive.envs._robohive import RoboHiveEnv
 
     env = RoboHiveEnv(REACH, seed=0)
-    kept = env.rollout(2)
+    rollout = env.rollout(2)
     simulation = weakref.ref(env.unwrapped.sim.data.ptr)
     assert not env.is_closed
 
@@ -52,7 +52,7 @@ def test_closing_frees_the_simulation_at_once(no_garbage_collector):
 
     assert env.is_closed
     assert simulation() is None
-    assert kept["next", "observation"].isfinite().all()
+    assert rollout["next", "observation"].isfinite().all()
     env.close(raise_if_closed=False)
 
 
@@ -90,6 +90,6 @@ def test_building_and_closing_again_and_again_takes_no_more_memory(opengl):
     """
     pixels = {"from_pixels": True, "cameras": ["left_cam"], "image_size": [32, 32], "render_quality": "fast"}
     ran = subprocess.run([sys.executable, "-c", GROWTH, json.dumps(pixels)], capture_output=True, text=True, check=True)
-    found = json.loads(ran.stdout.splitlines()[-1])
+    memory_mb = json.loads(ran.stdout.splitlines()[-1])
 
-    assert min(found[5:]) - min(found[1:4]) < 4 * 25, found
+    assert min(memory_mb[5:]) - min(memory_mb[1:4]) < 4 * 25, memory_mb

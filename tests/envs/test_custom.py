@@ -107,7 +107,7 @@ def test_an_own_environment_with_checkpoints_and_success_keeps_them(tmp_path):
     assert run["env"]["step"] == 0.125
 
 
-def test_what_says_nothing_of_success_has_no_success_rate():
+def test_an_environment_without_success_has_no_success_rate():
     evaluation = evaluate("random", PENDULUM, num_episodes=3, num_workers=1, progress=False)
 
     assert evaluation.successes is evaluation.success_rate is evaluation.success_interval is evaluation.score is None
@@ -128,7 +128,7 @@ def test_a_manifest_cannot_name_a_gymnasium_environment_that_is_not_registered_h
     assert list(tasks_by_run(manifest).values()) == [task]
 
 
-def test_discrete_actions_serve_too():
+def test_discrete_actions_are_supported():
     cart = Task("cart", "CartPole-v1", 20, "A pole stands.", backend="gymnasium", policies={"expert": push_left})
     register_task(cart)
     evaluation = evaluate("random", "cart", num_episodes=4, num_workers=1, progress=False)
@@ -137,7 +137,7 @@ def test_discrete_actions_serve_too():
     assert get_task("CartPole-v1").levels == ("expert", "random")
 
 
-def test_a_task_that_cannot_be_is_refused():
+def test_an_invalid_task_is_refused():
     with pytest.raises(InvalidSetting, match=r"backend out of .*, got 'gym'"):
         replace(PENDULUM, backend="gym")
     with pytest.raises(InvalidSetting, match="backend out of"):
@@ -222,9 +222,9 @@ def test_the_tasks_of_an_installed_package_are_collected_and_loaded(tmp_path):
     assert len(dataset) == 250
     rows, raw = dataset.as_tensordict(), gymnasium.make("Pendulum-v1", g=9.81)
     for episode in (0, 9):
-        mine = rows[rows["episode"] == episode]
-        np.testing.assert_array_equal(mine["observation"][0].numpy(), raw.reset(seed=episode)[0])
-        for row in mine:
+        transitions = rows[rows["episode"] == episode]
+        np.testing.assert_array_equal(transitions["observation"][0].numpy(), raw.reset(seed=episode)[0])
+        for row in transitions:
             observation, reward, *_ = raw.step(row["action"].numpy())
             np.testing.assert_array_equal(row["next", "observation"].numpy(), observation)
             assert row["next", "reward"].item() == np.float32(reward)

@@ -74,8 +74,8 @@ def test_another_version_of_robohive_is_replaced_by_the_right_one(tmp_path, monk
     site = target / "lib" / f"python3.{sys.version_info.minor}" / "site-packages"
     with zipfile.ZipFile(old) as archive:
         archive.extractall(site)
-    here = [importlib.util.find_spec(name).origin for name in ("pip", "rlhive")]
-    (site / "here.pth").write_text("".join(f"{Path(origin).parent.parent}\n" for origin in here))
+    package_origins = [importlib.util.find_spec(name).origin for name in ("pip", "rlhive")]
+    (site / "here.pth").write_text("".join(f"{Path(origin).parent.parent}\n" for origin in package_origins))
     code = "from rlhive.envs import _install; print(_install._install_robohive(), _install.package_folder())"
     serve(monkeypatch, tmp_path / "index")
     monkeypatch.setenv("PATH", "/usr/bin:/bin")  # without uv
@@ -88,7 +88,7 @@ def test_another_version_of_robohive_is_replaced_by_the_right_one(tmp_path, monk
     assert (site / "robohive-0.7.0.dist-info").is_dir()
 
 
-def test_what_cannot_be_installed_is_said_in_one_sentence(monkeypatch, tmp_path):
+def test_a_package_that_cannot_be_installed_is_an_error_in_one_sentence(monkeypatch, tmp_path):
     serve(monkeypatch, tmp_path)
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
     monkeypatch.delenv("UV", raising=False)
@@ -96,27 +96,29 @@ def test_what_cannot_be_installed_is_said_in_one_sentence(monkeypatch, tmp_path)
         _install._install_packages(["a-package-that-is-not-there"])
 
 
-def test_what_is_missing_is_named_with_the_command_to_type(monkeypatch, package):
+def test_missing_parts_are_named_with_the_command_that_installs_them(monkeypatch, package):
     _install.require_robohive()
     with monkeypatch.context() as without:
         without.setattr(_install, "package_folder", lambda: package)
         with pytest.raises(RoboHiveMissing, match=r"no simulation assets.*rlhive setup"):
             _install.require_robohive()
-    found = importlib.util.find_spec
+    find_spec = importlib.util.find_spec
     for name, command in (("robohive", "Type: rlhive setup"), ("mujoco", r"pip install 'rlhive\[robohive\]'")):
         with monkeypatch.context() as without:
-            without.setattr(importlib.util, "find_spec", lambda n, *a, gone=name: None if n == gone else found(n, *a))
+            without.setattr(
+                importlib.util, "find_spec", lambda n, *a, gone=name: None if n == gone else find_spec(n, *a)
+            )
             with pytest.raises(RoboHiveMissing, match=command):
                 _install.require_robohive()
 
 
-def test_importing_the_room_loads_neither_robohive_nor_torch():
+def test_importing_the_module_loads_neither_robohive_nor_torch():
     code = "import sys, rlhive.envs._install; print([n for n in ('robohive', 'mujoco', 'torch') if n in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
-def test_setup_repeated_on_the_real_thing_changes_nothing_and_reports():
+def test_a_repeated_setup_changes_nothing_and_reports_the_families():
     simhive = _install.package_folder() / "simhive"
     before = simhive.stat().st_ino
     report = _install.setup(progress=False)

@@ -34,7 +34,7 @@ def test_missing_assets_of_a_family_are_an_error_with_the_command_to_type(make):
 
 @pytest.mark.parametrize("value", [0, -1, 2.5, "ten"])
 @pytest.mark.parametrize("name", ["frame_skip", "max_episode_steps"])
-def test_a_number_of_steps_that_is_none_is_refused(make, name, value):
+def test_an_invalid_number_of_steps_is_refused(make, name, value):
     with pytest.raises(InvalidSetting, match=f"{name} is {value!r}, expected an integer number of steps, 1 or more"):
         make(**{name: value})
 

@@ -18,7 +18,7 @@ def reach(opengl, make):
     return make(REACH, from_pixels=True, image_size=(36, 48), render_quality="fast", cameras=["left_cam"], seed=0)
 
 
-def test_a_cuda_device_chooses_the_gpu_that_draws(opengl, monkeypatch):
+def test_a_cuda_device_selects_the_gpu_that_renders(opengl, monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.delenv("MUJOCO_EGL_DEVICE_ID", raising=False)
     assert opengl._egl_device_number(torch.device("cpu")) is None
@@ -37,14 +37,14 @@ def _reason_in_child(connection, opengl):
         connection.send(str(error))
 
 
-def test_a_forked_child_is_told_to_be_spawned(opengl, reach):
+def test_a_forked_child_gets_an_error_that_asks_for_spawn(opengl, reach):
     """It would hang for ever otherwise: the threads that draw are not inherited."""
-    ours, theirs = multiprocessing.Pipe()
-    child = multiprocessing.get_context("fork").Process(target=_reason_in_child, args=(theirs, opengl))
+    receiver, sender = multiprocessing.Pipe()
+    child = multiprocessing.get_context("fork").Process(target=_reason_in_child, args=(sender, opengl))
     child.start()
     try:
-        assert ours.poll(20)
-        assert "OpenGL does not survive a fork" in ours.recv()
+        assert receiver.poll(20)
+        assert "OpenGL does not survive a fork" in receiver.recv()
         child.join(20)
         assert child.exitcode == 0
     finally:
@@ -66,12 +66,12 @@ print(env.reset()["pixels"].float().std() > 20)
 """
 
 
-def test_a_process_that_closes_nothing_ends_without_a_complaint(opengl):
+def test_a_process_that_closes_nothing_exits_without_output(opengl):
     answer = python(DRAW)
     assert (answer.stdout, answer.stderr, answer.returncode) == ("tensor(True)\n", "", 0)
 
 
-def test_without_opengl_states_work_and_pictures_are_one_sentence(tmp_path):
+def test_without_opengl_states_work_and_pictures_raise_an_error(tmp_path):
     for library in ("libEGL.so", "libEGL.so.1", "libOSMesa.so", "libOSMesa.so.8", "libOSMesa.so.6"):
         (tmp_path / library).touch()  # found first, and no library
     code = f"""
@@ -81,8 +81,8 @@ from rlhive.envs._robohive import RoboHiveEnv
 from rlhive.errors import RenderingUnavailable
 RoboHiveEnv({REACH!r}).reset()
 print([name for name in sys.modules if name.split(".")[0] == "OpenGL" or name.startswith("mujoco.egl")])
-for wanted in ("", "osmesa", "disable"):
-    os.environ["MUJOCO_GL"] = wanted
+for library in ("", "osmesa", "disable"):
+    os.environ["MUJOCO_GL"] = library
     try:
         RoboHiveEnv({REACH!r}, from_pixels=True)
     except RenderingUnavailable as error:
@@ -98,7 +98,7 @@ for wanted in ("", "osmesa", "disable"):
     ], answer.stderr
 
 
-def test_osmesa_serves_where_egl_does_not(tmp_path, opengl):
+def test_osmesa_is_used_without_egl(tmp_path, opengl):
     for library in ("libEGL.so", "libEGL.so.1"):
         (tmp_path / library).touch()
     answer = python(DRAW + "print(env.provenance()['rendering']['gl'])", LD_LIBRARY_PATH=str(tmp_path))

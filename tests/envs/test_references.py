@@ -13,7 +13,7 @@ def test_a_score_is_0_for_random_and_100_for_the_expert():
     assert Reference(random=PolicyResult(1.0), expert=PolicyResult(1.0)).score(2.0) is None
 
 
-def test_the_references_are_those_of_the_experts_that_ship():
+def test_the_references_were_measured_with_the_current_experts():
     """Red after a change of parameters: measure again with benchmarks/reference_returns.py."""
     measured = [(task.name, task.env_name) for task in TASKS.values() if task.reference is not None]
 
@@ -26,7 +26,7 @@ def test_the_references_are_those_of_the_experts_that_ship():
         assert (reference.expert is not None) == ("expert" in TASKS[name].levels)
 
 
-def test_a_reference_of_other_parameters_is_stale(monkeypatch):
+def test_a_reference_of_other_expert_parameters_is_stale(monkeypatch):
     tables = {
         "experts.json": {"an-env": {"expert": {"lead": 1.5}}},
         "references.json": {"a": {"expert_hash": "0" * 16}, "plain": {"expert_hash": ""}},
@@ -38,7 +38,7 @@ def test_a_reference_of_other_parameters_is_stale(monkeypatch):
     assert _references.find_stale_references(pairs) == ["never"]
 
 
-def test_the_hash_of_an_expert_is_that_of_what_decides_its_actions(monkeypatch):
+def test_the_hash_of_an_expert_covers_its_parameters_and_strategy_only(monkeypatch):
     row = {"expert": {"lead": 1.5}, "strategy": "rail", "medium": {"noise": 0.1}, "provenance": {"date": "today"}}
 
     def hash_of(row):

@@ -100,7 +100,7 @@ def test_keeps_the_torchrl_contract(kitchen):
     assert kitchen.observation_spec[keys.DEPTH].shape == (2, 36, 48)
 
 
-def test_every_step_and_reset_shows_the_present(kitchen, make, actions):
+def test_every_step_and_reset_renders_the_current_state(kitchen, make, actions):
     start = kitchen.reset(seed=1)
     first = step(kitchen, actions[0])
     last = [step(kitchen, action) for action in actions[1:10]][-1]
@@ -122,15 +122,15 @@ def test_every_step_and_reset_shows_the_present(kitchen, make, actions):
 
 def test_successive_pictures_share_no_memory(kitchen, actions):
     start = kitchen.reset(seed=1)
-    kept = start.clone()
+    copy = start.clone()
     for action in actions[:5]:
         step(kitchen, action)[keys.PIXELS].zero_()
-    assert torch.equal(start[keys.PIXELS], kept[keys.PIXELS])
-    assert torch.equal(kitchen.reset(seed=1)[keys.PIXELS], kept[keys.PIXELS])
+    assert torch.equal(start[keys.PIXELS], copy[keys.PIXELS])
+    assert torch.equal(kitchen.reset(seed=1)[keys.PIXELS], copy[keys.PIXELS])
 
 
 @pytest.mark.parametrize("quality", QUALITIES)
-def test_drawing_leaves_physics_state_and_model_alone(make, actions, quality):
+def test_rendering_changes_neither_physics_nor_state_nor_model(make, actions, quality):
     blind = make(REACH, seed=0)
     seeing = make(REACH, seed=0, from_pixels=True, cameras=["left_cam"], image_size=(8, 8), render_quality=quality)
     assert torch.equal(seeing.reset(seed=4)[keys.OBSERVATION], blind.reset(seed=4)[keys.OBSERVATION])
@@ -169,12 +169,12 @@ def test_all_cameras_by_default_in_the_order_asked_for(make, kitchen):
     every = make(**SMALL)
     assert every.provenance()["rendering"]["cameras"] == KITCHEN_CAMERAS
     pictures = every.reset(seed=1)[keys.PIXELS]
-    chosen = kitchen.reset(seed=1)[keys.PIXELS]
-    assert torch.equal(pictures[[0, 2]], chosen)
+    two_cameras = kitchen.reset(seed=1)[keys.PIXELS]
+    assert torch.equal(pictures[[0, 2]], two_cameras)
     assert not torch.equal(pictures[0], pictures[1])
 
 
-def test_the_provenance_says_what_was_drawn_and_by_whom(make, kitchen, opengl):
+def test_the_provenance_names_the_rendering_options_and_the_renderer(make, kitchen, opengl):
     rendering = kitchen.provenance()["rendering"]
     assert rendering.pop("gl") == opengl.describe_library()
     assert rendering == {
@@ -203,13 +203,13 @@ def test_the_provenance_says_what_was_drawn_and_by_whom(make, kitchen, opengl):
         ({"from_pixels": None, "depth": True}, "was given depth without pixels"),
     ],
 )
-def test_impossible_wishes_are_refused_in_one_sentence(make, wrong, sentence):
+def test_invalid_options_are_refused_in_one_sentence(make, wrong, sentence):
     with pytest.raises(ValueError, match=sentence) as caught:
         make(**{"from_pixels": True, **wrong})
     assert "\n" not in str(caught.value)
 
 
-def test_one_camera_by_its_name_alone(make):
+def test_cameras_can_be_a_single_name(make):
     assert make(REACH, **SMALL, cameras="left_cam").provenance()["rendering"]["cameras"] == ["left_cam"]
 
 
@@ -236,9 +236,9 @@ def _worker(env_name, **kwargs):
 
 def test_parallel_workers_reproduce_a_seed_bit_for_bit(make):
     """TorchRL spawns its workers, so this is also the test of a spawned process."""
-    wishes = {**SMALL, "cameras": ["left_cam"]}
-    alone = make(REACH, **wishes)
-    workers = ParallelEnv(2, EnvCreator(partial(_worker, REACH, **wishes)))
+    options = {**SMALL, "cameras": ["left_cam"]}
+    alone = make(REACH, **options)
+    workers = ParallelEnv(2, EnvCreator(partial(_worker, REACH, **options)))
     try:
         second_seed = alone.set_seed(5)
         workers.set_seed(5)

@@ -59,7 +59,7 @@ def test_keeps_the_torchrl_contract(env):
     check_env_specs(env)
 
 
-def test_gives_what_robohive_gives(env, actions):
+def test_observations_and_rewards_are_robohives(env, actions):
     import gymnasium
 
     raw = gymnasium.make(KNOB)
@@ -106,10 +106,10 @@ env.set_seed(21)
 env.reset()
 actions = torch.as_tensor(np.random.default_rng(5).uniform(-1, 1, (60, 9)), dtype=torch.float32)
 steps = torch.stack([env.step(TensorDict({{"action": a}}, []))["next"] for a in actions[:20]])
-found = hashlib.sha256(steps["observation"].numpy().tobytes() + steps["reward"].numpy().tobytes()).hexdigest()
+digest = hashlib.sha256(steps["observation"].numpy().tobytes() + steps["reward"].numpy().tobytes()).hexdigest()
 env.close()
 import sys
-sys.stderr.write(found)
+sys.stderr.write(digest)
 """
     env.set_seed(21)
     env.reset()
@@ -171,23 +171,23 @@ def test_info_and_state_are_given_on_request_and_true_at_reset_too(make, actions
     start = env.reset()
     rewards = env.unwrapped.rwd_dict
     assert start["info", "approach"].item() == rewards["approach"] < 0
-    kept = start["state"].clone()
+    checkpoint = start["state"].clone()
     stepped = run(env, actions[:3])
     np.testing.assert_array_equal(stepped["info", "dense"].numpy(), stepped[keys.REWARD].numpy())
     assert not torch.equal(stepped["state", "integration"][0], stepped["state", "integration"][1])
     # The state of a TensorDict is a checkpoint: from it the same actions give the same episode.
-    again = env.set_state(kept)
+    again = env.set_state(checkpoint)
     assert_same(again, start, (keys.OBSERVATION,))
     assert_same(run(env, actions[:3]), stepped)
-    assert torch.equal(kept["integration"], start["state", "integration"])
+    assert torch.equal(checkpoint["integration"], start["state", "integration"])
 
 
-def test_unknown_info_is_refused_with_the_names_there_are(make):
+def test_unknown_info_is_refused_with_the_valid_names(make):
     with pytest.raises(ValueError, match="no info 'rwd': expected names out of approach, bonus, dense"):
         make(info_keys=["rwd"])
 
 
-def test_a_reset_that_returns_the_observation_alone_serves_too(env, monkeypatch):
+def test_a_reset_may_return_the_observation_only(env, monkeypatch):
     """As with the four Adroit tasks."""
     expected = env.reset(seed=9)
     reset = env.unwrapped.reset
@@ -216,9 +216,9 @@ def test_an_end_of_the_task_is_terminated_not_truncated(make):
 def test_returned_tensors_share_no_memory(env, actions):
     env.reset(seed=1)
     first = step(env, actions[0])
-    kept = first.clone()
+    copy = first.clone()
     step(env, actions[1])
-    assert_same(first, kept)
+    assert_same(first, copy)
     reference = run_after(env, 1, actions, spoil=False)
     assert_same(run_after(env, 1, actions, spoil=True), reference)
     part = step(env, actions[2])["robot_jnt"]
@@ -269,13 +269,13 @@ def test_a_state_goes_on_bit_for_bit_in_another_instance(env, other, actions):
     env.set_seed(8)
     env.rollout(25, make_scripted_policy(env, "expert"))
     assert env.unwrapped.sim.data.ptr.ncon > 0
-    now, state = env.unwrapped.get_obs(), env.get_state()
+    observation, state = env.unwrapped.get_obs(), env.get_state()
     assert all(value.dtype == np.float64 and value.ndim == 1 for value in state.values())
     expected = run(env, actions[:30])
     other.reset()
     step(other, actions[0])
     resumed = other.set_state(state)
-    np.testing.assert_array_equal(resumed[keys.OBSERVATION].numpy(), now)
+    np.testing.assert_array_equal(resumed[keys.OBSERVATION].numpy(), observation)
     assert_same(run(other, actions[:30]), expected)
     # 25 + 25 steps are the horizon, whichever instance made them.
     assert expected[keys.TRUNCATED].flatten().tolist().index(True) == 24
@@ -289,7 +289,7 @@ def test_a_state_of_another_environment_is_refused(make, env):
         env.set_state(reach.get_state())
 
 
-def test_the_provenance_tells_what_the_environment_is(make, env, other):
+def test_the_provenance_identifies_the_environment(make, env, other):
     provenance = json.loads(json.dumps(other.provenance()))
     assert provenance["env_name"] == KNOB
     assert provenance["horizon"] == 50

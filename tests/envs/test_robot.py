@@ -1,4 +1,4 @@
-"""The robot without loops gives what RoboHive's own gives, bit for bit."""
+"""The vectorized robot against RoboHive's own, bit for bit."""
 
 import numpy as np
 import pytest
@@ -19,12 +19,12 @@ ENVS = (
 )
 
 
-def raw_and_ours(env_name):
+def build_pair(env_name):
     import gymnasium
 
-    ours = RoboHiveEnv(env_name)
+    vectorized = RoboHiveEnv(env_name)
     raw = gymnasium.make(env_name, seed=0, disable_env_checker=True).unwrapped
-    return raw, ours
+    return raw, vectorized
 
 
 @pytest.mark.parametrize("env_name", ENVS)
@@ -34,36 +34,36 @@ def test_steps_are_robohives_bit_for_bit(env_name):
 
     if env_name not in gymnasium.registry:
         RoboHiveEnv("FrankaReachRandom-v0").close()
-    raw, ours = raw_and_ours(env_name)
+    raw, vectorized = build_pair(env_name)
     generator = np.random.default_rng(3)
-    ours.set_seed(3)
+    vectorized.set_seed(3)
     raw.seed(3)
     raw.robot.np_random = raw.np_random
-    ours.reset()
+    vectorized.reset()
     raw.reset()
     for _ in range(8):
         action = generator.uniform(-1, 1, raw.action_space.shape).astype(np.float32)
         observation, reward, *_ = raw.step(action)
-        mine, my_reward, *_ = ours.unwrapped.step(action)
-        np.testing.assert_array_equal(mine, observation)
-        assert my_reward == reward
-        np.testing.assert_array_equal(ours.unwrapped.last_ctrl, raw.last_ctrl)
-        assert ours.unwrapped.last_ctrl.dtype == raw.last_ctrl.dtype
-    ours.close()
+        actual, actual_reward, *_ = vectorized.unwrapped.step(action)
+        np.testing.assert_array_equal(actual, observation)
+        assert actual_reward == reward
+        np.testing.assert_array_equal(vectorized.unwrapped.last_ctrl, raw.last_ctrl)
+        assert vectorized.unwrapped.last_ctrl.dtype == raw.last_ctrl.dtype
+    vectorized.close()
 
 
 @pytest.fixture(scope="module")
 def pair():
     RoboHiveEnv("FrankaReachRandom-v0").close()  # imports RoboHive, which registers its ids
-    raw, ours = raw_and_ours("FK1_Knob1OnRandom-v4")
-    yield raw.robot, ours.unwrapped.robot
-    ours.close()
+    raw, vectorized = build_pair("FK1_Knob1OnRandom-v4")
+    yield raw.robot, vectorized.unwrapped.robot
+    vectorized.close()
 
 
-def test_the_robot_is_vectorised(pair):
-    original, mine = pair
+def test_the_robots_methods_are_replaced(pair):
+    original, vectorized = pair
     assert "get_sensors" not in vars(original)
-    assert {"get_sensors", "sensor2sim", "process_actuator"} <= set(vars(mine))
+    assert {"get_sensors", "sensor2sim", "process_actuator"} <= set(vars(vectorized))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

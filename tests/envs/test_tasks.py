@@ -59,7 +59,7 @@ def test_a_task_without_an_expert_has_random_actions_only():
         assert set(task.recipe.episodes) <= set(task.levels)
 
 
-def test_a_row_that_cannot_be_is_refused():
+def test_an_invalid_row_is_refused():
     toy = get_task("toy_point")
     with pytest.raises(InvalidSetting, match=r"'toy_point': its recipe has a split 'human', expected levels out"):
         replace(toy, recipe=Recipe("1.0.0", {"human": 3}, "mit"))

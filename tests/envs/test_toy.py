@@ -143,7 +143,7 @@ def test_make_env_takes_a_task_its_name_and_its_environment_id() -> None:
         assert make_env(name, dtype=torch.float32).reset()["observation"].dtype == torch.float32
 
 
-def test_unknown_names_are_errors_that_name_what_there_is() -> None:
+def test_unknown_names_are_errors_that_list_the_valid_ones() -> None:
     with pytest.raises(EnvNotFound, match="nearest toy_point"):
         make_env("toy_pont")
     with pytest.raises(EnvNotFound, match="expected 'ToyPoint-v0'"):

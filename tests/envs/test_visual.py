@@ -124,7 +124,7 @@ def test_the_page_lists_every_one():
 @pytest.mark.parametrize(
     "env_name", ["visual_kitchen_knob1_on-v3", "visual_franka_micro_open-v3", "visual_FK1_RdoorOpenRandom-v4"]
 )
-def test_shows_and_observes_what_it_did(make, env_name):
+def test_pictures_and_observations_are_the_historical_ones(make, env_name):
     env = make(env_name, **SMALL)
     check_env_specs(env)
     start = env.reset(seed=6)
@@ -142,7 +142,7 @@ def test_shows_and_observes_what_it_did(make, env_name):
     assert env.provenance()["rendering"]["cameras"] == ["right_cam", "left_cam"]
 
 
-def test_has_the_historical_size_and_cameras_unless_told_otherwise(make):
+def test_has_the_historical_size_and_cameras_by_default(make):
     assert make("visual_kitchen_light_on-v3").observation_spec[keys.PIXELS].shape == (2, 224, 224, 3)
     other = make("visual_kitchen_light_on-v3", cameras=["top_cam"], image_size=(24, 32))
     assert other.observation_spec[keys.PIXELS].shape == (1, 24, 32, 3)
@@ -172,7 +172,7 @@ def test_hands_without_their_assets_are_an_error_with_the_command_to_type(make):
             make(name)
 
 
-def test_robohives_own_visual_ids_show_what_they_say(make):
+def test_robohives_v2d_ids_render_the_cameras_that_they_register(make):
     env = make("FrankaReachRandom_v2d-v0")
     assert env.observation_spec[keys.PIXELS].shape == (3, 224, 224, 3)
     assert env.provenance()["rendering"]["cameras"] == ["left_cam", "right_cam", "top_cam"]
@@ -183,8 +183,8 @@ def test_robohives_own_visual_ids_show_what_they_say(make):
 
 
 def test_robohives_visual_keys_are_read():
-    found = parse_visual_keys("some-v0", ["rgb:a:b:240x424:2d", "rgb:c:240x424:2d", "d:a:b:240x424:2d"])
-    assert (found.cameras, found.image_size, found.depth) == (("a:b", "c"), (240, 424), True)
+    defaults = parse_visual_keys("some-v0", ["rgb:a:b:240x424:2d", "rgb:c:240x424:2d", "d:a:b:240x424:2d"])
+    assert (defaults.cameras, defaults.image_size, defaults.depth) == (("a:b", "c"), (240, 424), True)
     assert parse_visual_keys("some-v0", ["rgb:c:8x9:2d"]).depth is False
 
 

@@ -1,11 +1,11 @@
-"""Taking an object by its handle and carrying it to where it belongs, in few straight lines of the arm's joints.
+"""Plans to grasp an object by its handle and carry it to its goal, as few straight lines in joint space.
 
     start ──► before ──► contact, the fingers close ──► lifted ──► between ──► … ──► end
     └────── approach ──────┘                       └───────────── carry ─────────────┘
 
-A joint of the kitchen's arm gets some 0.07 rad in a step, and an episode has 50: how long a way takes depends on the
-postures at its ends more than on anything else. So many are drawn, grasps of the handle and for each of them ways of
-holding the object at its goal; the quickest come first, and a rehearsal decides which of them is taken.
+A joint of the kitchen's arm moves some 0.07 rad per step, and an episode has 50 steps, so the duration of a plan
+depends mostly on the postures at its ends. Many grasps of the handle are drawn, and for the quickest of them several
+poses of the object at its goal. The plans are sorted by duration, and a rehearsal selects one.
 """
 
 import operator
@@ -15,51 +15,57 @@ from typing import Any
 import mujoco
 import numpy as np
 
-from rlhive.envs.experts._kinematics import ARM, RESTART_SPREAD, SPEED, Arm, Job, facing, matrix_of
+from rlhive.envs.experts._kinematics import ARM, RESTART_SPREAD, SPEED, gripper_rotation, quaternion_to_matrix
+from rlhive.envs.experts._paths import PathPlanner, TargetJoint
 
-#: Of rotation errors against position errors, in m per rad.
+#: Weights of rotation errors against position errors, in m per rad.
 _WEIGHTS = np.full(3, 0.1)
 _HASTE = 0.02
 
-#: Postures that miss a grasp by more than this are dropped, in m and rad.
-_MISSED, _TURNED = 0.006, 0.1
+#: Largest errors of a grasp's posture: position in m, rotation in rad.
+_MAX_OFFSET = 0.006
+_MAX_TURN = 0.1
 
-#: Steps after which an approach is too late, and what it costs in steps to be in the way, per m.
-_LATE, _BLOCKED = 26.0, 100.0
+#: Largest duration of an approach in steps.
+_MAX_APPROACH_STEPS = 26.0
 
-#: How near to the rest the arm and what it carries may come, in m.
-_CLEARANCE = 0.01
+#: Cost of coming too close to other objects, in steps per m.
+_CLEARANCE_COST = 100.0
 
-_PARTS_BETWEEN = (0.25, 0.5, 0.75)
+#: Smallest distance in m between the arm with its object and everything else.
+_OBJECT_CLEARANCE = 0.01
+
+#: Fractions of the straight way at which intermediate postures are solved.
+_WAYPOINTS = (0.25, 0.5, 0.75)
 
 
 @dataclass(frozen=True)
 class CarryParameters:
-    """What is tuned for an object with a handle; lengths in m along the furniture's axes, angles in rad.
+    """Tuned parameters for an object with a handle; lengths in m along the furniture's axes, angles in rad.
 
     Attributes:
-        roll: How the gripper may be turned about its own axis to take the handle.
-        pitch: Least and largest pitch of the gripper.
+        roll: Allowed rolls of the gripper at the handle.
+        pitch: Smallest and largest pitch of the gripper.
         yaw: Largest yaw of the gripper at the grasp.
-        along: How far from the middle of the handle it may be taken.
-        back: How far before the grasp the gripper comes from, along its own axis.
-        turn: How far from level, and from where it should point, the object may be held at its goal.
-        beyond: How far beyond the goal it is carried, least and largest: it lags behind the gripper.
-        aside: How far to the right of the way to its goal, least and largest.
-        lift: How high it is carried.
-        end: How high it is held at its goal.
-        leash: How far ahead of the arm its reference may be on the approach.
-        strict: How much of the leash it costs to be off the way.
-        carry_leash: The leash while it is carried.
-        carry_strict: The same as ``strict`` while it is carried.
+        along: Largest distance of the grasp from the middle of the handle.
+        back: Distance before the grasp from which the gripper approaches, along its own axis.
+        turn: Largest tilt and turn of the object at its goal.
+        beyond: Smallest and largest distance beyond the goal to which the gripper carries: the object lags behind it.
+        aside: Smallest and largest distance to the right of the way to the goal.
+        lift: Height at which the object is carried.
+        end: Height of the gripper above the grasp at the goal.
+        leash: Distance between the arm and its reference posture on the approach.
+        strict: Part of the leash that is lost per rad of distance from the approach.
+        carry_leash: The leash while the object is carried.
+        carry_strict: The value of ``strict`` while the object is carried.
         arrival: Distance in rad at which the grasp counts as reached.
-        grip: Finger joints on the approach.
-        hold: Finger joints from the grasp on.
-        shut: Finger joints below which the object is carried off.
-        grasps: How many grasps are drawn.
-        goals: How many ways of holding the object at its goal are drawn for each of the quickest.
-        kept: How many grasps are the quickest.
-        rehearsals: How many plans are rehearsed at most.
+        grip: Position of the finger joints on the approach.
+        hold: Position of the finger joints from the grasp on.
+        shut: Position of the finger joints below which the object is carried.
+        grasps: Number of grasps that are drawn.
+        goals: Number of poses at the goal that are drawn for each of the quickest grasps.
+        kept: Number of the quickest grasps that are planned further.
+        rehearsals: Largest number of plans that are rehearsed.
     """
 
     roll: tuple[float, ...]
@@ -88,7 +94,13 @@ class CarryParameters:
 
 @dataclass(frozen=True)
 class CarryPlan:
-    """Postures [n, 7] in rad that lead to the grasp, and on to the goal, and how many steps they cost."""
+    """Plan to grasp an object and carry it to its goal.
+
+    Attributes:
+        cost: Duration in steps, with penalties for missed poses and small clearances.
+        approach: Postures [n, 7] in rad from the start to the grasp.
+        carry: Postures [n, 7] in rad from the grasp to the goal.
+    """
 
     cost: float
     approach: np.ndarray
@@ -97,93 +109,105 @@ class CarryPlan:
 
 @dataclass(frozen=True)
 class _Grasp:
+    """A grasp of the handle: duration of its approach, postures in rad, point [3] in m, and roll, pitch, yaw in rad."""
+
     steps: float
     approach: np.ndarray
     point: np.ndarray
     rpy: np.ndarray
 
 
-class Carrier(Arm):
-    """The ways of taking an object that lies free, on a model of its own."""
+class CarryPlanner(PathPlanner):
+    """Planner of ways to grasp and carry an object with free joints, on a copy of the model.
 
-    def __init__(self, kitchen: Any, job: Job) -> None:
-        super().__init__(kitchen, job)
-        joint = self._model.body_jntadr[job.body]
-        first = int(self._model.jnt_qposadr[joint])
-        self._place = slice(first, first + 3)
-        axis = np.asarray(self._model.jnt_axis[self._model.dof_jntid[job.address]])
-        self._way = axis * (job.goal - job.start)
+    Args:
+        kitchen: RoboHive's environment.
+        joint: The object's joint to move.
+    """
+
+    def __init__(self, kitchen: Any, joint: TargetJoint) -> None:
+        super().__init__(kitchen, joint)
+        first = int(self._model.jnt_qposadr[self._model.body_jntadr[joint.body]])
+        self._object_position = slice(first, first + 3)
+        axis = np.asarray(self._model.jnt_axis[self._model.dof_jntid[joint.address]])
+        self._way = axis * (joint.goal - joint.start)
 
     def plans(self, body_pos: np.ndarray, body_quat: np.ndarray, p: CarryParameters) -> list[CarryPlan]:
-        """Return the ways for where the robot and the furniture stand, the quickest first.
+        """Return the plans for a placement of the robot and the furniture, the quickest first.
 
         Args:
             body_pos: Positions of the model's bodies [n, 3] in m.
-            body_quat: Their rotations [n, 4].
-            p: What is tuned.
+            body_quat: Rotations of the model's bodies [n, 4].
+            p: The task's parameters.
         """
-        self._keep_within(True)
+        self._set_joint_limits(True)
         model, data = self._model, self._data
         model.body_pos[:], model.body_quat[:] = body_pos, body_quat
         data.qpos[:] = self._start
         mujoco.mj_kinematics(model, data)
-        site, front = data.site_xpos[self._site].copy(), matrix_of(model.body_quat[self._root])
+        site, front = data.site_xpos[self._site].copy(), quaternion_to_matrix(model.body_quat[self._root])
         random = np.random.default_rng(0)
-        drawn = [self._grasp(site, front, p, random) for _ in range(p.grasps)]
-        grasps = sorted((each for each in drawn if each is not None), key=operator.attrgetter("steps"))
-        found = [self._carried_off(grasp, front, p, random) for grasp in grasps[: p.kept]]
-        return sorted((plan for plan in found if plan is not None), key=operator.attrgetter("cost"))
+        drawn = [self._draw_grasp(site, front, p, random) for _ in range(p.grasps)]
+        grasps = sorted((grasp for grasp in drawn if grasp is not None), key=operator.attrgetter("steps"))
+        plans = [self._draw_carry(grasp, front, p, random) for grasp in grasps[: p.kept]]
+        return sorted((plan for plan in plans if plan is not None), key=operator.attrgetter("cost"))
 
-    def _grasp(
+    def _draw_grasp(
         self, site: np.ndarray, front: np.ndarray, p: CarryParameters, random: np.random.Generator
     ) -> _Grasp | None:
+        """Draw a grasp of the handle; return None if the arm cannot reach it in time and without contact."""
         rpy = np.array([random.choice(p.roll), random.uniform(*p.pitch), random.uniform(-p.yaw, p.yaw)])
-        rotation, start = front @ facing(*rpy), self._start[ARM]
+        rotation, start = front @ gripper_rotation(*rpy), self._start[ARM]
         point = site + front[:, 0] * random.uniform(-p.along, p.along)
         guess = start + random.normal(size=7) * RESTART_SPREAD
         before, off, turned = self._solve(point - p.back * rotation[:, 2], rotation, _WEIGHTS, guess, _HASTE, start)
-        if off > 2 * _MISSED or turned > 2 * _TURNED or _steps(np.array([start, before])) > _LATE:
+        if off > 2 * _MAX_OFFSET or turned > 2 * _MAX_TURN:
+            return None
+        if _duration_steps(np.array([start, before])) > _MAX_APPROACH_STEPS:
             return None
         contact, off, turned = self._solve(point, rotation, _WEIGHTS, before)
         approach = np.array([start, before, contact])
-        steps = _steps(approach)
-        if off > _MISSED or turned > _TURNED or steps > _LATE or np.abs(contact - before).max() > 0.6:
+        steps = _duration_steps(approach)
+        if off > _MAX_OFFSET or turned > _MAX_TURN or steps > _MAX_APPROACH_STEPS:
             return None
-        if self._in_the_way(approach) > 0.02:
+        if np.abs(contact - before).max() > 0.6:
+            return None
+        if self._approach_collision_cost(approach) > 0.02:
             return None
         return _Grasp(steps, approach, point, rpy)
 
-    def _in_the_way(self, approach: np.ndarray) -> float:
-        """Return how much the free part of an approach comes too near to anything, the object included."""
+    def _approach_collision_cost(self, approach: np.ndarray) -> float:
+        """Return the cost of contacts on the free part of an approach, those with the object included."""
         self._data.qpos[:] = self._start
-        object_, self._may_touch = self._may_touch, -1
+        touchable_body = self._may_touch
+        self._may_touch = -1
         try:
-            return sum(self._blocked(posture) for posture in np.linspace(*approach[:2], 7)[1:])
+            return sum(self._collision_cost(posture) for posture in np.linspace(approach[0], approach[1], 7)[1:])
         finally:
-            self._may_touch = object_
+            self._may_touch = touchable_body
 
-    def _carried_off(
+    def _draw_carry(
         self, grasp: _Grasp, front: np.ndarray, p: CarryParameters, random: np.random.Generator
     ) -> CarryPlan | None:
-        """Return the quickest of some ways on from a grasp, None where the goal is out of reach."""
+        """Return the quickest of some plans that continue from a grasp, None if the goal is out of reach."""
         contact, ends = grasp.approach[-1], []
         forward = self._way / np.linalg.norm(self._way)
         right = np.array([forward[1], -forward[0], 0.0])
         for _ in range(p.goals):
             roll, pitch, yaw = random.uniform(-p.turn, p.turn, size=3)
-            # The handle turns to where the fingers lie flat against it, so that its yaw will be that of the gripper.
+            # The handle turns until the fingers lie flat against it, so that its yaw becomes that of the gripper.
             rpy = np.array([grasp.rpy[0] + 0.7 * roll, grasp.rpy[1] + pitch, yaw])
             way = front @ (self._way + random.uniform(*p.beyond) * forward + random.uniform(*p.aside) * right)
             goal = grasp.point + way + [0.0, 0.0, p.end]
-            end, off, turned = self._solve(goal, front @ facing(*rpy), _WEIGHTS, contact, _HASTE, contact)
+            end, off, turned = self._solve(goal, front @ gripper_rotation(*rpy), _WEIGHTS, contact, _HASTE, contact)
             if off < 0.03 and turned < 0.3:
-                missed = 200 * max(0.0, off - 0.012) + 40 * max(0.0, turned - _TURNED)
-                ends.append((_steps(np.array([contact, end])) + missed, missed, end, way, rpy))
+                missed = 200 * max(0.0, off - 0.012) + 40 * max(0.0, turned - _MAX_TURN)
+                ends.append((_duration_steps(np.array([contact, end])) + missed, missed, end, way, rpy))
         ends.sort(key=operator.itemgetter(0))
-        plans = [self._line(grasp, front, p, *end[1:]) for end in ends[:2]]
+        plans = [self._straight_plan(grasp, front, p, *end[1:]) for end in ends[:2]]
         return min(plans, key=operator.attrgetter("cost"), default=None)
 
-    def _line(
+    def _straight_plan(
         self,
         grasp: _Grasp,
         front: np.ndarray,
@@ -193,32 +217,35 @@ class Carrier(Arm):
         way: np.ndarray,
         rpy: np.ndarray,
     ) -> CarryPlan:
-        """Return the plan that carries the object on a straight line to a posture: it must not meet what is beside."""
+        """Return the plan that carries the object on a straight line to an end posture; small clearances add cost."""
         up, contact = grasp.point + np.array([0.0, 0.0, p.lift]), grasp.approach[-1]
-        lifted = self._solve(up, front @ facing(*grasp.rpy), _WEIGHTS, contact)[0]
+        lifted = self._solve(up, front @ gripper_rotation(*grasp.rpy), _WEIGHTS, contact)[0]
         postures = [contact, lifted]
-        for part in _PARTS_BETWEEN:
-            near = lifted + part * (end - lifted)
-            rotation = front @ facing(*(grasp.rpy + part * (rpy - grasp.rpy)))
-            postures.append(self._solve(up + part * way, rotation, _WEIGHTS, near, _HASTE, near)[0])
+        for part in _WAYPOINTS:
+            guess = lifted + part * (end - lifted)
+            rotation = front @ gripper_rotation(*(grasp.rpy + part * (rpy - grasp.rpy)))
+            postures.append(self._solve(up + part * way, rotation, _WEIGHTS, guess, _HASTE, guess)[0])
         carry = np.array([*postures, end])
-        near = sum(self._nearness(posture, grasp.point, front) for posture in carry[1:])
-        return CarryPlan(grasp.steps + _steps(carry) + missed + _BLOCKED * near, grasp.approach, carry)
+        violation = sum(self._clearance_violation(posture, grasp.point, front) for posture in carry[1:])
+        cost = grasp.steps + _duration_steps(carry) + missed + _CLEARANCE_COST * violation
+        return CarryPlan(cost, grasp.approach, carry)
 
-    def _nearness(self, posture: np.ndarray, point: np.ndarray, front: np.ndarray) -> float:
-        """Return how much the arm and what it carries come too near to the rest, in m."""
+    def _clearance_violation(self, posture: np.ndarray, point: np.ndarray, front: np.ndarray) -> float:
+        """Return the distance in m by which the arm and its object fall below the clearance, summed over contacts."""
         model, data = self._model, self._data
         data.qpos[ARM] = posture
         mujoco.mj_kinematics(model, data)
-        data.qpos[self._place] = self._start[self._place] + front.T @ (data.site_xpos[self._gripper] - point)
+        displacement = data.site_xpos[self._gripper] - point
+        data.qpos[self._object_position] = self._start[self._object_position] + front.T @ displacement
         mujoco.mj_kinematics(model, data)
         mujoco.mj_comPos(model, data)
         mujoco.mj_collision(model, data)
-        data.qpos[self._place] = self._start[self._place]
-        ours = self._is_robot | (model.geom_bodyid == self._may_touch)
-        met = (contact.dist for contact in data.contact if ours[contact.geom1] != ours[contact.geom2])
-        return sum(max(0.0, _CLEARANCE - distance) for distance in met)
+        data.qpos[self._object_position] = self._start[self._object_position]
+        is_moving = self._is_robot | (model.geom_bodyid == self._may_touch)
+        distances = (contact.dist for contact in data.contact if is_moving[contact.geom1] != is_moving[contact.geom2])
+        return sum(max(0.0, _OBJECT_CLEARANCE - distance) for distance in distances)
 
 
-def _steps(way: np.ndarray) -> float:
+def _duration_steps(way: np.ndarray) -> float:
+    """Return the duration of a polyline of postures [n, 7] in steps."""
     return float(np.abs(np.diff(way, axis=0) / SPEED).max(axis=1).sum())

@@ -1,4 +1,4 @@
-"""Experts of the kitchen and the Franka appliances: they move a joint of the furniture, or carry a kettle."""
+"""Experts of the kitchen and of the Franka appliances, which move a joint of the furniture or carry a kettle."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -8,175 +8,196 @@ import mujoco
 import numpy as np
 
 from rlhive.envs._robohive import RoboHiveEnv
-from rlhive.envs.experts._carrying import Carrier, CarryParameters, CarryPlan
-from rlhive.envs.experts._kinematics import ARM, FINGERS, Arm, Job, Parameters, Path, ahead_on, project
+from rlhive.envs.experts._carrying import CarryParameters, CarryPlan, CarryPlanner
+from rlhive.envs.experts._kinematics import ARM, FINGERS, lookahead_posture, project_on_segment
+from rlhive.envs.experts._paths import PathParameters, PathPlanner, PosturePath, TargetJoint
 from rlhive.envs.experts._rehearsal import Rehearsal
-from rlhive.envs.experts._scripted import ByPlace, ExpertPolicy
+from rlhive.envs.experts._scripted import ExpertPolicy, LayoutCache
 
-#: Steps that a rehearsed plan must have to spare: an episode begins with the arm elsewhere, and ends a little later.
-_SPARE = 3
+#: Steps to spare in a rehearsal: the arm of a real episode starts at another posture and needs a little longer.
+_SPARE_STEPS = 3
 
 
-class KitchenPolicy(ExpertPolicy):
-    """Pushes or pulls one joint of the kitchen (a knob, a door) from where it starts to its goal."""
+class JointPolicy(ExpertPolicy):
+    """Base class of the experts that move one joint of the furniture.
 
-    def __init__(self, env: RoboHiveEnv, name: str, expert: Mapping[str, Any], **degraded: float) -> None:
-        super().__init__(env, name, expert, **degraded)
-        self._p = Parameters(**expert)
-        self.job = self._find_job(env.unwrapped)
-        self._arm = Arm(env.unwrapped, self.job)
-        self._servos = _Servos(env.unwrapped)
-        self._path = ByPlace(env, self._plan)  # a tenth of a second
+    Attributes:
+        joint: The joint to move.
+    """
+
+    joint: TargetJoint
+
+
+class KitchenPolicy(JointPolicy):
+    """Pushes or pulls one joint of the kitchen (a knob, a door) from its start to its goal."""
+
+    def __init__(self, env: RoboHiveEnv, name: str, expert: Mapping[str, Any], **degradation: float) -> None:
+        super().__init__(env, name, expert, **degradation)
+        self._p = PathParameters(**expert)
+        self.joint = self._find_joint(env.unwrapped)
+        self._planner = PathPlanner(env.unwrapped, self.joint)
+        self._servos = _ServoController(env.unwrapped)
+        self._path = LayoutCache(env, self._plan)  # takes 0.1 s
 
     def undisturbed(self, data: mujoco.MjData) -> np.ndarray:
-        """Return the action [9] in [-1, 1] without noise for any state of the simulator's model."""
-        return np.clip(self._wanted(data, still=False), -1.0, 1.0)
+        """Return the action [9] in [-1, 1], without degradation, for a state of the simulator's model."""
+        return np.clip(self._compute_action(data, still=False), -1.0, 1.0)
 
-    def _find_job(self, kitchen: Any) -> Job:
-        return Job.of(kitchen)
+    def _find_joint(self, kitchen: Any) -> TargetJoint:
+        return TargetJoint.find(kitchen)
 
-    def _wanted(self, data: mujoco.MjData, *, still: bool) -> np.ndarray:
+    def _compute_action(self, data: mujoco.MjData, *, still: bool) -> np.ndarray:
         posture = data.qpos[ARM]
-        value, width = float(data.qpos[self.job.address]), float(data.qpos[FINGERS].mean())
-        change, grip = self._towards_goal(posture, value, width)
+        value, width = float(data.qpos[self.joint.address]), float(data.qpos[FINGERS].mean())
+        change, grip = self._compute_change(posture, value, width)
         target = np.append(posture, [grip, grip])
         if not still:
             target[ARM] += change
         return self._servos.action(data, target)
 
-    def _towards_goal(self, posture: np.ndarray, value: float, width: float) -> tuple[np.ndarray, float]:
-        """Return by how much the arm's joints are to change next, in rad, and the finger joints' target in m.
+    def _compute_change(self, posture: np.ndarray, value: float, width: float) -> tuple[np.ndarray, float]:
+        """Return the next change of the arm's joints [7] in rad, and the target of the finger joints in m.
 
         The servos saturate at 0.1 rad.
+
+        Args:
+            posture: Angles of the arm's joints [7] in rad.
+            value: Value of the object's joint.
+            width: Position of the finger joints in m.
         """
         path, p = self._path(), self._p
         if self._is_engaged(path, posture, value, width):
-            closing = p.hold is not None and width > p.shut and not self._has_moved(value)
-            goal = path.contact if closing else path.pushing(value + self.job.sign * p.lead)
+            is_closing = p.hold is not None and width > p.shut and not self._has_moved(value)
+            goal = path.contact if is_closing else path.posture_at(value + self.joint.sign * p.lead)
             return np.clip(goal - posture, -1.5 * p.leash, 1.5 * p.leash), p.grip if p.hold is None else p.hold
-        change = ahead_on(path.approach, posture, p.leash, p.strict) - posture
+        change = lookahead_posture(path.approach, posture, p.leash, p.strict) - posture
         return change * min(1.0, p.leash / max(np.abs(change).max(), 1e-9)), p.grip
 
     def _has_moved(self, value: float) -> bool:
-        return self.job.sign * (value - self.job.start) > 0.03
+        return self.joint.sign * (value - self.joint.start) > 0.03
 
-    def _is_engaged(self, path: Path, posture: np.ndarray, value: float, width: float) -> bool:
-        """Whether to push: the object has moved, or the arm is at the contact or between there and the goal."""
+    def _is_engaged(self, path: PosturePath, posture: np.ndarray, value: float, width: float) -> bool:
+        """Whether to push: the object has moved, or the arm is at the contact or between the contact and the goal."""
         if self._has_moved(value):
             return True
-        off = np.abs(posture - path.contact).max()
-        if off < self._p.arrival:
+        distance = np.abs(posture - path.contact).max()
+        if distance < self._p.arrival:
             return True
         if self._p.hold is not None:
-            # Fingers that have begun to close go on, unless the arm has lost its place.
-            return width < self._p.grip - 0.003 and off < self._p.leash
-        along, off = project(posture, path.contact, path.postures[-1])
-        return along > 0.02 and off < self._p.leash
+            # Fingers that have begun to close continue, unless the arm has been pushed away.
+            return bool(width < self._p.grip - 0.003 and distance < self._p.leash)
+        along, distance = project_on_segment(posture, path.contact, path.postures[-1])
+        return along > 0.02 and distance < self._p.leash
 
     def _plan(self, body_pos: np.ndarray, body_quat: np.ndarray) -> Any:
-        return self._arm.path(body_pos, body_quat, self._p)
+        return self._planner.plan_path(body_pos, body_quat, self._p)
 
 
-class RehearsedPolicy(ExpertPolicy):
-    """Has several plans for a task, and takes the first that solves it in a simulation of its own.
+class RehearsedPolicy(JointPolicy):
+    """Follows the first of several plans that solves the task in a rehearsal, which runs in a simulation of its own.
 
-    What fails differs from plan to plan: beside a neighbour, at the end of the arm's reach, at the end of the knob.
-    The rehearsal depends on nothing but where the robot and the furniture stand, and so does the choice.
+    The plans fail in different layouts: next to another object, at the end of the arm's reach, at the end of the knob.
+    The rehearsal, and with it the choice, depends only on where the robot and the furniture stand.
 
     Args:
-        env: The environment that it acts in.
-        name: "expert", "medium" or "noisy".
-        expert: The first plan's parameters; under "otherwise" what is different in each of the others.
-        degraded: See :class:`ExpertPolicy`.
+        env: The environment in which the policy acts.
+        name: Level of the policy: "expert", "medium" or "noisy".
+        expert: Parameters of the first plan; "otherwise" lists the parameters in which each further plan differs.
+        **degradation: ``noise`` and ``give_up`` of :class:`ExpertPolicy`.
     """
 
-    def __init__(self, env: RoboHiveEnv, name: str, expert: Mapping[str, Any], **degraded: float) -> None:
-        super().__init__(env, name, expert, **degraded)
+    def __init__(self, env: RoboHiveEnv, name: str, expert: Mapping[str, Any], **degradation: float) -> None:
+        super().__init__(env, name, expert, **degradation)
         first = {key: value for key, value in expert.items() if key != "otherwise"}
         self._plans = [KitchenPolicy(env, name, first | other) for other in ({}, *expert["otherwise"])]
-        self.job = self._plans[0].job
+        self.joint = self._plans[0].joint
         self._rehearsal = Rehearsal(env)
-        self._chosen = ByPlace(env, self._choose)  # some tenths of a second
+        self._plan_of_layout = LayoutCache(env, self._choose_plan)  # takes some 0.1 s
 
-    def _wanted(self, data: mujoco.MjData, *, still: bool) -> np.ndarray:
-        return self._chosen()._wanted(data, still=still)
+    def _compute_action(self, data: mujoco.MjData, *, still: bool) -> np.ndarray:
+        return self._plan_of_layout()._compute_action(data, still=still)
 
-    def _choose(self, body_pos: np.ndarray, body_quat: np.ndarray) -> KitchenPolicy:
+    def _choose_plan(self, body_pos: np.ndarray, body_quat: np.ndarray) -> KitchenPolicy:
         plans = [(plan, plan.undisturbed) for plan in self._plans]
-        return self._rehearsal.first_to_solve(plans, self.job, self._env.horizon - _SPARE)
+        return self._rehearsal.choose_plan(plans, self.joint, self._env.horizon - _SPARE_STEPS) or self._plans[0]
 
 
-class CarryPolicy(ExpertPolicy):
-    """Takes an object by its handle and carries it to its goal, in the quickest way that a rehearsal finds to succeed.
+class CarryPolicy(JointPolicy):
+    """Grasps an object by its handle and carries it to its goal, by the quickest plan that succeeds in a rehearsal.
 
-    The ways and the choice depend on nothing but where the robot and the furniture stand.
+    The plans and the choice depend only on where the robot and the furniture stand.
     """
 
-    def __init__(self, env: RoboHiveEnv, name: str, expert: Mapping[str, Any], **degraded: float) -> None:
-        super().__init__(env, name, expert, **degraded)
+    def __init__(self, env: RoboHiveEnv, name: str, expert: Mapping[str, Any], **degradation: float) -> None:
+        super().__init__(env, name, expert, **degradation)
         kitchen = env.unwrapped
         self._p = CarryParameters(**expert)
-        self.job = Job.of(kitchen)
-        self._carrier, self._servos = Carrier(kitchen, self.job), _Servos(kitchen)
+        self.joint = TargetJoint.find(kitchen)
+        self._planner = CarryPlanner(kitchen, self.joint)
+        self._servos = _ServoController(kitchen)
         self._rehearsal = Rehearsal(env)
-        self._chosen = ByPlace(env, self._choose)  # a second
+        self._plan_of_layout = LayoutCache(env, self._choose_plan)  # takes 1 s
 
-    def _wanted(self, data: mujoco.MjData, *, still: bool) -> np.ndarray:
-        plan = self._chosen()
+    def _compute_action(self, data: mujoco.MjData, *, still: bool) -> np.ndarray:
+        plan = self._plan_of_layout()
         if still or plan is None:
             return self._servos.action(data, data.qpos[:9])
-        return self._along(plan, data)
+        return self._follow_plan(plan, data)
 
-    def _along(self, plan: CarryPlan, data: mujoco.MjData) -> np.ndarray:
-        """Return the unclipped action [9] that follows a plan from wherever the arm and its fingers are."""
+    def _follow_plan(self, plan: CarryPlan, data: mujoco.MjData) -> np.ndarray:
+        """Return the unclipped action [9] that follows a plan from any posture of the arm and its fingers."""
         p, posture, width = self._p, data.qpos[ARM], float(data.qpos[FINGERS].mean())
         grasp = plan.approach[-1]
         if np.abs(posture - grasp).max() < p.arrival or width < p.grip - 0.003:
-            closing = width > p.shut
-            goal = grasp if closing else ahead_on(plan.carry, posture, p.carry_leash, p.carry_strict)
+            is_closing = width > p.shut
+            goal = grasp if is_closing else lookahead_posture(plan.carry, posture, p.carry_leash, p.carry_strict)
             grip = p.hold
         else:
-            goal, grip = ahead_on(plan.approach, posture, p.leash, p.strict), p.grip
+            goal, grip = lookahead_posture(plan.approach, posture, p.leash, p.strict), p.grip
         change = goal - posture
         change *= min(1.0, p.leash / max(np.abs(change).max(), 1e-9))
         return self._servos.action(data, np.append(posture + change, [grip, grip]))
 
-    def _choose(self, body_pos: np.ndarray, body_quat: np.ndarray) -> CarryPlan | None:
-        return self._best(self._carrier.plans(body_pos, body_quat, self._p))
+    def _choose_plan(self, body_pos: np.ndarray, body_quat: np.ndarray) -> CarryPlan | None:
+        return self._choose_by_rehearsal(self._planner.plans(body_pos, body_quat, self._p))
 
-    def _best(self, plans: list[CarryPlan]) -> CarryPlan | None:
+    def _choose_by_rehearsal(self, plans: list[CarryPlan]) -> CarryPlan | None:
         def act(plan: CarryPlan, data: mujoco.MjData) -> np.ndarray:
-            return np.clip(self._along(plan, data), -1.0, 1.0)
+            return np.clip(self._follow_plan(plan, data), -1.0, 1.0)
 
-        tried = [(plan, partial(act, plan)) for plan in plans[: self._p.rehearsals]]
-        return self._rehearsal.first_to_solve(tried, self.job, self._env.horizon - 2 * _SPARE)
+        rehearsed = [(plan, partial(act, plan)) for plan in plans[: self._p.rehearsals]]
+        return self._rehearsal.choose_plan(rehearsed, self.joint, self._env.horizon - 2 * _SPARE_STEPS)
 
 
 class RailPolicy(KitchenPolicy):
-    """Moves a joint that starts anywhere to a goal anywhere: takes its handle where it stands."""
+    """Moves a joint from any start to any goal: grasps its handle at the current value of the joint."""
 
-    def _find_job(self, kitchen: Any) -> Job:
-        return Job.anywhere(kitchen)
+    def _find_joint(self, kitchen: Any) -> TargetJoint:
+        return TargetJoint.full_range(kitchen)
 
     def _plan(self, body_pos: np.ndarray, body_quat: np.ndarray) -> Any:
-        return self._arm.rail(body_pos, body_quat, self._p)
+        return self._planner.plan_rail(body_pos, body_quat, self._p)
 
-    def _towards_goal(self, posture: np.ndarray, value: float, width: float) -> tuple[np.ndarray, float]:
+    def _compute_change(self, posture: np.ndarray, value: float, width: float) -> tuple[np.ndarray, float]:
         rail, p = self._path(), self._p
-        way = rail.at(value)
-        off = np.abs(posture - way[1]).max()
-        if off < p.arrival or (width < p.grip - 0.003 and off < p.leash):
+        way = rail.postures_at(value)
+        distance = np.abs(posture - way[1]).max()
+        if distance < p.arrival or (width < p.grip - 0.003 and distance < p.leash):
             grip = p.grip if p.hold is None else p.hold
-            closing = p.hold is not None and width > p.shut
-            left = float(self._env.unwrapped.obj_goal[0]) - value
-            aim = value if closing else value + float(np.clip(2.0 * left, -p.lead, p.lead))
-            return np.clip(rail.at(aim)[1] - posture, -1.5 * p.leash, 1.5 * p.leash), grip
-        change = ahead_on(way, posture, p.leash, p.strict) - posture
+            is_closing = p.hold is not None and width > p.shut
+            remaining = float(self._env.unwrapped.obj_goal[0]) - value
+            aim = value if is_closing else value + float(np.clip(2.0 * remaining, -p.lead, p.lead))
+            return np.clip(rail.postures_at(aim)[1] - posture, -1.5 * p.leash, 1.5 * p.leash), grip
+        change = lookahead_posture(way, posture, p.leash, p.strict) - posture
         return change * min(1.0, p.leash / max(np.abs(change).max(), 1e-9)), p.grip
 
 
-class _Servos:
-    """RoboHive's velocity mode, solved for the action: command = position + action × speed × dt."""
+class _ServoController:
+    """Inverse of RoboHive's velocity mode: command = position + action × speed × dt, solved for the action.
+
+    Args:
+        kitchen: RoboHive's environment.
+    """
 
     def __init__(self, kitchen: Any) -> None:
         actuators = kitchen.robot.robot_config["franka"]["actuator"]
@@ -184,9 +205,9 @@ class _Servos:
         self._stiffness = kitchen.sim.model.ptr.actuator_gainprm[:7, 0]
 
     def action(self, data: mujoco.MjData, target: np.ndarray) -> np.ndarray:
-        """Return the unclipped action [9] that commands the target [9], with gravity made up for."""
+        """Return the unclipped action [9] that commands a target [9], with gravity compensation."""
         driven = len(self._reach)
         change = target - data.qpos[:9]
         change[ARM] += data.qfrc_bias[ARM] / self._stiffness
-        # The appliances' configuration leaves out the fingers: their action is the command in m.
+        # The appliances' configuration does not contain the fingers: their action is the command in m.
         return np.append(change[:driven] / self._reach, target[driven:])

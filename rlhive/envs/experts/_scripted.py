@@ -1,4 +1,4 @@
-"""What scripted policies are: a pure function of the simulator's state, the seed and the step, weakened or not."""
+"""Base classes of the scripted policies: pure functions of the simulator's state, the seed and the step."""
 
 import abc
 import copy
@@ -17,12 +17,16 @@ T = TypeVar("T")
 
 
 class ScriptedPolicy(abc.ABC):
-    """What the scripted policies share: they read the simulator, and the seed stands for all randomness.
+    """A policy that reads the simulator's state and derives all randomness from the episode's seed.
 
-    They remember nothing but the seed: the step's index comes from the simulator's clock.
+    The seed is its only state: the index of the step follows from the simulated time.
+
+    Args:
+        env: The environment in which the policy acts.
+        name: Level of the policy.
 
     Attributes:
-        name: "expert", "medium" or "random".
+        name: Level of the policy: "expert", "noisy", "medium" or "random".
     """
 
     def __init__(self, env: RoboHiveEnv, name: str) -> None:
@@ -31,11 +35,11 @@ class ScriptedPolicy(abc.ABC):
         self._seed = 0
 
     def begin_episode(self, seed: int) -> None:
-        """Take the seed of the episode that begins."""
+        """Set the seed of the episode that starts."""
         self._seed = seed
 
     def parameters(self) -> dict[str, Any]:
-        """Return what, beside the seed, decides the actions; JSON-able."""
+        """Return the parameters that, with the seed, determine the actions; JSON-able."""
         return {"level": self.name}
 
     @abc.abstractmethod
@@ -43,7 +47,7 @@ class ScriptedPolicy(abc.ABC):
         """Return the action [n] in [-1, 1] for the simulator's current state."""
 
     def __call__(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Write ``action``, float32 [n], for the simulator's current state."""
+        """Write ``action``, float32 [n], for the simulator's current state; the TensorDict's values are not read."""
         action = torch.tensor(self.act(), dtype=torch.float32, device=tensordict.device)
         return tensordict.set(keys.ACTION, action)
 
@@ -51,31 +55,31 @@ class ScriptedPolicy(abc.ABC):
         return round(self._env.unwrapped.sim.data.time / self._env.dt)
 
     def _generator(self, step: int) -> np.random.Generator:
-        """Return the generator of one step of this episode; step -1 stands for the episode as a whole."""
+        """Return the random generator of a step of this episode, or with step -1 that of the whole episode."""
         return np.random.default_rng((self._seed, step + 1))
 
 
 class RandomPolicy(ScriptedPolicy):
-    """Uniform actions."""
+    """A policy of uniform actions."""
 
     def __init__(self, env: RoboHiveEnv) -> None:
         super().__init__(env, "random")
 
     def act(self) -> np.ndarray:
-        """Return a uniform action, a function of the seed and the step."""
+        """Return a uniform action [n], which depends on the seed and the step only."""
         space = self._env.unwrapped.action_space
         return self._generator(self._step()).uniform(space.low, space.high)
 
 
 class ExpertPolicy(ScriptedPolicy):
-    """What the experts share: a task's parameters, and how they are degraded.
+    """Base class of the experts; noise and giving up degrade them to weaker levels.
 
     Args:
-        env: The environment that it acts in.
-        name: "expert", "medium" or "noisy".
-        expert: See :class:`rlhive.envs.experts.Parameters`.
-        noise: Standard deviation of the Gaussian added to the actions before they are clipped to [-1, 1].
-        give_up: Chance that an episode is given up: from a step drawn from its seed on, the arm only holds still.
+        env: The environment in which the policy acts.
+        name: Level of the policy: "expert", "medium" or "noisy".
+        expert: Parameters of the task, for example of :class:`rlhive.envs.experts._paths.PathParameters`.
+        noise: Standard deviation of the Gaussian noise added to the actions before they are clipped to [-1, 1].
+        give_up: Probability that the policy gives an episode up: the arm holds still from a step drawn from the seed.
     """
 
     def __init__(
@@ -89,52 +93,59 @@ class ExpertPolicy(ScriptedPolicy):
     ) -> None:
         super().__init__(env, name)
         self._parameters = {"level": name, "expert": dict(expert), "noise": noise, "give_up": give_up}
-        self._noise, self._give_up = noise, give_up
+        self._noise = noise
+        self._give_up = give_up
 
     def parameters(self) -> dict[str, Any]:
-        """Return what, beside the seed, decides the actions; JSON-able."""
+        """Return the parameters that, with the seed, determine the actions; JSON-able."""
         return copy.deepcopy(self._parameters)
 
     def act(self) -> np.ndarray:
         """Return the action [9] in [-1, 1] for the simulator's current state."""
         data, step = self._env.unwrapped.sim.data.ptr, self._step()
-        given_up = self._gives_up_at(step)
-        action = self._wanted(data, still=given_up)
-        if self._noise and not given_up:
+        is_given_up = self._is_given_up(step)
+        action = self._compute_action(data, still=is_given_up)
+        if self._noise and not is_given_up:
             action += self._noise * self._generator(step).normal(size=action.shape)
         return np.clip(action, -1.0, 1.0)
 
-    def _gives_up_at(self, step: int) -> bool:
+    def _is_given_up(self, step: int) -> bool:
         if not self._give_up:
             return False
-        chance, when = self.resolve()
-        return chance < self._give_up and step >= when * self._env.horizon
+        chance, time = self.draw_give_up()
+        return chance < self._give_up and step >= time * self._env.horizon
 
-    def resolve(self) -> np.ndarray:
-        """Return what the episode's seed decides, both in [0, 1]: at what chance it is given up, and at what part."""
+    def draw_give_up(self) -> np.ndarray:
+        """Draw when the episode is given up.
+
+        Returns:
+            Two numbers in [0, 1]: the episode is given up if the first is below ``give_up``, and then from the second,
+            a fraction of the horizon, on.
+        """
         return self._generator(-1).uniform(size=2)
 
     @abc.abstractmethod
-    def _wanted(self, data: mujoco.MjData, *, still: bool) -> np.ndarray:
-        """Return the unclipped action [9] for the goal, or to stand still."""
+    def _compute_action(self, data: mujoco.MjData, *, still: bool) -> np.ndarray:
+        """Return the unclipped action [9] that moves towards the goal, or with ``still`` holds the arm still."""
 
 
-class ByPlace(Generic[T]):
-    """What is worked out once for where the robot and the furniture stand, and anew when they stand elsewhere.
+class LayoutCache(Generic[T]):
+    """Cache of a value that depends on where the robot and the furniture stand; keeps the last layout's value.
 
     Args:
         env: The environment.
-        work: Takes the positions [n, 3] in m and the rotations [n, 4] of the model's bodies.
+        compute: Function of the positions [n, 3] in m and the rotations [n, 4] of the model's bodies.
     """
 
-    def __init__(self, env: RoboHiveEnv, work: Callable[[np.ndarray, np.ndarray], T]) -> None:
-        self._env, self._work = env, work
-        self._found: dict[bytes, T] = {}
+    def __init__(self, env: RoboHiveEnv, compute: Callable[[np.ndarray, np.ndarray], T]) -> None:
+        self._env = env
+        self._compute = compute
+        self._values: dict[bytes, T] = {}
 
     def __call__(self) -> T:
-        """Return it for where everything stands now."""
+        """Return the value for the current layout."""
         model = self._env.unwrapped.sim.model.ptr
-        place = model.body_pos.tobytes() + model.body_quat.tobytes()
-        if place not in self._found:
-            self._found = {place: self._work(model.body_pos, model.body_quat)}
-        return self._found[place]
+        layout = model.body_pos.tobytes() + model.body_quat.tobytes()
+        if layout not in self._values:
+            self._values = {layout: self._compute(model.body_pos, model.body_quat)}
+        return self._values[layout]

@@ -27,13 +27,13 @@ def row():
 @pytest.fixture(scope="module")
 def planned(env, row):
     """The kitchen where the seed puts it, and the plans for it."""
-    from rlhive.envs.experts._carrying import Carrier, CarryParameters
-    from rlhive.envs.experts._kinematics import Job
+    from rlhive.envs.experts._carrying import CarryParameters, CarryPlanner
+    from rlhive.envs.experts._paths import TargetJoint
 
     env.reset(seed=SEED)
     kitchen = env.unwrapped
     model = kitchen.sim.model.ptr
-    carrier = Carrier(kitchen, Job.of(kitchen))
+    carrier = CarryPlanner(kitchen, TargetJoint.find(kitchen))
     first, again = (carrier.plans(model.body_pos, model.body_quat, CarryParameters(**row)) for _ in range(2))
     return kitchen, first, again
 
@@ -45,8 +45,8 @@ def gripper(kitchen, posture):
     data.qpos[:] = kitchen.init_qpos
     data.qpos[:7] = posture
     mujoco.mj_kinematics(model, data)
-    place = data.site_xpos[kitchen.grasp_sid] - data.site_xpos[kitchen.interact_sid]
-    return place, data.site_xmat[kitchen.grasp_sid].reshape(3, 3)
+    position = data.site_xpos[kitchen.grasp_sid] - data.site_xpos[kitchen.interact_sid]
+    return position, data.site_xmat[kitchen.grasp_sid].reshape(3, 3)
 
 
 def test_the_postures_take_the_handle_across_and_end_at_the_goal(planned, row):
@@ -89,24 +89,24 @@ def test_the_first_plan_that_solves_the_rehearsal_with_steps_to_spare_is_taken(e
 
     env.reset(seed=SEED)
     policy = CarryPolicy(env, "expert", row)
-    good = policy._chosen()
+    good = policy._plan_of_layout()
     idle = CarryPlan(0.0, good.approach, np.repeat(good.carry[:1], 3, axis=0) + np.linspace(0, 1e-3, 3)[:, None])
-    assert policy._best([idle, good, idle]) is good
+    assert policy._choose_by_rehearsal([idle, good, idle]) is good
     # Where none succeeds, the one that carries it farthest.
     half = CarryPlan(0.0, good.approach, good.carry[:4])
-    assert policy._best([idle, half]) is half
-    assert policy._best([]) is None
+    assert policy._choose_by_rehearsal([idle, half]) is half
+    assert policy._choose_by_rehearsal([]) is None
 
 
 def test_where_the_handle_is_out_of_reach_the_arm_stands_still(env, row):
     from rlhive.envs.experts._kitchen import CarryPolicy
 
     policy = CarryPolicy(env, "expert", {**row, "grasps": 0})
-    now = env.reset(seed=SEED)
+    state = env.reset(seed=SEED)
     start = env.unwrapped.sim.data.ptr.qpos[:7].copy()
     for _ in range(10):
-        now = env.step(policy(now))[keys.NEXT]
-    assert not now[keys.SUCCESS]
+        state = env.step(policy(state))[keys.NEXT]
+    assert not state[keys.SUCCESS]
     np.testing.assert_allclose(env.unwrapped.sim.data.ptr.qpos[:7], start, atol=0.05)
 
 
@@ -114,20 +114,20 @@ def test_the_fingers_close_at_the_handle_and_not_before(env, row):
     from rlhive.envs.experts._kitchen import CarryPolicy
 
     policy = CarryPolicy(env, "expert", row)
-    now, data = env.reset(seed=SEED), env.unwrapped.sim.data.ptr
-    contact = policy._chosen().approach[-1]
+    state, data = env.reset(seed=SEED), env.unwrapped.sim.data.ptr
+    contact = policy._plan_of_layout().approach[-1]
     opened, closed = 0, 0
     for _ in range(25):
         near = np.abs(data.qpos[:7] - contact).max() < row["arrival"]
         begun = data.qpos[7:9].mean() < row["grip"] - 0.003
-        now = policy(now)
-        grip = now[keys.ACTION][7:9]
+        state = policy(state)
+        grip = state[keys.ACTION][7:9]
         if near or begun:
             assert torch.all(grip < 0)
             closed += 1
         else:
             assert torch.all(grip > -0.1)
             opened += 1
-        now = env.step(now)[keys.NEXT]
+        state = env.step(state)[keys.NEXT]
     assert opened > 5
     assert closed > 5

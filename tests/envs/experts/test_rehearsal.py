@@ -42,10 +42,10 @@ def test_the_first_plan_that_solves_the_rehearsal_is_taken(env, knob):
     assert torch.equal(actions(env, hopeless, STUCK), actions(env, plan, STUCK))
 
 
-def test_a_rehearsal_goes_as_the_episode_would_and_leaves_the_environment_alone(env, knob):
+def test_a_rehearsal_predicts_the_episode_and_does_not_change_the_environment(env, knob):
     from rlhive.envs.experts._kitchen import KitchenPolicy
     from rlhive.envs.experts._rehearsal import Rehearsal
-    from rlhive.envs.experts._tune import run_episode
+    from rlhive.envs.experts._search import run_episode
 
     policy, rehearsal = KitchenPolicy(env, "expert", knob), Rehearsal(env)
     for seed in (STUCK, TUNING_SEED + 1):
@@ -53,7 +53,7 @@ def test_a_rehearsal_goes_as_the_episode_would_and_leaves_the_environment_alone(
         env.reset(seed=seed)
         data = env.unwrapped.sim.data.ptr
         before = np.concatenate([data.qpos, data.qvel, data.ctrl, [data.time]])
-        first, again = (rehearsal.run(policy.undisturbed, policy.job) for _ in range(2))
+        first, again = (rehearsal.run(policy.undisturbed, policy.joint) for _ in range(2))
         assert first == again
         # The arm begins elsewhere, by up to 2.5 % of each joint's range.
         assert abs(first.solved_at - real.solved_at) <= 4
@@ -66,15 +66,15 @@ def test_the_choice_depends_on_where_the_robot_stands_and_not_on_the_step(env):
 
     policy, other = make_scripted_policy(env, "expert"), RoboHiveEnv(KNOB, seed=7)
     seed = TUNING_SEED + 700_002  # the row's first plan fails here
-    now = env.reset(seed=seed)
+    state = env.reset(seed=seed)
     for _ in range(25):
-        now = env.step(policy(now))[keys.NEXT]
-    assert policy._chosen() is not policy._plans[0]
+        state = env.step(policy(state))[keys.NEXT]
+    assert policy._plan_of_layout() is not policy._plans[0]
     resumed, fresh = other.set_state(env.get_state()), make_scripted_policy(other, "expert")
     for _ in range(10):
-        now, resumed = policy(now), fresh(resumed)
-        assert torch.equal(now[keys.ACTION], resumed[keys.ACTION])
-        now, resumed = env.step(now)[keys.NEXT], other.step(resumed)[keys.NEXT]
+        state, resumed = policy(state), fresh(resumed)
+        assert torch.equal(state[keys.ACTION], resumed[keys.ACTION])
+        state, resumed = env.step(state)[keys.NEXT], other.step(resumed)[keys.NEXT]
     other.close()
 
 
@@ -82,7 +82,7 @@ def test_postures_within_the_joints_limits_end_the_standstill_before_the_contact
     """Knob 2: the posture asked the second joint for 0.06 rad more than it can do, and the arm waited there."""
     from rlhive.envs.experts._kinematics import ARM
     from rlhive.envs.experts._kitchen import KitchenPolicy
-    from rlhive.envs.experts._tune import run_episode
+    from rlhive.envs.experts._search import run_episode
 
     limits = env.unwrapped.sim.model.ptr.jnt_range[ARM]
     solved = {}
@@ -103,34 +103,3 @@ def test_a_rehearsed_expert_solves_its_task():
     episodes = [rollout_episode(env, policy, seed=EVALUATION_SEED + index) for index in range(4)]
     assert sum(episode.success for episode in episodes) >= 3
     env.close()
-
-
-def test_the_tuner_looks_for_plans_where_the_first_one_fails(env, knob):
-    from rlhive.envs.experts import _tune
-
-    fast = _tune.FastEnv(env)
-    weak = {**knob, "lead": 0.75, "plans": 1}
-    sizes = {"plans": 1, "episodes": 4, "budget_s": 60.0}
-    (other,), used = _tune.complement(fast, weak, candidates=8, **sizes)
-    assert used == 4
-    assert set(other) <= set(_tune.SPREAD)
-    seeds = range(TUNING_SEED, TUNING_SEED + 4)
-    before, after = (
-        _tune._solved(fast, {**weak, **change}, _tune.to_vector({**weak, **change}), seeds) for change in ({}, other)
-    )
-    assert after - before
-    assert _tune.complement(fast, knob, candidates=0, **sizes)[0] == []
-
-
-def test_the_chance_to_give_up_is_read_off_one_run(env, knob):
-    """The success that is foretold for the chance is what the medium policy then has."""
-    from rlhive.envs.experts import _tune
-    from rlhive.envs.experts._kitchen import KitchenPolicy
-
-    medium, seen = _tune.discourage(env, {"expert": knob}, episodes=10)
-    policy = KitchenPolicy(env, "medium", knob, **medium)
-    seeds = range(TUNING_SEED + 600_000, TUNING_SEED + 600_010)
-    solved = np.mean([_tune.run_episode(env, policy, seed).solved_at is not None for seed in seeds])
-    assert seen[str(medium["give_up"])] == pytest.approx(solved)
-    assert 0.3 <= solved <= 0.6
-    assert seen["without giving up"] > solved
