@@ -122,7 +122,7 @@ class TransitionBatch:
         for name in self.observed:
             next_rows, rows = self.rows[f"{keys.NEXT}.{name}"][env, :-1], self.rows[name][env, 1:]
             # By value: NaN is refused later in any case, and -0.0 and 0.0 are told apart when the episode is packed.
-            continuous &= (next_rows == rows).reshape(len(next_rows), -1).all(axis=1)
+            continuous &= (next_rows == rows).all(axis=tuple(range(1, rows.ndim)))
         return continuous
 
 

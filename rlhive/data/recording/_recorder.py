@@ -427,10 +427,10 @@ def _attach_recorder(
 def _renamed_cut_as(on_incomplete: str, cut_as: str | None) -> str:
     if cut_as is None:
         return on_incomplete
-    _warn_renamed("Recorder(cut_as=…)", "on_incomplete=")
+    _warn_renamed("Recorder(cut_as=…)", "on_incomplete=", stacklevel=4)
     return cut_as
 
 
-def _warn_renamed(old: str, new: str) -> None:
+def _warn_renamed(old: str, new: str, *, stacklevel: int = 3) -> None:
     msg = f"{old} is renamed {new}; the old name goes away in 0.2"
-    warnings.warn(msg, DeprecationWarning, stacklevel=3)
+    warnings.warn(msg, DeprecationWarning, stacklevel=stacklevel)

@@ -615,3 +615,90 @@ def test_the_simulators_state_in_the_data_gives_the_start_state(dropped, tmp_pat
         assert episode.start_state["both"].tolist() == episode.columns["observation"][0].tolist()
     assert said.start_state["both"].tolist() == [8.0, 9.0]
     assert ("state.position" in episodes[0].columns) != dropped
+
+
+def test_a_call_flushes_once_for_all_the_episodes_that_it_ends(tmp_path, monkeypatch):
+    flushes = []
+    sync = os.fdatasync
+    with Recorder(tmp_path / "r") as recorder:
+        recorder.add_episode(transitions(2, 0))
+        monkeypatch.setattr(os, "fdatasync", lambda file: flushes.append(file) or sync(file))
+
+        recorder.extend(torch.stack([transitions(3, seed) for seed in range(4)]))
+        assert len(flushes) == 1
+        recorder.extend(transitions(3, 5, ended="unfinished"))
+        assert len(flushes) == 1, "no episode ended"
+        recorder.end_episode()
+        assert len(flushes) == 2
+
+
+def test_an_episode_is_readable_when_the_call_that_ended_it_returns(tmp_path):
+    with Recorder(tmp_path / "r") as recorder:
+        for length in (3, 4):
+            recorder.extend(transitions(length, length))
+            assert [record.length for record in Recording(tmp_path / "r").records()][-1] == length
+
+
+def test_metadata_belong_to_the_next_episode_of_their_environment_only(tmp_path):
+    with Recorder(tmp_path / "r", split="default") as recorder:
+        recorder.start_episode(env_index=1, split="special", seed=5)
+        recorder.extend(torch.stack([transitions(3, seed) for seed in range(2)]))
+        recorder.extend(torch.stack([transitions(3, seed) for seed in range(2, 4)]))
+
+    found = [(record.split, record.seed) for record in recorder.recording.sorted_records()]
+    assert found == [("default", None), ("special", 5), ("default", None), ("default", None)]
+
+
+def test_a_second_process_takes_the_schema_of_the_first_episode(tmp_path):
+    with Recorder(tmp_path / "r") as first, Recorder.resume(tmp_path / "r") as second:
+        first.add_episode(transitions(3, 0))
+        with pytest.raises(SchemaMismatch, match="episode 0: key gripper is missing"):
+            second.add_episode(transitions(3, 1).exclude("gripper"))
+        assert second.add_episode(transitions(3, 1)) == 1_000_000
+
+
+def test_a_resumed_recorder_keeps_its_settings(tmp_path):
+    with Recorder(tmp_path / "r") as recorder:
+        recorder.add_episode(transitions(2, 0))
+    options = {"policy": "late", "split": "test", "on_incomplete": "truncated", "drop": (*BOOKKEEPING, "count")}
+    with (
+        pytest.raises(SchemaMismatch, match="key count is missing"),
+        Recorder.resume(tmp_path / "r", **options) as late,
+    ):
+        late.add_episode(transitions(2, 1))
+    options.pop("drop")
+    with pickle.loads(pickle.dumps(Recorder.resume(tmp_path / "r", **options))) as late:
+        late.add_episode(transitions(2, 1, ended="unfinished"))
+
+    *_, record = recorder.recording.sorted_records()
+    assert (record.split, record.policy, record.ended) == ("test", "late", "truncated")
+
+
+def test_old_names_of_methods_work_and_warn(tmp_path):
+    with Recorder(tmp_path / "r") as recorder:
+        with pytest.warns(
+            DeprecationWarning, match=r"Recorder\.begin\(\) is renamed start_episode\(\).*0\.2"
+        ) as warned:
+            assert recorder.begin(seed=3, env_index=0) == []
+        recorder.extend(transitions(2, 0, ended="unfinished"))
+        with pytest.warns(DeprecationWarning, match=r"Recorder\.cut\(\) is renamed end_episode\(\).*0\.2"):
+            assert recorder.cut(env_index=0) == [0]
+        with pytest.warns(DeprecationWarning, match=r"Recorder\.add\(\) is renamed add_episode\(\).*0\.2"):
+            assert recorder.add(transitions(3, 1), split="test") == 1
+
+    assert warned[0].filename == __file__
+    found = [(record.seed, record.split, record.length) for record in recorder.recording.sorted_records()]
+    assert found == [(3, "train", 2), (None, "test", 3)]
+
+
+def test_the_old_name_of_on_incomplete_works_and_warns(tmp_path):
+    with pytest.warns(DeprecationWarning, match=r"cut_as=…\) is renamed on_incomplete=; .*0\.2") as warned:
+        Recorder(tmp_path / "r", cut_as="truncated").close()
+    with pytest.warns(DeprecationWarning, match="cut_as"):
+        recorder = Recorder.resume(tmp_path / "r", cut_as="truncated")
+    with recorder:
+        recorder.extend(transitions(3, 0, ended="unfinished"))
+
+    assert warned[0].filename == __file__
+    (record,) = recorder.recording.records()
+    assert record.ended == "truncated"

@@ -1,0 +1,103 @@
+import numpy as np
+import pytest
+import torch
+
+from rlhive.data._transition_batch import TransitionBatch, describe_difference
+from rlhive.errors import SchemaMismatch
+from tests.data.strategies import transitions
+
+
+def to_batch(td, **options):
+    return TransitionBatch.from_tensordict(td, context="batch", **options)
+
+
+def test_leading_dimensions_become_environments():
+    td = torch.stack([torch.stack([transitions(4, 2 * row + col) for col in range(2)]) for row in range(3)])
+
+    batch = to_batch(td)
+
+    assert (batch.num_envs, batch.num_steps) == (6, 4)
+    assert batch.rows["parts.camera"].shape == (6, 4, 2, 3, 3)
+    assert (batch.rows["action"][3] == td["action"][1, 1].numpy()).all()
+    assert (batch.chunk(3, 1, 3)["action"] == td["action"][1, 1, 1:3].numpy()).all()
+
+
+def test_rows_share_the_memory_of_the_tensordict():
+    td = transitions(4, 0)
+    batch = to_batch(td)
+    td["action"][2, 1] = 77.0
+
+    assert batch.rows["action"][0, 2, 1] == 77.0
+
+
+def test_bookkeeping_is_read_and_not_a_column():
+    td = transitions(4, 0)
+    td["collector"] = td.select().set("traj_ids", torch.tensor([3, 3, -1, -1]))
+    td["collector", "mask"] = torch.tensor([True, False, True, True])
+    td["is_init"] = torch.tensor([[False], [True], [False], [False]])
+    td["_internal"] = torch.zeros(4)
+    td["next", "_internal"] = torch.zeros(4)
+
+    batch = to_batch(td)
+
+    assert batch.trajectory_ids.tolist() == [[3, 3, -1, -1]]
+    assert batch.valid.tolist() == [[True, False, False, False]], "rows that a preempted collector did not fill"
+    assert batch.starts.tolist() == [[False, True, False, False]]
+    assert not {name for name in batch.rows if name.startswith(("collector", "is_init", "_", "next._"))}
+
+
+def test_a_step_count_takes_precedence_over_is_init():
+    td = transitions(3, 0)
+    td["is_init"] = torch.ones(3, 1, dtype=torch.bool)
+    td["step_count"] = torch.tensor([[0], [1], [0]])
+
+    assert to_batch(td).starts.tolist() == [[True, False, True]]
+
+
+def test_done_without_termination_is_truncation():
+    td = transitions(3, 0)
+    del td["next", "truncated"]
+
+    batch = to_batch(td)
+
+    assert batch.rows["next.truncated"][0, :, 0].tolist() == [False, False, True]
+    assert batch.ends.tolist() == [[False, False, True]]
+
+
+def test_keys_to_drop_are_dropped_below_next_too():
+    batch = to_batch(transitions(3, 0), drop=("count",))
+
+    assert not {"count", "next.count"} & batch.rows.keys()
+    assert "count" not in batch.observed
+
+
+def test_continuity_compares_every_observed_column():
+    td = transitions(5, 0)
+    td["parts", "camera"][3, 0, 0, 0] ^= 1
+
+    assert to_batch(td).is_continuous(0).tolist() == [True, True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("td", "says"),
+    [
+        (transitions(3, 0)[0], r"batch: expected batch size \[\.\.\., time\], got \[\]"),
+        ({"action": 1}, "batch: expected a TensorDict of TED transitions, got a dict"),
+        (transitions(3, 0).exclude(("next", "terminated")), "batch: key next.terminated is missing"),
+    ],
+)
+def test_what_is_not_a_batch_is_refused(td, says):
+    with pytest.raises(SchemaMismatch, match=says):
+        to_batch(td)
+
+
+def test_differences_of_chunks_are_named():
+    chunk = {"a": np.zeros((2, 3), np.float32), "b": np.zeros(2)}
+
+    assert describe_difference(chunk, {"a": np.ones((5, 3), np.float32), "b": np.ones(5)}) == ""
+    assert describe_difference(chunk, {"a": chunk["a"]}).endswith(
+        "key b changes inside the episode: expected float64 (), got no such key"
+    )
+    assert describe_difference(chunk, chunk | {"a": np.zeros((2, 4), np.float32)}).endswith(
+        "expected float32 (3,), got float32 (4,)"
+    )
