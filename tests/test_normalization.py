@@ -161,6 +161,6 @@ def test_own_numbers_follow_the_same_rule(collected) -> None:
     mean, std = torch.tensor([0.25, 0.5], dtype=torch.float64), torch.tensor([0.01, 0.0], dtype=torch.float64)
     raw = dataset.as_tensordict()["observation"]
     served = dataset.as_tensordict(normalize={("observation",): (mean, std)})["observation"]
-    expected = ((raw - mean) / torch.tensor([0.01, 1.0])).clamp(-10, 10)
+    expected = ((raw - mean) / torch.tensor([0.01, 1.0], dtype=torch.float64)).clamp(-10, 10)
     assert served.equal(expected)
     assert served.abs().max() == CLIP

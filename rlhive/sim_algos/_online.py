@@ -27,7 +27,7 @@ from rlhive.envs import EXPLORATION_SEED, make_env
 from rlhive.errors import InvalidSetting, SimulationDiverged
 from rlhive.policies import Normalizer
 from rlhive.rollouts import Episode, try_episode
-from rlhive.sim_algos._preprocessing import TRANSITION_KEYS, compute_statistics
+from rlhive.sim_algos._preprocessing import TRANSITION_KEYS, compute_training_statistics
 from rlhive.sim_algos._sac import SoftActorCritic
 from rlhive.sim_algos._trainer import Callback, Trainer, TrainResult, describe_training_data, seeded_torch
 
@@ -101,7 +101,7 @@ def _train_in_env(
     else:
         collector.add_dataset(dataset)
     algorithm_class = ONLINE_ALGORITHMS[config["algorithm"]]
-    statistics = compute_statistics(collector.buffer, algorithm_class.in_keys)
+    statistics = compute_training_statistics(collector.buffer, algorithm_class.in_keys)
     algorithm = algorithm_class(config, statistics, torch.device(config["device"]))
     with Trainer(algorithm, statistics, config, env_name=env.env_name, callback=callback) as trainer:
         policy = collector.make_exploration_policy(trainer.normalizer, algorithm.policy)

@@ -53,7 +53,7 @@ class TrainingStatistics:
         return len(self.mean)
 
 
-def compute_statistics(buffer: ReplayBuffer, in_keys: Sequence[keys.NestedKey]) -> TrainingStatistics:
+def compute_training_statistics(buffer: ReplayBuffer, in_keys: Sequence[keys.NestedKey]) -> TrainingStatistics:
     """Read a buffer once, check that it can be learned from, and return its statistics.
 
     Mean and scale of a buffer with ``normalize=`` are those that it normalises by.

@@ -14,7 +14,7 @@ from rlhive.sim_algos._bc import BehaviorCloning
 from rlhive.sim_algos._config import ONLINE, make_config
 from rlhive.sim_algos._iql import ImplicitQLearning
 from rlhive.sim_algos._online import train_online
-from rlhive.sim_algos._preprocessing import compute_statistics
+from rlhive.sim_algos._preprocessing import compute_training_statistics
 from rlhive.sim_algos._trainer import Callback, Trainer, TrainResult, describe_training_data, seeded_torch
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ def train_on_buffer(
     """
     check_writable(output_dir)
     algorithm_class = OFFLINE_ALGORITHMS[config["algorithm"]]
-    statistics = compute_statistics(buffer, algorithm_class.in_keys)
+    statistics = compute_training_statistics(buffer, algorithm_class.in_keys)
     with seeded_torch(config["seed"], config["num_threads"]):
         buffer.set_rng(torch.Generator().manual_seed(config["seed"]))
         algorithm = algorithm_class(config, statistics, torch.device(config["device"]))

@@ -9,7 +9,7 @@ from rlhive.dataset._dataset import RoboHiveDataset
 from rlhive.envs._make import make_env
 from rlhive.envs._tasks import EXPLORATION_SEED
 from rlhive.errors import InvalidSetting, SimulationDiverged
-from rlhive.policies._checkpoint import Normalizer, load_policy, read_checkpoint
+from rlhive.policies import Normalizer, load_policy, read_checkpoint
 from rlhive.rollouts._collect import collect
 from rlhive.rollouts._evaluate import evaluate
 from rlhive.rollouts._rollout import rollout_episode

@@ -11,7 +11,7 @@ from rlhive.policies import Normalizer
 from rlhive.sim_algos import _preprocessing
 from rlhive.sim_algos._bc import BehaviorCloning
 from rlhive.sim_algos._iql import ImplicitQLearning
-from rlhive.sim_algos._preprocessing import Preprocessor, compute_reward_scale, compute_statistics
+from rlhive.sim_algos._preprocessing import Preprocessor, compute_reward_scale, compute_training_statistics
 from tests.sim_algos.toy import as_buffer, collect_buffer, make_row
 
 
@@ -21,7 +21,7 @@ def test_statistics_and_preprocessing_by_hand() -> None:
     rows["next", "observation"] = torch.tensor([[3.0, 8.0], [7.0, 7.0]], dtype=torch.float64)
     rows["next", "reward"] = rows["next", "reward"].double()
     buffer = as_buffer(rows)
-    statistics = compute_statistics(buffer, ImplicitQLearning.in_keys)
+    statistics = compute_training_statistics(buffer, ImplicitQLearning.in_keys)
     assert statistics.mean.tolist() == [3.0, 7.0]
     assert statistics.std.tolist() == [2.0, 0.0]
     assert (statistics.reward_std, statistics.action_dim) == (2.0, 1)
@@ -43,7 +43,7 @@ def test_statistics_are_those_of_each_element_over_all_chunks(monkeypatch, width
     rows = torch.cat([make_row(reward=float(index**2)) for index in range(11)])
     generator = torch.Generator().manual_seed(0)
     rows["observation"] = 1e6 + torch.arange(1, width + 1) * torch.rand(11, width, generator=generator).double()
-    statistics = compute_statistics(as_buffer(rows), ImplicitQLearning.in_keys)
+    statistics = compute_training_statistics(as_buffer(rows), ImplicitQLearning.in_keys)
     observations, rewards = rows["observation"].numpy(), rows["next", "reward"].numpy().astype(np.float64)
     np.testing.assert_allclose(statistics.mean.numpy(), observations.mean(axis=0), rtol=1e-14)
     np.testing.assert_allclose(statistics.std.numpy(), observations.std(axis=0), rtol=1e-9)
@@ -54,14 +54,16 @@ def test_statistics_are_those_of_each_element_over_all_chunks(monkeypatch, width
 def test_a_buffer_that_normalises_keeps_its_numbers(collected) -> None:
     dataset = RoboHiveDataset("toy_point", split="expert", store=collected)
     moments = dataset.statistics["observation"]
-    statistics = compute_statistics(dataset.as_replay_buffer(normalize=True), BehaviorCloning.in_keys)
+    statistics = compute_training_statistics(dataset.as_replay_buffer(normalize=True), BehaviorCloning.in_keys)
     assert statistics.is_normalized
     assert statistics.mean.tolist() == moments["mean"]
     assert statistics.std.tolist() == moments["std"]
-    stacked = compute_statistics(dataset.as_replay_buffer(normalize=True, frame_stack=3), BehaviorCloning.in_keys)
+    stacked = compute_training_statistics(
+        dataset.as_replay_buffer(normalize=True, frame_stack=3), BehaviorCloning.in_keys
+    )
     assert stacked.mean.tolist() == 3 * moments["mean"]
     assert stacked.std.tolist() == 3 * moments["std"]
-    plain = compute_statistics(dataset.as_replay_buffer(normalize=["action"]), BehaviorCloning.in_keys)
+    plain = compute_training_statistics(dataset.as_replay_buffer(normalize=["action"]), BehaviorCloning.in_keys)
     assert not plain.is_normalized
     np.testing.assert_allclose(plain.std.numpy(), moments["std"], rtol=1e-12)
 
@@ -73,8 +75,8 @@ def test_an_infinite_observation_is_found_before_it_is_clipped(tmp_path) -> None
     buffer = dataset.as_replay_buffer(normalize=True)
     assert buffer[:]["next", "observation"].isfinite().all()
     with pytest.raises(SchemaMismatch, match=r"\('next', 'observation'\): expected finite values"):
-        compute_statistics(buffer, ImplicitQLearning.in_keys)
-    assert compute_statistics(buffer, BehaviorCloning.in_keys).is_normalized  # does not read it
+        compute_training_statistics(buffer, ImplicitQLearning.in_keys)
+    assert compute_training_statistics(buffer, BehaviorCloning.in_keys).is_normalized  # does not read it
 
 
 def test_a_normalised_batch_is_not_normalised_again() -> None:
