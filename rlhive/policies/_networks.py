@@ -20,7 +20,7 @@ def make_mlp(num_inputs: int, num_outputs: int, network: Mapping[str, Any]) -> M
         num_inputs: Size of the last input dimension.
         num_outputs: Size of the last output dimension.
         network: ``hidden_sizes``, ``activation`` ("relu", "gelu", "tanh" or "elu") and ``dropout`` (probability
-            after each hidden layer, 0 for none).
+            before each activation, 0 for none).
 
     Raises:
         ValueError: Unknown activation.

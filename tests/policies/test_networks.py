@@ -13,10 +13,10 @@ NETWORK = {"hidden_sizes": [8, 4], "activation": "elu", "dropout": 0.5}
 
 def test_a_perceptron_has_the_configured_layers() -> None:
     layers = list(make_mlp(3, 2, NETWORK))
-    hidden = [nn.Linear, nn.ELU, nn.Dropout]
+    hidden = [nn.Linear, nn.Dropout, nn.ELU]
     assert [type(layer) for layer in layers] == [*hidden, *hidden, nn.Linear]
     assert [tuple(layer.weight.shape) for layer in layers if isinstance(layer, nn.Linear)] == [(8, 3), (4, 8), (2, 4)]
-    assert layers[2].p == 0.5
+    assert layers[1].p == 0.5
     assert not [layer for layer in make_mlp(3, 2, {**NETWORK, "dropout": 0}) if isinstance(layer, nn.Dropout)]
 
 
