@@ -1,8 +1,8 @@
-"""The whole flow on a RoboHive kitchen: an expert acts, its episodes become a dataset, a policy learns from it offline.
+"""The whole flow on a RoboHive kitchen: collect expert episodes, open the dataset, train offline, evaluate.
 
     python examples/quickstart.py
 
-Every step is one public call; what it leaves is named at the end.
+Every step is one public call. The paths of its results are printed at the end.
 """
 
 import contextlib
@@ -19,9 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from rlhive import RoboHiveDataset
-from rlhive.rollouts import Evaluation, collect, evaluate
-from rlhive.sim_algos import TrainResult, train
+from rlhive import Evaluation, RoboHiveDataset, TrainResult, collect, evaluate, train
 
 TASK = "kitchen_knob1"
 RESULTS = Path("quickstart-results")
@@ -32,8 +30,9 @@ NAMES = {"bc": "BC", "iql": "IQL"}
 
 
 def main() -> None:
-    """Run the flow and print what came of it."""
-    out, seconds = Console(), {}
+    """Run the flow and print its results."""
+    out = Console()
+    seconds: dict[str, float] = {}
 
     out.rule("1  collect: scripted policies act in MuJoCo")
     with timed(seconds, "collect"):
@@ -48,24 +47,25 @@ def main() -> None:
     samples_per_s = measure_sampling(buffer)
 
     out.rule("3  train: behaviour cloning and IQL, offline")
-    trained = {}
+    results: dict[str, TrainResult] = {}
     for model in ("bc", "iql"):
         with timed(seconds, f"train {model}"):
-            trained[model] = train(model, TASK, output_dir=RESULTS / model)
+            results[model] = train(model, TASK, output_dir=RESULTS / model)
 
     out.rule(f"4  evaluate: {EPISODES} episodes each, on seeds that the dataset does not hold")
-    policies = {"random": "random"} | {model: trained[model].checkpoint for model in trained} | {"expert": "expert"}
+    checkpoints = {model: result.checkpoint for model, result in results.items()}
+    policies = {"random": "random", **checkpoints, "expert": "expert"}
     evaluations = {}
     for name, policy in policies.items():
         with timed(seconds, f"evaluate {name}"):
             evaluations[name] = evaluate(policy, TASK, num_episodes=EPISODES)
 
     picture = RESULTS / "quickstart.png"
-    draw(dataset, trained, evaluations, picture)
+    draw(dataset, results, evaluations, picture)
     report(out, dataset, seconds, samples_per_s, evaluations)
     out.print(
         f"dataset      {dataset.path}",
-        *(f"checkpoint   {result.checkpoint}" for result in trained.values()),
+        *(f"checkpoint   {checkpoint}" for checkpoint in checkpoints.values()),
         f"picture      {picture}",
         sep="\n",
         highlight=False,
@@ -75,7 +75,7 @@ def main() -> None:
 
 @contextlib.contextmanager
 def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
-    """Note the seconds that a block took."""
+    """Measure the wall time of a block."""
     start = time.perf_counter()
     yield
     seconds[name] = time.perf_counter() - start
@@ -96,16 +96,16 @@ def report(
     samples_per_s: float,
     evaluations: dict[str, Evaluation],
 ) -> None:
-    """Print two short tables: what was made and how long it took, and how well each policy does."""
-    made = Table("", "", title=f"{dataset.name} {dataset.version}", show_header=False)
-    made.add_row("episodes", f"{dataset.manifest.num_episodes:,}")
-    made.add_row("transitions", f"{len(dataset):,}")
-    made.add_row("size on disk", f"{dataset.manifest.num_bytes / 1e6:.1f} MB")
-    made.add_row("sampling", f"{samples_per_s:,.0f} transitions/s in batches of 256")
+    """Print two tables: dataset and times, and the success of each policy."""
+    summary = Table("", "", title=f"{dataset.name} {dataset.version}", show_header=False)
+    summary.add_row("episodes", f"{dataset.manifest.num_episodes:,}")
+    summary.add_row("transitions", f"{len(dataset):,}")
+    summary.add_row("size on disk", f"{dataset.manifest.num_bytes / 1e6:.1f} MB")
+    summary.add_row("sampling", f"{samples_per_s:,.0f} transitions/s in batches of 256")
     for name, value in seconds.items():
-        made.add_row(name, f"{value:.1f} s")
-    made.add_row("all together", f"{sum(seconds.values()):.0f} s")
-    out.print(made)
+        summary.add_row(name, f"{value:.1f} s")
+    summary.add_row("all together", f"{sum(seconds.values()):.0f} s")
+    out.print(summary)
     scores = Table("policy", "solved", "95 % interval", "return", "95 % interval", title=f"{EPISODES} unseen seeds")
     for name, row in evaluations.items():
         low, high = row.success_interval
@@ -121,17 +121,17 @@ def report(
 
 
 def draw(
-    dataset: RoboHiveDataset, trained: dict[str, TrainResult], evaluations: dict[str, Evaluation], path: Path
+    dataset: RoboHiveDataset, results: dict[str, TrainResult], evaluations: dict[str, Evaluation], path: Path
 ) -> None:
-    """Draw the returns of each split, what each policy solves, and the learning curves."""
+    """Draw the returns of each split, the success rate of each policy, and the learning curves."""
     figure, axes = plt.subplots(2, 2, figsize=(11, 7.5), constrained_layout=True)
     figure.suptitle(f"{dataset.name} {dataset.version}: {dataset.env_name}", fontweight="bold")
     draw_returns(axes[0, 0], dataset)
     draw_success(axes[0, 1], evaluations)
-    draw_curve(axes[1, 0], "Behaviour cloning", trained["bc"], {"loss": "absolute error of the action"})
+    draw_curve(axes[1, 0], "Behaviour cloning", results["bc"], {"loss": "absolute error of the action"})
     losses = {"loss_qvalue": "Q", "loss_value": "value", "loss_actor": "actor"}
-    draw_curve(axes[1, 1], "IQL", trained["iql"], losses)
-    axes[1, 1].set_yscale("symlog", linthresh=0.01)  # an actor's log-likelihood may be of either sign
+    draw_curve(axes[1, 1], "IQL", results["iql"], losses)
+    axes[1, 1].set_yscale("symlog", linthresh=0.01)  # the actor's loss, a log-likelihood, changes its sign
     for axis in axes.flat:
         axis.spines[["top", "right"]].set_visible(False)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -139,7 +139,7 @@ def draw(
 
 
 def draw_returns(axis: plt.Axes, dataset: RoboHiveDataset) -> None:
-    """Draw one histogram per split, over the same bins."""
+    """Draw one histogram per split, with the same bins."""
     episodes = dataset.episodes.select(["split", "return"]).to_pandas()
     bins = np.linspace(episodes["return"].min(), episodes["return"].max(), 40)
     for split, rows in episodes.groupby("split", sort=False):
@@ -162,7 +162,7 @@ def draw_success(axis: plt.Axes, evaluations: dict[str, Evaluation]) -> None:
 
 
 def draw_curve(axis: plt.Axes, title: str, result: TrainResult, losses: dict[str, str]) -> None:
-    """Draw some losses of a training."""
+    """Draw losses over gradient steps."""
     steps = [row["step"] for row in result.curve]
     for (key, label), style in zip(losses.items(), ("-", "--", ":"), strict=False):
         axis.plot(steps, [row[key] for row in result.curve], style, label=label, color=COLOURS[result.algorithm])

@@ -1,11 +1,17 @@
 """The normalisation rule: its numbers, its parts, and that every user of it gives the same bits."""
 
+import numpy as np
 import pytest
 import torch
 from tensordict import TensorDict
+from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
 from torchrl.envs.transforms import Compose, ObservationNorm
 
+from rlhive import RoboHiveDataset, export, load_policy, make_config, make_env, make_policy, train, train_on_buffer
 from rlhive.normalization import CLIP, ClippedObservationNorm, Normalizer, compute_scale, normalize
+from rlhive.rollouts._rollout import rollout_episode
+from rlhive.sim_algos._bc import BehaviorCloning
+from tests.sim_algos.toy import as_buffer, collect_buffer
 
 
 def test_the_normalizer_by_hand() -> None:
@@ -57,3 +63,104 @@ def test_the_transform_is_torchrls_within_the_clip_and_keeps_the_dtype() -> None
     assert clipped.tolist() == [[4.0, 4.0], [0.5, -10.0]]
     assert clipped.dtype == torch.float32
     assert isinstance(ours[0], ObservationNorm)
+
+
+# --- one rule everywhere ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def kitchen_folder(tmp_path_factory):
+    """Folder of a version with three random episodes in a kitchen, most of whose objects hardly move or do not move."""
+    pytest.importorskip("robohive", reason="a kitchen needs pip install 'rlhive[robohive]'")
+    env = make_env("FK1_Knob1OnRandom-v4")
+    episodes = [rollout_episode(env, make_policy(env, "random"), seed=seed).transitions for seed in range(3)]
+    env.close()
+    buffer = TensorDictReplayBuffer(storage=LazyTensorStorage(sum(map(len, episodes))))
+    buffer.extend(torch.cat(episodes))
+    return export(buffer, "my/kitchen", license="mit", store=tmp_path_factory.mktemp("kitchen"))
+
+
+@pytest.fixture(params=["toy", "toy split", "toy view", "kitchen", "kitchen view"])
+def dataset(request, collected):
+    """A dataset, one of its splits, and a view that has statistics of its own."""
+    if request.param.startswith("toy"):
+        dataset = RoboHiveDataset("toy_point", store=collected)
+    else:
+        dataset = RoboHiveDataset(request.getfixturevalue("kitchen_folder"))
+    if request.param.endswith("split"):
+        return dataset["expert"]
+    return dataset.select(dataset.episodes["episode"].to_pylist()[1:]) if request.param.endswith("view") else dataset
+
+
+def test_buffer_transform_and_checkpoint_have_the_same_numbers_and_give_the_same_bits(dataset, tmp_path) -> None:
+    transform = dataset.normalization("observation")
+    buffer = dataset.as_replay_buffer(normalize=True)
+    mean, scale = buffer.storage.window.normalize["observation"]
+    overrides = ["train.num_steps=2", "train.batch_size=8", "network.hidden_sizes=[4]", "progress=false"]
+    config = make_config("iql", overrides=overrides)
+    train_on_buffer(buffer, config, env_name="ToyPoint-v0", output_dir=tmp_path)
+    normalizer = load_policy(tmp_path).module[0]
+
+    assert (
+        mean.tolist() == transform.loc.tolist() == normalizer.mean.tolist() == dataset.statistics["observation"]["mean"]
+    )
+    assert scale.tolist() == transform.scale.tolist() == normalizer.std.tolist()
+    assert {mean.dtype, transform.loc.dtype, normalizer.mean.dtype} == {torch.float64}
+
+    raw, served = dataset.as_tensordict(), buffer[:]
+    transformed = transform(raw.clone())
+    for key in ("observation", ("next", "observation")):
+        assert served[key].contiguous().numpy().tobytes() == transformed[key].contiguous().numpy().tobytes()
+        assert served[key].float().equal(normalizer(raw[key]))
+        assert served[key].abs().max() <= CLIP
+
+
+def test_training_learns_from_what_the_replay_buffer_serves(collected, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("RLHIVE_DATASETS_PATH", str(collected))
+    dataset = RoboHiveDataset("toy_point", split="expert")
+    overrides = ["train.num_steps=3", "train.batch_size=16", "network.hidden_sizes=[4]"]
+    buffer = dataset.as_replay_buffer(16, normalize=True, seed=5)
+    batches = []
+    update = BehaviorCloning.update
+
+    def keep_batch(self, batch):
+        batches.append(batch.clone())
+        return update(self, batch)
+
+    monkeypatch.setattr(BehaviorCloning, "update", keep_batch)
+    result = train("bc", "toy_point", seed=5, overrides=overrides, output_dir=tmp_path, progress=False)
+
+    for batch in batches:
+        expected = buffer.sample()
+        assert batch["observation"].equal(expected["observation"].float())
+        assert batch["action"].equal(expected["action"].float())
+    assert len(batches) == 3
+    normalizer = load_policy(result.checkpoint).module[0]
+    assert normalizer.mean.tolist() == dataset.normalization("observation").loc.tolist()
+
+
+def test_float32_is_normalised_in_float64_and_rounded_once(tmp_path) -> None:
+    rows = torch.tensor([[1e5 + 0.5], [1e5 + 1.0], [1e5 + 2.0]])
+    transitions = collect_buffer("expert", num_episodes=1)[:3]
+    transitions["observation"] = rows
+    transitions["next", "observation"] = torch.cat([rows[1:], rows[:1]])
+    transitions["next", "truncated"][-1] = transitions["next", "done"][-1] = True
+    dataset = RoboHiveDataset(export(as_buffer(transitions), "my/far", license="mit", store=tmp_path))
+
+    served = dataset.as_tensordict(normalize=True)["observation"]
+    transformed = dataset.normalization("observation")(dataset.as_tensordict())["observation"]
+    exact = rows.double().numpy()
+    expected = ((exact - exact.mean()) / exact.std()).astype(np.float32)
+    assert served.dtype == transformed.dtype == torch.float32
+    np.testing.assert_allclose(served.numpy(), expected, rtol=1e-6)  # float32 would be off by 1e-3
+    assert served.equal(transformed)
+
+
+def test_own_numbers_follow_the_same_rule(collected) -> None:
+    dataset = RoboHiveDataset("toy_point", split="random", store=collected)
+    mean, std = torch.tensor([0.25, 0.5], dtype=torch.float64), torch.tensor([0.01, 0.0], dtype=torch.float64)
+    raw = dataset.as_tensordict()["observation"]
+    served = dataset.as_tensordict(normalize={("observation",): (mean, std)})["observation"]
+    expected = ((raw - mean) / torch.tensor([0.01, 1.0], dtype=torch.float64)).clamp(-10, 10)
+    assert served.equal(expected)
+    assert served.abs().max() == CLIP

@@ -1,4 +1,4 @@
-"""Policies on disk: checkpoints that are written whole, loaded without pickle, and refused where they do not fit."""
+"""Policies on disk: the networks that are saved, and checkpoints that are written whole and loaded without pickle."""
 
 from typing import TYPE_CHECKING
 
@@ -10,11 +10,13 @@ if TYPE_CHECKING:
         CHECKPOINT_FILE as CHECKPOINT_FILE,
         check_writable as check_writable,
         load_policy as load_policy,
+        read_checkpoint as read_checkpoint,
+        save_checkpoint as save_checkpoint,
+    )
+    from rlhive.policies._networks import (
         make_actor as make_actor,
         make_deployed_policy as make_deployed_policy,
         make_mlp as make_mlp,
-        read_checkpoint as read_checkpoint,
-        save_checkpoint as save_checkpoint,
     )
 else:
     __getattr__, __dir__, __all__ = attach(__name__, __file__)

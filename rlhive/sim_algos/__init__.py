@@ -1,4 +1,4 @@
-"""Algorithms, offline and online: one file each, one entry point, ``rlhive/sim_algos/run.py``."""
+"""Training: offline and online algorithms, one file each, and their entry point ``rlhive/sim_algos/run.py``."""
 
 from typing import TYPE_CHECKING
 

@@ -13,18 +13,18 @@ CONF_DIR = Path(__file__).parent / "conf"
 
 
 def make_config(model: str, dataset: str | None = None, *, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Return what ``+model=… +dataset=… overrides…`` means.
+    """Return the configuration of the command line ``+model=… +dataset=… overrides…``.
 
     Args:
-        model: A file of conf/model: "bc", "iql" or "sac".
-        dataset: Dataset name, or folder of a version; None for none, which "sac" can do without.
-        overrides: In Hydra's grammar, as on the command line: ``["train.num_steps=2000", "split=expert+medium"]``.
+        model: Name of a file in conf/model: "bc", "iql" or "sac".
+        dataset: Dataset name or folder of a version; None for none, which only "sac" accepts.
+        overrides: Overrides in Hydra's grammar: ``["train.num_steps=2000", "split=expert+medium"]``.
 
     Returns:
         Plain nested dicts.
 
     Raises:
-        ValueError: No such model, or an override that the configuration does not know.
+        ValueError: No such model, or an override of an unknown entry.
         MissingExtra: Hydra is not installed.
 
     Example:
@@ -34,7 +34,7 @@ def make_config(model: str, dataset: str | None = None, *, overrides: Sequence[s
     try:
         from hydra import compose, initialize_config_dir
         from hydra.errors import HydraException
-        from omegaconf import OmegaConf, open_dict
+        from omegaconf import DictConfig, open_dict
         from omegaconf.errors import OmegaConfBaseException
     except ImportError as error:
         msg = "Training needs Hydra: expected hydra-core 1.3, got none. Install it: pip install 'rlhive[train]'"
@@ -45,10 +45,21 @@ def make_config(model: str, dataset: str | None = None, *, overrides: Sequence[s
         raise ValueError(msg)
     try:
         with initialize_config_dir(str(CONF_DIR), version_base="1.3", job_name="rlhive"):
-            composed = compose("config", [f"+model={model}", *overrides])
+            composed: DictConfig = compose("config", [f"+model={model}", *overrides])
         with open_dict(composed):  # not as an override: a path would have to be quoted in Hydra's grammar
             composed.dataset = dataset
-        return OmegaConf.to_container(composed, resolve=True)
+        return to_plain_dict(composed)
     except (HydraException, OmegaConfBaseException) as error:
         msg = f"Configuration of {model!r} with {list(overrides)}: {error}. See {CONF_DIR.name}/model/{model}.yaml."
         raise ValueError(msg) from error
+
+
+def to_plain_dict(config: Any) -> dict[str, Any]:
+    """Return a Hydra configuration as nested dicts, its interpolations resolved."""
+    from omegaconf import OmegaConf
+
+    plain = OmegaConf.to_container(config, resolve=True)
+    if not isinstance(plain, dict):
+        msg = f"Configuration: expected a mapping, got {type(plain).__name__}"
+        raise TypeError(msg)
+    return {str(name): value for name, value in plain.items()}

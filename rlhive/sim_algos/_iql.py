@@ -1,4 +1,4 @@
-"""Implicit Q-learning: improve on the data without ever asking for the value of an action that is not in them.
+"""Implicit Q-learning: improve on the data without evaluating an action that the data do not hold.
 
 Kostrikov, Nair and Levine, "Offline Reinforcement Learning with Implicit Q-Learning", ICLR 2022.
 """
@@ -13,31 +13,33 @@ from torchrl.objectives import IQLLoss, SoftUpdate
 from rlhive import keys
 from rlhive.policies import make_actor
 from rlhive.sim_algos._networks import make_critics, make_stochastic_actor
-from rlhive.sim_algos._preprocessing import TRANSITION, Statistics, reward_scale_of
+from rlhive.sim_algos._preprocessing import TRANSITION_KEYS, TrainingStatistics, compute_reward_scale
 
 
 class ImplicitQLearning:
-    """The learner: an actor, two Q functions with their targets, a value function, losses and optimizer.
+    """Actor, two Q functions with their targets, value function, losses and optimizer of IQL.
 
     The targets bootstrap through a truncation and stop at a termination: TorchRL's loss reads
     ``("next", "terminated")``, not ``("next", "done")``.
 
     Args:
         config: Sections ``train``, ``optim``, ``network`` and ``loss`` of conf/model/iql.yaml.
-        statistics: Of the data; its ``reward_std`` divides rewards unless ``loss.reward_scale`` is set.
-        device: Where it learns.
+        statistics: Statistics of the data; ``reward_std`` divides the rewards unless ``loss.reward_scale`` is set.
+        device: Device of the networks.
 
     Attributes:
-        actor: From normalised observations to mean actions; what is deployed.
+        actor: Deployed network, from normalised observations to mean actions.
     """
 
-    #: What a batch must hold.
-    in_keys = TRANSITION
+    #: Keys of a batch that :meth:`update` reads.
+    in_keys = TRANSITION_KEYS
 
-    def __init__(self, config: Mapping[str, Any], statistics: Statistics, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, config: Mapping[str, Any], statistics: TrainingStatistics, device: torch.device | str = "cpu"
+    ) -> None:
         sizes = statistics.observation_dim, statistics.action_dim
         settings = config["loss"]
-        self.reward_scale = reward_scale_of(settings["reward_scale"], statistics.reward_std)
+        self.reward_scale = compute_reward_scale(settings["reward_scale"], statistics.reward_std)
         self.actor = make_actor(*sizes, config["network"]).to(device)
         qvalue, value = make_critics(*sizes, config["network"])
         self.loss = IQLLoss(
@@ -50,21 +52,33 @@ class ImplicitQLearning:
         )
         self.loss.make_value_estimator(gamma=settings["gamma"])
         self.targets = SoftUpdate(self.loss, tau=settings["tau"])
-        self.optimizer, self.schedule = self._make_optimizer(config["optim"], config["train"]["num_steps"])
+        self.optimizer = self._make_optimizer(config["optim"])
+        # The critics slow down as well, so that the advantages that weight the actor's last steps hold still.
+        self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, config["train"]["num_steps"])
+
+    def losses(self, batch: TensorDictBase) -> TensorDictBase:
+        """Return the three losses of IQL, scalars.
+
+        - ``loss_value``: expectile regression of V(s) on the lower of the two target Q functions.
+        - ``loss_qvalue``: squared error of both Q functions to r + gamma · (1 - terminated) · V(s').
+        - ``loss_actor``: negative log-likelihood of the action, weighted by exp(temperature · advantage), at most 100.
+        """
+        batch[keys.NEXT_REWARD] = batch[keys.NEXT_REWARD] * self.reward_scale
+        return self.loss(batch).select("loss_actor", "loss_qvalue", "loss_value")
 
     def update(self, batch: TensorDictBase) -> dict[str, torch.Tensor]:
         """Take one gradient step on all networks, then move the targets.
 
         Args:
-            batch: ``observation`` and ``("next", "observation")`` normalised, ``action``, ``("next", "reward")``,
-                all float32; ``("next", "terminated" | "done")`` bool; batch size ``[N]``.
+            batch: ``observation`` and ``("next", "observation")`` (normalised), ``action`` and ``("next", "reward")``,
+                float32; ``("next", "terminated" | "done")``, bool; batch size ``[N]``.
 
         Returns:
             ``loss`` (the sum), ``loss_actor``, ``loss_qvalue`` and ``loss_value``, detached.
         """
-        batch[keys.NEXT_REWARD] = batch[keys.NEXT_REWARD] * self.reward_scale
-        losses = self.loss(batch).select("loss_actor", "loss_qvalue", "loss_value")
-        total = sum(losses.values())  # no network is in two of them, so one step serves all three
+        losses = self.losses(batch)
+        # Each network is in one of the losses, so one step serves all three.
+        total = losses["loss_actor"] + losses["loss_qvalue"] + losses["loss_value"]
         self.optimizer.zero_grad()
         total.backward()
         self.optimizer.step()
@@ -72,9 +86,7 @@ class ImplicitQLearning:
         self.targets.step()
         return {"loss": total.detach(), **{name: loss.detach() for name, loss in losses.items()}}
 
-    def _make_optimizer(
-        self, optim: Mapping[str, Any], num_steps: int
-    ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.CosineAnnealingLR]:
+    def _make_optimizer(self, optim: Mapping[str, Any]) -> torch.optim.Optimizer:
         actor = list(self.loss.actor_network_params.values(True, True))
         critics = [
             parameter
@@ -82,7 +94,4 @@ class ImplicitQLearning:
             for parameter in parameters.values(True, True)
         ]
         groups = [{"params": actor, "lr": optim["actor_lr"]}, {"params": critics, "lr": optim["critic_lr"]}]
-        optimizer = torch.optim.AdamW(groups, weight_decay=optim["weight_decay"], fused=True)
-
-        # The critics slow down as well: the actor's last steps are then weighted by advantages that hold still.
-        return optimizer, torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, num_steps)
+        return torch.optim.AdamW(groups, weight_decay=optim["weight_decay"], fused=True)

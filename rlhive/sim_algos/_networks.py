@@ -1,4 +1,4 @@
-"""The small networks of the algorithms; the actor's trunk is in :mod:`rlhive.policies`, which saves it."""
+"""Critics and stochastic actors; :mod:`rlhive.policies` has the deployed actor that checkpoints save."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,11 +16,11 @@ _LOG_SCALE_RANGE = (-5.0, 2.0)
 
 
 class ActionDistribution(Independent):
-    """Laplace distribution of an action, its dimensions independent.
+    """Laplace distribution of an action with independent dimensions.
 
-    Its negative log-likelihood is an absolute error; the Gaussian of IQL's authors gives a squared one, with which
-    2,500 steps solved 6 % of 100 kitchen episodes instead of 42 %. A minority of bad actions, as in mixed data, pulls
-    a mean but no median. A tanh-normal was no choice: an action on the bound has an unbounded log-density there.
+    The negative log-likelihood is an absolute error. The Gaussian of IQL's authors gives a squared error, with which
+    2,500 steps solved 6 % of 100 kitchen episodes instead of 42 %: the bad actions of mixed data pull the mean but not
+    the median. A tanh-normal distribution is unsuitable, since its log-density is unbounded for actions on the bound.
 
     Args:
         loc: Median, shape ``[..., action]``.
@@ -32,19 +32,19 @@ class ActionDistribution(Independent):
 
     @property
     def deterministic_sample(self) -> torch.Tensor:
-        """The median, which is what is deployed."""
+        """The median, which is the deployed action."""
         return self.base_dist.loc
 
 
 class DistributionHead(nn.Module):
-    """Give an actor's action a scale, learned from the observation by a network of its own.
+    """Add a scale to an actor's action, computed from the observation by a second network.
 
-    Where the data hold random actions the scale grows, and with it shrinks the weight of their errors: the actor
-    spends its capacity on the states where there is something to imitate.
+    The scale grows in states where the data hold random actions, which weights their errors less: the actor spends its
+    capacity on the states with a behaviour to imitate.
 
     Args:
-        actor: From observations to actions; it is deployed alone.
-        scale: From observations to log-scales.
+        actor: Network from observations to actions; deployed without the scale.
+        scale: Network from observations to logarithms of scales.
     """
 
     def __init__(self, actor: nn.Module, scale: nn.Module) -> None:
@@ -53,15 +53,15 @@ class DistributionHead(nn.Module):
         self.scale = scale
 
     def forward(self, observation: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return location and scale, each of the actions' shape."""
+        """Return location and scale, each in the shape of the actions."""
         return self.actor(observation), self.scale(observation).clamp(*_LOG_SCALE_RANGE).exp()
 
 
 def make_stochastic_actor(
     actor: nn.Module, observation_dim: int, action_dim: int, network: Mapping[str, Any]
 ) -> ProbabilisticActor:
-    """Wrap an actor, whose output went through a tanh, in an :class:`ActionDistribution` around it."""
-    scale = make_mlp(observation_dim, action_dim, _plain(network, "scale_hidden_sizes"))
+    """Wrap an actor in an :class:`ActionDistribution` whose median is the actor's action."""
+    scale = make_mlp(observation_dim, action_dim, _without_dropout(network, "scale_hidden_sizes"))
     head = TensorDictModule(DistributionHead(actor, scale), in_keys=[keys.OBSERVATION], out_keys=["loc", "scale"])
     return ProbabilisticActor(
         head, in_keys=["loc", "scale"], out_keys=[keys.ACTION], distribution_class=ActionDistribution
@@ -71,11 +71,11 @@ def make_stochastic_actor(
 def make_tanh_normal_actor(
     actor: nn.Sequential, observation_dim: int, action_dim: int, network: Mapping[str, Any]
 ) -> ProbabilisticActor:
-    """Wrap an actor, a perceptron and a tanh, in the tanh-normal distribution whose mode its action is.
+    """Wrap an actor (a perceptron and a tanh) in a tanh-normal distribution whose mode is the actor's action.
 
-    Unlike what offline data hold, the actions that such a policy takes itself never lie on the bound.
+    A policy that samples its own actions may use it: they never lie on the bound, as actions in offline data do.
     """
-    scale = make_mlp(observation_dim, action_dim, _plain(network, "scale_hidden_sizes"))
+    scale = make_mlp(observation_dim, action_dim, _without_dropout(network, "scale_hidden_sizes"))
     head = TensorDictModule(DistributionHead(actor[0], scale), in_keys=[keys.OBSERVATION], out_keys=["loc", "scale"])
     return ProbabilisticActor(head, in_keys=["loc", "scale"], out_keys=[keys.ACTION], distribution_class=TanhNormal)
 
@@ -83,16 +83,17 @@ def make_tanh_normal_actor(
 def make_critics(
     observation_dim: int, action_dim: int, network: Mapping[str, Any]
 ) -> tuple[ValueOperator, ValueOperator]:
-    """Build Q(observation, action) and V(observation); they have no dropout, whose noise would be bootstrapped."""
-    plain = _plain(network, "critic_hidden_sizes")
+    """Build Q(observation, action) and V(observation), without dropout, whose noise the targets would bootstrap."""
+    critic = _without_dropout(network, "critic_hidden_sizes")
     qvalue = ValueOperator(
-        make_mlp(observation_dim + action_dim, 1, plain),
+        make_mlp(observation_dim + action_dim, 1, critic),
         in_keys=[keys.OBSERVATION, keys.ACTION],
         out_keys=["state_action_value"],
     )
-    value = ValueOperator(make_mlp(observation_dim, 1, plain), in_keys=[keys.OBSERVATION])
+    value = ValueOperator(make_mlp(observation_dim, 1, critic), in_keys=[keys.OBSERVATION])
     return qvalue, value
 
 
-def _plain(network: Mapping[str, Any], sizes: str) -> dict[str, Any]:
-    return {**network, "hidden_sizes": network[sizes], "dropout": 0.0}
+def _without_dropout(network: Mapping[str, Any], sizes_key: str) -> dict[str, Any]:
+    """Return the section ``network`` with other hidden sizes and no dropout."""
+    return {**network, "hidden_sizes": network[sizes_key], "dropout": 0.0}

@@ -1,9 +1,11 @@
-"""The loop of the algorithms that learn online: act for an episode, remember it, take gradient steps, again.
+"""Online training: collect an episode, add it to the buffer, take gradient steps, repeat.
+
+::
 
     random episodes, or a dataset ─► replay buffer ◄─ episodes of the policy, with exploration
-                                          └─► batches ─► learner ─► policy
+                                          └─► batches ─► algorithm ─► policy
 
-The buffer is TorchRL's on a LazyMemmapStorage: what does not fit into memory lies on disk.
+The buffer is TorchRL's over a LazyMemmapStorage, which keeps on disk what does not fit into memory.
 """
 
 import itertools
@@ -25,23 +27,23 @@ from rlhive.envs import EXPLORATION_SEED, make_env
 from rlhive.errors import InvalidSetting, SimulationDiverged
 from rlhive.policies import Normalizer
 from rlhive.rollouts import Rollout, try_rollout
-from rlhive.sim_algos._preprocessing import TRANSITION, Preparation, measure
+from rlhive.sim_algos._preprocessing import TRANSITION_KEYS, compute_training_statistics
 from rlhive.sim_algos._sac import SoftActorCritic
-from rlhive.sim_algos._trainer import Callback, Course, TrainResult, seeded, source_of
+from rlhive.sim_algos._trainer import Callback, Trainer, TrainResult, describe_training_data, seeded_torch
 
 if TYPE_CHECKING:
     from rlhive.dataset import RoboHiveDataset
 
-ALGORITHMS = {"sac": SoftActorCritic}
+ONLINE_ALGORITHMS = {"sac": SoftActorCritic}
 
-#: Where neither an environment nor a dataset is named.
+#: Environment if neither an environment nor a dataset is named.
 DEFAULT_ENV = "reach"
 
-#: What goes into the buffer of an episode: what is learned from, and all ends, as a dataset has them.
-_KEPT = (*TRANSITION, keys.NEXT_TRUNCATED, *keys.END_FLAGS)
+#: Keys of an episode that the buffer stores: those that are learned from, and all end flags, as in a dataset.
+_STORED_KEYS = (*TRANSITION_KEYS, keys.NEXT_TRUNCATED, *keys.END_FLAGS)
 
-#: So many diverged episodes in a row are no accident.
-_PATIENCE = 20
+#: Number of diverged episodes in a row that ends the training.
+_MAX_DIVERGED = 20
 
 
 def train_online(
@@ -53,13 +55,13 @@ def train_online(
 ) -> TrainResult:
     """Train in an environment; :func:`rlhive.sim_algos.train` checks and composes the arguments.
 
-    Deterministic for a seed on one machine. Episode ``i`` has a seed of its own, which no recipe and no evaluation
-    uses; one whose simulation diverges is left out.
+    Training is deterministic for a seed on one machine. Episode ``i`` has its own seed, which no recipe and no
+    evaluation uses; an episode whose simulation diverges is left out.
 
     Args:
-        config: What :func:`rlhive.sim_algos.make_config` returned.
-        dataset: Its transitions are there before the first episode, in place of random ones; None for none.
-        output_dir: Where the checkpoint goes.
+        config: Result of :func:`rlhive.sim_algos.make_config`.
+        dataset: Dataset whose transitions fill the buffer at the start, instead of random episodes; None for none.
+        output_dir: Folder of the checkpoint.
         callback: See :func:`rlhive.sim_algos.train`.
 
     Returns:
@@ -67,126 +69,161 @@ def train_online(
 
     Raises:
         EnvNotFound: No such environment. SchemaMismatch: Its transitions are not those of the dataset.
-        InvalidSetting: A buffer too small to learn from.
-        SimulationDiverged: Many episodes in a row did.
+        InvalidSetting: The buffer is smaller than a batch.
+        SimulationDiverged: Many episodes in a row diverged.
         TrainingDiverged: A loss became NaN or infinite.
     """
-    env = make_env(config["env"] or (dataset and (dataset.task_name or dataset.env_name)) or DEFAULT_ENV)
+    env = make_env(config["env"] or _default_env(dataset))
     try:
-        with seeded(config["seed"], config["num_threads"]):
-            return _train(config, dataset, env, output_dir, callback)
+        with seeded_torch(config["seed"], config["num_threads"]):
+            return _train_in_env(env, config, dataset, output_dir=output_dir, callback=callback)
     finally:
         env.close()
 
 
-def _train(
+def _default_env(dataset: "RoboHiveDataset | None") -> str:
+    if dataset is None:
+        return DEFAULT_ENV
+    return dataset.task_name or dataset.env_name or DEFAULT_ENV
+
+
+def _train_in_env(
+    env: EnvBase,
     config: Mapping[str, Any],
     dataset: "RoboHiveDataset | None",
-    env: EnvBase,
+    *,
     output_dir: str | Path,
     callback: Callback | None,
 ) -> TrainResult:
-    algorithm, device = ALGORITHMS[config["algorithm"]], torch.device(config["device"])
-    run = _Run(env, config)
+    collector = EpisodeCollector(env, config)
     if dataset is None:
-        run.collect_random(config["collect"]["init_random_frames"])
+        collector.collect_random(config["collect"]["init_random_frames"])
     else:
-        run.start_from(dataset)
-    statistics = measure(run.buffer, algorithm.in_keys)
-    learner = algorithm(config, statistics, device)
-    with Course(config, statistics, learner, env_name=env.env_name, callback=callback) as course:
-        prepare = Preparation(course.normalizer, learner.in_keys, device)
-        policy = run.exploring(course.normalizer, learner.policy)
-        while not course.is_over:
-            episode = run.collect(policy)
-            course.saw(_outcome(episode))
-            for _ in range(run.num_updates(len(episode.transitions))):
-                if not course.is_over:
-                    course.took(learner.update(prepare(run.buffer.sample(config["train"]["batch_size"]))))
-    return course.leave(output_dir, source=run.source, num_transitions=run.num_frames)
+        collector.add_dataset(dataset)
+    algorithm_class = ONLINE_ALGORITHMS[config["algorithm"]]
+    statistics = compute_training_statistics(collector.buffer, algorithm_class.in_keys)
+    algorithm = algorithm_class(config, statistics, torch.device(config["device"]))
+    with Trainer(algorithm, statistics, config, env_name=env.env_name, callback=callback) as trainer:
+        policy = collector.make_exploration_policy(trainer.normalizer, algorithm.policy)
+        while not trainer.is_finished:
+            episode = collector.collect(policy)
+            trainer.log(_episode_metrics(episode))
+            for _ in range(collector.count_updates(len(episode.transitions))):
+                if not trainer.is_finished:
+                    trainer.update(collector.buffer.sample(config["train"]["batch_size"]))
+    return trainer.save(output_dir, source=collector.source, num_transitions=collector.num_frames)
 
 
-class _Run:
-    """An environment, the buffer that its episodes fill, and what was collected so far."""
+class EpisodeCollector:
+    """Run episodes in an environment and add them to a replay buffer.
+
+    Args:
+        env: Environment; it stays open.
+        config: Sections ``collect``, ``train`` and ``exploration``, and ``seed``.
+
+    Attributes:
+        buffer: Replay buffer of all transitions.
+        num_frames: Number of transitions collected so far.
+        source: Entries of ``checkpoint.json`` about the data.
+    """
 
     def __init__(self, env: EnvBase, config: Mapping[str, Any]) -> None:
-        self._env, self._config, self._settings = env, config, config["collect"]
+        self._env = env
+        self._settings = config["collect"]
+        self._exploration_config = config["exploration"]
         self._seeds = itertools.count(EXPLORATION_SEED + 100_000 * config["seed"])
-        self._owed = 0.0
-        self._exploration: Any = None
+        self._pending_updates = 0.0
+        self._noise: Any = None
         self.num_frames = 0
         self.source: dict[str, Any] = {"collected": True}
-        capacity = self._settings["buffer_size"]
-        if capacity < config["train"]["batch_size"]:
-            msg = (
-                f"collect.buffer_size: expected room for a batch of {config['train']['batch_size']} transitions, got "
-                f"{capacity}. Ask for more."
-            )
+        capacity, batch_size = self._settings["buffer_size"], config["train"]["batch_size"]
+        if capacity < batch_size:
+            msg = f"collect.buffer_size: expected room for a batch of {batch_size} transitions, got {capacity}"
             raise InvalidSetting(msg)
         self.buffer = TensorDictReplayBuffer(storage=LazyMemmapStorage(capacity))
 
-    def start_from(self, dataset: "RoboHiveDataset") -> None:
-        """Put a dataset's transitions into the buffer; what is collected goes on behind them."""
+    def add_dataset(self, dataset: "RoboHiveDataset") -> None:
+        """Start the buffer with a dataset's transitions; collected episodes follow them."""
         storage = dataset.as_storage(keys=[keys.OBSERVATION, keys.ACTION, keys.NEXT_REWARD])
         self.buffer = extend(storage, max(self._settings["buffer_size"], len(storage)))
-        self.source |= source_of(dataset)
+        self.source |= describe_training_data(dataset)
 
     def collect_random(self, num_frames: int) -> None:
-        """Collect whole episodes of uniform actions, that many transitions at least."""
+        """Collect whole episodes of uniform actions until there are at least so many transitions."""
         policy = RandomPolicy(self._env.action_spec)
         while self.num_frames < max(1, num_frames):
             self.collect(policy)
 
     def collect(self, policy: Callable[[TensorDictBase], TensorDictBase]) -> Rollout:
-        """Run the next episode into the buffer.
+        """Run the next episode and add it to the buffer.
 
         Raises:
-            SimulationDiverged: So did many in a row.
+            SimulationDiverged: Many episodes in a row diverged.
         """
-        for _ in range(_PATIENCE):
+        episode = self._run_episode(policy)
+        self.num_frames += len(episode.transitions)
+        self.buffer.extend(episode.transitions.select(*_STORED_KEYS))
+        if self._noise is not None:
+            self._noise.step(len(episode.transitions))
+        return episode
+
+    def _run_episode(self, policy: Callable[[TensorDictBase], TensorDictBase]) -> Rollout:
+        """Return the first of the next episodes whose simulation does not diverge."""
+        num_diverged = 0
+        while True:
             with set_exploration_type(ExplorationType.RANDOM):
                 episode = try_rollout(self._env, policy, seed=next(self._seeds))
             if isinstance(episode, Rollout):
-                break
-        else:
-            raise SimulationDiverged(episode.reason, episode.step)
-        self.num_frames += len(episode.transitions)
-        self.buffer.extend(episode.transitions.select(*_KEPT))
-        if self._exploration is not None:
-            self._exploration.step(len(episode.transitions))
-        return episode
+                return episode
+            num_diverged += 1
+            if num_diverged == _MAX_DIVERGED:
+                raise SimulationDiverged(episode.reason, episode.step)
 
-    def num_updates(self, num_frames: int) -> int:
-        """Return how many gradient steps so many new transitions call for; fractions are carried over."""
-        self._owed += num_frames * self._settings["updates_per_frame"]
-        due = int(self._owed)
-        self._owed -= due
-        return due
+    def count_updates(self, num_frames: int) -> int:
+        """Return the number of gradient steps due for new transitions; fractions are carried over."""
+        self._pending_updates += num_frames * self._settings["updates_per_frame"]
+        num_updates = int(self._pending_updates)
+        self._pending_updates -= num_updates
+        return num_updates
 
-    def exploring(self, normalizer: Normalizer, policy: TensorDictModuleBase) -> "_Acting":
-        """Return the policy that collects from now on: with noise, if the configuration says so."""
-        chosen = self._config["exploration"]
-        if chosen is not None:
-            noise = {name: value for name, value in chosen.items() if name != "name"}
-            self._exploration = AdditiveGaussianModule(self._env.action_spec, **noise)
-        return _Acting(normalizer, policy, self._exploration)
+    def make_exploration_policy(self, normalizer: Normalizer, policy: TensorDictModuleBase) -> "ExplorationPolicy":
+        """Return the collecting policy, with noise on its actions if the configuration has a section ``exploration``.
+
+        The noise decreases with the transitions that :meth:`collect` adds from now on.
+        """
+        if self._exploration_config is not None:
+            noise = {name: value for name, value in self._exploration_config.items() if name != "name"}
+            self._noise = AdditiveGaussianModule(self._env.action_spec, **noise)
+        return ExplorationPolicy(normalizer, policy, self._noise)
 
 
-class _Acting:
-    """A policy of normalised observations in an environment that gives them as they are, which stay so."""
+class ExplorationPolicy:
+    """Normalise the observation, sample an action, add noise; the stored observation stays as it is.
+
+    Args:
+        normalizer: Normalises the observations of the environment.
+        policy: Policy of normalised observations.
+        noise: Module that adds noise to the action; None for none.
+    """
 
     def __init__(
-        self, normalizer: Normalizer, policy: TensorDictModuleBase, exploration: AdditiveGaussianModule | None
+        self, normalizer: Normalizer, policy: TensorDictModuleBase, noise: AdditiveGaussianModule | None
     ) -> None:
-        self._normalizer, self._policy, self._exploration = normalizer, policy, exploration
+        self._normalizer = normalizer
+        self._policy = policy
+        self._noise = noise
 
     def __call__(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Write ``action`` into the TensorDict and return it."""
         observation = self._normalizer(tensordict[keys.OBSERVATION].to(self._normalizer.mean.device))
-        acted = self._policy(TensorDict({keys.OBSERVATION: observation}, batch_size=tensordict.batch_size))
-        tensordict[keys.ACTION] = acted[keys.ACTION].to(tensordict.device)
-        return tensordict if self._exploration is None else self._exploration(tensordict)
+        output = self._policy(TensorDict({keys.OBSERVATION: observation}, batch_size=tensordict.batch_size))
+        tensordict[keys.ACTION] = output[keys.ACTION].to(tensordict.device)
+        return tensordict if self._noise is None else self._noise(tensordict)
 
 
-def _outcome(episode: Rollout) -> dict[str, float]:
-    solved = {} if episode.success is None else {"success_rate": float(episode.success)}
-    return {"return": episode.episode_return, **solved}
+def _episode_metrics(episode: Rollout) -> dict[str, float]:
+    """Return ``return``, and ``success_rate`` if the environment says whether the task was solved."""
+    metrics = {"return": episode.episode_return}
+    if episode.success is not None:
+        metrics["success_rate"] = float(episode.success)
+    return metrics

@@ -1,44 +1,51 @@
-"""What a learner is given: the statistics of a replay buffer, and batches that are normalised by them."""
+"""Preprocessing: statistics of a replay buffer, and sampled batches in the form that an algorithm learns from."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from tensordict import TensorDictBase
 from torchrl.data import ReplayBuffer
+from torchrl.data.replay_buffers.storages import Storage
 
 from rlhive import keys
+from rlhive.data import MAX_ELEMENTS, ColumnStatistics
+from rlhive.data.replay import PackedStorage
 from rlhive.errors import SchemaMismatch
 from rlhive.policies import Normalizer
 
-#: What a batch must hold for an algorithm that learns values.
-TRANSITION = (
+_NEXT_OBSERVATION = (keys.NEXT, keys.OBSERVATION)
+
+#: Keys of a batch for an algorithm that learns values.
+TRANSITION_KEYS = (
     keys.OBSERVATION,
     keys.ACTION,
-    (keys.NEXT, keys.OBSERVATION),
+    _NEXT_OBSERVATION,
     keys.NEXT_REWARD,
     keys.NEXT_TERMINATED,
     keys.NEXT_DONE,
 )
 
-_CHUNK = 65_536  # rows read at once for the statistics: 40 MB of kitchen observations
+_CHUNK_ROWS = 65_536  # 40 MB of kitchen observations
 
 
 @dataclass(frozen=True)
-class Statistics:
-    """What a learner needs to know beforehand, over all transitions of a buffer.
+class TrainingStatistics:
+    """Statistics over all transitions of a buffer, for building networks and normalising batches.
 
     Attributes:
-        mean: Of the observations, float64 ``[observation_dim]``.
-        std: Of the observations, float64 ``[observation_dim]``; 0 where they do not vary.
-        reward_std: Of the rewards; 0 without any.
+        mean: Mean of the observations, float64 ``[observation_dim]``.
+        std: Standard deviation of the observations, float64 ``[observation_dim]``; 0 where they do not vary.
+        reward_std: Standard deviation of the rewards; 0 if the algorithm reads no rewards.
         action_dim: Size of an action.
+        is_normalized: Whether the buffer normalises observations itself, by ``mean`` and ``std``.
     """
 
     mean: torch.Tensor
     std: torch.Tensor
     reward_std: float
     action_dim: int
+    is_normalized: bool = False
 
     @property
     def observation_dim(self) -> int:
@@ -46,58 +53,126 @@ class Statistics:
         return len(self.mean)
 
 
-def measure(buffer: ReplayBuffer, in_keys: Sequence[keys.NestedKey]) -> Statistics:
-    """Read the whole buffer once, check that it can be learned from, and return its statistics.
+def compute_training_statistics(buffer: ReplayBuffer, in_keys: Sequence[keys.NestedKey]) -> TrainingStatistics:
+    """Read a buffer once, check that it can be learned from, and return its statistics.
+
+    Mean and scale of a buffer with ``normalize=`` are those that it normalises by.
+
+    Args:
+        buffer: Transitions; read in pieces.
+        in_keys: Keys of a batch that the algorithm reads.
 
     Raises:
-        SchemaMismatch: It is empty, lacks one of ``in_keys``, or holds NaN or infinite values.
+        SchemaMismatch: The buffer is empty, lacks one of ``in_keys``, or holds NaN or infinite values.
     """
     if len(buffer) == 0:
         msg = "The replay buffer is empty: expected at least one transition. Choose another split."
         raise SchemaMismatch(msg)
-    chunks = [buffer[start : start + _CHUNK] for start in range(0, len(buffer), _CHUNK)]
-    missing = [key for key in in_keys if key not in chunks[0].keys(True)]
-    if missing:
-        msg = f"The replay buffer's transitions lack {missing}: expected {list(in_keys)}. Choose another dataset."
+    observation_moments = _Moments()
+    reward_moments = _Moments()
+    action_dim = 0
+    for chunk in _iter_chunks(buffer):
+        _require_finite(chunk, in_keys)
+        observation_moments.add(chunk[keys.OBSERVATION])
+        if keys.NEXT_REWARD in in_keys:
+            reward_moments.add(chunk[keys.NEXT_REWARD])
+        action_dim = chunk[keys.ACTION].shape[-1]
+    mean, std = observation_moments.mean_and_std()
+    reward_std = float(reward_moments.mean_and_std()[1]) if keys.NEXT_REWARD in in_keys else 0.0
+    storage = buffer.storage
+    if not isinstance(storage, PackedStorage) or keys.OBSERVATION not in storage.window.normalize:
+        return TrainingStatistics(mean, std, reward_std, action_dim)
+    _require_finite_before_clipping(storage, in_keys)
+    mean, std = _served_normalization(storage, len(mean))
+    return TrainingStatistics(mean, std, reward_std, action_dim, is_normalized=True)
+
+
+def _iter_chunks(rows: ReplayBuffer | Storage) -> Iterator[TensorDictBase]:
+    """Yield all transitions in pieces of ``_CHUNK_ROWS``."""
+    for start in range(0, len(rows), _CHUNK_ROWS):
+        yield rows[start : start + _CHUNK_ROWS]
+
+
+def _require_finite(chunk: TensorDictBase, in_keys: Sequence[keys.NestedKey]) -> None:
+    """Raise SchemaMismatch if transitions lack a key or hold NaN or infinite values."""
+    missing_keys = [key for key in in_keys if key not in chunk.keys(True)]
+    if missing_keys:
+        msg = f"The replay buffer's transitions lack {missing_keys}: expected {list(in_keys)}"
         raise SchemaMismatch(msg)
     for key in in_keys:
-        if not all(bool(torch.isfinite(chunk[key]).all()) for chunk in chunks):
-            msg = f"The replay buffer's {key!r}: expected finite values, got NaN or infinity. Check the dataset."
+        if not torch.isfinite(chunk[key]).all():
+            msg = f"The replay buffer's {key!r}: expected finite values, got NaN or infinity. Run: rlhive check"
             raise SchemaMismatch(msg)
-    mean, std = _mean_and_std([chunk[keys.OBSERVATION] for chunk in chunks])
-    rewards = [chunk[keys.NEXT_REWARD] for chunk in chunks] if keys.NEXT_REWARD in in_keys else []
-    reward_std = float(_mean_and_std(rewards)[1]) if rewards else 0.0
-    return Statistics(mean, std, reward_std, action_dim=chunks[0][keys.ACTION].shape[-1])
 
 
-def _mean_and_std(chunks: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Two passes in float64: the one-pass formula loses the variance of a dimension far from zero."""
-    count = sum(len(chunk) for chunk in chunks)
-    mean = sum(chunk.to(torch.float64).sum(0) for chunk in chunks) / count
-    variance = sum((chunk.to(torch.float64) - mean).square().sum(0) for chunk in chunks) / count
-    return mean, variance.sqrt()
+def _require_finite_before_clipping(storage: PackedStorage, in_keys: Sequence[keys.NestedKey]) -> None:
+    """Raise SchemaMismatch if clipping hides an infinite observation of a buffer that normalises."""
+    observation_keys = [key for key in in_keys if key in (keys.OBSERVATION, _NEXT_OBSERVATION)]
+    raw = storage.variant(window=replace(storage.window, normalize={}))
+    for chunk in _iter_chunks(raw):
+        _require_finite(chunk, observation_keys)
 
 
-class Preparation:
-    """Turn a batch of the buffer into one of the learner: only its keys, normalised, in float32, on its device."""
+def _served_normalization(storage: PackedStorage, observation_dim: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return mean and scale of a storage that normalises, float64 ``[observation_dim]``, stacked frames included."""
+    num_frames = storage.window.frame_stack
+    mean, scale = (
+        tensor.to("cpu", torch.float64).expand(observation_dim // num_frames).repeat(num_frames)
+        for tensor in storage.window.normalize[keys.OBSERVATION]
+    )
+    return mean, scale
 
-    def __init__(self, normalizer: Normalizer, in_keys: Sequence[keys.NestedKey], device: torch.device) -> None:
-        self._normalizer, self._in_keys, self._device = normalizer, in_keys, device
+
+class _Moments:
+    """Mean and standard deviation of each element of a row; rows of any width."""
+
+    def __init__(self) -> None:
+        self._parts: list[ColumnStatistics] = []
+
+    def add(self, rows: torch.Tensor) -> None:
+        """Include rows ``[N, *shape]``."""
+        # Column statistics summarise rows wider than MAX_ELEMENTS per channel, so wide rows are added in parts.
+        parts = [part.numpy() for part in torch.split(rows.flatten(1).cpu(), MAX_ELEMENTS, dim=1)]
+        if not self._parts:
+            self._parts = [ColumnStatistics.from_rows(part, quantiles=False) for part in parts]
+            return
+        for statistics, part in zip(self._parts, parts, strict=True):
+            statistics.add(part)
+
+    def mean_and_std(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return mean and standard deviation, float64, one number per element."""
+        mean = torch.cat([torch.from_numpy(statistics.mean) for statistics in self._parts])
+        return mean, torch.cat([torch.from_numpy(statistics.std) for statistics in self._parts])
+
+
+class Preprocessor:
+    """Turn a batch of the buffer into a batch of an algorithm: its keys, normalised, in float32, on its device.
+
+    Args:
+        in_keys: Keys of a batch that the algorithm reads.
+        normalizer: Normalises the observations; None if the buffer does.
+        device: Device of the algorithm.
+    """
+
+    def __init__(self, in_keys: Sequence[keys.NestedKey], normalizer: Normalizer | None, device: torch.device) -> None:
+        self._in_keys = in_keys
+        self._normalizer = normalizer
+        self._device = device
 
     def __call__(self, batch: TensorDictBase) -> TensorDictBase:
-        """Return a new TensorDict; the batch, which may be a view of the dataset, is left as it was."""
+        """Return a new TensorDict; the batch, which may be a view of the dataset, stays as it is."""
         batch = batch.select(*self._in_keys).to(self._device)
         for key in self._in_keys:
             value = batch[key]
-            if key in (keys.OBSERVATION, (keys.NEXT, keys.OBSERVATION)):
+            if self._normalizer is not None and key in (keys.OBSERVATION, _NEXT_OBSERVATION):
                 batch[key] = self._normalizer(value)
             elif value.is_floating_point():
                 batch[key] = value.to(torch.float32)
         return batch
 
 
-def reward_scale_of(configured: float | None, reward_std: float) -> float:
-    """Return what rewards are multiplied by: as configured, else so that they have unit variance."""
+def compute_reward_scale(configured: float | None, reward_std: float) -> float:
+    """Return the factor of the rewards: the configured one, otherwise the one that gives them unit variance."""
     if configured is not None:
         return float(configured)
     return 1.0 / reward_std if reward_std > 0 else 1.0

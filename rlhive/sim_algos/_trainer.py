@@ -1,10 +1,9 @@
-"""The course of a training: its bar, its learning curve, the callback, and what it leaves behind."""
+"""Training-loop bookkeeping: progress bar, metrics, evaluation callback, checkpoint."""
 
 import contextlib
 import logging
-import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -18,40 +17,46 @@ from tqdm import tqdm
 
 from rlhive import keys
 from rlhive._provenance import git_state, installed_versions
-from rlhive.errors import TrainingDiverged
 from rlhive.policies import Normalizer, make_deployed_policy, save_checkpoint
-from rlhive.sim_algos._preprocessing import Statistics
+from rlhive.sim_algos._metrics import MetricLogger
+from rlhive.sim_algos._preprocessing import Preprocessor, TrainingStatistics
 
 if TYPE_CHECKING:
     from rlhive.dataset import RoboHiveDataset
 
 _LOG = logging.getLogger("rlhive")
 
-#: Called with (step, policy) while training; what it returns joins the learning curve.
+#: Function of the gradient step and the policy; the metrics that it returns join the learning curve.
 Callback = Callable[[int, TensorDictModule], Mapping[str, float] | None]
 
 
-class Learner(Protocol):
-    """What an algorithm is: an actor to be deployed, and a gradient step on a batch."""
+class Algorithm(Protocol):
+    """An algorithm: an actor to deploy, and a gradient step on a batch."""
 
-    actor: nn.Module
+    @property
+    def in_keys(self) -> Sequence[keys.NestedKey]:
+        """Keys of a batch that :meth:`update` reads."""
+
+    @property
+    def actor(self) -> nn.Module:
+        """Network from normalised observations to deployed actions."""
 
     def update(self, batch: TensorDictBase) -> dict[str, torch.Tensor]:
-        """Take one gradient step; return losses, among them ``loss``."""
+        """Take one gradient step; return its metrics, among them ``loss``."""
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a training left.
+    """Result of a training.
 
     Attributes:
         checkpoint: Folder for :func:`rlhive.policies.load_policy`.
         algorithm: "bc", "iql" or "sac".
-        curve: One dict per logged step: ``step`` (gradient steps done), ``seconds`` (since the first), ``loss`` and
-            the algorithm's other losses (means since the last row), ``return`` and ``success_rate`` of the episodes
-            that were collected since then, and what the callback returned.
+        curve: Learning curve, one dict per logged step: ``step`` (number of gradient steps), ``seconds`` (since the
+            first), means since the last row of ``loss``, of the algorithm's other losses and of ``return`` and
+            ``success_rate`` of the collected episodes, and the metrics of the callback.
         seconds: Wall time of the gradient steps, callbacks included.
-        samples_per_s: Transitions that went through a gradient step, per second of it.
+        samples_per_s: Number of transitions per second that went through a gradient step.
     """
 
     checkpoint: Path
@@ -61,50 +66,57 @@ class TrainResult:
     samples_per_s: float
 
 
-def source_of(dataset: "RoboHiveDataset") -> dict[str, Any]:
-    """Return what a checkpoint's record says of the dataset that was learned from."""
+def describe_training_data(dataset: "RoboHiveDataset") -> dict[str, Any]:
+    """Return the entries of ``checkpoint.json`` that identify the dataset."""
     identity = {"name": dataset.name, "version": dataset.version, "fingerprint": dataset.fingerprint}
     return {"task_name": dataset.task_name, "dataset": identity}
 
 
-class Course:
-    """Count gradient steps, show them, and gather the learning curve; a context manager.
+class Trainer:
+    """Feed batches to an algorithm, log its metrics, call back, and save the policy; a context manager.
 
     Args:
+        algorithm: The algorithm.
+        statistics: Statistics of the data, for the normaliser.
         config: Sections ``train`` (``num_steps``, ``log_every``, ``eval_every``, ``batch_size``), ``algorithm``,
-            ``progress``.
-        statistics: Of the data, for the normaliser of the deployed policy.
-        learner: Its actor is deployed.
+            ``device`` and ``progress``.
         env_name: Environment that the policy is for.
-        callback: Called every ``eval_every`` steps and after the last.
+        callback: Function that is called every ``eval_every`` steps and after the last.
 
     Attributes:
         policy: The deployed policy so far.
-        normalizer: Its normaliser.
-        curve: The rows so far.
-        step: Gradient steps done.
+        normalizer: The policy's normaliser.
+        logger: Metrics and learning curve.
+        step: Number of gradient steps so far.
+        seconds: Wall time of the training, once it has ended.
     """
 
     def __init__(
         self,
+        algorithm: Algorithm,
+        statistics: TrainingStatistics,
         config: Mapping[str, Any],
-        statistics: Statistics,
-        learner: Learner,
         *,
         env_name: str,
-        callback: Callback | None,
+        callback: Callback | None = None,
     ) -> None:
-        self._config, self._settings, self._callback = config, config["train"], callback
-        self._actor, self._statistics = learner.actor, statistics
-        self.normalizer = Normalizer(statistics.mean, statistics.std).to(torch.device(config["device"]))
-        self.policy = make_deployed_policy(self.normalizer, learner.actor, env_name=env_name)
-        self.curve: list[dict[str, float]] = []
+        device = torch.device(config["device"])
+        self._algorithm = algorithm
+        self._statistics = statistics
+        self._config = config
+        self._settings = config["train"]
+        self._env_name = env_name
+        self._callback = callback
+        self.normalizer = Normalizer(statistics.mean, statistics.std).to(device)
+        normalizer = None if statistics.is_normalized else self.normalizer
+        self._preprocess = Preprocessor(algorithm.in_keys, normalizer, device)
+        self.policy = make_deployed_policy(self.normalizer, algorithm.actor, env_name=env_name)
+        self.logger = MetricLogger()
         self.step = 0
-        self._losses: list[Mapping[str, torch.Tensor]] = []
-        self._more: list[Mapping[str, float]] = []
+        self.seconds = 0.0
 
     def __enter__(self) -> Self:
-        self._actor.train()
+        self._algorithm.actor.train()
         self._bar = tqdm(
             total=self._settings["num_steps"],
             desc=f"train {self._config['algorithm']}",
@@ -121,59 +133,50 @@ class Course:
         self._bar.close()
 
     @property
-    def is_over(self) -> bool:
+    def is_finished(self) -> bool:
         """Whether all gradient steps were taken."""
         return self.step >= self._settings["num_steps"]
 
-    def saw(self, more: Mapping[str, float]) -> None:
-        """Note what else the next row of the curve is to have the mean of."""
-        self._more.append(more)
+    def log(self, metrics: Mapping[str, float]) -> None:
+        """Add metrics besides those of the gradient steps, for example the return of a collected episode."""
+        self.logger.log(metrics)
 
-    def took(self, losses: Mapping[str, torch.Tensor]) -> None:
-        """Note a gradient step.
+    def update(self, batch: TensorDictBase) -> None:
+        """Take one gradient step on a batch of the buffer; log and call back when it is time to.
 
         Raises:
-            TrainingDiverged: A loss became NaN or infinite; seen when a row is written.
+            TrainingDiverged: A loss became NaN or infinite; found when a row of the curve is written.
         """
+        self.logger.log(self._algorithm.update(self._preprocess(batch)))
         self.step += 1
-        self._losses.append(losses)
         self._bar.update()
-        calls_back = self._callback is not None and (self.step % self._settings["eval_every"] == 0 or self.is_over)
-        if self.step % self._settings["log_every"] and not self.is_over and not calls_back:
-            return
-        row = {"step": self.step, "seconds": time.perf_counter() - self._start, **self._means()}
+        is_due = self.step % self._settings["eval_every"] == 0 or self.is_finished
+        callback = self._callback if is_due else None
+        if callback is not None or self.step % self._settings["log_every"] == 0 or self.is_finished:
+            self._write_row(callback)
+
+    def _write_row(self, callback: Callback | None) -> None:
+        means = self.logger.average(step=self.step)
+        row = {"step": self.step, "seconds": time.perf_counter() - self._start, **means}
         self._bar.set_postfix({name: f"{row[name]:.4g}" for name in ("loss", "return") if name in row}, refresh=False)
-        if calls_back:
-            self._actor.eval()
-            row |= self._callback(self.step, self.policy) or {}
-            self._actor.train()
-        self.curve.append(row)
+        if callback is not None:
+            self._algorithm.actor.eval()
+            row |= callback(self.step, self.policy) or {}
+            self._algorithm.actor.train()
+        self.logger.curve.append(row)
 
-    def _means(self) -> dict[str, float]:
-        losses, self._losses = self._losses, []
-        more, self._more = self._more, []
-        means = {name: float(torch.stack([row[name] for row in losses]).mean()) for name in losses[0]}
-        for name, value in means.items():
-            if not math.isfinite(value):
-                msg = (
-                    f"Training diverged before step {self.step}: expected a finite {name}, got {value}. "
-                    "Lower optim's rates."
-                )
-                raise TrainingDiverged(msg)
-        return means | {name: sum(row[name] for row in more) / len(more) for name in (more[0] if more else ())}
-
-    def leave(self, output_dir: str | Path, *, source: Mapping[str, Any], num_transitions: int) -> TrainResult:
-        """Write the checkpoint; return where it is and how it went.
+    def save(self, output_dir: str | Path, *, source: Mapping[str, Any], num_transitions: int) -> TrainResult:
+        """Write the checkpoint.
 
         Args:
-            output_dir: Where to.
-            source: What else ``checkpoint.json`` should say of the data, JSON-able.
-            num_transitions: Learned from.
+            output_dir: Folder of the checkpoint.
+            source: Further entries of ``checkpoint.json`` about the data, JSON-able.
+            num_transitions: Number of transitions that were learned from.
         """
         config = self._config
         record = {
             "algorithm": config["algorithm"],
-            "env_name": self.policy.env_name,
+            "env_name": self._env_name,
             "observation_key": keys.OBSERVATION,
             "observation_dim": self._statistics.observation_dim,
             "action_key": keys.ACTION,
@@ -188,20 +191,20 @@ class Course:
             "git": git_state(),
             "seconds": round(self.seconds, 3),
         }
-        folder = save_checkpoint(output_dir, self.policy.eval(), record, self.curve)
+        folder = save_checkpoint(output_dir, self.policy.eval(), record, self.logger.curve)
         _LOG.info("Checkpoint written to %s", folder)
-        samples = self._settings["num_steps"] * self._settings["batch_size"]
-        return TrainResult(folder, config["algorithm"], self.curve, self.seconds, samples / self.seconds)
+        num_samples = self._settings["num_steps"] * self._settings["batch_size"]
+        return TrainResult(folder, config["algorithm"], self.logger.curve, self.seconds, num_samples / self.seconds)
 
 
 @contextlib.contextmanager
-def seeded(seed: int, num_threads: int | None) -> Iterator[None]:
-    """Seed torch, and set its number of threads, for a while; the caller's torch stays as it was."""
-    before = torch.get_num_threads()
+def seeded_torch(seed: int, num_threads: int | None) -> Iterator[None]:
+    """Seed torch and set its number of threads inside the block; restore the caller's state after it."""
+    threads_before = torch.get_num_threads()
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        torch.set_num_threads(num_threads or before)
+        torch.set_num_threads(num_threads or threads_before)
         try:
             yield
         finally:
-            torch.set_num_threads(before)
+            torch.set_num_threads(threads_before)

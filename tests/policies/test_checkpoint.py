@@ -1,4 +1,4 @@
-"""Checkpoints: whole or nothing, refused where they do not fit, never unpickled."""
+"""Checkpoints: complete or absent, refused for another environment, never unpickled."""
 
 import errno
 import hashlib
@@ -11,16 +11,8 @@ import torch
 from tensordict import TensorDict
 
 from rlhive.errors import CheckpointMismatch, StoreNotWritable
-from rlhive.policies import _checkpoint
-from rlhive.policies._checkpoint import (
-    Normalizer,
-    load_policy,
-    make_actor,
-    make_deployed_policy,
-    make_mlp,
-    read_checkpoint,
-    save_checkpoint,
-)
+from rlhive.policies import Normalizer, _checkpoint, make_actor, make_deployed_policy
+from rlhive.policies._checkpoint import load_policy, read_checkpoint, save_checkpoint
 
 NETWORK = {"hidden_sizes": [8, 8], "activation": "relu", "dropout": 0.5}
 RECORD = {"env_name": "ToyPoint-v0", "observation_dim": 2, "action_dim": 1, "network": NETWORK}
@@ -72,20 +64,20 @@ def test_a_checkpoint_of_format_1_acts_as_when_it_was_written() -> None:
         assert _act(policy, *observation).tolist() == pytest.approx(action, rel=1e-6)  # BLAS differs between CPUs
 
 
-@pytest.mark.parametrize("broken", ["write policy.pt", "write curve.json", "write checkpoint.json"])
-def test_an_interrupted_save_leaves_nothing_that_loads(tmp_path, monkeypatch, broken) -> None:
+@pytest.mark.parametrize("file", ["policy.pt", "curve.json", "checkpoint.json"])
+def test_an_interrupted_save_leaves_nothing_that_loads(tmp_path, monkeypatch, file) -> None:
     save_checkpoint(tmp_path, _policy(0), RECORD, [])
-    write = _checkpoint._write
+    write = _checkpoint._write_atomically
 
-    def interrupted(path: Path, content: bytes) -> None:
-        if path.name == broken.split()[1]:
+    def interrupt(path: Path, content: bytes) -> None:
+        if path.name == file:
             raise KeyboardInterrupt
         write(path, content)
 
-    monkeypatch.setattr(_checkpoint, "_write", interrupted)
+    monkeypatch.setattr(_checkpoint, "_write_atomically", interrupt)
     with pytest.raises(KeyboardInterrupt):
         save_checkpoint(tmp_path, _policy(1), RECORD, [])
-    with pytest.raises(CheckpointMismatch, match="half-written"):
+    with pytest.raises(CheckpointMismatch, match="incomplete one"):
         load_policy(tmp_path)
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
@@ -100,48 +92,48 @@ def test_a_failed_write_leaves_no_temporary_file(tmp_path, monkeypatch) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_save_repeated_after_an_interrupt_is_whole(tmp_path) -> None:
+def test_a_save_repeated_after_an_interrupt_is_complete(tmp_path) -> None:
     save_checkpoint(tmp_path, _policy(0), RECORD, [])
     (tmp_path / "checkpoint.json").unlink()
     save_checkpoint(tmp_path, _policy(1), RECORD, [])
     assert torch.equal(_act(load_policy(tmp_path), 0.3, 0.7), _act(_policy(1), 0.3, 0.7))
 
 
-def test_what_is_not_a_whole_checkpoint_is_refused_with_a_reason(tmp_path) -> None:
+def test_an_incomplete_or_damaged_checkpoint_is_refused_with_a_reason(tmp_path) -> None:
     with pytest.raises(CheckpointMismatch, match="got none"):
         load_policy(tmp_path / "absent")
     folder = save_checkpoint(tmp_path / "a", _policy(), RECORD, [])
     weights = (folder / "policy.pt").read_bytes()
     (folder / "policy.pt").write_bytes(weights[:-1] + bytes([weights[-1] ^ 1]))
-    with pytest.raises(CheckpointMismatch, match=r"policy\.pt is not what was written: expected sha256"):
+    with pytest.raises(CheckpointMismatch, match=r"policy\.pt has changed since it was written: expected sha256"):
         load_policy(folder)
     (folder / "policy.pt").unlink()
-    with pytest.raises(CheckpointMismatch, match=r"half-written: expected policy\.pt"):
+    with pytest.raises(CheckpointMismatch, match=r"incomplete: expected policy\.pt"):
         load_policy(folder)
     (folder / "checkpoint.json").write_text("{")
-    with pytest.raises(CheckpointMismatch, match="is not a checkpoint's record"):
+    with pytest.raises(CheckpointMismatch, match="is not the metadata of a checkpoint"):
         load_policy(folder)
     (folder / "checkpoint.json").write_text('{"format_version": 99}')
     with pytest.raises(CheckpointMismatch, match="expected format_version 1, got 99"):
         load_policy(folder)
 
 
-def test_a_record_of_another_network_is_refused(tmp_path) -> None:
+def test_metadata_of_another_network_is_refused(tmp_path) -> None:
     folder = save_checkpoint(tmp_path, _policy(), {**RECORD, "network": {**NETWORK, "hidden_sizes": [4]}}, [])
     with pytest.raises(CheckpointMismatch, match="do not describe the same network"):
         load_policy(folder)
 
 
-class _Evil:
+class _Payload:
     def __reduce__(self):
         return (Path.touch, (Path("unpickled"),))
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-def test_nothing_is_ever_unpickled(tmp_path, monkeypatch) -> None:
+def test_nothing_is_unpickled(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     folder = save_checkpoint(tmp_path / "a", _policy(), RECORD, [])
-    for content in (pickle.dumps(_Evil()), _saved(_Evil())):
+    for content in (pickle.dumps(_Payload()), _torch_saved(_Payload())):
         (folder / "policy.pt").write_bytes(content)
         record = read_checkpoint(folder) | {"sha256": {"policy.pt": hashlib.sha256(content).hexdigest()}}
         (folder / "checkpoint.json").write_text(json.dumps(record))
@@ -150,7 +142,7 @@ def test_nothing_is_ever_unpickled(tmp_path, monkeypatch) -> None:
     assert not Path("unpickled").exists()
 
 
-def _saved(value: object) -> bytes:
+def _torch_saved(value: object) -> bytes:
     torch.save(value, "saved")
     return Path("saved").read_bytes()
 
@@ -159,8 +151,3 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StoreNotWritable, match=r"expected .*file to be a folder"):
         save_checkpoint(tmp_path / "file" / "a", _policy(), RECORD, [])
-
-
-def test_unknown_activation() -> None:
-    with pytest.raises(ValueError, match="expected one of relu, gelu, tanh, elu, got 'swish'"):
-        make_mlp(2, 1, {**NETWORK, "activation": "swish"})

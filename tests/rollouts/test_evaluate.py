@@ -12,7 +12,7 @@ from rlhive.envs._make import make_env, make_policy
 from rlhive.envs._references import PolicyResult, Reference
 from rlhive.envs._tasks import EVALUATION_SEED, TASKS
 from rlhive.errors import CheckpointMismatch, EnvNotFound
-from rlhive.policies._checkpoint import Normalizer, make_actor, make_deployed_policy, save_checkpoint
+from rlhive.policies import Normalizer, make_actor, make_deployed_policy, save_checkpoint
 from rlhive.rollouts._evaluate import compare, evaluate, mean_interval, wilson_interval
 from rlhive.rollouts._rollout import rollout_episode
 

@@ -1,0 +1,91 @@
+"""Preprocessing: statistics of a buffer, and the batches that an algorithm gets."""
+
+import numpy as np
+import pytest
+import torch
+
+from rlhive import RoboHiveDataset
+from rlhive.data.versions._export import export
+from rlhive.errors import SchemaMismatch
+from rlhive.policies import Normalizer
+from rlhive.sim_algos import _preprocessing
+from rlhive.sim_algos._bc import BehaviorCloning
+from rlhive.sim_algos._iql import ImplicitQLearning
+from rlhive.sim_algos._preprocessing import Preprocessor, compute_reward_scale, compute_training_statistics
+from tests.sim_algos.toy import as_buffer, collect_buffer, make_row
+
+
+def test_statistics_and_preprocessing_by_hand() -> None:
+    rows = torch.cat([make_row(reward=r) for r in (0.0, 4.0)])
+    rows["observation"] = torch.tensor([[1.0, 7.0], [5.0, 7.0]], dtype=torch.float64)
+    rows["next", "observation"] = torch.tensor([[3.0, 8.0], [7.0, 7.0]], dtype=torch.float64)
+    rows["next", "reward"] = rows["next", "reward"].double()
+    buffer = as_buffer(rows)
+    statistics = compute_training_statistics(buffer, ImplicitQLearning.in_keys)
+    assert statistics.mean.tolist() == [3.0, 7.0]
+    assert statistics.std.tolist() == [2.0, 0.0]
+    assert (statistics.reward_std, statistics.action_dim) == (2.0, 1)
+    preprocess = Preprocessor(
+        ImplicitQLearning.in_keys, Normalizer(statistics.mean, statistics.std), torch.device("cpu")
+    )
+    batch = preprocess(buffer[:])
+    assert batch["observation"].tolist() == [[-1.0, 0.0], [1.0, 0.0]]
+    assert batch["next", "observation"].tolist() == [[0.0, 1.0], [2.0, 0.0]]
+    assert batch["next", "reward"].dtype == batch["observation"].dtype == torch.float32
+    assert batch["next", "terminated"].dtype == torch.bool
+    assert set(batch.keys(True, True)) == set(ImplicitQLearning.in_keys)
+    assert buffer[:]["observation"].tolist() == [[1.0, 7.0], [5.0, 7.0]]  # the buffer's data are unchanged
+
+
+@pytest.mark.parametrize("width", [3, 700])
+def test_statistics_are_those_of_each_element_over_all_chunks(monkeypatch, width) -> None:
+    monkeypatch.setattr(_preprocessing, "_CHUNK_ROWS", 4)
+    rows = torch.cat([make_row(reward=float(index**2)) for index in range(11)])
+    generator = torch.Generator().manual_seed(0)
+    rows["observation"] = 1e6 + torch.arange(1, width + 1) * torch.rand(11, width, generator=generator).double()
+    statistics = compute_training_statistics(as_buffer(rows), ImplicitQLearning.in_keys)
+    observations, rewards = rows["observation"].numpy(), rows["next", "reward"].numpy().astype(np.float64)
+    np.testing.assert_allclose(statistics.mean.numpy(), observations.mean(axis=0), rtol=1e-14)
+    np.testing.assert_allclose(statistics.std.numpy(), observations.std(axis=0), rtol=1e-9)
+    assert statistics.reward_std == pytest.approx(rewards.std(), rel=1e-12)
+    assert (statistics.observation_dim, statistics.is_normalized) == (width, False)
+
+
+def test_a_buffer_that_normalises_keeps_its_numbers(collected) -> None:
+    dataset = RoboHiveDataset("toy_point", split="expert", store=collected)
+    moments = dataset.statistics["observation"]
+    statistics = compute_training_statistics(dataset.as_replay_buffer(normalize=True), BehaviorCloning.in_keys)
+    assert statistics.is_normalized
+    assert statistics.mean.tolist() == moments["mean"]
+    assert statistics.std.tolist() == moments["std"]
+    stacked = compute_training_statistics(
+        dataset.as_replay_buffer(normalize=True, frame_stack=3), BehaviorCloning.in_keys
+    )
+    assert stacked.mean.tolist() == 3 * moments["mean"]
+    assert stacked.std.tolist() == 3 * moments["std"]
+    plain = compute_training_statistics(dataset.as_replay_buffer(normalize=["action"]), BehaviorCloning.in_keys)
+    assert not plain.is_normalized
+    np.testing.assert_allclose(plain.std.numpy(), moments["std"], rtol=1e-12)
+
+
+def test_an_infinite_observation_is_found_before_it_is_clipped(tmp_path) -> None:
+    rows = collect_buffer("expert", num_episodes=1)[:]
+    rows["next", "observation"][-1, 0] = torch.inf  # final observations are not in the statistics
+    dataset = RoboHiveDataset(export(as_buffer(rows), "my/inf", license="mit", store=tmp_path))
+    buffer = dataset.as_replay_buffer(normalize=True)
+    assert buffer[:]["next", "observation"].isfinite().all()
+    with pytest.raises(SchemaMismatch, match=r"\('next', 'observation'\): expected finite values"):
+        compute_training_statistics(buffer, ImplicitQLearning.in_keys)
+    assert compute_training_statistics(buffer, BehaviorCloning.in_keys).is_normalized  # does not read it
+
+
+def test_a_normalised_batch_is_not_normalised_again() -> None:
+    batch = Preprocessor(BehaviorCloning.in_keys, None, torch.device("cpu"))(make_row(reward=1.0).double())
+    assert batch["observation"].tolist() == [[0.25, 2.0]]
+    assert batch["observation"].dtype == torch.float32
+
+
+def test_rewards_are_scaled_to_unit_variance_unless_configured() -> None:
+    assert compute_reward_scale(None, 4.0) == 0.25
+    assert compute_reward_scale(None, 0.0) == 1.0
+    assert compute_reward_scale(2, 4.0) == 2.0

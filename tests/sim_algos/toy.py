@@ -1,0 +1,92 @@
+"""Buffers, batches and configurations of the toy task for the tests of training."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from tensordict import TensorDict
+from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
+
+from rlhive.envs._make import make_env, make_policy
+from rlhive.rollouts._rollout import rollout_episode
+from rlhive.sim_algos import make_config, train_on_buffer
+from rlhive.sim_algos._preprocessing import TrainingStatistics
+
+QUICK = ["progress=false", "network.hidden_sizes=[64,64]", "network.dropout=0", "train.num_steps=1000"]
+QUICK_SAC = [
+    "progress=false",
+    *(f"network.{name}hidden_sizes=[32]" for name in ("", "critic_", "scale_")),
+    "train.batch_size=64",
+    "collect.init_random_frames=40",
+]
+
+
+def collect_buffer(*levels: str, num_episodes: int = 8) -> TensorDictReplayBuffer:
+    """Collect episodes of the toy task with policies of some levels."""
+    env = make_env("toy_point")
+    episodes = [
+        rollout_episode(env, make_policy(env, level), seed=1000 * index + seed).transitions
+        for index, level in enumerate(levels)
+        for seed in range(num_episodes)
+    ]
+    return as_buffer(torch.cat(episodes))
+
+
+def as_buffer(transitions: TensorDict) -> TensorDictReplayBuffer:
+    buffer = TensorDictReplayBuffer(storage=LazyTensorStorage(len(transitions)))
+    buffer.extend(transitions)
+    return buffer
+
+
+def quick_config(model: str, *overrides: str) -> dict:
+    return make_config(model, "toy_point", overrides=[*QUICK, *overrides])
+
+
+def train_quickly(buffer, config, folder, **kwargs):
+    return train_on_buffer(buffer, config, env_name="ToyPoint-v0", output_dir=folder, **kwargs)
+
+
+def make_statistics(reward_std: float = 0.0, action_dim: int = 1) -> TrainingStatistics:
+    return TrainingStatistics(torch.zeros(2), torch.ones(2), reward_std, action_dim)
+
+
+def make_row(*, reward: float, terminated: bool = False, truncated: bool = False, action: float = 0.0) -> TensorDict:
+    """Return a batch of one transition."""
+    flags = {"terminated": terminated, "truncated": truncated, "done": terminated or truncated}
+    following = {name: torch.tensor([[flag]]) for name, flag in flags.items()}
+    following |= {"observation": torch.tensor([[0.5, -1.0]]), "reward": torch.tensor([[reward]])}
+    data = {"observation": torch.tensor([[0.25, 2.0]]), "action": torch.tensor([[action]]), "next": following}
+    return TensorDict(data, batch_size=[1])
+
+
+def make_constant(parameters, outputs: list[float]) -> None:
+    """Give a network, or an ensemble, these outputs for any input."""
+    with torch.no_grad():
+        parameters["module", "2", "weight"].zero_()
+        parameters["module", "2", "bias"].copy_(torch.tensor(outputs).reshape_as(parameters["module", "2", "bias"]))
+
+
+def run_command(*arguments: str, cwd: Path, store: Path) -> subprocess.CompletedProcess:
+    """Run the command line of training in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "rlhive.sim_algos.run", *arguments],
+        cwd=cwd,
+        env={
+            "PATH": "/usr/bin:/bin",
+            "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
+            "HOME": str(cwd),
+            "RLHIVE_DATASETS_PATH": str(store),
+            "HF_HUB_OFFLINE": "1",
+        },
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def sac_config(*overrides):
+    config = make_config("sac", overrides=[*QUICK_SAC, *overrides])
+    return {"dataset": None, "env": "toy_point", "exploration": None, **config}
