@@ -42,9 +42,9 @@ class ExpectedEpisode:
     def with_ends(self) -> dict[str, np.ndarray]:
         """Return the columns with the end columns, which are set in the last row only."""
         flags = (keys.NEXT_TERMINATED, keys.NEXT_TRUNCATED)
-        ends = {keys.column_of(flag): np.zeros((self.length, 1), bool) for flag in flags}
+        ends = {keys.key_to_column(flag): np.zeros((self.length, 1), bool) for flag in flags}
         if self.ended != "unfinished":
-            ends[keys.column_of((keys.NEXT, self.ended))][-1] = True
+            ends[keys.key_to_column((keys.NEXT, self.ended))][-1] = True
         return {**self.columns, **ends}
 
     def check(self, record: EpisodeRecord, context: str) -> None:

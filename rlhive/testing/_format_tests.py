@@ -111,10 +111,10 @@ class FormatTests:
             start += episode.length
             context = f"{self.format.name}, episode at {number}"
             numeric = {name: values for name, values in episode.with_ends().items() if values.dtype != object}
-            served = {name: rows[keys.key_of(name)].numpy() for name in numeric}
+            served = {name: rows[keys.column_to_key(name)].numpy() for name in numeric}
             check_arrays(served, numeric, context)
             for name in set(episode.final) & set(numeric):
-                key = keys.key_of(name)
+                key = keys.column_to_key(name)
                 parts = (key,) if isinstance(key, str) else key
                 following = np.concatenate([numeric[name][1:], np.asarray(episode.final[name])[None]])
                 served = {name: rows[(keys.NEXT, *parts)].numpy()}
