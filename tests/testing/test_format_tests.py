@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from rlhive.data._store import publishing
+from rlhive.data._store import atomic_dir
 from rlhive.data.formats import EpisodeArrays, EpisodeSource, Format, Option, end_flags
 from rlhive.testing import ExpectedEpisode, WritableFormatTests
 
@@ -39,7 +39,7 @@ class Lines(Format):
         return EpisodeArrays(columns, {"observation": states[-1]}, "a line")
 
     def write(self, manifest, records, target, *, note=""):
-        with publishing(target) as partial:
+        with atomic_dir(target) as partial:
             self.write_lines(partial / "episodes.jsonl", manifest, records, note)
 
     def write_lines(self, path, manifest, records, note):
