@@ -10,12 +10,15 @@ from typer.testing import CliRunner
 from rlhive import RoboHiveDataset
 from rlhive.cli import app
 from rlhive.data._episodes import REWARD
+from rlhive.data.formats._builtin import D4RL
 from rlhive.data.formats._convert import import_dataset
 from rlhive.data.formats._d4rl import read_d4rl
 from rlhive.errors import SchemaMismatch, UnsupportedFormat
+from rlhive.testing import ExpectedEpisode, FormatTests
 from tests.data.formats.make_d4rl import FILES, HORIZON, LENGTHS, TERMINAL, walk
 
 TRUTH = [walk(episode) for episode in range(len(LENGTHS))]
+ENDED = list(zip(TRUTH, TERMINAL, strict=True))
 
 
 @pytest.fixture
@@ -44,6 +47,56 @@ def assert_true(record, truth, *, length=None):
     np.testing.assert_array_equal(record.columns["action"], truth["actions"][:length])
     np.testing.assert_array_equal(record.columns[REWARD].ravel(), truth["rewards"][:length])
     np.testing.assert_array_equal(record.final["observation"], truth["states"][length])
+
+
+class TestD4RL(FormatTests):
+    """A complete file of today."""
+
+    format = D4RL()
+
+    @pytest.fixture
+    def source(self, file):
+        path, h5 = file
+        add(h5, "timeouts", "next_observations")
+        h5.close()
+        return path
+
+    @pytest.fixture
+    def expected(self):
+        return [expected_episode(truth, terminal, len(truth["actions"])) for truth, terminal in ENDED]
+
+
+class TestD4RLWithoutNextObservations(FormatTests):
+    """The last state is not in the file: it is neither invented nor is a transition without it kept."""
+
+    format = D4RL()
+
+    @pytest.fixture
+    def source(self, file):
+        path, h5 = file
+        add(h5, "timeouts")
+        h5.close()
+        return path
+
+    @pytest.fixture
+    def expected(self):
+        lengths = [len(truth["actions"]) - (not terminal) for truth, terminal in ENDED]
+        return [
+            expected_episode(truth, terminal, length, final=truth["states"][-2])
+            for (truth, terminal), length in zip(ENDED, lengths, strict=True)
+        ]
+
+
+def expected_episode(truth, terminal, length, *, final=None):
+    columns = {
+        "observation": truth["states"][:length],
+        "action": truth["actions"][:length],
+        REWARD: truth["rewards"][:length, None],
+        "info.qpos": truth["states"][:length, :2],
+        "info.qvel": truth["states"][:length, 2:],
+    }
+    final = truth["states"][-1] if final is None else final
+    return ExpectedEpisode(columns, {"observation": final}, "terminated" if terminal else "truncated")
 
 
 def test_a_whole_file_comes_back_whole(file, tmp_path):

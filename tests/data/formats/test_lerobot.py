@@ -11,15 +11,75 @@ import pytest
 from benchmarks.peers.environments import VENVS
 from rlhive import RoboHiveDataset
 from rlhive.data._episodes import EpisodeRecord
+from rlhive.data.formats._builtin import LeRobot
 from rlhive.data.formats._convert import export_to, import_dataset
 from rlhive.data.formats._episode_source import EpisodeArrays, end_flags
 from rlhive.data.formats._lerobot import read_lerobot
 from rlhive.data.versions._export import export
 from rlhive.errors import SchemaMismatch, UnsupportedFormat
+from rlhive.testing import ExpectedEpisode, WritableFormatTests
 from tests.data.formats import make_lerobot
 from tests.data.formats.make_lerobot import FILES, LENGTHS, SOLVED, TASKS, truth
 
 LOSSLESS = "v3.0-image"
+
+
+class TestLeRobot(WritableFormatTests):
+    """A dataset that LeRobot wrote, with pictures as PNG."""
+
+    format = LeRobot()
+    ignored_files = ("stats.json", "tasks.parquet")
+
+    @pytest.fixture
+    def source(self, tmp_path):
+        return shutil.copytree(FILES / LOSSLESS, tmp_path / LOSSLESS)
+
+    @pytest.fixture
+    def expected(self):
+        episodes = []
+        for episode, solved in enumerate(SOLVED):
+            frames, length = truth(episode), LENGTHS[episode] - (not SOLVED[episode])
+            columns = {
+                "observation": frames["observation.state"][:length],
+                "pixels.top": frames["observation.images.top"][:length],
+                "action": frames["action"][:length],
+                "next.reward": frames["next.reward"][:length],
+                "success": np.zeros((length, 1), bool),
+            }
+            final = {
+                "observation": frames["observation.state"][-1],
+                "pixels.top": frames["observation.images.top"][-1],
+                "success": np.array([solved]),
+            }
+            ended, metadata = "terminated" if solved else "truncated", {"task": TASKS[episode]}
+            episodes.append(ExpectedEpisode(columns, final, ended, metadata=metadata))
+        return episodes
+
+
+class TestLeRobotOfRLHive(WritableFormatTests):
+    """A dataset that RLHive wrote: float64, two cameras of random pixels that are not square, splits and seeds."""
+
+    format = LeRobot()
+    ignored_files = ("stats.json", "tasks.parquet", "README.md")
+    write_options = {"fps": 12, "task": "turn the knob"}  # noqa: RUF012
+
+    @pytest.fixture
+    def source(self, own):
+        return own[1]
+
+    @pytest.fixture
+    def expected(self, own):
+        episodes = []
+        for record in own[0]:
+            columns, final = dict(record.columns), dict(record.final)
+            for flag in ("next.terminated", "next.truncated"):
+                del columns[flag]
+            pictures, last = columns.pop("pixels"), final.pop("pixels")
+            columns |= {f"pixels.{camera}": pictures[:, camera] for camera in (0, 1)}
+            final |= {f"pixels.{camera}": last[camera] for camera in (0, 1)}
+            fields = {"split": record.split, "seed": record.seed, "metadata": record.metadata}
+            episodes.append(ExpectedEpisode(columns, final, record.ended, **fields))
+        return episodes
 
 
 @pytest.mark.parametrize("kind", [LOSSLESS, "v3.0-video", "v2.1-video"])
@@ -87,7 +147,6 @@ def own(tmp_path) -> tuple[list[EpisodeRecord], os.PathLike]:
 
 
 def test_what_goes_out_comes_in_again(own):
-    # Splits are written one after the other, so the one random episode, the first in the store, comes last.
     records, target = own
     again = {record.seed: record for record in read_lerobot(target).records()}
     for record in records:

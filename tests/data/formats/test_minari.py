@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import subprocess
 
 import numpy as np
@@ -10,9 +11,11 @@ from PIL import Image
 
 from benchmarks.peers.environments import VENVS
 from rlhive import RoboHiveDataset
+from rlhive.data.formats._builtin import Minari
 from rlhive.data.formats._convert import export_to, import_dataset
 from rlhive.data.formats._minari import read_minari
 from rlhive.errors import DatasetExists, SchemaMismatch
+from rlhive.testing import ExpectedEpisode, WritableFormatTests
 from tests.data.formats import make_minari
 from tests.data.formats.make_minari import FILES, LENGTHS, LOSSY, STORAGES, TERMINATED, plain, truth
 
@@ -33,6 +36,44 @@ OTHERS = {
     "next.terminated": lambda episode: episode["terminations"][:, None],
     "next.truncated": lambda episode: episode["truncations"][:, None],
 }
+
+
+class MinariTests(WritableFormatTests):
+    """A dataset of every kind of space."""
+
+    format = Minari()
+    storage: str
+    not_kept = ("split", "metadata", "policy", "start_state")
+
+    @pytest.fixture
+    def source(self, tmp_path):
+        return shutil.copytree(FILES / self.storage, tmp_path / self.storage)
+
+    @pytest.fixture
+    def expected(self):
+        episodes = []
+        for episode in EPISODES:
+            values = truth(episode)
+            observed = {column: get(values) for column, get in OBSERVED.items()}
+            columns = {column: rows[:-1] for column, rows in observed.items()}
+            columns |= {column: get(values) for column, get in OTHERS.items() if "runcat" not in column}
+            del columns["next.terminated"]
+            ended = "terminated" if TERMINATED[episode] else "truncated"
+            final = {column: rows[-1] for column, rows in observed.items()}
+            episodes.append(ExpectedEpisode(columns, final, ended, seed=100 + episode))
+        return episodes
+
+
+class TestMinariHdf5(MinariTests):
+    storage = "hdf5"
+
+
+class TestMinariArrow(MinariTests):
+    storage = "arrow"
+
+
+class TestMinariParquet(MinariTests):
+    storage = "parquet"
 
 
 def assert_true(records):

@@ -16,9 +16,11 @@ from typer.testing import CliRunner
 from rlhive import RoboHiveDataset
 from rlhive.cli import app
 from rlhive.data.formats import _tfrecord
+from rlhive.data.formats._builtin import RLDS
 from rlhive.data.formats._convert import import_dataset, open_source
 from rlhive.data.formats._rlds import read_rlds
 from rlhive.errors import SchemaMismatch, UnsupportedFormat
+from rlhive.testing import ExpectedEpisode, FormatTests
 from tests.data.formats.make_rlds import FILES, LENGTHS, SPLITS, TERMINAL, truth
 
 CLOSED, LOGGED = FILES / "closed-tfrecord", FILES / "logged-tfrecord"
@@ -75,6 +77,64 @@ def assert_true(record, *, kept, final):
         "forces",
         "forces_length",
     }
+
+
+def expected_episode(number, length, final):
+    """Return ``length`` transitions of an episode, and the final values of state ``final``."""
+    values = truth(number)
+    values["millimetres"] = values["millimetres"].astype(np.int32)
+    observed = {column: values[name] for column, name in OBSERVED.items()}
+    observed["pixels.wrist"] = np.load(FILES / "wrist_as_tensorflow_decodes_it.npz")[str(number)]
+    columns = {column: rows[:length] for column, rows in observed.items()}
+    columns |= {column: values[name][:length] for column, name in OTHERS.items()}
+    columns["next.reward"] = values["reward"][:length, None]
+    columns["forces"] = np.zeros((length, 2), np.float32)
+    for row, forces in enumerate(values["forces"][:length]):
+        columns["forces"][row, : len(forces)] = forces
+    columns["forces_length"] = np.arange(length) % 3
+    split = next(split for split, numbers in SPLITS.items() if number in numbers)
+    return ExpectedEpisode(
+        columns,
+        {column: rows[final] for column, rows in observed.items()},
+        "terminated" if TERMINAL[number] else "truncated",
+        split=split,
+        metadata={"task": f"öffne Schublade {number}"},
+    )
+
+
+class ClosedTests(FormatTests):
+    """Episodes whose last step is the final observation alone."""
+
+    format = RLDS()
+    kind: str
+    ignored_files = ("LICENSE",)
+
+    @pytest.fixture
+    def source(self, tmp_path):
+        return shutil.copytree(FILES / self.kind, tmp_path / self.kind)
+
+    @pytest.fixture
+    def expected(self):
+        return [expected_episode(number, length, -1) for number, length in enumerate(LENGTHS)]
+
+
+class TestClosedTFRecord(ClosedTests):
+    kind = "closed-tfrecord"
+
+
+class TestClosedParquet(ClosedTests):
+    kind = "closed-parquet"
+
+
+class TestLoggedTFRecord(ClosedTests):
+    """Episodes whose last step is a transition: one that was cut off loses it, and one step that was cut off all."""
+
+    kind = "logged-tfrecord"
+
+    @pytest.fixture
+    def expected(self):
+        lengths = {number: LENGTHS[number] - (not TERMINAL[number]) for number in (0, 2, 3, 4)}
+        return [expected_episode(number, length, LENGTHS[number] - 1) for number, length in lengths.items()]
 
 
 @pytest.mark.parametrize("kind", ["tfrecord", "parquet"])

@@ -1,0 +1,24 @@
+"""Conformance suites: pytest classes that a plugin's tests inherit."""
+
+from typing import TYPE_CHECKING
+
+from rlhive._lazy import attach
+from rlhive.errors import MissingExtra
+
+try:
+    import pytest
+except ImportError as error:
+    msg = "rlhive.testing needs pytest: pip install pytest"
+    raise MissingExtra(msg) from error
+
+# A failed assertion shows the compared values, as in a test module.
+pytest.register_assert_rewrite("rlhive.testing._comparison", "rlhive.testing._format_tests")
+
+if TYPE_CHECKING:
+    from rlhive.testing._comparison import ExpectedEpisode as ExpectedEpisode
+    from rlhive.testing._format_tests import (
+        FormatTests as FormatTests,
+        WritableFormatTests as WritableFormatTests,
+    )
+else:
+    __getattr__, __dir__, __all__ = attach(__name__, __file__)
