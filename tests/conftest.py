@@ -114,10 +114,10 @@ def two_versions(tmp_path):
 @pytest.fixture
 def published(hub, two_versions):
     """The two versions, which the Hub holds."""
-    from tests.hub_client import files_of
+    from tests.hub_client import read_files
     from tests.hub_server import Repository
 
     repository = hub.repositories["org/knob"] = Repository()
     for version, folder in two_versions.items():
-        repository.commit(files_of(folder), tag=f"v{version}")
+        repository.commit(read_files(folder), tag=f"v{version}")
     return two_versions

@@ -1,6 +1,6 @@
-"""Processes that use the Hub's unmodified clients: huggingface_hub reads its environment when it is imported.
+"""Client processes of a Hub: huggingface_hub reads environment variables at import, so each environment needs a process.
 
-One process imports what is slow and forks a client per environment, so that a test pays for an import once.
+One process imports the slow packages and forks a client per environment, so that imports are paid for once.
 """
 
 import contextlib
@@ -17,43 +17,50 @@ from typing import Any
 TOKEN = "hf_secretSecretSecret0123456789"
 
 
-def files_of(folder):
-    """Return the bytes of every file of a version by its path, the pin excepted."""
+def read_files(folder):
+    """Return the bytes of every file of a version by its path, without the pin."""
     paths = (path for path in folder.rglob("*") if path.is_file() and path.name != ".hub.json")
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
 
 class ClientError(Exception):
-    """What a client raised.
+    """Error in a client's process.
 
     Attributes:
-        kind: Name of its class.
-        said: Its message.
-        shown: The whole traceback.
+        kind: Name of the error's class.
+        message: Its message.
+        traceback: The complete traceback.
     """
 
-    def __init__(self, kind: str, said: str, shown: str):
-        super().__init__(f"{kind}: {said}")
-        self.kind, self.said, self.shown = kind, said, shown
+    def __init__(self, kind: str, message: str, traceback: str):
+        super().__init__(f"{kind}: {message}")
+        self.kind = kind
+        self.message = message
+        self.traceback = traceback
 
 
 class HubClient:
-    """A process with an environment of its own that runs pieces of Python.
+    """A process with its own environment variables that runs Python statements.
 
     Attributes:
-        pid: Of the process.
-        log: Everything that it wrote.
+        pid: Id of the process.
+        log: File with the output of the process.
     """
 
     def __init__(self, pipe: Connection, log: Path):
-        self._pipe, self.log = pipe, log
+        self._pipe = pipe
+        self.log = log
         self.pid: int = pipe.recv()
 
     def run(self, source: str, **scope: Any) -> Any:
-        """Run statements, with some names bound, and return what they bind to ``answer``.
+        """Run statements and return the value of ``answer`` after them.
+
+        Args:
+            source: The statements.
+            **scope: Values of global names.
 
         Raises:
-            ClientError: They raised.
+            ClientError: The statements raised an error.
             EOFError: The process died.
         """
         self._pipe.send((source, scope))
@@ -63,15 +70,15 @@ class HubClient:
         return answer
 
     def kill(self) -> None:
-        """End the process at once, as a power cut would."""
+        """Kill the process, as a power failure would."""
         os.kill(self.pid, signal.SIGKILL)
 
 
 class Clients:
-    """The process that forks clients; a context manager.
+    """Context manager of the process that forks clients.
 
     Args:
-        folder: For sockets, logs and the Hub's own cache.
+        folder: Folder of sockets, logs and the Hub client's cache.
     """
 
     def __init__(self, folder: Path):
@@ -82,7 +89,13 @@ class Clients:
         assert self._process.stdout.readline() == "ready\n"
 
     def start(self, endpoint: str, **environment: str) -> HubClient:
-        """Fork a client of a Hub; it has a token, no xet, and the caches of this folder unless told otherwise."""
+        """Fork a client of a Hub.
+
+        Args:
+            endpoint: Address of the Hub.
+            **environment: Environment variables beside the defaults: a token, no xet, the cache of this folder. An empty
+                value unsets a variable.
+        """
         self._count += 1
         address, log = self._folder / f"{self._count}.socket", self._folder / f"{self._count}.log"
         variables = {
@@ -110,7 +123,7 @@ class Clients:
 
 
 def _serve(address: str, log: str, environment: Mapping[str, str]) -> None:
-    """Run what comes, until nobody is there any more."""
+    """Run statements from a connection until it is closed."""
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(handle, 1)
     os.dup2(handle, 2)
@@ -135,7 +148,7 @@ def _serve(address: str, log: str, environment: Mapping[str, str]) -> None:
 
 def _requests() -> Iterator[list]:
     for line in sys.stdin:
-        yield eval(line)  # what Clients.start wrote
+        yield eval(line)  # a line that Clients.start wrote
 
 
 if __name__ == "__main__":

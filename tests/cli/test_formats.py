@@ -18,7 +18,7 @@ from rlhive.data.formats._lerobot import read_lerobot
 from tests.cli.test_hub import parsed
 from tests.data.formats import make_lerobot
 from tests.data.formats.test_lerobot import NEEDS
-from tests.hub_client import TOKEN, files_of
+from tests.hub_client import TOKEN, read_files
 
 LEROBOT = make_lerobot.FILES / "v3.0-image"
 IMPORT = ("import", "lerobot", LEROBOT, "lab/frames", "--license", "mit")
@@ -67,7 +67,7 @@ def test_a_lerobot_dataset_is_published_under_lerobots_tag(hub, rlhive, imported
     }
     assert repository.tags == {"v3.0": repository.head}
     target = export_to("lerobot", imported.path, tmp_path / "out", progress=False)
-    assert content(hub) == files_of(target)
+    assert content(hub) == read_files(target)
     assert json.loads(content(hub)["meta/info.json"])["codebase_version"] == "v3.0"
     assert b"- LeRobot\n" in content(hub)["README.md"]
     assert parsed(rlhive("list", "--remote", "--json")) == {}  # it is no dataset that `rlhive pull` could fetch
@@ -94,7 +94,7 @@ def test_an_interrupted_push_of_a_folder_goes_on_with_the_same_command(hub, rlhi
     made = target.stat().st_ino
     assert pushed(rlhive, target)["target"] == str(target)
     assert target.stat().st_ino == made  # pushed, not written anew
-    assert content(hub) == files_of(target)
+    assert content(hub) == read_files(target)
     status, _, said = rlhive("export-to", "lerobot", "lab/frames", target, "--push", "org/frames", "--task", "other")
     assert (status, "expected the path of a new folder" in " ".join(said.split())) == (1, True)
 

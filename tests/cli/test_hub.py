@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.hub_client import files_of
+from tests.hub_client import read_files
 
 
 def parsed(ran):
@@ -34,7 +34,7 @@ def test_push_versions_pull_and_delete(hub, two_versions, rlhive, store):
     assert list(parsed(rlhive("show", "org/knob", "--json"))["splits"]) == ["a", "b"]  # from the manifest alone
     assert not list(store.glob("org/knob/1.0.0/data/a*"))
     assert "RoboHiveDataset org/knob 2.0.0" in rlhive("pull", "org/knob")[1]
-    assert files_of(store / "org/knob/2.0.0") == files_of(two_versions["2.0.0"])
+    assert read_files(store / "org/knob/2.0.0") == read_files(two_versions["2.0.0"])
     assert parsed(rlhive("versions", "org/knob", "--json"))["2.0.0"]["path"] == str(store / "org/knob/2.0.0")
     shown = rlhive("versions", "org/knob")[1]
     assert "2.0.0" in shown
@@ -60,7 +60,7 @@ def test_list_remote_names_what_is_on_the_hub(hub, published, rlhive):
 
 def test_a_moved_tag_is_noticed_by_the_next_pull(hub, published, rlhive, store):
     rlhive("pull", "org/knob", "--version", "1.0.0")
-    before = files_of(store / "org/knob/1.0.0")
+    before = read_files(store / "org/knob/1.0.0")
     tags = hub.repositories["org/knob"].tags
     tags["v1.0.0"] = tags["v2.0.0"]
 
@@ -68,7 +68,7 @@ def test_a_moved_tag_is_noticed_by_the_next_pull(hub, published, rlhive, store):
 
     assert status == 1
     assert "tag v1.0.0 was moved" in said
-    assert files_of(store / "org/knob/1.0.0") == before
+    assert read_files(store / "org/knob/1.0.0") == before
 
 
 @pytest.mark.parametrize(

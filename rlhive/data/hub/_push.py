@@ -1,12 +1,13 @@
-"""A version in the local store → the Hub: one commit with its files, then a tag that is never moved.
+"""Upload of versions to the Hugging Face Hub: one commit with the files, then a tag that is never moved.
 
 ::
 
-    check every file ──► repository there? ─► tag there? ─► commit on top of the head we saw ─► tag v<version>
-                         create it            same files: done      somebody else's since: refuse
-                                              other files: refuse
+    check every file ──► repository? ──► tag? ──────────────► commit on top of the head ─────► tag v<version>
+                         no: create it   same files: done     somebody committed meanwhile:
+                                         other files: refuse  refuse
 
-Every step can be repeated: what the Hub holds is not sent again, so an interrupted push goes on where it stopped.
+Every step can be repeated. Files that the Hub already has are not sent again, so an interrupted push continues where it
+stopped.
 """
 
 import tempfile
@@ -15,14 +16,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, get_token
+from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete, HfApi, constants, get_token
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.hf_api import RepoFile
 
 from rlhive.data import _store
 from rlhive.data.checks import FAILED, CheckReport, run_checks
-from rlhive.data.hub._client import bars, translate_errors, with_retries
+from rlhive.data.hub._client import progress_bars, translate_errors, with_retries
 from rlhive.data.hub._pull import git_blob_hash
+from rlhive.data.hub._refs import read_refs
 from rlhive.data.versions import (
     MANIFEST_NAME,
     PICTURE_PATH,
@@ -37,15 +39,14 @@ from rlhive.errors import (
     CheckFailed,
     CorruptDataset,
     DatasetExists,
-    DatasetNotFound,
     HubConflict,
     HubRefused,
     InvalidName,
 )
 
 CARD_NAME = "README.md"
-#: Folders of a repository that belong to RLHive: what the new version does not have there is deleted.
-OWN_FOLDERS = ("data/", "meta/")
+#: Folders of a repository that RLHive manages: a push deletes their files that the new version does not have.
+MANAGED_FOLDERS = ("data/", "meta/")
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,8 @@ class PublishedVersion:
     Attributes:
         repo_id: ``namespace/name``.
         version: MAJOR.MINOR.PATCH.
-        commit: The commit that the tag ``v<version>`` names.
-        url: Its page.
+        commit: Commit of the tag ``v<version>``.
+        url: Address of the version's page.
     """
 
     repo_id: str
@@ -76,81 +77,105 @@ def push(
 ) -> PublishedVersion:
     """Publish a version under the tag ``v<version>``.
 
-    Files that the Hub holds already are not sent again, so a second version sends what changed, and a push that was
-    interrupted goes on. A version that is there with the same files is left as it is.
+    Files that the Hub already has are not sent again. So a new version sends only what changed, an interrupted push
+    can be repeated, and pushing a published version again changes nothing.
 
     Args:
         folder: The version's folder; all of its files are checked first.
-        repo_id: ``namespace/name``; the card and the manifest on the Hub carry this name.
-        private: Whether a new repository is private; an existing one that is public is then refused.
-        license: Licence to publish under, where the repository's name is not the version's own.
-        check: Looks for what must not be published; by default at the files alone, see :mod:`rlhive.data.checks`.
-        progress: Whether to show the Hub's progress bars.
+        repo_id: ``namespace/name``. The card and the manifest on the Hub have this name.
+        private: Whether a new repository is private. An existing public repository is then refused.
+        license: Licence on the Hub, which may differ from the version's if the repository has another name.
+        check: Function that checks the version; by default :func:`rlhive.data.checks.run_checks`, without rewards.
+        progress: Whether to show the Hub client's progress bars.
 
     Raises:
         CorruptDataset: A file is not what the manifest recorded.
         CheckFailed: The content fails a check.
-        DatasetExists: The Hub has another content under that version; a tag is never moved.
+        DatasetExists: The Hub has that version with other content; a tag is never moved.
         HubConflict: Somebody else committed meanwhile.
-        HubAccessDenied: No token, or one that may not write.
-        HubRefused: The repository is public and ``private`` was asked for, or the Hub gives another reason.
-        HubUnreachable: Nobody answered.
+        HubAccessDenied: There is no token, or it may not write.
+        HubRefused: The repository is public although ``private`` is set, or the Hub gives another reason.
+        HubUnreachable: The Hub did not answer.
     """
     manifest = Manifest.read(folder)
-    _require_sound(check(folder), manifest)
-    repo_id = _whole(repo_id)
-    tag = f"v{manifest.version}"
-    with _staged(Path(folder), manifest, repo_id, license) as files, bars(progress):
+    _require_no_failure(check(folder), manifest)
+    repo_id = _require_namespace(repo_id)
+    with _stage_files(Path(folder), manifest, repo_id, license) as files, progress_bars(progress):
         _require_no_token(files)
-        message, otherwise = f"Version {manifest.version}", "Choose another version."
-        return _place(repo_id, files, tag, manifest.version, private=private, message=message, otherwise=otherwise)
+        commit = _publish(
+            repo_id,
+            files,
+            f"v{manifest.version}",
+            private=private,
+            message=f"Version {manifest.version}",
+            next_step="Choose another version.",
+        )
+    return _describe_published(repo_id, manifest.version, commit, f"v{manifest.version}")
 
 
 def push_folder(
     folder: Path, repo_id: str, *, version: str, tag: str, private: bool = False, progress: bool = True
 ) -> PublishedVersion:
-    """Publish a dataset in another library's format, with all that its folder holds, under the tag of that format.
+    """Publish a dataset in another library's format under the tag that the library expects.
 
     Args:
-        folder: The dataset, as :func:`rlhive.data.formats.export_to` wrote it.
-        repo_id: ``namespace/name``; a repository of its own, since a format's tag names one content.
-        version: Of the dataset that it was made from, for the commit's message.
-        tag: What the other library looks for, ``v3.0`` for LeRobot.
-        private: Whether a new repository is private; an existing one that is public is then refused.
-        progress: Whether to show the Hub's progress bars.
+        folder: Folder of the dataset, as :func:`rlhive.data.formats.export_to` wrote it. All files are published.
+        repo_id: ``namespace/name`` of a repository for this format only, since its tag refers to one content.
+        version: Version of the dataset that was exported, for the commit message.
+        tag: Tag that the other library expects, ``v3.0`` for LeRobot.
+        private: Whether a new repository is private. An existing public repository is then refused.
+        progress: Whether to show the Hub client's progress bars.
 
     Raises:
-        DatasetExists: The repository has that tag with another content; a tag is never moved.
+        DatasetExists: The repository has that tag with other content; a tag is never moved.
         HubConflict, HubAccessDenied, HubRefused, HubUnreachable: As for :func:`push`.
     """
-    repo_id = _whole(repo_id)
+    repo_id = _require_namespace(repo_id)
     files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
-    message, otherwise = f"Version {version}, as {tag}", "Push to a repository of its own, or delete the tag there."
-    with bars(progress):
-        return _place(repo_id, files, tag, version, private=private, message=message, otherwise=otherwise)
-
-
-def _place(
-    repo_id: str, files: Mapping[str, Path], tag: str, version: str, *, private: bool, message: str, otherwise: str
-) -> PublishedVersion:
-    """Bring files under a tag; where it names others, refuse and say what to do otherwise."""
-    head, tags = _refs(repo_id)
-    if head is None:
-        head = _create(repo_id, private=private)
-    elif private:
-        _require_private(repo_id)
-    commit = tags.get(tag) or _tag(repo_id, tag, _commit(repo_id, files, head, message=message))
-    if not _holds(repo_id, commit, files):
-        msg = (
-            f"{repo_id}: the Hub has other files there (tag {tag} names commit {commit[:12]}), and a tag is never "
-            f"moved. {otherwise}"
+    with progress_bars(progress):
+        commit = _publish(
+            repo_id,
+            files,
+            tag,
+            private=private,
+            message=f"Version {version}, as {tag}",
+            next_step="Push to a repository of its own, or delete the tag on the Hub.",
         )
-        raise DatasetExists(msg)
+    return _describe_published(repo_id, version, commit, tag)
+
+
+def _describe_published(repo_id: str, version: str, commit: str, tag: str) -> PublishedVersion:
     return PublishedVersion(repo_id, version, commit, f"{constants.ENDPOINT}/datasets/{repo_id}/tree/{tag}")
 
 
+def _publish(repo_id: str, files: Mapping[str, Path], tag: str, *, private: bool, message: str, next_step: str) -> str:
+    """Commit and tag files, and return the tag's commit. A tag that exists must have the same files.
+
+    Args:
+        repo_id: ``namespace/name``.
+        files: Local files by path in the repository.
+        tag: Name of the tag.
+        private: Whether a new repository is private, and an existing one must be.
+        message: Commit message.
+        next_step: What the user can do if the tag has other files, for the error message.
+    """
+    head, tags = read_refs(repo_id)
+    if head is None:
+        head = _create_repository(repo_id, private=private)
+    elif private:
+        _require_private(repo_id)
+    commit = tags.get(tag) or _create_tag(repo_id, tag, _commit_files(repo_id, files, head, message=message))
+    if not _has_same_files(repo_id, commit, files):
+        msg = (
+            f"{repo_id}: tag {tag} (commit {commit[:12]}) has other files on the Hub, and a tag is never moved. "
+            f"{next_step}"
+        )
+        raise DatasetExists(msg)
+    return commit
+
+
 def _require_no_token(files: Mapping[str, Path]) -> None:
-    """Refuse to publish a secret: a command line, which holds anything, is part of the provenance."""
+    """Raise CheckFailed if card or manifest contain the token, which a recorded command line can."""
     token = get_token()
     for path in (MANIFEST_NAME, CARD_NAME):
         if token and token in files[path].read_text(encoding="utf-8"):
@@ -158,20 +183,22 @@ def _require_no_token(files: Mapping[str, Path]) -> None:
             raise CheckFailed(msg)
 
 
-def _require_sound(report: CheckReport, manifest: Manifest) -> None:
-    for outcome in report.results.values():
-        if outcome.status == FAILED:
-            if outcome.name in ("manifest", "files", "pages"):
-                raise CorruptDataset(outcome.findings[0])
-            msg = (
-                f"{manifest.name} {manifest.version} is not published: expected no failed check, got {outcome.name!r}: "
-                f"{outcome.findings[0]} See all of them: rlhive check {manifest.name} --version {manifest.version}"
-            )
-            raise CheckFailed(msg)
+def _require_no_failure(report: CheckReport, manifest: Manifest) -> None:
+    """Raise CorruptDataset or CheckFailed for the first failed check of a report."""
+    failed = next((result for result in report.results.values() if result.status == FAILED), None)
+    if failed is None:
+        return
+    if failed.name in ("manifest", "files", "pages"):
+        raise CorruptDataset(failed.findings[0])
+    msg = (
+        f"{manifest.name} {manifest.version} is not published: expected no failed check, got {failed.name!r}: "
+        f"{failed.findings[0]} See all findings: rlhive check {manifest.name} --version {manifest.version}"
+    )
+    raise CheckFailed(msg)
 
 
-def _whole(repo_id: str) -> str:
-    """Return the name of a repository; the namespace that a local name may leave out is nobody's to publish in."""
+def _require_namespace(repo_id: str) -> str:
+    """Return the id of a repository to publish to. The default namespace of local names is not assumed."""
     if "/" not in repo_id:
         msg = f"{repo_id!r}: expected a repository as org/name, got no org. Write YOUR-NAME/{repo_id}."
         raise InvalidName(msg)
@@ -179,13 +206,14 @@ def _whole(repo_id: str) -> str:
 
 
 @contextmanager
-def _staged(folder: Path, manifest: Manifest, repo_id: str, license: str | None) -> Iterator[Mapping[str, Path]]:
+def _stage_files(folder: Path, manifest: Manifest, repo_id: str, license: str | None) -> Iterator[Mapping[str, Path]]:
     """Yield the files to publish by their path in the repository.
 
-    Under the version's own name they are its files. Under another name, card and manifest say the new one.
+    In a repository of the version's own name they are the version's files. In another repository, card and manifest
+    are rewritten with the new name.
     """
-    names = [entry.path for entry in manifest.files]
-    files = {name: folder / name for name in (*names, MANIFEST_NAME)}
+    paths = [entry.path for entry in manifest.files]
+    files = {path: folder / path for path in (*paths, MANIFEST_NAME)}
     license = license or manifest.license
     if repo_id == manifest.name:
         if license != manifest.license:
@@ -198,70 +226,64 @@ def _staged(folder: Path, manifest: Manifest, repo_id: str, license: str | None)
         return
     renamed = replace(manifest, name=repo_id, license=license)
     with tempfile.TemporaryDirectory(prefix="rlhive-push-") as name:
-        card = Path(name) / CARD_NAME
-        picture = PICTURE_PATH if PICTURE_PATH in names else ""
-        said = str(read_certificate(manifest.fingerprint) or "")
-        returns = _returns(folder, manifest)
-        card.write_text(render_card(renamed, returns, picture=picture, certificate=said), encoding="utf-8")
-        entry = FileEntry(CARD_NAME, compute_sha256(card), card.stat().st_size)
-        others = tuple(other for other in manifest.files if other.path != CARD_NAME)
-        replace(renamed, files=(*others, entry)).write(Path(name))
-        yield files | {CARD_NAME: card, MANIFEST_NAME: Path(name) / MANIFEST_NAME}
+        staging = Path(name)
+        card = staging / CARD_NAME
+        picture = PICTURE_PATH if PICTURE_PATH in paths else ""
+        certificate = str(read_certificate(manifest.fingerprint) or "")
+        outcomes = _compute_outcomes(folder, manifest)
+        card.write_text(render_card(renamed, outcomes, picture=picture, certificate=certificate), encoding="utf-8")
+        card_entry = FileEntry(CARD_NAME, compute_sha256(card), card.stat().st_size)
+        other_entries = tuple(entry for entry in manifest.files if entry.path != CARD_NAME)
+        replace(renamed, files=(*other_entries, card_entry)).write(staging)
+        yield files | {CARD_NAME: card, MANIFEST_NAME: staging / MANIFEST_NAME}
 
 
-def _returns(folder: Path, manifest: Manifest) -> dict[str, tuple[float, float]]:
-    """Mean return and success rate of each split."""
+def _compute_outcomes(folder: Path, manifest: Manifest) -> dict[str, tuple[float, float]]:
+    """Return mean return and success rate of each split."""
     rows = read_episodes(folder, manifest).select(["split", "return", "success"]).to_pylist()
-    found = {}
+    outcomes = {}
     for split in manifest.splits:
-        own = [row for row in rows if row["split"] == split]
-        count = max(len(own), 1)
-        found[split] = (sum(row["return"] for row in own) / count, sum(row["success"] for row in own) / count)
-    return found
+        split_rows = [row for row in rows if row["split"] == split]
+        count = max(len(split_rows), 1)
+        mean_return = sum(row["return"] for row in split_rows) / count
+        outcomes[split] = (mean_return, sum(row["success"] for row in split_rows) / count)
+    return outcomes
 
 
-def _refs(repo_id: str) -> tuple[str | None, dict[str, str]]:
-    """Return the head of main, None without a repository, and the commit of every tag."""
-    try:
-        with translate_errors(repo_id, "its tags"):
-            refs = with_retries(HfApi().list_repo_refs, repo_id, repo_type="dataset")
-    except DatasetNotFound:
-        return None, {}
-    head = next((branch.target_commit for branch in refs.branches if branch.name == "main"), None)
-    return head, {tag.name: tag.target_commit for tag in refs.tags}
-
-
-def _create(repo_id: str, *, private: bool) -> str:
+def _create_repository(repo_id: str, *, private: bool) -> str:
+    """Create a repository and return the commit of its main branch."""
     with translate_errors(repo_id, "creating it"):
         with_retries(HfApi().create_repo, repo_id, repo_type="dataset", private=private, exist_ok=True)
-    head, _ = _refs(repo_id)
+    head, _ = read_refs(repo_id)
     if head is None:
-        msg = f"{repo_id}: expected a commit on main after creating it, got none. Look at it on the Hub."
+        msg = f"{repo_id}: expected a commit on main after creating the repository, got none. Look at it on the Hub."
         raise HubRefused(msg)
     return head
 
 
 def _require_private(repo_id: str) -> None:
     with translate_errors(repo_id, "its visibility"):
-        found = with_retries(HfApi().repo_info, repo_id, repo_type="dataset").private
-    if not found:
-        msg = f"{repo_id}: expected a private repository, it is public. Make it private on the Hub, or choose another."
+        is_private = with_retries(HfApi().dataset_info, repo_id).private
+    if not is_private:
+        msg = f"{repo_id}: expected a private repository, it is public. Make it private on the Hub, or use another one."
         raise HubRefused(msg)
 
 
-def _commit(repo_id: str, files: Mapping[str, Path], head: str, *, message: str) -> str:
-    """Put the files on main on top of ``head``; return the commit that holds them."""
-    there = _hashes(repo_id, head)
-    changed = [path for path, file in files.items() if not _is(file, there.get(path))]
-    gone = [path for path in there if path.startswith(OWN_FOLDERS) and path not in files]
-    operations = [CommitOperationAdd(path, str(files[path])) for path in changed]
-    operations += [CommitOperationDelete(path, is_folder=False) for path in gone]
+def _commit_files(repo_id: str, files: Mapping[str, Path], head: str, *, message: str) -> str:
+    """Commit the files to the main branch on top of ``head``; return the commit, ``head`` itself without a change."""
+    hashes = _read_hashes(repo_id, head)
+    changed = [path for path, file in files.items() if not _has_hash(file, hashes.get(path))]
+    deleted = [path for path in hashes if path.startswith(MANAGED_FOLDERS) and path not in files]
+    operations: list[CommitOperationAdd | CommitOperationDelete | CommitOperationCopy] = [
+        *(CommitOperationAdd(path, str(files[path])) for path in changed),
+        *(CommitOperationDelete(path, is_folder=False) for path in deleted),
+    ]
     if not operations:
         return head
     try:
         with translate_errors(repo_id, "the commit"):
-            # May be sent twice: a second one has another parent than the first, and is refused.
-            made = with_retries(
+            # May be sent twice: a repeated commit has another parent than the first one, and is refused.
+            commit = with_retries(
                 HfApi().create_commit,
                 repo_id,
                 operations,
@@ -269,46 +291,48 @@ def _commit(repo_id: str, files: Mapping[str, Path], head: str, *, message: str)
                 commit_message=message,
                 parent_commit=head,
             )
-        return made.oid
+        return commit.oid
     except HubConflict:
-        now, _ = _refs(repo_id)
-        if now is not None and _holds(repo_id, now, files):  # our own, whose answer was lost; or another's, the same
-            return now
+        new_head, _ = read_refs(repo_id)
+        # Our own commit, whose answer was lost, or an equal one by somebody else.
+        if new_head is not None and _has_same_files(repo_id, new_head, files):
+            return new_head
         raise
 
 
-def _tag(repo_id: str, tag: str, commit: str) -> str:
-    """Tag a commit; return the commit that the tag names, another one's where somebody was faster."""
+def _create_tag(repo_id: str, tag: str, commit: str) -> str:
+    """Tag a commit; return the tag's commit, which is another one if somebody else created the tag first."""
     with translate_errors(repo_id, f"tag {tag}"):
         try:
             with_retries(HfApi().create_tag, repo_id, repo_type="dataset", tag=tag, revision=commit)
         except HfHubHTTPError as error:
             if error.response.status_code != 409:
                 raise
-            return _refs(repo_id)[1][tag]
+            _, tags = read_refs(repo_id)
+            return tags[tag]
     return commit
 
 
-def _holds(repo_id: str, commit: str, files: Mapping[str, Path]) -> bool:
-    """Whether a commit has exactly these files in RLHive's folders and the card and manifest beside them."""
-    there = _hashes(repo_id, commit)
-    own = {path for path in there if path.startswith(OWN_FOLDERS)}
-    return own <= files.keys() and all(_is(file, there.get(path)) for path, file in files.items())
+def _has_same_files(repo_id: str, commit: str, files: Mapping[str, Path]) -> bool:
+    """Whether a commit has exactly these files in the managed folders, and the other ones outside of them."""
+    hashes = _read_hashes(repo_id, commit)
+    managed_paths = {path for path in hashes if path.startswith(MANAGED_FOLDERS)}
+    return managed_paths <= files.keys() and all(_has_hash(file, hashes.get(path)) for path, file in files.items())
 
 
-def _hashes(repo_id: str, commit: str) -> dict[str, str]:
-    """Return what the Hub knows every file of a commit by: SHA-256 of a large one, git's hash of a small one."""
+def _read_hashes(repo_id: str, commit: str) -> dict[str, str]:
+    """Return the hash of every file of a commit by path: SHA-256 for an LFS file, git's hash for any other."""
 
-    def listing() -> list[RepoFile]:
+    def list_files() -> list[RepoFile]:
         tree = HfApi().list_repo_tree(repo_id, repo_type="dataset", revision=commit, recursive=True)
         return [item for item in tree if isinstance(item, RepoFile)]
 
     with translate_errors(repo_id, f"commit {commit[:12]}"):
-        return {item.path: item.lfs.sha256 if item.lfs else item.blob_id for item in with_retries(listing)}
+        return {file.path: file.lfs.sha256 if file.lfs else file.blob_id for file in with_retries(list_files)}
 
 
-def _is(file: Path, known: str | None) -> bool:
-    """Whether a file has the hash that the Hub knows; git's are of small files only."""
-    if known is None:
+def _has_hash(file: Path, expected: str | None) -> bool:
+    """Whether a file has a hash of the Hub, SHA-256 or git's by its length; False without a hash."""
+    if expected is None:
         return False
-    return known == (compute_sha256(file) if len(known) == 64 else git_blob_hash(file.read_bytes()))
+    return expected == (compute_sha256(file) if len(expected) == 64 else git_blob_hash(file.read_bytes()))

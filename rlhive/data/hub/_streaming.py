@@ -1,14 +1,16 @@
-"""Episodes and batches straight from a version's shards, here or on the Hub, in bounded memory.
+"""Episodes and batches read from a version's shards, local or on the Hub, in bounded memory.
 
 ::
 
-    episode table ─► which shards and row groups hold wanted episodes ─► those byte ranges ─► episodes ─► batches
+    episode table ─► shards and row groups with requested episodes ─► byte ranges of these ─► episodes ─► batches
 
-A byte range has no hash of its own; each episode's content hash, which the verified episode table holds, takes its
-place, beside Parquet's page checksums. In memory are the row groups of the episodes at hand, and the pool to shuffle.
+A byte range of a remote file cannot be compared with the file's hash. Instead, each episode is compared with its
+content hash in the verified episode table, and Parquet's page checksums are verified. Memory holds the row groups of
+the current episodes and the pool for shuffling.
 """
 
 import contextlib
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -22,40 +24,42 @@ from rlhive.data import _arrow, _parquet
 from rlhive.data._episodes import EpisodeRecord, unpack
 from rlhive.data._schema import Schema
 from rlhive.data.hub._client import translate_errors
-from rlhive.data.hub._pull import HubPin
+from rlhive.data.hub._refs import HubPin
 from rlhive.data.versions import FileEntry, Manifest, iterate_shards
 
 
 def stream_records(
-    folder: Path, manifest: Manifest, splits: Sequence[str], wanted: Iterable[int] | None = None
+    folder: Path, manifest: Manifest, splits: Sequence[str], episode_ids: Iterable[int] | None = None
 ) -> Iterator[EpisodeRecord]:
-    """Yield episodes of some splits, shard by shard; fetches only the row groups that hold wanted ones.
+    """Yield episodes of some splits, shard by shard. Only row groups with requested episodes are fetched.
 
     Args:
-        folder: The version's folder; shards that it lacks are read from the commit that it is pinned to.
-        manifest: Its manifest.
-        splits: Which splits, in order.
-        wanted: Ids of the episodes; all by default.
+        folder: The version's folder. Shards that are not in it are read from the commit in its pin.
+        manifest: The version's manifest.
+        splits: Names of the splits, in the order of the result.
+        episode_ids: Ids of the episodes; all by default.
 
     Raises:
-        CorruptDataset: An episode's rows are not those that the episode table vouches for.
-        HubUnreachable, HubAccessDenied: The Hub does not answer or does not give them.
+        CorruptDataset: An episode does not have the content hash of the episode table.
+        HubUnreachable: The Hub did not answer.
+        HubAccessDenied: The token may not read the repository.
     """
     folder, pin, schema = Path(folder), HubPin.read(folder), manifest.schema
-    chosen = None if wanted is None else np.fromiter(wanted, np.int64)
+    requested_ids = None if episode_ids is None else np.fromiter(episode_ids, np.int64)
     for entry, episodes in iterate_shards(folder, manifest, splits):
         ids, lengths = episodes[keys.EPISODE].to_numpy(), episodes["length"].to_numpy()
-        keep = np.ones(len(ids), bool) if chosen is None else np.isin(ids, chosen)
-        if not keep.any():
+        is_requested = np.ones(len(ids), bool) if requested_ids is None else np.isin(ids, requested_ids)
+        if not is_requested.any():
             continue
-        with _opened(folder, entry, pin) as reader:
+        with _open_shard(folder, entry, pin) as reader:
             for chunk in _parquet.split_into_chunks(folder / entry.path, range(len(ids)), lengths, reader.sizes):
-                own = slice(chunk.positions.start, chunk.positions.stop)
-                if keep[own].any():
-                    with translate_errors(pin.repo_id if pin else manifest.name, entry.path):
-                        rows = reader.read(chunk.groups)
-                    records = _arrow.table_to_records(rows, episodes.slice(own.start, own.stop - own.start), schema)
-                    yield from (record for record, kept in zip(records, keep[own], strict=True) if kept)
+                first, stop = chunk.positions[0], chunk.positions[-1] + 1
+                if not is_requested[first:stop].any():
+                    continue
+                with translate_errors(pin.repo_id if pin else manifest.name, entry.path):
+                    rows = reader.read(chunk.groups)
+                records = _arrow.table_to_records(rows, episodes.slice(first, stop - first), schema)
+                yield from itertools.compress(records, is_requested[first:stop])
 
 
 def iterate_batches(
@@ -71,33 +75,40 @@ def iterate_batches(
 
     Args:
         records: The episodes.
-        schema: Of the transitions.
-        batch_size: Transitions per batch.
-        shuffle: Size of the pool that batches are drawn from, in transitions; 0 keeps the order.
-        seed: The same seed gives the same batches.
-        drop_last: Whether a smaller last batch is left out.
+        schema: The transitions' schema.
+        batch_size: Number of transitions per batch.
+        shuffle: Number of transitions, beyond one batch, in the pool from which batches are drawn at random; 0 keeps
+            the order.
+        seed: Seed of the shuffle; random by default.
+        drop_last: Whether to drop a last batch that is smaller.
     """
     generator = torch.Generator()
-    generator.seed() if seed is None else generator.manual_seed(seed)
-    pool: list[TensorDict] = []
-    size = 0
+    if seed is None:
+        generator.seed()
+    else:
+        generator.manual_seed(seed)
+    pending: list[TensorDict] = []
+    num_pending = 0
     for record in records:
-        pool.append(unpack(record.columns, record.final, schema, episode=record.episode))
-        size += record.length
-        if size >= batch_size + shuffle:
-            joined = torch.cat(pool)
-            while len(joined) >= batch_size + shuffle:
-                batch, joined = _draw(joined, batch_size, shuffle, generator)
+        pending.append(unpack(record.columns, record.final, schema, episode=record.episode))
+        num_pending += record.length
+        if num_pending >= batch_size + shuffle:
+            pool = torch.cat(pending)
+            while len(pool) >= batch_size + shuffle:
+                batch, pool = _draw_batch(pool, batch_size, shuffle, generator)
                 yield batch
-            pool, size = [joined], len(joined)
-    joined = torch.cat(pool) if pool else None
-    while joined is not None and len(joined) >= (batch_size if drop_last else 1):
-        batch, joined = _draw(joined, batch_size, shuffle, generator)
-        yield batch
+            pending, num_pending = [pool], len(pool)
+    if pending:
+        pool = torch.cat(pending)
+        while len(pool) >= (batch_size if drop_last else 1):
+            batch, pool = _draw_batch(pool, batch_size, shuffle, generator)
+            yield batch
 
 
-def _draw(pool: TensorDict, batch_size: int, shuffle: int, generator: torch.Generator) -> tuple[TensorDict, TensorDict]:
-    """Cut a batch out of a pool; return it and the rest."""
+def _draw_batch(
+    pool: TensorDict, batch_size: int, shuffle: int, generator: torch.Generator
+) -> tuple[TensorDict, TensorDict]:
+    """Return a batch of a pool, and the rest of the pool."""
     if not shuffle:
         return pool[:batch_size].clone(), pool[batch_size:]
     order = torch.randperm(len(pool), generator=generator)
@@ -105,8 +116,8 @@ def _draw(pool: TensorDict, batch_size: int, shuffle: int, generator: torch.Gene
 
 
 @contextlib.contextmanager
-def _opened(folder: Path, entry: FileEntry, pin: HubPin | None) -> Iterator[_parquet.GroupReader]:
-    """Open a shard: the file that is here, otherwise the pinned one, of which ranges are fetched."""
+def _open_shard(folder: Path, entry: FileEntry, pin: HubPin | None) -> Iterator[_parquet.GroupReader]:
+    """Open the local file of a shard, or read byte ranges of the pinned one if there is no local file."""
     path = folder / entry.path
     if path.is_file() or pin is None:
         with _parquet.GroupReader(path, str(path)) as reader:
@@ -114,7 +125,7 @@ def _opened(folder: Path, entry: FileEntry, pin: HubPin | None) -> Iterator[_par
         return
     address = f"datasets/{pin.repo_id}@{pin.commit}/{entry.path}"
     with translate_errors(pin.repo_id, entry.path):
-        # No read-ahead: Parquet says itself which ranges it needs.
+        # Without read-ahead: Parquet requests exactly the ranges that it needs.
         file = HfFileSystem(skip_instance_cache=True).open(address, "rb", cache_type="none")
         reader = _parquet.GroupReader(file, address)
     with reader:

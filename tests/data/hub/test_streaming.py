@@ -16,7 +16,7 @@ from rlhive.data.versions._export import export
 from rlhive.data.versions._manifest import Manifest
 from rlhive.errors import CorruptDataset
 from tests.data.strategies import records
-from tests.hub_client import ClientError, files_of
+from tests.hub_client import ClientError, read_files
 from tests.hub_server import Fault, Repository
 
 STREAM = """
@@ -44,7 +44,7 @@ def episodes(hub, tmp_path):
     origin = {"license": "mit", "store": tmp_path / "origin", "shard_bytes": 1}
     folder = export(made, "org/knob", version="1.0.0", schema=schema, **origin)
     hub.repositories["org/knob"] = Repository()
-    hub.repositories["org/knob"].commit(files_of(folder), tag="v1.0.0")
+    hub.repositories["org/knob"].commit(read_files(folder), tag="v1.0.0")
     ordered = sorted(made, key=lambda record: record.split)
     return [unpack(record.columns, record.final, schema, episode=record.episode) for record in ordered]
 
@@ -126,8 +126,8 @@ def test_a_hub_that_stops_answering_is_one_sentence(hub, episodes, online, store
     with pytest.raises(ClientError) as caught:
         online.run(STREAM, store=str(store), how="episodes", count=None, options={})
 
-    assert caught.value.kind == "HubAccessDenied", caught.value.shown
-    assert "\n" not in caught.value.said
+    assert caught.value.kind == "HubAccessDenied", caught.value.traceback
+    assert "\n" not in caught.value.message
 
 
 def test_other_views_of_a_stream_are_refused(hub, episodes, online, store):

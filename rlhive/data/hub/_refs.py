@@ -1,0 +1,163 @@
+"""Datasets, versions and revisions on the Hub, and the pin that ties a local version to a commit.
+
+A version is the git tag ``v<version>`` of a dataset repository.
+"""
+
+import json
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from huggingface_hub import HfApi, constants, get_session, hf_raise_for_status
+from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # in its __all__, which is computed
+
+from rlhive.data import _store
+from rlhive.data.hub._client import translate_errors, with_retries
+from rlhive.errors import CorruptDataset, DatasetNotFound
+
+PIN_NAME = ".hub.json"
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+@dataclass(frozen=True)
+class HubPin:
+    """Repository and commit from which the files of a local version come.
+
+    Attributes:
+        repo_id: ``namespace/name`` on the Hub.
+        commit: The 40 hexadecimal digits of the commit.
+    """
+
+    repo_id: str
+    commit: str
+
+    @classmethod
+    def read(cls, folder: Path) -> "HubPin | None":
+        """Return the pin in a version's folder; None if the version was not pulled from the Hub."""
+        try:
+            row = json.loads((Path(folder) / PIN_NAME).read_text(encoding="utf-8"))
+            pin = cls(str(row["repo_id"]), str(row["commit"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return pin if _COMMIT.fullmatch(pin.commit) else None
+
+    @property
+    def url(self) -> str:
+        """Address of the commit's page."""
+        return f"{constants.ENDPOINT}/datasets/{self.repo_id}/tree/{self.commit}"
+
+    def __str__(self) -> str:
+        return f"{self.repo_id}@{self.commit[:12]}"
+
+    def write(self, folder: Path) -> None:
+        """Write the pin into a version's folder."""
+        _store.write_atomically(Path(folder) / PIN_NAME, json.dumps(asdict(self)).encode())
+
+
+def is_offline() -> bool:
+    """Whether HF_HUB_OFFLINE forbids every request."""
+    return bool(constants.HF_HUB_OFFLINE)
+
+
+def read_refs(repo_id: str) -> tuple[str | None, dict[str, str]]:
+    """Return the commit of the main branch, None without a repository, and the commit of every tag by its name.
+
+    Raises:
+        HubUnreachable: The Hub did not answer, or HF_HUB_OFFLINE is set.
+        HubAccessDenied: The token is not valid.
+    """
+    try:
+        with translate_errors(repo_id, "its tags"):
+            refs = with_retries(HfApi().list_repo_refs, repo_id, repo_type="dataset")
+    except DatasetNotFound:
+        return None, {}
+    head = next((branch.target_commit for branch in refs.branches if branch.name == "main"), None)
+    return head, {tag.name: tag.target_commit for tag in refs.tags}
+
+
+def list_versions(repo_id: str) -> dict[str, str]:
+    """Return the versions of a dataset on the Hub, oldest first.
+
+    The result is empty if there is no such repository, or if HF_HUB_OFFLINE is set. Cost: one request.
+
+    Args:
+        repo_id: ``namespace/name``.
+
+    Returns:
+        Commit sha by version, for example ``{"1.0.0": "0f3c…"}``.
+
+    Raises:
+        HubUnreachable: The Hub did not answer.
+        HubAccessDenied: The token is not valid.
+    """
+    if is_offline():
+        return {}
+    _, tags = read_refs(repo_id)
+    commits = {tag.removeprefix("v"): commit for tag, commit in tags.items() if tag.startswith("v")}
+    versions = sorted(filter(_store.is_version, commits), key=_store.parse_version)
+    return {version: commits[version] for version in versions}
+
+
+def list_datasets(namespace: str | None = None) -> dict[str, str]:
+    """Return the RLHive datasets on the Hub that the token may see.
+
+    Args:
+        namespace: User or organization whose datasets are listed; all by default.
+
+    Returns:
+        Date of the last change, ``YYYY-MM-DD``, by ``namespace/name``.
+
+    Raises:
+        HubUnreachable, HubAccessDenied: As for :func:`list_versions`.
+    """
+    with translate_errors(namespace or "All datasets", "their list"):
+        with_retries(_probe)
+        datasets = list(HfApi().list_datasets(filter="rlhive", author=namespace))
+    return {item.id: f"{item.last_modified:%Y-%m-%d}" if item.last_modified else "" for item in datasets}
+
+
+def resolve_revision(repo_id: str, revision: str) -> str:
+    """Return the commit that a tag, a branch or a commit sha refers to now.
+
+    Raises:
+        DatasetNotFound: There is no such repository or revision.
+        HubUnreachable: The Hub did not answer, or HF_HUB_OFFLINE is set and the revision is not a full commit sha.
+        HubAccessDenied: The token is not valid.
+    """
+    if _COMMIT.fullmatch(revision):
+        return revision
+    with translate_errors(repo_id, f"revision {revision}"):
+        commit = with_retries(HfApi().dataset_info, repo_id, revision=revision).sha
+    if commit is None:
+        msg = f"{repo_id}: expected a commit for revision {revision}, got none from the Hub."
+        raise DatasetNotFound(msg)
+    return commit
+
+
+def require_tag_unmoved(folder: Path, version: str, commit: str) -> None:
+    """Raise if a version's tag does not refer to the commit from which the local copy was pulled.
+
+    Args:
+        folder: Folder of the local copy, which is not changed.
+        version: Its version.
+        commit: Commit of the tag on the Hub.
+
+    Raises:
+        CorruptDataset: The tag was moved.
+    """
+    pin = HubPin.read(folder)
+    if pin is not None and pin.commit != commit:
+        msg = (
+            f"{pin.repo_id}: tag v{version} was moved: expected commit {pin.commit[:12]}, from which the copy in "
+            f"{folder} was pulled, got {commit[:12]}. Keep your copy and ask the dataset's owner why."
+        )
+        raise CorruptDataset(msg)
+
+
+def _probe() -> None:
+    """Send one request to the Hub, so that a busy or unreachable Hub is noticed before a list is requested.
+
+    The client itself repeats the request of a list for half a minute and logs two lines per attempt.
+    """
+    url, headers = f"{constants.ENDPOINT}/api/datasets", build_hf_headers()
+    hf_raise_for_status(get_session().get(url, params={"limit": 1}, headers=headers))

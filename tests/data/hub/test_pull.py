@@ -1,0 +1,154 @@
+"""Pulls of versions from the Hub: what is fetched, verified and refused."""
+
+import json
+
+import pytest
+
+from tests.data.hub.transfers import assert_raises, open_version, read_rewards
+from tests.hub_client import TOKEN, read_files
+from tests.hub_server import Fault
+
+
+def test_the_newest_version_is_pulled_and_then_needs_no_network(hub, published, online, store):
+    assert open_version(online, store) == ["2.0.0", read_rewards(published["2.0.0"])]
+    assert hub.requests
+    hub.requests.clear()
+
+    assert open_version(online, store) == ["2.0.0", read_rewards(published["2.0.0"])]
+    assert open_version(online, store, version="2.0.0")[0] == "2.0.0"
+    assert open_version(online, store, revision="v2.0.0")[0] == "2.0.0"
+    assert open_version(online, store, revision=hub.repositories["org/knob"].tags["v2.0.0"])[0] == "2.0.0"
+    assert hub.requests == []
+
+
+@pytest.mark.parametrize("revision", ["v1.0.0", "main", "commit"])
+def test_a_revision_is_a_tag_a_branch_or_a_commit(hub, published, online, store, revision):
+    repository = hub.repositories["org/knob"]
+    names = {"commit": repository.tags["v1.0.0"]}
+    expected = "2.0.0" if revision == "main" else "1.0.0"
+
+    assert open_version(online, store, revision=names.get(revision, revision)) == [
+        expected,
+        read_rewards(published[expected]),
+    ]
+    assert_raises("DatasetNotFound", "no revision v9", open_version, online, store, revision="v9")
+
+
+def test_only_the_requested_split_is_fetched_and_the_others_when_they_are_requested(
+    hub, published, online, offline, store
+):
+    folder = published["1.0.0"]
+
+    assert open_version(online, store, version="1.0.0", split="a")[1] == read_rewards(folder, "a")
+    assert not [path for path in hub.served if path.startswith("data/b")]
+    assert not list(store.glob("org/knob/1.0.0/data/b*"))
+    assert open_version(offline, store, version="1.0.0", split="a")[1] == read_rewards(folder, "a")
+    assert_raises("HubUnreachable", "data/b-00000", open_version, offline, store, version="1.0.0")
+
+    hub.served.clear()
+    assert open_version(online, store, version="1.0.0")[1] == read_rewards(folder)
+    assert {path[:6] for path in hub.served} == {"data/b"}
+    assert open_version(offline, store, version="1.0.0", split="b")[1] == read_rewards(folder, "b")
+    assert read_files(store / "org/knob/1.0.0") == read_files(folder)
+
+
+def test_a_version_that_the_hub_does_not_have_is_an_error(hub, published, online, store):
+    assert_raises("DatasetNotFound", "expected one of 1.0.0, 2.0.0", open_version, online, store, version="3.0.0")
+    assert_raises("DatasetNotFound", "not on the Hub", open_version, online, store, "org/unknown")
+
+
+def test_offline_no_request_is_sent_and_no_other_version_is_opened(hub, published, online, offline, store):
+    open_version(online, store, version="1.0.0")
+    hub.requests.clear()
+
+    assert open_version(offline, store, version="1.0.0")[0] == "1.0.0"
+    assert open_version(offline, store, revision="v1.0.0")[0] == "1.0.0"
+    assert_raises("DatasetNotFound", "expected one of 1.0.0", open_version, offline, store, version="2.0.0")
+    assert_raises("HubUnreachable", "HF_HUB_OFFLINE", open_version, offline, store, revision="v2.0.0")
+    assert_raises("HubUnreachable", "HF_HUB_OFFLINE", open_version, offline, store, revision="main")
+    assert hub.requests == []
+
+
+@pytest.mark.parametrize("name", ["data/a-00000", "meta/episodes", "README.md", "rlhive.json"])
+def test_a_file_that_is_damaged_in_transit_is_fetched_again(hub, published, online, store, name):
+    hub.faults.append(Fault(f"GET .*{name}", 1))
+
+    assert open_version(online, store)[1] == read_rewards(published["2.0.0"])
+    assert hub.faults[0].times == 0
+    assert read_files(store / "org/knob/2.0.0") == read_files(published["2.0.0"])
+
+
+@pytest.mark.parametrize("name", ["data/a-00000", "README.md", "rlhive.json"])
+def test_a_file_that_stays_damaged_is_refused_and_nothing_is_stored(hub, published, online, store, name):
+    hub.faults.append(Fault(f"GET .*{name}", 1, times=99))
+
+    message = assert_raises("CorruptDataset", name, open_version, online, store)
+
+    assert "twice" in message
+    assert not list(store.glob("org/knob/*/*"))
+
+
+def test_a_tag_with_the_manifest_of_another_version_is_refused(hub, published, online, store):
+    repository = hub.repositories["org/knob"]
+    repository.tags["v2.0.0"] = repository.tags["v1.0.0"]
+
+    assert_raises("CorruptDataset", "expected version 2.0.0, got 1.0.0", open_version, online, store)
+
+
+def test_a_version_with_other_content_does_not_replace_the_local_one(hub, published, versions, online, store):
+    open_version(online, store, version="1.0.0")
+    repository = hub.repositories["org/knob"]
+    manifest = json.loads(read_files(versions["2.0.0"])["rlhive.json"]) | {"version": "1.0.0"}
+    files = read_files(versions["2.0.0"]) | {"rlhive.json": json.dumps(manifest).encode()}
+    sha = repository.commit(files)
+    before = read_files(store / "org/knob/1.0.0")
+
+    assert_raises("DatasetExists", "holds fingerprint", open_version, online, store, revision=sha)
+
+    assert read_files(store / "org/knob/1.0.0") == before
+
+
+def test_errors_of_private_and_gated_repositories_name_the_next_step(hub, published, clients, server, store, online):
+    hub.tokens |= {TOKEN: "read"}
+    hub.repositories["org/knob"].gated = True
+    message = assert_raises("HubAccessDenied", "is gated", open_version, online, store)
+    assert "/datasets/org/knob" in message
+
+    hub.tokens.clear()
+    hub.repositories["org/knob"].private = True
+    client = clients.start(server.url, HF_TOKEN="", HF_HOME=str(store / "home"))
+    assert_raises("DatasetNotFound", "no token may not see it", open_version, client, store, revision="v1.0.0")
+
+
+@pytest.mark.parametrize("trouble", ["unknown", "busy"])
+def test_the_recipe_runs_if_the_hub_does_not_have_the_dataset_or_does_not_answer(hub, online, store, trouble):
+    online.run("import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])")  # one worker is enough
+    if trouble == "busy":
+        hub.broken = 503
+
+    assert open_version(online, store, "toy_point")[0] == "1.0.0"
+    assert (store / "robohive/toy_point/1.0.0/rlhive.json").exists()
+
+
+def test_a_killed_pull_continues_where_it_stopped(hub, published, clients, server, store):
+    environment = {"HF_HOME": str(store / "home")}
+    victim, served = clients.start(server.url, **environment), []
+
+    def kill(line):
+        if line.startswith("GET") and "/data/" in line:
+            served.append(line)
+        if len(served) == 3:
+            hub.before = None
+            victim.kill()
+
+    hub.before = kill
+    with pytest.raises((EOFError, ConnectionError)):
+        open_version(victim, store)
+    assert not list(store.glob("org/knob/*/rlhive.json"))
+    before = sum(hub.served.values())
+
+    assert open_version(clients.start(server.url, **environment), store)[1] == read_rewards(published["2.0.0"])
+
+    whole = sum(len(data) for data in read_files(published["2.0.0"]).values())
+    assert before > 0
+    assert sum(hub.served.values()) < before + whole
