@@ -42,7 +42,7 @@ class RowChecks:
         self._why_no_rewards = ""
 
     def add(self, facts: ChunkFacts) -> None:
-        """Report the defects of a chunk, and keep what :meth:`finish` needs."""
+        """CheckReport the defects of a chunk, and keep what :meth:`finish` needs."""
         if facts.error:
             self._builder.add("pages", facts.error)
             return

@@ -230,8 +230,8 @@ def _stage_files(folder: Path, manifest: Manifest, repo_id: str, license: str | 
         card = staging / CARD_NAME
         picture = PICTURE_PATH if PICTURE_PATH in paths else ""
         certificate = str(read_certificate(manifest.fingerprint) or "")
-        outcomes = _compute_outcomes(folder, manifest)
-        card.write_text(render_card(renamed, outcomes, picture=picture, certificate=certificate), encoding="utf-8")
+        results = _compute_outcomes(folder, manifest)
+        card.write_text(render_card(renamed, results, picture=picture, certificate=certificate), encoding="utf-8")
         card_entry = FileEntry(CARD_NAME, compute_sha256(card), card.stat().st_size)
         other_entries = tuple(entry for entry in manifest.files if entry.path != CARD_NAME)
         replace(renamed, files=(*other_entries, card_entry)).write(staging)
@@ -241,13 +241,13 @@ def _stage_files(folder: Path, manifest: Manifest, repo_id: str, license: str | 
 def _compute_outcomes(folder: Path, manifest: Manifest) -> dict[str, tuple[float, float]]:
     """Return mean return and success rate of each split."""
     rows = read_episodes(folder, manifest).select(["split", "return", "success"]).to_pylist()
-    outcomes = {}
+    results = {}
     for split in manifest.splits:
         split_rows = [row for row in rows if row["split"] == split]
         count = max(len(split_rows), 1)
         mean_return = sum(row["return"] for row in split_rows) / count
-        outcomes[split] = (mean_return, sum(row["success"] for row in split_rows) / count)
-    return outcomes
+        results[split] = (mean_return, sum(row["success"] for row in split_rows) / count)
+    return results
 
 
 def _create_repository(repo_id: str, *, private: bool) -> str:
