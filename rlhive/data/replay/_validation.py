@@ -1,4 +1,4 @@
-"""Checks of argument values, which name the argument, what was expected and what was given."""
+"""Checks of argument values; the errors name the argument, the expected and the given value."""
 
 from collections.abc import Sequence
 from numbers import Integral
@@ -8,10 +8,10 @@ from rlhive.errors import SchemaMismatch
 
 
 def require_integer(value: Any, minimum: int, argument: str) -> None:
-    """Raise unless a value is an integer of a minimum or more.
+    """Raise unless a value is an integer that is not smaller than a minimum.
 
     Raises:
-        ValueError: It is another value.
+        ValueError: The value is not an integer, or it is too small.
     """
     if isinstance(value, bool) or not isinstance(value, Integral) or value < minimum:
         msg = f"{argument}={value!r}: expected a whole number of {minimum} or more"
@@ -33,7 +33,7 @@ def require_choice(value: Any, choices: Sequence[str], argument: str) -> None:
     """Raise unless a value is one of some strings.
 
     Raises:
-        ValueError: It is another value.
+        ValueError: The value is not one of them.
     """
     if value not in choices:
         *first, last = (repr(choice) for choice in choices)

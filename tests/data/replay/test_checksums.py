@@ -8,7 +8,7 @@ from rlhive.errors import CorruptDataset
 
 
 @pytest.fixture
-def sealed(tmp_path):
+def folder(tmp_path):
     (tmp_path / "a.bin").write_bytes(bytes(range(256)) * 9)
     (tmp_path / "b.bin").touch()
     write_checksums(tmp_path, "here")
@@ -21,27 +21,27 @@ def flip(path):
     path.write_bytes(content)
 
 
-def test_an_untouched_folder_is_not_even_read(sealed, monkeypatch):
+def test_files_with_unchanged_stamps_are_not_read(folder, monkeypatch):
     monkeypatch.setattr(
         "rlhive.data.replay._checksums._compute_checksums", lambda path: pytest.fail(f"{path} was read")
     )
 
-    require_intact(sealed)
-    assert read_source(sealed) == "here"
+    require_intact(folder)
+    assert read_source(folder) == "here"
 
 
-def test_a_file_that_was_touched_is_read_once_and_stamped_anew(sealed, monkeypatch):
-    os.utime(sealed / "a.bin", ns=(1, 1))
-    require_intact(sealed)
+def test_a_file_with_a_new_stamp_is_read_once(folder, monkeypatch):
+    os.utime(folder / "a.bin", ns=(1, 1))
+    require_intact(folder)
 
     monkeypatch.setattr(
         "rlhive.data.replay._checksums._compute_checksums", lambda path: pytest.fail(f"{path} was read again")
     )
-    require_intact(sealed)
+    require_intact(folder)
 
 
 @pytest.mark.parametrize(
-    ("harm", "says"),
+    ("damage", "message"),
     [
         (lambda folder: flip(folder / "a.bin"), "the content of a.bin does not match its checksums"),
         (lambda folder: (folder / "a.bin").write_bytes(b""), "the content of a.bin does not match"),
@@ -51,28 +51,28 @@ def test_a_file_that_was_touched_is_read_once_and_stamped_anew(sealed, monkeypat
         (lambda folder: (folder / "seal.json").write_text("[]"), "seal.json"),
     ],
 )
-def test_a_harmed_folder_is_refused(sealed, harm, says):
-    harm(sealed)
+def test_a_damaged_folder_is_refused(folder, damage, message):
+    damage(folder)
 
-    with pytest.raises(CorruptDataset, match=says):
-        require_intact(sealed)
+    with pytest.raises(CorruptDataset, match=message):
+        require_intact(folder)
 
 
-def test_a_flip_with_the_old_times_is_found_too(sealed):
+def test_a_changed_file_with_its_old_modification_time_is_refused(folder):
     """The time of change cannot be set back, whatever a program does to the time of modification."""
-    before = (sealed / "a.bin").stat()
-    flip(sealed / "a.bin")
-    os.utime(sealed / "a.bin", ns=(before.st_atime_ns, before.st_mtime_ns))
+    before = (folder / "a.bin").stat()
+    flip(folder / "a.bin")
+    os.utime(folder / "a.bin", ns=(before.st_atime_ns, before.st_mtime_ns))
 
     with pytest.raises(CorruptDataset, match=r"the content of a\.bin does not match its checksums"):
-        require_intact(sealed)
+        require_intact(folder)
 
 
-def test_what_the_disk_alone_changed_is_found_by_reading(sealed):
-    content = json.loads((sealed / "seal.json").read_text())
+def test_a_change_below_the_file_system_is_found_by_reading_all_files(folder):
+    content = json.loads((folder / "seal.json").read_text())
     content["files"]["a.bin"]["crc32"][0] ^= 1  # as if the bits had changed below the file system: no stamp tells
-    (sealed / "seal.json").write_text(json.dumps(content))
+    (folder / "seal.json").write_text(json.dumps(content))
 
-    require_intact(sealed)
+    require_intact(folder)
     with pytest.raises(CorruptDataset, match=r"content of a\.bin does not match"):
-        require_intact(sealed, read_all=True)
+        require_intact(folder, read_all=True)

@@ -1,4 +1,4 @@
-"""Pictures compressed one by one: the same bytes as raw rows, and as few as a still camera allows."""
+"""Compressed pictures: the same bytes as raw rows, and small files for a camera that stands still."""
 
 import errno
 import logging
@@ -14,10 +14,10 @@ import torch
 from torchrl.data import SamplerWithoutReplacement
 
 from rlhive import RoboHiveDataset
-from rlhive.data import _store as cache_room
+from rlhive.data import _store
 from rlhive.data._episodes import EpisodeRecord
 from rlhive.data._schema import Field, Schema
-from rlhive.data.replay import _frames as frames_room, _layout as layout_room, open_packed
+from rlhive.data.replay import _frames, _layout, open_packed
 from rlhive.data.replay._frames import FrameFormat, FrameReader, FrameWriter
 from rlhive.data.versions._export import export
 from rlhive.data.versions._manifest import Manifest
@@ -32,7 +32,7 @@ LENGTHS = [6, 1, 9]
 
 
 def pictures(length, seed, *, moving=()):
-    """Frames ``[length + 1, 2, SIDE, SIDE, 3]`` of two cameras: a fixed ground with a square that walks; or noise."""
+    """Frames ``[length + 1, 2, SIDE, SIDE, 3]`` of two cameras: a fixed background with a moving square, or noise."""
     generator = np.random.default_rng(seed)
     still = generator.integers(0, 256, (2, SIDE, SIDE, 3), dtype=np.uint8)
     made = np.repeat(still[None], length + 1, 0)
@@ -44,8 +44,8 @@ def pictures(length, seed, *, moving=()):
 
 
 @pytest.fixture
-def seen():
-    """Per episode its pictures; in the second camera of the last one everything moves."""
+def episode_pictures():
+    """Pictures of each episode; the second camera of the last one sees noise."""
     return [pictures(length, seed, moving=(1,) if seed == 2 else ()) for seed, length in enumerate(LENGTHS)]
 
 
@@ -71,9 +71,9 @@ def taken(frames, rows, width):
 
 @pytest.mark.parametrize("pieces", [1, 2, 7, 19])
 @pytest.mark.parametrize("threads", [1, 3])
-def test_every_row_comes_back_bit_for_bit(tmp_path, seen, monkeypatch, pieces, threads):
-    monkeypatch.setattr(frames_room, "num_threads", lambda: threads)
-    frames, rows = write(tmp_path, seen, pieces=pieces)
+def test_every_row_comes_back_bit_for_bit(tmp_path, episode_pictures, monkeypatch, pieces, threads):
+    monkeypatch.setattr(_frames, "num_threads", lambda: threads)
+    frames, rows = write(tmp_path, episode_pictures, pieces=pieces)
     index = np.random.default_rng(0).integers(0, len(rows), 200)  # any order, and most of them several times
 
     assert len(frames) == len(rows)
@@ -83,7 +83,7 @@ def test_every_row_comes_back_bit_for_bit(tmp_path, seen, monkeypatch, pieces, t
 
 
 @pytest.mark.parametrize(("dtype", "shape"), [("float32", (17, 19)), ("uint8", (5, 7, 3)), ("float64", (300,))])
-def test_other_dtypes_and_shapes_come_back_too(tmp_path, dtype, shape):
+def test_other_dtypes_and_shapes_come_back_bit_for_bit(tmp_path, dtype, shape):
     generator = np.random.default_rng(0)
     rows = generator.integers(0, 256, (11, int(np.prod(shape)) * np.dtype(dtype).itemsize), dtype=np.uint8)
     blocks = np.split(rows.view(dtype).reshape(11, *shape), [4])  # every bit pattern, NaNs as well
@@ -92,8 +92,8 @@ def test_other_dtypes_and_shapes_come_back_too(tmp_path, dtype, shape):
     assert np.array_equal(taken(frames, np.arange(11), flat.shape[1]), rows)
 
 
-def test_a_camera_that_stands_still_costs_its_changes_and_one_that_moves_its_frames(tmp_path, seen):
-    _, rows = write(tmp_path, seen)
+def test_a_camera_that_stands_still_costs_its_changes_and_one_that_moves_its_frames(tmp_path, episode_pictures):
+    _, rows = write(tmp_path, episode_pictures)
     index = np.fromfile(tmp_path / "wide-0.idx", np.int64).reshape(len(rows), 2, 3)
     sizes, keys = index[:, :, 1], index[:, :, 2]
     first = np.repeat(np.cumsum([0, 7, 2]), [7, 2, 10])
@@ -105,19 +105,19 @@ def test_a_camera_that_stands_still_costs_its_changes_and_one_that_moves_its_fra
     assert (tmp_path / "wide-0.lz4").stat().st_size == sizes.sum()
 
 
-def test_the_files_do_not_depend_on_threads_or_pieces(tmp_path, seen, monkeypatch):
+def test_the_files_do_not_depend_on_threads_or_pieces(tmp_path, episode_pictures, monkeypatch):
     content = []
     for name, threads, pieces in (("one", 1, 1), ("three", 3, 4)):
-        monkeypatch.setattr(frames_room, "num_threads", lambda threads=threads: threads)
+        monkeypatch.setattr(_frames, "num_threads", lambda threads=threads: threads)
         (tmp_path / name).mkdir()
-        write(tmp_path / name, seen, pieces=pieces)
+        write(tmp_path / name, episode_pictures, pieces=pieces)
         content.append([(tmp_path / name / file).read_bytes() for file in ("wide-0.lz4", "wide-0.idx")])
 
     assert content[0] == content[1]
 
 
 @pytest.mark.parametrize(
-    ("harm", "says"),
+    ("damage", "message"),
     [
         (lambda index, content: content.__setitem__(slice(0, 4), 0), "bytes 0 to"),
         (lambda index, content: index.__setitem__((0, 0), -1), "frame 0: invalid start, size or key"),
@@ -127,26 +127,26 @@ def test_the_files_do_not_depend_on_threads_or_pieces(tmp_path, seen, monkeypatc
     ],
     ids=["content", "start", "size", "key outside", "key that is a difference"],
 )
-def test_damage_is_an_error_and_never_a_wrong_picture(tmp_path, seen, harm, says):
-    frames, rows = write(tmp_path, seen)
+def test_a_damaged_file_is_an_error_and_never_a_wrong_picture(tmp_path, episode_pictures, damage, message):
+    frames, rows = write(tmp_path, episode_pictures)
     index = np.memmap(tmp_path / "wide-0.idx", np.int64, "r+", shape=(len(rows) * 2, 3))
     content = np.memmap(tmp_path / "wide-0.lz4", np.uint8, "r+")
-    harm(index, content)
+    damage(index, content)
     index.flush(), content.flush()
 
-    with pytest.raises(CorruptDataset, match=says):
+    with pytest.raises(CorruptDataset, match=message):
         taken(frames, np.arange(len(rows)), rows.shape[1])
 
 
-def test_files_of_another_size_are_an_error(tmp_path, seen):
-    frames, rows = write(tmp_path, seen)
+def test_files_of_another_size_are_an_error(tmp_path, episode_pictures):
+    frames, rows = write(tmp_path, episode_pictures)
     (tmp_path / "wide-0.idx").write_bytes(b"\0" * 8)
     with pytest.raises(CorruptDataset, match=r"wide-0\.idx: expected \d+ bytes"):
         FrameReader(tmp_path, "wide-0", frames._format, len(rows))
 
 
 @pytest.fixture
-def version(tmp_path, seen):
+def version(tmp_path, episode_pictures):
     """A version of episodes with pictures, and its records split by split."""
     schema, made = records(LENGTHS)
     pixels = Field("pixels", "uint8", (2, SIDE, SIDE, 3), observed=True)
@@ -159,7 +159,7 @@ def version(tmp_path, seen):
                 "final": record.final | {"pixels": shown[-1]},
             }
         )
-        for record, shown in zip(made, seen, strict=True)
+        for record, shown in zip(made, episode_pictures, strict=True)
     ]
     return export(made, "my/knob", version="1.0.0", schema=schema, license="mit", store=tmp_path), sorted(
         made, key=lambda record: record.split
@@ -173,7 +173,7 @@ def dataset(version, tmp_path):
 
 def test_both_caches_hold_what_was_recorded(version, tmp_path, monkeypatch):
     folder, made = version
-    monkeypatch.setattr(layout_room, "CHUNK_BYTES", 100_000)
+    monkeypatch.setattr(_layout, "CHUNK_BYTES", 100_000)
     for kind in KINDS:
         packed = open_packed(folder, Manifest.read(folder), image_cache=kind, store=tmp_path)
         assert_holds(packed, made)
@@ -237,8 +237,8 @@ def test_a_checkpoint_goes_from_one_cache_to_the_other(dataset, tmp_path):
 @pytest.mark.parametrize(("memory", "free", "kind"), [(10**6, 10**9, "raw"), (10**5, 10**9, "encoded")])
 def test_the_default_is_raw_as_long_as_it_fits(dataset, monkeypatch, caplog, memory, free, kind):
     """There are 19 rows of 9,600 bytes."""
-    monkeypatch.setattr(cache_room, "memory_bytes", lambda: memory)
-    monkeypatch.setattr(cache_room, "free_bytes", lambda store: free)
+    monkeypatch.setattr(_store, "memory_bytes", lambda: memory)
+    monkeypatch.setattr(_store, "free_bytes", lambda store: free)
     with caplog.at_level(logging.INFO, "rlhive"):
         chosen = dataset.as_storage()._folder
     assert sorted(path.name for path in chosen.glob("wide-0.*")) == (
@@ -246,12 +246,12 @@ def test_the_default_is_raw_as_long_as_it_fits(dataset, monkeypatch, caplog, mem
     )
     assert f"my/knob 1.0.0: {kind} image cache, since" in caplog.text
 
-    monkeypatch.setattr(cache_room, "memory_bytes", lambda: 1)
-    assert dataset.as_storage()._folder == chosen, "a cache that is there is taken"
+    monkeypatch.setattr(_store, "memory_bytes", lambda: 1)
+    assert dataset.as_storage()._folder == chosen, "an existing cache is opened"
 
 
-def test_a_full_disk_counts_as_well(dataset, monkeypatch):
-    monkeypatch.setattr(cache_room, "free_bytes", lambda store: 10**5)
+def test_a_full_disk_also_makes_the_default_encoded(dataset, monkeypatch):
+    monkeypatch.setattr(_store, "free_bytes", lambda store: 10**5)
     assert dataset.as_storage()._folder.suffix == ".encoded"
 
 
@@ -305,7 +305,7 @@ def test_a_full_disk_says_so_and_leaves_nothing(dataset, version, tmp_path, kind
 
 
 @pytest.mark.parametrize("name", ["episodes.bin", "wide-0.idx"])
-def test_a_disk_that_is_full_for_the_last_file_says_so_too(dataset, monkeypatch, name):
+def test_a_disk_that_is_full_for_the_last_file_says_so(dataset, monkeypatch, name):
     write_bytes = Path.write_bytes
 
     def full(path, content):

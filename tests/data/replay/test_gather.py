@@ -5,7 +5,7 @@ import torch
 from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
 from torchrl.envs.transforms import CatFrames, MultiStepTransform, ObservationNorm, Reward2GoTransform
 
-from rlhive.data.replay import _layout as packed_room
+from rlhive.data.replay import _layout
 from rlhive.data.replay._buffer import make_replay_buffer
 from rlhive.data.replay._gather import Window
 from rlhive.data.replay._options import SamplingOptions
@@ -21,7 +21,7 @@ ALL = slice(None)
 def cache(tmp_path, monkeypatch, request):
     """Episodes in one block of records, or with observations in blocks of their own, raw or compressed."""
     if request.param != "records":
-        monkeypatch.setattr(packed_room, "WIDE", 16)
+        monkeypatch.setattr(_layout, "WIDE", 16)
     image_cache = "encoded" if request.param == "encoded" else "raw"
     return write_cache(tmp_path / "cache", ended="terminated", image_cache=image_cache)[0]
 

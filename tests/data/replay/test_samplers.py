@@ -23,7 +23,7 @@ def cache(tmp_path):
     return write_cache(tmp_path / "cache")[0]
 
 
-def ours(cache, *, seed=0, batch_size=16, **kwargs):
+def make_buffer(cache, *, seed=0, batch_size=16, **kwargs):
     storage = PackedStorage(cache)
     return make_replay_buffer(
         storage,
@@ -31,7 +31,7 @@ def ours(cache, *, seed=0, batch_size=16, **kwargs):
     )
 
 
-def torchrls(cache, sampler, *, seed=0, batch_size=16):
+def make_torchrl_buffer(cache, sampler, *, seed=0, batch_size=16):
     """TorchRL's own buffer, storage and sampler over the same transitions."""
     everything = PackedStorage(cache).get(slice(None)).contiguous()
     storage = LazyTensorStorage(len(everything))
@@ -52,15 +52,17 @@ def torchrls(cache, sampler, *, seed=0, batch_size=16):
 )
 def test_slices_are_those_of_torchrls_sampler(tmp_path, short, arguments, ended):
     cache, _ = write_cache(tmp_path / "cache", ended=ended)
-    got = ours(cache, short=short)
-    expected = torchrls(cache, SliceSampler(slice_len=4, traj_key="episode", **arguments))
+    got = make_buffer(cache, short=short)
+    expected = make_torchrl_buffer(cache, SliceSampler(slice_len=4, traj_key="episode", **arguments))
 
     for _ in range(20):
         assert_same(got.sample(), expected.sample())
 
 
 def test_short_episodes_are_dropped_padded_or_shorter(cache):
-    drop, pad, shorter = (ours(cache, short=short, batch_size=400).sample() for short in ("drop", "pad", "shorter"))
+    drop, pad, shorter = (
+        make_buffer(cache, short=short, batch_size=400).sample() for short in ("drop", "pad", "shorter")
+    )
     ids = cache.episodes[:, 0]
     short = ids[1]  # the one episode of one transition
 
@@ -72,6 +74,16 @@ def test_short_episodes_are_dropped_padded_or_shorter(cache):
     assert (mask.sum(1) == torch.where(padded["episode"][:, 0] == short, 1, 4)).all()
     assert (padded["observation"] == padded["observation"][:, :1])[~mask.all(1)].all()
     assert len(shorter) == mask.sum()
+
+
+@pytest.mark.parametrize("short", ["drop", "pad", "shorter"])
+def test_an_episode_as_long_as_a_slice_is_sampled_whole(tmp_path, short):
+    cache, made = write_cache(tmp_path / "cache", lengths=[4, 3])
+    batch = make_buffer(cache, short=short, batch_size=80).sample()
+
+    whole = batch[batch["episode"] == made[0].episode].reshape(-1, 4)
+    assert len(whole) > 0
+    assert (whole["index"].squeeze(-1) == torch.arange(4)).all()
 
 
 @pytest.mark.parametrize("stock", [SliceSampler, SliceSamplerWithoutReplacement])

@@ -1,4 +1,4 @@
-"""The storage under what else TorchRL has: values, against the same thing over TorchRL's own storage."""
+"""TorchRL's samplers, buffers and checkpoints over our storage: the values of TorchRL's own storage."""
 
 import pytest
 import torch
@@ -40,7 +40,7 @@ def everything(cache):
     return PackedStorage(cache).get(slice(None)).contiguous()
 
 
-def torchrls(everything):
+def make_torchrl_storage(everything):
     """TorchRL's own storage of the same transitions."""
     storage = LazyTensorStorage(len(everything))
     storage.set(range(len(everything)), everything)
@@ -65,7 +65,7 @@ def test_priorities_follow_update_tensordict_priority_as_in_torchrl(cache, every
         PackedStorage(cache), lambda s, p: make_replay_buffer(s, SamplingOptions(batch_size=8, sampler=p, seed=0))
     )
     theirs = buffer(
-        torchrls(everything),
+        make_torchrl_storage(everything),
         lambda s, p: TensorDictReplayBuffer(
             storage=s, sampler=p, batch_size=8, writer=ImmutableDatasetWriter(), generator=generator()
         ),
@@ -81,7 +81,9 @@ def test_priorities_follow_update_tensordict_priority_as_in_torchrl(cache, every
 def test_the_prioritized_replay_buffer_class_takes_the_storage(cache, everything):
     arguments = {"alpha": 0.7, "beta": 0.9, "batch_size": 8, "collate_fn": as_is}
     ours = TensorDictPrioritizedReplayBuffer(storage=PackedStorage(cache), generator=generator(), **arguments)
-    theirs = TensorDictPrioritizedReplayBuffer(storage=torchrls(everything), generator=generator(), **arguments)
+    theirs = TensorDictPrioritizedReplayBuffer(
+        storage=make_torchrl_storage(everything), generator=generator(), **arguments
+    )
     for _ in range(3):
         assert_same(ours.sample(), theirs.sample())
 
@@ -122,7 +124,7 @@ def test_hindsight_goals_are_those_of_torchrls_own_storage(cache, everything, st
         torch.manual_seed(1)
         return [buffer.sample() for _ in range(3)]
 
-    for got, expected in zip(batches(PackedStorage(cache)), batches(torchrls(everything)), strict=True):
+    for got, expected in zip(batches(PackedStorage(cache)), batches(make_torchrl_storage(everything)), strict=True):
         assert_same(got, expected)
         assert not torch.equal(got[goal], everything[goal][got["index"]]), "no goal was relabelled"
 
