@@ -41,3 +41,20 @@ def test_sac_deploys_the_mode_of_what_collects() -> None:
     distribution = algorithm.policy.get_dist(TensorDict({"observation": observation}, batch_size=[7]))
 
     assert torch.allclose(distribution.deterministic_sample, algorithm.actor(observation), atol=1e-6)
+
+
+def test_sac_moves_the_targets_by_tau_and_the_critics_at_their_own_rate() -> None:
+    torch.manual_seed(0)
+    config = sac_config("loss.tau=0.25", "optim.critic_lr=0.125")
+    algorithm = SoftActorCritic(config, TrainingStatistics(torch.zeros(2), torch.ones(2), 1.0, action_dim=1))
+    key = ("module", "2", "bias")
+    before = algorithm.loss.qvalue_network_params[key].detach().clone()
+    target_before = algorithm.loss.target_qvalue_network_params[key].clone()
+
+    algorithm.update(make_row(reward=3.0, action=0.5))
+
+    after = algorithm.loss.qvalue_network_params[key].detach()
+    # Adam's first step has the length of the rate, whatever the gradient
+    assert (after - before).abs().flatten().tolist() == pytest.approx([0.125] * 2, rel=1e-4)
+    expected = 0.75 * target_before + 0.25 * after
+    assert torch.allclose(algorithm.loss.target_qvalue_network_params[key], expected)
