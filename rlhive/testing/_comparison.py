@@ -76,7 +76,7 @@ def check_arrays(actual: Mapping[str, np.ndarray], expected: Mapping[str, np.nda
         found, wanted = _as_array(actual[name]), _as_array(values)
         assert found.dtype == wanted.dtype, f"{context}, {name}: dtype"
         assert found.shape == wanted.shape, f"{context}, {name}: shape"
-        np.testing.assert_array_equal(_as_bits(found), _as_bits(wanted), err_msg=f"{context}, {name}")
+        np.testing.assert_array_equal(_to_unsigned(found), _to_unsigned(wanted), err_msg=f"{context}, {name}")
 
 
 def _as_array(values: np.ndarray | str) -> np.ndarray:
@@ -85,7 +85,7 @@ def _as_array(values: np.ndarray | str) -> np.ndarray:
     return array.astype(object) if array.dtype.kind == "U" else array
 
 
-def _as_bits(values: np.ndarray) -> np.ndarray:
+def _to_unsigned(values: np.ndarray) -> np.ndarray:
     """Return floats as unsigned integers, so that NaN equals NaN and 0.0 differs from -0.0."""
     if values.dtype.kind != "f":
         return values

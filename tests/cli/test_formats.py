@@ -45,14 +45,14 @@ def content(hub, tag="v3.0"):
 def test_an_import_says_what_it_made(rlhive, store):
     described = parsed(rlhive(*IMPORT, "--json"))
     assert (described["name"], described["version"]) == ("lab/frames", "1.0.0")
-    assert parsed(rlhive(*IMPORT, "--json")) == described  # nothing differs, so nothing is made
+    assert parsed(rlhive(*IMPORT, "--json")) == described  # nothing differs, so nothing is written
     for version, says in (("1.0.0", "a version is never overwritten"), ("2.0.0", "expected a PATCH step")):
-        status, _, said = rlhive(*IMPORT, "--version", version)
+        status, _, stderr = rlhive(*IMPORT, "--version", version)
         assert status == 1
-        assert says in " ".join(said.split())
-    status, shown, said = rlhive("import", "lerobot", LEROBOT, "lab/other", "--license", "mit")
-    assert (status, shown.splitlines()[0]) == (0, "RoboHiveDataset lab/other 1.0.0")
-    assert "the last frame of an episode that was cut off is its final observation" in said
+        assert says in " ".join(stderr.split())
+    status, stdout, stderr = rlhive("import", "lerobot", LEROBOT, "lab/other", "--license", "mit")
+    assert (status, stdout.splitlines()[0]) == (0, "RoboHiveDataset lab/other 1.0.0")
+    assert "the last frame of an episode that was cut off is its final observation" in stderr
 
 
 def test_a_lerobot_dataset_is_published_under_lerobots_tag(hub, rlhive, imported, tmp_path):
@@ -75,8 +75,8 @@ def test_a_lerobot_dataset_is_published_under_lerobots_tag(hub, rlhive, imported
     hub.requests.clear()
     assert pushed(rlhive) == done  # what is there is done
     assert not [line for line in hub.requests if line.startswith(("PUT", "POST"))]
-    status, shown, _ = rlhive("export-to", "lerobot", "lab/frames", "--push", "org/frames")
-    assert (status, shown.split(": ")[0]) == (0, f"org/frames v3.0 is commit {repository.head[:12]}")
+    status, stdout, _ = rlhive("export-to", "lerobot", "lab/frames", "--push", "org/frames")
+    assert (status, stdout.split(": ")[0]) == (0, f"org/frames v3.0 is commit {repository.head[:12]}")
 
 
 def test_an_interrupted_push_of_a_folder_goes_on_with_the_same_command(hub, rlhive, imported, tmp_path):
@@ -84,30 +84,30 @@ def test_an_interrupted_push_of_a_folder_goes_on_with_the_same_command(hub, rlhi
 
     target = tmp_path / "out"
     hub.faults.append(Fault("POST /api/datasets/org/frames/commit", 500, times=9))
-    status, _, said = rlhive("export-to", "lerobot", "lab/frames", target, "--push", "org/frames")
-    assert (status, "still answers 500" in said) == (1, True)
+    status, _, stderr = rlhive("export-to", "lerobot", "lab/frames", target, "--push", "org/frames")
+    assert (status, "still answers 500" in stderr) == (1, True)
     assert (target / "meta/info.json").is_file()
     assert "org/frames" in hub.repositories
     assert not hub.repositories["org/frames"].tags
     hub.faults.clear()
 
-    made = target.stat().st_ino
+    inode = target.stat().st_ino
     assert pushed(rlhive, target)["target"] == str(target)
-    assert target.stat().st_ino == made  # pushed, not written anew
+    assert target.stat().st_ino == inode  # pushed, not written again
     assert content(hub) == read_files(target)
-    status, _, said = rlhive("export-to", "lerobot", "lab/frames", target, "--push", "org/frames", "--task", "other")
-    assert (status, "expected the path of a new folder" in " ".join(said.split())) == (1, True)
+    status, _, stderr = rlhive("export-to", "lerobot", "lab/frames", target, "--push", "org/frames", "--task", "other")
+    assert (status, "expected the path of a new folder" in " ".join(stderr.split())) == (1, True)
 
 
 def test_the_tag_is_never_moved_and_private_stays_private(hub, rlhive, imported):
     pushed(rlhive)
     before = content(hub)
-    status, _, said = rlhive("export-to", "lerobot", "lab/frames", "--push", "org/frames", "--task", "other")
+    status, _, stderr = rlhive("export-to", "lerobot", "lab/frames", "--push", "org/frames", "--task", "other")
     assert status == 1
-    assert "a tag is never moved. Push to a repository of its own" in " ".join(said.split())
+    assert "a tag is never moved. Push to a repository of its own" in " ".join(stderr.split())
     assert content(hub) == before
-    status, _, said = rlhive("export-to", "lerobot", "lab/frames", "--push", "org/frames", "--private")
-    assert (status, "expected a private repository" in " ".join(said.split())) == (1, True)
+    status, _, stderr = rlhive("export-to", "lerobot", "lab/frames", "--push", "org/frames", "--private")
+    assert (status, "expected a private repository" in " ".join(stderr.split())) == (1, True)
     parsed(rlhive("export-to", "lerobot", "lab/frames", "--push", "org/hidden", "--private", "--json"))
     assert hub.repositories["org/hidden"].private
 
@@ -134,10 +134,10 @@ def test_a_read_only_token_is_one_sentence(hub, clients, imported, store):
     hub.tokens[TOKEN] = "read"
     client = clients.start(hub.url)
     words = ["export-to", "lerobot", "lab/frames", "--push", "org/frames"]
-    status, _, said = client.run(TYPE, store=str(store), words=words)
+    status, _, stderr = client.run(TYPE, store=str(store), words=words)
     assert status == 1
-    assert "may not do this" in said
-    assert TOKEN not in said
+    assert "may not do this" in stderr
+    assert TOKEN not in stderr
 
 
 def test_what_was_published_comes_back_by_its_tag(hub, rlhive, imported, online, tmp_path):

@@ -81,8 +81,8 @@ def read(repo_id: str, folder: str) -> None:
         name: {kind: np.asarray(value).tolist() for kind, value in part.items()}
         for name, part in dataset.meta.stats.items()
     }
-    told = {"fps": dataset.fps, "episodes": dataset.num_episodes, "frames": frames, "statistics": statistics}
-    sys.stdout.write(json.dumps(told))
+    report = {"fps": dataset.fps, "episodes": dataset.num_episodes, "frames": frames, "statistics": statistics}
+    sys.stdout.write(json.dumps(report))
 
 
 if __name__ == "__main__":

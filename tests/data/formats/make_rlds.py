@@ -109,7 +109,7 @@ def main() -> None:
         "language_instruction": feature.Text(),
         "forces": feature.Sequence(feature.Scalar(dtype=np.float32)),
     }
-    told = {
+    episode_features = {
         "number": feature.Scalar(dtype=np.int64),
         "operator": feature.Text(),
         "gains": feature.Tensor(shape=(2,), dtype=np.float32),
@@ -122,7 +122,7 @@ def main() -> None:
         BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=name) for name in ("closed", "logged")]  # noqa: RUF012
 
         def _info(self) -> tfds.core.DatasetInfo:
-            features = feature.FeaturesDict({"steps": feature.Dataset(step), "episode_metadata": told})
+            features = feature.FeaturesDict({"steps": feature.Dataset(step), "episode_metadata": episode_features})
             return tfds.core.DatasetInfo(
                 builder=self, features=features, description="A made-up arm opens drawers.", license="cc-by-4.0"
             )
@@ -133,9 +133,13 @@ def main() -> None:
 
         def _generate_examples(self, split: str) -> object:
             for episode in SPLITS[split]:
-                known = {"number": episode, "operator": f"Åsa {episode}", "gains": np.float32([episode, 0.1])}
+                metadata = {
+                    "number": episode,
+                    "operator": f"Åsa {episode}",
+                    "gains": np.float32([episode, 0.1]),
+                }
                 taken = steps(episode, closed=self.builder_config.name == "closed")
-                yield episode, {"steps": taken, "episode_metadata": known}
+                yield episode, {"steps": taken, "episode_metadata": metadata}
 
     shutil.rmtree(FILES, ignore_errors=True)
     FILES.mkdir()

@@ -172,18 +172,18 @@ def test_breaks_are_found_where_nothing_marks_them(file):
     assert "ends are where the observations jump" in source.notes[0]
 
 
-@pytest.mark.parametrize("known", [(), ("next_observations",)])
-def test_misplaced_timeouts_are_refused_until_somebody_decides(file, known):
+@pytest.mark.parametrize("arrays", [(), ("next_observations",)])
+def test_misplaced_timeouts_are_refused_until_somebody_decides(file, arrays):
     path, h5 = file
-    add(h5, "timeouts", *known)
+    add(h5, "timeouts", *arrays)
     h5["timeouts"][...] = np.roll(h5["timeouts"], -1)  # as in antmaze's first files: a row too early
     h5.flush()
     with pytest.raises(SchemaMismatch, match="jump after row 19, and at 3 places in all"):
         read_d4rl(path)
-    found = list(read_d4rl(path, breaks="found").records())
-    assert len(found) == len(LENGTHS)
-    short = 0 if known else 1
-    for record, truth, terminal in zip(found, TRUTH, TERMINAL, strict=True):
+    records = list(read_d4rl(path, breaks="found").records())
+    assert len(records) == len(LENGTHS)
+    short = 0 if arrays else 1
+    for record, truth, terminal in zip(records, TRUTH, TERMINAL, strict=True):
         if not terminal:
             assert_true(record, truth, length=len(truth["actions"]) - short)
     marked = next(read_d4rl(path, breaks="marked").records())
@@ -226,9 +226,9 @@ def test_the_command_imports_and_exports(file, tmp_path, monkeypatch):
     path, h5 = file
     add(h5, "timeouts", "next_observations")
     run = CliRunner().invoke
-    said = run(app, ["import", "d4rl", str(path), "lab/walk", "--license", "mit", "--env", "Walk-v0"])
-    assert (said.exit_code, "environment  Walk-v0" in said.stdout) == (0, True), said.output
+    result = run(app, ["import", "d4rl", str(path), "lab/walk", "--license", "mit", "--env", "Walk-v0"])
+    assert (result.exit_code, "environment  Walk-v0" in result.stdout) == (0, True), result.output
     for kind, options in (("minari", []), ("lerobot", ["--fps", "10"])):
-        said = run(app, ["export-to", kind, "lab/walk", str(tmp_path / kind), *options])
-        assert said.exit_code == 0, said.output
+        result = run(app, ["export-to", kind, "lab/walk", str(tmp_path / kind), *options])
+        assert result.exit_code == 0, result.output
     assert (tmp_path / "lerobot" / "meta" / "info.json").is_file()

@@ -56,12 +56,12 @@ def is_read(kind, source, store):
     try:
         import_dataset(kind, source, "lab/x", license="mit", store=store, progress=False)
     except RLHiveError as error:
-        said = str(error)
+        message = str(error)
     else:
         shutil.rmtree(store)
         return True
-    assert "\n" not in said
-    assert source.name in said
+    assert "\n" not in message
+    assert source.name in message
     assert not [path for path in store.rglob("*") if path.is_file() and not path.name.endswith(".lock")]
     return False
 

@@ -49,11 +49,11 @@ def run(kind, source, store, stop=None):
         finally:
             os._exit(77)
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
-    said = []
+    output = []
     def read():
         try:
             while part := os.read(terminal, 65536):
-                said.append(part.decode(errors="replace"))
+                output.append(part.decode(errors="replace"))
         except OSError:
             pass
     reader = threading.Thread(target=read)
@@ -65,29 +65,29 @@ def run(kind, source, store, stop=None):
     _, status, usage = os.wait4(pid, 0)
     reader.join()
     os.close(terminal)
-    text = "".join(said)
-    return {"status": os.waitstatus_to_exitcode(status), "peak": usage.ru_maxrss * 1024, "said": text,
+    text = "".join(output)
+    return {"status": os.waitstatus_to_exitcode(status), "peak": usage.ru_maxrss * 1024, "output": text,
             "percent": percentages(text), **left(store)}
 
-told = {}
+results = {}
 for name, (kind, make) in SOURCES.items():
-    one = told[name] = {}
+    result = results[name] = {}
     for size, count in (("small", small), ("large", large)):
         source, store = folder / "source", folder / "store"
         make(source, count)
         if size == "large":
-            one["interrupted"] = run(kind, source, store, signal.SIGINT)
-            one["killed"] = run(kind, source, store, signal.SIGKILL)
-        one[size] = run(kind, source, store)
+            result["interrupted"] = run(kind, source, store, signal.SIGINT)
+            result["killed"] = run(kind, source, store, signal.SIGKILL)
+        result[size] = run(kind, source, store)
         for path in (source, store):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-print(json.dumps(told))
+print(json.dumps(results))
 """
 SMALL, LARGE = 24, 480  # enough that what would be kept stands out from what an allocator does
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory):
+def results(tmp_path_factory):
     """What happened to each kind of source."""
     quiet = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "524288", "ARROW_DEFAULT_MEMORY_POOL": "system"}
     command = [sys.executable, "-c", SCRIPT, str(tmp_path_factory.mktemp("imports")), str(SMALL), str(LARGE)]
@@ -97,9 +97,9 @@ def told(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", SOURCES)
-def test_progress_is_seen_and_memory_is_flat(told, name):
-    small, large = told[name]["small"], told[name]["large"]
-    assert (small["status"], large["status"]) == (0, 0), large["said"]
+def test_progress_is_seen_and_memory_is_flat(results, name):
+    small, large = results[name]["small"], results[name]["large"]
+    assert (small["status"], large["status"]) == (0, 0), large["output"]
     assert large["percent"] == sorted(large["percent"])
     assert large["percent"][0] == 0
     assert large["percent"][-1] == 100
@@ -109,17 +109,17 @@ def test_progress_is_seen_and_memory_is_flat(told, name):
 
 
 @pytest.mark.parametrize("name", SOURCES)
-def test_an_interrupt_leaves_nothing_and_a_kill_nothing_that_counts(told, name):
-    interrupted, killed, after = (told[name][what] for what in ("interrupted", "killed", "large"))
-    assert interrupted["status"] == 130, interrupted["said"]
-    assert "nothing half-written is left" in interrupted["said"]
+def test_an_interrupt_leaves_nothing_and_a_kill_nothing_that_counts(results, name):
+    interrupted, killed, after = (results[name][what] for what in ("interrupted", "killed", "large"))
+    assert interrupted["status"] == 130, interrupted["output"]
+    assert "nothing half-written is left" in interrupted["output"]
     assert (interrupted["versions"], interrupted["bytes"]) == (0, 0)
     assert killed["status"] == -9
     assert killed["versions"] == 0
     assert killed["bytes"] > 0  # what the next run, of the same command, removed
     assert after["versions"] == 1
-    assert f"train: {LARGE} episodes" in after["said"]
-    small = told[name]["small"]
+    assert f"train: {LARGE} episodes" in after["output"]
+    small = results[name]["small"]
     assert after["bytes"] < 1.2 * LARGE / SMALL * small["bytes"]
 
 
@@ -160,8 +160,8 @@ def test_an_interrupt_that_python_drops_ends_an_export_too(tmp_path, monkeypatch
         write_episode(*arguments)
 
     monkeypatch.setattr(_minari_writer, "_write_episode_group", write_and_be_interrupted)
-    schema, made = records([3, 2, 4])
-    folder = export(made, "lab/walk", schema=schema, license="mit", store=tmp_path)
+    schema, episodes = records([3, 2, 4])
+    folder = export(episodes, "lab/walk", schema=schema, license="mit", store=tmp_path)
     with pytest.raises(KeyboardInterrupt):
         export_to("minari", folder, tmp_path / "out", progress=False)
     assert len(calls) == 1

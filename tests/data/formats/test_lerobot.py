@@ -169,11 +169,11 @@ def test_lerobot_reads_ours(own, tmp_path):
     records, target = own
     command = [VENVS / "lerobot" / "bin" / "python", make_lerobot.__file__, "read", str(target)]
     clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"HF_HOME": str(tmp_path)}
-    said = json.loads(subprocess.run(command, capture_output=True, text=True, check=True, env=clean).stdout)
-    tasks = [frame["task"] for frame in said["frames"]]
+    read_back = json.loads(subprocess.run(command, capture_output=True, text=True, check=True, env=clean).stdout)
+    tasks = [frame["task"] for frame in read_back["frames"]]
     ordered = sorted(records, key=lambda record: tasks.index(record.metadata["task"]))
-    assert (said["fps"], said["episodes"], len(said["frames"])) == (12, 3, 11)
-    frames = iter(said["frames"])
+    assert (read_back["fps"], read_back["episodes"], len(read_back["frames"])) == (12, 3, 11)
+    frames = iter(read_back["frames"])
     for index, record in enumerate(ordered):
         for row in range(record.length):
             frame = next(frames)
@@ -187,9 +187,9 @@ def test_lerobot_reads_ours(own, tmp_path):
             picture = np.round(np.array(frame["observation.images.1"]) * 255).astype(np.uint8).transpose(1, 2, 0)
             np.testing.assert_array_equal(picture, record.columns["pixels"][row, 1])
     rewards = np.concatenate([record.columns["next.reward"] for record in records])
-    assert said["statistics"]["next.reward"]["mean"] == pytest.approx([rewards.mean()])
-    assert said["statistics"]["next.reward"]["std"] == pytest.approx([rewards.std()])
-    assert np.shape(said["statistics"]["observation.images.0"]["mean"]) == (3, 1, 1)
+    assert read_back["statistics"]["next.reward"]["mean"] == pytest.approx([rewards.mean()])
+    assert read_back["statistics"]["next.reward"]["std"] == pytest.approx([rewards.std()])
+    assert np.shape(read_back["statistics"]["observation.images.0"]["mean"]) == (3, 1, 1)
 
 
 def test_what_lerobot_cannot_hold_is_refused(tmp_path):

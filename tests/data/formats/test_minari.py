@@ -127,9 +127,9 @@ def test_what_goes_out_comes_in_again(exported):
 def test_minari_reads_ours(exported):
     target, _ = exported
     command = [VENVS / "minari" / "bin" / "python", make_minari.__file__, "read", str(target)]
-    said = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    assert (said["id"], said["steps"]) == ("lab/spaces-v1", sum(LENGTHS))
-    for episode, got in enumerate(said["episodes"]):
+    read_back = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert (read_back["id"], read_back["steps"]) == ("lab/spaces-v1", sum(LENGTHS))
+    for episode, got in enumerate(read_back["episodes"]):
         assert got.pop("seed") == 100 + episode
         assert got == {name: plain(value) for name, value in truth(episode).items()}
 

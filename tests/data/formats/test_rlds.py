@@ -48,26 +48,26 @@ def number_of(record):
     return record.metadata["episode_metadata"]["number"]
 
 
-def assert_true(record, *, kept, final):
-    """Compare ``kept`` transitions and the final values, which are those of state ``final``."""
+def assert_true(record, *, num_rows, final):
+    """Compare ``num_rows`` transitions and the final values, which are those of state ``final``."""
     number = number_of(record)
     values = truth(number)
-    assert record.length == kept
+    assert record.length == num_rows
     for column, name in OBSERVED.items():
         expected = values[name].astype(np.int32) if name == "millimetres" else values[name]
         assert record.columns[column].dtype == expected.dtype, column
-        np.testing.assert_array_equal(record.columns[column], expected[:kept], err_msg=column)
+        np.testing.assert_array_equal(record.columns[column], expected[:num_rows], err_msg=column)
         np.testing.assert_array_equal(record.final[column], expected[final], err_msg=column)
     for column, name in OTHERS.items():
         assert record.columns[column].dtype == values[name].dtype, column
-        np.testing.assert_array_equal(record.columns[column], values[name][:kept], err_msg=column)
-    np.testing.assert_array_equal(record.columns["next.reward"], values["reward"][:kept, None])
+        np.testing.assert_array_equal(record.columns[column], values[name][:num_rows], err_msg=column)
+    np.testing.assert_array_equal(record.columns["next.reward"], values["reward"][:num_rows, None])
     forces, lengths = record.columns["forces"], record.columns["forces_length"]
-    assert lengths.tolist() == [row % 3 for row in range(kept)]
+    assert lengths.tolist() == [row % 3 for row in range(num_rows)]
     for row, length in enumerate(lengths):
         np.testing.assert_array_equal(forces[row], np.pad(values["forces"][row], (0, 2 - length)))
     decoded = np.load(FILES / "wrist_as_tensorflow_decodes_it.npz")[str(number)]
-    np.testing.assert_array_equal(record.columns["pixels.wrist"], decoded[:kept])
+    np.testing.assert_array_equal(record.columns["pixels.wrist"], decoded[:num_rows])
     np.testing.assert_array_equal(record.final["pixels.wrist"], decoded[final])
     assert set(record.columns) == {
         *OBSERVED,
@@ -147,12 +147,12 @@ def test_the_last_step_is_the_true_final_observation_bit_for_bit(kind):
     assert source.notes[0].startswith("the last step of an episode is its final observation")
     for record in records:
         number = number_of(record)
-        assert_true(record, kept=LENGTHS[number], final=-1)
+        assert_true(record, num_rows=LENGTHS[number], final=-1)
         assert record.ended == ("terminated" if TERMINAL[number] else "truncated")
         assert number in SPLITS[record.split]
         assert record.metadata["task"] == f"öffne Schublade {number}"
-        told = {"number": number, "operator": f"Åsa {number}", "gains": [float(number), float(np.float32(0.1))]}
-        assert record.metadata["episode_metadata"] == told
+        metadata = {"number": number, "operator": f"Åsa {number}", "gains": [float(number), float(np.float32(0.1))]}
+        assert record.metadata["episode_metadata"] == metadata
     assert records[1].metadata["file"] == f"arm-train.{kind}-00000-of-00002"
     assert records[1].metadata["record"] == 1
 
@@ -166,12 +166,12 @@ def test_logged_steps_are_transitions_and_nothing_is_invented():
     assert "episodes without a transition, left out: 1" in source.notes
     assert "is a transition" in source.notes[0]
     for number, record in records.items():
-        if TERMINAL[number]:  # the end is kept; what it looked like nobody recorded
-            assert_true(record, kept=LENGTHS[number], final=LENGTHS[number] - 1)
+        if TERMINAL[number]:  # the end is read; its state is not in the files
+            assert_true(record, num_rows=LENGTHS[number], final=LENGTHS[number] - 1)
             assert record.metadata["final_observation"] == "unknown"
             assert record.ended == "terminated"
         else:
-            assert_true(record, kept=LENGTHS[number] - 1, final=LENGTHS[number] - 1)
+            assert_true(record, num_rows=LENGTHS[number] - 1, final=LENGTHS[number] - 1)
             assert "final_observation" not in record.metadata
             assert record.ended == "truncated"
 
@@ -186,9 +186,9 @@ def test_an_import_goes_the_way_of_all_formats(tmp_path, caplog):
     assert td["next", "terminated"].sum() == sum(TERMINAL)
     run = dataset.manifest.runs[0]
     assert (run["dataset"], run["last_step"], len(run["sha256"])) == ("arm/closed:1.2.0", "observation", 4)
-    said = "\n".join(caplog.messages)
+    messages = "\n".join(caplog.messages)
     for words in ("its final observation", "JPEG pictures, decoded: observation/wrist", "widened", "cc-by-4.0"):
-        assert words in said
+        assert words in messages
     with pytest.raises(UnsupportedFormat, match=r"no option 'breaks'.*last_step, drop, split"):
         import_dataset("rlds", CLOSED, "lab/b", license="mit", store=tmp_path, progress=False, breaks="found")
     assert not (tmp_path / "lab" / "b").exists()
@@ -342,7 +342,7 @@ def test_a_recording_that_was_cut_short_is_unfinished(copy):
     assert [record.ended for record in records] == ["unfinished"] * 4
     for record in records:
         number = number_of(record)
-        assert_true(record, kept=LENGTHS[number] - 1, final=LENGTHS[number] - 1)
+        assert_true(record, num_rows=LENGTHS[number] - 1, final=LENGTHS[number] - 1)
 
 
 @pytest.mark.parametrize("flag", ["is_first", "is_last", "is_terminal"])

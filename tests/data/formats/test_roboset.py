@@ -177,7 +177,7 @@ def test_an_unsure_file_is_refused_until_its_alignment_is_given(copy, truth):
     h5.flush()
     with pytest.raises(SchemaMismatch, match="Trial3: cannot tell whether row t holds the reward of its own state"):
         read_roboset(path)
-    as_state, as_path = (list(read_roboset(path, alignment=given).records())[3] for given in ("state", "path"))
+    as_state, as_path = (list(read_roboset(path, alignment=side).records())[3] for side in ("state", "path"))
     rewards = truth.episodes[3]["rewards"]
     np.testing.assert_array_equal(as_state.columns["next.reward"].ravel(), rewards)
     np.testing.assert_array_equal(as_path.columns["next.reward"].ravel()[1:], rewards[:-1])
@@ -249,7 +249,7 @@ def test_what_is_no_such_log_is_refused(tmp_path):
 
 
 def test_torchrls_loader_puts_rewards_a_row_too_early_and_gives_nan(log, tmp_path, truth, monkeypatch):
-    """The reason for this room, on the same file: TorchRL's own preprocessing, then IQL's losses on both."""
+    """Why RLHive has a reader of its own, on the same file: TorchRL's own preprocessing, then IQL's losses on both."""
     from tensordict import TensorDict
     from torchrl.data.datasets.roboset import RobosetExperienceReplay
 
