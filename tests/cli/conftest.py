@@ -1,6 +1,7 @@
-"""The command in a process with the Hub's unmodified client."""
+"""The command in this process, and in a process with the Hub's unmodified client."""
 
 import pytest
+from typer.testing import CliRunner
 
 TYPE = """
 import os
@@ -10,6 +11,13 @@ from rlhive.cli import app
 ran = CliRunner().invoke(app, words)
 answer = [ran.exit_code, ran.stdout, ran.stderr]
 """
+
+
+def invoke(*words):
+    """Run ``rlhive …`` in this process."""
+    from rlhive.cli import app
+
+    return CliRunner().invoke(app, [str(word) for word in words])
 
 
 @pytest.fixture

@@ -1,0 +1,60 @@
+"""The command as a whole: help, version, and errors as one sentence."""
+
+import re
+from importlib import metadata
+
+import pytest
+
+from rlhive.cli import app
+from tests.cli.conftest import invoke
+
+
+def test_help_lists_every_verb():
+    verbs = (
+        "setup envs collect recover train evaluate show check replay diff list versions pull push delete import "
+        "export-to"
+    )
+    shown = invoke("--help").stdout
+
+    assert [line.split()[1] for line in shown.splitlines() if re.match(r"│ [a-z]", line)] == verbs.split()
+
+
+def test_every_verb_explains_itself():
+    for command in app.registered_commands:
+        ran = invoke(command.name, "--help")
+        summary = command.callback.__doc__.splitlines()[0]
+
+        assert ran.exit_code == 0, command.name
+        assert summary in " ".join(ran.stdout.split()), command.name
+
+
+def test_version_prints_the_version_of_the_package():
+    assert invoke("--version").stdout == f"rlhive {metadata.version('rlhive')}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["show", "toy_pont"], "Nearest: toy_point"),
+        (["show", "toy_point"], "rlhive collect toy_point"),
+        (["collect", "kitchen_knob"], "kitchen_knob1"),
+        (["evaluate", "expert", "--env", "nowhere"], "No task named"),
+        (["evaluate", "no/such/folder", "--env", "toy_point"], "No policy"),
+        (["evaluate", "expert"], "--env"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_status_1(arguments, says):
+    ran = invoke(*arguments)
+
+    assert ran.exit_code == 1
+    assert ran.stderr.startswith("error: ")
+    assert says in ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert ran.stdout == ""
+
+
+def test_a_mistyped_verb_is_a_usage_error():
+    ran = invoke("shw")
+
+    assert ran.exit_code == 2
+    assert "Did you mean 'show'" in ran.stderr

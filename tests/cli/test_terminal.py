@@ -1,0 +1,47 @@
+"""What the verbs share: the folder of a version, found without opening it, and names for shell completion."""
+
+import subprocess
+import sys
+
+import pytest
+
+from rlhive.cli._terminal import complete_names, find_folder
+from rlhive.errors import DatasetNotFound
+
+
+def test_a_name_a_version_and_a_path_give_the_folder(filled, tmp_path):
+    folder = filled / "robohive/toy_point/1.0.0"
+
+    assert find_folder("toy_point", None) == folder
+    assert find_folder("robohive/toy_point", "1.0.0") == folder
+    assert find_folder(str(folder), None) == folder
+    assert find_folder(str(tmp_path / "missing"), None) == tmp_path / "missing"
+    with pytest.raises(DatasetNotFound, match=r"has no version 2\.0\.0: expected one of 1\.0\.0"):
+        find_folder("toy_point", "2.0.0")
+
+
+def test_a_damaged_version_is_found(filled):
+    folder = filled / "robohive/toy_point/1.0.0"
+    (folder / "rlhive.json").write_text("[]")
+
+    assert find_folder("toy_point", None) == folder
+
+
+def test_a_local_version_and_completion_import_neither_torch_nor_the_client_of_the_hub(filled):
+    script = """
+import sys
+from rlhive.cli._terminal import complete_names, find_folder
+print(find_folder("toy_point", None).name, *complete_names("toy"), {"torch", "huggingface_hub"} & {*sys.modules})
+"""
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+
+    assert ran.stdout.split() == ["1.0.0", "toy_point", "set()"]
+
+
+def test_completion_offers_stored_datasets_and_recipes(filled):
+    (filled / "org/other/1.0.0").mkdir(parents=True)
+    (filled / "org/other/1.0.0/rlhive.json").touch()
+
+    assert list(complete_names("org")) == ["org/other"]
+    assert list(complete_names("toy")) == ["toy_point"]
+    assert "kitchen_knob1" in list(complete_names(""))
