@@ -26,7 +26,8 @@ class LeafSplitter:
     """Split a copy of gathered rows, viewed as one dtype, into leaves.
 
     One call that splits all contiguous leaves costs half as much as a view per leaf. It is PyTorch's "unsafe" split:
-    autograd does not relate its parts to each other, so that an in-place operation on one leaf does not affect the others.
+    autograd does not relate its parts to each other, so that an in-place operation on one leaf does not affect the
+    others.
 
     Args:
         leaves: The leaves in a row.
