@@ -1,4 +1,4 @@
-"""Client processes of a Hub: huggingface_hub reads environment variables at import, so each environment needs a process.
+"""Client processes of a Hub. huggingface_hub reads its environment at import, so each environment needs a process.
 
 One process imports the slow packages and forks a client per environment, so that imports are paid for once.
 """
@@ -93,8 +93,8 @@ class Clients:
 
         Args:
             endpoint: Address of the Hub.
-            **environment: Environment variables beside the defaults: a token, no xet, the cache of this folder. An empty
-                value unsets a variable.
+            **environment: Environment variables beside the defaults: a token, no xet, the cache of this folder. An
+                empty value unsets a variable.
         """
         self._count += 1
         address, log = self._folder / f"{self._count}.socket", self._folder / f"{self._count}.log"
