@@ -44,12 +44,12 @@ def robot_metadata(
         license=manifest.license or None,
         source_url=source_url,
         **{
-            f"action_{torchrl_name}": _to_tensor(action_statistics.get(name))
+            f"action_{torchrl_name}": _to_float_tensor(action_statistics.get(name))
             for torchrl_name, name in _ACTION_STATISTICS.items()
         },
     )
 
 
-def _to_tensor(values: Any) -> torch.Tensor | None:
+def _to_float_tensor(values: Any) -> torch.Tensor | None:
     """Return one float32 per element of the action; NaN where the statistic is not finite; None without statistics."""
     return None if values is None else torch.from_numpy(np.array(values, dtype=np.float32).ravel())
