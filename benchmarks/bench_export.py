@@ -21,7 +21,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from benchmarks.peers.client import NotOffered, PeerFailed, PeerProcess
+from benchmarks.peers.client import NotOfferedError, PeerFailedError, PeerProcess
 from benchmarks.peers.environments import PEERS
 from benchmarks.peers.rounds import in_turn, machine, ratio, spread, write_results
 from benchmarks.peers.source import Source, make
@@ -101,7 +101,7 @@ def _one_set(
                 process = PeerProcess(peer, source.folder, folder / name, timeout_s=options.patience)
                 processes[name] = stack.enter_context(process)
                 versions[peer] = process.ask("versions")
-            except (NotOffered, PeerFailed) as reason:
+            except (NotOfferedError, PeerFailedError) as reason:
                 rows[name]["unavailable"] = str(reason)
 
         def write(name: str) -> float:
@@ -137,7 +137,7 @@ def _read_back(process: PeerProcess) -> dict[str, Any]:
         process.ask("open", **what)
         checked = {"checked": process.ask("check", **what)}
         process.ask("close")
-    except (NotOffered, PeerFailed) as reason:
+    except (NotOfferedError, PeerFailedError) as reason:
         return {"failed": str(reason)}
     return checked
 
@@ -149,7 +149,7 @@ def _only_ours(process: PeerProcess, source: Source, rounds: int) -> dict[str, A
     found["floors"] = {name: spread([one[name] for one in floors])["median"] for name in floors[0]}
     try:
         checks = [process.ask("call", method="check") for _ in range(rounds)]
-    except (NotOffered, PeerFailed) as reason:
+    except (NotOfferedError, PeerFailedError) as reason:
         return found | {"check": {"unavailable": str(reason)}}
     seconds = spread([one["seconds"] for one in checks])
     cpu = spread([one["cpu_seconds"] for one in checks])
@@ -165,7 +165,7 @@ def _diff(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         try:
             process.ask("write", frames=FRAMES)
             runs = [process.ask("call", method="diff") for _ in range(options.rounds)]
-        except (NotOffered, PeerFailed) as reason:
+        except (NotOfferedError, PeerFailedError) as reason:
             return {"episodes": episodes, "unavailable": str(reason)}
     return {"episodes": episodes, **spread([run["seconds"] for run in runs]), "result": runs[0]["result"]}
 

@@ -23,7 +23,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from benchmarks.peers.client import NotOffered, PeerFailed, PeerProcess
+from benchmarks.peers.client import NotOfferedError, PeerFailedError, PeerProcess
 from benchmarks.peers.environments import PEERS
 from benchmarks.peers.rounds import in_turn, machine, ratio, spread, write_results
 from benchmarks.peers.source import make
@@ -162,7 +162,7 @@ def _one_source(
                 content["versions"][peer] = process.ask("versions")
                 row |= _store(peer, process, folder / f"{peer}.json")
                 processes[peer] = process
-            except (NotOffered, PeerFailed) as reason:
+            except (NotOfferedError, PeerFailedError) as reason:
                 row["unavailable"] = str(reason)
             print(_store_line(row), flush=True)
         for peer in reversed(processes):  # ours last: what was read last stays
@@ -206,10 +206,10 @@ def _refuse_if_too_slow(peer: str, content: dict[str, Any], smaller: list[dict[s
                 continue
             if "seconds" not in row:
                 msg = f"left out, as with {other['size']:,} transitions: {row['unavailable']}"
-                raise NotOffered(msg)
+                raise NotOfferedError(msg)
             if row["seconds"] * content["size"] / other["size"] > patience:
                 msg = f"left out: storing {other['size']:,} transitions took {row['seconds']:.0f} s"
-                raise NotOffered(msg)
+                raise NotOfferedError(msg)
 
 
 def _refuse_if_too_big(peer: str, content: dict[str, Any], smaller: list[dict[str, Any]], taken: float) -> float:
@@ -223,7 +223,7 @@ def _refuse_if_too_big(peer: str, content: dict[str, Any], smaller: list[dict[st
             there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * MEMORY_SHARE
             if taken + wanted > there:
                 msg = f"left out: it would take {wanted / 1e9:.0f} GB of memory beside the {taken / 1e9:.0f} of others"
-                raise NotOffered(msg)
+                raise NotOfferedError(msg)
             return wanted
     return 0.0
 
@@ -273,7 +273,7 @@ def _one_workload(
                 row["cpu_ratio"] = {key: value * scale for key, value in ratio(one.cpu_s, ours.cpu_s).items()}
         try:
             row["checked"] = one.check()
-        except (NotOffered, PeerFailed) as reason:
+        except (NotOfferedError, PeerFailedError) as reason:
             row["failed"] = str(reason)
     for process in processes.values():
         process.ask("close")
@@ -325,7 +325,7 @@ def _memory(
                 process.ask("open", workload="random_256", variant="")
                 process.ask("run", workload="random_256", variant="", seconds=1.0)
                 row |= {"before": before, "after": process.ask("memory")}
-        except (NotOffered, PeerFailed) as reason:
+        except (NotOfferedError, PeerFailedError) as reason:
             row["unavailable"] = str(reason)
         rows.append(row)
     return rows

@@ -49,7 +49,7 @@ def check_env(env_name: str) -> tuple[str, str, float]:
     from torchrl.envs import check_env_specs
 
     from rlhive.envs._robohive import RoboHiveEnv
-    from rlhive.errors import RoboHiveMissing
+    from rlhive.errors import RoboHiveMissingError
 
     logging.getLogger("torchrl").setLevel(logging.ERROR)  # torchrl logs every success
     started, pixels = time.perf_counter(), env_name.startswith("visual_") or "_v2d" in env_name
@@ -58,7 +58,7 @@ def check_env(env_name: str) -> tuple[str, str, float]:
         check_env_specs(env)
         env.close()
         outcome = "yes"
-    except RoboHiveMissing:
+    except RoboHiveMissingError:
         outcome = "assets"
     except Exception as error:  # the table reports any error
         outcome = f"{type(error).__name__}: {error}".splitlines()[0]

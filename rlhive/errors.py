@@ -1,151 +1,145 @@
-"""Every exception that RLHive raises on purpose.
+"""The exceptions of RLHive.
 
-A message says what failed and where, "expected X, got Y", and one next step. Each class also inherits the
-builtin that a stranger would catch.
+A message says what failed and where, what was expected and what was got, and the next step where there is one. Each
+class also inherits the builtin exception that fits, so that code which does not know RLHive can catch it.
 """
+
+import warnings
+from typing import TYPE_CHECKING, Any
 
 
 class RLHiveError(Exception):
-    """Base of all of them: ``except RLHiveError`` catches what RLHive foresaw."""
+    """Base class: ``except RLHiveError`` catches every error that RLHive raises on purpose."""
 
     def __str__(self) -> str:
         return str(self.args[0]) if self.args else self.__class__.__name__
 
 
-class InvalidName(RLHiveError, ValueError):
-    """A dataset name or a version number is not of the accepted form."""
+class InvalidArgumentError(RLHiveError, ValueError):
+    """A name, a licence or an option does not have an accepted value."""
 
 
-class InvalidLicenseError(InvalidName):
-    """A licence identifier does not have the accepted form.
-
-    A subclass of InvalidName, so that ``except InvalidName`` catches it.
-    """
+class InvalidNameError(InvalidArgumentError):
+    """The name of a dataset or a version number does not have the accepted form."""
 
 
-class InvalidOptionError(InvalidName):
-    """An option does not have one of its accepted values.
-
-    A subclass of InvalidName, so that ``except InvalidName`` catches it.
-    """
+class InvalidLicenseError(InvalidArgumentError):
+    """A licence identifier does not have the accepted form."""
 
 
-class UnsavedViewError(InvalidName):
-    """A view was given where a version is needed.
-
-    A subclass of InvalidName, so that ``except InvalidName`` catches it.
-    """
+class InvalidOptionError(InvalidArgumentError):
+    """An option, or a field of a task, does not have one of its accepted values."""
 
 
-class DatasetNotFound(RLHiveError, FileNotFoundError):
+class UnsavedViewError(InvalidArgumentError):
+    """A view was given where a version is needed."""
+
+
+class DatasetNotFoundError(RLHiveError, FileNotFoundError):
     """No dataset of that name or version, locally, on the Hub or as a recipe."""
 
 
-class DatasetExists(RLHiveError, FileExistsError):
-    """A version is never overwritten."""
+class DatasetExistsError(RLHiveError, FileExistsError):
+    """A version or a recording of that name exists; it is not overwritten."""
 
 
-class RecordingInUse(RLHiveError, BlockingIOError):
-    """A live process holds the recording."""
+class RecordingInUseError(RLHiveError, BlockingIOError):
+    """Another process writes to the recording, or commits or discards it."""
 
 
-class InvalidExpression(RLHiveError, ValueError):
-    """A condition on the episode table cannot be parsed or computed."""
+class InvalidExpressionError(RLHiveError, ValueError):
+    """A condition on the episode table cannot be parsed or evaluated."""
 
 
-class WrongVersion(RLHiveError, ValueError):
-    """The number does not say what changed since the version before it; the message names the right one."""
+class WrongVersionError(RLHiveError, ValueError):
+    """The version number does not fit what changed since the version before; the message gives the right number."""
 
 
-class CorruptDataset(RLHiveError, OSError):
-    """A file's content is not what the manifest recorded, or there is no manifest."""
+class CorruptDatasetError(RLHiveError, OSError):
+    """A file differs from what the manifest recorded, or the manifest is missing or damaged."""
 
 
-class UnsupportedFormat(RLHiveError, ValueError):
-    """The manifest asks for a layout that this RLHive does not read."""
+class UnsupportedFormatError(RLHiveError, ValueError):
+    """The format version, or another library's format, is not supported."""
 
 
-class SchemaMismatch(RLHiveError, ValueError):
-    """Data do not have the keys, dtypes or shapes that the schema promises."""
+class SchemaMismatchError(RLHiveError, ValueError):
+    """Data do not have the keys, dtypes or shapes of the schema."""
 
 
-class SplitNotFound(RLHiveError, LookupError):
+class SplitNotFoundError(RLHiveError, LookupError):
     """The version has no split of that name."""
 
 
-class EpisodesTooShort(RLHiveError, ValueError):
-    """No episode holds a window of the length that was asked for."""
+class EpisodesTooShortError(RLHiveError, ValueError):
+    """No episode is as long as the requested slice."""
 
 
-class StreamingOnly(RLHiveError, TypeError):
-    """A dataset that was opened for streaming has no files for this view."""
+class StreamingOnlyError(RLHiveError, TypeError):
+    """A dataset that was opened with ``streaming=True`` can only be iterated."""
 
 
-class StoreNotWritable(RLHiveError, PermissionError):
+class StoreNotWritableError(RLHiveError, PermissionError):
     """The dataset store or the cache cannot be written."""
 
 
-class DiskFull(RLHiveError, OSError):
-    """No space was left; what had been committed before is intact."""
+class DiskFullError(RLHiveError, OSError):
+    """The disk is full; what was committed before is intact."""
 
 
-class CheckFailed(RLHiveError, ValueError):
-    """A version's content fails a check, so it is not published."""
+class CheckFailedError(RLHiveError, ValueError):
+    """A version fails a check and is not published."""
 
 
-class HubUnreachable(RLHiveError, ConnectionError):
-    """The Hub does not answer, is too busy, or HF_HUB_OFFLINE forbids asking it."""
+class HubUnreachableError(RLHiveError, ConnectionError):
+    """The Hub does not answer or is too busy, or HF_HUB_OFFLINE is set."""
 
 
-class HubAccessDenied(RLHiveError, PermissionError):
-    """The token is missing, not valid, or may not do this; or the repository is gated."""
+class HubAccessDeniedError(RLHiveError, PermissionError):
+    """The token is missing, invalid or lacks the permission, or the repository is gated."""
 
 
-class HubConflict(RLHiveError, RuntimeError):
-    """Somebody else changed the repository meanwhile; nothing was overwritten."""
+class HubConflictError(RLHiveError, RuntimeError):
+    """The repository changed during the push; nothing was overwritten."""
 
 
-class HubRefused(RLHiveError, OSError):
-    """The Hub refused for another reason, which the message quotes."""
+class HubRefusedError(RLHiveError, OSError):
+    """The Hub refused the request for another reason, which the message quotes."""
 
 
-class EnvNotFound(RLHiveError, LookupError):
+class EnvNotFoundError(RLHiveError, LookupError):
     """No environment or task of that name."""
 
 
-class EnvClosed(RLHiveError, RuntimeError):
-    """The environment was closed before."""
+class EnvClosedError(RLHiveError, RuntimeError):
+    """The environment is closed."""
 
 
-class InvalidSetting(RLHiveError, ValueError):
-    """An argument of an environment, or a row of the catalogue, that cannot be."""
-
-
-class RoboHiveMissing(RLHiveError, ImportError):
+class RoboHiveMissingError(RLHiveError, ImportError):
     """RoboHive or its simulation assets are not installed."""
 
 
-class RenderingUnavailable(RLHiveError, RuntimeError):
-    """OpenGL is not installed, cannot draw here, or was inherited by a fork."""
+class RenderingUnavailableError(RLHiveError, RuntimeError):
+    """OpenGL is not installed, cannot render on this machine, or was inherited by a fork."""
 
 
-class AssetsCorrupt(RLHiveError, OSError):
+class AssetsCorruptError(RLHiveError, OSError):
     """Simulation assets do not have the recorded hash."""
 
 
-class SetupFailed(RLHiveError, OSError):
-    """`rlhive setup` could not get or write what it needs; nothing half-written is left."""
+class SetupFailedError(RLHiveError, OSError):
+    """``rlhive setup`` could not download or write what it needs; nothing half-written is left."""
 
 
-class InvalidAction(RLHiveError, ValueError):
+class InvalidActionError(RLHiveError, ValueError):
     """An action holds a NaN or lies outside the action space."""
 
 
-class SimulationDiverged(RLHiveError, RuntimeError):
-    """The physics blew up; the episode is not valid.
+class SimulationDivergedError(RLHiveError, RuntimeError):
+    """The simulation became unstable; the episode is invalid.
 
     Attributes:
-        step: In which step of the episode, from 1 on; 0 where nobody counted.
+        step: Number of the step in which it became unstable, from 1; 0 if unknown.
     """
 
     def __init__(self, message: str, step: int = 0) -> None:
@@ -153,21 +147,70 @@ class SimulationDiverged(RLHiveError, RuntimeError):
         self.step = step
 
 
-class RewardUnavailable(RLHiveError, ValueError):
-    """A reward cannot be recomputed: it needs what the stored observations do not hold."""
+class RewardUnavailableError(RLHiveError, ValueError):
+    """A reward cannot be recomputed from the stored observations."""
 
 
-class ReplayRefused(RLHiveError, ValueError):
-    """A manifest asks for an environment that it may not ask for."""
+class ReplayRefusedError(RLHiveError, ValueError):
+    """A manifest names an environment or an argument that manifests may not use."""
 
 
-class MissingExtra(RLHiveError, ImportError):
+class MissingExtraError(RLHiveError, ImportError):
     """An optional dependency is not installed."""
 
 
-class CheckpointMismatch(RLHiveError, ValueError):
+class CheckpointMismatchError(RLHiveError, ValueError):
     """A checkpoint does not fit the environment or is not one of RLHive's."""
 
 
-class TrainingDiverged(RLHiveError, ArithmeticError):
+class TrainingDivergedError(RLHiveError, ArithmeticError):
     """A loss became NaN or infinite; no checkpoint was written."""
+
+
+#: Old names, without the suffix, and the classes that they name. They go away in 0.2.
+_OLD_NAMES = {
+    "AssetsCorrupt": AssetsCorruptError,
+    "CheckFailed": CheckFailedError,
+    "CheckpointMismatch": CheckpointMismatchError,
+    "CorruptDataset": CorruptDatasetError,
+    "DatasetExists": DatasetExistsError,
+    "DatasetNotFound": DatasetNotFoundError,
+    "DiskFull": DiskFullError,
+    "EnvClosed": EnvClosedError,
+    "EnvNotFound": EnvNotFoundError,
+    "EpisodesTooShort": EpisodesTooShortError,
+    "HubAccessDenied": HubAccessDeniedError,
+    "HubConflict": HubConflictError,
+    "HubRefused": HubRefusedError,
+    "HubUnreachable": HubUnreachableError,
+    "InvalidAction": InvalidActionError,
+    "InvalidExpression": InvalidExpressionError,
+    "InvalidName": InvalidArgumentError,  # which was also raised for licences and options
+    "InvalidSetting": InvalidOptionError,
+    "MissingExtra": MissingExtraError,
+    "RecordingInUse": RecordingInUseError,
+    "RenderingUnavailable": RenderingUnavailableError,
+    "ReplayRefused": ReplayRefusedError,
+    "RewardUnavailable": RewardUnavailableError,
+    "RoboHiveMissing": RoboHiveMissingError,
+    "SchemaMismatch": SchemaMismatchError,
+    "SetupFailed": SetupFailedError,
+    "SimulationDiverged": SimulationDivergedError,
+    "SplitNotFound": SplitNotFoundError,
+    "StoreNotWritable": StoreNotWritableError,
+    "StreamingOnly": StreamingOnlyError,
+    "TrainingDiverged": TrainingDivergedError,
+    "UnsupportedFormat": UnsupportedFormatError,
+    "WrongVersion": WrongVersionError,
+}
+
+
+if not TYPE_CHECKING:  # a type checker reports the old names
+
+    def __getattr__(name: str) -> Any:
+        if name not in _OLD_NAMES:
+            msg = f"module {__name__!r} has no attribute {name!r}"
+            raise AttributeError(msg)
+        new_name = _OLD_NAMES[name].__name__
+        warnings.warn(f"{__name__}.{name} is renamed {new_name}; the old name goes away in 0.2.", DeprecationWarning, 2)
+        return _OLD_NAMES[name]

@@ -53,11 +53,11 @@ def opengl():
     import torchrl.envs  # noqa: F401
 
     from rlhive.envs import _opengl
-    from rlhive.errors import RenderingUnavailable
+    from rlhive.errors import RenderingUnavailableError
 
     try:
         _opengl.context_class()
-    except RenderingUnavailable as missing:
+    except RenderingUnavailableError as missing:
         pytest.skip(str(missing))
     return _opengl
 

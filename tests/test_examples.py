@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rlhive.envs._install import require_robohive
-from rlhive.errors import RoboHiveMissing
+from rlhive.errors import RoboHiveMissingError
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -17,7 +17,7 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 def _robohive():
     try:
         require_robohive()
-    except RoboHiveMissing as error:
+    except RoboHiveMissingError as error:
         pytest.skip(str(error))
 
 

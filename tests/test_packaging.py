@@ -19,19 +19,19 @@ ROOT = Path(__file__).parent.parent
 FLOW = """
 import importlib.util, json
 from rlhive import RoboHiveDataset, RoboHiveEnv
-from rlhive.errors import MissingExtra, RoboHiveMissing
+from rlhive.errors import MissingExtraError, RoboHiveMissingError
 absent = [name for name in ("mujoco", "gymnasium", "robohive", "hydra", "matplotlib") if importlib.util.find_spec(name)]
 dataset = RoboHiveDataset("toy_point")
 said = []
 for attempt in (lambda: RoboHiveEnv("FK1_Knob1OnRandom-v4"), lambda: RoboHiveDataset("kitchen_knob1")):
     try:
         attempt()
-    except RoboHiveMissing as error:
+    except RoboHiveMissingError as error:
         said.append(str(error))
 from rlhive.sim_algos import train
 try:
     train("bc", "toy_point", output_dir="out")
-except MissingExtra as error:
+except MissingExtraError as error:
     said.append(str(error))
 batch = dataset.as_replay_buffer(16, seed=0).sample()
 print(json.dumps([absent, dataset.fingerprint, list(batch["next", "observation"].shape), said]))

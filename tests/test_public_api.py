@@ -101,6 +101,19 @@ def test_an_unknown_name_is_an_attribute_error():
         _ = rlhive.nothing
 
 
+def test_the_old_names_of_errors_are_the_renamed_classes_and_warn():
+    from rlhive import errors
+
+    assert len(errors._OLD_NAMES) == 33
+    for name, kind in errors._OLD_NAMES.items():
+        with pytest.warns(DeprecationWarning, match=rf"errors\.{name} is renamed {kind.__name__}; .* in 0\.2"):
+            assert getattr(errors, name) is kind
+    with pytest.warns(DeprecationWarning, match="InvalidName"), pytest.raises(errors.InvalidName, match="licen"):
+        rlhive.export([], "my/knob", license="no such licence")
+    with pytest.raises(AttributeError, match="has no attribute 'Nothing'"):
+        _ = errors.Nothing
+
+
 def test_every_error_has_a_builtin_parent_and_says_its_message():
     from rlhive import errors
 

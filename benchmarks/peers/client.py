@@ -11,11 +11,11 @@ from typing import Any
 from benchmarks.peers.environments import PEERS, ROOT
 
 
-class PeerFailed(RuntimeError):
+class PeerFailedError(RuntimeError):
     """A peer raised, died or did not answer in time; the message says which."""
 
 
-class NotOffered(RuntimeError):
+class NotOfferedError(RuntimeError):
     """A peer does not do this; the message is its sentence."""
 
 
@@ -30,7 +30,7 @@ class PeerProcess:
         threads: Of its BLAS, OpenMP and torch; None leaves each library's default.
 
     Raises:
-        NotOffered: Its environment is not installed.
+        NotOfferedError: Its environment is not installed.
     """
 
     def __init__(self, peer: str, source: Path, folder: Path, *, timeout_s: float = 600, threads: int | None = 1):
@@ -39,7 +39,7 @@ class PeerProcess:
         environment = PEERS[peer]
         if not environment.installed:
             msg = f"{peer} is not installed: python -m benchmarks.peers.environments {peer}"
-            raise NotOffered(msg)
+            raise NotOfferedError(msg)
         Path(folder).mkdir(parents=True, exist_ok=True)
         self._log = (Path(folder) / f"{peer}.log").open("ab")
         command = [str(environment.python), "-m", "benchmarks.peers.worker", peer, str(source), str(folder / peer)]
@@ -56,31 +56,31 @@ class PeerProcess:
         """Send one request and wait for its answer.
 
         Raises:
-            NotOffered: The peer does not do this.
-            PeerFailed: It raised, died or took too long.
+            NotOfferedError: The peer does not do this.
+            PeerFailedError: It raised, died or took too long.
         """
         try:
             self._process.stdin.write(json.dumps({"do": do, **arguments}).encode() + b"\n")
             self._process.stdin.flush()
         except BrokenPipeError as error:
             msg = f"{self.peer} is not running any more; see {self._log.name}"
-            raise PeerFailed(msg) from error
+            raise PeerFailedError(msg) from error
         if not select.select([self._process.stdout], [], [], self._timeout_s)[0]:
             self._process.kill()
             msg = f"{self.peer} took more than {self._timeout_s:g} s to {do}"
-            raise PeerFailed(msg)
+            raise PeerFailedError(msg)
         line = self._process.stdout.readline()
         if not line:
             msg = f"{self.peer} died ({self._process.wait()}) at {do} {arguments}; see {self._log.name}"
-            raise PeerFailed(msg)
+            raise PeerFailedError(msg)
         reply = json.loads(line)
         if "unavailable" in reply:
-            raise NotOffered(reply["unavailable"])
+            raise NotOfferedError(reply["unavailable"])
         if "error" in reply:
             self._log.write(reply["traceback"].encode())
             self._log.flush()
             msg = f"{self.peer} {do} {arguments}: {reply['error'][:600]}"
-            raise PeerFailed(msg)
+            raise PeerFailedError(msg)
         return reply["ok"]
 
     def close(self) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from benchmarks.peers.source import ACTION, GAMMA, NUM_STEPS, OBSERVATION, Source
-from benchmarks.peers.worker import Drawing, Unavailable, batch_of, folder_bytes
+from benchmarks.peers.worker import Drawing, UnavailableError, batch_of, folder_bytes
 
 NAMES = {"obs": "observation", "act": "action", "rew": "reward", "next_obs": "next_observation", "done": "terminated"}
 SHAPES = {"obs": {"shape": OBSERVATION}, "act": {"shape": ACTION}, "rew": {}, "next_obs": {"shape": OBSERVATION}}
@@ -36,7 +36,7 @@ class Peer:
         """Fill the buffer that the workload needs."""
         if workload in ("slices_16x16", "slices_4x64", "stack_3", "images_64", "open_cold", "iterate_256"):
             msg = "cpprb has no such sampling"
-            raise Unavailable(msg)
+            raise UnavailableError(msg)
         size, count = batch_of(workload), len(self._source)
         convert = _to_torch if variant == "torch" else (lambda batch: batch)
         if workload == "open_warm":

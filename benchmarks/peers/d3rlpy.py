@@ -8,7 +8,7 @@ import d3rlpy.dataset as d3
 import numpy as np
 
 from benchmarks.peers.source import GAMMA, NUM_STEPS, STACK, Source
-from benchmarks.peers.worker import Drawing, Unavailable, batch_of, folder_bytes, slice_of
+from benchmarks.peers.worker import Drawing, UnavailableError, batch_of, folder_bytes, slice_of
 
 
 class Peer:
@@ -35,7 +35,7 @@ class Peer:
         """Build the buffer that the workload needs."""
         if workload in ("prioritized", "images_64", "open_cold", "iterate_256"):
             msg = "d3rlpy has no such sampling"
-            raise Unavailable(msg)
+            raise UnavailableError(msg)
         size = batch_of(workload)
         if workload == "open_warm":
             return Drawing(lambda: self._load().sample_transition_batch(size), _arrays)
@@ -43,7 +43,7 @@ class Peer:
             width = slice_of(workload)
             if width > self._source.lengths.min():
                 msg = f"an episode is shorter than {width}"
-                raise Unavailable(msg)
+                raise UnavailableError(msg)
             buffer = self._buffer()
             return Drawing(lambda: buffer.sample_trajectory_batch(size // width, width), _windows)
         picker = {

@@ -10,7 +10,7 @@ import datasets
 import numpy as np
 
 from benchmarks.peers.source import ACTION, OBSERVATION, Source
-from benchmarks.peers.worker import Drawing, Unavailable, batch_of
+from benchmarks.peers.worker import Drawing, UnavailableError, batch_of
 
 COLUMNS = ("observation", "action", "reward", "terminated", "truncated")
 datasets.disable_progress_bars()
@@ -53,7 +53,7 @@ class Peer:
         size = batch_of(workload)
         if workload in ("slices_16x16", "slices_4x64", "nstep_3", "stack_3", "prioritized", "images_64"):
             msg = "datasets has no such sampling"
-            raise Unavailable(msg)
+            raise UnavailableError(msg)
         if workload.startswith("open"):
             before = self._forget if workload == "open_cold" else None
             return Drawing(

@@ -12,7 +12,7 @@ import torch
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
 from benchmarks.peers.source import ACTION, OBSERVATION, STACK, Source
-from benchmarks.peers.worker import Drawing, Unavailable, batch_of, folder_bytes, slice_of
+from benchmarks.peers.worker import Drawing, UnavailableError, batch_of, folder_bytes, slice_of
 
 REPO, FPS, TASK = "bench/episodes", 20, "turn the knob"
 PICTURE = "observation.images.camera"
@@ -74,7 +74,7 @@ class Peer:
         """Open a shuffling loader; windows and frame stacks by ``delta_timestamps``."""
         if workload in ("nstep_3", "prioritized", "open_cold"):
             msg = "LeRobotDataset has no such sampling"
-            raise Unavailable(msg)
+            raise UnavailableError(msg)
         if workload == "open_warm":
             return Drawing(lambda: next(iter(self._loader(self._dataset(), 256, 0))), _arrays)
         size, width, workers = batch_of(workload), slice_of(workload), int(variant or 0)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.peers.source import ACTION, OBSERVATION, Source
-from benchmarks.peers.worker import Drawing, Unavailable, batch_of, folder_bytes, slice_of
+from benchmarks.peers.worker import Drawing, UnavailableError, batch_of, folder_bytes, slice_of
 
 os.environ.setdefault("MINARI_REMOTE", "")
 DATASET = "bench/episodes-v0"
@@ -62,7 +62,7 @@ class Peer:
         """Serve batches of whole episodes."""
         if workload in ("nstep_3", "stack_3", "prioritized", "images_64", "open_cold"):
             msg = "Minari has no such sampling"
-            raise Unavailable(msg)
+            raise UnavailableError(msg)
         if workload == "open_warm":
             return Drawing(lambda: _batch(self._load().sample_episodes(6), 256), _as_is)
         dataset, size = self._load(), batch_of(workload)
@@ -90,7 +90,7 @@ class Peer:
     def _windows(self, dataset: Any, size: int, width: int) -> dict[str, np.ndarray]:
         if width > self._source.lengths.min():
             msg = f"an episode is shorter than {width}"
-            raise Unavailable(msg)
+            raise UnavailableError(msg)
         parts = []
         for episode in dataset.sample_episodes(size // width):
             start = int(self._generator.integers(0, len(episode.actions) - width + 1))

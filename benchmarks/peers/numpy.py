@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.peers.source import Source
-from benchmarks.peers.worker import Drawing, Unavailable, batch_of, folder_bytes
+from benchmarks.peers.worker import Drawing, UnavailableError, batch_of, folder_bytes
 
 
 class Peer:
@@ -37,7 +37,7 @@ class Peer:
         """Gather uniformly drawn rows."""
         if workload not in ("random_256", "random_4096"):
             msg = "a yardstick for random batches only"
-            raise Unavailable(msg)
+            raise UnavailableError(msg)
         arrays = [np.load(self._folder / f"{index}.npy") for index in range(5)]
         generator, size = np.random.default_rng(0), batch_of(workload)
 

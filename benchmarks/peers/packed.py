@@ -9,7 +9,7 @@ from tensordict import TensorDict
 
 from benchmarks.peers.source import ACTION, OBSERVATION, Source
 from benchmarks.peers.ted import arrays_of
-from benchmarks.peers.worker import Drawing, Unavailable, batch_of, folder_bytes
+from benchmarks.peers.worker import Drawing, UnavailableError, batch_of, folder_bytes
 
 WIDTH = OBSERVATION + ACTION + 3
 
@@ -39,7 +39,7 @@ class Peer:
         """Gather uniformly drawn rows and the rows below them."""
         if workload not in ("random_256", "random_4096"):
             msg = "a yardstick for random batches only"
-            raise Unavailable(msg)
+            raise UnavailableError(msg)
         packed, rows = (torch.from_numpy(np.load(self._folder / f"{name}.npy")) for name in ("packed", "rows"))
         size = batch_of(workload)
 

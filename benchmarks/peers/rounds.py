@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.peers.client import NotOffered, PeerFailed
+from benchmarks.peers.client import NotOfferedError, PeerFailedError
 from benchmarks.peers.environments import ROOT
 
 RESULTS = ROOT / "benchmarks" / "results"
@@ -38,7 +38,7 @@ def in_turn(
             began = time.perf_counter()
             try:
                 found[name].append(measure())
-            except (NotOffered, PeerFailed) as reason:
+            except (NotOfferedError, PeerFailedError) as reason:
                 found[name] = str(reason)
             spent[name] += time.perf_counter() - began
     return found

@@ -30,7 +30,7 @@ KINDS = ("walk", "noise", "pixels")
 _MOVING = 24
 
 
-class WrongValues(AssertionError):
+class WrongValuesError(AssertionError):
     """A peer served something that the source does not hold."""
 
 
@@ -110,7 +110,7 @@ class Source:
             Mean of each key as drawn and in the source.
 
         Raises:
-            WrongValues: Names the first key and row that differ, or says that always the same rows came.
+            WrongValuesError: Names the first key and row that differ, or says that always the same rows came.
         """
         whole = {name: np.concatenate([np.asarray(batch[name]) for batch in batches]) for name in batches[0]}
         count = len(whole["observation"])
@@ -120,7 +120,7 @@ class Source:
         step = row - episode - self.first[episode]
         if (step < 0).any() or (step >= self.lengths[episode]).any():
             msg = f"observation: row {int(row[(step < 0) | (step >= self.lengths[episode])][0])} of none"
-            raise WrongValues(msg)
+            raise WrongValuesError(msg)
         self._compare(whole, row, row - episode, step, self.lengths[episode] - step, kind)
         _require_variety(row, len(self), kind)
         return self._means(whole)
@@ -138,7 +138,7 @@ class Source:
             window = row.reshape(-1, int(kind.partition(":")[2]))
             if (np.diff(window, axis=1) != 1).any() or (np.ptp((row - index).reshape(window.shape), axis=1) != 0).any():
                 msg = f"a window is not one piece of one episode: rows {window[0].tolist()}"
-                raise WrongValues(msg)
+                raise WrongValuesError(msg)
         sure = np.ones(len(row), bool)
         if kind == "nstep":  # nearer to the end of an episode, libraries mean different things by it
             sure = left >= NUM_STEPS
@@ -165,7 +165,7 @@ class Source:
                 close[int(kind.partition(":")[2]) - 1 :: int(kind.partition(":")[2])] = True
             if not np.all(close):
                 msg = f"{name}: expected {want[name][~close][:3]}, got {got[~close][:3]}"
-                raise WrongValues(msg)
+                raise WrongValuesError(msg)
 
     @staticmethod
     def _lossy(name: str, got: np.ndarray, want: np.ndarray) -> np.ndarray:
@@ -193,7 +193,7 @@ def _require_variety(row: np.ndarray, size: int, kind: str) -> None:
     distinct = len(np.unique(row[::width]))
     if distinct < 0.5 * expected:
         msg = f"{draws} draws gave {distinct} different rows; expected about {int(expected)}"
-        raise WrongValues(msg)
+        raise WrongValuesError(msg)
 
 
 def make(

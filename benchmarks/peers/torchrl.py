@@ -21,7 +21,7 @@ from torchrl.envs import CatFrames, Compose
 
 from benchmarks.peers.source import GAMMA, NUM_STEPS, STACK, Source
 from benchmarks.peers.ted import arrays_of, prioritized_draw, ted_of
-from benchmarks.peers.worker import Drawing, Unavailable, batch_of, folder_bytes, slice_of
+from benchmarks.peers.worker import Drawing, UnavailableError, batch_of, folder_bytes, slice_of
 
 
 class Peer:
@@ -52,7 +52,7 @@ class Peer:
         """Open a buffer with TorchRL's own sampler and transform for the workload."""
         if workload == "open_cold":
             msg = "its memmap is what it opens: there is nothing to build"
-            raise Unavailable(msg)
+            raise UnavailableError(msg)
         if workload == "open_warm":
             return Drawing(lambda: self._buffer(batch_size=256, sampler=RandomSampler()).sample(), arrays_of)
         size, cached = batch_of(workload), "cached" in variant

@@ -11,7 +11,7 @@ A peer's room holds a class ``Peer``::
     write() -> {"bytes": …}             store the source's episodes below folder, durably: record and commit;
                                         "seconds" and "cpu_seconds", where making the library's own kind of input
                                         was not timed
-    open(workload, variant) -> Drawing  or raise Unavailable with one sentence
+    open(workload, variant) -> Drawing  or raise UnavailableError with one sentence
 """
 
 import gc
@@ -47,7 +47,7 @@ WORKLOADS = {
 }
 
 
-class Unavailable(Exception):
+class UnavailableError(Exception):
     """The peer does not do this; one sentence says why."""
 
 
@@ -189,7 +189,7 @@ def main(peer: str, source: str, folder: str) -> None:
                 opened = Source(Path(source))
                 server = Server(room.Peer(opened, Path(folder)), opened, Path(folder))
             reply = {"ok": getattr(server, request.pop("do"))(**request)}
-        except Unavailable as reason:
+        except UnavailableError as reason:
             reply = {"unavailable": str(reason)}
         except Exception as error:
             reply = {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
@@ -199,5 +199,5 @@ def main(peer: str, source: str, folder: str) -> None:
 
 
 if __name__ == "__main__":
-    # The rooms import this module by its name, not as __main__: there must be one class Unavailable.
+    # The rooms import this module by its name, not as __main__: there must be one class UnavailableError.
     importlib.import_module("benchmarks.peers.worker").main(*sys.argv[1:4])

@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 
 from rlhive.cli._terminal import Json, Workers, out
-from rlhive.errors import EnvNotFound
+from rlhive.errors import EnvNotFoundError
 
 if TYPE_CHECKING:
     from rlhive.rollouts import Evaluation
@@ -86,5 +86,5 @@ def _read_env_name(policy: str) -> str:
 
     if policy in LEVELS:
         msg = f"Policy {policy!r} exists for many environments: expected --env, for example --env kitchen_knob1"
-        raise EnvNotFound(msg)
+        raise EnvNotFoundError(msg)
     return str(read_checkpoint(policy)["env_name"])

@@ -17,7 +17,7 @@ import pyarrow as pa
 from rlhive import keys
 from rlhive.data._episodes import Columns, EpisodeRecord
 from rlhive.data._schema import Field, Schema
-from rlhive.errors import CorruptDataset
+from rlhive.errors import CorruptDatasetError
 
 #: Prefix of the columns of the episode table that hold the simulator start state.
 START_PREFIX = "start."
@@ -176,7 +176,7 @@ def table_to_records(rows: pa.Table, episodes: pa.Table, schema: Schema) -> Iter
         schema: The dataset's schema.
 
     Raises:
-        CorruptDataset: Id, length or content hash of an episode is not that of its transitions.
+        CorruptDatasetError: Id, length or content hash of an episode is not that of its transitions.
     """
     columns, finals = table_to_columns(rows, schema), read_final_values(episodes, schema)
     row_ids = rows.column(keys.EPISODE).to_numpy()
@@ -210,7 +210,7 @@ def _require_match(record: EpisodeRecord, row_ids: np.ndarray, row: Mapping[str,
         f"Episode {record.episode}: expected {row['length']} transitions with content hash {row['content_hash']}, "
         f"got {len(row_ids)} with {record.content_hash() if len(row_ids) else 'none'}. Fetch or make the version again."
     )
-    raise CorruptDataset(msg)
+    raise CorruptDatasetError(msg)
 
 
 @functools.lru_cache(maxsize=1024)

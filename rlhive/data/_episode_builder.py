@@ -23,7 +23,7 @@ from rlhive import keys
 from rlhive.data._episodes import TERMINATED, TRUNCATED, EpisodeInfo, EpisodeRecord, pack_leaves
 from rlhive.data._schema import Schema
 from rlhive.data._transition_batch import BOOKKEEPING, Leaves, TransitionBatch, describe_difference
-from rlhive.errors import SchemaMismatch
+from rlhive.errors import SchemaMismatchError
 
 logger = logging.getLogger(__name__)
 
@@ -74,11 +74,11 @@ class _OpenEpisode:
         """Join the chunks and return all transitions as arrays ``[T, *shape]``.
 
         Raises:
-            SchemaMismatch: The keys, a dtype or a shape changed inside the episode.
+            SchemaMismatchError: The keys, a dtype or a shape changed inside the episode.
         """
         if self.mismatch:
             msg = f"{context}: {self.mismatch}. Every step of an episode must have the same keys, dtypes and shapes."
-            raise SchemaMismatch(msg)
+            raise SchemaMismatchError(msg)
         if len(self.chunks) > 1:
             names = self.chunks[0]
             self.chunks = [{name: np.concatenate([chunk[name] for chunk in self.chunks]) for name in names}]
@@ -102,8 +102,8 @@ class EpisodeBuilder:
             ``("next", "truncated")`` in its last transition.
         drop: Names of keys that are left out, at the root and below ``"next"``.
         context: Returns the prefix of error messages for an episode, given the number of records built so far.
-        accept: Called with each record, its schema and the prefix of error messages; raises SchemaMismatch to refuse
-            the record.
+        accept: Called with each record, its schema and the prefix of error messages; raises SchemaMismatchError to
+            refuse the record.
 
     Attributes:
         schema: Schema that every episode must have; None before the first one, unless it was given.
@@ -141,7 +141,7 @@ class EpisodeBuilder:
         """Convert TED transitions ``[*envs, time]`` to arrays, without the keys that are left out.
 
         Raises:
-            SchemaMismatch: The time dimension or an end flag is missing, or a key cannot be recorded.
+            SchemaMismatchError: The time dimension or an end flag is missing, or a key cannot be recorded.
         """
         return TransitionBatch.from_tensordict(transitions, drop=self._drop, context=context or self.next_context)
 
@@ -194,12 +194,12 @@ class EpisodeBuilder:
         """Add all transitions of one episode, ``[T]``, and yield its record.
 
         Raises:
-            SchemaMismatch: The batch size is not ``[T]``, or as for :meth:`to_batch`.
+            SchemaMismatchError: The batch size is not ``[T]``, or as for :meth:`to_batch`.
         """
         batch = self.to_batch(transitions)
         if batch.num_envs != 1 or not batch.num_steps:
             msg = f"{self.next_context}: expected one episode, batch size [T] with T >= 1, got {transitions.shape}."
-            raise SchemaMismatch(msg)
+            raise SchemaMismatchError(msg)
         info = replace(info, start_state=info.start_state or batch.start_state(0, 0))
         episode = _OpenEpisode(info, [batch.chunk(0, 0, batch.num_steps)], ended=bool(batch.ends[0, -1]))
         return self._build_records([episode])
@@ -272,8 +272,8 @@ class EpisodeBuilder:
         self._open.setdefault(key, []).append(episode)
 
     def _build_records(self, episodes: Iterable[_OpenEpisode]) -> Iterator[EpisodeRecord]:
-        """Yield the records of ended episodes; raise the first SchemaMismatch at the end."""
-        first_error: SchemaMismatch | None = None
+        """Yield the records of ended episodes; raise the first SchemaMismatchError at the end."""
+        first_error: SchemaMismatchError | None = None
         dropped_lengths = []
         for episode in episodes:
             if episode.truncated_start:
@@ -281,7 +281,7 @@ class EpisodeBuilder:
                 continue
             try:
                 record = self._build_record(episode)
-            except SchemaMismatch as error:
+            except SchemaMismatchError as error:
                 first_error = first_error or error
                 continue
             self._num_built += 1

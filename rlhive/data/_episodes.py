@@ -25,7 +25,7 @@ from tensordict import NonTensorStack, TensorDict, TensorDictBase
 
 from rlhive import keys
 from rlhive.data._schema import STRING, Schema, flatten_tensordict
-from rlhive.errors import SchemaMismatch
+from rlhive.errors import SchemaMismatchError
 
 Columns = dict[str, np.ndarray]
 
@@ -168,20 +168,20 @@ class EpisodeInfo:
             context: Prefix of error messages, for example ``"episode 7"``.
 
         Raises:
-            SchemaMismatch: The metadata are not a mapping of JSON values (NaN and infinity are none), the seed is not
-                an int64, or a part of the start state is not an array of numbers.
+            SchemaMismatchError: The metadata are not a mapping of JSON values (NaN and infinity are none), the seed is
+                not an int64, or a part of the start state is not an array of numbers.
         """
         try:
             json_metadata = json.loads(json.dumps(dict(metadata or {}), allow_nan=False))
         except (TypeError, ValueError) as error:
             msg = f"{context}, metadata: expected a mapping of JSON values, got: {error}."
-            raise SchemaMismatch(msg) from error
+            raise SchemaMismatchError(msg) from error
         try:
             int64_seed = None if seed is None else int(np.int64(operator.index(seed)))
             state = {name: np.array(value, dtype=np.float64) for name, value in (start_state or {}).items()}
         except (TypeError, ValueError, OverflowError) as error:
             msg = f"{context}: expected an int64 seed and a start state of numbers, got: {error}."
-            raise SchemaMismatch(msg) from error
+            raise SchemaMismatchError(msg) from error
         return cls(split, int64_seed, state, policy, json_metadata)
 
 
@@ -198,14 +198,14 @@ def pack(transitions: TensorDictBase, schema: Schema, *, context: str) -> tuple[
         the TensorDict do not change them.
 
     Raises:
-        SchemaMismatch: A key, dtype or shape differs, a value is NaN, an end flag is set before the last row, or an
-            observation below ``next`` differs from the observation of the following row.
+        SchemaMismatchError: A key, dtype or shape differs, a value is NaN, an end flag is set before the last row, or
+            an observation below ``next`` differs from the observation of the following row.
     """
     if transitions.ndim != 1 or not len(transitions):
         msg = (
             f"{context}: expected the transitions of one episode, batch size [T] with T >= 1, got {transitions.shape}."
         )
-        raise SchemaMismatch(msg)
+        raise SchemaMismatchError(msg)
     leaves = flatten_tensordict(transitions, context=context)
     schema.require(Schema.from_arrays(leaves), context=context)
     return pack_leaves(leaves, schema, context=context)
@@ -285,7 +285,7 @@ def _require_continuous(rows: np.ndarray, next_rows: np.ndarray, *, column: str,
         f"{context}, row {row}: expected next.{column} to be {column} of row {row + 1}, got another value. "
         "Pass whole episodes, one at a time and in order."
     )
-    raise SchemaMismatch(msg)
+    raise SchemaMismatchError(msg)
 
 
 def _as_bits(array: np.ndarray) -> np.ndarray:
@@ -301,7 +301,7 @@ def _require_valid_values(columns: Columns, final: Columns, *, context: str) -> 
         if array.dtype.kind == "f" and np.isnan(array).any():
             row = int(np.isnan(array).reshape(len(array), -1).any(axis=1).argmax())
             msg = f"{context}, row {row}: key {name} is NaN. Drop the episode, or fix the environment or policy."
-            raise SchemaMismatch(msg)
+            raise SchemaMismatchError(msg)
 
 
 def _require_end_at_last_row(columns: Columns, *, context: str) -> None:
@@ -310,7 +310,7 @@ def _require_end_at_last_row(columns: Columns, *, context: str) -> None:
     if ends[:-1].any():
         row = int(ends[:-1].argmax())
         msg = f"{context}, row {row}: expected an end flag only in the last row {length - 1}. Split the episode here."
-        raise SchemaMismatch(msg)
+        raise SchemaMismatchError(msg)
 
 
 def _require_unicode(array: np.ndarray, name: str, context: str) -> None:
@@ -319,4 +319,4 @@ def _require_unicode(array: np.ndarray, name: str, context: str) -> None:
             text.encode()
         except UnicodeEncodeError as error:
             msg = f"{context}, row {row}: key {name}: expected Unicode text, got {text!r} ({error.reason})."
-            raise SchemaMismatch(msg) from error
+            raise SchemaMismatchError(msg) from error

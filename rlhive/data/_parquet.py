@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rlhive.errors import CorruptDataset
+from rlhive.errors import CorruptDatasetError
 
 ROW_GROUP_ROWS = 10_000
 ROW_GROUP_BYTES = 32 * 2**20  # rows with images are large, so fewer of them make a group
@@ -114,7 +114,7 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     """Read one Parquet file, or some of its columns, and verify its page checksums.
 
     Raises:
-        CorruptDataset: The file is missing or damaged.
+        CorruptDatasetError: The file is missing or damaged.
     """
     with _open_parquet(path, page_checksum_verification=True) as file:
         return file.read(columns)
@@ -126,7 +126,7 @@ def read_batches(paths: Iterable[Path]) -> Iterator[pa.RecordBatch]:
     Memory: one row group; nothing is prefetched.
 
     Raises:
-        CorruptDataset: A file is missing or damaged.
+        CorruptDatasetError: A file is missing or damaged.
     """
     for path in paths:
         with _open_parquet(path, page_checksum_verification=True, pre_buffer=False) as file:
@@ -145,7 +145,7 @@ def read_group_sizes(path: Path) -> list[int]:
     """Return the number of rows of each row group of a Parquet file.
 
     Raises:
-        CorruptDataset: The file is missing or damaged.
+        CorruptDatasetError: The file is missing or damaged.
     """
     with _open_parquet(path) as file:
         return [file.metadata.row_group(index).num_rows for index in range(file.num_row_groups)]
@@ -155,7 +155,7 @@ def read_arrow_schema(path: Path) -> pa.Schema:
     """Return the Arrow schema of a Parquet file.
 
     Raises:
-        CorruptDataset: The file is missing or damaged.
+        CorruptDatasetError: The file is missing or damaged.
     """
     with _open_parquet(path) as file:
         return file.schema_arrow
@@ -165,7 +165,7 @@ def read_groups(path: Path, groups: Iterable[int]) -> pa.Table:
     """Read some row groups of a Parquet file on the calling thread, and verify their page checksums.
 
     Raises:
-        CorruptDataset: The file is missing or damaged.
+        CorruptDatasetError: The file is missing or damaged.
     """
     with _open_parquet(path, page_checksum_verification=True) as file:
         return file.read_row_groups(list(groups), use_threads=False)
@@ -196,7 +196,7 @@ class GroupReader:
         address: Address of the file for error messages.
 
     Raises:
-        CorruptDataset: The file is missing or damaged.
+        CorruptDatasetError: The file is missing or damaged.
     """
 
     def __init__(self, source: Path | BinaryIO, address: str):
@@ -224,7 +224,7 @@ class GroupReader:
 
     @contextlib.contextmanager
     def _translating_damage(self) -> Iterator[None]:
-        """Raise CorruptDataset for a missing or damaged file; subclasses of OSError come from the transport."""
+        """Raise CorruptDatasetError for a missing or damaged file; subclasses of OSError come from the transport."""
         try:
             yield
         except (OSError, pa.ArrowException) as error:
@@ -245,12 +245,12 @@ def split_into_chunks(
         group_sizes: Number of rows of each row group of the shard.
 
     Raises:
-        CorruptDataset: The shard does not have as many rows as its episodes.
+        CorruptDatasetError: The shard does not have as many rows as its episodes.
     """
     expected, got = int(np.sum(lengths)), int(np.sum(group_sizes))
     if expected != got:
         msg = f"{path}: expected {expected} rows, got {got}. Fetch or make the version again."
-        raise CorruptDataset(msg)
+        raise CorruptDatasetError(msg)
     group_ends, episode_ends = np.cumsum(group_sizes), np.cumsum(lengths)
     chunks = []
     first_group = first_episode = 0
@@ -264,7 +264,7 @@ def split_into_chunks(
 
 @contextlib.contextmanager
 def _open_parquet(path: Path, **options: bool) -> Iterator[pq.ParquetFile]:
-    """Open a Parquet file with options of ``pq.ParquetFile``; an error in the block raises CorruptDataset."""
+    """Open a Parquet file with options of ``pq.ParquetFile``; an error in the block raises CorruptDatasetError."""
     try:
         with pq.ParquetFile(path, **options) as file:
             yield file
@@ -277,4 +277,6 @@ def _unreadable_file(path: Path | str, error: Exception) -> Exception:
     if isinstance(error, MemoryError):  # Arrow's own MemoryError is an ArrowException too; the file is not damaged
         return MemoryError(f"{path}: {error}")
     reason = " ".join(str(error).split())
-    return CorruptDataset(f"{path}: expected a readable Parquet file, got: {reason}. Fetch or make the version again.")
+    return CorruptDatasetError(
+        f"{path}: expected a readable Parquet file, got: {reason}. Fetch or make the version again."
+    )

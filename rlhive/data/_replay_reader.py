@@ -21,7 +21,7 @@ from tensordict import TensorDictBase, lazy_stack
 from rlhive.data._episode_builder import EpisodeBuilder, InfoByEnv
 from rlhive.data._episodes import EpisodeRecord
 from rlhive.data._transition_batch import TransitionBatch
-from rlhive.errors import SchemaMismatch
+from rlhive.errors import SchemaMismatchError
 
 #: Number of rows that are read from the buffer at once.
 CHUNK_ROWS = 10_000
@@ -42,9 +42,9 @@ def read_replay_buffer(
         context: Prefix of error messages about the buffer as a whole.
 
     Raises:
-        SchemaMismatch: The writer of the buffer does not keep the order of time; or the buffer has been overwritten,
-            mixes the rows of several environments and holds no key that separates them; or an episode does not fit,
-            which is raised after the other episodes.
+        SchemaMismatchError: The writer of the buffer does not keep the order of time; or the buffer has been
+            overwritten, mixes the rows of several environments and holds no key that separates them; or an episode does
+            not fit, which is raised after the other episodes.
     """
     reader = _RingReader(buffer, builder, context)
     return builder.add_batches(
@@ -78,7 +78,7 @@ class _RingReader:
         storage, writer = buffer.storage, buffer.writer
         if "MaxValue" in type(writer).__name__:
             msg = f"{context}: expected a writer that keeps the order of time, got {type(writer).__name__}."
-            raise SchemaMismatch(msg)
+            raise SchemaMismatchError(msg)
         self._storage = storage
         self._builder = builder
         self._context = context
@@ -141,7 +141,7 @@ class _RingReader:
             f"{self._context}: {self.num_overwritten} rows are overwritten, and the rest mixes environments: expected "
             "('collector', 'traj_ids'), 'step_count' or 'is_init', got none. Keep one of these keys in the buffer."
         )
-        raise SchemaMismatch(msg)
+        raise SchemaMismatchError(msg)
 
 
 def _first_round_ids(ids: np.ndarray) -> set[int]:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rlhive import keys
-from rlhive.errors import SchemaMismatch
+from rlhive.errors import SchemaMismatchError
 from rlhive.keys import NestedKey, column_to_key, key_to_column
 
 if TYPE_CHECKING:  # importing torch takes seconds, and reading a manifest does not need it
@@ -100,7 +100,7 @@ class Schema:
             units: Physical units by column name.
 
         Raises:
-            SchemaMismatch: A key cannot be a column, or a value is neither a string nor a tensor of one of DTYPES.
+            SchemaMismatchError: A key cannot be a column, or a value is neither a string nor a tensor of one of DTYPES.
         """
         return cls.from_arrays(flatten_tensordict(transitions, context="Transitions"), units=units)
 
@@ -154,8 +154,8 @@ class Schema:
             context: Address for the error message, ``"episode 7"`` for example.
 
         Raises:
-            SchemaMismatch: A key is missing or unexpected, or a dtype or shape differs. The message names the first
-                difference.
+            SchemaMismatchError: A key is missing or unexpected, or a dtype or shape differs. The message names the
+                first difference.
         """
         expected_fields = {field.column: field for field in self.fields}
         got_fields = {field.column: field for field in other.fields}
@@ -169,7 +169,7 @@ class Schema:
                 problem = _compare_fields(expected, got)
             if problem:
                 msg = f"{context}: {problem}. Drop or convert the key, or record the data under another dataset name."
-                raise SchemaMismatch(msg)
+                raise SchemaMismatchError(msg)
 
     def to_json(self) -> list[dict[str, Any]]:
         """Return the schema as a list of JSON-able rows, one per field."""
@@ -180,16 +180,16 @@ class Schema:
         """Return the schema of rows that :meth:`to_json` wrote.
 
         Raises:
-            SchemaMismatch: The rows are malformed, or name a column twice.
+            SchemaMismatchError: The rows are malformed, or name a column twice.
         """
         try:
             fields = [_field_from_json(row) for row in rows]
         except (TypeError, KeyError, ValueError) as error:
             msg = f"Schema {json.dumps(rows)[:200]}: expected rows of column, dtype, shape, observed; got {error!r}."
-            raise SchemaMismatch(msg) from error
+            raise SchemaMismatchError(msg) from error
         if len({field.column for field in fields}) != len(fields):
             msg = f"Schema {json.dumps(rows)[:200]}: expected each column once, got one twice."
-            raise SchemaMismatch(msg)
+            raise SchemaMismatchError(msg)
         return cls(tuple(sorted(fields, key=lambda field: field.column)))
 
 
@@ -222,13 +222,13 @@ def flatten_tensordict(transitions: "TensorDictBase", *, context: str) -> dict[s
         memory with tensors on the CPU.
 
     Raises:
-        SchemaMismatch: A key cannot be a column, or a value is neither a string nor a tensor of one of DTYPES.
+        SchemaMismatchError: A key cannot be a column, or a value is neither a string nor a tensor of one of DTYPES.
     """
     try:
         return dict(_iterate_arrays(transitions, (), context))
     except RuntimeError as error:  # a lazy stack whose tensors have different shapes
         msg = f"{context}: expected one shape per key, got: {error}"
-        raise SchemaMismatch(msg) from error
+        raise SchemaMismatchError(msg) from error
 
 
 def is_stored(column: str, columns: Mapping[str, Any]) -> bool:
@@ -260,7 +260,7 @@ def _iterate_arrays(node: "TensorDictBase", parents: tuple[str, ...], context: s
             column = key_to_column((*parents, name))
         except ValueError as error:
             msg = f"{context}: {error}"
-            raise SchemaMismatch(msg) from error
+            raise SchemaMismatchError(msg) from error
         if is_non_tensor(value):
             yield column, _strings_to_array(value, node, column, context)
         else:
@@ -273,7 +273,7 @@ def _tensor_to_array(value: Any, column: str, context: str) -> np.ndarray:
     dtype = str(getattr(value, "dtype", type(value).__name__)).removeprefix("torch.")
     if dtype not in DTYPES or not isinstance(value, torch.Tensor):
         msg = f"{context}: key {column}: expected a tensor of one of {', '.join(DTYPES)}, got {dtype}."
-        raise SchemaMismatch(msg)
+        raise SchemaMismatchError(msg)
     return value.detach().cpu().numpy()
 
 
@@ -285,7 +285,7 @@ def _strings_to_array(value: Any, node: "TensorDictBase", column: str, context: 
     invalid = next((item for item in items if not isinstance(item, str)), None)
     if invalid is not None or len(items) != array.size:
         msg = f"{context}: key {column}: expected a tensor or a string per row, got {invalid!r}."
-        raise SchemaMismatch(msg)
+        raise SchemaMismatchError(msg)
     array.reshape(-1)[:] = items
     return array
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from rlhive.data import _untrusted
-from rlhive.errors import DatasetExists, DiskFull, InvalidName, StoreNotWritable
+from rlhive.errors import DatasetExistsError, DiskFullError, InvalidNameError, StoreNotWritableError
 
 STORE_VARIABLE = "RLHIVE_DATASETS_PATH"
 DEFAULT_NAMESPACE = "robohive"
@@ -40,7 +40,7 @@ def parse_name(name: str) -> tuple[str, str]:
     """Split a dataset name into namespace and name; the default namespace is ``robohive``.
 
     Raises:
-        InvalidName: The name is not ``name`` or ``namespace/name`` of letters, digits, ``_``, ``-`` and ``.``.
+        InvalidNameError: The name is not ``name`` or ``namespace/name`` of letters, digits, ``_``, ``-`` and ``.``.
     """
     parts = name.split("/")
     if len(parts) == 1:
@@ -50,7 +50,7 @@ def parse_name(name: str) -> tuple[str, str]:
             f"Dataset name {name!r}: expected 'name' or 'namespace/name' of letters, digits, '_', '-' and '.'. Each "
             "part begins with a letter or digit and is no reserved word of an operating system, of git or of the Hub."
         )
-        raise InvalidName(msg)
+        raise InvalidNameError(msg)
     return parts[0], parts[1]
 
 
@@ -58,12 +58,12 @@ def parse_version(version: str) -> tuple[int, int, int]:
     """Return (major, minor, patch).
 
     Raises:
-        InvalidName: The version is not three numbers joined by dots.
+        InvalidNameError: The version is not three numbers joined by dots.
     """
     match = _VERSION.fullmatch(version)
     if match is None:
         msg = f"Version {version!r}: expected MAJOR.MINOR.PATCH, such as '1.0.0'."
-        raise InvalidName(msg)
+        raise InvalidNameError(msg)
     major, minor, patch = match.groups()
     return int(major), int(minor), int(patch)
 
@@ -122,9 +122,9 @@ def atomic_dir(target: Path) -> Iterator[Path]:
         target: Folder to create.
 
     Raises:
-        DatasetExists: The target exists.
-        StoreNotWritable: The target's parent is not writable.
-        DiskFull: No space is left; the partial folder is removed.
+        DatasetExistsError: The target exists.
+        StoreNotWritableError: The target's parent is not writable.
+        DiskFullError: No space is left; the partial folder is removed.
     """
     with partial_dir(target) as partial:
         yield partial
@@ -142,9 +142,9 @@ def partial_dir(target: Path) -> Iterator[Path]:
         target: The name that is locked, and that the partial folder's name begins with.
 
     Raises:
-        DatasetExists: The target exists.
-        StoreNotWritable: The target's parent is not writable.
-        DiskFull: No space is left.
+        DatasetExistsError: The target exists.
+        StoreNotWritableError: The target's parent is not writable.
+        DiskFullError: No space is left.
     """
     with translate_disk_errors(target), locked(target):
         _require_absent(target)
@@ -162,7 +162,7 @@ def publish_dir(partial: Path, target: Path) -> None:
     """Flush a folder to disk and rename it to ``target``, in the same parent.
 
     Raises:
-        DatasetExists: The target exists.
+        DatasetExistsError: The target exists.
     """
     _fsync_tree(partial)
     _require_absent(target)
@@ -188,12 +188,12 @@ def translate_disk_errors(target: Path) -> Iterator[None]:
     """Translate the operating system's "read-only", "permission denied" and "no space" errors.
 
     Raises:
-        StoreNotWritable: ``target`` is not writable.
-        DiskFull: No space is left on the disk of ``target``.
+        StoreNotWritableError: ``target`` is not writable.
+        DiskFullError: No space is left on the disk of ``target``.
     """
     try:
         yield
-    except (StoreNotWritable, DiskFull):  # translated already, with the address of the file
+    except (StoreNotWritableError, DiskFullError):  # translated already, with the address of the file
         raise
     except OSError as error:
         if error.errno in _NOT_WRITABLE:
@@ -201,13 +201,13 @@ def translate_disk_errors(target: Path) -> Iterator[None]:
                 f"{target} cannot be written ({os.strerror(error.errno)}). "
                 f"Make its folder writable, or set {STORE_VARIABLE} to a folder that is."
             )
-            raise StoreNotWritable(msg) from error
+            raise StoreNotWritableError(msg) from error
         if error.errno in _NO_SPACE:
             msg = (
                 f"No space left on the disk of {target}. What was committed before is intact. "
                 f"Free some space, or set {STORE_VARIABLE} to a folder on another disk, and run the same command again."
             )
-            raise DiskFull(msg) from error
+            raise DiskFullError(msg) from error
         raise
 
 
@@ -260,7 +260,7 @@ def _make_partial_path(target: Path) -> Path:
 def _require_absent(target: Path) -> None:
     if target.exists():
         msg = f"{target}: expected no such folder, because a version is never overwritten. Use another version number."
-        raise DatasetExists(msg)
+        raise DatasetExistsError(msg)
 
 
 def _fsync_tree(folder: Path) -> None:

@@ -13,7 +13,7 @@ from tensordict import TensorDictBase, is_non_tensor
 from rlhive import keys
 from rlhive.data._episodes import REWARD, TERMINATED, TRUNCATED
 from rlhive.data._schema import dtype_name, flatten_tensordict, is_stored
-from rlhive.errors import SchemaMismatch
+from rlhive.errors import SchemaMismatchError
 
 Leaves = dict[str, np.ndarray]
 
@@ -60,7 +60,7 @@ class TransitionBatch:
             context: Prefix of error messages.
 
         Raises:
-            SchemaMismatch: The time dimension or an end flag is missing, or a key cannot be recorded.
+            SchemaMismatchError: The time dimension or an end flag is missing, or a key cannot be recorded.
         """
         _require_time_dimension(transitions, context)
         shape = transitions.shape
@@ -142,10 +142,10 @@ def _describe_kind(array: np.ndarray) -> str:
 def _require_time_dimension(transitions: TensorDictBase, context: str) -> None:
     if not isinstance(transitions, TensorDictBase):
         msg = f"{context}: expected a TensorDict of TED transitions, got a {type(transitions).__name__}."
-        raise SchemaMismatch(msg)
+        raise SchemaMismatchError(msg)
     if not transitions.ndim:
         msg = f"{context}: expected batch size [..., time], got []. Record single transitions with step()."
-        raise SchemaMismatch(msg)
+        raise SchemaMismatchError(msg)
 
 
 def _dropped_keys(node: TensorDictBase, drop: tuple[str, ...]) -> list[tuple[str, ...]]:
@@ -165,7 +165,7 @@ def _complete_end_flags(rows: Leaves, context: str) -> None:
     for name in (TERMINATED, TRUNCATED):
         if name not in rows:
             msg = f"{context}: key {name} is missing: expected a flag that says why an episode ends."
-            raise SchemaMismatch(msg)
+            raise SchemaMismatchError(msg)
 
 
 def _is_column_or_twin(name: str, rows: Leaves) -> bool:

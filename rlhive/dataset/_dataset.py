@@ -39,7 +39,7 @@ from rlhive.dataset._loaders import ReadKeywords
 from rlhive.dataset._robot_metadata import robot_metadata
 from rlhive.dataset._transforms import Target
 from rlhive.dataset._view import Condition, DatasetView, open_view
-from rlhive.errors import SchemaMismatch, UnsavedViewError
+from rlhive.errors import SchemaMismatchError, UnsavedViewError
 from rlhive.rollouts import check
 
 if TYPE_CHECKING:
@@ -77,10 +77,11 @@ class RoboHiveDataset:
         store: Folder of all datasets; by default ``$RLHIVE_DATASETS_PATH`` or ``~/.rlhive/datasets``.
 
     Raises:
-        DatasetNotFound: No such dataset or version; the message names similar datasets or the existing versions.
-        HubUnreachable, HubAccessDenied: The dataset is not in the store, and the Hub does not answer or denies access.
-        SplitNotFound: No such split; the message names the existing ones.
-        CorruptDataset: The hash of a file is not the one in the manifest.
+        DatasetNotFoundError: No such dataset or version; the message names similar datasets or the existing versions.
+        HubUnreachableError, HubAccessDeniedError: The dataset is not in the store, and the Hub does not answer or
+            denies access.
+        SplitNotFoundError: No such split; the message names the existing ones.
+        CorruptDatasetError: The hash of a file is not the one in the manifest.
 
     Example:
         >>> RoboHiveDataset("kitchen_knob1", split="expert").as_replay_buffer().sample()  # doctest: +SKIP
@@ -197,7 +198,7 @@ class RoboHiveDataset:
                 table and returns a boolean mask.
 
         Raises:
-            InvalidExpression: The condition cannot be parsed or computed; the message names the columns.
+            InvalidExpressionError: The condition cannot be parsed or computed; the message names the columns.
         """
         return self._with_view(self._view.where(condition))
 
@@ -217,7 +218,7 @@ class RoboHiveDataset:
         """Return a view of some episodes, given their ids.
 
         Raises:
-            SchemaMismatch: An id is not in this dataset.
+            SchemaMismatchError: An id is not in this dataset.
         """
         return self._with_view(self._view.select(episodes))
 
@@ -230,7 +231,7 @@ class RoboHiveDataset:
             seed: Seed of the random assignment. The same seed and episodes give the same splits on any machine.
 
         Raises:
-            SchemaMismatch: The fractions do not sum to 1, or an id is unknown or named twice.
+            SchemaMismatchError: The fractions do not sum to 1, or an id is unknown or named twice.
 
         Example:
             >>> train = dataset.split({"train": 0.9, "test": 0.1})["train"].as_replay_buffer()  # doctest: +SKIP
@@ -311,9 +312,9 @@ class RoboHiveDataset:
             tensor that is kept for long.
 
         Raises:
-            SchemaMismatch: A key names no field, or not one of the kind that an option needs.
-            EpisodesTooShort: No episode is as long as a slice.
-            SplitNotFound: No such split.
+            SchemaMismatchError: A key names no field, or not one of the kind that an option needs.
+            EpisodesTooShortError: No episode is as long as a slice.
+            SplitNotFoundError: No such split.
         """
         options = ReadOptions(
             keys=keys,
@@ -405,8 +406,8 @@ class RoboHiveDataset:
         Memory: the row groups of the current episodes. Every episode is checked against its content hash.
 
         Raises:
-            CorruptDataset: The content hash of an episode is not the one in the episode table.
-            HubUnreachable, HubAccessDenied: The Hub does not answer or denies access.
+            CorruptDatasetError: The content hash of an episode is not the one in the episode table.
+            HubUnreachableError, HubAccessDeniedError: The Hub does not answer or denies access.
         """
         return _loaders.iter_episodes(self._view)
 
@@ -437,7 +438,7 @@ class RoboHiveDataset:
             An ``ObservationNorm``, for a replay buffer or an environment.
 
         Raises:
-            SchemaMismatch: There is no such column, it holds no floats, or its statistics are not finite.
+            SchemaMismatchError: There is no such column, it holds no floats, or its statistics are not finite.
 
         Example:
             >>> dataset.as_replay_buffer(transform=dataset.normalization("observation"))  # doctest: +SKIP
@@ -445,7 +446,7 @@ class RoboHiveDataset:
         column = keys_.key_to_column(key)
         if column not in self.schema.columns:
             msg = f"There is no column {column}: expected one of {', '.join(self.schema.columns)}."
-            raise SchemaMismatch(msg)
+            raise SchemaMismatchError(msg)
         return observation_norm(self.schema[column], self.statistics.get(column, {}), how=how)
 
     def as_source(self, schema: Schema | None = None) -> VersionSource:
@@ -455,7 +456,7 @@ class RoboHiveDataset:
             schema: Schema that the version must have.
 
         Raises:
-            SchemaMismatch: The version has another schema.
+            SchemaMismatchError: The version has another schema.
         """
         return self._view.to_source(schema)
 
@@ -472,7 +473,7 @@ class RoboHiveDataset:
             The new dataset.
 
         Raises:
-            WrongVersion, DatasetExists: As :func:`rlhive.data.versions.export`.
+            WrongVersionError, DatasetExistsError: As :func:`rlhive.data.versions.export`.
         """
         target = Target(name=name, version=version, license=license, description=description)
         return self._open(_transforms.save_view(self._view, target))
@@ -498,7 +499,7 @@ class RoboHiveDataset:
             description: Description of the version; the first parent's by default.
 
         Raises:
-            SchemaMismatch: The schemas differ; the message says where.
+            SchemaMismatchError: The schemas differ; the message says where.
             InvalidLicenseError: The licences differ, and ``license`` is empty.
         """
         target = Target(name=name, version=version, license=license, description=description)
@@ -519,7 +520,7 @@ class RoboHiveDataset:
             description: Description of the version; the parent's by default.
 
         Raises:
-            SchemaMismatch: The schemas differ; the message says where.
+            SchemaMismatchError: The schemas differ; the message says where.
         """
         target = Target(name=name or self.name, version=version, license=license, description=description)
         return self._open(_transforms.save_appended(self._view, source, target))
@@ -576,8 +577,8 @@ class RoboHiveDataset:
             license: Licence of the version; the parent's by default.
 
         Raises:
-            RewardUnavailable: The environment's reward needs values that were not stored, or has no such term.
-            RoboHiveMissing: RoboHive is not installed. A function as reward does not need it.
+            RewardUnavailableError: The environment's reward needs values that were not stored, or has no such term.
+            RoboHiveMissingError: RoboHive is not installed. A function as reward does not need it.
         """
         target = Target(name=name, version=version, license=license)
         return self._open(_transforms.save_relabelled(self._view, reward, target))
@@ -602,10 +603,11 @@ class RoboHiveDataset:
             Repository, version, commit and page of the published version.
 
         Raises:
-            DatasetExists: The Hub has other content under that version.
-            HubConflict: The repository changed during the push; push again.
-            HubAccessDenied, HubUnreachable, HubRefused: The Hub denies access, does not answer or refuses the push.
-            CorruptDataset, CheckFailed: The version fails :func:`rlhive.check`; nothing was sent.
+            DatasetExistsError: The Hub has other content under that version.
+            HubConflictError: The repository changed during the push; push again.
+            HubAccessDeniedError, HubUnreachableError, HubRefusedError: The Hub denies access, does not answer or
+                refuses the push.
+            CorruptDatasetError, CheckFailedError: The version fails :func:`rlhive.check`; nothing was sent.
             UnsavedViewError: This is a view of some episodes and not a version.
         """
         if self._view.selection is not None:

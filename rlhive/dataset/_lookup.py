@@ -8,7 +8,7 @@ from rlhive.data import DEFAULT_NAMESPACE, as_path, memmap_dir, parse_name, pars
 from rlhive.data.hub import HubPin, fetch_version, is_offline, list_versions, require_tag_unmoved, resolve_revision
 from rlhive.data.versions import Manifest, list_local_datasets, list_local_versions
 from rlhive.envs import Task, catalogue
-from rlhive.errors import DatasetNotFound, HubUnreachable, RLHiveError
+from rlhive.errors import DatasetNotFoundError, HubUnreachableError, RLHiveError
 
 logger = logging.getLogger(__name__)
 
@@ -35,8 +35,8 @@ def find_version(
         store: Folder of all datasets.
 
     Raises:
-        DatasetNotFound: No such dataset or version.
-        HubUnreachable, HubAccessDenied: The Hub does not answer or denies access.
+        DatasetNotFoundError: No such dataset or version.
+        HubUnreachableError, HubAccessDeniedError: The Hub does not answer or denies access.
     """
     if revision is not None:
         return _find_revision(str(name), revision, version, splits, store=store)
@@ -72,22 +72,22 @@ def pull(
         store: Folder of all datasets.
 
     Raises:
-        DatasetNotFound: The Hub has no such dataset or version.
-        CorruptDataset: The hash of a file is not the one in the manifest, or the tag was moved.
-        HubUnreachable, HubAccessDenied: The Hub does not answer or denies access.
+        DatasetNotFoundError: The Hub has no such dataset or version.
+        CorruptDatasetError: The hash of a file is not the one in the manifest, or the tag was moved.
+        HubUnreachableError, HubAccessDeniedError: The Hub does not answer or denies access.
     """
     repo_id = "/".join(parse_name(name))
     if revision is not None:
         return fetch_version(repo_id, version, resolve_revision(repo_id, revision), splits=splits, store=store)
     if is_offline():
         msg = f"{repo_id}: cannot be pulled while HF_HUB_OFFLINE is set. Unset it, or open the local versions."
-        raise HubUnreachable(msg)
+        raise HubUnreachableError(msg)
     remote = list_versions(repo_id)
     number = version or next(reversed(remote), None)
     if number is None or number not in remote:
         available = f"expected one of {', '.join(remote)}" if remote else "the Hub has no dataset of that name for you"
         msg = f"{repo_id} has no version {version or 'at all'} on the Hub: {available}. Look: rlhive versions {repo_id}"
-        raise DatasetNotFound(msg)
+        raise DatasetNotFoundError(msg)
     local = list_local_versions(name, store=store)
     if number in local:
         require_tag_unmoved(local[number], number, remote[number])
@@ -106,7 +106,7 @@ def versions(name: str, *, store: Path | None = None) -> tuple[dict[str, dict[st
         None. And the reason why the Hub's versions are missing; empty if they are not.
 
     Raises:
-        DatasetNotFound: Neither the store nor the Hub has the dataset.
+        DatasetNotFoundError: Neither the store nor the Hub has the dataset.
     """
     local = list_local_versions(name, store=store)
     remote: dict[str, str] = {}
@@ -122,7 +122,7 @@ def versions(name: str, *, store: Path | None = None) -> tuple[dict[str, dict[st
         path = str(local[version]) if version in local else None
         rows[version] = {"path": path, "commit": remote.get(version)}
     if not rows and not warning:
-        raise DatasetNotFound(_describe_missing(name, None, [], _find_task(name), store))
+        raise DatasetNotFoundError(_describe_missing(name, None, [], _find_task(name), store))
     return rows, warning
 
 
@@ -140,7 +140,7 @@ def delete(name: str, version: str, *, store: Path | None = None) -> Path:
         The folder that was removed.
 
     Raises:
-        DatasetNotFound: The store has no such version.
+        DatasetNotFoundError: The store has no such version.
     """
     folder = local_version(name, version, store=store)
     fingerprint = _read_fingerprint(folder)
@@ -157,13 +157,13 @@ def local_version(name: str, version: str, *, store: Path | None = None) -> Path
     """Return the folder of a version in the local store.
 
     Raises:
-        DatasetNotFound: The store has no such version.
+        DatasetNotFoundError: The store has no such version.
     """
     local = list_local_versions(name, store=store)
     if version not in local:
         available = f"expected one of {', '.join(local)}" if local else "the store has no version of it"
         msg = f"{name} has no version {version} in {store or store_dir()}: {available}. Look: rlhive list"
-        raise DatasetNotFound(msg)
+        raise DatasetNotFoundError(msg)
     return local[version]
 
 
@@ -186,7 +186,7 @@ def _fetch_or_generate(
     remote: dict[str, str] = {}
     try:
         remote = list_versions(repo_id)
-    except HubUnreachable as error:
+    except HubUnreachableError as error:
         if not (can_generate and generate):
             raise
         logger.warning("%s", error)
@@ -194,13 +194,13 @@ def _fetch_or_generate(
         number = version or list(remote)[-1]
         return fetch_version(repo_id, number, remote[number], splits=splits, store=store)
     if task is None or recipe is None or not can_generate:
-        raise DatasetNotFound(_describe_missing(name, version, [*local, *remote], task, store))
+        raise DatasetNotFoundError(_describe_missing(name, version, [*local, *remote], task, store))
     if not generate:
         msg = (
             f"{name}: expected a version in the store {store or store_dir()} or on the Hub, got none, and "
             f"generate=False does not allow running its recipe. Run: rlhive collect {task.name}"
         )
-        raise DatasetNotFound(msg)
+        raise DatasetNotFoundError(msg)
     logger.warning(
         "%s is neither in the local store nor on the Hub: running its recipe, %d episodes in %s",
         name,

@@ -32,7 +32,7 @@ from rlhive.data.versions import (
 )
 from rlhive.dataset._view import DatasetView
 from rlhive.envs import DENSE, SPARSE, make_env, reward_terms, weighted_reward
-from rlhive.errors import RewardUnavailable
+from rlhive.errors import RewardUnavailableError
 from rlhive.rollouts import tasks_by_run
 
 #: Rewards for :func:`save_relabelled`: a reward mode, weights of RoboHive's reward terms, or a function of an episode.
@@ -129,7 +129,7 @@ def _make_reward_function(
         return lambda record: reward(dict(record.columns), dict(record.final))
     if isinstance(reward, str) and reward not in (DENSE, SPARSE):
         msg = f"Reward {reward!r}: expected 'dense', 'sparse', weights of reward terms, or a function."
-        raise RewardUnavailable(msg)
+        raise RewardUnavailableError(msg)
     tasks = tasks_by_run(manifest)
     envs: dict[tuple[str, str, str], Any] = {}
 

@@ -38,7 +38,7 @@ from rlhive.data.versions import (
     select_where,
     stream_selected,
 )
-from rlhive.errors import DatasetNotFound, SplitNotFound, StreamingOnly
+from rlhive.errors import DatasetNotFoundError, SplitNotFoundError, StreamingOnlyError
 
 #: Condition on episodes: text, an Arrow expression, or a function of the episode table that returns a boolean mask.
 Condition: TypeAlias = str | pc.Expression | Callable[[pa.Table], Any]
@@ -163,21 +163,21 @@ class DatasetView:
         """Return the shards on disk that hold the view's episodes.
 
         Raises:
-            StreamingOnly: The dataset was opened with ``streaming=True``.
+            StreamingOnlyError: The dataset was opened with ``streaming=True``.
         """
         if self.streaming:
             msg = (
                 f"{self.manifest.name} {self.manifest.version} was opened with streaming=True: expected "
                 "iter_episodes() or iter_batches(). For buffers and tables, open it without streaming."
             )
-            raise StreamingOnly(msg)
+            raise StreamingOnlyError(msg)
         return [entry for split in self.stored_splits for entry in self.available.shards(split)]
 
     def to_source(self, schema: Schema | None = None) -> VersionSource:
         """Return the episodes with their metadata, for :func:`rlhive.data.versions.export`.
 
         Raises:
-            SchemaMismatch: ``schema`` is given and is not the version's.
+            SchemaMismatchError: ``schema`` is given and is not the version's.
         """
         manifest, selection = self.manifest, self.read_selection()
         manifest.schema.require(schema or manifest.schema, context=str(self.folder))
@@ -240,14 +240,14 @@ def open_view(
         store: Folder of all datasets.
 
     Raises:
-        DatasetNotFound: The folder holds no version, or another one.
-        SplitNotFound: The version has no such split.
-        CorruptDataset: A file is not what the manifest recorded.
+        DatasetNotFoundError: The folder holds no version, or another one.
+        SplitNotFoundError: The version has no such split.
+        CorruptDatasetError: A file is not what the manifest recorded.
     """
     manifest = Manifest.read(folder)
     if version not in (None, manifest.version):
         msg = f"{folder}: expected version {version}, got {manifest.version}."
-        raise DatasetNotFound(msg)
+        raise DatasetNotFoundError(msg)
     splits = tuple(manifest.splits)
     if split is not None:
         splits = require_splits(split, splits, owner=f"{manifest.name} {manifest.version}")
@@ -279,7 +279,7 @@ def require_splits(split: str, available: Sequence[str], *, owner: str) -> tuple
         owner: What has the splits, for the error message.
 
     Raises:
-        SplitNotFound: A name is unknown or stands twice.
+        SplitNotFoundError: A name is unknown or stands twice.
     """
     names = parse_splits(split)
     if not set(names) <= set(available) or len(set(names)) != len(names):
@@ -287,5 +287,5 @@ def require_splits(split: str, available: Sequence[str], *, owner: str) -> tuple
             f"{owner} has no split {split!r} here: expected one of {', '.join(available)}, or several different ones "
             "joined by '+'."
         )
-        raise SplitNotFound(msg)
+        raise SplitNotFoundError(msg)
     return tuple(names)

@@ -27,7 +27,7 @@ from typing import IO, NoReturn
 
 from tqdm import tqdm
 
-from rlhive.errors import AssetsCorrupt, DiskFull, SetupFailed
+from rlhive.errors import AssetsCorruptError, DiskFullError, SetupFailedError
 
 ROBOHIVE_VERSION = "0.7.0"
 
@@ -116,9 +116,9 @@ def install_assets(package: Path, assets: str | Path, *, progress: bool = True) 
         progress: Show progress bars on stderr.
 
     Raises:
-        AssetsCorrupt: The fetched assets do not have the recorded hash.
-        DiskFull: No space is left. The installed assets are unchanged.
-        SetupFailed: The assets could not be fetched or written.
+        AssetsCorruptError: The fetched assets do not have the recorded hash.
+        DiskFullError: No space is left. The installed assets are unchanged.
+        SetupFailedError: The assets could not be fetched or written.
     """
     target, work = package / "simhive", package / "simhive.partial"
     source = resolve_source(assets)
@@ -141,7 +141,7 @@ def resolve_source(assets: str | Path) -> str:
     """Return "pypi", "git" or the absolute path of the asset tree inside a folder.
 
     Raises:
-        SetupFailed: The folder contains no assets.
+        SetupFailedError: The folder contains no assets.
     """
     if assets in ("pypi", "git"):
         return str(assets)
@@ -153,7 +153,7 @@ def resolve_source(assets: str | Path) -> str:
         f"No simulation assets in {folder}: expected 'pypi', 'git', or a folder that contains furniture_sim, "
         f"franka_sim and so on, directly or in a subfolder simhive."
     )
-    raise SetupFailed(msg)
+    raise SetupFailedError(msg)
 
 
 def _satisfies(record: AssetsRecord, source: str) -> bool:
@@ -179,7 +179,7 @@ def _check_and_mark(tree: Path, source: str) -> AssetsRecord:
     actual_hash = tree_hash(tree)
     if source == "pypi" and actual_hash not in KNOWN_TREES:
         msg = f"The assets unpacked from {ASSETS_WHEEL} are damaged: expected a known tree hash, got {actual_hash}."
-        raise AssetsCorrupt(msg)
+        raise AssetsCorruptError(msg)
     record = AssetsRecord(source, actual_hash, known=source == "git" or actual_hash in KNOWN_TREES)
     (tree / VERSION_FILE).write_text(ROBOHIVE_VERSION, encoding="utf-8")
     (tree / RECORD_FILE).write_text(json.dumps(asdict(record), indent=2) + "\n", encoding="utf-8")
@@ -241,12 +241,12 @@ def _download_wheel(work: Path, progress: bool) -> Path:
             f"The package index has no {ASSETS_WHEEL}, which contains the assets: pip said {reasons[-1]!r}. "
             f"Check the network and run again, or give the assets as a folder: rlhive setup --assets DIR"
         )
-        raise SetupFailed(msg)
+        raise SetupFailedError(msg)
     with wheel.open("rb") as file:
         actual_hash = hashlib.file_digest(file, "sha256").hexdigest()
     if actual_hash != ASSETS_WHEEL_SHA256:
         msg = f"{wheel.name} is not the recorded file: expected sha256 {ASSETS_WHEEL_SHA256}, got {actual_hash}."
-        raise AssetsCorrupt(msg)
+        raise AssetsCorruptError(msg)
     return wheel
 
 
@@ -278,7 +278,7 @@ def _extract(wheel: Path, tree: Path, progress: bool) -> None:
                 relative = PurePosixPath(entry.filename).relative_to(ASSETS_PREFIX)
                 if ".." in relative.parts:
                     msg = f"{wheel.name}: expected entries inside {ASSETS_PREFIX}, got {entry.filename!r}."
-                    raise AssetsCorrupt(msg)
+                    raise AssetsCorruptError(msg)
                 with archive.open(entry) as file:
                     _write_blocks(file, tree / relative, bar)
 
@@ -295,7 +295,7 @@ def _clone(tree: Path, progress: bool) -> None:
     """Fetch each repository at its pinned commit, without history, and remove its ``.git`` folder."""
     if shutil.which("git") is None:
         msg = "git was not found on PATH; --assets git needs it. Install git, or run: rlhive setup"
-        raise SetupFailed(msg)
+        raise SetupFailedError(msg)
     for name, (url, commit) in tqdm(REPOSITORIES.items(), desc="clone assets", unit="repo", disable=not progress):
         folder = tree / name
         folder.mkdir(parents=True)
@@ -305,7 +305,7 @@ def _clone(tree: Path, progress: bool) -> None:
         head = _git(folder, "rev-parse", "HEAD")
         if head != commit:
             msg = f"{url}: expected commit {commit}, got {head}."
-            raise AssetsCorrupt(msg)
+            raise AssetsCorruptError(msg)
         shutil.rmtree(folder / ".git")
 
 
@@ -317,7 +317,7 @@ def _git(folder: Path, *arguments: str) -> str:
     if process.returncode:
         reason = (process.stderr.strip().splitlines() or ["no output"])[-1]
         msg = f"git {arguments[-1]} failed for {folder.name}: {reason}. Check the network and run again."
-        raise SetupFailed(msg)
+        raise SetupFailedError(msg)
     return process.stdout.strip()
 
 
@@ -330,7 +330,7 @@ def _is_robohive_init_tree(simhive: Path) -> bool:
             _git(simhive / name, "rev-parse", "HEAD") == commit and not _git(simhive / name, "status", "--porcelain")
             for name, (_, commit) in REPOSITORIES.items()
         )
-    except (SetupFailed, OSError):
+    except (SetupFailedError, OSError):
         return False
 
 
@@ -367,11 +367,11 @@ def _readable_errors(package: Path) -> Iterator[None]:
     """Raise an OSError of the block as an error of RLHive that names the folder."""
     try:
         yield
-    except (SetupFailed, AssetsCorrupt):
+    except (SetupFailedError, AssetsCorruptError):
         raise
     except OSError as error:
         if error.errno == errno.ENOSPC:
             msg = f"No space left for the assets in {package}: expected 450 MB free."
-            raise DiskFull(msg) from error
+            raise DiskFullError(msg) from error
         msg = f"The assets in {package} could not be written: {error}. Make the folder writable and run again."
-        raise SetupFailed(msg) from error
+        raise SetupFailedError(msg) from error

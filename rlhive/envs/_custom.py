@@ -16,7 +16,7 @@ from torchrl.envs import EnvBase, GymEnv, StepCounter, TransformedEnv
 
 from rlhive.envs._install import installed_version
 from rlhive.envs._tasks import Task, qualified_name
-from rlhive.errors import CheckpointMismatch, EnvNotFound, InvalidSetting, MissingExtra
+from rlhive.errors import CheckpointMismatchError, EnvNotFoundError, InvalidOptionError, MissingExtraError
 
 _PACKAGES = ("gymnasium", "torchrl", "torch", "numpy")
 
@@ -61,11 +61,11 @@ class TaskEnv(TransformedEnv):
         """Restore a state of the simulator that :meth:`get_state` returned.
 
         Raises:
-            CheckpointMismatch: The environment has no checkpoints.
+            CheckpointMismatchError: The environment has no checkpoints.
         """
         if not hasattr(type(self.base_env), "get_state"):  # set_state of EnvBase sets a seed
             msg = f"{self.env_name} has no checkpoints: expected an environment with get_state and set_state."
-            raise CheckpointMismatch(msg)
+            raise CheckpointMismatchError(msg)
         return self.base_env.set_state(state)
 
     def provenance(self) -> dict[str, Any]:
@@ -123,9 +123,9 @@ def make_task_env(task: Task, **kwargs: Any) -> TaskEnv:
         **kwargs: Further arguments of the environment; they override the task's. ``seed`` seeds the first reset.
 
     Raises:
-        EnvNotFound: Gymnasium has no such environment.
-        MissingExtra: Gymnasium is not installed.
-        InvalidSetting: ``make_env`` did not return a TorchRL environment of batch size [].
+        EnvNotFoundError: Gymnasium has no such environment.
+        MissingExtraError: Gymnasium is not installed.
+        InvalidOptionError: ``make_env`` did not return a TorchRL environment of batch size [].
     """
     seed = kwargs.pop("seed", None)
     kwargs = {**task.env_kwargs, **kwargs}
@@ -133,7 +133,7 @@ def make_task_env(task: Task, **kwargs: Any) -> TaskEnv:
     if not isinstance(env, EnvBase) or env.batch_size:
         got = f"batch size {list(env.batch_size)}" if isinstance(env, EnvBase) else type(env).__name__
         msg = f"Task {task.name!r}: expected make_env to return one TorchRL environment, batch size [], got {got}."
-        raise InvalidSetting(msg)
+        raise InvalidOptionError(msg)
     task_env = TaskEnv(task, env)
     if seed is not None:
         task_env.set_seed(seed)
@@ -145,10 +145,10 @@ def _gymnasium_env(task: Task, kwargs: Mapping[str, Any]) -> EnvBase:
         import gymnasium
     except ImportError as error:
         msg = f"Task {task.name!r} needs gymnasium, not installed here. Type: pip install 'rlhive[robohive]'"
-        raise MissingExtra(msg) from error
+        raise MissingExtraError(msg) from error
     try:
         # The registered time limit must not end an episode before the task's horizon.
         return GymEnv(task.env_name, **{"max_episode_steps": task.horizon, **kwargs})
     except gymnasium.error.UnregisteredEnv as error:
         msg = f"Task {task.name!r}: gymnasium has no environment {task.env_name!r}: {error}"
-        raise EnvNotFound(msg) from error
+        raise EnvNotFoundError(msg) from error

@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 
 from rlhive.envs import _assets
 from rlhive.envs._assets import ROBOHIVE_VERSION, AssetsRecord
-from rlhive.errors import RoboHiveMissing, SetupFailed
+from rlhive.errors import RoboHiveMissingError, SetupFailedError
 
 logger = logging.getLogger(__name__)
 
@@ -112,9 +112,10 @@ def setup(assets: str | Path = "pypi", progress: bool = True) -> SetupReport:
         The installed requirements and assets, and the families of environments that can be built.
 
     Raises:
-        AssetsCorrupt: The fetched assets do not have the recorded hash.
-        DiskFull: No space is left. No partial files remain.
-        SetupFailed: There is no network, a folder has no assets or cannot be written, or the first environment failed.
+        AssetsCorruptError: The fetched assets do not have the recorded hash.
+        DiskFullError: No space is left. No partial files remain.
+        SetupFailedError: There is no network, a folder has no assets or cannot be written, or the first environment
+            failed.
     """
     _assets.resolve_source(assets)  # refuse a folder without assets before anything is installed
     with _setup_lock():
@@ -139,37 +140,37 @@ def require_robohive(folders: Iterable[str] = ()) -> None:
         folders: Asset folders that must be installed, for example "furniture_sim".
 
     Raises:
-        RoboHiveMissing: A part is not installed. The message names the command that installs it.
+        RoboHiveMissingError: A part is not installed. The message names the command that installs it.
     """
     missing = [name for name in ("mujoco", "dm_control", "gymnasium") if importlib.util.find_spec(name) is None]
     if missing:
         names = ", ".join(missing)
         msg = f"RoboHive needs {names}, not installed here. Type: pip install 'rlhive[robohive]' && rlhive setup"
-        raise RoboHiveMissing(msg)
+        raise RoboHiveMissingError(msg)
     if importlib.util.find_spec("robohive") is None:
         msg = "RoboHive is not installed in this Python environment. Type: rlhive setup"
-        raise RoboHiveMissing(msg)
+        raise RoboHiveMissingError(msg)
     marker = package_folder() / "simhive" / _assets.VERSION_FILE
     if not marker.is_file():
         msg = f"RoboHive has no simulation assets: expected them in {marker.parent}. Type: rlhive setup"
-        raise RoboHiveMissing(msg)
+        raise RoboHiveMissingError(msg)
     for folder in folders:
         if not (marker.parent / folder).is_dir():
             msg = f"RoboHive's assets lack {folder}: expected it in {marker.parent}. Type: rlhive setup"
-            raise RoboHiveMissing(msg)
+            raise RoboHiveMissingError(msg)
 
 
 def package_folder() -> Path:
     """Return the folder of the robohive package without importing it: the import fails if the assets are missing.
 
     Raises:
-        SetupFailed: robohive is not on ``sys.path``.
+        SetupFailedError: robohive is not on ``sys.path``.
     """
     importlib.invalidate_caches()
     spec = importlib.util.find_spec("robohive")
     if spec is None or spec.origin is None:
         msg = "robohive was installed but is not on sys.path. Start a new Python process and run again."
-        raise SetupFailed(msg)
+        raise SetupFailedError(msg)
     return Path(spec.origin).parent
 
 
@@ -221,7 +222,7 @@ def _install_packages(arguments: list[str]) -> None:
         lines = [line.strip() for line in process.stderr.splitlines() if line.strip()] or ["no output"]
         reason = next((line for line in reversed(lines) if line.startswith("ERROR")), lines[-1])
         msg = f"{arguments[-1]} could not be installed: {reason}. Check the network and run again: rlhive setup"
-        raise SetupFailed(msg)
+        raise SetupFailedError(msg)
 
 
 @contextmanager
@@ -237,7 +238,7 @@ def _setup_lock() -> Iterator[None]:
             lock.acquire()
     except OSError as error:
         msg = f"{path} could not be written: {error}. Use a writable Python environment (python -m venv)."
-        raise SetupFailed(msg) from error
+        raise SetupFailedError(msg) from error
     try:
         yield
     finally:
@@ -256,7 +257,7 @@ def _probe_families(record: AssetsRecord) -> tuple[int, tuple[Family, ...]]:
     if process.returncode or not json_lines:
         reason = (process.stderr.strip().splitlines() or ["no output"])[-1]
         msg = f"RoboHive is installed, but {FIRST_ENV} could not be built: {reason}. Try: rlhive setup --assets git"
-        raise SetupFailed(msg)
+        raise SetupFailedError(msg)
     sizes = json.loads(json_lines[-1])
     families = tuple(_describe_family(name, sizes[env_name] is not None, record) for name, env_name in FAMILIES.items())
     return sizes[FIRST_ENV], families

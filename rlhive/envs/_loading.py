@@ -15,7 +15,7 @@ from filelock import FileLock
 from rlhive.envs._install import package_folder, require_robohive
 from rlhive.envs._robot import vectorize_robot
 from rlhive.envs._visual import VISUAL
-from rlhive.errors import EnvClosed, EnvNotFound, InvalidSetting, RoboHiveMissing
+from rlhive.errors import EnvClosedError, EnvNotFoundError, InvalidOptionError, RoboHiveMissingError
 
 #: Suites that write their model beside the original, load it and delete it.
 _MODEL_WRITING_SUITES = ("robohive.envs.fm", "robohive.envs.myo.myodm", "robohive.envs.tcdm")
@@ -29,7 +29,7 @@ def registered_specs() -> Mapping[str, Any]:
     """Return environment id → gymnasium's spec for RoboHive's environments; the first call imports RoboHive (3 s).
 
     Raises:
-        RoboHiveMissing: RoboHive is not installed.
+        RoboHiveMissingError: RoboHive is not installed.
     """
     require_robohive()
     _import_robohive()
@@ -49,15 +49,16 @@ def build_robohive(env_name: str, kwargs: Mapping[str, Any]) -> tuple[Any, int]:
         RoboHive's environment without gymnasium's wrappers, and the horizon in steps.
 
     Raises:
-        RoboHiveMissing: RoboHive or the assets of this environment are not installed.
-        EnvNotFound: RoboHive has no such environment. The message lists similar ids and marks those without assets.
-        InvalidSetting: ``frame_skip`` or ``max_episode_steps`` is not a positive integer.
+        RoboHiveMissingError: RoboHive or the assets of this environment are not installed.
+        EnvNotFoundError: RoboHive has no such environment. The message lists similar ids and marks those without
+            assets.
+        InvalidOptionError: ``frame_skip`` or ``max_episode_steps`` is not a positive integer.
     """
     kwargs = dict(kwargs)
     for name in ("frame_skip", "max_episode_steps"):
         if kwargs.get(name) is not None and (not isinstance(kwargs[name], int) or kwargs[name] < 1):
             msg = f"{env_name}: {name} is {kwargs[name]!r}, expected an integer number of steps, 1 or more."
-            raise InvalidSetting(msg)
+            raise InvalidOptionError(msg)
     require_robohive()
     _import_robohive()
     import gymnasium
@@ -66,12 +67,12 @@ def build_robohive(env_name: str, kwargs: Mapping[str, Any]) -> tuple[Any, int]:
         similar = difflib.get_close_matches(env_name, [*gymnasium.registry, *VISUAL], n=3, cutoff=0.5)
         candidates = ", ".join(name + _missing_assets_hint(name) for name in similar) or "none"
         msg = f"RoboHive has no environment {env_name!r}: expected a registered id, nearest {candidates}."
-        raise EnvNotFound(msg)
+        raise EnvNotFoundError(msg)
     spec = gymnasium.spec(env_name)
     horizon = kwargs.pop("max_episode_steps", None) or spec.max_episode_steps
     if "model_path" not in spec.kwargs or horizon is None:
         msg = f"{env_name!r} is not a RoboHive environment with a horizon: expected an id of RoboHive's suites."
-        raise EnvNotFound(msg)
+        raise EnvNotFoundError(msg)
     # The seed is fixed: the numbers that an environment draws while it is built belong to its definition.
     kwargs.setdefault("seed", 0)
     env: Any
@@ -82,7 +83,7 @@ def build_robohive(env_name: str, kwargs: Mapping[str, Any]) -> tuple[Any, int]:
         if "resource not found" not in str(error) and "XML" not in str(error):
             raise
         msg = f"{env_name} lacks simulation assets that fit: {error}. Type: rlhive setup --assets git"
-        raise RoboHiveMissing(msg) from error
+        raise RoboHiveMissingError(msg) from error
     # The kitchens look up ten sites by name in every step, which takes 2 % of it.
     env.sim.model.site_name2id = functools.cache(env.sim.model.site_name2id)
     vectorize_robot(env.robot)
@@ -113,14 +114,14 @@ def _missing_assets_hint(env_name: str) -> str:
 
 
 class ClosedSimulator:
-    """Placeholder for the simulator of a closed environment; every attribute access raises EnvClosed."""
+    """Placeholder for the simulator of a closed environment; every attribute access raises EnvClosedError."""
 
     def __init__(self, env_name: str) -> None:
         self.__dict__["env_name"] = env_name
 
     def __getattr__(self, name: str) -> Any:
         msg = f"{self.env_name} is closed: expected an open environment to read {name!r} from."
-        raise EnvClosed(msg)
+        raise EnvClosedError(msg)
 
 
 def free_simulator(env: Any) -> None:

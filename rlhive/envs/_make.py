@@ -9,7 +9,7 @@ from tensordict import TensorDictBase
 from torchrl.envs import EnvBase
 
 from rlhive.envs._tasks import ASSETS, Task, get_task
-from rlhive.errors import EnvNotFound, RoboHiveMissing
+from rlhive.errors import EnvNotFoundError, RoboHiveMissingError
 
 _ENVIRONMENT_ID = re.compile(r"[\w:./-]+-v\d+")
 
@@ -27,8 +27,8 @@ def make_env(task: Task | str, **kwargs: Any) -> EnvBase:
         caller closes it.
 
     Raises:
-        EnvNotFound: No task or environment has that name. The message lists similar names.
-        RoboHiveMissing: The environment needs RoboHive, which is not set up.
+        EnvNotFoundError: No task or environment has that name. The message lists similar names.
+        RoboHiveMissingError: The environment needs RoboHive, which is not set up.
 
     Example:
         >>> make_env("toy_point").horizon
@@ -38,7 +38,7 @@ def make_env(task: Task | str, **kwargs: Any) -> EnvBase:
         name = task
         try:
             task = get_task(name)
-        except EnvNotFound:
+        except EnvNotFoundError:
             if not _ENVIRONMENT_ID.fullmatch(name):
                 raise
             return _make_robohive_env(name, kwargs)
@@ -63,7 +63,7 @@ def missing_requirements(task: Task) -> str:
 
         try:
             require_robohive(ASSETS)
-        except RoboHiveMissing as error:
+        except RoboHiveMissingError as error:
             return str(error)
     if task.backend == "gymnasium" and importlib.util.find_spec("gymnasium") is None:
         return "gymnasium is not installed. Type: pip install 'rlhive[robohive]'"

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from rlhive.errors import RenderingUnavailable
+from rlhive.errors import RenderingUnavailableError
 
 #: Packages that provide OpenGL on a Debian or Ubuntu machine without a GPU.
 DEBIAN_PACKAGES = "libegl1 libegl-mesa0 libgl1-mesa-dri"
@@ -56,7 +56,7 @@ def context_class(device: torch.device | None = None) -> type:
         device: A CUDA device also selects the GPU that renders, unless MUJOCO_EGL_DEVICE_ID is set.
 
     Raises:
-        RenderingUnavailable: There is no OpenGL library, or the process inherited one through a fork.
+        RenderingUnavailableError: There is no OpenGL library, or the process inherited one through a fork.
     """
     global _library
     if _library is None:
@@ -70,7 +70,7 @@ def context_class(device: torch.device | None = None) -> type:
             "This process was forked from one that had rendered, and OpenGL does not survive a fork: expected a "
             "spawned process. Start workers with the method 'spawn' (mp_start_method of ParallelEnv)."
         )
-        raise RenderingUnavailable(msg)
+        raise RenderingUnavailableError(msg)
     return _library.context_class
 
 
@@ -126,7 +126,7 @@ def _choose_library(device: torch.device | None) -> tuple[str, type]:
     requested = os.environ.get("MUJOCO_GL", "").lower().strip()
     if requested in _OFF:
         msg = f"MUJOCO_GL={requested} turns rendering off: expected egl, osmesa or no value."
-        raise RenderingUnavailable(msg)
+        raise RenderingUnavailableError(msg)
     if platform.system() != "Linux" or requested not in ("", "egl", "osmesa"):
         import mujoco.gl_context
 
@@ -144,7 +144,7 @@ def _choose_library(device: torch.device | None) -> tuple[str, type]:
         f"Pictures need OpenGL, and {library} works on this machine: on Debian or Ubuntu type: "
         f"apt-get install {DEBIAN_PACKAGES} (or libosmesa6)"
     )
-    raise RenderingUnavailable(msg)
+    raise RenderingUnavailableError(msg)
 
 
 def _import_library(name: str, device: torch.device | None) -> type | None:

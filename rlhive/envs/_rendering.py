@@ -22,7 +22,7 @@ from torchrl.data import Bounded, Unbounded
 from rlhive import keys
 from rlhive.envs import _opengl
 from rlhive.envs._visual import VISUAL, VisualDefaults, parse_visual_keys
-from rlhive.errors import InvalidSetting, RenderingUnavailable
+from rlhive.errors import InvalidOptionError, RenderingUnavailableError
 
 #: Largest height or width. OpenGL libraries of the last fifteen years support it; full quality takes 0.5 GB of memory.
 MAX_SIZE = 4096
@@ -67,7 +67,7 @@ class RenderOptions:
         quality: A name in QUALITIES.
 
     Raises:
-        InvalidSetting: The image size is out of range or the quality is unknown.
+        InvalidOptionError: The image size is out of range or the quality is unknown.
     """
 
     cameras: tuple[str, ...] | None
@@ -78,7 +78,7 @@ class RenderOptions:
     def __post_init__(self) -> None:
         if self.quality not in QUALITIES:
             msg = f"render_quality is {self.quality!r}: expected one of {', '.join(map(repr, QUALITIES))}."
-            raise InvalidSetting(msg)
+            raise InvalidOptionError(msg)
         try:
             size = tuple(operator.index(side) for side in self.image_size)
         except TypeError:
@@ -88,7 +88,7 @@ class RenderOptions:
                 f"image_size is {self.image_size!r}: expected (height, width) in pixels, two whole numbers "
                 f"from 1 to {MAX_SIZE}."
             )
-            raise InvalidSetting(msg)
+            raise InvalidOptionError(msg)
         object.__setattr__(self, "image_size", size)
 
 
@@ -104,7 +104,7 @@ def resolve_render_options(
         options: The caller's ``cameras``, ``image_size``, ``depth`` and ``render_quality``; None for the default.
 
     Raises:
-        InvalidSetting: An option is invalid, or options were passed without pixels.
+        InvalidOptionError: An option is invalid, or options were passed without pixels.
     """
     defaults = VISUAL.get(env_name)
     if defaults is None and "_v2d" in env_name and env.visual_keys:
@@ -114,7 +114,7 @@ def resolve_render_options(
     if not has_pixels:
         if options:
             msg = f"{env_name} was given {', '.join(options)} without pixels: add from_pixels=True or leave that out."
-            raise InvalidSetting(msg)
+            raise InvalidOptionError(msg)
         return None
     defaults = defaults or VisualDefaults(env_name, cameras=None, image_size=(84, 84))
     return RenderOptions(
@@ -142,8 +142,8 @@ class CameraRenderer:
         close: Function that frees the context once; called at garbage collection or at exit if the caller does not.
 
     Raises:
-        InvalidSetting: The model has no camera of that name, no camera was named, or one was named twice.
-        RenderingUnavailable: This machine has no OpenGL. The message names the packages to install.
+        InvalidOptionError: The model has no camera of that name, no camera was named, or one was named twice.
+        RenderingUnavailableError: This machine has no OpenGL. The message names the packages to install.
     """
 
     def __init__(self, sim: Any, options: RenderOptions, device: torch.device | None = None) -> None:
@@ -228,17 +228,17 @@ def _require_cameras(cameras: Sequence[str] | None, model: Any) -> tuple[str, ..
     """Return the camera names, all of the model's for None.
 
     Raises:
-        InvalidSetting: The model has no camera of a name, no camera was named, or one was named twice.
+        InvalidOptionError: The model has no camera of a name, no camera was named, or one was named twice.
     """
     available = [model.camera(index).name for index in range(model.ncam)]
     names = tuple(available if cameras is None else [cameras] if isinstance(cameras, str) else cameras)
     unknown = [name for name in names if name not in available]
     if unknown:
         msg = f"No camera named {unknown[0]!r}: expected names out of {', '.join(available) or 'none at all'}."
-        raise InvalidSetting(msg)
+        raise InvalidOptionError(msg)
     if not names or len(set(names)) < len(names):
         msg = f"cameras is {list(names)}: expected one or more, each once, out of {', '.join(available) or 'none'}."
-        raise InvalidSetting(msg)
+        raise InvalidOptionError(msg)
     return names
 
 
@@ -262,7 +262,7 @@ def _build_offscreen_context(model: Any, options: RenderOptions, context_class: 
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, resources)
     except (mujoco.FatalError, RuntimeError) as error:
         msg = f"OpenGL cannot render {height} x {width} pixels: {error}. Try a smaller image_size."
-        raise RenderingUnavailable(msg) from error
+        raise RenderingUnavailableError(msg) from error
     resources.readDepthMap = mujoco.mjtDepthMap.mjDEPTH_ZEROFAR
     return _opengl.OffscreenContext(context, resources)
 

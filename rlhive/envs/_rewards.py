@@ -19,7 +19,7 @@ from torchrl.envs import EnvBase
 from rlhive import keys
 from rlhive.envs._robohive import RANDOMISED_FIELDS
 from rlhive.envs._toy import TOLERANCE, ToyEnv
-from rlhive.errors import RewardUnavailable
+from rlhive.errors import RewardUnavailableError
 
 DENSE = "dense"
 SPARSE = "sparse"
@@ -52,14 +52,15 @@ def reward_terms(
         memory of its own. Term t belongs to the state after action t, as ``("next", "reward")`` does.
 
     Raises:
-        RewardUnavailable: The reward needs values that the stored observations do not contain. The message names them.
+        RewardUnavailableError: The reward needs values that the stored observations do not contain. The message names
+            them.
     """
     if keys.OBSERVATION not in columns or keys.OBSERVATION not in final:
         msg = (
             f"The reward of {env.env_name} needs the column observation and its final value: "
             f"got columns {sorted(columns)}, final values {sorted(final)}."
         )
-        raise RewardUnavailable(msg)
+        raise RewardUnavailableError(msg)
     states = {
         name: np.concatenate([columns[name][1:], final[name][None]]).astype(np.float64, copy=False)
         for name in final
@@ -90,12 +91,12 @@ def weighted_reward(terms: Mapping[str, np.ndarray], weights: Mapping[str, float
     With RoboHive's own weights the result equals RoboHive's dense reward bit for bit.
 
     Raises:
-        RewardUnavailable: A weight names no term, or there are no weights.
+        RewardUnavailableError: A weight names no term, or there are no weights.
     """
     unknown = [name for name in weights if name not in terms]
     if unknown or not weights:
         msg = f"No reward term {', '.join(unknown) or '(no weights)'}: expected some of {', '.join(sorted(terms))}."
-        raise RewardUnavailable(msg)
+        raise RewardUnavailableError(msg)
     # One row per state: along a row, NumPy adds in the same order as RoboHive's own sum.
     return np.stack([weight * terms[name] for name, weight in weights.items()], axis=-1).astype(np.float64).sum(axis=-1)
 
@@ -117,7 +118,7 @@ def _split_observation(env: EnvBase, states: Mapping[str, np.ndarray]) -> dict[s
             f"{env.env_name}: expected observations of {sum(sizes.values())} numbers ({', '.join(sizes)}), "
             f"got shape {vector.shape[1:]}."
         )
-        raise RewardUnavailable(msg)
+        raise RewardUnavailableError(msg)
     stops = np.cumsum(list(sizes.values()))
     observed = dict(zip(sizes, np.split(vector, stops[:-1], axis=1), strict=True))
     extra = {
@@ -168,18 +169,18 @@ def _compute_rewards(robohive: Any, observed: Mapping[str, np.ndarray], rows: sl
 
 
 class _StoredObservations(dict[str, np.ndarray]):
-    """Observation dictionary that raises RewardUnavailable for an observation that was not stored."""
+    """Observation dictionary that raises RewardUnavailableError for an observation that was not stored."""
 
     def __missing__(self, key: str) -> Any:
         msg = (
             f"the observation {key!r}, which was not stored (stored: {', '.join(self)}). "
             f"Record it: RoboHiveEnv(…, obs_keys=[{key!r}])"
         )
-        raise RewardUnavailable(msg)
+        raise RewardUnavailableError(msg)
 
 
 class _HiddenSimulator:
-    """Placeholder for RoboHive's simulator: constants of the model can be read, all else raises RewardUnavailable."""
+    """Placeholder for RoboHive's simulator: gives constants of the model and raises RewardUnavailableError otherwise."""
 
     def __init__(self, simulator: Any, name: str) -> None:
         self._simulator = simulator
@@ -191,7 +192,7 @@ class _HiddenSimulator:
         if self._name.endswith(".model") and attribute not in RANDOMISED_FIELDS:
             return getattr(self._simulator, attribute)
         msg = f"{self._name}.{attribute}, which the stored observations do not contain. Keep the recorded reward."
-        raise RewardUnavailable(msg)
+        raise RewardUnavailableError(msg)
 
 
 @contextlib.contextmanager
@@ -204,9 +205,9 @@ def _hide_simulator(env: EnvBase) -> Iterator[Any]:
         for name in names:
             setattr(robohive, name, _HiddenSimulator(original[name], name))
         yield robohive
-    except RewardUnavailable as error:
+    except RewardUnavailableError as error:
         msg = f"The reward of {env.env_name} cannot be recomputed: it needs {error}"
-        raise RewardUnavailable(msg) from None
+        raise RewardUnavailableError(msg) from None
     finally:
         for name, value in original.items():
             setattr(robohive, name, value)

@@ -29,7 +29,7 @@ from rlhive.envs._loading import (
 )
 from rlhive.envs._rendering import CameraRenderer, resolve_render_options
 from rlhive.envs._visual import VISUAL
-from rlhive.errors import InvalidAction, InvalidSetting, SimulationDiverged
+from rlhive.errors import InvalidActionError, InvalidOptionError, SimulationDivergedError
 
 #: Fields of the compiled model that RoboHive changes at reset; a checkpoint contains them.
 RANDOMISED_FIELDS = ("body_pos", "body_quat", "site_pos", "site_quat")
@@ -90,10 +90,10 @@ class RoboHiveEnv(EnvBase):
         horizon: Maximum episode length in steps.
 
     Raises:
-        RoboHiveMissing: RoboHive or the assets of this environment are not installed.
-        EnvNotFound: RoboHive has no such environment.
-        InvalidSetting: An observation key, frame skip, camera, image size or quality is invalid.
-        RenderingUnavailable: Pixels were requested, and this machine has no OpenGL.
+        RoboHiveMissingError: RoboHive or the assets of this environment are not installed.
+        EnvNotFoundError: RoboHive has no such environment.
+        InvalidOptionError: An observation key, frame skip, camera, image size or quality is invalid.
+        RenderingUnavailableError: Pixels were requested, and this machine has no OpenGL.
 
     Example:
         >>> env = RoboHiveEnv("FK1_Knob1OnRandom-v4", seed=0)
@@ -220,7 +220,7 @@ class RoboHiveEnv(EnvBase):
                 f"{before:.3f} s to {before + self.dt:.3f} s with finite values, got {self._data.time:.3f} s. "
                 f"The episode is invalid; reset the environment."
             )
-            raise SimulationDiverged(msg, self._elapsed + 1)
+            raise SimulationDivergedError(msg, self._elapsed + 1)
         self._elapsed += 1
         truncated = self._elapsed >= self.horizon
         ends = {keys.DONE: terminated or truncated, keys.TERMINATED: terminated, keys.TRUNCATED: truncated}
@@ -259,15 +259,17 @@ class RoboHiveEnv(EnvBase):
         """Return the TensorDict of a step unchanged: it is complete, and TorchRL's completion takes 2 % of a step."""
         return next_tensordict_out
 
-    def _action_error(self, action: np.ndarray) -> InvalidAction:
+    def _action_error(self, action: np.ndarray) -> InvalidActionError:
         if action.shape != self._low.shape:
-            return InvalidAction(f"{self.env_name}: expected an action of shape {self._low.shape}, got {action.shape}.")
+            return InvalidActionError(
+                f"{self.env_name}: expected an action of shape {self._low.shape}, got {action.shape}."
+            )
         index = int(np.argmin((action >= self._low) & (action <= self._high)))
         msg = (
             f"{self.env_name}: action[{index}] is {action[index]} in step {self._elapsed + 1}, expected a number in "
             f"[{self._low[index]:g}, {self._high[index]:g}]."
         )
-        return InvalidAction(msg)
+        return InvalidActionError(msg)
 
     def get_state(self) -> dict[str, np.ndarray]:
         """Return a checkpoint of the simulator, from which :meth:`set_state` continues bit for bit.
@@ -366,7 +368,7 @@ def _require_substeps(env: Any, frame_skip: int | None) -> int:
     """Return the number of simulator steps per environment step.
 
     Raises:
-        InvalidSetting: RoboHive makes another number of steps than ``frame_skip``.
+        InvalidOptionError: RoboHive makes another number of steps than ``frame_skip``.
     """
     substeps = int(env.dt / env.sim.step_duration)  # RoboHive's own formula
     if frame_skip is not None and substeps != frame_skip:
@@ -374,7 +376,7 @@ def _require_substeps(env: Any, frame_skip: int | None) -> int:
             f"frame_skip is {frame_skip}, but RoboHive simulates {substeps} steps: this environment fixes the number, "
             f"or RoboHive's division rounds down. Leave frame_skip out or pass another number."
         )
-        raise InvalidSetting(msg)
+        raise InvalidOptionError(msg)
     return substeps
 
 
@@ -382,7 +384,7 @@ def _require_obs_keys(obs_keys: Sequence[str], available: dict[str, Any], env_na
     invalid = [key for key in obs_keys if key not in available or key in _RESERVED]
     if invalid:
         msg = f"{env_name} has no observation {invalid[0]!r}: expected names out of {', '.join(sorted(available))}."
-        raise InvalidSetting(msg)
+        raise InvalidOptionError(msg)
     return tuple(obs_keys)
 
 
@@ -390,7 +392,7 @@ def _require_info_keys(info_keys: Sequence[str], available: dict[str, Any], env_
     invalid = [key for key in info_keys if key not in available]
     if invalid:
         msg = f"{env_name} has no info {invalid[0]!r}: expected names out of {', '.join(sorted(available))}."
-        raise InvalidSetting(msg)
+        raise InvalidOptionError(msg)
     return tuple(info_keys)
 
 

@@ -16,7 +16,7 @@ from functools import cache
 from typing import Any
 
 from rlhive.envs._references import Reference, has_expert, read_reference
-from rlhive.errors import EnvNotFound, InvalidSetting
+from rlhive.errors import EnvNotFoundError, InvalidOptionError
 
 EVALUATION_SEED = 1_000_000
 TUNING_SEED = 2_000_000
@@ -75,7 +75,7 @@ class Task:
         reference: Measured returns of the random and the expert policy, for normalised scores.
 
     Raises:
-        InvalidSetting: The horizon is not a positive integer, the backend is unknown, or the recipe names a level
+        InvalidOptionError: The horizon is not a positive integer, the backend is unknown, or the recipe names a level
             without a policy.
     """
 
@@ -96,17 +96,17 @@ class Task:
         if self.backend not in BACKENDS or (self.backend == "custom") != (self.make_env is not None):
             backends = ", ".join(BACKENDS)
             msg = f"Task {self.name!r}: expected a make_env or a backend out of {backends}, got {self.backend!r}."
-            raise InvalidSetting(msg)
+            raise InvalidOptionError(msg)
         if not isinstance(self.horizon, int) or self.horizon < 1:
             msg = f"Task {self.name!r}: expected a horizon of 1 or more transitions, an integer, got {self.horizon!r}."
-            raise InvalidSetting(msg)
+            raise InvalidOptionError(msg)
         unknown = [level for level in (self.recipe.episodes if self.recipe else ()) if level not in self.levels]
         if unknown:
             msg = (
                 f"Task {self.name!r}: its recipe has a split {unknown[0]!r}, expected levels out of "
                 f"{', '.join(self.levels)}. Pass that policy in policies= or leave the split out."
             )
-            raise InvalidSetting(msg)
+            raise InvalidOptionError(msg)
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields that determine the task's data, JSON-able; ``reference`` does not."""
@@ -205,7 +205,7 @@ def get_task(name: str) -> Task:
     """Return the task of a dataset name or of an environment id.
 
     Raises:
-        EnvNotFound: No task has that name or environment id. The message lists similar names.
+        EnvNotFoundError: No task has that name or environment id. The message lists similar names.
     """
     if name in TASKS:
         return TASKS[name]
@@ -214,14 +214,14 @@ def get_task(name: str) -> Task:
             return task
     similar = difflib.get_close_matches(name, TASKS, n=4, cutoff=0.5) or ["none"]
     msg = f"No task named {name!r}: expected one of the catalogue, nearest {', '.join(similar)}. List them: rlhive envs"
-    raise EnvNotFound(msg)
+    raise EnvNotFoundError(msg)
 
 
 def register_task(task: Task) -> None:
     """Add a task to the catalogue of this process.
 
     Raises:
-        InvalidSetting: The argument is not a Task, or the catalogue has another task of that name.
+        InvalidOptionError: The argument is not a Task, or the catalogue has another task of that name.
 
     Example:
         >>> register_task(Task("pendulum", "Pendulum-v1", 200, "A pendulum swings up.", backend="gymnasium"))
@@ -231,14 +231,14 @@ def register_task(task: Task) -> None:
     _require_task(task)
     if TASKS.get(task.name, task) != task:
         msg = f"Task {task.name!r} is in the catalogue with another definition. Choose another name."
-        raise InvalidSetting(msg)
+        raise InvalidOptionError(msg)
     TASKS[task.name] = task
 
 
 def _require_task(candidate: object) -> None:
     if not isinstance(candidate, Task):
         msg = f"Expected a Task for the catalogue, got {type(candidate).__name__}: rlhive.Task(name=…, …) builds one."
-        raise InvalidSetting(msg)
+        raise InvalidOptionError(msg)
 
 
 def qualified_name(function: Callable[..., Any]) -> str:

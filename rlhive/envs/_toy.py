@@ -21,7 +21,7 @@ from torchrl.envs import EnvBase
 
 from rlhive import keys
 from rlhive.envs._tasks import LEVELS
-from rlhive.errors import EnvNotFound, InvalidAction
+from rlhive.errors import EnvNotFoundError, InvalidActionError
 
 STEP = 0.125
 TOLERANCE = 0.03125
@@ -46,7 +46,7 @@ class ToyEnv(EnvBase):
         device: Device of the TensorDicts.
 
     Raises:
-        EnvNotFound: ``env_name`` is not ``"ToyPoint-v0"``.
+        EnvNotFoundError: ``env_name`` is not ``"ToyPoint-v0"``.
 
     Example:
         >>> env = ToyEnv(seed=0)
@@ -64,7 +64,7 @@ class ToyEnv(EnvBase):
     ) -> None:
         if env_name != _NAME:
             msg = f"No toy environment named {env_name!r}: expected {_NAME!r}."
-            raise EnvNotFound(msg)
+            raise EnvNotFoundError(msg)
         super().__init__(device=torch.device(device), batch_size=())
         self.env_name = env_name
         self.horizon = HORIZON
@@ -124,7 +124,7 @@ class ToyEnv(EnvBase):
         action = float(tensordict[keys.ACTION])
         if not -1.0 <= action <= 1.0:
             msg = f"{self.env_name}, step {self._step_count}: expected an action in [-1, 1], got {action}."
-            raise InvalidAction(msg)
+            raise InvalidActionError(msg)
         self._position += STEP * action
         self._step_count += 1
         flags = self._flags(terminated=abs(self._position) > 1.0, truncated=self._step_count >= self.horizon)

@@ -24,7 +24,7 @@ from tensordict.nn import TensorDictModule
 from torchrl.envs import EnvBase
 
 from rlhive import keys
-from rlhive.errors import CheckpointMismatch, StoreNotWritable
+from rlhive.errors import CheckpointMismatchError, StoreNotWritableError
 from rlhive.normalization import Normalizer
 from rlhive.policies._networks import make_actor, make_deployed_policy
 
@@ -50,7 +50,7 @@ def save_checkpoint(
         The folder.
 
     Raises:
-        StoreNotWritable: The folder cannot be created or written.
+        StoreNotWritableError: The folder cannot be created or written.
     """
     folder = Path(folder)
     weights = io.BytesIO()
@@ -73,7 +73,7 @@ def check_writable(folder: str | Path) -> None:
     """Raise if a checkpoint cannot be written to a folder, before the training starts; creates nothing.
 
     Raises:
-        StoreNotWritable: The folder, or its nearest existing parent, cannot be written.
+        StoreNotWritableError: The folder, or its nearest existing parent, cannot be written.
     """
     nearest = Path(folder).absolute()
     while not nearest.exists() and nearest != nearest.parent:
@@ -82,14 +82,14 @@ def check_writable(folder: str | Path) -> None:
         return
     expected = "a folder that can be written" if nearest.is_dir() else "a folder"
     msg = f"No checkpoint can be written to {folder}: expected {nearest} to be {expected}. Choose another output_dir."
-    raise StoreNotWritable(msg)
+    raise StoreNotWritableError(msg)
 
 
 def read_checkpoint(folder: str | Path) -> dict[str, Any]:
     """Return the content of ``checkpoint.json`` without loading the weights.
 
     Raises:
-        CheckpointMismatch: The folder holds no checkpoint, an incomplete one, or one of another format version.
+        CheckpointMismatchError: The folder holds no checkpoint, an incomplete one, or one of another format version.
     """
     folder = Path(folder)
     path = folder / CHECKPOINT_FILE
@@ -97,16 +97,16 @@ def read_checkpoint(folder: str | Path) -> dict[str, Any]:
         is_incomplete = (folder / POLICY_FILE).exists()
         got = f"an incomplete one ({POLICY_FILE} without {CHECKPOINT_FILE})" if is_incomplete else "none"
         msg = f"No checkpoint in {folder}: expected a folder with {CHECKPOINT_FILE}, got {got}. Train one: rlhive train"
-        raise CheckpointMismatch(msg)
+        raise CheckpointMismatchError(msg)
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         version = record["format_version"]
     except (ValueError, KeyError, TypeError) as error:
         msg = f"{path} is not the metadata of a checkpoint: expected JSON with a format_version"
-        raise CheckpointMismatch(msg) from error
+        raise CheckpointMismatchError(msg) from error
     if version != FORMAT_VERSION:
         msg = f"{path}: expected format_version {FORMAT_VERSION}, got {version}. Open it with the RLHive that wrote it."
-        raise CheckpointMismatch(msg)
+        raise CheckpointMismatchError(msg)
     return record
 
 
@@ -122,8 +122,8 @@ def load_policy(folder: str | Path, *, env: EnvBase | None = None) -> TensorDict
         attribute ``env_name``.
 
     Raises:
-        CheckpointMismatch: The folder holds no complete checkpoint, the hash of its weights differs, or the policy was
-            trained for another environment than ``env``.
+        CheckpointMismatchError: The folder holds no complete checkpoint, the hash of its weights differs, or the policy
+            was trained for another environment than ``env``.
     """
     folder = Path(folder)
     record = read_checkpoint(folder)
@@ -138,7 +138,7 @@ def load_policy(folder: str | Path, *, env: EnvBase | None = None) -> TensorDict
         policy.load_state_dict(state)
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         msg = f"{folder}: {POLICY_FILE} and {CHECKPOINT_FILE} do not describe the same network. Train the policy again."
-        raise CheckpointMismatch(msg) from error
+        raise CheckpointMismatchError(msg) from error
     return policy.requires_grad_(False)
 
 
@@ -151,7 +151,7 @@ def check_env(record: Mapping[str, Any], env: EnvBase, *, context: str | Path) -
         context: Address of the checkpoint for the error message.
 
     Raises:
-        CheckpointMismatch: The ``env_name`` or the size of observations or actions differs.
+        CheckpointMismatchError: The ``env_name`` or the size of observations or actions differs.
     """
     expected_entries = {
         "env_name": env.env_name,
@@ -164,7 +164,7 @@ def check_env(record: Mapping[str, Any], env: EnvBase, *, context: str | Path) -
                 f"Checkpoint {context} does not fit {env.env_name}: expected {name} {expected!r}, "
                 f"got {record.get(name)!r}. Evaluate it on {record.get('env_name')!r}."
             )
-            raise CheckpointMismatch(msg)
+            raise CheckpointMismatchError(msg)
 
 
 def _read_weights(folder: Path, record: Mapping[str, Any]) -> dict[str, torch.Tensor]:
@@ -174,16 +174,16 @@ def _read_weights(folder: Path, record: Mapping[str, Any]) -> dict[str, torch.Te
         content = path.read_bytes()
     except FileNotFoundError as error:
         msg = f"Checkpoint {folder} is incomplete: expected {POLICY_FILE}, got none. Train the policy again."
-        raise CheckpointMismatch(msg) from error
+        raise CheckpointMismatchError(msg) from error
     expected, actual = record.get("sha256", {}).get(POLICY_FILE), hashlib.sha256(content).hexdigest()
     if actual != expected:
         msg = f"{path} has changed since it was written: expected sha256 {expected}, got {actual}"
-        raise CheckpointMismatch(msg)
+        raise CheckpointMismatchError(msg)
     try:
         return torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
     except Exception as error:  # torch.load documents no errors for damaged files
         msg = f"{path} holds no weights that can be read safely: expected a state_dict of tensors"
-        raise CheckpointMismatch(msg) from error
+        raise CheckpointMismatchError(msg) from error
 
 
 def _write_atomically(path: Path, content: bytes) -> None:

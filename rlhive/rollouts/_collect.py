@@ -27,7 +27,7 @@ from rlhive.data import Schema, locked, recording_dir, version_dir
 from rlhive.data.recording import Recording, StreamWriter
 from rlhive.data.versions import export
 from rlhive.envs import Recipe, Task, get_task, make_policy
-from rlhive.errors import DatasetNotFound
+from rlhive.errors import DatasetNotFoundError
 from rlhive.rollouts._replay import replay_sample, sample_evenly
 from rlhive.rollouts._rollout import (
     DivergedRollout,
@@ -73,10 +73,10 @@ def collect(
         The folder of the version that the recipe names.
 
     Raises:
-        EnvNotFound: No such task.
-        DatasetNotFound: The task has no recipe.
-        RoboHiveMissing: RoboHive or its assets are not installed.
-        StoreNotWritable, DiskFull: The store cannot be written; recorded episodes are kept for the next call.
+        EnvNotFoundError: No such task.
+        DatasetNotFoundError: The task has no recipe.
+        RoboHiveMissingError: RoboHive or its assets are not installed.
+        StoreNotWritableError, DiskFullError: The store cannot be written; recorded episodes are kept for the next call.
 
     Example:
         >>> collect("toy_point", progress=False).name  # doctest: +SKIP
@@ -107,7 +107,7 @@ def collect(
 def _require_recipe(task: Task) -> Recipe:
     if task.recipe is None:
         msg = f"Task {task.name!r} has no recipe: expected one in the catalogue. Record episodes with a Recorder."
-        raise DatasetNotFound(msg)
+        raise DatasetNotFoundError(msg)
     return task.recipe
 
 
@@ -244,7 +244,7 @@ def _describe_content(task: Task) -> tuple[Schema, dict[str, np.ndarray], dict[s
 
 
 def _run_valid_episode(env: EnvBase, policy: Policy) -> Rollout:
-    """Return an episode that did not diverge; raise SimulationDiverged if the first few all did."""
+    """Return an episode that did not diverge; raise SimulationDivergedError if the first few all did."""
     for seed in range(EPISODES_PER_JOB):
         rollout = try_rollout(env, policy, seed=seed)
         if isinstance(rollout, Rollout):

@@ -16,7 +16,7 @@ from torchrl.envs import EnvBase
 from tqdm import tqdm
 
 from rlhive.envs import EVALUATION_SEED, Task, get_task, make_env, make_policy
-from rlhive.errors import CheckpointMismatch, EnvNotFound, SimulationDiverged
+from rlhive.errors import CheckpointMismatchError, EnvNotFoundError, SimulationDivergedError
 from rlhive.policies import CHECKPOINT_FILE, load_policy, read_checkpoint
 from rlhive.rollouts._rollout import (
     DivergedRollout,
@@ -100,10 +100,10 @@ def evaluate(
         The evaluation; bit-identical for every number of workers on one machine.
 
     Raises:
-        CheckpointMismatch: ``policy`` is neither a level nor a complete checkpoint, or the checkpoint belongs to
+        CheckpointMismatchError: ``policy`` is neither a level nor a complete checkpoint, or the checkpoint belongs to
             another environment.
-        EnvNotFound: No such environment.
-        SimulationDiverged: The simulation diverged in every episode.
+        EnvNotFoundError: No such environment.
+        SimulationDivergedError: The simulation diverged in every episode.
         ValueError: ``num_episodes`` is below 1.
 
     Example:
@@ -199,7 +199,7 @@ def _make_evaluation(name: str, task: Task, seed: int, results: list[_Result]) -
         )
     if not returns:
         msg = f"{name} in {task.name}: all {len(results)} episodes diverged; the first one: {invalid[0].reason}"
-        raise SimulationDiverged(msg, invalid[0].step)
+        raise SimulationDivergedError(msg, invalid[0].step)
     successes = _count_successes(results)
     return_mean, return_interval = statistics.fmean(returns), mean_interval(returns)
     score, score_interval = _compute_score(task, return_mean, return_interval)
@@ -238,14 +238,16 @@ def resolve_task(env: str | Task) -> Task:
     Worker processes get the task and not its name, because they do not know the tasks that are registered here.
 
     Raises:
-        EnvNotFound: No task or environment of that name; the message names similar ones.
+        EnvNotFoundError: No task or environment of that name; the message names similar ones.
     """
     if isinstance(env, Task):
         return env
     try:
         return get_task(env)
-    except EnvNotFound:
-        built = make_env(env)  # raises EnvNotFound, with similar names, unless RoboHive has an environment of that id
+    except EnvNotFoundError:
+        built = make_env(
+            env
+        )  # raises EnvNotFoundError, with similar names, unless RoboHive has an environment of that id
         task = Task(name=env, env_name=built.env_name, horizon=built.horizon, description="")
         built.close()
         return task
@@ -258,7 +260,7 @@ def _resolve_policy(policy: str | Path | Policy, task: Task) -> str | Path | Pol
     folder = Path(policy)
     if not folder.exists():
         msg = f"No policy {str(policy)!r}: expected one of {', '.join(task.levels)} or a folder with {CHECKPOINT_FILE}."
-        raise CheckpointMismatch(msg)
+        raise CheckpointMismatchError(msg)
     return folder.absolute()
 
 

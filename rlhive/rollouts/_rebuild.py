@@ -11,7 +11,7 @@ from torchrl.envs import EnvBase
 
 from rlhive.data.versions import Manifest
 from rlhive.envs import Task, catalogue, make_env
-from rlhive.errors import EnvNotFound, ReplayRefused, RLHiveError
+from rlhive.errors import EnvNotFoundError, ReplayRefusedError, RLHiveError
 
 #: Arguments that a manifest may pass to an environment. Never allowed are config_path, a file that RoboHive evaluates;
 #: model_path, a file that it loads; is_hardware, which drives a robot; and visual_keys, which may download weights.
@@ -38,8 +38,8 @@ def task_from_run(run: Mapping[str, Any], manifest: Manifest) -> Task:
         manifest: The version's manifest; its ``env_name`` is used if the run names no environment.
 
     Raises:
-        EnvNotFound: Neither the run nor the manifest names an environment.
-        ReplayRefused: The environment has an argument that a manifest may not pass, or is neither RoboHive's nor a
+        EnvNotFoundError: Neither the run nor the manifest names an environment.
+        ReplayRefusedError: The environment has an argument that a manifest may not pass, or is neither RoboHive's nor a
             task of the local catalogue.
     """
     task, env = _mapping_or_empty(run.get("task")), _mapping_or_empty(run.get("env"))
@@ -47,7 +47,7 @@ def task_from_run(run: Mapping[str, Any], manifest: Manifest) -> Task:
     env_kwargs = dict(_mapping_or_empty(task.get("env_kwargs")) or _mapping_or_empty(env.get("env_kwargs")))
     if not env_name or not isinstance(env_name, str):
         msg = f"{manifest.name} {manifest.version}: expected an environment in its provenance, got none."
-        raise EnvNotFound(msg)
+        raise EnvNotFoundError(msg)
     refused = sorted(env_kwargs.keys() - ALLOWED_ENV_KWARGS)
     if refused:
         msg = (
@@ -55,7 +55,7 @@ def task_from_run(run: Mapping[str, Any], manifest: Manifest) -> Task:
             f"only arguments from {', '.join(sorted(ALLOWED_ENV_KWARGS))}. If you trust the dataset, build the "
             "environment yourself."
         )
-        raise ReplayRefused(msg)
+        raise ReplayRefusedError(msg)
     backend = task.get("backend") or env.get("backend") or "robohive"
     if backend not in ("robohive", "toy"):
         return _find_catalogue_task(manifest, env_name)
@@ -72,7 +72,7 @@ def _find_catalogue_task(manifest: Manifest, env_name: str) -> Task:
             f"its task {manifest.task!r} in the local catalogue. Install the package that defines the task, or call "
             "register_task()."
         )
-        raise ReplayRefused(msg)
+        raise ReplayRefusedError(msg)
     return task
 
 
@@ -80,7 +80,7 @@ def build_recorded_env(task: Task) -> EnvBase:
     """Build the environment of a task that :func:`task_from_run` returned.
 
     Raises:
-        ReplayRefused: The environment rejects the arguments in the manifest.
+        ReplayRefusedError: The environment rejects the arguments in the manifest.
         RLHiveError: As :func:`rlhive.make_env`.
     """
     try:
@@ -90,20 +90,20 @@ def build_recorded_env(task: Task) -> EnvBase:
     except Exception as error:  # simulators raise anything for arguments of the wrong type
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         msg = f"{task.env_name} cannot be built with the manifest's arguments {dict(task.env_kwargs)}: {reason}"
-        raise ReplayRefused(msg) from error
+        raise ReplayRefusedError(msg) from error
 
 
 def tasks_by_run(manifest: Manifest) -> dict[str, Task]:
     """Return the task of every run of a version, by the run's id.
 
     Raises:
-        EnvNotFound: The manifest has no run, or a run names no environment.
-        ReplayRefused: As :func:`task_from_run`.
+        EnvNotFoundError: The manifest has no run, or a run names no environment.
+        ReplayRefusedError: As :func:`task_from_run`.
     """
     tasks = {str(run.get("run", "")): task_from_run(run, manifest) for run in manifest.runs}
     if not tasks:
         msg = f"{manifest.name} {manifest.version}: expected a run with its environment in the manifest, got no run."
-        raise EnvNotFound(msg)
+        raise EnvNotFoundError(msg)
     return tasks
 
 

@@ -41,7 +41,7 @@ from rlhive.data.versions import (
     read_records,
 )
 from rlhive.envs import SOLVED, Task, reward_name, reward_terms
-from rlhive.errors import RewardUnavailable, RLHiveError
+from rlhive.errors import RewardUnavailableError, RLHiveError
 from rlhive.rollouts._rebuild import build_recorded_env, environment_differences, is_other_model, tasks_by_run
 from rlhive.rollouts._rollout import default_num_workers, get_cached_env, map_unordered
 
@@ -105,7 +105,7 @@ def _find_reward_errors(envs: Mapping[str, EnvBase], record: EpisodeRecord) -> d
         return {"unavailable": "the version has no rewards"}
     try:
         terms = reward_terms(env, record.columns, record.final)
-    except RewardUnavailable as error:
+    except RewardUnavailableError as error:
         return {"unavailable": str(error)}
     errors = {}
     stored = record.columns[REWARD].reshape(record.length)
@@ -155,9 +155,9 @@ def replay(
         The certificate; ``certificate.ok`` says whether every episode stayed within the tolerance.
 
     Raises:
-        CorruptDataset: The hash of a file is not the one in the manifest.
-        EnvNotFound, RoboHiveMissing: The environment cannot be built here.
-        ReplayRefused: The manifest names an environment or an argument that it may not name.
+        CorruptDatasetError: The hash of a file is not the one in the manifest.
+        EnvNotFoundError, RoboHiveMissingError: The environment cannot be built here.
+        ReplayRefusedError: The manifest names an environment or an argument that it may not name.
 
     Example:
         >>> replay(RoboHiveDataset("kitchen_knob1").path, episodes=10).verdict  # doctest: +SKIP

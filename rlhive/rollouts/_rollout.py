@@ -19,7 +19,7 @@ from torchrl.envs import EnvBase
 
 from rlhive import keys
 from rlhive.envs import Task, make_env
-from rlhive.errors import SimulationDiverged
+from rlhive.errors import SimulationDivergedError
 
 #: Seconds after which an idle worker process ends. A new one takes seconds to import torch and RoboHive.
 IDLE_S = 300
@@ -101,7 +101,7 @@ def rollout_episode(env: EnvBase, policy: Policy, *, seed: int) -> Rollout:
         The episode; its TensorDict owns its memory.
 
     Raises:
-        SimulationDiverged: The simulation diverged before the episode's end.
+        SimulationDivergedError: The simulation diverged before the episode's end.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
@@ -122,7 +122,7 @@ def try_rollout(env: EnvBase, policy: Policy, *, seed: int) -> Rollout | Diverge
     """
     try:
         return rollout_episode(env, policy, seed=seed)
-    except SimulationDiverged as error:
+    except SimulationDivergedError as error:
         return DivergedRollout(seed=seed, step=error.step, reason=str(error))
 
 

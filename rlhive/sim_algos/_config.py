@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rlhive.errors import MissingExtra
+from rlhive.errors import MissingExtraError
 
 #: Algorithms that act in an environment while they learn; the others need a dataset.
 ONLINE = ("sac",)
@@ -25,7 +25,7 @@ def make_config(model: str, dataset: str | None = None, *, overrides: Sequence[s
 
     Raises:
         ValueError: No such model, or an override of an unknown entry.
-        MissingExtra: Hydra is not installed.
+        MissingExtraError: Hydra is not installed.
 
     Example:
         >>> make_config("bc", "toy_point", overrides=["train.num_steps=5"])["train"]["num_steps"]
@@ -38,7 +38,7 @@ def make_config(model: str, dataset: str | None = None, *, overrides: Sequence[s
         from omegaconf.errors import OmegaConfBaseException
     except ImportError as error:
         msg = "Training needs Hydra: expected hydra-core 1.3, got none. Install it: pip install 'rlhive[train]'"
-        raise MissingExtra(msg) from error
+        raise MissingExtraError(msg) from error
     models = sorted(path.stem for path in (CONF_DIR / "model").glob("*.yaml"))
     if model not in models:
         msg = f"No algorithm named {model!r}: expected one of {', '.join(models)}."

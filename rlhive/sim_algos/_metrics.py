@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import torch
 
-from rlhive.errors import TrainingDiverged
+from rlhive.errors import TrainingDivergedError
 
 
 class MetricLogger:
@@ -31,7 +31,7 @@ class MetricLogger:
             step: Number of gradient steps so far, for the error message.
 
         Raises:
-            TrainingDiverged: A mean is NaN or infinite.
+            TrainingDivergedError: A mean is NaN or infinite.
         """
         means = {name: _mean(values) for name, values in self._values.items()}
         self._values = {}
@@ -41,7 +41,7 @@ class MetricLogger:
                     f"Training diverged before step {step}: expected a finite {name}, got {value}. "
                     "Lower the learning rates of the section optim."
                 )
-                raise TrainingDiverged(msg)
+                raise TrainingDivergedError(msg)
         return means
 
 

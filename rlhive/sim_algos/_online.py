@@ -24,7 +24,7 @@ from torchrl.modules import AdditiveGaussianModule
 from rlhive import keys
 from rlhive.data.replay import extend
 from rlhive.envs import EXPLORATION_SEED, make_env
-from rlhive.errors import InvalidSetting, SimulationDiverged
+from rlhive.errors import InvalidOptionError, SimulationDivergedError
 from rlhive.policies import Normalizer
 from rlhive.rollouts import Rollout, try_rollout
 from rlhive.sim_algos._preprocessing import TRANSITION_KEYS, compute_training_statistics
@@ -68,10 +68,10 @@ def train_online(
         Checkpoint folder, learning curve and speed.
 
     Raises:
-        EnvNotFound: No such environment. SchemaMismatch: Its transitions are not those of the dataset.
-        InvalidSetting: The buffer is smaller than a batch.
-        SimulationDiverged: Many episodes in a row diverged.
-        TrainingDiverged: A loss became NaN or infinite.
+        EnvNotFoundError: No such environment. SchemaMismatchError: Its transitions are not those of the dataset.
+        InvalidOptionError: The buffer is smaller than a batch.
+        SimulationDivergedError: Many episodes in a row diverged.
+        TrainingDivergedError: A loss became NaN or infinite.
     """
     env = make_env(config["env"] or _default_env(dataset))
     try:
@@ -139,7 +139,7 @@ class EpisodeCollector:
         capacity, batch_size = self._settings["buffer_size"], config["train"]["batch_size"]
         if capacity < batch_size:
             msg = f"collect.buffer_size: expected room for a batch of {batch_size} transitions, got {capacity}"
-            raise InvalidSetting(msg)
+            raise InvalidOptionError(msg)
         self.buffer = TensorDictReplayBuffer(storage=LazyMemmapStorage(capacity))
 
     def add_dataset(self, dataset: "RoboHiveDataset") -> None:
@@ -158,7 +158,7 @@ class EpisodeCollector:
         """Run the next episode and add it to the buffer.
 
         Raises:
-            SimulationDiverged: Many episodes in a row diverged.
+            SimulationDivergedError: Many episodes in a row diverged.
         """
         episode = self._run_episode(policy)
         self.num_frames += len(episode.transitions)
@@ -177,7 +177,7 @@ class EpisodeCollector:
                 return episode
             num_diverged += 1
             if num_diverged == _MAX_DIVERGED:
-                raise SimulationDiverged(episode.reason, episode.step)
+                raise SimulationDivergedError(episode.reason, episode.step)
 
     def count_updates(self, num_frames: int) -> int:
         """Return the number of gradient steps due for new transitions; fractions are carried over."""

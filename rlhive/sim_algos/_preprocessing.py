@@ -11,7 +11,7 @@ from torchrl.data.replay_buffers.storages import Storage
 from rlhive import keys
 from rlhive.data import MAX_ELEMENTS, ColumnStatistics
 from rlhive.data.replay import PackedStorage
-from rlhive.errors import SchemaMismatch
+from rlhive.errors import SchemaMismatchError
 from rlhive.policies import Normalizer
 
 _NEXT_OBSERVATION = (keys.NEXT, keys.OBSERVATION)
@@ -63,11 +63,11 @@ def compute_training_statistics(buffer: ReplayBuffer, in_keys: Sequence[keys.Nes
         in_keys: Keys of a batch that the algorithm reads.
 
     Raises:
-        SchemaMismatch: The buffer is empty, lacks one of ``in_keys``, or holds NaN or infinite values.
+        SchemaMismatchError: The buffer is empty, lacks one of ``in_keys``, or holds NaN or infinite values.
     """
     if len(buffer) == 0:
         msg = "The replay buffer is empty: expected at least one transition. Choose another split."
-        raise SchemaMismatch(msg)
+        raise SchemaMismatchError(msg)
     observation_moments = _Moments()
     reward_moments = _Moments()
     action_dim = 0
@@ -94,19 +94,19 @@ def _iter_chunks(rows: ReplayBuffer | Storage) -> Iterator[TensorDictBase]:
 
 
 def _require_finite(chunk: TensorDictBase, in_keys: Sequence[keys.NestedKey]) -> None:
-    """Raise SchemaMismatch if transitions lack a key or hold NaN or infinite values."""
+    """Raise SchemaMismatchError if transitions lack a key or hold NaN or infinite values."""
     missing_keys = [key for key in in_keys if key not in chunk.keys(True)]
     if missing_keys:
         msg = f"The replay buffer's transitions lack {missing_keys}: expected {list(in_keys)}"
-        raise SchemaMismatch(msg)
+        raise SchemaMismatchError(msg)
     for key in in_keys:
         if not torch.isfinite(chunk[key]).all():
             msg = f"The replay buffer's {key!r}: expected finite values, got NaN or infinity. Run: rlhive check"
-            raise SchemaMismatch(msg)
+            raise SchemaMismatchError(msg)
 
 
 def _require_finite_before_clipping(storage: PackedStorage, in_keys: Sequence[keys.NestedKey]) -> None:
-    """Raise SchemaMismatch if clipping hides an infinite observation of a buffer that normalises."""
+    """Raise SchemaMismatchError if clipping hides an infinite observation of a buffer that normalises."""
     observation_keys = [key for key in in_keys if key in (keys.OBSERVATION, _NEXT_OBSERVATION)]
     raw = storage.variant(window=replace(storage.window, normalize={}))
     for chunk in _iter_chunks(raw):

@@ -8,7 +8,7 @@ import torch
 from torchrl.data import ReplayBuffer
 
 from rlhive import keys
-from rlhive.errors import InvalidSetting
+from rlhive.errors import InvalidOptionError
 from rlhive.policies import check_writable
 from rlhive.sim_algos._bc import BehaviorCloning
 from rlhive.sim_algos._config import ONLINE, make_config
@@ -62,10 +62,10 @@ def train(
 
     Raises:
         ValueError: Unknown algorithm or override.
-        InvalidSetting: An offline algorithm got no dataset, or got an environment.
-        DatasetNotFound: No such dataset; SplitNotFound: no such split.
-        StoreNotWritable: ``output_dir`` cannot be written.
-        TrainingDiverged: A loss became NaN or infinite.
+        InvalidOptionError: An offline algorithm got no dataset, or got an environment.
+        DatasetNotFoundError: No such dataset; SplitNotFoundError: no such split.
+        StoreNotWritableError: ``output_dir`` cannot be written.
+        TrainingDivergedError: A loss became NaN or infinite.
     """
     address = str(dataset.absolute()) if isinstance(dataset, Path) else dataset
     config = make_config(model, address, overrides=overrides)
@@ -102,14 +102,14 @@ def _check_offline_config(config: Mapping[str, Any]) -> None:
     algorithm = config["algorithm"]
     if config["dataset"] is None:
         msg = f"{algorithm} learns from a dataset: expected its name, got none. Add +dataset=kitchen_knob1"
-        raise InvalidSetting(msg)
+        raise InvalidOptionError(msg)
     for name in ("env", "exploration"):
         if config[name] is not None:
             msg = (
                 f"{algorithm} learns from a dataset alone: expected no {name}, got {config[name]}. "
                 f"Algorithms that act in an environment: {', '.join(ONLINE)}"
             )
-            raise InvalidSetting(msg)
+            raise InvalidOptionError(msg)
 
 
 def _open_dataset(config: Mapping[str, Any]) -> "RoboHiveDataset":
@@ -157,9 +157,9 @@ def train_on_buffer(
         Checkpoint folder, learning curve and speed.
 
     Raises:
-        SchemaMismatch: The buffer is empty, lacks a key that the algorithm needs, or holds NaN or infinite values.
-        StoreNotWritable: ``output_dir`` cannot be written.
-        TrainingDiverged: A loss became NaN or infinite.
+        SchemaMismatchError: The buffer is empty, lacks a key that the algorithm needs, or holds NaN or infinite values.
+        StoreNotWritableError: ``output_dir`` cannot be written.
+        TrainingDivergedError: A loss became NaN or infinite.
     """
     check_writable(output_dir)
     algorithm_class = OFFLINE_ALGORITHMS[config["algorithm"]]

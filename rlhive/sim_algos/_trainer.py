@@ -145,7 +145,7 @@ class Trainer:
         """Take one gradient step on a batch of the buffer; log and call back when it is time to.
 
         Raises:
-            TrainingDiverged: A loss became NaN or infinite; found when a row of the curve is written.
+            TrainingDivergedError: A loss became NaN or infinite; found when a row of the curve is written.
         """
         self.logger.log(self._algorithm.update(self._preprocess(batch)))
         self.step += 1

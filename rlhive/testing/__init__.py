@@ -3,13 +3,13 @@
 from typing import TYPE_CHECKING
 
 from rlhive._lazy import attach
-from rlhive.errors import MissingExtra
+from rlhive.errors import MissingExtraError
 
 try:
     import pytest
 except ImportError as error:
     msg = "rlhive.testing needs pytest: pip install pytest"
-    raise MissingExtra(msg) from error
+    raise MissingExtraError(msg) from error
 
 # A failed assertion shows the compared values, as in a test module.
 pytest.register_assert_rewrite("rlhive.testing._comparison", "rlhive.testing._format_tests")

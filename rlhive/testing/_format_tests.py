@@ -24,7 +24,7 @@ from rlhive.data.formats import (
 )
 from rlhive.data.versions import Manifest, read_records
 from rlhive.dataset import RoboHiveDataset
-from rlhive.errors import DatasetExists, RLHiveError, UnsupportedFormat
+from rlhive.errors import DatasetExistsError, RLHiveError, UnsupportedFormatError
 from rlhive.testing._comparison import (
     ExpectedEpisode,
     check_arrays,
@@ -142,7 +142,7 @@ class FormatTests:
 
     def test_an_unknown_option_is_refused_with_the_nearest_name(self, source: Path, dataset_store: Path) -> None:
         for wrong, option in [("no_such_option", None), *((f"{o.name}x", o.name) for o in self.format.read_options)]:
-            with pytest.raises(UnsupportedFormat) as refused:
+            with pytest.raises(UnsupportedFormatError) as refused:
                 import_dataset(
                     self.format,
                     source,
@@ -194,7 +194,7 @@ class FormatTests:
         if self.format.can_write:
             assert isinstance(self, WritableFormatTests), "a format that can be written inherits WritableFormatTests"
             return
-        with pytest.raises(UnsupportedFormat, match=f"No format '{self.format.name}' that can be written"):
+        with pytest.raises(UnsupportedFormatError, match=f"No format '{self.format.name}' that can be written"):
             export_to(self.format, version, tmp_path / "target", progress=False)
         assert not (tmp_path / "target").exists()
 
@@ -237,11 +237,11 @@ class WritableFormatTests(FormatTests):
 
     def test_a_written_target_is_never_overwritten(self, version: Path, exported: Path) -> None:
         before = read_contents(exported)
-        with pytest.raises(DatasetExists, match=re.escape(str(exported))):
+        with pytest.raises(DatasetExistsError, match=re.escape(str(exported))):
             export_to(self.format, version, exported, progress=False, **self.write_options)
         manifest = Manifest.read(version)
         records = read_records(version, manifest, list(manifest.splits))
-        with pytest.raises(DatasetExists):
+        with pytest.raises(DatasetExistsError):
             self.format.write(manifest, records, exported, **self.write_options)
         assert read_contents(exported) == before
 
@@ -254,7 +254,7 @@ class WritableFormatTests(FormatTests):
         assert [path for path in list_files(tmp_path) if "interrupted" in str(path.relative_to(tmp_path))] == []
 
     def test_an_unknown_write_option_is_refused(self, version: Path, exported: Path, tmp_path: Path) -> None:
-        with pytest.raises(UnsupportedFormat, match="no option 'no_such_option'"):
+        with pytest.raises(UnsupportedFormatError, match="no option 'no_such_option'"):
             export_to(self.format, version, tmp_path / "unknown", progress=False, no_such_option="x")
         assert not (tmp_path / "unknown").exists()
 
@@ -262,7 +262,7 @@ class WritableFormatTests(FormatTests):
         self, version: Path, exported: Path, tmp_path: Path
     ) -> None:
         if self.format.hub_tag is None:
-            with pytest.raises(UnsupportedFormat, match=f"Format {self.format.name} cannot be pushed"):
+            with pytest.raises(UnsupportedFormatError, match=f"Format {self.format.name} cannot be pushed"):
                 get_hub_tag(self.format)
             return
         assert get_hub_tag(self.format) == self.format.hub_tag

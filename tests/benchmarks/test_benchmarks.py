@@ -10,11 +10,11 @@ import pytest
 
 from benchmarks import bench_export, bench_sampling, profile_sample, report
 from benchmarks.peers import source as sources
-from benchmarks.peers.client import NotOffered, PeerFailed, PeerProcess
+from benchmarks.peers.client import NotOfferedError, PeerFailedError, PeerProcess
 from benchmarks.peers.environments import PEERS
 from benchmarks.peers.rounds import in_turn, ratio
-from benchmarks.peers.source import NUM_STEPS, WrongValues
-from benchmarks.peers.worker import Server, Unavailable
+from benchmarks.peers.source import NUM_STEPS, WrongValuesError
+from benchmarks.peers.worker import Server, UnavailableError
 
 OWN = ["rlhive", "torchrl", "numpy", "packed"]
 OTHERS = [peer for peer in PEERS if peer not in OWN and not peer.startswith("lerobot")]  # which takes a minute
@@ -52,16 +52,16 @@ def test_one_wrong_value_is_seen(source, key):
     wrong = batch(source, rows_of(source))
     wrong[key].reshape(64, -1)[7, -1] = 1 - wrong[key].reshape(64, -1)[7, -1]
 
-    with pytest.raises(WrongValues, match=key):
+    with pytest.raises(WrongValuesError, match=key):
         source.check([wrong], "transitions")
 
 
 def test_zeros_and_repetitions_are_seen(source):
-    with pytest.raises(WrongValues):
+    with pytest.raises(WrongValuesError):
         source.check(
             [{name: np.zeros_like(values) for name, values in batch(source, rows_of(source)).items()}], "transitions"
         )
-    with pytest.raises(WrongValues, match="different rows"):
+    with pytest.raises(WrongValuesError, match="different rows"):
         source.check([batch(source, np.zeros(64, np.int64))], "transitions")
 
 
@@ -69,7 +69,7 @@ def test_a_final_observation_is_no_transition(source):
     served = batch(source, rows_of(source))
     served["observation"][3] = source.observation[20]  # the first episode's last
 
-    with pytest.raises(WrongValues, match="row 20"):
+    with pytest.raises(WrongValuesError, match="row 20"):
         source.check([served], "transitions")
 
 
@@ -77,7 +77,7 @@ def test_a_window_over_two_episodes_is_seen(source):
     inside, across = np.arange(4), np.array([18, 19, 21, 22])
 
     source.check([batch(source, inside + 21 * start) for start in range(8)], "slices:4")
-    with pytest.raises(WrongValues, match="one piece"):
+    with pytest.raises(WrongValuesError, match="one piece"):
         source.check([batch(source, across)], "slices:4")
 
 
@@ -89,7 +89,7 @@ def test_a_return_of_other_steps_is_seen(source):
     served["reward"] = sum(0.99**k * source.reward[index + k] for k in range(NUM_STEPS))
 
     source.check([served], "nstep")
-    with pytest.raises(WrongValues, match="reward"):
+    with pytest.raises(WrongValuesError, match="reward"):
         source.check([served | {"reward": source.reward[index]}], "nstep")
 
 
@@ -98,7 +98,7 @@ def test_rounds_take_turns_and_a_failure_stays_its_own():
 
     def fails():
         msg = "no such thing"
-        raise PeerFailed(msg)
+        raise PeerFailedError(msg)
 
     found = in_turn({"a": lambda: order.append("a") or 1.0, "b": fails, "c": lambda: order.append("c") or 2.0}, 3)
 
@@ -121,10 +121,10 @@ def test_a_peer_serves_the_source(peer, source, tmp_path):
 def test_a_peer_that_dies_is_named(source, tmp_path):
     with PeerProcess("numpy", source.folder, tmp_path) as process:
         process.ask("versions")
-        with pytest.raises(NotOffered, match="yardstick"):
+        with pytest.raises(NotOfferedError, match="yardstick"):
             process.ask("open", workload="stack_3", variant="")
         process._process.kill()
-        with pytest.raises(PeerFailed, match="numpy"):
+        with pytest.raises(PeerFailedError, match="numpy"):
             process.ask("versions")
 
 
@@ -140,7 +140,7 @@ def test_every_workload_of_an_own_peer_serves_the_source(peer, tmp_path):
         for name in names:
             owner, _, variant = name.partition(":")
             if owner == peer and variant != "pyarrow":
-                with contextlib.suppress(Unavailable):
+                with contextlib.suppress(UnavailableError):
                     server.open(workload, variant)
                     server.check(workload, variant)
                     served.add(workload)
@@ -192,7 +192,7 @@ def test_a_size_that_memory_or_disk_cannot_hold_is_left_out(tmp_path, monkeypatc
     assert bench_sampling._refuse_if_too_big("numpy", big, [small], 0) == 4e9
     assert bench_sampling._refuse_if_too_big("rlhive", big, [small], 0) == 3e9  # what it maps is memory too
     assert bench_sampling._refuse_if_too_big("torchrl", big, [small], 4e9) == 0
-    with pytest.raises(NotOffered, match="4 GB of memory beside the 4 of others"):
+    with pytest.raises(NotOfferedError, match="4 GB of memory beside the 4 of others"):
         bench_sampling._refuse_if_too_big("packed", big, [small], 4e9)
 
     free = {"free": 7.6e9}

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from rlhive.cli._terminal import complete_names, find_folder
-from rlhive.errors import DatasetNotFound
+from rlhive.errors import DatasetNotFoundError
 
 
 def test_a_name_a_version_and_a_path_give_the_folder(filled, tmp_path):
@@ -16,7 +16,7 @@ def test_a_name_a_version_and_a_path_give_the_folder(filled, tmp_path):
     assert find_folder("robohive/toy_point", "1.0.0") == folder
     assert find_folder(str(folder), None) == folder
     assert find_folder(str(tmp_path / "missing"), None) == tmp_path / "missing"
-    with pytest.raises(DatasetNotFound, match=r"has no version 2\.0\.0: expected one of 1\.0\.0"):
+    with pytest.raises(DatasetNotFoundError, match=r"has no version 2\.0\.0: expected one of 1\.0\.0"):
         find_folder("toy_point", "2.0.0")
 
 

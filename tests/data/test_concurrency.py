@@ -18,7 +18,7 @@ SCRIPT = """
 import sys, time
 from pathlib import Path
 from rlhive.data.versions._export import export
-from rlhive.errors import DatasetExists
+from rlhive.errors import DatasetExistsError
 from tests.data.strategies import records
 
 store, version, pause = Path(sys.argv[1]), sys.argv[2] or None, float(sys.argv[3])
@@ -32,8 +32,8 @@ def slowly():
 
 try:
     print(export(slowly(), "my/knob", version=version, schema=schema, license="mit", store=store).name, flush=True)
-except DatasetExists:
-    print("DatasetExists", flush=True)
+except DatasetExistsError:
+    print("DatasetExistsError", flush=True)
 """
 
 
@@ -62,7 +62,7 @@ def test_two_processes_that_export_at_once_get_one_correct_result(version, tmp_p
         time.sleep(0.01)
     last = sorted(process.communicate()[0].split()[-1] for process in both)
 
-    assert last == (["1.0.0", "DatasetExists"] if version else ["1.0.0", "1.0.0"])
+    assert last == (["1.0.0", "DatasetExistsError"] if version else ["1.0.0", "1.0.0"])
     assert len(set(seen)) <= 1
     assert sorted(path.name for path in (tmp_path / "my/knob").iterdir() if path.is_dir()) == ["1.0.0"]
     require_whole(tmp_path)

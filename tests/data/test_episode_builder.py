@@ -8,7 +8,7 @@ from tensordict import TensorDict
 from rlhive.data._episode_builder import _MAX_CHUNKS, EpisodeBuilder
 from rlhive.data._episodes import EpisodeInfo, EpisodeRecord, pack
 from rlhive.data._schema import Schema
-from rlhive.errors import SchemaMismatch
+from rlhive.errors import SchemaMismatchError
 from tests.data.strategies import transitions
 
 
@@ -137,7 +137,7 @@ def test_an_episode_that_does_not_fit_is_reported_after_the_others():
     builder = EpisodeBuilder()
     built = []
 
-    with pytest.raises(SchemaMismatch, match="episode 1, row 1: key action is NaN"):
+    with pytest.raises(SchemaMismatchError, match="episode 1, row 1: key action is NaN"):
         built.extend(builder.add_batch(td, info_by_env))
 
     assert [record.split for record in built] == ["env 0", "env 3"]
@@ -146,17 +146,17 @@ def test_an_episode_that_does_not_fit_is_reported_after_the_others():
 def test_a_refused_episode_does_not_fix_the_schema():
     def refuse(record, schema, context):
         if record.length == 3:
-            raise SchemaMismatch(context)
+            raise SchemaMismatchError(context)
 
     builder = EpisodeBuilder(accept=refuse, context="number {}".format)
-    with pytest.raises(SchemaMismatch, match="number 0"):
+    with pytest.raises(SchemaMismatchError, match="number 0"):
         add(builder, transitions(3, 0))
     assert builder.schema is None
 
     other = transitions(4, 0).exclude("gripper")
     assert len(add(builder, other)) == 1
     assert builder.schema == Schema.from_tensordict(other)
-    with pytest.raises(SchemaMismatch, match="number 1: key gripper is not in the schema"):
+    with pytest.raises(SchemaMismatchError, match="number 1: key gripper is not in the schema"):
         add(builder, transitions(4, 1))
 
 
@@ -167,7 +167,7 @@ def test_a_column_that_changes_in_a_later_episode_is_refused():
     changed = transitions(3, 2)
     changed["action"] = changed["action"].double()
 
-    with pytest.raises(SchemaMismatch, match=r"episode 2: key action: expected float32 \(2,\), got float64"):
+    with pytest.raises(SchemaMismatchError, match=r"episode 2: key action: expected float32 \(2,\), got float64"):
         add(builder, changed)
 
 
@@ -200,7 +200,7 @@ def test_an_episode_of_many_steps_is_kept_in_few_chunks():
 def test_one_episode_has_one_dimension_and_a_row(shape):
     td = torch.stack([transitions(3, 0)] * 2) if len(shape) == 2 else transitions(3, 0)[:0]
 
-    with pytest.raises(SchemaMismatch, match=r"episode 0: expected one episode, batch size \[T\] with T >= 1"):
+    with pytest.raises(SchemaMismatchError, match=r"episode 0: expected one episode, batch size \[T\] with T >= 1"):
         EpisodeBuilder().add_episode(td, EpisodeInfo("train"))
 
 
@@ -226,7 +226,7 @@ def test_rows_with_discontinuities_are_split_there():
     built = list(builder.add_batches([batch], info_by_env, has_discontinuities=True))
 
     assert hashes(built) == [content_hash(one), content_hash(two)]
-    with pytest.raises(SchemaMismatch, match="row 3: expected next"):
+    with pytest.raises(SchemaMismatchError, match="row 3: expected next"):
         list(EpisodeBuilder().add_batches([batch], info_by_env))
 
 

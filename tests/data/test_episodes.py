@@ -7,7 +7,7 @@ from tensordict import TensorDict
 from rlhive import keys
 from rlhive.data._episodes import EpisodeRecord, pack, unpack
 from rlhive.data._schema import Schema
-from rlhive.errors import SchemaMismatch
+from rlhive.errors import SchemaMismatchError
 from tests.data.strategies import endings, records, transitions
 
 
@@ -84,7 +84,7 @@ def test_a_broken_episode_is_refused_with_its_key_and_row(breaks, says):
     schema = Schema.from_tensordict(td)
     breaks(td)
 
-    with pytest.raises(SchemaMismatch, match=rf"episode 9.*{says}"):
+    with pytest.raises(SchemaMismatchError, match=rf"episode 9.*{says}"):
         pack(td, schema, context="episode 9")
 
 

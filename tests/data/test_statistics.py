@@ -8,7 +8,7 @@ from rlhive.data._statistics import QUANTILES, RELATIVE_ERROR, SMALLEST, ColumnS
 from rlhive.data.versions import _sketches
 from rlhive.data.versions._export import export
 from rlhive.data.versions._manifest import SKETCHES_PATH, Manifest
-from rlhive.errors import CorruptDataset
+from rlhive.errors import CorruptDatasetError
 from tests.data.strategies import records
 
 
@@ -141,5 +141,5 @@ def test_sketches_that_do_not_fit_the_manifest_are_refused(tmp_path):
     content["statistics"]["a"]["action"]["count"] += 1
     (folder / "rlhive.json").write_text(json.dumps(content))
 
-    with pytest.raises(CorruptDataset, match="expected 5 values per element"):
+    with pytest.raises(CorruptDatasetError, match="expected 5 values per element"):
         _sketches.read_statistics(folder, Manifest.read(folder), ["a"])

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from rlhive.data import _store
-from rlhive.errors import DatasetExists, DiskFull, InvalidName, StoreNotWritable
+from rlhive.errors import DatasetExistsError, DiskFullError, InvalidNameError, StoreNotWritableError
 
 
 def list_names(folder):
@@ -27,7 +27,7 @@ def test_a_name_has_a_namespace(name, expected):
 
 @pytest.mark.parametrize("name", ["", "/", "a/b/c", "../x", "a/", ".hidden", "a b", "con", "x.partial-1", "é"])
 def test_a_name_of_another_form_is_refused(name):
-    with pytest.raises(InvalidName, match="expected 'name' or 'namespace/name'"):
+    with pytest.raises(InvalidNameError, match="expected 'name' or 'namespace/name'"):
         _store.parse_name(name)
 
 
@@ -36,7 +36,7 @@ def test_versions_are_three_numbers():
     assert _store.is_version("0.0.0")
     for text in ("1.0", "1.0.0.0", "01.0.0", "v1.0.0", "1.0.0 ", "", "1.0.1234567890"):
         assert not _store.is_version(text)
-        with pytest.raises(InvalidName, match=r"expected MAJOR\.MINOR\.PATCH"):
+        with pytest.raises(InvalidNameError, match=r"expected MAJOR\.MINOR\.PATCH"):
             _store.parse_version(text)
 
 
@@ -67,7 +67,7 @@ def test_paths_in_the_store(monkeypatch, tmp_path):
     assert _store.memmap_dir("f0") == tmp_path / ".cache/f0"
     assert _store.memmap_dir("f0", encoded=True) == tmp_path / ".cache/f0.encoded"
     assert _store.certificate_path("f0", store=tmp_path / "b") == tmp_path / "b/.certificates/f0.json"
-    with pytest.raises(InvalidName, match="MAJOR"):
+    with pytest.raises(InvalidNameError, match="MAJOR"):
         _store.version_dir("knob", "1.0")
 
 
@@ -114,7 +114,7 @@ def test_an_existing_folder_is_never_overwritten(tmp_path):
     (tmp_path / "target").mkdir()
     (tmp_path / "target/data").write_text("old")
 
-    with pytest.raises(DatasetExists, match="never overwritten"), _store.atomic_dir(tmp_path / "target"):
+    with pytest.raises(DatasetExistsError, match="never overwritten"), _store.atomic_dir(tmp_path / "target"):
         pytest.fail("the block is not entered")
 
     assert (tmp_path / "target/data").read_text() == "old"
@@ -128,7 +128,7 @@ def test_a_folder_that_another_process_published_meanwhile_is_not_overwritten(tm
             (tmp_path / "target/data").write_text("old")
             _store.publish_dir(partial, tmp_path / "target")
 
-    with pytest.raises(DatasetExists):
+    with pytest.raises(DatasetExistsError):
         publish_late()
 
     assert (tmp_path / "target/data").read_text() == "old"
@@ -173,10 +173,10 @@ def test_one_holder_of_a_lock_at_a_time(tmp_path):
 @pytest.mark.parametrize(
     ("number", "error", "message"),
     [
-        (errno.EACCES, StoreNotWritable, "cannot be written .*RLHIVE_DATASETS_PATH"),
-        (errno.EROFS, StoreNotWritable, "cannot be written .*RLHIVE_DATASETS_PATH"),
-        (errno.ENOSPC, DiskFull, "No space left on the disk .*RLHIVE_DATASETS_PATH"),
-        (errno.EDQUOT, DiskFull, "No space left"),
+        (errno.EACCES, StoreNotWritableError, "cannot be written .*RLHIVE_DATASETS_PATH"),
+        (errno.EROFS, StoreNotWritableError, "cannot be written .*RLHIVE_DATASETS_PATH"),
+        (errno.ENOSPC, DiskFullError, "No space left on the disk .*RLHIVE_DATASETS_PATH"),
+        (errno.EDQUOT, DiskFullError, "No space left"),
     ],
 )
 def test_errors_of_the_disk_name_the_target_and_the_next_step(number, error, message, tmp_path):
@@ -187,7 +187,7 @@ def test_errors_of_the_disk_name_the_target_and_the_next_step(number, error, mes
 
 
 def test_other_errors_and_translated_ones_pass_unchanged(tmp_path):
-    for error in (OSError(errno.EIO, "broken"), DiskFull("translated"), StoreNotWritable("translated")):
+    for error in (OSError(errno.EIO, "broken"), DiskFullError("translated"), StoreNotWritableError("translated")):
         with pytest.raises(type(error)) as raised, _store.translate_disk_errors(tmp_path):
             raise error
         assert raised.value is error

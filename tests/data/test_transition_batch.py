@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from rlhive.data._transition_batch import TransitionBatch, describe_difference
-from rlhive.errors import SchemaMismatch
+from rlhive.errors import SchemaMismatchError
 from tests.data.strategies import transitions
 
 
@@ -87,7 +87,7 @@ def test_continuity_compares_every_observed_column():
     ],
 )
 def test_what_is_not_a_batch_is_refused(td, says):
-    with pytest.raises(SchemaMismatch, match=says):
+    with pytest.raises(SchemaMismatchError, match=says):
         to_batch(td)
 
 

@@ -13,7 +13,7 @@ from rlhive.data.replay import open_packed
 from rlhive.data.versions import _reader
 from rlhive.data.versions._export import export
 from rlhive.data.versions._manifest import Manifest
-from rlhive.errors import CorruptDataset, InvalidName, UnsupportedFormat
+from rlhive.errors import CorruptDatasetError, InvalidNameError, UnsupportedFormatError
 from tests.data.checks.walks import update_hashes
 from tests.data.strategies import records
 
@@ -76,7 +76,7 @@ RESERVED = ["data/a\nb", "data/nul.parquet", "con", "data/x.", "a/b.lock", "é",
 def test_a_path_that_leaves_the_folder_or_means_something_else_is_refused(folder, path):
     changed(folder, files=lambda files: [files[0] | {"path": path}, *files[1:]])
 
-    with pytest.raises(CorruptDataset, match="is not a manifest that RLHive wrote") as refused:
+    with pytest.raises(CorruptDatasetError, match="is not a manifest that RLHive wrote") as refused:
         Manifest.read(folder)
     assert "\n" not in str(refused.value)
 
@@ -87,7 +87,7 @@ def test_a_link_that_leaves_the_folder_is_refused_even_with_the_right_hash(folde
     shard.symlink_to(tmp_path / "elsewhere.parquet")
     manifest = Manifest.read(folder)
 
-    with pytest.raises(CorruptDataset, match="is a link that leaves the version's folder"):
+    with pytest.raises(CorruptDatasetError, match="is a link that leaves the version's folder"):
         _reader.read_rows(folder, manifest, list(manifest.splits))
 
 
@@ -103,7 +103,7 @@ def test_episodes_said_to_lie_in_another_shard_are_not_left_out(tmp_path):
         ],
     )
 
-    with pytest.raises(CorruptDataset, match="expected 8 rows, got 5"):
+    with pytest.raises(CorruptDatasetError, match="expected 8 rows, got 5"):
         list(_reader.read_records(folder, Manifest.read(folder), ["a"]))
 
 
@@ -118,18 +118,18 @@ def test_a_manifest_of_a_gigabyte_is_refused_unread(folder):
     with (folder / "rlhive.json").open("r+b") as file:
         file.truncate(2**30)
 
-    with pytest.raises(CorruptDataset, match="expected a file of at most 67108864 bytes, got 1073741824 bytes"):
+    with pytest.raises(CorruptDatasetError, match="expected a file of at most 67108864 bytes, got 1073741824 bytes"):
         Manifest.read(folder)
 
 
 def test_a_manifest_that_is_a_pipe_or_a_device_is_not_waited_for(folder):
     (folder / "rlhive.json").unlink()
     os.mkfifo(folder / "rlhive.json")
-    with pytest.raises(CorruptDataset, match="got something else"):
+    with pytest.raises(CorruptDatasetError, match="got something else"):
         Manifest.read(folder)
     (folder / "rlhive.json").unlink()
     (folder / "rlhive.json").symlink_to("/dev/zero")
-    with pytest.raises(CorruptDataset, match="got something else"):
+    with pytest.raises(CorruptDatasetError, match="got something else"):
         Manifest.read(folder)
 
 
@@ -137,7 +137,7 @@ def test_a_manifest_of_a_newer_format_asks_for_an_upgrade(folder):
     changed(folder, format_version=lambda version: version + 1)
 
     with pytest.raises(
-        UnsupportedFormat, match=r"expected format_version 1 to 1, got 2\. Upgrade: pip install -U rlhive"
+        UnsupportedFormatError, match=r"expected format_version 1 to 1, got 2\. Upgrade: pip install -U rlhive"
     ):
         Manifest.read(folder)
 
@@ -161,7 +161,7 @@ def test_a_manifest_of_a_newer_format_asks_for_an_upgrade(folder):
 def test_a_schema_that_lies_about_the_data_is_refused(folder, lie, says):
     changed(folder, schema=lie)
 
-    with pytest.raises(CorruptDataset, match=says):
+    with pytest.raises(CorruptDatasetError, match=says):
         open_packed(folder, Manifest.read(folder))
 
 
@@ -183,7 +183,7 @@ def test_a_schema_that_lies_about_the_data_is_refused(folder, lie, says):
 def test_other_lies_are_refused_too(folder, key, lie):
     changed(folder, **{key: lie})
 
-    with pytest.raises(CorruptDataset):
+    with pytest.raises(CorruptDatasetError):
         open_packed(folder, Manifest.read(folder))
 
 
@@ -191,7 +191,7 @@ def test_a_table_of_other_columns_is_refused_even_with_the_right_hash(folder):
     (folder / "meta/episodes.parquet").write_bytes(next(folder.glob("data/*.parquet")).read_bytes())
     update_hashes(folder)
 
-    with pytest.raises(CorruptDataset, match="column split: expected"):
+    with pytest.raises(CorruptDatasetError, match="column split: expected"):
         _reader.read_episodes(folder, Manifest.read(folder))
 
 
@@ -219,7 +219,7 @@ HUB = ["a.", "a-", "a--b", "a..b", "x.git", "x.lock", "x" * 97, "a/x.partial-1",
 
 @pytest.mark.parametrize("name", [*ODD, *DEVICES, *HUB])
 def test_a_name_that_no_folder_or_hub_can_have_is_refused(name):
-    with pytest.raises(InvalidName, match="expected 'name' or 'namespace/name'") as refused:
+    with pytest.raises(InvalidNameError, match="expected 'name' or 'namespace/name'") as refused:
         _store.parse_name(name)
     assert "\n" not in str(refused.value)
 
@@ -231,5 +231,5 @@ def test_other_names_are_fine(name):
 
 @pytest.mark.parametrize("version", ["1.0", "1.0.0.0", "01.0.0", "1.0.0\n", "1\u0663.0.0", "-1.0.0", "1.0.x", ""])
 def test_a_version_that_is_not_three_plain_numbers_is_refused(version):
-    with pytest.raises(InvalidName, match="expected MAJOR"):
+    with pytest.raises(InvalidNameError, match="expected MAJOR"):
         _store.parse_version(version)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from rlhive.dataset._dataset import RoboHiveDataset
-from rlhive.errors import CorruptDataset
+from rlhive.errors import CorruptDatasetError
 
 
 def test_every_loader_returns_the_same_values(filled):
@@ -39,6 +39,6 @@ def test_a_shard_with_a_flipped_byte_is_not_loaded(filled):
     shard.write_bytes(content)
 
     for view in (dataset.as_tensordict, dataset.as_arrow, dataset.to_hf):
-        with pytest.raises(CorruptDataset, match="expected SHA-256"):
+        with pytest.raises(CorruptDatasetError, match="expected SHA-256"):
             view()
     assert len(RoboHiveDataset("toy_point", split="expert").as_arrow()) == 160

@@ -9,7 +9,7 @@ import pytest
 from rlhive.data.versions import list_local_datasets, list_local_versions
 from rlhive.dataset import _lookup
 from rlhive.dataset._dataset import RoboHiveDataset
-from rlhive.errors import DatasetNotFound, InvalidName
+from rlhive.errors import DatasetNotFoundError, InvalidNameError
 
 
 def test_a_name_opens_the_local_version(filled):
@@ -41,30 +41,30 @@ def test_the_newest_version_is_the_highest_number(filled):
 
 
 def test_generate_false_runs_no_recipe(store):
-    with pytest.raises(DatasetNotFound, match="rlhive collect toy_point"):
+    with pytest.raises(DatasetNotFoundError, match="rlhive collect toy_point"):
         RoboHiveDataset("toy_point", generate=False)
 
     assert not store.exists()
 
 
 def test_errors_for_unknown_names_list_similar_names_or_versions(filled):
-    with pytest.raises(DatasetNotFound, match="Nearest: toy_point"):
+    with pytest.raises(DatasetNotFoundError, match="Nearest: toy_point"):
         RoboHiveDataset("toy_pont")
-    with pytest.raises(DatasetNotFound, match=r"has no version 3\.0\.0: expected one of 1\.0\.0"):
+    with pytest.raises(DatasetNotFoundError, match=r"has no version 3\.0\.0: expected one of 1\.0\.0"):
         RoboHiveDataset("toy_point", version="3.0.0")
-    with pytest.raises(DatasetNotFound, match=r"expected version 2\.0\.0, got 1\.0\.0"):
+    with pytest.raises(DatasetNotFoundError, match=r"expected version 2\.0\.0, got 1\.0\.0"):
         RoboHiveDataset(filled / "robohive/toy_point/1.0.0", version="2.0.0")
     for name in ("a/b/c", "../x/y/z", "name with space", "a/..b", ""):
-        with pytest.raises((InvalidName, DatasetNotFound)):
+        with pytest.raises((InvalidNameError, DatasetNotFoundError)):
             RoboHiveDataset(name)
-    with pytest.raises(InvalidName, match=r"MAJOR\.MINOR\.PATCH"):
+    with pytest.raises(InvalidNameError, match=r"MAJOR\.MINOR\.PATCH"):
         RoboHiveDataset("toy_point", version="latest")
 
 
 def test_a_folder_without_manifest_is_refused(tmp_path):
     (tmp_path / "half" / "data").mkdir(parents=True)
 
-    with pytest.raises(DatasetNotFound, match=r"folder without rlhive\.json"):
+    with pytest.raises(DatasetNotFoundError, match=r"folder without rlhive\.json"):
         RoboHiveDataset(tmp_path / "half")
 
 
@@ -104,5 +104,5 @@ def test_delete_removes_the_cache_unless_another_version_has_the_same_content(fi
     assert cache.exists()
     _lookup.delete("toy_point", "1.0.0")
     assert not cache.exists()
-    with pytest.raises(DatasetNotFound, match=r"toy_point has no version 1\.0\.0 in"):
+    with pytest.raises(DatasetNotFoundError, match=r"toy_point has no version 1\.0\.0 in"):
         _lookup.delete("toy_point", "1.0.0")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rlhive.dataset._dataset import RoboHiveDataset
-from rlhive.errors import RewardUnavailable
+from rlhive.errors import RewardUnavailableError
 
 
 def test_relabel_recomputes_rewards_from_what_is_stored(filled):
@@ -30,7 +30,7 @@ def test_relabel_recomputes_rewards_from_what_is_stored(filled):
         "split='expert+random'",
         "relabel({'dense': 2.0, 'solved': 10.0})",
     ]
-    with pytest.raises(RewardUnavailable, match="No reward term bonus"):
+    with pytest.raises(RewardUnavailableError, match="No reward term bonus"):
         dataset.relabel({"bonus": 1.0}, name="my/x")
-    with pytest.raises(RewardUnavailable, match="expected 'dense'"):
+    with pytest.raises(RewardUnavailableError, match="expected 'dense'"):
         dataset.relabel("nice", name="my/x")

@@ -7,7 +7,7 @@ import pytest
 
 from rlhive.dataset import _view
 from rlhive.dataset._dataset import RoboHiveDataset
-from rlhive.errors import SplitNotFound
+from rlhive.errors import SplitNotFoundError
 
 
 def test_splits_are_selected_by_name_and_in_the_given_order(filled):
@@ -20,7 +20,7 @@ def test_splits_are_selected_by_name_and_in_the_given_order(filled):
     assert both.as_arrow()["episode"].to_pylist()[0] == 16
     assert both.statistics["action"]["count"] == 320
     for split in ("expet", "expert+", "expert+expert", ""):
-        with pytest.raises(SplitNotFound, match="expected one of expert, medium, random"):
+        with pytest.raises(SplitNotFoundError, match="expected one of expert, medium, random"):
             RoboHiveDataset("toy_point", split=split)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from rlhive.envs import _assets
-from rlhive.errors import AssetsCorrupt, DiskFull, SetupFailed
+from rlhive.errors import AssetsCorruptError, DiskFullError, SetupFailedError
 from tests.envs.asset_trees import OTHER_TREE, TREE, content, installed, leftovers, serve, write
 
 
@@ -87,7 +87,7 @@ def test_a_wheel_with_another_hash_is_refused(package, index, monkeypatch):
     place(package)
     (package / "simhive" / "franka_sim" / "panda.xml").unlink()
     monkeypatch.setattr(_assets, "ASSETS_WHEEL_SHA256", "0" * 64)
-    with pytest.raises(AssetsCorrupt, match="expected sha256 0000"):
+    with pytest.raises(AssetsCorruptError, match="expected sha256 0000"):
         place(package)
     assert leftovers(package) == []
     assert "franka_sim/panda.xml" not in content(package / "simhive")
@@ -95,7 +95,7 @@ def test_a_wheel_with_another_hash_is_refused(package, index, monkeypatch):
 
 def test_a_tree_with_another_hash_is_refused(package, index, monkeypatch):
     monkeypatch.setattr(_assets, "KNOWN_TREES", {"0" * 64: "pypi"})
-    with pytest.raises(AssetsCorrupt, match="tree hash"):
+    with pytest.raises(AssetsCorruptError, match="tree hash"):
         place(package)
     assert not (package / "simhive").exists()
     assert leftovers(package) == []
@@ -103,7 +103,7 @@ def test_a_tree_with_another_hash_is_refused(package, index, monkeypatch):
 
 def test_without_network_one_sentence_says_so(package, index, monkeypatch, tmp_path):
     serve(monkeypatch, tmp_path / "nothing")
-    with pytest.raises(SetupFailed, match=r"robohive==0.5.0.*Check the network.*--assets DIR") as caught:
+    with pytest.raises(SetupFailedError, match=r"robohive==0.5.0.*Check the network.*--assets DIR") as caught:
         place(package)
     assert "\n" not in str(caught.value)
     assert not (package / "simhive").exists()
@@ -220,8 +220,8 @@ def test_the_old_tree_comes_back_where_the_new_one_never_arrived(package, folder
             place(package, folder)
     assert not unknown_tree.exists()
     with monkeypatch.context() as broken:
-        break_at(broken, "fetch", SetupFailed("no network"))
-        with pytest.raises(SetupFailed):
+        break_at(broken, "fetch", SetupFailedError("no network"))
+        with pytest.raises(SetupFailedError):
             place(package, folder)
     assert content(unknown_tree) == {"my.xml": b"mine"}
     assert leftovers(package) == []
@@ -239,12 +239,12 @@ def test_a_first_installation_that_was_interrupted_leaves_nothing(package, folde
 def test_a_full_disk_and_a_folder_without_write_access_are_named(package, folder, monkeypatch):
     with monkeypatch.context() as broken:
         break_at(broken, "second file", OSError(errno.ENOSPC, "No space left on device"))
-        with pytest.raises(DiskFull, match="No space left for the assets in"):
+        with pytest.raises(DiskFullError, match="No space left for the assets in"):
             place(package, folder)
     with monkeypatch.context() as broken:
         break_at(broken, "move new", PermissionError(errno.EACCES, "Permission denied"))
         write(package / "simhive", {"my.xml": b"mine"})
-        with pytest.raises(SetupFailed, match=r"could not be written.*Permission denied"):
+        with pytest.raises(SetupFailedError, match=r"could not be written.*Permission denied"):
             place(package, folder)
     place(package, folder)
     assert content(package / "simhive") == installed(TREE)
@@ -294,7 +294,7 @@ def test_assets_come_from_git_at_the_pinned_commits(package, index, repositories
 
 def test_a_commit_that_the_repository_lacks_leaves_nothing(package, repositories):
     repositories["myo_sim"] = (repositories["myo_sim"][0], "0" * 40)
-    with pytest.raises(SetupFailed, match="myo_sim"):
+    with pytest.raises(SetupFailedError, match="myo_sim"):
         place(package, "git")
     assert not (package / "simhive").exists()
     assert leftovers(package) == []
@@ -303,7 +303,7 @@ def test_a_commit_that_the_repository_lacks_leaves_nothing(package, repositories
 def test_a_checkout_of_another_commit_is_refused(package, repositories, monkeypatch):
     git = _assets._git
     monkeypatch.setattr(_assets, "_git", lambda at, *words: "f" * 40 if words[0] == "rev-parse" else git(at, *words))
-    with pytest.raises(AssetsCorrupt, match=r"expected commit [0-9a-f]{40}, got ffff"):
+    with pytest.raises(AssetsCorruptError, match=r"expected commit [0-9a-f]{40}, got ffff"):
         place(package, "git")
     assert not (package / "simhive").exists()
 

@@ -8,7 +8,7 @@ import weakref
 
 import pytest
 
-from rlhive.errors import EnvClosed
+from rlhive.errors import EnvClosedError
 
 REACH = "FrankaReachRandom-v0"
 
@@ -78,7 +78,7 @@ def test_using_a_closed_environment_is_an_error_that_says_so():
     env.close()
 
     for use in (env.reset, env.get_state, env.provenance, lambda: env.step(action), lambda: env.unwrapped.sim):
-        with pytest.raises(EnvClosed, match="FrankaReachRandom-v0 is closed"):
+        with pytest.raises(EnvClosedError, match="FrankaReachRandom-v0 is closed"):
             use()
 
 

@@ -19,7 +19,7 @@ from rlhive.envs import _tasks
 from rlhive.envs._make import make_env, make_policy
 from rlhive.envs._tasks import Recipe, Task, get_task, register_task
 from rlhive.envs._toy import ToyEnv
-from rlhive.errors import CheckpointMismatch, EnvNotFound, InvalidSetting, ReplayRefused
+from rlhive.errors import CheckpointMismatchError, EnvNotFoundError, InvalidOptionError, ReplayRefusedError
 from rlhive.rollouts._collect import collect
 from rlhive.rollouts._evaluate import evaluate
 from rlhive.rollouts._rebuild import tasks_by_run
@@ -52,7 +52,7 @@ def test_a_gymnasium_environment_keeps_the_torchrl_contract():
 
     check_env_specs(env)
     assert (env.env_name, env.horizon, env.get_state()) == ("Pendulum-v1", 30, {})
-    with pytest.raises(CheckpointMismatch, match="Pendulum-v1 has no checkpoints"):
+    with pytest.raises(CheckpointMismatchError, match="Pendulum-v1 has no checkpoints"):
         env.set_state({})
     env.close()
 
@@ -114,7 +114,7 @@ def test_an_environment_without_success_has_no_success_rate():
     assert len(set(evaluation.returns)) == 3
     assert max(evaluation.returns) < 0
     assert json.loads(json.dumps(evaluation.to_dict()))["success_rate"] is None
-    with pytest.raises(CheckpointMismatch, match="expected one of random or a folder"):
+    with pytest.raises(CheckpointMismatchError, match="expected one of random or a folder"):
         evaluate("expert", PENDULUM, num_workers=1, progress=False)
 
 
@@ -122,7 +122,7 @@ def test_a_manifest_cannot_name_a_gymnasium_environment_that_is_not_registered_h
     task = replace(PENDULUM, recipe=Recipe("1.0.0", {"random": 1}, "mit"))
     manifest = Manifest.read(collect(task, num_workers=1, store=tmp_path, progress=False))
 
-    with pytest.raises(ReplayRefused, match="comes from Pendulum-v1, which is not a RoboHive environment"):
+    with pytest.raises(ReplayRefusedError, match="comes from Pendulum-v1, which is not a RoboHive environment"):
         tasks_by_run(manifest)
     register_task(task)
     assert list(tasks_by_run(manifest).values()) == [task]
@@ -138,21 +138,21 @@ def test_discrete_actions_are_supported():
 
 
 def test_an_invalid_task_is_refused():
-    with pytest.raises(InvalidSetting, match=r"backend out of .*, got 'gym'"):
+    with pytest.raises(InvalidOptionError, match=r"backend out of .*, got 'gym'"):
         replace(PENDULUM, backend="gym")
-    with pytest.raises(InvalidSetting, match="backend out of"):
+    with pytest.raises(InvalidOptionError, match="backend out of"):
         replace(PENDULUM, backend="custom")
-    with pytest.raises(EnvNotFound, match="gymnasium has no environment 'Pendulun-v1'"):
+    with pytest.raises(EnvNotFoundError, match="gymnasium has no environment 'Pendulun-v1'"):
         make_env(replace(PENDULUM, env_name="Pendulun-v1"))
-    with pytest.raises(InvalidSetting, match=r"got batch size \[2\]"):
+    with pytest.raises(InvalidOptionError, match=r"got batch size \[2\]"):
         make_env(Task("two", "Two-v0", 3, "Two points.", make_env=make_two))
-    with pytest.raises(InvalidSetting, match="got dict"):
+    with pytest.raises(InvalidOptionError, match="got dict"):
         make_env(Task("none", "None-v0", 3, "Nothing.", make_env=dict))
-    with pytest.raises(InvalidSetting, match="Expected a Task for the catalogue, got str"):
+    with pytest.raises(InvalidOptionError, match="Expected a Task for the catalogue, got str"):
         register_task("pendulum")
     register_task(PENDULUM)
     register_task(PENDULUM)
-    with pytest.raises(InvalidSetting, match="with another definition"):
+    with pytest.raises(InvalidOptionError, match="with another definition"):
         register_task(replace(PENDULUM, horizon=31))
     env = make_env("pendulum", seed=3)
     assert torch.equal(env.reset()["observation"], GymEnv("Pendulum-v1").reset(seed=3)["observation"])

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from rlhive.envs import _assets, _install
-from rlhive.errors import RoboHiveMissing, SetupFailed
+from rlhive.errors import RoboHiveMissingError, SetupFailedError
 from tests.envs.asset_trees import TREE, content, installed, leftovers, serve, wheel, write
 
 
 def test_a_folder_without_assets_is_refused_before_anything_happens(tmp_path, monkeypatch):
     monkeypatch.setattr(_install, "_install_robohive", lambda: pytest.fail("it went on"))
-    with pytest.raises(SetupFailed, match=r"No simulation assets in .*nowhere"):
+    with pytest.raises(SetupFailedError, match=r"No simulation assets in .*nowhere"):
         _install.setup(tmp_path / "nowhere")
 
 
@@ -92,7 +92,7 @@ def test_a_package_that_cannot_be_installed_is_an_error_in_one_sentence(monkeypa
     serve(monkeypatch, tmp_path)
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
     monkeypatch.delenv("UV", raising=False)
-    with pytest.raises(SetupFailed, match=r"a-package-that-is-not-there could not be installed: ERROR.*network"):
+    with pytest.raises(SetupFailedError, match=r"a-package-that-is-not-there could not be installed: ERROR.*network"):
         _install._install_packages(["a-package-that-is-not-there"])
 
 
@@ -100,7 +100,7 @@ def test_missing_parts_are_named_with_the_command_that_installs_them(monkeypatch
     _install.require_robohive()
     with monkeypatch.context() as without:
         without.setattr(_install, "package_folder", lambda: package)
-        with pytest.raises(RoboHiveMissing, match=r"no simulation assets.*rlhive setup"):
+        with pytest.raises(RoboHiveMissingError, match=r"no simulation assets.*rlhive setup"):
             _install.require_robohive()
     find_spec = importlib.util.find_spec
     for name, command in (("robohive", "Type: rlhive setup"), ("mujoco", r"pip install 'rlhive\[robohive\]'")):
@@ -108,7 +108,7 @@ def test_missing_parts_are_named_with_the_command_that_installs_them(monkeypatch
             without.setattr(
                 importlib.util, "find_spec", lambda n, *a, gone=name: None if n == gone else find_spec(n, *a)
             )
-            with pytest.raises(RoboHiveMissing, match=command):
+            with pytest.raises(RoboHiveMissingError, match=command):
                 _install.require_robohive()
 
 

@@ -7,16 +7,16 @@ import pytest
 from filelock import FileLock
 
 from rlhive import keys
-from rlhive.errors import EnvNotFound, InvalidSetting, RoboHiveMissing
+from rlhive.errors import EnvNotFoundError, InvalidOptionError, RoboHiveMissingError
 
 
 def test_an_unknown_environment_is_named_with_its_neighbours(make):
-    with pytest.raises(EnvNotFound, match="FK1_Knob1OnRandom-v4"):
+    with pytest.raises(EnvNotFoundError, match="FK1_Knob1OnRandom-v4"):
         make("FK1_Knob1OnRandom-v9")
-    with pytest.raises(EnvNotFound, match=r"nearest FK1_Knob1OnRandom-v4, ") as raised:
+    with pytest.raises(EnvNotFoundError, match=r"nearest FK1_Knob1OnRandom-v4, ") as raised:
         make("FK1_Knob1OnRandom-v44")
     assert "assets git" not in str(raised.value)
-    with pytest.raises(EnvNotFound, match="not a RoboHive environment"):
+    with pytest.raises(EnvNotFoundError, match="not a RoboHive environment"):
         make("CartPole-v1")
 
 
@@ -26,16 +26,18 @@ def test_missing_assets_of_a_family_are_an_error_with_the_command_to_type(make):
 
     if verify_assets(package_folder() / "simhive").source == "git":
         pytest.skip("the assets from git hold every family; the ones from the package index lack Myo")
-    with pytest.raises(RoboHiveMissing, match="rlhive setup --assets git"):
+    with pytest.raises(RoboHiveMissingError, match="rlhive setup --assets git"):
         make("myoFingerReachRandom-v0")
-    with pytest.raises(EnvNotFound, match=r"myoFingerReachRandom-v0 \(needs rlhive setup --assets git\)"):
+    with pytest.raises(EnvNotFoundError, match=r"myoFingerReachRandom-v0 \(needs rlhive setup --assets git\)"):
         make("myoFingerReachRandom-v9")
 
 
 @pytest.mark.parametrize("value", [0, -1, 2.5, "ten"])
 @pytest.mark.parametrize("name", ["frame_skip", "max_episode_steps"])
 def test_an_invalid_number_of_steps_is_refused(make, name, value):
-    with pytest.raises(InvalidSetting, match=f"{name} is {value!r}, expected an integer number of steps, 1 or more"):
+    with pytest.raises(
+        InvalidOptionError, match=f"{name} is {value!r}, expected an integer number of steps, 1 or more"
+    ):
         make(**{name: value})
 
 

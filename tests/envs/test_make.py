@@ -9,7 +9,7 @@ from rlhive.envs import _install
 from rlhive.envs._make import make_env, make_policy, missing_requirements
 from rlhive.envs._tasks import Task, get_task
 from rlhive.envs._toy import ToyEnv, ToyPolicy
-from rlhive.errors import EnvNotFound
+from rlhive.errors import EnvNotFoundError
 
 PENDULUM = Task("pendulum", "Pendulum-v1", 30, "A pendulum swings up.", backend="gymnasium")
 
@@ -23,7 +23,7 @@ def test_arguments_of_the_caller_override_those_of_the_task():
 
 
 def test_a_name_that_is_no_environment_id_is_not_looked_up_in_robohive():
-    with pytest.raises(EnvNotFound, match="No task named 'toy_poin'"):
+    with pytest.raises(EnvNotFoundError, match="No task named 'toy_poin'"):
         make_env("toy_poin")
 
 

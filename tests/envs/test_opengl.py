@@ -78,14 +78,14 @@ def test_without_opengl_states_work_and_pictures_raise_an_error(tmp_path):
 import os
 import sys
 from rlhive.envs._robohive import RoboHiveEnv
-from rlhive.errors import RenderingUnavailable
+from rlhive.errors import RenderingUnavailableError
 RoboHiveEnv({REACH!r}).reset()
 print([name for name in sys.modules if name.split(".")[0] == "OpenGL" or name.startswith("mujoco.egl")])
 for library in ("", "osmesa", "disable"):
     os.environ["MUJOCO_GL"] = library
     try:
         RoboHiveEnv({REACH!r}, from_pixels=True)
-    except RenderingUnavailable as error:
+    except RenderingUnavailableError as error:
         print(error)
 """
     answer = python(code, LD_LIBRARY_PATH=str(tmp_path))

@@ -9,7 +9,7 @@ from rlhive.data._episodes import pack
 from rlhive.data._schema import Schema
 from rlhive.envs._make import make_env, make_policy
 from rlhive.envs._rewards import reward_name, reward_terms, reward_weights, weighted_reward
-from rlhive.errors import RewardUnavailable
+from rlhive.errors import RewardUnavailableError
 from rlhive.rollouts._rollout import rollout_episode
 
 KNOB, SLIDE, REACH = "FK1_Knob1OnRandom-v4", "franka_slide_random-v3", "FrankaReachRandom-v0"
@@ -111,7 +111,7 @@ def test_other_weights_give_another_dense_reward(make):
 
     assert (weighted_reward(terms, {"approach": 2.0}) == 2 * terms["approach"]).all()
     assert (weighted_reward(terms, {"approach": 1.0, "solved": 1.0}) == terms["approach"] + terms["solved"]).all()
-    with pytest.raises(RewardUnavailable, match="No reward term aproach: expected some of approach, bonus"):
+    with pytest.raises(RewardUnavailableError, match="No reward term aproach: expected some of approach, bonus"):
         weighted_reward(terms, {"aproach": 1.0})
 
 
@@ -145,12 +145,12 @@ def test_a_reward_that_needs_more_than_was_stored_is_refused(make):
     for compute, says in ((by_simulator, "sim.data"), (by_body, "body_pos"), (by_key, r"obs_keys=\['pressure'\]")):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(env.unwrapped, "get_reward_dict", compute)
-            with pytest.raises(RewardUnavailable, match=says):
+            with pytest.raises(RewardUnavailableError, match=says):
                 reward_terms(env, columns, final)
-    with pytest.raises(RewardUnavailable, match="needs the column observation"):
+    with pytest.raises(RewardUnavailableError, match="needs the column observation"):
         reward_terms(env, {"action": columns["action"]}, {})
     short = {**columns, "observation": columns["observation"][:, :20]}
-    with pytest.raises(RewardUnavailable, match="expected observations of 21 numbers"):
+    with pytest.raises(RewardUnavailableError, match="expected observations of 21 numbers"):
         reward_terms(env, short, {"observation": final["observation"][:20]})
 
 

@@ -14,7 +14,7 @@ from tensordict import TensorDict
 from torchrl.envs import check_env_specs
 
 from rlhive import keys
-from rlhive.errors import InvalidAction, SimulationDiverged
+from rlhive.errors import InvalidActionError, SimulationDivergedError
 
 KNOB = "FK1_Knob1OnRandom-v4"
 
@@ -241,14 +241,14 @@ def test_a_wrong_action_is_refused_and_named(env, value):
     action = torch.zeros(9)
     action[6] = value
     before = env.get_state()["integration"]
-    with pytest.raises(InvalidAction, match=r"action\[6\] is"):
+    with pytest.raises(InvalidActionError, match=r"action\[6\] is"):
         step(env, action)
     np.testing.assert_array_equal(env.get_state()["integration"], before)
 
 
 def test_an_action_of_another_shape_is_refused(env):
     env.reset()
-    with pytest.raises(InvalidAction, match=r"shape \(9,\), got \(7,\)"):
+    with pytest.raises(InvalidActionError, match=r"shape \(9,\), got \(7,\)"):
         step(env, torch.zeros(7))
 
 
@@ -257,7 +257,7 @@ def test_a_blown_up_simulation_is_an_error(env):
 
     env.reset()
     env.unwrapped.sim.data.qvel[:] = 1e12
-    with pytest.warns(RoboHiveWarning), pytest.raises(SimulationDiverged, match="diverged in step 1"):
+    with pytest.warns(RoboHiveWarning), pytest.raises(SimulationDivergedError, match="diverged in step 1"):
         step(env, torch.zeros(9))
     env.reset(seed=0)
     step(env, torch.zeros(9))

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from rlhive.envs._tasks import LEVELS, TASKS, Recipe, get_task
-from rlhive.errors import EnvNotFound, InvalidSetting
+from rlhive.errors import EnvNotFoundError, InvalidOptionError
 
 #: RoboHive's standard list of kitchen tasks, CloseAll and OpenAll left out.
 KITCHEN = {
@@ -61,17 +61,17 @@ def test_a_task_without_an_expert_has_random_actions_only():
 
 def test_an_invalid_row_is_refused():
     toy = get_task("toy_point")
-    with pytest.raises(InvalidSetting, match=r"'toy_point': its recipe has a split 'human', expected levels out"):
+    with pytest.raises(InvalidOptionError, match=r"'toy_point': its recipe has a split 'human', expected levels out"):
         replace(toy, recipe=Recipe("1.0.0", {"human": 3}, "mit"))
-    with pytest.raises(InvalidSetting, match="expected levels out of random"):
+    with pytest.raises(InvalidOptionError, match="expected levels out of random"):
         replace(toy, backend="robohive", env_name="FK1_RelaxFixed-v4")
-    with pytest.raises(InvalidSetting, match="horizon of 1 or more transitions, an integer, got 0"):
+    with pytest.raises(InvalidOptionError, match="horizon of 1 or more transitions, an integer, got 0"):
         replace(toy, horizon=0)
 
 
 def test_a_task_is_found_by_either_name_and_a_wrong_one_names_the_nearest():
     assert get_task("kitchen_light") is get_task("FK1_LightOnRandom-v4")
-    with pytest.raises(EnvNotFound, match="nearest kitchen_light_off, kitchen_light"):
+    with pytest.raises(EnvNotFoundError, match="nearest kitchen_light_off, kitchen_light"):
         get_task("kitchen_lightoff")
-    with pytest.raises(EnvNotFound, match=r"nearest none\. List them: rlhive envs"):
+    with pytest.raises(EnvNotFoundError, match=r"nearest none\. List them: rlhive envs"):
         get_task("zzz")

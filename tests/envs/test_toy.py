@@ -9,7 +9,7 @@ from torchrl.envs import check_env_specs
 from rlhive.envs._make import make_env, make_policy
 from rlhive.envs._tasks import Task
 from rlhive.envs._toy import HORIZON, STEP, ToyEnv
-from rlhive.errors import EnvNotFound, InvalidAction, InvalidSetting
+from rlhive.errors import EnvNotFoundError, InvalidActionError, InvalidOptionError
 from rlhive.rollouts._rollout import rollout_episode
 
 
@@ -134,7 +134,7 @@ def test_the_expert_walks_whole_steps_to_the_goal() -> None:
 def test_an_action_outside_its_space_is_refused(action: float) -> None:
     env = ToyEnv(seed=0)
     start = env.reset()
-    with pytest.raises(InvalidAction, match=r"expected an action in \[-1, 1\]"):
+    with pytest.raises(InvalidActionError, match=r"expected an action in \[-1, 1\]"):
         env.step(start.set("action", torch.tensor([action])))
 
 
@@ -144,11 +144,11 @@ def test_make_env_takes_a_task_its_name_and_its_environment_id() -> None:
 
 
 def test_unknown_names_are_errors_that_list_the_valid_ones() -> None:
-    with pytest.raises(EnvNotFound, match="nearest toy_point"):
+    with pytest.raises(EnvNotFoundError, match="nearest toy_point"):
         make_env("toy_pont")
-    with pytest.raises(EnvNotFound, match="expected 'ToyPoint-v0'"):
+    with pytest.raises(EnvNotFoundError, match="expected 'ToyPoint-v0'"):
         ToyEnv("ToyPoint-v1")
-    with pytest.raises(InvalidSetting, match="got 'bullet'"):
+    with pytest.raises(InvalidOptionError, match="got 'bullet'"):
         make_env(Task(name="x", env_name="X-v0", horizon=1, description="", backend="bullet"))
     with pytest.raises(ValueError, match="expected one of expert, noisy, medium, random"):
         make_policy(ToyEnv(), "good")

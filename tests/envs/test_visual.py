@@ -9,7 +9,7 @@ from torchrl.envs import check_env_specs
 
 from rlhive import keys
 from rlhive.envs._visual import AGENTHIVE, HISTORICAL, VISUAL, parse_visual_keys
-from rlhive.errors import EnvNotFound, RoboHiveMissing
+from rlhive.errors import EnvNotFoundError, RoboHiveMissingError
 
 #: As the README of the first version listed them.
 README_LIST = [
@@ -168,7 +168,7 @@ def test_hands_without_their_assets_are_an_error_with_the_command_to_type(make):
     if verify_assets(package_folder() / "simhive").source == "git":
         pytest.skip("the assets from git hold the hands; the ones from the package index do not")
     for name in ("visual_door-v1", "visual_motorFingerReachFixed-v0"):
-        with pytest.raises(RoboHiveMissing, match="rlhive setup --assets git"):
+        with pytest.raises(RoboHiveMissingError, match="rlhive setup --assets git"):
             make(name)
 
 
@@ -189,5 +189,5 @@ def test_robohives_visual_keys_are_read():
 
 
 def test_an_unknown_visual_id_is_named_with_its_neighbours(make):
-    with pytest.raises(EnvNotFound, match="visual_kitchen_knob1_on-v3"):
+    with pytest.raises(EnvNotFoundError, match="visual_kitchen_knob1_on-v3"):
         make("visual_kitchen_knob1_on-v4")

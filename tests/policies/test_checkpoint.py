@@ -10,7 +10,7 @@ import pytest
 import torch
 from tensordict import TensorDict
 
-from rlhive.errors import CheckpointMismatch, StoreNotWritable
+from rlhive.errors import CheckpointMismatchError, StoreNotWritableError
 from rlhive.policies import Normalizer, _checkpoint, make_actor, make_deployed_policy
 from rlhive.policies._checkpoint import load_policy, read_checkpoint, save_checkpoint
 
@@ -77,7 +77,7 @@ def test_an_interrupted_save_leaves_nothing_that_loads(tmp_path, monkeypatch, fi
     monkeypatch.setattr(_checkpoint, "_write_atomically", interrupt)
     with pytest.raises(KeyboardInterrupt):
         save_checkpoint(tmp_path, _policy(1), RECORD, [])
-    with pytest.raises(CheckpointMismatch, match="incomplete one"):
+    with pytest.raises(CheckpointMismatchError, match="incomplete one"):
         load_policy(tmp_path)
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
@@ -100,27 +100,27 @@ def test_a_save_repeated_after_an_interrupt_is_complete(tmp_path) -> None:
 
 
 def test_an_incomplete_or_damaged_checkpoint_is_refused_with_a_reason(tmp_path) -> None:
-    with pytest.raises(CheckpointMismatch, match="got none"):
+    with pytest.raises(CheckpointMismatchError, match="got none"):
         load_policy(tmp_path / "absent")
     folder = save_checkpoint(tmp_path / "a", _policy(), RECORD, [])
     weights = (folder / "policy.pt").read_bytes()
     (folder / "policy.pt").write_bytes(weights[:-1] + bytes([weights[-1] ^ 1]))
-    with pytest.raises(CheckpointMismatch, match=r"policy\.pt has changed since it was written: expected sha256"):
+    with pytest.raises(CheckpointMismatchError, match=r"policy\.pt has changed since it was written: expected sha256"):
         load_policy(folder)
     (folder / "policy.pt").unlink()
-    with pytest.raises(CheckpointMismatch, match=r"incomplete: expected policy\.pt"):
+    with pytest.raises(CheckpointMismatchError, match=r"incomplete: expected policy\.pt"):
         load_policy(folder)
     (folder / "checkpoint.json").write_text("{")
-    with pytest.raises(CheckpointMismatch, match="is not the metadata of a checkpoint"):
+    with pytest.raises(CheckpointMismatchError, match="is not the metadata of a checkpoint"):
         load_policy(folder)
     (folder / "checkpoint.json").write_text('{"format_version": 99}')
-    with pytest.raises(CheckpointMismatch, match="expected format_version 1, got 99"):
+    with pytest.raises(CheckpointMismatchError, match="expected format_version 1, got 99"):
         load_policy(folder)
 
 
 def test_metadata_of_another_network_is_refused(tmp_path) -> None:
     folder = save_checkpoint(tmp_path, _policy(), {**RECORD, "network": {**NETWORK, "hidden_sizes": [4]}}, [])
-    with pytest.raises(CheckpointMismatch, match="do not describe the same network"):
+    with pytest.raises(CheckpointMismatchError, match="do not describe the same network"):
         load_policy(folder)
 
 
@@ -137,7 +137,7 @@ def test_nothing_is_unpickled(tmp_path, monkeypatch) -> None:
         (folder / "policy.pt").write_bytes(content)
         record = read_checkpoint(folder) | {"sha256": {"policy.pt": hashlib.sha256(content).hexdigest()}}
         (folder / "checkpoint.json").write_text(json.dumps(record))
-        with pytest.raises(CheckpointMismatch, match="no weights that can be read safely"):
+        with pytest.raises(CheckpointMismatchError, match="no weights that can be read safely"):
             load_policy(folder)
     assert not Path("unpickled").exists()
 
@@ -149,5 +149,5 @@ def _torch_saved(value: object) -> bytes:
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(StoreNotWritable, match=r"expected .*file to be a folder"):
+    with pytest.raises(StoreNotWritableError, match=r"expected .*file to be a folder"):
         save_checkpoint(tmp_path / "file" / "a", _policy(), RECORD, [])

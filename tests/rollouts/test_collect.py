@@ -13,7 +13,7 @@ from rlhive.data.versions._manifest import Manifest
 from rlhive.dataset._dataset import RoboHiveDataset
 from rlhive.envs._make import make_env, make_policy
 from rlhive.envs._tasks import Recipe, get_task
-from rlhive.errors import DatasetNotFound, DiskFull, EnvNotFound, StoreNotWritable
+from rlhive.errors import DatasetNotFoundError, DiskFullError, EnvNotFoundError, StoreNotWritableError
 from rlhive.rollouts._collect import collect
 from rlhive.rollouts._rollout import rollout_episode
 
@@ -129,9 +129,9 @@ def test_a_script_needs_no_main_guard(tmp_path):
 
 
 def test_unknown_tasks_and_tasks_without_recipe_are_refused(tmp_path):
-    with pytest.raises(EnvNotFound, match=r"nearest .*kitchen_knob1\b"):
+    with pytest.raises(EnvNotFoundError, match=r"nearest .*kitchen_knob1\b"):
         collect("kitchen_knob", store=tmp_path)
-    with pytest.raises(DatasetNotFound, match="has no recipe"):
+    with pytest.raises(DatasetNotFoundError, match="has no recipe"):
         collect(replace(TOY, name="mine", recipe=None), store=tmp_path)
     assert not list(tmp_path.iterdir())
 
@@ -139,7 +139,7 @@ def test_unknown_tasks_and_tasks_without_recipe_are_refused(tmp_path):
 def test_a_store_that_cannot_be_written_is_reported(tmp_path):
     (tmp_path / "file").touch()
 
-    with pytest.raises(StoreNotWritable, match="set RLHIVE_DATASETS_PATH"):
+    with pytest.raises(StoreNotWritableError, match="set RLHIVE_DATASETS_PATH"):
         collect(TOY, store=tmp_path / "file")
 
 
@@ -161,7 +161,7 @@ def small_disk(tmp_path):
 def test_a_full_disk_is_reported_and_loses_nothing(small_disk):
     task = replace(TOY, recipe=Recipe("1.0.0", {"expert": 100, "medium": 100}, "mit"))
 
-    with pytest.raises(DiskFull, match="What was committed before is intact"):
+    with pytest.raises(DiskFullError, match="What was committed before is intact"):
         collect(task, store=small_disk, progress=False)
 
     assert not list(small_disk.glob("robohive/*/*/*"))

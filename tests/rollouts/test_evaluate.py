@@ -11,7 +11,7 @@ from tensordict import TensorDict
 from rlhive.envs._make import make_env, make_policy
 from rlhive.envs._references import PolicyResult, Reference
 from rlhive.envs._tasks import EVALUATION_SEED, TASKS
-from rlhive.errors import CheckpointMismatch, EnvNotFound
+from rlhive.errors import CheckpointMismatchError, EnvNotFoundError
 from rlhive.policies import Normalizer, make_actor, make_deployed_policy, save_checkpoint
 from rlhive.rollouts._evaluate import compare, evaluate, mean_interval, wilson_interval
 from rlhive.rollouts._rollout import rollout_episode
@@ -147,21 +147,21 @@ def test_to_dict_survives_json() -> None:
 
 
 def test_errors_name_what_was_expected(tmp_path) -> None:
-    with pytest.raises(CheckpointMismatch, match="expected one of expert, noisy, medium, random or a folder"):
+    with pytest.raises(CheckpointMismatchError, match="expected one of expert, noisy, medium, random or a folder"):
         evaluate("exprt", "toy_point", progress=False)
-    with pytest.raises(EnvNotFound, match="nearest toy_point"):
+    with pytest.raises(EnvNotFoundError, match="nearest toy_point"):
         evaluate("expert", "toy_pont", progress=False)
     with pytest.raises(ValueError, match="at least 1, got 0"):
         evaluate("expert", "toy_point", num_episodes=0)
-    with pytest.raises(CheckpointMismatch, match=r"expected a folder with checkpoint\.json, got none"):
+    with pytest.raises(CheckpointMismatchError, match=r"expected a folder with checkpoint\.json, got none"):
         evaluate(tmp_path, "toy_point", progress=False)
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])
 def test_a_checkpoint_of_another_environment_is_refused(tmp_path, num_workers) -> None:
     kitchen = _checkpoint(tmp_path / "kitchen", env_name="FK1_Knob1OnRandom-v4")
-    with pytest.raises(CheckpointMismatch, match="expected env_name 'ToyPoint-v0', got 'FK1_Knob1OnRandom-v4'"):
+    with pytest.raises(CheckpointMismatchError, match="expected env_name 'ToyPoint-v0', got 'FK1_Knob1OnRandom-v4'"):
         evaluate(kitchen, "toy_point", num_workers=num_workers, progress=False)
     wide = _checkpoint(tmp_path / "wide", observation_dim=5)
-    with pytest.raises(CheckpointMismatch, match="expected observation_dim 2, got 5"):
+    with pytest.raises(CheckpointMismatchError, match="expected observation_dim 2, got 5"):
         evaluate(wide, "toy_point", num_workers=num_workers, progress=False)

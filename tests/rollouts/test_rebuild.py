@@ -6,7 +6,7 @@ import pytest
 
 from rlhive.data.versions._manifest import Manifest
 from rlhive.envs._make import make_env
-from rlhive.errors import EnvNotFound, ReplayRefused
+from rlhive.errors import EnvNotFoundError, ReplayRefusedError
 from rlhive.rollouts._rebuild import environment_differences, is_other_model, task_from_run, tasks_by_run
 from rlhive.rollouts._replay import make_reward_checker
 
@@ -32,12 +32,12 @@ def test_a_manifest_may_not_name_files_robots_or_weights(version):
     (run,) = manifest.runs
     for name in ("config_path", "model_path", "obsd_model_path", "is_hardware", "visual_keys", "robot_name"):
         task = {**run["task"], "backend": "robohive", "env_kwargs": {name: "./data/evil.config"}}
-        with pytest.raises(ReplayRefused, match=name):
+        with pytest.raises(ReplayRefusedError, match=name):
             task_from_run({**run, "task": task}, manifest)
         assert make_reward_checker(replace(manifest, runs=({**run, "task": task},)))[0] is None
     allowed = {**run["task"], "env_kwargs": {"frame_skip": 2}}
     assert task_from_run({**run, "task": allowed}, manifest).env_kwargs == {"frame_skip": 2}
-    with pytest.raises(EnvNotFound, match="got no run"):
+    with pytest.raises(EnvNotFoundError, match="got no run"):
         tasks_by_run(replace(manifest, runs=()))
-    with pytest.raises(EnvNotFound, match="expected an environment in its provenance"):
+    with pytest.raises(EnvNotFoundError, match="expected an environment in its provenance"):
         task_from_run({"run": "x"}, replace(manifest, env_name=""))

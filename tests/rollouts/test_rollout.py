@@ -15,7 +15,7 @@ from torchrl.envs import ParallelEnv
 from rlhive.dataset._dataset import RoboHiveDataset
 from rlhive.envs._robohive import RoboHiveEnv
 from rlhive.envs._tasks import Recipe, Task
-from rlhive.errors import SimulationDiverged
+from rlhive.errors import SimulationDivergedError
 from rlhive.rollouts._collect import collect
 from rlhive.rollouts._evaluate import evaluate
 from rlhive.rollouts._rollout import DivergedRollout, Rollout, try_rollout
@@ -70,7 +70,7 @@ def test_a_diverged_episode_is_returned_and_the_next_episode_is_not_affected():
     assert "expected the simulation to advance from 0.160 s to 0.240 s" in invalid.reason
     assert isinstance(reference, Rollout)
     assert (reference.transitions == again.transitions).all()
-    assert pickle.loads(pickle.dumps(SimulationDiverged("diverged", 3))).step == 3
+    assert pickle.loads(pickle.dumps(SimulationDivergedError("diverged", 3))).step == 3
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])
@@ -96,13 +96,13 @@ def test_a_diverged_episode_counts_as_unsolved_and_has_no_return(caplog):
     assert evaluation.return_mean == pytest.approx(np.mean(evaluation.returns))
     assert "2 of 4 episodes were invalid: diverged at step 3 (seed 11), diverged at step 3 (seed 13)" in caplog.text
     assert evaluation.to_dict()["invalid"][0]["step"] == 3
-    with pytest.raises(SimulationDiverged, match="all 1 episodes diverged"):
+    with pytest.raises(SimulationDivergedError, match="all 1 episodes diverged"):
         evaluate(stand_still, FRAGILE, seed=11, num_episodes=1, num_workers=1, progress=False)
 
 
 def test_torchrls_collector_and_parallel_environments_report_the_divergence(capfd):
     collector = Collector(make_fragile, stand_still, frames_per_batch=10, total_frames=10)
-    with pytest.raises(SimulationDiverged, match="diverged in step 3"):
+    with pytest.raises(SimulationDivergedError, match="diverged in step 3"):
         next(iter(collector))
     collector.shutdown()
 
@@ -113,7 +113,7 @@ def test_torchrls_collector_and_parallel_environments_report_the_divergence(capf
         step_three_times(parallel)
     with contextlib.suppress(RuntimeError, ValueError):  # closing may raise again
         parallel.close(raise_if_closed=False)
-    assert "SimulationDiverged: FrankaReachRandom-v0 diverged in step 3" in capfd.readouterr().err
+    assert "SimulationDivergedError: FrankaReachRandom-v0 diverged in step 3" in capfd.readouterr().err
 
 
 def step_three_times(parallel):

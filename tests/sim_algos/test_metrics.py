@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from rlhive.errors import TrainingDiverged
+from rlhive.errors import TrainingDivergedError
 from rlhive.sim_algos._metrics import MetricLogger
 
 
@@ -25,5 +25,5 @@ def test_metrics_are_averaged_each_by_its_own_count() -> None:
 def test_a_metric_that_is_not_finite_ends_the_training(value) -> None:
     logger = MetricLogger()
     logger.log({"loss": torch.tensor(1.0), "loss_actor": torch.tensor(value)})
-    with pytest.raises(TrainingDiverged, match=r"before step 7: expected a finite loss_actor, got -?(nan|inf)"):
+    with pytest.raises(TrainingDivergedError, match=r"before step 7: expected a finite loss_actor, got -?(nan|inf)"):
         logger.average(step=7)

@@ -8,7 +8,7 @@ from torchrl.envs.utils import RandomPolicy
 from rlhive.dataset._dataset import RoboHiveDataset
 from rlhive.envs._make import make_env
 from rlhive.envs._tasks import EXPLORATION_SEED
-from rlhive.errors import InvalidSetting, SimulationDiverged
+from rlhive.errors import InvalidOptionError, SimulationDivergedError
 from rlhive.policies import Normalizer, load_policy, read_checkpoint
 from rlhive.rollouts._collect import collect
 from rlhive.rollouts._evaluate import evaluate
@@ -114,21 +114,21 @@ def test_a_simulation_that_keeps_diverging_ends_the_training() -> None:
 
     def explode(tensordict):
         msg = "ToyPoint-v0 diverged in step 1"
-        raise SimulationDiverged(msg, 1)
+        raise SimulationDivergedError(msg, 1)
 
-    with pytest.raises(SimulationDiverged, match="diverged in step 1"):
+    with pytest.raises(SimulationDivergedError, match="diverged in step 1"):
         collector.collect(explode)
     assert collector.num_frames == len(collector.buffer) == 0
 
 
 def test_contradictory_configurations_are_refused(tmp_path) -> None:
-    with pytest.raises(InvalidSetting, match="bc learns from a dataset: expected its name, got none"):
+    with pytest.raises(InvalidOptionError, match="bc learns from a dataset: expected its name, got none"):
         train("bc", output_dir=tmp_path)
-    with pytest.raises(InvalidSetting, match="expected no env, got reach"):
+    with pytest.raises(InvalidOptionError, match="expected no env, got reach"):
         train("iql", "toy_point", env="reach", output_dir=tmp_path)
-    with pytest.raises(InvalidSetting, match="expected no exploration"):
+    with pytest.raises(InvalidOptionError, match="expected no exploration"):
         train("bc", "toy_point", overrides=["+exploration=gaussian"], output_dir=tmp_path)
-    with pytest.raises(InvalidSetting, match=r"expected room for a batch of 64 transitions, got 8"):
+    with pytest.raises(InvalidOptionError, match=r"expected room for a batch of 64 transitions, got 8"):
         train_sac(tmp_path, "collect.buffer_size=8")
     assert list(tmp_path.iterdir()) == []
 

@@ -6,7 +6,7 @@ import torch
 
 from rlhive import RoboHiveDataset
 from rlhive.data.versions._export import export
-from rlhive.errors import SchemaMismatch
+from rlhive.errors import SchemaMismatchError
 from rlhive.policies import Normalizer
 from rlhive.sim_algos import _preprocessing
 from rlhive.sim_algos._bc import BehaviorCloning
@@ -74,7 +74,7 @@ def test_an_infinite_observation_is_found_before_it_is_clipped(tmp_path) -> None
     dataset = RoboHiveDataset(export(as_buffer(rows), "my/inf", license="mit", store=tmp_path))
     buffer = dataset.as_replay_buffer(normalize=True)
     assert buffer[:]["next", "observation"].isfinite().all()
-    with pytest.raises(SchemaMismatch, match=r"\('next', 'observation'\): expected finite values"):
+    with pytest.raises(SchemaMismatchError, match=r"\('next', 'observation'\): expected finite values"):
         compute_training_statistics(buffer, ImplicitQLearning.in_keys)
     assert compute_training_statistics(buffer, BehaviorCloning.in_keys).is_normalized  # does not read it
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
 
-from rlhive.errors import SchemaMismatch, StoreNotWritable
+from rlhive.errors import SchemaMismatchError, StoreNotWritableError
 from rlhive.policies._checkpoint import load_policy
 from rlhive.rollouts._evaluate import evaluate
 from tests.sim_algos.toy import as_buffer, collect_buffer, quick_config, train_quickly
@@ -46,17 +46,17 @@ def test_iql_improves_on_data_that_bc_merely_repeats(tmp_path) -> None:
 def test_data_that_cannot_be_learned_from_are_refused(tmp_path) -> None:
     config = quick_config("iql")
     rows = collect_buffer("expert", num_episodes=1)[:]
-    with pytest.raises(SchemaMismatch, match="is empty"):
+    with pytest.raises(SchemaMismatchError, match="is empty"):
         train_quickly(TensorDictReplayBuffer(storage=LazyTensorStorage(4)), config, tmp_path)
-    with pytest.raises(SchemaMismatch, match=r"lack \[\('next', 'terminated'\)\]"):
+    with pytest.raises(SchemaMismatchError, match=r"lack \[\('next', 'terminated'\)\]"):
         train_quickly(as_buffer(rows.exclude(("next", "terminated"))), config, tmp_path)
     rows["action"][3] = torch.nan
-    with pytest.raises(SchemaMismatch, match="'action': expected finite values"):
+    with pytest.raises(SchemaMismatchError, match="'action': expected finite values"):
         train_quickly(as_buffer(rows), config, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_unwritable_place_is_refused_before_the_training(tmp_path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(StoreNotWritable, match="Choose another output_dir"):
+    with pytest.raises(StoreNotWritableError, match="Choose another output_dir"):
         train_quickly(None, quick_config("bc"), tmp_path / "file" / "a")

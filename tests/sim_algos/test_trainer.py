@@ -6,7 +6,7 @@ import pytest
 import torch
 from tensordict import TensorDict
 
-from rlhive.errors import TrainingDiverged
+from rlhive.errors import TrainingDivergedError
 from rlhive.policies._checkpoint import read_checkpoint
 from tests.sim_algos.toy import collect_buffer, quick_config, train_quickly
 
@@ -66,6 +66,6 @@ def test_an_interrupt_leaves_the_last_whole_checkpoint(tmp_path) -> None:
 
 def test_divergence_ends_the_training_with_a_sentence(tmp_path) -> None:
     config = quick_config("bc", "optim.lr=1e38", "train.log_every=5")
-    with pytest.raises(TrainingDiverged, match="expected a finite loss, got"):
+    with pytest.raises(TrainingDivergedError, match="expected a finite loss, got"):
         train_quickly(collect_buffer("random"), config, tmp_path / "a")
     assert not (tmp_path / "a").exists()

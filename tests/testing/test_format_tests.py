@@ -209,4 +209,4 @@ def test_without_pytest_the_suites_say_what_they_need():
     script = "import sys; sys.modules['pytest'] = None; import rlhive; print('fine'); import rlhive.testing"
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert ran.stdout == "fine\n"
-    assert "MissingExtra: rlhive.testing needs pytest: pip install pytest" in ran.stderr
+    assert "MissingExtraError: rlhive.testing needs pytest: pip install pytest" in ran.stderr

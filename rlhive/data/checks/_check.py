@@ -32,7 +32,7 @@ from rlhive.data.versions import (
     find_table_mismatches,
     verify_files,
 )
-from rlhive.errors import CorruptDataset, RLHiveError
+from rlhive.errors import CorruptDatasetError, RLHiveError
 
 
 def run_checks(
@@ -110,7 +110,7 @@ def _check_episode_table(folder: Path, manifest: Manifest, builder: ReportBuilde
     path = folder / EPISODES_PATH
     try:
         table = _parquet.read_table(path)
-    except CorruptDataset as error:
+    except CorruptDatasetError as error:
         builder.add("pages", str(error))
         return None
     problems = list(find_table_mismatches(path, table.schema, manifest))
@@ -150,7 +150,7 @@ def _check_shard(
     """Return the chunks of a shard with the episodes at ``positions``; none if it does not match the manifest."""
     try:
         group_sizes, schema = _parquet.read_group_sizes(path), _parquet.read_arrow_schema(path)
-    except CorruptDataset as error:
+    except CorruptDatasetError as error:
         builder.add("pages", str(error))
         return []
     problems = list(find_schema_mismatches(path, schema, _arrow.row_schema(manifest.schema)))

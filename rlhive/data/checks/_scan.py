@@ -24,7 +24,7 @@ from rlhive.data._episodes import TERMINATED, TRUNCATED, Columns, EpisodeRecord
 from rlhive.data._schema import Schema
 from rlhive.data._statistics import find_extremes
 from rlhive.data.checks._duplicates import Sketcher, unique_codes
-from rlhive.errors import CorruptDataset
+from rlhive.errors import CorruptDatasetError
 
 #: Function that recomputes an episode's rewards. It returns what differs under "reward" and "success", or under
 #: "unavailable" the reason why the rewards cannot be computed.
@@ -194,7 +194,7 @@ class Scanner:
     def _scan_chunk(self, chunk: _parquet.Chunk) -> ChunkFacts:
         try:
             table = _parquet.read_groups(chunk.path, chunk.groups)
-        except CorruptDataset as error:
+        except CorruptDatasetError as error:
             return ChunkFacts(chunk, str(error))
         columns = _arrow.table_to_columns(table, self._schema)
         for array in columns.values():

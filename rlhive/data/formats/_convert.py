@@ -16,7 +16,7 @@ from rlhive.data.formats._format import Format
 from rlhive.data.formats._interrupts import detect_interrupts
 from rlhive.data.formats._registry import available_formats, get_format
 from rlhive.data.versions import Manifest, export, read_records
-from rlhive.errors import DatasetExists, RLHiveError, SchemaMismatch, UnsupportedFormat
+from rlhive.errors import DatasetExistsError, RLHiveError, SchemaMismatchError, UnsupportedFormatError
 
 logger = logging.getLogger(__name__)
 
@@ -55,16 +55,17 @@ def import_dataset(
         The version's folder.
 
     Raises:
-        UnsupportedFormat: No such format, or it has no such option.
-        SchemaMismatch: The files are missing, damaged, ambiguous or of another format; the message has the address.
-        CorruptDataset: A Parquet file is damaged; the message names it.
-        DatasetExists: The version exists.
+        UnsupportedFormatError: No such format, or it has no such option.
+        SchemaMismatchError: The files are missing, damaged, ambiguous or of another format; the message has the
+            address.
+        CorruptDatasetError: A Parquet file is damaged; the message names it.
+        DatasetExistsError: The version exists.
     """
     if version:  # checked before the files are read, which may take a while
         folder = _store.version_dir(name, version, store=store)
         if folder.exists():
             msg = f"{folder} exists: a version is never overwritten."
-            raise DatasetExists(msg)
+            raise DatasetExistsError(msg)
     item = get_format(kind)
     with detect_interrupts() as raise_if_interrupted:
         opened = open_source(item, source, **options, **_progress_option(item, progress))
@@ -95,8 +96,8 @@ def open_source(kind: str | Format, source: str | Path, **options: Any) -> Episo
         **options: As for :func:`import_dataset`.
 
     Raises:
-        UnsupportedFormat: No such format, or it has no such option.
-        SchemaMismatch, CorruptDataset: As for :func:`import_dataset`.
+        UnsupportedFormatError: No such format, or it has no such option.
+        SchemaMismatchError, CorruptDatasetError: As for :func:`import_dataset`.
     """
     item = get_format(kind)
     item.require_read_options({name: value for name, value in options.items() if name != "progress"})
@@ -122,16 +123,16 @@ def export_to(kind: str | Format, folder: Path, target: str | Path, *, progress:
         The target.
 
     Raises:
-        UnsupportedFormat: No such format, it has no such option, or it cannot hold this dataset.
-        DatasetExists: The target exists.
-        CorruptDataset: A file of the version differs from what its manifest recorded.
+        UnsupportedFormatError: No such format, it has no such option, or it cannot hold this dataset.
+        DatasetExistsError: The target exists.
+        CorruptDatasetError: A file of the version differs from what its manifest recorded.
     """
     item, folder, target = get_format(kind, for_writing=True), Path(folder), Path(target)
     item.require_write_options(options)
     manifest = Manifest.read(folder)
     if target.exists():
         msg = f"{target} exists: expected the path of a new folder."
-        raise DatasetExists(msg)
+        raise DatasetExistsError(msg)
     records = read_records(folder, manifest, list(manifest.splits))
     with detect_interrupts() as raise_if_interrupted:
         counted = _show_progress(records, manifest.num_episodes, str(target), progress, raise_if_interrupted)
@@ -148,7 +149,7 @@ def get_hub_tag(kind: str | Format) -> str:
     """Return the git tag by which another library finds a dataset of its format on the Hub.
 
     Raises:
-        UnsupportedFormat: The library looks for no tag, so a dataset in that format cannot be pushed.
+        UnsupportedFormatError: The library looks for no tag, so a dataset in that format cannot be pushed.
     """
     item = get_format(kind, for_writing=True)
     if item.hub_tag is None:
@@ -157,7 +158,7 @@ def get_hub_tag(kind: str | Format) -> str:
             f"Format {item.name} cannot be pushed: expected {' or '.join(tagged)}. The version itself can be: "
             "rlhive push"
         )
-        raise UnsupportedFormat(msg)
+        raise UnsupportedFormatError(msg)
     return item.hub_tag
 
 
@@ -180,7 +181,7 @@ def _translate_reader_error(error: Exception, item: Format, source: str | Path) 
     if isinstance(error, (RLHiveError, MemoryError)):
         return error
     cause = " ".join(repr(error).split())
-    return SchemaMismatch(f"{source}: expected complete files in the format {item.name}, got: {cause}.")
+    return SchemaMismatchError(f"{source}: expected complete files in the format {item.name}, got: {cause}.")
 
 
 def _show_progress(

@@ -28,7 +28,7 @@ from rlhive.data.formats._d4rl_ends import find_episode_ends
 from rlhive.data.formats._episode_source import EpisodeArrays, EpisodeSource, end_flags
 from rlhive.data.formats._hdf5 import open_hdf5
 from rlhive.data.versions import compute_sha256
-from rlhive.errors import SchemaMismatch
+from rlhive.errors import SchemaMismatchError
 
 _REQUIRED = ("observations", "actions", "rewards", "terminals")
 
@@ -79,9 +79,9 @@ def read_d4rl(
         The episodes, with simulator positions of row 0 as start state, and ``info.<name>`` columns.
 
     Raises:
-        SchemaMismatch: The file is no D4RL file, its ends disagree with its observations, or it has no ends; the
+        SchemaMismatchError: The file is no D4RL file, its ends disagree with its observations, or it has no ends; the
             message names the row and the option that decides.
-        MissingExtra: h5py is not installed.
+        MissingExtraError: h5py is not installed.
 
     Example:
         >>> read_d4rl(Path("halfcheetah_medium-v2.hdf5")).num_episodes  # doctest: +SKIP
@@ -111,7 +111,7 @@ def _require_d4rl_arrays(h5: Any, path: Path) -> None:
     if missing or len(set(lengths.values())) != 1:
         found = f"no {', '.join(missing)}" if missing else f"lengths {lengths}"
         msg = f"{path}: expected D4RL's {', '.join(_REQUIRED)}, all of one length, got {found}."
-        raise SchemaMismatch(msg)
+        raise SchemaMismatchError(msg)
 
 
 def _choose_alignment(path: Path, alignment: str | None) -> str:
@@ -120,7 +120,7 @@ def _choose_alignment(path: Path, alignment: str | None) -> str:
             f"{path}: maze2d's published files hold the reward of the row's own state, not of the one that its action "
             "led to. The option decides: alignment='state' moves it, alignment='path' takes it as it is."
         )
-        raise SchemaMismatch(msg)
+        raise SchemaMismatchError(msg)
     return alignment or "path"
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from rlhive.errors import SchemaMismatch
+from rlhive.errors import SchemaMismatchError
 
 #: Bytes of observations that are compared at a time.
 _CHUNK_BYTES = 4 * 2**20
@@ -30,7 +30,7 @@ def find_episode_ends(
         Whether each row ends the task, whether it is the last of its episode, bool ``[N]`` each; and notes.
 
     Raises:
-        SchemaMismatch: The file has no ends at all, or the observations jump where no end is marked.
+        SchemaMismatchError: The file has no ends at all, or the observations jump where no end is marked.
     """
     terminals = np.ravel(h5["terminals"]).astype(bool)
     has_marks = "timeouts" in h5 or horizon is not None
@@ -39,7 +39,7 @@ def find_episode_ends(
     jumps = _find_jumps(h5)
     if not has_marks and "next_observations" not in h5 and not jumps.any() and not terminals.any():
         msg = f"{path}: expected timeouts, next_observations or terminals, got none of them. horizon= replaces them."
-        raise SchemaMismatch(msg)
+        raise SchemaMismatchError(msg)
     unmarked = jumps & ~is_last
     if unmarked.any() and has_marks and breaks is None:
         msg = (
@@ -47,7 +47,7 @@ def find_episode_ends(
             "in all, where the file marks no end. breaks='found' ends episodes there, breaks='marked' ignores the "
             "jumps."
         )
-        raise SchemaMismatch(msg)
+        raise SchemaMismatchError(msg)
     notes = [] if "timeouts" in h5 else [_describe_missing_timeouts(horizon)]
     if breaks != "marked" and unmarked.any():
         notes.append(f"{int(unmarked.sum())} ends that the file does not mark, found where its observations jump")

@@ -47,7 +47,7 @@ class EpisodeArrays:
         """Return the schema of the arrays.
 
         Raises:
-            SchemaMismatch: An array has a dtype that a column cannot have.
+            SchemaMismatchError: An array has a dtype that a column cannot have.
         """
         return Schema.from_arrays(self._with_next())
 
@@ -60,7 +60,7 @@ class EpisodeArrays:
             **fields: Further fields of the record; those of the arrays take precedence.
 
         Raises:
-            SchemaMismatch: A key, dtype or shape differs, a value is NaN, or an end stands before the last row.
+            SchemaMismatchError: A key, dtype or shape differs, a value is NaN, or an end stands before the last row.
         """
         leaves = self._with_next()
         schema.require(Schema.from_arrays(leaves), context=self.context)

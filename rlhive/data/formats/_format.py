@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from rlhive.errors import SchemaMismatch, UnsupportedFormat
+from rlhive.errors import SchemaMismatchError, UnsupportedFormatError
 
 if TYPE_CHECKING:  # they import torch, and the command line reads the declarations without it
     from rlhive.data._episodes import EpisodeRecord
@@ -39,7 +39,7 @@ class Option:
         """Convert a text of the command line to a value.
 
         Raises:
-            SchemaMismatch: The text is no value of the type.
+            SchemaMismatchError: The text is no value of the type.
         """
         if self.value_type is bool and text.lower() in _BOOLEANS:
             return _BOOLEANS[text.lower()]
@@ -55,7 +55,7 @@ class Option:
         """Check a value; None stands for an option that is not given.
 
         Raises:
-            SchemaMismatch: The value has another type, or is not among the choices.
+            SchemaMismatchError: The value has another type, or is not among the choices.
         """
         is_sequence = isinstance(value, Sequence) and not isinstance(value, str)
         values = value if self.repeatable and is_sequence else [value]
@@ -63,7 +63,7 @@ class Option:
             if item is not None and not self._accepts(item):
                 expected = f"one of {', '.join(self.choices)}" if self.choices else f"a value of type {self._type_name}"
                 msg = f"{self.name}={value!r}: expected {expected}, or None for the default."
-                raise SchemaMismatch(msg)
+                raise SchemaMismatchError(msg)
 
     @property
     def _type_name(self) -> str:
@@ -111,8 +111,8 @@ class Format(abc.ABC):
             The episodes, read one at a time while they are iterated over.
 
         Raises:
-            SchemaMismatch: The files are missing, damaged, ambiguous or of another format; the message is one sentence
-                with the address. Any other exception of a reader is translated into one.
+            SchemaMismatchError: The files are missing, damaged, ambiguous or of another format; the message is one
+                sentence with the address. Any other exception of a reader is translated into one.
         """
 
     def write(
@@ -128,11 +128,11 @@ class Format(abc.ABC):
             **options: The declared options that the caller gave.
 
         Raises:
-            UnsupportedFormat: The format cannot hold the episodes, or cannot be written.
-            DatasetExists: The target exists.
+            UnsupportedFormatError: The format cannot hold the episodes, or cannot be written.
+            DatasetExistsError: The target exists.
         """
         msg = f"Format {self.name} can be read, not written."
-        raise UnsupportedFormat(msg)
+        raise UnsupportedFormatError(msg)
 
     def is_exported(self, manifest: "Manifest", target: Path, *args: Any, **options: Any) -> bool:
         """Return whether :meth:`write` made a folder from this version with these options.
@@ -158,8 +158,8 @@ class Format(abc.ABC):
         """Check options of :meth:`read`.
 
         Raises:
-            UnsupportedFormat: The format has no such option; the message names the nearest.
-            SchemaMismatch: A value has another type, or is not among the choices.
+            UnsupportedFormatError: The format has no such option; the message names the nearest.
+            SchemaMismatchError: A value has another type, or is not among the choices.
         """
         _require_declared(self.name, self.read_options, options)
 
@@ -175,5 +175,5 @@ def _require_declared(name: str, declared: Iterable[Option], options: Mapping[st
             nearest = difflib.get_close_matches(option, by_name, n=3, cutoff=0.5)
             hint = f"nearest {', '.join(nearest)}; " if nearest else ""
             msg = f"Format {name} has no option {option!r}: {hint}expected one of {', '.join(by_name) or 'none'}."
-            raise UnsupportedFormat(msg)
+            raise UnsupportedFormatError(msg)
         by_name[option].require(value)

@@ -4,7 +4,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from rlhive.errors import MissingExtra, SchemaMismatch
+from rlhive.errors import MissingExtraError, SchemaMismatchError
 
 
 def open_hdf5(file: Path) -> Any:
@@ -14,15 +14,15 @@ def open_hdf5(file: Path) -> Any:
         An ``h5py.File``.
 
     Raises:
-        MissingExtra: h5py is not installed.
-        SchemaMismatch: The file does not exist or is not readable as HDF5.
+        MissingExtraError: h5py is not installed.
+        SchemaMismatchError: The file does not exist or is not readable as HDF5.
     """
     h5py = _import_h5py()
     try:
         return h5py.File(file, "r")
     except OSError as error:
         msg = f"{file}: expected a readable HDF5 file, got: {error}."
-        raise SchemaMismatch(msg) from error
+        raise SchemaMismatchError(msg) from error
 
 
 def create_hdf5(file: Path) -> Any:
@@ -32,7 +32,7 @@ def create_hdf5(file: Path) -> Any:
         An ``h5py.File``.
 
     Raises:
-        MissingExtra: h5py is not installed.
+        MissingExtraError: h5py is not installed.
     """
     return _import_h5py().File(file, "w-", track_order=True)
 
@@ -42,5 +42,5 @@ def _import_h5py() -> ModuleType:
         import h5py
     except ImportError as error:
         msg = "HDF5 files need h5py: pip install 'rlhive[formats]'"
-        raise MissingExtra(msg) from error
+        raise MissingExtraError(msg) from error
     return h5py

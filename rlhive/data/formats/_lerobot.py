@@ -24,7 +24,7 @@ from rlhive import keys
 from rlhive.data._episodes import REWARD, TERMINATED, TRUNCATED, Columns, EpisodeRecord
 from rlhive.data.formats._episode_source import EpisodeArrays, EpisodeSource, end_flags
 from rlhive.data.formats._lerobot_files import LeRobotEpisode, LeRobotFiles
-from rlhive.errors import SchemaMismatch
+from rlhive.errors import SchemaMismatchError
 
 STATE = "observation.state"
 IMAGES = "observation.images."
@@ -45,9 +45,10 @@ def read_lerobot(source: Path, *, split: str = "train") -> EpisodeSource:
         split: Name of the split for all episodes; datasets that RLHive wrote keep their splits.
 
     Raises:
-        SchemaMismatch: The folder is no LeRobot dataset, is of another version, or has fewer frames than its episodes.
-        CorruptDataset: A Parquet file of frames is damaged.
-        MissingExtra: A package for its pictures or videos is not installed.
+        SchemaMismatchError: The folder is no LeRobot dataset, is of another version, or has fewer frames than its
+            episodes.
+        CorruptDatasetError: A Parquet file of frames is damaged.
+        MissingExtraError: A package for its pictures or videos is not installed.
 
     Example:
         >>> read_lerobot(Path("pusht")).num_episodes  # doctest: +SKIP
@@ -57,7 +58,7 @@ def read_lerobot(source: Path, *, split: str = "train") -> EpisodeSource:
     episodes = files.read_episodes()
     if not episodes:
         msg = f"{files.root}: expected episodes, got none."
-        raise SchemaMismatch(msg)
+        raise SchemaMismatchError(msg)
     extras = files.read_rlhive_episodes()
     first_frames = next(iter(files.read_frames(episodes[:1])))
     schema = _build_lerobot_arrays(files, episodes[0], first_frames, extras[0] if extras else None).infer_schema()
@@ -123,7 +124,7 @@ def _drop_last_frame(columns: Columns, final: Columns, context: str, metadata: M
     length = len(next(iter(columns.values())))
     if length < 2:
         msg = f"{context}: expected at least 2 frames, the last of which is the final observation, got {length}."
-        raise SchemaMismatch(msg)
+        raise SchemaMismatchError(msg)
     if keys.SUCCESS in final:
         final = final | {keys.SUCCESS: columns[keys.SUCCESS][-1]}
     shortened = {name: rows[:-1] for name, rows in columns.items()}

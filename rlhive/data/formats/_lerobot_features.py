@@ -12,7 +12,7 @@ from rlhive.data._statistics import ColumnStatistics
 from rlhive.data.formats._lerobot import DONE, IMAGES, STATE, SUCCESS
 from rlhive.data.formats._lerobot_files import BOOKKEEPING
 from rlhive.data.formats._pictures import encode_png
-from rlhive.errors import UnsupportedFormat
+from rlhive.errors import UnsupportedFormatError
 
 
 def build_features(schema: Schema, dtype: str | None) -> dict[str, dict[str, Any]]:
@@ -23,7 +23,7 @@ def build_features(schema: Schema, dtype: str | None) -> dict[str, dict[str, Any
         dtype: Dtype that float64 fields are rounded to; None for no rounding.
 
     Raises:
-        UnsupportedFormat: A field cannot be a LeRobot feature.
+        UnsupportedFormatError: A field cannot be a LeRobot feature.
     """
     features = {name: _build_feature(name, item, dtype) for item in schema.fields for name in name_features(item)}
     features[DONE] = _build_vector("bool", [1])
@@ -47,11 +47,11 @@ def _build_feature(name: str, item: Field, dtype: str | None) -> dict[str, Any]:
     if name.startswith(IMAGES):
         if item.dtype != "uint8" or len(item.shape) not in (3, 4) or item.shape[-1] != 3:
             msg = f"Key {item.column}: expected uint8 pictures [H, W, 3] or [camera, H, W, 3], got {item.describe()}."
-            raise UnsupportedFormat(msg)
+            raise UnsupportedFormatError(msg)
         return {"dtype": "image", "shape": list(item.shape[-3:]), "names": ["height", "width", "channel"]}
     if len(item.shape) > 1:
         msg = f"Key {item.column}: LeRobot takes one dimension, got {item.describe()}. Drop the column before."
-        raise UnsupportedFormat(msg)
+        raise UnsupportedFormatError(msg)
     return _build_vector(dtype if dtype and item.dtype == "float64" else item.dtype, list(item.shape) or [1])
 
 

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from rlhive.data import _arrow, _parquet
 from rlhive.data.formats._pictures import decode_picture, decode_video_frames
-from rlhive.errors import SchemaMismatch
+from rlhive.errors import SchemaMismatchError
 
 #: What RLHive adds to a LeRobot dataset; LeRobot ignores the file.
 EPISODES_PATH = "meta/rlhive_episodes.parquet"
@@ -67,7 +67,7 @@ class LeRobotFiles:
         videos: Names of the features that are videos.
 
     Raises:
-        SchemaMismatch: The folder is no LeRobot dataset, or one of another version.
+        SchemaMismatchError: The folder is no LeRobot dataset, or one of another version.
     """
 
     def __init__(self, root: Path):
@@ -75,12 +75,12 @@ class LeRobotFiles:
         path = root / "meta" / "info.json"
         if not path.is_file():
             msg = f"{root}: expected a LeRobot dataset with meta/info.json, got none."
-            raise SchemaMismatch(msg)
+            raise SchemaMismatchError(msg)
         self.info: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         self.version: str = self.info["codebase_version"]
         if self.version not in _VERSIONS:
             msg = f"{root}: expected a codebase_version of {', '.join(_VERSIONS)}, got {self.version!r}."
-            raise SchemaMismatch(msg)
+            raise SchemaMismatchError(msg)
         features = self.info["features"]
         self.videos = [name for name, feature in features.items() if feature["dtype"] == "video"]
         self.features = {name: feature for name, feature in features.items() if name not in BOOKKEEPING}
@@ -99,8 +99,8 @@ class LeRobotFiles:
         """Yield the frames of each episode; the files hold them in that order.
 
         Raises:
-            SchemaMismatch: Frames are missing, or belong to another episode.
-            CorruptDataset: A Parquet file is damaged.
+            SchemaMismatchError: Frames are missing, or belong to another episode.
+            CorruptDatasetError: A Parquet file is damaged.
         """
         rows = _FrameReader(sorted((self.root / "data").glob("*/*.parquet")))
         for episode in episodes:
@@ -111,7 +111,7 @@ class LeRobotFiles:
                     f"{self.root}, episode {episode.index}: expected {episode.length} frames, got {len(frames)} of "
                     f"episodes {sorted(indices)}."
                 )
-                raise SchemaMismatch(msg)
+                raise SchemaMismatchError(msg)
             yield frames
 
     def read_tasks(self) -> dict[int, str]:

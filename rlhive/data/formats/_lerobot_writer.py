@@ -22,7 +22,7 @@ from rlhive.data.formats._lerobot import DONE, IMAGES, SUCCESS
 from rlhive.data.formats._lerobot_features import build_features, name_features, summarise_feature, to_arrow
 from rlhive.data.formats._lerobot_files import EPISODES_PATH
 from rlhive.data.versions import Manifest
-from rlhive.errors import UnsupportedFormat
+from rlhive.errors import UnsupportedFormatError
 
 #: LeRobot's version of the format, which is also the git tag by which it finds a dataset on the Hub.
 CODEBASE_VERSION = "v3.0"
@@ -55,9 +55,9 @@ def write_lerobot(
         robot_type: LeRobot's name of the robot.
 
     Raises:
-        UnsupportedFormat: A field cannot be a LeRobot feature, or fps is neither given nor known.
-        DatasetExists: The target exists.
-        MissingExtra: Pillow is needed for pictures and not installed.
+        UnsupportedFormatError: A field cannot be a LeRobot feature, or fps is neither given nor known.
+        DatasetExistsError: The target exists.
+        MissingExtraError: Pillow is needed for pictures and not installed.
     """
     origin = _describe_origin(manifest, fps=fps, task=task, dtype=dtype, robot_type=robot_type)
     frames_per_second = fps or _find_fps(manifest)
@@ -271,7 +271,7 @@ def _find_fps(manifest: Manifest) -> int:
         if time_step_s:
             return max(1, round(1 / time_step_s))
     msg = f"{manifest.name}: no run records the frames per second, expected fps=."
-    raise UnsupportedFormat(msg)
+    raise UnsupportedFormatError(msg)
 
 
 def _build_lerobot_card(manifest: Manifest) -> str:

@@ -25,7 +25,7 @@ from rlhive.data._schema import Schema
 from rlhive.data.formats._episode_source import EpisodeArrays, EpisodeSource
 from rlhive.data.formats._minari_storage import INFO, Tree, read_minari_episode
 from rlhive.data.formats._pictures import decode_picture
-from rlhive.errors import SchemaMismatch
+from rlhive.errors import SchemaMismatchError
 
 #: Keys of metadata.json that go into the run's provenance.
 _PROVENANCE_KEYS = (
@@ -51,9 +51,9 @@ def read_minari(source: Path, *, split: str = "train") -> EpisodeSource:
         split: Name of the split for all episodes.
 
     Raises:
-        SchemaMismatch: The folder is no Minari dataset, or an episode does not have the lengths that Minari promises;
-            the message names the episode.
-        MissingExtra: h5py is not installed and the storage is HDF5.
+        SchemaMismatchError: The folder is no Minari dataset, or an episode does not have the lengths that Minari
+            promises; the message names the episode.
+        MissingExtraError: h5py is not installed and the storage is HDF5.
 
     Example:
         >>> read_minari(Path("~/.minari/datasets/door/human-v2").expanduser()).num_episodes  # doctest: +SKIP
@@ -66,7 +66,7 @@ def read_minari(source: Path, *, split: str = "train") -> EpisodeSource:
     num_episodes = int(metadata["total_episodes"])
     if not num_episodes:
         msg = f"{folder}: expected episodes, got none."
-        raise SchemaMismatch(msg)
+        raise SchemaMismatchError(msg)
     run = _describe_minari_run(metadata)
 
     def read_arrays(episode: int) -> EpisodeArrays:
@@ -94,7 +94,7 @@ def _find_data_folder(source: Path) -> Path:
         if (folder / "metadata.json").is_file():
             return folder
     msg = f"{source}: expected a Minari dataset with data/metadata.json, got none."
-    raise SchemaMismatch(msg)
+    raise SchemaMismatchError(msg)
 
 
 def _build_minari_arrays(
@@ -114,7 +114,7 @@ def _build_minari_arrays(
     wrong |= {name: len(rows) for name, rows in columns.items() if len(rows) != length}
     if wrong or not length:
         msg = f"{context}: expected {length + 1} observations for {length} rewards, got {wrong}."
-        raise SchemaMismatch(msg)
+        raise SchemaMismatchError(msg)
     for column, name in ((REWARD, "rewards"), (TERMINATED, "terminations"), (TRUNCATED, "truncations")):
         columns[column] = np.asarray(content[name]).reshape(length, 1)
     columns |= {name: rows[:-1] for name, rows in states.items()}

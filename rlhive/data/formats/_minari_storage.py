@@ -11,7 +11,7 @@ import pyarrow.ipc
 import pyarrow.parquet as pq
 
 from rlhive.data.formats._hdf5 import open_hdf5
-from rlhive.errors import SchemaMismatch
+from rlhive.errors import SchemaMismatchError
 
 #: Arrays, or dictionaries of them by name.
 Tree = Any
@@ -36,7 +36,7 @@ def read_minari_episode(folder: Path, storage: str, episode: int) -> tuple[dict[
         The arrays by Minari's names (observations, actions, …), and the episode's metadata.
 
     Raises:
-        SchemaMismatch: The storage is none of the three, or the file is damaged.
+        SchemaMismatchError: The storage is none of the three, or the file is damaged.
     """
     if storage == "hdf5":
         with open_hdf5(folder / HDF5_FILE) as h5:
@@ -44,7 +44,7 @@ def read_minari_episode(folder: Path, storage: str, episode: int) -> tuple[dict[
             return _read_group(group), _nest_attributes(dict(group.attrs))
     if storage not in ("arrow", "parquet"):
         msg = f"{folder}: expected a data_format of hdf5, arrow or parquet, got {storage!r}."
-        raise SchemaMismatch(msg)
+        raise SchemaMismatchError(msg)
     path = folder / str(episode)
     table = pa.concat_tables([_read_part(part) for part in sorted(path.glob(f"part-*.{storage}"))]).combine_chunks()
     attributes = json.loads((path / "metadata.json").read_text(encoding="utf-8"))

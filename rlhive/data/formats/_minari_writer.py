@@ -36,8 +36,8 @@ def write_minari(
         dataset_id: Minari's id of the dataset; ``<namespace>/<name>-v<major>`` by default.
 
     Raises:
-        DatasetExists: The target exists.
-        MissingExtra: h5py is not installed.
+        DatasetExistsError: The target exists.
+        MissingExtraError: h5py is not installed.
     """
     spaces = _build_spaces(manifest)
     env_specs = [run["env_spec"] for run in manifest.runs if run.get("env_spec")]

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from rlhive.errors import MissingExtra, SchemaMismatch
+from rlhive.errors import MissingExtraError, SchemaMismatchError
 
 _MISSING = "Compressed pictures need {}: pip install 'rlhive[formats]'"
 
@@ -22,30 +22,30 @@ def decode_picture(content: bytes, *, context: str) -> np.ndarray:
         uint8 ``[H, W, 3]``, ``[H, W]`` for a grey picture; uint16 for one of 16 bits.
 
     Raises:
-        SchemaMismatch: The content is no PNG or JPEG picture, or a damaged one.
-        MissingExtra: Pillow is not installed.
+        SchemaMismatchError: The content is no PNG or JPEG picture, or a damaged one.
+        MissingExtraError: Pillow is not installed.
     """
     try:
         from PIL import Image
     except ImportError as error:
-        raise MissingExtra(_MISSING.format("pillow")) from error
+        raise MissingExtraError(_MISSING.format("pillow")) from error
     try:
         return np.asarray(Image.open(io.BytesIO(content), formats=("PNG", "JPEG")))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what Pillow raises on damage
         msg = f"{context}: expected a PNG or JPEG picture, got {len(content)} other bytes: {error}."
-        raise SchemaMismatch(msg) from error
+        raise SchemaMismatchError(msg) from error
 
 
 def encode_png(picture: np.ndarray) -> bytes:
     """Encode a picture, uint8 ``[H, W, 3]``, as PNG, which is lossless.
 
     Raises:
-        MissingExtra: Pillow is not installed.
+        MissingExtraError: Pillow is not installed.
     """
     try:
         from PIL import Image
     except ImportError as error:
-        raise MissingExtra(_MISSING.format("pillow")) from error
+        raise MissingExtraError(_MISSING.format("pillow")) from error
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, format="PNG", compress_level=1)
     return buffer.getvalue()
@@ -64,13 +64,13 @@ def decode_video_frames(path: Path, *, start_s: float, count: int, fps: float) -
         uint8 ``[count, H, W, 3]``, RGB.
 
     Raises:
-        SchemaMismatch: The video has fewer frames.
-        MissingExtra: PyAV is not installed.
+        SchemaMismatchError: The video has fewer frames.
+        MissingExtraError: PyAV is not installed.
     """
     try:
         import av
     except ImportError as error:
-        raise MissingExtra(_MISSING.format("av")) from error
+        raise MissingExtraError(_MISSING.format("av")) from error
     frames: list[Any] = []
     with av.open(str(path)) as container:
         if start_s > 0:
@@ -81,4 +81,4 @@ def decode_video_frames(path: Path, *, start_s: float, count: int, fps: float) -
             if len(frames) == count:
                 return np.stack(frames)
     msg = f"{path}: expected {count} frames from {start_s:.3f} s on, got {len(frames)}."
-    raise SchemaMismatch(msg)
+    raise SchemaMismatchError(msg)

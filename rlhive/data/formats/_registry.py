@@ -11,7 +11,7 @@ from functools import cache
 
 from rlhive.data.formats._builtin import D4RL, RLDS, LeRobot, Minari, RoboSet
 from rlhive.data.formats._format import Format
-from rlhive.errors import UnsupportedFormat
+from rlhive.errors import UnsupportedFormatError
 
 #: Group of the entry points by which packages add formats.
 ENTRY_POINT_GROUP = "rlhive.formats"
@@ -33,7 +33,7 @@ def get_format(kind: str | Format, *, for_writing: bool = False) -> Format:
         for_writing: Whether only formats that can be written count.
 
     Raises:
-        UnsupportedFormat: No such format; the message lists the names.
+        UnsupportedFormatError: No such format; the message lists the names.
     """
     item = kind if isinstance(kind, Format) else _find_format(kind)
     if item is not None and (item.can_write or not for_writing):
@@ -41,7 +41,7 @@ def get_format(kind: str | Format, *, for_writing: bool = False) -> Format:
     names = [name for name, known in available_formats().items() if known.can_write or not for_writing]
     name, purpose = kind if item is None else item.name, " that can be written" if for_writing else ""
     msg = f"No format {name!r}{purpose}: expected one of {', '.join(names)}."
-    raise UnsupportedFormat(msg)
+    raise UnsupportedFormatError(msg)
 
 
 def _find_format(name: str) -> Format | None:
@@ -57,7 +57,7 @@ def _load_plugin_formats() -> dict[str, Format]:
             item = _instantiate(entry.load())
             if item.name in BUILT_IN or item.name in plugins:
                 msg = f"the name {item.name!r} is taken"
-                raise UnsupportedFormat(msg)
+                raise UnsupportedFormatError(msg)
         except Exception as error:  # a defect of another package must not disable RLHive's own formats
             package = entry.dist.name if entry.dist else "unknown package"
             msg = f"The format {entry.value!r} ({package}) is left out: {error!r}. Update or remove the package."
@@ -71,13 +71,13 @@ def _instantiate(loaded: object) -> Format:
     """Return a format from the object of an entry point.
 
     Raises:
-        UnsupportedFormat: The object is no Format, or its name is no text.
+        UnsupportedFormatError: The object is no Format, or its name is no text.
     """
     item = loaded() if isinstance(loaded, type) and issubclass(loaded, Format) else loaded
     if not isinstance(item, Format):
         msg = f"expected a Format, class or instance, got {type(item).__name__}"
-        raise UnsupportedFormat(msg)
+        raise UnsupportedFormatError(msg)
     if not isinstance(getattr(item, "name", None), str) or not item.name:
         msg = f"expected {type(item).__name__}.name to be a text"
-        raise UnsupportedFormat(msg)
+        raise UnsupportedFormatError(msg)
     return item

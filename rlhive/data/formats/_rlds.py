@@ -18,7 +18,7 @@ from rlhive.data.formats._episode_source import EpisodeArrays, EpisodeSource
 from rlhive.data.formats._rlds_reader import RldsReader
 from rlhive.data.formats._rlds_scan import FLAGS, STEPS, LastStep, RldsScan, StepFeatures
 from rlhive.data.formats._tfds import Feature, TfdsFolder, TfdsShard
-from rlhive.errors import SchemaMismatch
+from rlhive.errors import SchemaMismatchError
 
 #: Names of a step's features that mean something else in a column.
 _RESERVED = {*keys.END_FLAGS, keys.EPISODE, keys.STEP_COUNT, keys.SUCCESS, keys.NEXT, keys.PIXELS, keys.DEPTH}
@@ -52,10 +52,10 @@ def read_rlds(
         The episodes; the metadata of each names its file and record. An episode without a transition is left out.
 
     Raises:
-        SchemaMismatch: The folder holds no such dataset, a file is missing or damaged, a feature cannot be a column,
-            the flags contradict each other, or the last steps do not show what they are; the message has the address
-            and the option that decides.
-        MissingExtra: google-crc32c, protobuf or, for pictures, Pillow is not installed.
+        SchemaMismatchError: The folder holds no such dataset, a file is missing or damaged, a feature cannot be a
+            column, the flags contradict each other, or the last steps do not show what they are; the message has the
+            address and the option that decides.
+        MissingExtraError: google-crc32c, protobuf or, for pictures, Pillow is not installed.
 
     Example:
         >>> read_rlds(Path("~/tensorflow_datasets/bridge/0.1.0").expanduser()).num_episodes  # doctest: +SKIP
@@ -80,7 +80,7 @@ def read_rlds(
     first = next(read_episodes(), None)
     if first is None:
         msg = f"{folder.root}: expected episodes with a transition, got none."
-        raise SchemaMismatch(msg)
+        raise SchemaMismatchError(msg)
     schema = first.infer_schema()
     run = _describe_rlds_run(folder, decision.kind, scan.digests)
 
@@ -103,7 +103,7 @@ def _select_split(folder: TfdsFolder, split: str | None) -> list[TfdsShard]:
     if not shards:
         splits = ", ".join(dict.fromkeys(shard.split for shard in folder.shards)) or "none"
         msg = f"{folder.root}: expected a split {split!r}, got {splits}."
-        raise SchemaMismatch(msg)
+        raise SchemaMismatchError(msg)
     return shards
 
 
@@ -113,7 +113,7 @@ def _assign_features(folder: TfdsFolder, dropped: Sequence[str]) -> StepFeatures
     for name in dropped:
         if not any(_is_at_or_below(feature, name) for feature in folder.features.values()):
             msg = f"{folder.root}: drop={name!r}: expected one of {names}."
-            raise SchemaMismatch(msg)
+            raise SchemaMismatchError(msg)
     features = [
         feature for feature in folder.features.values() if not any(_is_at_or_below(feature, name) for name in dropped)
     ]
@@ -128,11 +128,11 @@ def _assign_features(folder: TfdsFolder, dropped: Sequence[str]) -> StepFeatures
                     f"{folder.root}: expected a column for each feature, got {column} for {columns[column].name} and "
                     f"{feature.name}. drop={feature.name!r} leaves one out."
                 )
-                raise SchemaMismatch(msg)
+                raise SchemaMismatchError(msg)
             columns[column] = feature
     if not {"is_last", "is_terminal"} <= flags.keys() or not any(map(_is_observed, columns)):
         msg = f"{folder.root}: expected steps with observation, is_last and is_terminal, got {names}: no RLDS dataset."
-        raise SchemaMismatch(msg)
+        raise SchemaMismatchError(msg)
     of_episode = [feature for feature in features if not feature.name.startswith(STEPS)]
     return StepFeatures(
         columns=columns,
@@ -159,7 +159,7 @@ def _require_readable(root: Path, feature: Feature) -> None:
             f"{root}: feature {feature.name}: expected a Tensor, Scalar, Text, ClassLabel, BBoxFeature or Image, "
             f"got {feature.kind}. {drop}"
         )
-        raise SchemaMismatch(msg)
+        raise SchemaMismatchError(msg)
     is_nested = feature.depth > 2 or (feature.depth == 2 and feature.kind != "tensor")
     if is_nested or (feature.kind == "text" and feature.shape):
         nesting = f"{feature.depth - 1} sequences of {feature.kind} {list(feature.shape)} in each"
@@ -167,10 +167,10 @@ def _require_readable(root: Path, feature: Feature) -> None:
             f"{root}: feature {feature.name}: expected at each step one value or one sequence of numbers, "
             f"got {nesting}. {drop}"
         )
-        raise SchemaMismatch(msg)
+        raise SchemaMismatchError(msg)
     if feature.kind != "text" and feature.column_dtype not in DTYPES:
         msg = f"{root}: feature {feature.name}: expected one of {', '.join(DTYPES)}, got {feature.dtype}. {drop}"
-        raise SchemaMismatch(msg)
+        raise SchemaMismatchError(msg)
 
 
 def _name_column(root: Path, feature: Feature) -> str:
@@ -187,7 +187,7 @@ def _name_column(root: Path, feature: Feature) -> str:
     except ValueError as error:
         drop = f"drop={feature.name.removeprefix(STEPS)!r} leaves it out."
         msg = f"{root}: feature {feature.name}: {error} {drop}"
-        raise SchemaMismatch(msg) from error
+        raise SchemaMismatchError(msg) from error
 
 
 def _describe_rlds_run(folder: TfdsFolder, last_step: str, digests: dict[str, str]) -> dict[str, Any]:

@@ -39,7 +39,7 @@ class RldsReader:
         """Yield the episodes of a file that have a transition, one at a time.
 
         Raises:
-            SchemaMismatch: A record is damaged, or differs from features.json.
+            SchemaMismatchError: A record is damaged, or differs from features.json.
         """
         for number, example in enumerate(shard.read_examples()):
             flags = read_flags(self.features, example)

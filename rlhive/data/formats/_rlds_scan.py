@@ -28,7 +28,7 @@ from rlhive.data.formats._tfds import Feature, TfdsShard
 from rlhive.data.formats._tfds_values import read_feature, read_sequence_lengths
 from rlhive.data.formats._tfrecord import Example
 from rlhive.data.versions import compute_sha256
-from rlhive.errors import SchemaMismatch
+from rlhive.errors import SchemaMismatchError
 
 #: Path of the features of a step.
 STEPS = "steps/"
@@ -144,7 +144,7 @@ class RldsScan:
         """Read a file, all its checksums included, and call ``advance`` after each record.
 
         Raises:
-            SchemaMismatch: The file is damaged, or the flags of an episode contradict each other.
+            SchemaMismatchError: The file is damaged, or the flags of an episode contradict each other.
         """
         self.digests[shard.path.name] = compute_sha256(shard.path)
         for example in shard.read_examples():
@@ -179,7 +179,7 @@ class RldsScan:
             context: Address for messages.
 
         Raises:
-            SchemaMismatch: The values do not decide; the message has the counts.
+            SchemaMismatchError: The values do not decide; the message has the counts.
         """
         if given is not None:
             return LastStep(given, f"{_MEANINGS[given]}, as the option last_step says")
@@ -198,14 +198,14 @@ class RldsScan:
             "'transition', its action and reward count; 'each', the first where its values are zeros and the second "
             "elsewhere."
         )
-        raise SchemaMismatch(msg)
+        raise SchemaMismatchError(msg)
 
 
 def read_flags(features: StepFeatures, example: Example) -> EpisodeFlags:
     """Return the flags of a record.
 
     Raises:
-        SchemaMismatch: A flag has another length, or stands inside the episode.
+        SchemaMismatchError: A flag has another length, or stands inside the episode.
     """
     flags = {name: read_feature(feature, example).reshape(-1).astype(bool) for name, feature in features.flags.items()}
     length = len(flags["is_last"])
@@ -239,7 +239,7 @@ def _require_outer_flag(name: str, values: np.ndarray, example: Example) -> None
         f"{example.context}: expected {name} at the {'first' if is_first else 'last'} of its {len(values)} steps, "
         f"got it at step {step}. A record must be one episode."
     )
-    raise SchemaMismatch(msg)
+    raise SchemaMismatchError(msg)
 
 
 def _find_zero_steps(features: list[Feature], example: Example, length: int) -> np.ndarray:
@@ -257,8 +257,8 @@ def require_length(rows: np.ndarray, length: int, feature: Feature, example: Exa
     """Refuse a feature that has another number of rows than the flags.
 
     Raises:
-        SchemaMismatch: The numbers differ; the message names the record and the feature.
+        SchemaMismatchError: The numbers differ; the message names the record and the feature.
     """
     if len(rows) != length:
         msg = f"{example.context}: expected {length} rows of {feature.name}, as of is_last, got {len(rows)}."
-        raise SchemaMismatch(msg)
+        raise SchemaMismatchError(msg)

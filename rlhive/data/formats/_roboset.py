@@ -31,7 +31,7 @@ from rlhive.data.formats._episode_source import EpisodeArrays, EpisodeSource, en
 from rlhive.data.formats._hdf5 import open_hdf5
 from rlhive.data.formats._roboset_notes import STATE_PREFIX, describe_logs
 from rlhive.data.versions import compute_sha256
-from rlhive.errors import SchemaMismatch
+from rlhive.errors import SchemaMismatchError
 
 _TRIAL = re.compile(r"(\D*)(\d+)")
 _ENVIRONMENT_ID = re.compile(r"[A-Za-z][\w-]*-v\d+")
@@ -59,9 +59,9 @@ def read_roboset(source: Path, *, alignment: str | None = None, split: str = "tr
         The episodes; the metadata of each names its file and trial.
 
     Raises:
-        SchemaMismatch: A file is no such log, its alignment is unclear, or two files have different keys; the message
-            names the file and the trial.
-        MissingExtra: h5py is not installed.
+        SchemaMismatchError: A file is no such log, its alignment is unclear, or two files have different keys; the
+            message names the file and the trial.
+        MissingExtraError: h5py is not installed.
 
     Example:
         >>> read_roboset(Path("FK1_Knob1OnRandom.h5")).num_episodes  # doctest: +SKIP
@@ -71,7 +71,7 @@ def read_roboset(source: Path, *, alignment: str | None = None, split: str = "tr
     trials = [trial for file in files for trial in _list_trials(root, file, alignment)]
     if not trials:
         msg = f"{source}: expected trials (groups such as Trial0) in its HDF5 files, got none."
-        raise SchemaMismatch(msg)
+        raise SchemaMismatchError(msg)
     schema = _read_trial(trials[0]).infer_schema()
 
     def records() -> Iterator[EpisodeRecord]:
@@ -116,12 +116,12 @@ def _list_log_files(source: Path) -> tuple[Path, list[Path]]:
     """Return the folder to which names are relative, and the logs."""
     if source.suffix.lower() in (".pickle", ".pkl"):
         msg = f"{source}: expected HDF5, got a pickle, which is never loaded. Trace.save('x.h5') writes HDF5."
-        raise SchemaMismatch(msg)
+        raise SchemaMismatchError(msg)
     if source.is_dir():
         return source, sorted(source.rglob("*.h5"), key=lambda path: path.relative_to(source).as_posix())
     if not source.is_file():
         msg = f"{source}: expected an HDF5 file or a folder of them, got no such path."
-        raise SchemaMismatch(msg)
+        raise SchemaMismatchError(msg)
     return source.parent, [source]
 
 
@@ -143,7 +143,7 @@ def _detect_schema(group: Any, context: str, alignment: str | None) -> tuple[str
     if "data/time" in group:
         return "roboset", "state"
     msg = f"{context}: expected observations and actions, or RoboSet's data, got {', '.join(group)}."
-    raise SchemaMismatch(msg)
+    raise SchemaMismatchError(msg)
 
 
 def _detect_alignment(group: Any, context: str) -> str:
@@ -161,7 +161,7 @@ def _detect_alignment(group: Any, context: str) -> str:
         f"{context}: cannot tell whether row t holds the reward of its own state or of the next ({signs}; expected NaN "
         "and 0, or a number and a later time). The option decides: alignment='state' or alignment='path'."
     )
-    raise SchemaMismatch(msg)
+    raise SchemaMismatchError(msg)
 
 
 def _first_time(times: Any) -> Any:
@@ -235,7 +235,7 @@ def _read_roboset_trial(group: Any, trial: _Trial) -> EpisodeArrays:
 def _require_two_rows(num_rows: int, trial: _Trial, reason: str) -> None:
     if num_rows < 2:
         msg = f"{trial.context}: expected at least 2 rows, {reason}, got {num_rows}."
-        raise SchemaMismatch(msg)
+        raise SchemaMismatchError(msg)
 
 
 def _finish_trial(

@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rlhive.data.formats._tfrecord import Example, read_tfrecords
-from rlhive.errors import SchemaMismatch
+from rlhive.errors import SchemaMismatchError
 
 INFO_FILE, FEATURES_FILE = "dataset_info.json", "features.json"
 _FILE_NAME = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
@@ -90,7 +90,7 @@ class TfdsShard:
         """Yield the parsed records, one at a time.
 
         Raises:
-            SchemaMismatch: The file is damaged, or holds another number of records.
+            SchemaMismatchError: The file is damaged, or holds another number of records.
         """
         count = 0
         for content in _read_contents(self.path):
@@ -98,7 +98,7 @@ class TfdsShard:
             count += 1
         if count != self.num_records:
             msg = f"{self.path}: expected {self.num_records} records, as {INFO_FILE} says, got {count}."
-            raise SchemaMismatch(msg)
+            raise SchemaMismatchError(msg)
 
 
 class TfdsFolder:
@@ -114,7 +114,7 @@ class TfdsFolder:
         shards: The files, in order.
 
     Raises:
-        SchemaMismatch: The folder holds no such dataset, a file is missing, or the file format cannot be read.
+        SchemaMismatchError: The folder holds no such dataset, a file is missing, or the file format cannot be read.
     """
 
     def __init__(self, root: Path):
@@ -125,13 +125,13 @@ class TfdsFolder:
             self.features = {feature.name: feature for feature in _list_features(tree, (), 0)}
             self.shards = tuple(_list_tfds_shards(root, self.info))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            if isinstance(error, SchemaMismatch):
+            if isinstance(error, SchemaMismatchError):
                 raise
             msg = (
                 f"{root}: expected {INFO_FILE} and {FEATURES_FILE} as TFDS 4.6 and later write them, got something "
                 f"else ({error!r}). TFDS rewrites them: tfds.builder_from_directory(…).info.write_to_directory(…)."
             )
-            raise SchemaMismatch(msg) from error
+            raise SchemaMismatchError(msg) from error
 
     @property
     def file_format(self) -> str:
@@ -151,12 +151,12 @@ def _read_json(root: Path, name: str) -> Any:
         below = sorted(match.parent.relative_to(root).as_posix() for match in root.glob(f"**/{name}"))
         nested = f"one below {', '.join(below[:5])}" if below else "none"
         msg = f"{root}: expected the folder of a TFDS version, with {name}, got {nested}."
-        raise SchemaMismatch(msg)
+        raise SchemaMismatchError(msg)
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         msg = f"{path}: expected JSON, got: {error}."
-        raise SchemaMismatch(msg) from error
+        raise SchemaMismatchError(msg) from error
 
 
 def _get_file_format(info: Mapping[str, Any]) -> str:
@@ -167,7 +167,7 @@ def _list_tfds_shards(root: Path, info: Mapping[str, Any]) -> Iterator[TfdsShard
     file_format = _get_file_format(info)
     if file_format not in ("tfrecord", "parquet"):
         msg = f"{root}: expected files of the format tfrecord or parquet, got {file_format}. Run: tfds convert_format."
-        raise SchemaMismatch(msg)
+        raise SchemaMismatchError(msg)
     for split in info["splits"]:
         lengths = [int(length) for length in split["shardLengths"]]
         for index, length in enumerate(lengths):
@@ -181,7 +181,7 @@ def _list_tfds_shards(root: Path, info: Mapping[str, Any]) -> Iterator[TfdsShard
             )
             if Path(name).name != name or not (root / name).is_file():
                 msg = f"{root}: expected the file {name}, which {INFO_FILE} names, got no such file."
-                raise SchemaMismatch(msg)
+                raise SchemaMismatchError(msg)
             yield TfdsShard(split["name"], root / name, length)
 
 
@@ -198,7 +198,7 @@ def _read_contents(path: Path) -> Iterator[bytes]:
     except (OSError, KeyError, pa.ArrowException) as error:
         cause = " ".join(str(error).split())
         msg = f"{path}: expected Parquet with a column of records, got: {cause}."
-        raise SchemaMismatch(msg) from error
+        raise SchemaMismatchError(msg) from error
 
 
 def _list_features(node: Mapping[str, Any], path: tuple[str, ...], depth: int) -> Iterator[Feature]:

@@ -8,7 +8,7 @@ import numpy as np
 from rlhive.data.formats._pictures import decode_picture
 from rlhive.data.formats._tfds import Feature
 from rlhive.data.formats._tfrecord import Example
-from rlhive.errors import SchemaMismatch
+from rlhive.errors import SchemaMismatchError
 
 
 def read_feature(feature: Feature, example: Example) -> np.ndarray:
@@ -18,14 +18,14 @@ def read_feature(feature: Feature, example: Example) -> np.ndarray:
         ``[*shape]`` or ``[T, *shape]`` of ``feature.column_dtype``; text as str objects. The caller owns the memory.
 
     Raises:
-        SchemaMismatch: The record lacks the feature, or holds other values; the message names record and feature.
+        SchemaMismatchError: The record lacks the feature, or holds other values; the message names record and feature.
     """
     rows = _read_elements(feature, feature.name, example)
     if feature.depth:
         return rows
     if len(rows) != 1:
         msg = f"{example.context}: expected one {feature.name}, got {len(rows)}. features.json belongs to other files."
-        raise SchemaMismatch(msg)
+        raise SchemaMismatchError(msg)
     return rows[0]
 
 
@@ -36,13 +36,13 @@ def read_ragged(feature: Feature, example: Example) -> tuple[np.ndarray, np.ndar
         All elements, ``[N, *shape]``, and the number of elements of each step, int64 ``[T]``.
 
     Raises:
-        SchemaMismatch: The record lacks the feature, or the lengths do not add up.
+        SchemaMismatchError: The record lacks the feature, or the lengths do not add up.
     """
     lengths = read_sequence_lengths(feature, example)
     elements = _read_elements(feature, f"{feature.name}/ragged_flat_values", example)
     if len(elements) != lengths.sum():
         msg = f"{example.context}: expected {lengths.sum()} elements of {feature.name}, got {len(elements)}."
-        raise SchemaMismatch(msg)
+        raise SchemaMismatchError(msg)
     return elements, lengths
 
 
@@ -64,13 +64,13 @@ def _read_elements(feature: Feature, name: str, example: Example) -> np.ndarray:
             return _convert_numbers(feature, example.numbers(name))
         return _decode_tensors(feature, name, example)
     except (ValueError, OSError, zlib.error) as error:
-        if isinstance(error, SchemaMismatch):
+        if isinstance(error, SchemaMismatchError):
             raise
         msg = (
             f"{example.context}: {feature.name}: expected {feature.dtype} {_describe_shape(feature.shape)}, "
             f"got: {error}. drop={feature.name!r} leaves it out."
         )
-        raise SchemaMismatch(msg) from error
+        raise SchemaMismatchError(msg) from error
 
 
 def _convert_numbers(feature: Feature, flat: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from rlhive.errors import MissingExtra, SchemaMismatch
+from rlhive.errors import MissingExtraError, SchemaMismatchError
 
 _HEAD, _TAIL = struct.Struct("<QI"), struct.Struct("<I")
 _MISSING = "TFRecord files need {}: pip install 'rlhive[formats]'"
@@ -26,9 +26,9 @@ def read_tfrecords(path: Path) -> Iterator[bytes]:
     """Yield the contents of a TFRecord file, one at a time.
 
     Raises:
-        SchemaMismatch: The file is missing, ends inside a record, or a checksum differs; the message names the record
-            and its first byte.
-        MissingExtra: google-crc32c is not installed.
+        SchemaMismatchError: The file is missing, ends inside a record, or a checksum differs; the message names the
+            record and its first byte.
+        MissingExtraError: google-crc32c is not installed.
     """
     try:
         with path.open("rb") as file:
@@ -39,7 +39,7 @@ def read_tfrecords(path: Path) -> Iterator[bytes]:
                 number += 1
     except OSError as error:
         msg = f"{path}: expected a readable TFRecord file, got: {error}."
-        raise SchemaMismatch(msg) from error
+        raise SchemaMismatchError(msg) from error
 
 
 def _read_tfrecord(file: BinaryIO, size: int, context: str) -> bytes:
@@ -52,14 +52,14 @@ def _read_tfrecord(file: BinaryIO, size: int, context: str) -> bytes:
             _require_checksum(content, _TAIL.unpack(file.read(_TAIL.size))[0], context)
             return content
     msg = f"{context}: expected a whole record, got the end of the file after {size} bytes."
-    raise SchemaMismatch(msg)
+    raise SchemaMismatchError(msg)
 
 
 def _require_checksum(content: bytes, expected: int, context: str) -> None:
     actual = mask_checksum(_load_crc32c()(content))
     if actual != expected:
         msg = f"{context}: expected the checksum {expected:08x}, got {actual:08x}: damaged, or no TFRecord file."
-        raise SchemaMismatch(msg)
+        raise SchemaMismatchError(msg)
 
 
 def mask_checksum(crc: int) -> int:
@@ -72,7 +72,7 @@ def _load_crc32c() -> Callable[[bytes], int]:
     try:
         import google_crc32c
     except ImportError as error:
-        raise MissingExtra(_MISSING.format("google-crc32c")) from error
+        raise MissingExtraError(_MISSING.format("google-crc32c")) from error
     return google_crc32c.value
 
 
@@ -84,8 +84,8 @@ class Example:
         context: Address for messages.
 
     Raises:
-        SchemaMismatch: The content is no such message.
-        MissingExtra: protobuf is not installed.
+        SchemaMismatchError: The content is no such message.
+        MissingExtraError: protobuf is not installed.
     """
 
     def __init__(self, content: bytes, context: str):
@@ -94,7 +94,7 @@ class Example:
             self._features = message_class.FromString(content).features.feature
         except decode_error as error:
             msg = f"{context}: expected a tf.train.Example, got {len(content)} other bytes."
-            raise SchemaMismatch(msg) from error
+            raise SchemaMismatchError(msg) from error
         self.context = context
 
     def __contains__(self, name: str) -> bool:
@@ -104,13 +104,13 @@ class Example:
         """Return a list of numbers, float32 or int64 ``[N]``; a copy.
 
         Raises:
-            SchemaMismatch: No list has that name, or it holds bytes.
+            SchemaMismatchError: No list has that name, or it holds bytes.
         """
         feature = self._find(name)
         kind = feature.WhichOneof("kind")
         if kind == "bytes_list":
             msg = f"{self.context}: expected {name} to hold numbers, got bytes. features.json belongs to other files."
-            raise SchemaMismatch(msg)
+            raise SchemaMismatchError(msg)
         if kind is None:  # an empty list of any kind
             return np.zeros(0, np.int64)
         return np.array(getattr(feature, kind).value, np.float32 if kind == "float_list" else np.int64)
@@ -119,18 +119,18 @@ class Example:
         """Return a list of bytes.
 
         Raises:
-            SchemaMismatch: No list has that name, or it holds numbers.
+            SchemaMismatchError: No list has that name, or it holds numbers.
         """
         feature = self._find(name)
         if feature.WhichOneof("kind") not in ("bytes_list", None):
             msg = f"{self.context}: expected {name} to hold bytes, got numbers. features.json belongs to other files."
-            raise SchemaMismatch(msg)
+            raise SchemaMismatchError(msg)
         return list(feature.bytes_list.value)
 
     def _find(self, name: str) -> Any:
         if name not in self._features:
             msg = f"{self.context}: expected {name}, which features.json names, got none. drop={name!r} leaves it out."
-            raise SchemaMismatch(msg)
+            raise SchemaMismatchError(msg)
         return self._features[name]
 
 
@@ -144,7 +144,7 @@ def build_example_class() -> tuple[Any, type[Exception]]:
     try:
         from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
     except ImportError as error:
-        raise MissingExtra(_MISSING.format("protobuf")) from error
+        raise MissingExtraError(_MISSING.format("protobuf")) from error
     field_class = descriptor_pb2.FieldDescriptorProto
     file = descriptor_pb2.FileDescriptorProto(name="example.proto", package="tensorflow", syntax="proto3")
     lists = {

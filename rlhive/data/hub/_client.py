@@ -24,7 +24,14 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
-from rlhive.errors import DatasetNotFound, HubAccessDenied, HubConflict, HubRefused, HubUnreachable, RLHiveError
+from rlhive.errors import (
+    DatasetNotFoundError,
+    HubAccessDeniedError,
+    HubConflictError,
+    HubRefusedError,
+    HubUnreachableError,
+    RLHiveError,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -90,26 +97,28 @@ def _translate_error(error: BaseException, repo_id: str, subject: str) -> RLHive
     """Return RLHive's error for an error of the Hub's client; None for any other error."""
     if isinstance(error, OfflineModeIsEnabled):
         msg = f"{repo_id}: HF_HUB_OFFLINE forbids requests to the Hub ({subject}). Unset it and try again."
-        return HubUnreachable(msg)
+        return HubUnreachableError(msg)
     if isinstance(error, GatedRepoError):
         msg = (
             f"{repo_id} is gated: expected the token of a user with access, got {_describe_token()}. "
             f"Ask for access on {_hub_url()}/datasets/{repo_id}, then log in: hf auth login"
         )
-        return HubAccessDenied(msg)
+        return HubAccessDeniedError(msg)
     if isinstance(error, RepositoryNotFoundError):
         msg = (
             f"The Hub has no dataset {repo_id}, or it is private and {_describe_token()} may not see it. "
             "Check the name, or log in: hf auth login"
         )
-        return DatasetNotFound(msg)
+        return DatasetNotFoundError(msg)
     if isinstance(error, (RevisionNotFoundError, RemoteEntryNotFoundError)):
-        return DatasetNotFound(f"{repo_id}: the Hub has no {subject}. List the versions: rlhive versions {repo_id}")
+        return DatasetNotFoundError(
+            f"{repo_id}: the Hub has no {subject}. List the versions: rlhive versions {repo_id}"
+        )
     if isinstance(error, HfHubHTTPError):
         return _translate_refusal(error, repo_id, subject)
     if _is_transport_error(error) or isinstance(error, (ConnectionError, TimeoutError)):
         msg = f"{repo_id}: the Hub at {_hub_url()} cannot be reached ({type(error).__name__}). Check the network."
-        return HubUnreachable(msg)
+        return HubUnreachableError(msg)
     return None
 
 
@@ -118,21 +127,21 @@ def _translate_refusal(error: HfHubHTTPError, repo_id: str, subject: str) -> RLH
     status = _status_code(error)
     if status == 401:
         msg = f"{repo_id}: expected a valid token, got {_describe_token()}. Log in (hf auth login) or set HF_TOKEN."
-        return HubAccessDenied(msg)
+        return HubAccessDeniedError(msg)
     if status == 403:
         msg = (
             f"{repo_id}: {_describe_token()} may not do this ({subject}). "
             "Use a token with write permission for that namespace: hf auth login"
         )
-        return HubAccessDenied(msg)
+        return HubAccessDeniedError(msg)
     if status == 412:
         msg = f"{repo_id}: somebody else committed meanwhile, expected an unchanged main branch. Push again."
-        return HubConflict(msg)
+        return HubConflictError(msg)
     if status in _BUSY:
         msg = f"{repo_id}: the Hub still answers {status} after {len(BACKOFF_S) + 1} attempts. Try again later."
-        return HubUnreachable(msg)
+        return HubUnreachableError(msg)
     reason = _TOKEN.sub("hf_***", str(error.server_message or "no reason"))[:300]
-    return HubRefused(f"{repo_id}: the Hub refused {subject} with status {status}: {reason}.")
+    return HubRefusedError(f"{repo_id}: the Hub refused {subject} with status {status}: {reason}.")
 
 
 def _innermost_error(error: BaseException) -> BaseException:

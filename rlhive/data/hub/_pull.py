@@ -24,7 +24,7 @@ from rlhive.data import _store
 from rlhive.data.hub._client import progress_bars, translate_errors, with_retries
 from rlhive.data.hub._refs import HubPin, is_offline
 from rlhive.data.versions import MANIFEST_NAME, FileEntry, Manifest, compute_sha256
-from rlhive.errors import CorruptDataset, DatasetExists, DatasetNotFound, HubUnreachable
+from rlhive.errors import CorruptDatasetError, DatasetExistsError, DatasetNotFoundError, HubUnreachableError
 
 
 def fetch_version(
@@ -53,17 +53,17 @@ def fetch_version(
         The version's folder.
 
     Raises:
-        DatasetNotFound: The commit does not contain a version of RLHive.
-        CorruptDataset: The commit contains another version, or a file's hash is not the manifest's.
-        DatasetExists: The store has a version of that name with other content.
-        HubUnreachable: The Hub did not answer, or HF_HUB_OFFLINE is set.
-        HubAccessDenied: The token may not read the repository.
+        DatasetNotFoundError: The commit does not contain a version of RLHive.
+        CorruptDatasetError: The commit contains another version, or a file's hash is not the manifest's.
+        DatasetExistsError: The store has a version of that name with other content.
+        HubUnreachableError: The Hub did not answer, or HF_HUB_OFFLINE is set.
+        HubAccessDeniedError: The token may not read the repository.
     """
     pin = HubPin(repo_id, commit)
     manifest = fetch_manifest(pin)
     if version not in (None, manifest.version):
         msg = f"{pin}: expected version {version}, got {manifest.version}. Tell the dataset's owner."
-        raise CorruptDataset(msg)
+        raise CorruptDatasetError(msg)
     target = _store.version_dir(repo_id, manifest.version, store=store)
     entries = [entry for entry in manifest.files if not entry.split or splits is None or entry.split in splits]
     if not target.exists():
@@ -74,7 +74,7 @@ def fetch_version(
             pin.write(partial)
             snapshot = _download(pin, [MANIFEST_NAME], progress=False)
             _link_or_copy(snapshot / MANIFEST_NAME, partial / MANIFEST_NAME)
-    except DatasetExists:
+    except DatasetExistsError:
         _require_same_content(target, manifest, pin)
         fetch_missing_files(target, manifest, entries, progress=progress)
     return target
@@ -84,8 +84,8 @@ def fetch_manifest(pin: HubPin) -> Manifest:
     """Return the manifest of a commit, verified against git's hash of it.
 
     Raises:
-        DatasetNotFound: The commit does not contain a version of RLHive.
-        CorruptDataset: The downloaded manifest has another hash, twice.
+        DatasetNotFoundError: The commit does not contain a version of RLHive.
+        CorruptDatasetError: The downloaded manifest has another hash, twice.
     """
     for retry in (False, True):
         snapshot = _download(pin, [MANIFEST_NAME], progress=False, force=retry)
@@ -94,7 +94,7 @@ def fetch_manifest(pin: HubPin) -> Manifest:
         if expected in (None, git_blob_hash((snapshot / MANIFEST_NAME).read_bytes())):
             return Manifest.read(snapshot)
     msg = f"{pin}, {MANIFEST_NAME}: expected git hash {expected}, got another twice. Try again later."
-    raise CorruptDataset(msg)
+    raise CorruptDatasetError(msg)
 
 
 def git_blob_hash(content: bytes) -> str:
@@ -114,8 +114,8 @@ def fetch_missing_files(
         progress: Whether to show the Hub client's progress bars.
 
     Raises:
-        HubUnreachable: Files are missing, and the Hub did not answer or HF_HUB_OFFLINE is set.
-        CorruptDataset: The hash of a fetched file is not the manifest's.
+        HubUnreachableError: Files are missing, and the Hub did not answer or HF_HUB_OFFLINE is set.
+        CorruptDatasetError: The hash of a fetched file is not the manifest's.
     """
     folder = Path(folder)
     missing = [entry for entry in entries if not (folder / entry.path).is_file()]
@@ -128,7 +128,7 @@ def fetch_missing_files(
             f"fetching it. Open a split that was pulled, or run online: rlhive pull {pin.repo_id} "
             f"--version {manifest.version}"
         )
-        raise HubUnreachable(msg)
+        raise HubUnreachableError(msg)
     with _store.locked(folder), tempfile.TemporaryDirectory(dir=folder.parent, prefix=".fetching-") as name:
         _fetch_verified(pin, missing, Path(name), progress=progress)
         for entry in missing:
@@ -157,7 +157,7 @@ def _download(pin: HubPin, paths: list[str], *, progress: bool, force: bool = Fa
     for path in paths:
         if not (Path(folder) / path).is_file():
             msg = f"{pin}: expected the file {path}, the Hub has none. Tell the dataset's owner."
-            raise DatasetNotFound(msg)
+            raise DatasetNotFoundError(msg)
     return Path(folder)
 
 
@@ -174,7 +174,7 @@ def _fetch_verified(pin: HubPin, entries: Iterable[FileEntry], target: Path, *, 
             f"{pin}, {entry.path}: expected SHA-256 {entry.sha256}, got {compute_sha256(target / entry.path)} twice. "
             "Nothing was kept; tell the dataset's owner if it happens again."
         )
-        raise CorruptDataset(msg)
+        raise CorruptDatasetError(msg)
 
 
 def _link_files(snapshot: Path, entries: list[FileEntry], target: Path) -> list[FileEntry]:
@@ -204,11 +204,11 @@ def _escape_glob(path: str) -> str:
 
 
 def _require_same_content(target: Path, manifest: Manifest, pin: HubPin) -> None:
-    """Raise DatasetExists if the version in a folder has another fingerprint than the manifest of the Hub."""
+    """Raise DatasetExistsError if the version in a folder has another fingerprint than the manifest of the Hub."""
     local = Manifest.read(target)
     if local.fingerprint != manifest.fingerprint:
         msg = (
             f"{target} holds fingerprint {local.fingerprint[:16]}, expected {manifest.fingerprint[:16]} of {pin}. "
             f"Delete the local version (rlhive delete), or use another store: set {_store.STORE_VARIABLE}"
         )
-        raise DatasetExists(msg)
+        raise DatasetExistsError(msg)

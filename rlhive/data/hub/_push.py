@@ -36,12 +36,12 @@ from rlhive.data.versions import (
     render_card,
 )
 from rlhive.errors import (
-    CheckFailed,
-    CorruptDataset,
-    DatasetExists,
-    HubConflict,
-    HubRefused,
-    InvalidName,
+    CheckFailedError,
+    CorruptDatasetError,
+    DatasetExistsError,
+    HubConflictError,
+    HubRefusedError,
+    InvalidNameError,
 )
 
 CARD_NAME = "README.md"
@@ -89,13 +89,13 @@ def push(
         progress: Whether to show the Hub client's progress bars.
 
     Raises:
-        CorruptDataset: A file is not what the manifest recorded.
-        CheckFailed: The content fails a check.
-        DatasetExists: The Hub has that version with other content; a tag is never moved.
-        HubConflict: Somebody else committed meanwhile.
-        HubAccessDenied: There is no token, or it may not write.
-        HubRefused: The repository is public although ``private`` is set, or the Hub gives another reason.
-        HubUnreachable: The Hub did not answer.
+        CorruptDatasetError: A file is not what the manifest recorded.
+        CheckFailedError: The content fails a check.
+        DatasetExistsError: The Hub has that version with other content; a tag is never moved.
+        HubConflictError: Somebody else committed meanwhile.
+        HubAccessDeniedError: There is no token, or it may not write.
+        HubRefusedError: The repository is public although ``private`` is set, or the Hub gives another reason.
+        HubUnreachableError: The Hub did not answer.
     """
     manifest = Manifest.read(folder)
     _require_no_failure(check(folder), manifest)
@@ -127,8 +127,8 @@ def push_folder(
         progress: Whether to show the Hub client's progress bars.
 
     Raises:
-        DatasetExists: The repository has that tag with other content; a tag is never moved.
-        HubConflict, HubAccessDenied, HubRefused, HubUnreachable: As for :func:`push`.
+        DatasetExistsError: The repository has that tag with other content; a tag is never moved.
+        HubConflictError, HubAccessDeniedError, HubRefusedError, HubUnreachableError: As for :func:`push`.
     """
     repo_id = _require_namespace(repo_id)
     files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
@@ -170,38 +170,38 @@ def _publish(repo_id: str, files: Mapping[str, Path], tag: str, *, private: bool
             f"{repo_id}: tag {tag} (commit {commit[:12]}) has other files on the Hub, and a tag is never moved. "
             f"{next_step}"
         )
-        raise DatasetExists(msg)
+        raise DatasetExistsError(msg)
     return commit
 
 
 def _require_no_token(files: Mapping[str, Path]) -> None:
-    """Raise CheckFailed if card or manifest contain the token, which a recorded command line can."""
+    """Raise CheckFailedError if card or manifest contain the token, which a recorded command line can."""
     token = get_token()
     for path in (MANIFEST_NAME, CARD_NAME):
         if token and token in files[path].read_text(encoding="utf-8"):
             msg = f"{path}: expected no secret, it quotes your Hub token. Revoke the token, and make the version again."
-            raise CheckFailed(msg)
+            raise CheckFailedError(msg)
 
 
 def _require_no_failure(report: CheckReport, manifest: Manifest) -> None:
-    """Raise CorruptDataset or CheckFailed for the first failed check of a report."""
+    """Raise CorruptDatasetError or CheckFailedError for the first failed check of a report."""
     failed = next((result for result in report.results.values() if result.status == FAILED), None)
     if failed is None:
         return
     if failed.name in ("manifest", "files", "pages"):
-        raise CorruptDataset(failed.findings[0])
+        raise CorruptDatasetError(failed.findings[0])
     msg = (
         f"{manifest.name} {manifest.version} is not published: expected no failed check, got {failed.name!r}: "
         f"{failed.findings[0]} See all findings: rlhive check {manifest.name} --version {manifest.version}"
     )
-    raise CheckFailed(msg)
+    raise CheckFailedError(msg)
 
 
 def _require_namespace(repo_id: str) -> str:
     """Return the id of a repository to publish to. The default namespace of local names is not assumed."""
     if "/" not in repo_id:
         msg = f"{repo_id!r}: expected a repository as org/name, got no org. Write YOUR-NAME/{repo_id}."
-        raise InvalidName(msg)
+        raise InvalidNameError(msg)
     return "/".join(_store.parse_name(repo_id))
 
 
@@ -221,7 +221,7 @@ def _stage_files(folder: Path, manifest: Manifest, repo_id: str, license: str | 
                 f"{repo_id} {manifest.version}: expected its licence {manifest.license}, got {license}. "
                 "Make a new PATCH version with the other licence, and push that."
             )
-            raise DatasetExists(msg)
+            raise DatasetExistsError(msg)
         yield files
         return
     renamed = replace(manifest, name=repo_id, license=license)
@@ -257,7 +257,7 @@ def _create_repository(repo_id: str, *, private: bool) -> str:
     head, _ = read_refs(repo_id)
     if head is None:
         msg = f"{repo_id}: expected a commit on main after creating the repository, got none. Look at it on the Hub."
-        raise HubRefused(msg)
+        raise HubRefusedError(msg)
     return head
 
 
@@ -266,7 +266,7 @@ def _require_private(repo_id: str) -> None:
         is_private = with_retries(HfApi().dataset_info, repo_id).private
     if not is_private:
         msg = f"{repo_id}: expected a private repository, it is public. Make it private on the Hub, or use another one."
-        raise HubRefused(msg)
+        raise HubRefusedError(msg)
 
 
 def _commit_files(repo_id: str, files: Mapping[str, Path], head: str, *, message: str) -> str:
@@ -292,7 +292,7 @@ def _commit_files(repo_id: str, files: Mapping[str, Path], head: str, *, message
                 parent_commit=head,
             )
         return commit.oid
-    except HubConflict:
+    except HubConflictError:
         new_head, _ = read_refs(repo_id)
         # Our own commit, whose answer was lost, or an equal one by somebody else.
         if new_head is not None and _has_same_files(repo_id, new_head, files):

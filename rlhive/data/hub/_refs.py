@@ -13,7 +13,7 @@ from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
 from rlhive.data import _store
 from rlhive.data.hub._client import translate_errors, with_retries
-from rlhive.errors import CorruptDataset, DatasetNotFound
+from rlhive.errors import CorruptDatasetError, DatasetNotFoundError
 
 PIN_NAME = ".hub.json"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -63,13 +63,13 @@ def read_refs(repo_id: str) -> tuple[str | None, dict[str, str]]:
     """Return the commit of the main branch, None without a repository, and the commit of every tag by its name.
 
     Raises:
-        HubUnreachable: The Hub did not answer, or HF_HUB_OFFLINE is set.
-        HubAccessDenied: The token is not valid.
+        HubUnreachableError: The Hub did not answer, or HF_HUB_OFFLINE is set.
+        HubAccessDeniedError: The token is not valid.
     """
     try:
         with translate_errors(repo_id, "its tags"):
             refs = with_retries(HfApi().list_repo_refs, repo_id, repo_type="dataset")
-    except DatasetNotFound:
+    except DatasetNotFoundError:
         return None, {}
     head = next((branch.target_commit for branch in refs.branches if branch.name == "main"), None)
     return head, {tag.name: tag.target_commit for tag in refs.tags}
@@ -87,8 +87,8 @@ def list_versions(repo_id: str) -> dict[str, str]:
         Commit sha by version, for example ``{"1.0.0": "0f3c…"}``.
 
     Raises:
-        HubUnreachable: The Hub did not answer.
-        HubAccessDenied: The token is not valid.
+        HubUnreachableError: The Hub did not answer.
+        HubAccessDeniedError: The token is not valid.
     """
     if is_offline():
         return {}
@@ -108,7 +108,7 @@ def list_datasets(namespace: str | None = None) -> dict[str, str]:
         Date of the last change, ``YYYY-MM-DD``, by ``namespace/name``.
 
     Raises:
-        HubUnreachable, HubAccessDenied: As for :func:`list_versions`.
+        HubUnreachableError, HubAccessDeniedError: As for :func:`list_versions`.
     """
     with translate_errors(namespace or "All datasets", "their list"):
         with_retries(_probe)
@@ -120,9 +120,9 @@ def resolve_revision(repo_id: str, revision: str) -> str:
     """Return the commit that a tag, a branch or a commit sha refers to now.
 
     Raises:
-        DatasetNotFound: There is no such repository or revision.
-        HubUnreachable: The Hub did not answer, or HF_HUB_OFFLINE is set and the revision is not a full commit sha.
-        HubAccessDenied: The token is not valid.
+        DatasetNotFoundError: There is no such repository or revision.
+        HubUnreachableError: The Hub did not answer, or HF_HUB_OFFLINE is set and the revision is not a full commit sha.
+        HubAccessDeniedError: The token is not valid.
     """
     if _COMMIT.fullmatch(revision):
         return revision
@@ -130,7 +130,7 @@ def resolve_revision(repo_id: str, revision: str) -> str:
         commit = with_retries(HfApi().dataset_info, repo_id, revision=revision).sha
     if commit is None:
         msg = f"{repo_id}: expected a commit for revision {revision}, got none from the Hub."
-        raise DatasetNotFound(msg)
+        raise DatasetNotFoundError(msg)
     return commit
 
 
@@ -143,7 +143,7 @@ def require_tag_unmoved(folder: Path, version: str, commit: str) -> None:
         commit: Commit of the tag on the Hub.
 
     Raises:
-        CorruptDataset: The tag was moved.
+        CorruptDatasetError: The tag was moved.
     """
     pin = HubPin.read(folder)
     if pin is not None and pin.commit != commit:
@@ -151,7 +151,7 @@ def require_tag_unmoved(folder: Path, version: str, commit: str) -> None:
             f"{pin.repo_id}: tag v{version} was moved: expected commit {pin.commit[:12]}, from which the copy in "
             f"{folder} was pulled, got {commit[:12]}. Keep your copy and ask the dataset's owner why."
         )
-        raise CorruptDataset(msg)
+        raise CorruptDatasetError(msg)
 
 
 def _probe() -> None:

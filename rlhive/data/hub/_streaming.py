@@ -40,9 +40,9 @@ def stream_records(
         episode_ids: Ids of the episodes; all by default.
 
     Raises:
-        CorruptDataset: An episode does not have the content hash of the episode table.
-        HubUnreachable: The Hub did not answer.
-        HubAccessDenied: The token may not read the repository.
+        CorruptDatasetError: An episode does not have the content hash of the episode table.
+        HubUnreachableError: The Hub did not answer.
+        HubAccessDeniedError: The token may not read the repository.
     """
     folder, pin, schema = Path(folder), HubPin.read(folder), manifest.schema
     requested_ids = None if episode_ids is None else np.fromiter(episode_ids, np.int64)

@@ -61,7 +61,7 @@ def recording_path(name: str | Path, run: str, store: Path | None) -> tuple[Path
         store: Folder of all datasets.
 
     Raises:
-        InvalidName: The name of the dataset is not accepted.
+        InvalidNameError: The name of the dataset is not accepted.
     """
     path = _store.as_path(name)
     if path is not None:

@@ -23,7 +23,7 @@ from rlhive.data.recording._config import RecorderConfig, policy_name, recording
 from rlhive.data.recording._recording import Recording
 from rlhive.data.recording._recover import commit_recording, find_recording
 from rlhive.data.recording._writer import StreamWriter
-from rlhive.errors import DatasetExists, DatasetNotFound, SchemaMismatch
+from rlhive.errors import DatasetExistsError, DatasetNotFoundError, SchemaMismatchError
 
 
 class Recorder:
@@ -57,10 +57,10 @@ class Recorder:
         cut_as: Deprecated name of ``on_incomplete``.
 
     Raises:
-        DatasetExists: The folder holds a recording; :meth:`resume` continues it.
-        InvalidName: The name is not accepted.
+        DatasetExistsError: The folder holds a recording; :meth:`resume` continues it.
+        InvalidNameError: The name is not accepted.
         InvalidOptionError: ``on_incomplete`` is not an accepted value.
-        StoreNotWritable: The folder cannot be made.
+        StoreNotWritableError: The folder cannot be made.
 
     Attributes:
         recording: The recording, readable at any time.
@@ -99,7 +99,7 @@ class Recorder:
         path, dataset_name = recording_path(name, run["run"], store)
         if (path / "recording.json").exists():
             msg = f"{path}: expected no recording, got one. Continue it with Recorder.resume({str(path)!r})"
-            raise DatasetExists(msg)
+            raise DatasetExistsError(msg)
         on_incomplete = _renamed_cut_as(on_incomplete, cut_as)
         config = RecorderConfig(split, policy_name(run), schema, on_incomplete, tuple(drop))
         self._attach(path, dataset_name, run, config, store)
@@ -134,7 +134,7 @@ class Recorder:
             cut_as: Deprecated name of ``on_incomplete``.
 
         Raises:
-            DatasetNotFound: No recording matches, or several do.
+            DatasetNotFoundError: No recording matches, or several do.
         """
         recording = find_recording(str(name), store=store)
         run = run_provenance(env, policy, provenance)
@@ -214,8 +214,8 @@ class Recorder:
             Ids of the recorded episodes.
 
         Raises:
-            SchemaMismatch: Names the first episode and key that do not fit. The other episodes are recorded.
-            DiskFull: No space left; earlier episodes are intact.
+            SchemaMismatchError: Names the first episode and key that do not fit. The other episodes are recorded.
+            DiskFullError: No space left; earlier episodes are intact.
         """
         self._require_open()
         info_by_env = self._info_by_env(self._make_info(split, policy, metadata))
@@ -236,7 +236,7 @@ class Recorder:
             Ids of the episodes that ended and were recorded.
 
         Raises:
-            SchemaMismatch, DiskFull: As for :meth:`extend`.
+            SchemaMismatchError, DiskFullError: As for :meth:`extend`.
         """
         self._require_open()
         info_by_env = self._info_by_env(self._make_info())
@@ -297,8 +297,8 @@ class Recorder:
             Id of the episode.
 
         Raises:
-            SchemaMismatch: Names the key and row that do not fit; nothing was recorded.
-            DiskFull: No space left; earlier episodes are intact.
+            SchemaMismatchError: Names the key and row that do not fit; nothing was recorded.
+            DiskFullError: No space left; earlier episodes are intact.
         """
         self._require_open()
         info = self._make_info(split, policy, metadata, seed, start_state)
@@ -332,14 +332,14 @@ class Recorder:
             The version's folder.
 
         Raises:
-            RecordingInUse: Another process writes to the recording.
-            DatasetExists: The version exists; the recording is kept.
-            DatasetNotFound: The recording was committed or discarded before.
+            RecordingInUseError: Another process writes to the recording.
+            DatasetExistsError: The version exists; the recording is kept.
+            DatasetNotFoundError: The recording was committed or discarded before.
         """
         self.close()
         if not self.path.exists():
             msg = f"Recording {self.path}: expected a folder, got none: a version holds it already."
-            raise DatasetNotFound(msg)
+            raise DatasetNotFoundError(msg)
         options = {"store": self._store, **options}
         return commit_recording(self.recording, name, version=version, license=license, **options)
 
@@ -409,7 +409,7 @@ class Recorder:
         """
         try:
             episode_ids = [self._writer.append(record) for record in records]
-        except SchemaMismatch:  # raised after the episodes that fit
+        except SchemaMismatchError:  # raised after the episodes that fit
             self._writer.flush()
             raise
         self._writer.flush()

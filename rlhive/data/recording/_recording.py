@@ -28,7 +28,13 @@ from rlhive.data._episodes import EpisodeRecord
 from rlhive.data._schema import Schema
 from rlhive.data.recording._stream import SUFFIX, StreamReader, read_sorted_records
 from rlhive.data.versions import VersionSource
-from rlhive.errors import CorruptDataset, InvalidName, RecordingInUse, SchemaMismatch, UnsupportedFormat
+from rlhive.errors import (
+    CorruptDatasetError,
+    InvalidNameError,
+    RecordingInUseError,
+    SchemaMismatchError,
+    UnsupportedFormatError,
+)
 
 FORMAT_VERSION = 2
 #: How long to wait for the lock of a recording: a process that only reads its state holds it for an instant.
@@ -71,8 +77,8 @@ class Recording:
         path: Folder of an existing recording; :meth:`create` makes one.
 
     Raises:
-        CorruptDataset: The folder has no readable ``recording.json``.
-        UnsupportedFormat: Another version of RLHive wrote the recording.
+        CorruptDatasetError: The folder has no readable ``recording.json``.
+        UnsupportedFormatError: Another version of RLHive wrote the recording.
 
     Attributes:
         path: The folder.
@@ -87,7 +93,7 @@ class Recording:
         self.name = str(content.get("name", "")) if version else ""
         if version != FORMAT_VERSION:
             msg = f"{self.path}: expected a recording of format_version {FORMAT_VERSION}, got {version!r}."
-            raise UnsupportedFormat(msg)
+            raise UnsupportedFormatError(msg)
 
     @classmethod
     def create(
@@ -109,8 +115,8 @@ class Recording:
             name: Name of the dataset that the recording is meant for.
 
         Raises:
-            StoreNotWritable, DiskFull: The folder cannot be made.
-            SchemaMismatch: The existing recording has another schema.
+            StoreNotWritableError, DiskFullError: The folder cannot be made.
+            SchemaMismatchError: The existing recording has another schema.
         """
         path = Path(path)
         with _store.translate_disk_errors(path):
@@ -149,19 +155,19 @@ class Recording:
         """Return the schema of the transitions.
 
         Raises:
-            SchemaMismatch: No schema was given and no episode was recorded.
+            SchemaMismatchError: No schema was given and no episode was recorded.
         """
         schema = self.schema
         if schema is None:
             msg = f"{self.path}: expected a schema, got none: the recording holds no episode."
-            raise SchemaMismatch(msg)
+            raise SchemaMismatchError(msg)
         return schema
 
     def set_schema(self, schema: Schema, start_state: Mapping[str, np.ndarray]) -> None:
         """Fix the schema and the parts of the start state, or check that they are those of the recording.
 
         Raises:
-            SchemaMismatch: The recording has another schema or other parts.
+            SchemaMismatchError: The recording has another schema or other parts.
         """
         if self.schema is None:
             sizes = {name: int(np.size(value)) for name, value in start_state.items()}
@@ -174,7 +180,7 @@ class Recording:
         """Raise unless a start state has the parts and sizes of the recording's.
 
         Raises:
-            SchemaMismatch: Names the first part that differs.
+            SchemaMismatchError: Names the first part that differs.
         """
         expected, got = self.start_state_sizes, {name: np.size(value) for name, value in start_state.items()}
         for name in sorted(expected.keys() | got.keys()):
@@ -184,13 +190,13 @@ class Recording:
                     f"{context}: start state {name!r}: expected {numbers[0]}, got {numbers[1]}. "
                     "All episodes of a recording need the same parts, or none."
                 )
-                raise SchemaMismatch(msg)
+                raise SchemaMismatchError(msg)
 
     def accept(self, record: EpisodeRecord, schema: Schema, context: str) -> None:
         """Check that an episode fits the recording; the first episode fixes the schema and the start state's parts.
 
         Raises:
-            SchemaMismatch: The recording has another schema, or a start state of other parts.
+            SchemaMismatchError: The recording has another schema, or a start state of other parts.
         """
         recording_schema = self.schema
         if recording_schema is None:
@@ -203,7 +209,7 @@ class Recording:
         """Add the provenance of a run; an existing one with the same id stays.
 
         Raises:
-            InvalidName: The run's id cannot be part of a file name.
+            InvalidNameError: The run's id cannot be part of a file name.
         """
         run = require_word(str(provenance.get("run", "")) or "run", "run")
         with _store.translate_disk_errors(self.path):
@@ -233,12 +239,12 @@ class Recording:
             schema: Schema of an empty version, where no episode was recorded.
 
         Raises:
-            SchemaMismatch: No episode was recorded and no schema is given, or the recording has another one.
+            SchemaMismatchError: No episode was recorded and no schema is given, or the recording has another one.
         """
         recording_schema = self.schema or schema
         if recording_schema is None:
             msg = f"{self.path}: expected episodes, got none. Record some, or pass schema= for an empty version."
-            raise SchemaMismatch(msg)
+            raise SchemaMismatchError(msg)
         if schema is not None:
             recording_schema.require(schema, context=str(self.path))
         return VersionSource(recording_schema, self.sorted_records, ids=self.episode_outcomes, runs=tuple(self.runs))
@@ -276,7 +282,7 @@ class Recording:
         try:
             with self.exclusive(timeout_s=0):
                 return False
-        except RecordingInUse:
+        except RecordingInUseError:
             return True
 
     @contextlib.contextmanager
@@ -284,7 +290,7 @@ class Recording:
         """Hold the lock for writing: no other process commits or discards the recording meanwhile.
 
         Raises:
-            RecordingInUse: Another process is still committing or discarding it after ``timeout_s``.
+            RecordingInUseError: Another process is still committing or discarding it after ``timeout_s``.
         """
         with self._locked(fcntl.LOCK_SH, timeout_s):
             yield
@@ -294,7 +300,7 @@ class Recording:
         """Hold the lock for committing or discarding the recording.
 
         Raises:
-            RecordingInUse: A live process still writes to it after ``timeout_s``.
+            RecordingInUseError: A live process still writes to it after ``timeout_s``.
         """
         with self._locked(fcntl.LOCK_EX, timeout_s):
             yield
@@ -316,7 +322,7 @@ class Recording:
                 except BlockingIOError as error:
                     if time.monotonic() >= deadline:
                         msg = f"{self.path}: expected a recording that no live process holds, got one in use."
-                        raise RecordingInUse(msg) from error
+                        raise RecordingInUseError(msg) from error
                 time.sleep(0.01)
             yield
 
@@ -343,19 +349,19 @@ class Recording:
         except (OSError, ValueError) as error:
             raise self._corrupt_error(name, error) from error
 
-    def _corrupt_error(self, name: str, error: Exception) -> CorruptDataset:
-        return CorruptDataset(f"{self.path} is not a recording: expected a readable {name}, got {error!r}.")
+    def _corrupt_error(self, name: str, error: Exception) -> CorruptDatasetError:
+        return CorruptDatasetError(f"{self.path} is not a recording: expected a readable {name}, got {error!r}.")
 
 
 def require_word(text: str, kind: str) -> str:
     """Return the name of a writer or a run if it can be part of a file name.
 
     Raises:
-        InvalidName: The name holds other characters or is too long.
+        InvalidNameError: The name holds other characters or is too long.
     """
     if not _WORD.fullmatch(text):
         msg = f"Name of a {kind}: expected 1 to 96 letters, digits, '_' and '-', got {text!r}."
-        raise InvalidName(msg)
+        raise InvalidNameError(msg)
     return text
 
 

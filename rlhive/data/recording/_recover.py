@@ -7,7 +7,7 @@ from typing import Any
 from rlhive.data import _store
 from rlhive.data.recording._recording import Recording
 from rlhive.data.versions import export
-from rlhive.errors import CorruptDataset, DatasetNotFound, InvalidName, UnsupportedFormat
+from rlhive.errors import CorruptDatasetError, DatasetNotFoundError, InvalidNameError, UnsupportedFormatError
 
 #: How long a commit waits for processes that only list recordings, which hold the lock for an instant.
 _COMMIT_TIMEOUT_S = 0.5
@@ -17,7 +17,7 @@ def recordings(*, store: Path | None = None) -> list[Recording]:
     """Return the uncommitted recordings of a store, sorted by path; unreadable ones are left out."""
     readable = []
     for file in sorted((store or _store.store_dir()).glob(".recordings/**/recording.json")):
-        with contextlib.suppress(CorruptDataset, UnsupportedFormat):
+        with contextlib.suppress(CorruptDatasetError, UnsupportedFormatError):
             readable.append(Recording(file.parent))
     return readable
 
@@ -31,7 +31,7 @@ def find_recording(name: str = "", *, store: Path | None = None) -> Recording:
         store: Folder of all datasets.
 
     Raises:
-        DatasetNotFound: No recording matches, or several do; the message lists them.
+        DatasetNotFoundError: No recording matches, or several do; the message lists them.
     """
     folder = Path(name).expanduser().absolute()
     if name and (folder / "recording.json").is_file():
@@ -49,7 +49,7 @@ def find_recording(name: str = "", *, store: Path | None = None) -> Recording:
         f"Recording {name!r}: expected one match, got {len(matches)}; recordings: {paths}. "
         "Pass the folder of one; `rlhive recover` lists them."
     )
-    raise DatasetNotFound(msg)
+    raise DatasetNotFoundError(msg)
 
 
 def commit_recording(
@@ -68,19 +68,19 @@ def commit_recording(
         The version's folder.
 
     Raises:
-        RecordingInUse: A live process writes to the recording.
-        DatasetNotFound: The recording holds no complete episode.
-        DatasetExists: The version exists; the recording is kept.
-        InvalidName: There is no name, or the name or version is not accepted.
+        RecordingInUseError: A live process writes to the recording.
+        DatasetNotFoundError: The recording holds no complete episode.
+        DatasetExistsError: The version exists; the recording is kept.
+        InvalidNameError: There is no name, or the name or version is not accepted.
     """
     name = name or recording.name
     if not name:
         msg = f"{recording.path}: expected the name of a dataset, got none: the recording has no name of its own."
-        raise InvalidName(msg)
+        raise InvalidNameError(msg)
     with recording.exclusive(timeout_s=_COMMIT_TIMEOUT_S):
         if recording.schema is None:
             msg = f"{recording.path} holds no complete episode: expected at least one."
-            raise DatasetNotFound(msg)
+            raise DatasetNotFoundError(msg)
         env_names = [run.get("env", {}).get("env_name", "") for run in recording.runs]
         options = {"env_name": next((env_name for env_name in env_names if env_name), ""), **options}
         folder = export(recording, name, version=version, license=license, **options)
@@ -92,7 +92,7 @@ def discard_recording(recording: Recording) -> None:
     """Remove a recording and its episodes.
 
     Raises:
-        RecordingInUse: A live process writes to the recording.
+        RecordingInUseError: A live process writes to the recording.
     """
     with recording.exclusive(timeout_s=_COMMIT_TIMEOUT_S):
         recording.discard()

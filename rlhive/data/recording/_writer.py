@@ -15,7 +15,7 @@ from rlhive.data import _store
 from rlhive.data._episodes import EpisodeRecord, pack
 from rlhive.data.recording._recording import Recording, require_word
 from rlhive.data.recording._stream import SUFFIX, encode_records, encode_schema
-from rlhive.errors import DatasetExists
+from rlhive.errors import DatasetExistsError
 
 #: Number of episode ids that belong to a numbered stream: stream 2 holds the ids from 2,000,000 on.
 EPISODES_PER_STREAM = 1_000_000
@@ -40,9 +40,9 @@ class StreamWriter:
         run: Id of the run that records; by default the recording's first run.
 
     Raises:
-        DatasetExists: The recording has a stream of that name.
-        InvalidName: The name holds other characters.
-        RecordingInUse: Another process commits or discards the recording.
+        DatasetExistsError: The recording has a stream of that name.
+        InvalidNameError: The name holds other characters.
+        RecordingInUseError: Another process commits or discards the recording.
 
     Attributes:
         recording: The recording.
@@ -89,7 +89,7 @@ class StreamWriter:
         Records of more than MAX_PENDING_BYTES are written at once.
 
         Raises:
-            DiskFull: No space left; the record stays queued if its id was assigned.
+            DiskFullError: No space left; the record stays queued if its id was assigned.
             ValueError: The writer is closed or was opened with the name of a stream.
         """
         if not self._assigns_ids:
@@ -110,7 +110,7 @@ class StreamWriter:
         """Write the appended episodes with one flush to the disk.
 
         Raises:
-            DiskFull: No space left; the episodes stay queued, and the next call tries again.
+            DiskFullError: No space left; the episodes stay queued, and the next call tries again.
         """
         if self._pending:
             self.write(self._pending)
@@ -121,8 +121,8 @@ class StreamWriter:
         """Write episodes that have ids. When this returns they are on the disk, with one flush for all of them.
 
         Raises:
-            SchemaMismatch: A start state has other parts than the recording's; nothing was written.
-            DiskFull: No space left; earlier episodes are intact, and the next call begins a new stream.
+            SchemaMismatchError: A start state has other parts than the recording's; nothing was written.
+            DiskFullError: No space left; earlier episodes are intact, and the next call begins a new stream.
             ValueError: The writer is closed.
         """
         for record in records:
@@ -166,8 +166,8 @@ class StreamWriter:
             The record as written; it owns its memory.
 
         Raises:
-            SchemaMismatch: Names the key and row that do not fit; nothing was written.
-            DiskFull: No space left; earlier episodes are intact.
+            SchemaMismatchError: Names the key and row that do not fit; nothing was written.
+            DiskFullError: No space left; earlier episodes are intact.
         """
         columns, final = pack(transitions, self.recording.require_schema(), context=f"episode {episode}")
         record = EpisodeRecord(
@@ -210,7 +210,7 @@ class StreamWriter:
         while self._next_id == self._end_id:
             stems = [path.stem for path in self.recording.path.glob(f"*{SUFFIX}")]
             number = max((int(stem) for stem in stems if stem.isdecimal()), default=-1) + 1
-            with contextlib.suppress(DatasetExists):  # another writer created the stream first
+            with contextlib.suppress(DatasetExistsError):  # another writer created the stream first
                 self._stem = f"{number:06d}"
                 self._open_stream(self._stem)
                 self._next_id = number * EPISODES_PER_STREAM
@@ -233,7 +233,7 @@ class StreamWriter:
                 self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
             except FileExistsError as error:
                 msg = f"{path}: expected a new stream, got an existing one; streams are never rewritten."
-                raise DatasetExists(msg) from error
+                raise DatasetExistsError(msg) from error
         try:
             self._write_message(self._file, header)
             with _store.translate_disk_errors(path):

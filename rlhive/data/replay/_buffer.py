@@ -19,7 +19,7 @@ from rlhive.data.replay import _prefetch
 from rlhive.data.replay._options import BatchTransform, SamplingOptions
 from rlhive.data.replay._samplers import EpisodeSliceSampler, set_boundaries
 from rlhive.data.replay._storage import PackedStorage, identity_collate
-from rlhive.errors import SchemaMismatch
+from rlhive.errors import SchemaMismatchError
 from rlhive.keys import NestedKey
 
 _INDEX = "index"
@@ -171,12 +171,12 @@ def make_replay_buffer(storage: PackedStorage, options: SamplingOptions) -> Data
         options: How to sample.
 
     Raises:
-        SchemaMismatch: The storage holds no transitions.
-        EpisodesTooShort: No episode is as long as a slice.
+        SchemaMismatchError: The storage holds no transitions.
+        EpisodesTooShortError: No episode is as long as a slice.
     """
     if not len(storage):
         msg = "The selected episodes have no transitions: expected at least one. Select others with split= or where=."
-        raise SchemaMismatch(msg)
+        raise SchemaMismatchError(msg)
     storage, transform = _move_into_storage(storage, options.transform)
     sampler = options.sampler
     if options.slice_len is not None:

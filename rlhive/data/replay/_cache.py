@@ -16,7 +16,7 @@ from rlhive.data.replay._checksums import read_source, require_intact, write_che
 from rlhive.data.replay._layout import ImageCache, PackedCache, PackedCacheWriter, build_blocks
 from rlhive.data.replay._validation import require_choice
 from rlhive.data.versions import FileEntry, Manifest, read_shard_episodes, verify_shards
-from rlhive.errors import CorruptDataset, DatasetExists
+from rlhive.errors import CorruptDatasetError, DatasetExistsError
 
 logger = logging.getLogger(__name__)
 
@@ -50,8 +50,8 @@ def open_packed(
 
     Raises:
         ValueError: ``image_cache`` is neither ``"raw"`` nor ``"encoded"``.
-        CorruptDataset: A file does not match the manifest; no cache is left.
-        StoreNotWritable, DiskFull: The cache cannot be written; nothing half-written is left.
+        CorruptDatasetError: A file does not match the manifest; no cache is left.
+        StoreNotWritableError, DiskFullError: The cache cannot be written; nothing half-written is left.
     """
     version_manifest = manifest
     kind = _choose_image_cache(manifest, image_cache, store)
@@ -64,15 +64,15 @@ def open_packed(
             try:
                 require_intact(target)
                 return PackedCache(target)
-            except CorruptDataset:
+            except CorruptDatasetError:
                 _store.remove_dir(target)
         # If another process was faster, the next attempt opens its cache.
-        with contextlib.suppress(DatasetExists), _store.atomic_dir(target) as partial:
+        with contextlib.suppress(DatasetExistsError), _store.atomic_dir(target) as partial:
             episodes = read_shard_episodes(folder, version_manifest, manifest.shards())
             _build_cache(partial, Path(folder), manifest, episodes, kind)
             write_checksums(partial, manifest.data_key)
     msg = f"Cache {target} was built {_MAX_ATTEMPTS} times, and each time another process removed or damaged it."
-    raise CorruptDataset(msg)
+    raise CorruptDatasetError(msg)
 
 
 def _choose_image_cache(manifest: Manifest, image_cache: ImageCache | None, store: Path | None) -> ImageCache:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhive.data import _store
-from rlhive.errors import CorruptDataset
+from rlhive.errors import CorruptDatasetError
 
 FILE_NAME = "seal.json"
 CHUNK_BYTES = 16 * 2**20
@@ -41,7 +41,7 @@ def read_source(folder: Path) -> str:
     """Return the key of the data that a folder was derived from; empty if the folder has no readable checksums."""
     try:
         return _read_record(Path(folder))[0]
-    except CorruptDataset:
+    except CorruptDatasetError:
         return ""
 
 
@@ -53,7 +53,7 @@ def require_intact(folder: Path, *, read_all: bool = False) -> None:
         read_all: Whether to read files with an unchanged stamp as well.
 
     Raises:
-        CorruptDataset: A file is missing, was added, or has changed.
+        CorruptDatasetError: A file is missing, was added, or has changed.
     """
     folder = Path(folder)
     source, files = _read_record(folder)
@@ -76,9 +76,11 @@ def require_intact(folder: Path, *, read_all: bool = False) -> None:
             _write_record(folder, source, files)
 
 
-def damaged_cache_error(folder: Path, problem: str) -> CorruptDataset:
+def damaged_cache_error(folder: Path, problem: str) -> CorruptDatasetError:
     """Return the error for a damaged cache folder, ready to be raised."""
-    return CorruptDataset(f"Cache {folder} is damaged: {problem}. Delete the folder; the next call builds it again.")
+    return CorruptDatasetError(
+        f"Cache {folder} is damaged: {problem}. Delete the folder; the next call builds it again."
+    )
 
 
 def _read_record(folder: Path) -> tuple[str, dict[str, dict[str, Any]]]:

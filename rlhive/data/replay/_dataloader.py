@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 from rlhive.data.replay import _prefetch
 from rlhive.data.replay._options import DataLoaderOptions
 from rlhive.data.replay._storage import PackedStorage, identity_collate
-from rlhive.errors import EpisodesTooShort
+from rlhive.errors import EpisodesTooShortError
 
 
 def make_dataloader(storage: PackedStorage, options: DataLoaderOptions) -> DataLoader:
@@ -24,7 +24,7 @@ def make_dataloader(storage: PackedStorage, options: DataLoaderOptions) -> DataL
         options: What an item is, and how items are put into batches.
 
     Raises:
-        EpisodesTooShort: No episode is as long as an item.
+        EpisodesTooShortError: No episode is as long as an item.
     """
     dataset = _TransitionDataset(storage) if options.slice_len is None else _SliceDataset(storage, options.slice_len)
     batches = _BatchSampler(len(dataset), options)
@@ -137,7 +137,7 @@ def _find_slice_starts(storage: PackedStorage, slice_len: int) -> torch.Tensor:
             f"slice_len={slice_len}: expected an episode of at least that many transitions, got {longest} at most. "
             "Use a smaller slice_len."
         )
-        raise EpisodesTooShort(msg)
+        raise EpisodesTooShortError(msg)
     first = lengths.cumsum(0) - lengths
     offset = first - (num_starts.cumsum(0) - num_starts)
     return torch.arange(int(num_starts.sum())) + torch.repeat_interleave(offset, num_starts)

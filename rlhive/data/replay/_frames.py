@@ -29,7 +29,7 @@ import pyarrow as pa
 import torch
 
 from rlhive.data.replay._checksums import damaged_cache_error
-from rlhive.errors import CorruptDataset
+from rlhive.errors import CorruptDatasetError
 
 #: Zstandard files are a tenth smaller and take four times as long to read, see benchmarks/picture_codecs.py.
 _CODEC = "lz4_raw"
@@ -135,7 +135,7 @@ class FrameReader:
         num_rows: Number of rows.
 
     Raises:
-        CorruptDataset: A file is missing, or the index has the wrong size.
+        CorruptDatasetError: A file is missing, or the index has the wrong size.
     """
 
     def __init__(self, folder: Path, name: str, frame_format: FrameFormat, num_rows: int):
@@ -164,7 +164,7 @@ class FrameReader:
             int64 ``[n, row_bytes // 8]`` in new memory; the bytes after the last frame of a row are undefined.
 
         Raises:
-            CorruptDataset: A frame cannot be decoded.
+            CorruptDatasetError: A frame cannot be decoded.
         """
         decoded = torch.empty(len(rows), self._format.row_bytes // _WORD, dtype=torch.int64)
         target = decoded.numpy().view(np.uint8)
@@ -223,7 +223,7 @@ class FrameReader:
             msg = f"{self._path.stem}.idx, frame {int(frames[~is_valid][0])}: invalid start, size or key"
             raise self._damaged_error(msg)
 
-    def _damaged_error(self, problem: str) -> CorruptDataset:
+    def _damaged_error(self, problem: str) -> CorruptDatasetError:
         return damaged_cache_error(self._path.parent, problem)
 
 

@@ -35,7 +35,7 @@ from rlhive.data.replay._leaves import (
     join_frames,
 )
 from rlhive.data.replay._validation import require_integer, require_key_list
-from rlhive.errors import SchemaMismatch
+from rlhive.errors import SchemaMismatchError
 
 _WORD = 8
 _REWARD = keys.key_to_column(keys.NEXT_REWARD)
@@ -234,7 +234,7 @@ def build_plans(cache: PackedCache, selected_keys: Sequence[keys.NestedKey] | No
         window: The rows of an item.
 
     Raises:
-        SchemaMismatch: The schema has no field of a key, or a field cannot be normalised, summed or stacked.
+        SchemaMismatchError: The schema has no field of a key, or a field cannot be normalised, summed or stacked.
     """
     columns = select_columns(cache, selected_keys)
     for key in window.normalize:
@@ -243,7 +243,7 @@ def build_plans(cache: PackedCache, selected_keys: Sequence[keys.NestedKey] | No
         _require_float_field(cache, _REWARD, "n_step")
     if window.frame_stack > 1 and not any(item.key in STACKED for item in cache.schema.observed):
         msg = f"frame_stack={window.frame_stack}: expected one of the keys {', '.join(STACKED)}, got none"
-        raise SchemaMismatch(msg)
+        raise SchemaMismatchError(msg)
     plans = (GatherPlan(block, data, window, columns) for block, data in zip(cache.blocks, cache.data, strict=True))
     return [plan for plan in plans if plan]
 
@@ -260,7 +260,7 @@ def select_columns(cache: PackedCache, selected_keys: Sequence[keys.NestedKey] |
     """Return the columns of some keys, with those of ``episode`` and the flags; all columns for None.
 
     Raises:
-        SchemaMismatch: The schema has no field of a key, or ``selected_keys`` is a string.
+        SchemaMismatchError: The schema has no field of a key, or ``selected_keys`` is a string.
     """
     require_key_list(selected_keys, "keys")
     schema_columns = {item.column for item in cache.schema.fields}
@@ -271,7 +271,7 @@ def select_columns(cache: PackedCache, selected_keys: Sequence[keys.NestedKey] |
     unknown = columns - schema_columns - always
     if unknown:
         msg = f"No field {', '.join(sorted(unknown))}: expected some of {', '.join(sorted(schema_columns))}"
-        raise SchemaMismatch(msg)
+        raise SchemaMismatchError(msg)
     return columns | always
 
 
@@ -291,7 +291,7 @@ def _require_float_field(cache: PackedCache, column: str, option: str) -> None:
     if item is None or not getattr(torch, item.dtype).is_floating_point:
         got = "no such field" if item is None else item.describe()
         msg = f"{option}: expected a floating-point field {column}, got {got}"
-        raise SchemaMismatch(msg)
+        raise SchemaMismatchError(msg)
 
 
 def _key_parts(key: keys.NestedKey) -> tuple[str, ...]:

@@ -40,7 +40,7 @@ from rlhive.data._episodes import TERMINATED, TRUNCATED, Columns
 from rlhive.data._schema import Field, Schema
 from rlhive.data.replay._checksums import damaged_cache_error
 from rlhive.data.replay._frames import FrameFormat, FrameReader, FrameWriter
-from rlhive.errors import CorruptDataset
+from rlhive.errors import CorruptDatasetError
 
 FORMAT_VERSION = 3
 
@@ -151,7 +151,7 @@ class PackedCacheWriter:
         """Add the next transitions, arrays ``[n, *shape]`` by column name.
 
         Raises:
-            CorruptDataset: There are more transitions than the episodes have.
+            CorruptDatasetError: There are more transitions than the episodes have.
         """
         count = len(next(iter(columns.values())))
         if self._num_written + count > self._num_transitions:
@@ -164,7 +164,7 @@ class PackedCacheWriter:
         """Write the tables and the layout.
 
         Raises:
-            CorruptDataset: There were fewer transitions than the episodes have.
+            CorruptDatasetError: There were fewer transitions than the episodes have.
         """
         self.close()
         if self._num_written != self._num_transitions:
@@ -235,8 +235,8 @@ class PackedCacheWriter:
                 target[self._final_rows[ended] - first] = self._finals[item.column][ended].reshape(-1, item.width)
         return rows
 
-    def _count_error(self, count: int) -> CorruptDataset:
-        return CorruptDataset(
+    def _count_error(self, count: int) -> CorruptDatasetError:
+        return CorruptDatasetError(
             f"Expected {self._num_transitions} transitions in the shards, got {count}. Fetch the version again."
         )
 
@@ -250,7 +250,7 @@ class PackedCache:
         folder: Folder that a :class:`PackedCacheWriter` filled.
 
     Raises:
-        CorruptDataset: A file is missing or has another size than the layout says.
+        CorruptDatasetError: A file is missing or has another size than the layout says.
 
     Attributes:
         folder: The folder.

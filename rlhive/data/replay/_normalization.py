@@ -8,7 +8,7 @@ from torchrl.envs.transforms import ObservationNorm
 
 from rlhive import keys
 from rlhive.data._schema import Field, Schema
-from rlhive.errors import SchemaMismatch
+from rlhive.errors import SchemaMismatchError
 from rlhive.keys import NestedKey
 from rlhive.normalization import ClippedObservationNorm, compute_scale
 
@@ -33,7 +33,7 @@ def resolve_normalization(
         statistics: Statistics by column name, as :meth:`rlhive.data.ColumnStatistics.to_json` returns them.
 
     Raises:
-        SchemaMismatch: A column has no statistics, or :func:`mean_and_scale` refuses it.
+        SchemaMismatchError: A column has no statistics, or :func:`mean_and_scale` refuses it.
     """
     if normalize is False:
         return {}
@@ -47,7 +47,7 @@ def resolve_normalization(
                 f"normalize: expected a field with statistics, got {column}. "
                 f"Pass normalize={{{keys.column_to_key(column)!r}: (mean, std)}}."
             )
-            raise SchemaMismatch(msg)
+            raise SchemaMismatchError(msg)
     return {keys.column_to_key(column): mean_and_scale(schema[column], statistics[column]) for column in columns}
 
 
@@ -63,7 +63,8 @@ def mean_and_scale(item: Field, statistics: Mapping[str, Any]) -> tuple[torch.Te
         statistics of all elements together give the same number for each element of the last dimension.
 
     Raises:
-        SchemaMismatch: The field is not of a floating-point dtype, or its mean or standard deviation is not finite.
+        SchemaMismatchError: The field is not of a floating-point dtype, or its mean or standard deviation is not
+            finite.
     """
     mean, std = _read_pair(item, statistics, MEAN_STD)
     return mean, compute_scale(mean, std)
@@ -79,8 +80,8 @@ def observation_norm(item: Field, statistics: Mapping[str, Any], *, how: str = M
             ``"quantiles"`` the 1 % and 99 % quantiles to -1 and 1; elements that do not vary are shifted only.
 
     Raises:
-        SchemaMismatch: The field is not of a floating-point dtype, or statistics that ``how`` needs are missing or not
-            finite.
+        SchemaMismatchError: The field is not of a floating-point dtype, or statistics that ``how`` needs are missing or
+            not finite.
     """
     in_keys = [item.key]
     if item.observed:
@@ -101,14 +102,14 @@ def _read_pair(item: Field, statistics: Mapping[str, Any], how: str) -> tuple[to
     """Return the two statistics that a normalisation needs, float64, in the shape of the field."""
     if how not in _STATISTICS or not item.dtype.startswith("float"):
         msg = f"Normalising {item.column} ({item.dtype}) by {how!r}: expected floats and {', '.join(_STATISTICS)}."
-        raise SchemaMismatch(msg)
+        raise SchemaMismatchError(msg)
     first, second = (_to_tensor(item, statistics.get(name)) for name in _STATISTICS[how])
     if first is None or second is None:
         msg = (
             f"Normalising {item.column} by {how!r}: expected finite {' and '.join(_STATISTICS[how])} of {item.column}, "
             "got none. Leave out the episodes with infinite values."
         )
-        raise SchemaMismatch(msg)
+        raise SchemaMismatchError(msg)
     return first, second
 
 

@@ -17,7 +17,7 @@ from torchrl.data.replay_buffers.samplers import Sampler
 from rlhive import keys
 from rlhive.data.replay._samplers import MASK
 from rlhive.data.replay._storage import PackedStorage
-from rlhive.errors import SchemaMismatch
+from rlhive.errors import SchemaMismatchError
 
 #: Key of the trajectory ids of TorchRL's collectors.
 _TRAJECTORY_IDS = ("collector", "traj_ids")
@@ -38,7 +38,7 @@ class OnlineReplayBuffer(TensorDictReplayBuffer):
         """Add transitions; see ``TensorDictReplayBuffer.extend``.
 
         Raises:
-            SchemaMismatch: A key of the dataset is missing, or has another dtype or shape.
+            SchemaMismatchError: A key of the dataset is missing, or has another dtype or shape.
         """
         return super().extend(self._conform(tensordicts), update_priority=update_priority)
 
@@ -75,7 +75,7 @@ class OnlineReplayBuffer(TensorDictReplayBuffer):
                     f"Key {keys.key_to_column(key)}: expected {expected.dtype} {tuple(expected.shape)} as in the "
                     f"dataset, got {got}. Add or convert it in the environment, or leave it out with keys=."
                 )
-                raise SchemaMismatch(msg)
+                raise SchemaMismatchError(msg)
             conformed.set(key, value.to("cpu"))
         return conformed
 

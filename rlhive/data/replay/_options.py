@@ -23,7 +23,7 @@ from rlhive.data.replay._normalization import Normalize, resolve_normalization
 from rlhive.data.replay._samplers import ShortEpisodes
 from rlhive.data.replay._storage import PackedStorage
 from rlhive.data.replay._validation import require_choice, require_integer, require_key_list
-from rlhive.errors import InvalidSetting
+from rlhive.errors import InvalidOptionError
 from rlhive.keys import NestedKey
 
 #: A function of a batch, or one of TorchRL's transforms.
@@ -62,8 +62,8 @@ class ReadOptions:
 
     Raises:
         ValueError: ``n_step``, ``frame_stack``, ``gamma`` or ``image_cache`` is out of range.
-        SchemaMismatch: ``keys`` or ``normalize`` is a string.
-        InvalidSetting: ``device`` is a GPU, and torch cannot use one.
+        SchemaMismatchError: ``keys`` or ``normalize`` is a string.
+        InvalidOptionError: ``device`` is a GPU, and torch cannot use one.
     """
 
     keys: Sequence[NestedKey] | None = None
@@ -84,7 +84,7 @@ class ReadOptions:
             require_choice(self.image_cache, get_args(ImageCache), "image_cache")
         if torch.device(self.device).type == "cuda" and not torch.cuda.is_available():
             msg = f"device={str(self.device)!r}: expected a GPU that torch can use, got none"
-            raise InvalidSetting(msg)
+            raise InvalidOptionError(msg)
 
     def window(self) -> Window:
         """Return the rows that make one item of a batch, before normalisation."""
@@ -196,7 +196,7 @@ def make_storage(
             where ``normalize`` brings no numbers of its own.
 
     Raises:
-        SchemaMismatch: The schema has no field of a key, or a field does not have the dtype that an option needs.
+        SchemaMismatchError: The schema has no field of a key, or a field does not have the dtype that an option needs.
     """
     normalization = resolve_normalization(packed.schema, options.normalize, statistics or {})
     window = replace(options.window(), normalize=normalization)

@@ -16,7 +16,7 @@ from torchrl.data.replay_buffers.storages import Storage
 from rlhive import keys
 from rlhive.data.replay._storage import PackedStorage
 from rlhive.data.replay._validation import require_choice
-from rlhive.errors import EpisodesTooShort
+from rlhive.errors import EpisodesTooShortError
 
 ShortEpisodes = Literal["drop", "pad", "shorter"]
 
@@ -49,7 +49,7 @@ class EpisodeSliceSampler(SliceSampler):
 
     Raises:
         ValueError: ``short`` is none of these.
-        EpisodesTooShort: No episode is left.
+        EpisodesTooShortError: No episode is left.
     """
 
     def __init__(self, storage: PackedStorage, *, slice_len: int, short: ShortEpisodes = "drop"):
@@ -67,7 +67,7 @@ class EpisodeSliceSampler(SliceSampler):
                 f"slice_len={slice_len}: expected an episode of at least that many transitions, got {longest} at most. "
                 "Use a smaller slice_len, or short_episodes='pad' or 'shorter'."
             )
-            raise EpisodesTooShort(msg)
+            raise EpisodesTooShortError(msg)
         self._take = lengths[is_sampled].clamp_max(slice_len)
         num_starts = lengths[is_sampled] - self._take + 1
         terminated, self._done = (flags[is_sampled] for flags in storage.endings())

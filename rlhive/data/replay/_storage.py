@@ -20,7 +20,7 @@ from rlhive.data.replay._gather import (
     set_nested,
 )
 from rlhive.data.replay._layout import PackedCache
-from rlhive.errors import CheckpointMismatch
+from rlhive.errors import CheckpointMismatchError
 
 #: A transition reads its own row and the following one.
 SINGLE_STEP = Window()
@@ -50,7 +50,7 @@ class PackedStorage(Storage):
             and every batch is copied to the device, to a GPU from pinned memory.
 
     Raises:
-        SchemaMismatch: The schema has no field of a key, or a field does not have the dtype that an option needs.
+        SchemaMismatchError: The schema has no field of a key, or a field does not have the dtype that an option needs.
 
     Example:
         >>> storage.get(torch.tensor([0, 7]))["next", "reward"].shape  # doctest: +SKIP
@@ -237,14 +237,14 @@ class PackedStorage(Storage):
         """Check that a checkpoint was made with this content.
 
         Raises:
-            CheckpointMismatch: The checkpoint was made with another content.
+            CheckpointMismatchError: The checkpoint was made with another content.
         """
         if dict(state_dict) != self.state_dict():
             msg = (
                 f"Buffer checkpoint: expected {self.state_dict()}, got {dict(state_dict)}. "
                 "Open the version that the checkpoint was made with."
             )
-            raise CheckpointMismatch(msg)
+            raise CheckpointMismatchError(msg)
 
     def dumps(self, path: Path) -> None:
         """Write what identifies the content into a folder."""
@@ -255,7 +255,7 @@ class PackedStorage(Storage):
         """Check a folder that :meth:`dumps` wrote.
 
         Raises:
-            CheckpointMismatch: The folder was written with another content.
+            CheckpointMismatchError: The folder was written with another content.
         """
         self.load_state_dict(json.loads((Path(path) / "storage.json").read_text(encoding="utf-8")))
 

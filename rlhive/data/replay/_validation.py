@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from numbers import Integral
 from typing import Any
 
-from rlhive.errors import SchemaMismatch
+from rlhive.errors import SchemaMismatchError
 
 
 def require_integer(value: Any, minimum: int, argument: str) -> None:
@@ -22,11 +22,11 @@ def require_key_list(value: Any, argument: str) -> None:
     """Raise if a string stands where a list of keys is expected: it would be iterated character by character.
 
     Raises:
-        SchemaMismatch: The value is a string.
+        SchemaMismatchError: The value is a string.
     """
     if isinstance(value, str):
         msg = f"{argument}={value!r}: expected a list of keys, got a string. Write {argument}=[{value!r}]."
-        raise SchemaMismatch(msg)
+        raise SchemaMismatchError(msg)
 
 
 def require_choice(value: Any, choices: Sequence[str], argument: str) -> None:

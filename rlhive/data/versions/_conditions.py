@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from rlhive import keys
 from rlhive.data.versions._selection import EPISODE_COLUMNS, METADATA
-from rlhive.errors import InvalidExpression
+from rlhive.errors import InvalidExpressionError
 
 _MAX_LENGTH = 10_000
 _RETURN = "return_"  # stands for the column `return`, which is a keyword of Python's grammar
@@ -49,8 +49,8 @@ def select_where(table: pa.Table, condition: str | pc.Expression) -> list[int]:
             is false.
 
     Raises:
-        InvalidExpression: The condition cannot be parsed, names an unknown column, or compares values of types that
-            cannot be compared.
+        InvalidExpressionError: The condition cannot be parsed, names an unknown column, or compares values of types
+            that cannot be compared.
     """
     expression = condition
     if isinstance(condition, str):
@@ -65,14 +65,14 @@ def select_where(table: pa.Table, condition: str | pc.Expression) -> list[int]:
         reason = str(error).splitlines()[0]
         text = str(condition)
         msg = f"Condition {text!r} cannot be computed: {reason}. Columns are {', '.join(EPISODE_COLUMNS)}."
-        raise InvalidExpression(msg) from error
+        raise InvalidExpressionError(msg) from error
 
 
 def find_referenced_columns(text: str) -> list[str]:
     """Return the columns of the episode table that a condition names, sorted.
 
     Raises:
-        InvalidExpression: The condition cannot be parsed.
+        InvalidExpressionError: The condition cannot be parsed.
     """
     nodes = ast.walk(_parse(text))
     names = {_column_name(node) for node in nodes if isinstance(node, (ast.Name, ast.Attribute))}
@@ -83,13 +83,13 @@ def _parse(text: str) -> ast.expr:
     """Return the syntax tree of a condition."""
     if len(text) > _MAX_LENGTH:
         msg = f"Condition of {len(text)} characters: expected at most {_MAX_LENGTH}. Use filter() with a function."
-        raise InvalidExpression(msg)
+        raise InvalidExpressionError(msg)
     source = _STRING_OR_RETURN.sub(lambda match: match.group(1) or _RETURN, text)
     try:
         return ast.parse(source.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         msg = f"Condition {text!r}: expected something like 'success and return > -40', got {error}."
-        raise InvalidExpression(msg) from error
+        raise InvalidExpressionError(msg) from error
 
 
 def _column_name(node: ast.expr) -> str:
@@ -116,13 +116,13 @@ class _ExpressionCompiler:
         """Return the expression of a condition.
 
         Raises:
-            InvalidExpression: The tree has a node that is not part of the language.
+            InvalidExpressionError: The tree has a node that is not part of the language.
         """
         try:
             value = self._evaluate(tree)
         except RecursionError as error:
             msg = f"Condition {self._text[:80]!r}… is nested too deeply. Use filter() with a function."
-            raise InvalidExpression(msg) from error
+            raise InvalidExpressionError(msg) from error
         return value if isinstance(value, pc.Expression) else pc.scalar(bool(value))
 
     def _evaluate(self, node: ast.expr) -> Any:
@@ -195,7 +195,7 @@ class _ExpressionCompiler:
 
     def _refuse(self, problem: str) -> NoReturn:
         msg = f"Condition {self._text!r}: {problem}"
-        raise InvalidExpression(msg)
+        raise InvalidExpressionError(msg)
 
 
 def _add_metadata_column(table: pa.Table, name: str, text: str) -> pa.Table:
@@ -205,7 +205,7 @@ def _add_metadata_column(table: pa.Table, name: str, text: str) -> pa.Table:
         return table.append_column(name, pa.array(values))
     except (pa.ArrowException, TypeError) as error:
         msg = f"Condition {text!r}: {name} does not have one simple type: {error}. Use filter() with a function."
-        raise InvalidExpression(msg) from error
+        raise InvalidExpressionError(msg) from error
 
 
 def _find_entry(metadata: Any, path: list[str]) -> Any:

@@ -12,7 +12,7 @@ import pyarrow as pa
 from rlhive import keys
 from rlhive.data import _arrow
 from rlhive.data.versions._manifest import EPISODES_PATH, Manifest
-from rlhive.errors import CorruptDataset
+from rlhive.errors import CorruptDatasetError
 
 #: Columns of the episode table that :func:`find_count_mismatches` needs.
 COUNT_COLUMNS = (keys.EPISODE, "length", "split")
@@ -71,11 +71,11 @@ def require_consistent(mismatches: Iterable[str]) -> None:
     """Raise the first mismatch.
 
     Raises:
-        CorruptDataset: There is a mismatch.
+        CorruptDatasetError: There is a mismatch.
     """
     for mismatch in mismatches:
         msg = f"{mismatch} Fetch or make the version again."
-        raise CorruptDataset(msg)
+        raise CorruptDatasetError(msg)
 
 
 def _describe_column(schema: pa.Schema, name: str) -> str:

@@ -85,7 +85,7 @@ def diff(before: Path, after: Path) -> Diff:
         after: Folder of the other version.
 
     Raises:
-        DatasetNotFound, CorruptDataset, UnsupportedFormat: A folder is not a version, or is damaged.
+        DatasetNotFoundError, CorruptDatasetError, UnsupportedFormatError: A folder is not a version, or is damaged.
     """
     old, new = Manifest.read(before), Manifest.read(after)
     columns = _compare_columns(old.schema, new.schema)

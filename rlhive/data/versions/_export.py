@@ -87,12 +87,14 @@ def export(
         The folder of the new version, or of the newest version in the store if nothing changed.
 
     Raises:
-        DatasetExists: The version exists.
-        WrongVersion: The number does not fit what changed since the earlier version; the message names the right one.
-        SchemaMismatch: An episode id is repeated or out of order, or a split name has characters that are not allowed.
-        InvalidName: The name or the version does not have the right form.
+        DatasetExistsError: The version exists.
+        WrongVersionError: The number does not fit what changed since the earlier version; the message names the right
+            one.
+        SchemaMismatchError: An episode id is repeated or out of order, or a split name has characters that are not
+            allowed.
+        InvalidNameError: The name or the version does not have the right form.
         InvalidLicenseError: The licence is not an identifier.
-        StoreNotWritable, DiskFull: The store cannot be written; the partial folder is removed.
+        StoreNotWritableError, DiskFullError: The store cannot be written; the partial folder is removed.
 
     Example:
         >>> export(recording, "my/knob", license="mit", splits={"train": 0.9, "test": 0.1})  # doctest: +SKIP

@@ -15,7 +15,7 @@ from typing import Any
 from rlhive import keys
 from rlhive.data import _store, _untrusted
 from rlhive.data._schema import Schema
-from rlhive.errors import CorruptDataset, DatasetNotFound, RLHiveError, UnsupportedFormat
+from rlhive.errors import CorruptDatasetError, DatasetNotFoundError, RLHiveError, UnsupportedFormatError
 
 MANIFEST_NAME = "rlhive.json"
 FORMAT_VERSION = 1
@@ -138,9 +138,9 @@ class Manifest:
         """Read and validate the manifest of a version's folder.
 
         Raises:
-            DatasetNotFound: The folder does not exist, or has no manifest and so is not a complete version.
-            UnsupportedFormat: The format_version is not one that this RLHive reads.
-            CorruptDataset: The file is not a manifest that RLHive wrote.
+            DatasetNotFoundError: The folder does not exist, or has no manifest and so is not a complete version.
+            UnsupportedFormatError: The format_version is not one that this RLHive reads.
+            CorruptDatasetError: The file is not a manifest that RLHive wrote.
         """
         path = Path(folder) / MANIFEST_NAME
         _require_small_file(path)
@@ -148,11 +148,11 @@ class Manifest:
             content = json.loads(path.read_text(encoding="utf-8"))
             _require_format(content, path)
             return _parse_manifest(content)
-        except UnsupportedFormat:
+        except UnsupportedFormatError:
             raise
         except (RLHiveError, ValueError, TypeError, KeyError, AttributeError, RecursionError, OSError) as error:
             msg = f"{path} is not a manifest that RLHive wrote: {error}. Fetch or make the version again."
-            raise CorruptDataset(msg) from error
+            raise CorruptDatasetError(msg) from error
 
 
 class Fingerprint:
@@ -186,8 +186,8 @@ def verify_files(folder: Path, entries: Iterable[FileEntry]) -> None:
     """Compare files with the sizes and hashes that the manifest recorded.
 
     Raises:
-        CorruptDataset: A file is missing, is a link that leaves the folder, or has another size or SHA-256; the message
-            names the first such file.
+        CorruptDatasetError: A file is missing, is a link that leaves the folder, or has another size or SHA-256; the
+            message names the first such file.
     """
     for entry in entries:
         path = Path(folder) / entry.path
@@ -195,16 +195,16 @@ def verify_files(folder: Path, entries: Iterable[FileEntry]) -> None:
             _untrusted.require_inside(folder, path)
         except ValueError as error:
             msg = f"{error}: expected a file inside it. Replace the link by the file, or fetch the version again."
-            raise CorruptDataset(msg) from error
+            raise CorruptDatasetError(msg) from error
         size = path.stat().st_size if path.is_file() else None
         if size != entry.bytes:
             actual = "no such file" if size is None else f"{size} bytes"
             msg = f"{path}: expected {entry.bytes} bytes, got {actual}. Fetch or make the version again."
-            raise CorruptDataset(msg)
+            raise CorruptDatasetError(msg)
         digest = compute_sha256(path)
         if digest != entry.sha256:
             msg = f"{path}: expected SHA-256 {entry.sha256}, got {digest}. Fetch or make the version again."
-            raise CorruptDataset(msg)
+            raise CorruptDatasetError(msg)
 
 
 def compute_sha256(path: Path) -> str:
@@ -220,19 +220,19 @@ def _require_small_file(path: Path) -> None:
     except OSError as error:
         actual = f"a folder without {MANIFEST_NAME}" if path.parent.is_dir() else "no such folder"
         msg = f"{path.parent} is not a dataset version: expected its manifest, got {actual}. Collect or pull it again."
-        raise DatasetNotFound(msg) from error
+        raise DatasetNotFoundError(msg) from error
     is_file = stat.S_ISREG(status.st_mode)
     if not is_file or status.st_size > MAX_BYTES:
         actual = f"{status.st_size} bytes" if is_file else "something else"
         msg = f"{path}: expected a file of at most {MAX_BYTES} bytes, got {actual}. Fetch the version again."
-        raise CorruptDataset(msg)
+        raise CorruptDatasetError(msg)
 
 
 def _require_format(content: Any, path: Path) -> None:
     version = content["format_version"]
     if not isinstance(version, int) or not 1 <= version <= FORMAT_VERSION:
         msg = f"{path}: expected format_version 1 to {FORMAT_VERSION}, got {version!r}. Upgrade: pip install -U rlhive"
-        raise UnsupportedFormat(msg)
+        raise UnsupportedFormatError(msg)
 
 
 def _parse_manifest(content: dict[str, Any]) -> Manifest:

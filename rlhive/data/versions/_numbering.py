@@ -20,7 +20,7 @@ from rlhive import keys
 from rlhive.data import _parquet, _store
 from rlhive.data._schema import Schema
 from rlhive.data.versions._manifest import EPISODES_PATH, MANIFEST_NAME, Manifest, verify_files
-from rlhive.errors import WrongVersion
+from rlhive.errors import WrongVersionError
 
 if TYPE_CHECKING:  # episodes need torch, whose import takes seconds
     from rlhive.data._episodes import EpisodeRecord
@@ -117,7 +117,7 @@ class VersionChange:
         """Raise unless a version number fits what changed. Numbers may be skipped.
 
         Raises:
-            WrongVersion: The number does not fit; the message names the right one.
+            WrongVersionError: The number does not fit; the message names the right one.
         """
         old, new = _store.parse_version(self.manifest.version), _store.parse_version(version)
         level = next(level for level, before, after in zip(_LEVELS, old, new, strict=True) if before != after)
@@ -126,7 +126,7 @@ class VersionChange:
                 f"{self.manifest.name} {version}: {_DESCRIPTIONS[self.level]} since {self.manifest.version}, expected "
                 f"a {self.level} step, got a {level} step. Use {self.next_version}, or leave the version out."
             )
-            raise WrongVersion(msg)
+            raise WrongVersionError(msg)
 
 
 def next_version(version: str, level: str) -> str:

@@ -26,7 +26,7 @@ from rlhive.data._statistics import ColumnStatistics
 from rlhive.data.versions import _reader
 from rlhive.data.versions._manifest import FileEntry, Manifest, verify_files
 from rlhive.data.versions._source import VersionSource
-from rlhive.errors import SchemaMismatch
+from rlhive.errors import SchemaMismatchError
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ def stream_selected(folder: Path, manifest: Manifest, selection: Mapping[str, np
         selection: Episode ids of each split.
 
     Raises:
-        CorruptDataset: A file or an episode is not what the manifest recorded.
+        CorruptDatasetError: A file or an episode is not what the manifest recorded.
     """
     split_of = {int(episode): split for split, episode_ids in selection.items() for episode in episode_ids}
     shards: dict[str, list[tuple[FileEntry, pa.Table]]] = {split: [] for split in manifest.splits}
@@ -68,7 +68,7 @@ def merge(sources: Sequence[VersionSource], *, keep_ids_of_first: bool = False) 
         keep_ids_of_first: Whether the first source's episodes keep their ids, and the others' get the ids that follow.
 
     Raises:
-        SchemaMismatch: The sources have different schemas; names the first difference.
+        SchemaMismatchError: The sources have different schemas; names the first difference.
     """
     first = sources[0]
     for number, source in enumerate(sources[1:], start=2):
@@ -109,7 +109,7 @@ def rename_column(source: VersionSource, old: str, new: str) -> VersionSource:
     """Return the source with a column under another name.
 
     Raises:
-        SchemaMismatch: The column does not exist, the new name is taken, or RLHive needs the old column.
+        SchemaMismatchError: The column does not exist, the new name is taken, or RLHive needs the old column.
     """
     item = _require_changeable(source.schema, old)
     _require_new(source.schema, new, observed=item.observed)
@@ -128,7 +128,7 @@ def drop_columns(source: VersionSource, columns: Sequence[str]) -> VersionSource
     """Return the source without some columns.
 
     Raises:
-        SchemaMismatch: A column does not exist, or RLHive needs it.
+        SchemaMismatchError: A column does not exist, or RLHive needs it.
     """
     for column in columns:
         _require_changeable(source.schema, column)
@@ -155,7 +155,7 @@ def add_column(
         unit: Physical unit.
 
     Raises:
-        SchemaMismatch: The name is taken, or the computed array cannot be a column.
+        SchemaMismatchError: The name is taken, or the computed array cannot be a column.
     """
     _require_new(source.schema, column, observed=False)
 
@@ -166,7 +166,7 @@ def add_column(
                 f"Episode {record.episode}: expected {record.length} or {record.length + 1} rows of {column}, got "
                 f"shape {values.shape}. Return one row per transition."
             )
-            raise SchemaMismatch(msg)
+            raise SchemaMismatchError(msg)
         columns = record.columns | {column: values[: record.length]}
         final = record.final if len(values) == record.length else record.final | {column: values[-1]}
         return replace(record, columns=columns, final=final)
@@ -174,13 +174,13 @@ def add_column(
     first = next(source.records(), None)
     if first is None:
         msg = f"Column {column}: expected an episode to compute it from, got none. Add columns to the recordings."
-        raise SchemaMismatch(msg)
+        raise SchemaMismatchError(msg)
     changed = change(first)
     array = changed.columns[column]
     observed = column in changed.final
     if array.dtype.name not in DTYPES:
         msg = f"Column {column}: expected one of {', '.join(DTYPES)}, got {array.dtype.name}."
-        raise SchemaMismatch(msg)
+        raise SchemaMismatchError(msg)
     _require_new(source.schema, column, observed=observed)
     item = Field(column, array.dtype.name, array.shape[1:], observed, unit)
     return _map_episodes(source, [*source.schema.fields, item], change)
@@ -194,20 +194,20 @@ def relabel(source: VersionSource, compute: Callable[[EpisodeRecord], np.ndarray
         compute: Computes the T rewards of an episode. A reward belongs to the state after the action.
 
     Raises:
-        SchemaMismatch: There is no reward column, or another number of rewards was computed.
+        SchemaMismatchError: There is no reward column, or another number of rewards was computed.
     """
     item = next((field for field in source.schema.fields if field.column == REWARD), None)
     if item is None:
         columns = ", ".join(source.schema.columns)
         msg = f"Relabelling: expected a column {REWARD}, got {columns}. Add the column instead."
-        raise SchemaMismatch(msg)
+        raise SchemaMismatchError(msg)
     dtype, shape, width = item.dtype, item.shape, item.width
 
     def change(record: EpisodeRecord) -> EpisodeRecord:
         values = np.asarray(compute(record))
         if values.size != record.length * width:
             msg = f"Episode {record.episode}: expected {record.length} rewards, got shape {values.shape}."
-            raise SchemaMismatch(msg)
+            raise SchemaMismatchError(msg)
         rewards = values.astype(dtype).reshape(record.length, *shape)
         return replace(record, columns=record.columns | {REWARD: rewards})
 
@@ -256,33 +256,33 @@ def _require_changeable(schema: Schema, column: str) -> Field:
     """Return the field of a column that may be changed.
 
     Raises:
-        SchemaMismatch: The column does not exist or is an end flag.
+        SchemaMismatchError: The column does not exist or is an end flag.
     """
     if column in (TERMINATED, TRUNCATED):
         msg = f"Column {column} says where episodes end: it cannot be renamed or dropped."
-        raise SchemaMismatch(msg)
+        raise SchemaMismatchError(msg)
     for item in schema.fields:
         if item.column == column:
             return item
     msg = f"There is no column {column}: expected one of {', '.join(schema.columns)}."
-    raise SchemaMismatch(msg)
+    raise SchemaMismatchError(msg)
 
 
 def _require_new(schema: Schema, column: str, *, observed: bool) -> None:
     """Raise unless a name can be given to a new column.
 
     Raises:
-        SchemaMismatch: The name is taken or not a column name.
+        SchemaMismatchError: The name is taken or not a column name.
     """
     taken = {*schema.columns, *INDEX_COLUMNS, *keys.END_FLAGS, keys.key_to_column(keys.NEXT_DONE)}
     taken |= {f"{keys.NEXT}.{item.column}" for item in schema.observed}
     try:
         keys.key_to_column(keys.column_to_key(column))
     except ValueError as error:
-        raise SchemaMismatch(str(error)) from error
+        raise SchemaMismatchError(str(error)) from error
     if column in taken or (observed and column.startswith(f"{keys.NEXT}.")):
         msg = f"Column {column} exists already or is derived: expected a new name."
-        raise SchemaMismatch(msg)
+        raise SchemaMismatchError(msg)
 
 
 def _stream_split(

@@ -18,7 +18,7 @@ from rlhive.data.versions._consistency import (
     require_consistent,
 )
 from rlhive.data.versions._manifest import EPISODES_PATH, FileEntry, Manifest, verify_files
-from rlhive.errors import CorruptDataset
+from rlhive.errors import CorruptDatasetError
 
 
 def read_episodes(folder: Path, manifest: Manifest, columns: Sequence[str] | None = None) -> pa.Table:
@@ -30,13 +30,13 @@ def read_episodes(folder: Path, manifest: Manifest, columns: Sequence[str] | Non
         columns: Columns to read; all by default.
 
     Raises:
-        CorruptDataset: The file is not what the manifest recorded, or contradicts the manifest.
+        CorruptDatasetError: The file is not what the manifest recorded, or contradicts the manifest.
     """
     entries = [entry for entry in manifest.files if entry.path == EPISODES_PATH]
     path = Path(folder) / EPISODES_PATH
     if not entries:
         msg = f"{folder}: expected {EPISODES_PATH} in the manifest, got no such file. Fetch or make the version again."
-        raise CorruptDataset(msg)
+        raise CorruptDatasetError(msg)
     verify_files(folder, entries)
     require_consistent(find_table_mismatches(path, _parquet.read_arrow_schema(path), manifest))
     needed = None if columns is None else list(dict.fromkeys([*COUNT_COLUMNS, *columns]))
@@ -49,7 +49,7 @@ def read_rows(folder: Path, manifest: Manifest, splits: Sequence[str]) -> pa.Tab
     """Return the transitions of some splits, in the order of ``splits``.
 
     Raises:
-        CorruptDataset: A shard is not what the manifest recorded.
+        CorruptDatasetError: A shard is not what the manifest recorded.
     """
     batches = _parquet.read_batches(verify_shards(folder, manifest, splits))
     return pa.Table.from_batches(batches, _arrow.row_schema(manifest.schema))
@@ -59,7 +59,7 @@ def verify_shards(folder: Path, manifest: Manifest, splits: Sequence[str]) -> li
     """Verify the shards of some splits and return their paths, in order.
 
     Raises:
-        CorruptDataset: A shard is not what the manifest recorded.
+        CorruptDatasetError: A shard is not what the manifest recorded.
     """
     entries = [entry for split in splits for entry in manifest.shards(split)]
     return [_verify_shard(folder, manifest, entry) for entry in entries]
@@ -71,7 +71,7 @@ def read_records(folder: Path, manifest: Manifest, splits: Sequence[str]) -> Ite
     Memory: a few row groups. A shard is verified before its first episode is yielded.
 
     Raises:
-        CorruptDataset: A file or an episode is not what the manifest recorded.
+        CorruptDatasetError: A file or an episode is not what the manifest recorded.
     """
     for entry, episodes in iterate_shards(folder, manifest, splits):
         path, lengths = _verify_shard(folder, manifest, entry), episodes["length"].to_numpy()
@@ -119,5 +119,5 @@ def _verify_shard(folder: Path, manifest: Manifest, entry: FileEntry) -> Path:
     num_rows = sum(_parquet.read_group_sizes(path))
     if num_rows != entry.num_transitions:
         msg = f"{path}: expected {entry.num_transitions} rows, got {num_rows}. Fetch or make the version again."
-        raise CorruptDataset(msg)
+        raise CorruptDatasetError(msg)
     return path

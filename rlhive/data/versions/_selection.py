@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from rlhive import keys
 from rlhive.data._arrow import EPISODE_FIELDS
-from rlhive.errors import SchemaMismatch
+from rlhive.errors import SchemaMismatchError
 
 #: Episode ids of each split, int64, in rising order.
 Selection = dict[str, np.ndarray]
@@ -58,7 +58,7 @@ def require_episodes(selection: Mapping[str, np.ndarray], episode_ids: Iterable[
     """Return the ids as a list of ints.
 
     Raises:
-        SchemaMismatch: An id is not in the selection.
+        SchemaMismatchError: An id is not in the selection.
     """
     requested = [int(episode) for episode in episode_ids]
     selected = {int(episode) for members in selection.values() for episode in members}
@@ -66,7 +66,7 @@ def require_episodes(selection: Mapping[str, np.ndarray], episode_ids: Iterable[
     if missing is not None:
         splits = ", ".join(selection)
         msg = f"There is no episode {missing} in splits {splits}. dataset.episodes lists the ids."
-        raise SchemaMismatch(msg)
+        raise SchemaMismatchError(msg)
     return requested
 
 

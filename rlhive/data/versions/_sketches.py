@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from rlhive.data import _parquet
 from rlhive.data._statistics import NUM_BUCKETS, ColumnStatistics
 from rlhive.data.versions._manifest import SKETCHES_PATH, Manifest, verify_files
-from rlhive.errors import CorruptDataset
+from rlhive.errors import CorruptDatasetError
 
 _SCHEMA = pa.schema(
     [
@@ -50,7 +50,7 @@ def read_statistics(folder: Path, manifest: Manifest, splits: Sequence[str]) -> 
     Without sketches, as in versions that were written before there were quantiles, the statistics are moments only.
 
     Raises:
-        CorruptDataset: The sketches are not what the manifest recorded, or do not fit the statistics.
+        CorruptDatasetError: The sketches are not what the manifest recorded, or do not fit the statistics.
     """
     moments = [
         {column: ColumnStatistics.from_json(row) for column, row in manifest.statistics.get(split, {}).items()}
@@ -64,7 +64,7 @@ def read_statistics(folder: Path, manifest: Manifest, splits: Sequence[str]) -> 
     table = _parquet.read_table(path)
     if table.schema != _SCHEMA:
         msg = f"{path}: expected the columns {', '.join(_SCHEMA.names)}, got others. Fetch the version again."
-        raise CorruptDataset(msg)
+        raise CorruptDatasetError(msg)
     return [
         {
             column: _add_buckets(statistics, _select_rows(table, split, column), path)
@@ -107,5 +107,5 @@ def _add_buckets(statistics: ColumnStatistics, rows: pa.Table, path: Path) -> Co
         anchor[element] = rows["anchor"].to_numpy()
     if not (buckets.sum(axis=1) == statistics.count).all():
         msg = f"{path}: expected {statistics.count} values per element as the manifest says. Fetch the version again."
-        raise CorruptDataset(msg)
+        raise CorruptDatasetError(msg)
     return replace(statistics, buckets=buckets, anchor=anchor)

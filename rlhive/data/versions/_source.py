@@ -14,7 +14,7 @@ from rlhive.data._episode_builder import EpisodeBuilder
 from rlhive.data._episodes import EpisodeInfo, EpisodeRecord
 from rlhive.data._replay_reader import is_replay_buffer, read_replay_buffer
 from rlhive.data._schema import Field, Schema, dtype_name
-from rlhive.errors import SchemaMismatch
+from rlhive.errors import SchemaMismatchError
 
 #: Split names, or split → share of the episodes, or split → episode ids.
 Splits = Sequence[str] | Mapping[str, float] | Mapping[str, Iterable[int]]
@@ -60,7 +60,7 @@ class SupportsAsSource(Protocol):
                 equal the object's schema.
 
         Raises:
-            SchemaMismatch: There is no schema, or the object has another one.
+            SchemaMismatchError: There is no schema, or the object has another one.
         """
 
 
@@ -76,7 +76,7 @@ def to_source(episodes: Exportable, schema: Schema | None = None) -> VersionSour
         schema: Schema of the transitions; by default the recording's, the dataset's, or that of the first record.
 
     Raises:
-        SchemaMismatch: There is no schema and no episode to derive it from, or the recording has another schema.
+        SchemaMismatchError: There is no schema and no episode to derive it from, or the recording has another schema.
     """
     if isinstance(episodes, VersionSource):
         return episodes
@@ -124,8 +124,8 @@ def assign_splits(source: VersionSource, splits: Splits | None, *, seed: int = 0
         seed: Seed of the random assignment by share; the same seed and ids give the same splits on any machine.
 
     Raises:
-        SchemaMismatch: An episode is in no split or in two, the shares do not sum to 1, or the source cannot list its
-            ids without reading the episodes.
+        SchemaMismatchError: An episode is in no split or in two, the shares do not sum to 1, or the source cannot list
+            its ids without reading the episodes.
     """
     if not splits:
         return source
@@ -133,14 +133,14 @@ def assign_splits(source: VersionSource, splits: Splits | None, *, seed: int = 0
         return replace(source, splits=tuple(dict.fromkeys([*splits, *source.splits])))
     if source.ids is None:
         msg = "Splits by share or id: expected a source that can list its episode ids, got a stream. Pass a list."
-        raise SchemaMismatch(msg)
+        raise SchemaMismatchError(msg)
     episode_ids = sorted(source.ids())
     ids_by_split = partition_episodes(episode_ids, splits, seed=seed)
     split_of = {episode: split for split, members in ids_by_split.items() for episode in members}
     unassigned = [episode for episode in episode_ids if episode not in split_of]
     if unassigned:
         msg = f"Splits: expected every episode in a split, got {len(unassigned)} in none, {unassigned[0]} for example."
-        raise SchemaMismatch(msg)
+        raise SchemaMismatchError(msg)
 
     def records() -> Iterator[EpisodeRecord]:
         for record in source.records():
@@ -163,12 +163,12 @@ def partition_episodes(
         seed: Seed of the random assignment by share.
 
     Raises:
-        SchemaMismatch: The shares do not sum to 1, an id does not exist, or an id is in two splits.
+        SchemaMismatchError: The shares do not sum to 1, an id does not exist, or an id is in two splits.
         TypeError: Some splits have a share and others have ids.
     """
     if not splits:
         msg = "Splits: expected at least one name with its share or its ids, got none."
-        raise SchemaMismatch(msg)
+        raise SchemaMismatchError(msg)
     shares: dict[str, float] = {}
     members: dict[str, Iterable[int]] = {}
     for split, value in splits.items():
@@ -193,10 +193,10 @@ def _assign_by_id(episode_ids: Sequence[int], splits: Mapping[str, Iterable[int]
         for episode in members:
             if episode not in known_ids:
                 msg = f"Split {split!r}: there is no episode {episode}. dataset.episodes lists the ids."
-                raise SchemaMismatch(msg)
+                raise SchemaMismatchError(msg)
             if episode in split_of:
                 msg = f"Episode {episode}: expected one split, got {split_of[episode]!r} and {split!r}."
-                raise SchemaMismatch(msg)
+                raise SchemaMismatchError(msg)
             split_of[episode] = split
     return ids_by_split
 
@@ -205,7 +205,7 @@ def _assign_by_share(episode_ids: Sequence[int], shares: Mapping[str, float], se
     total = sum(shares.values())
     if min(shares.values()) < 0 or not abs(total - 1) <= 1e-9:  # a NaN compares as False
         msg = f"Splits: expected shares that are non-negative and sum to 1, got {dict(shares)} (sum {total:g})."
-        raise SchemaMismatch(msg)
+        raise SchemaMismatchError(msg)
     shuffled = sorted(episode_ids, key=lambda episode: hashlib.sha256(f"{seed}/{episode}".encode()).digest())
     stops = [round(share * len(episode_ids)) for share in itertools.accumulate(shares.values())]
     starts = [0, *stops[:-1]]
@@ -217,7 +217,7 @@ def _infer_schema(record: EpisodeRecord | None) -> Schema:
     if not isinstance(record, EpisodeRecord):
         actual = "no episode at all" if record is None else f"a {type(record).__name__}"
         msg = f"Export: expected a recording, a dataset or episode records, got {actual}. If it is empty, pass schema=."
-        raise SchemaMismatch(msg)
+        raise SchemaMismatchError(msg)
     fields = [
         Field(name, dtype_name(array.dtype), array.shape[1:], name in record.final)
         for name, array in sorted(record.columns.items())

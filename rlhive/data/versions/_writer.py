@@ -22,7 +22,7 @@ from rlhive.data.versions import _sketches
 from rlhive.data.versions._manifest import EPISODES_PATH, SKETCHES_PATH, Fingerprint
 from rlhive.data.versions._numbering import VersionChange
 from rlhive.data.versions._source import VersionSource
-from rlhive.errors import SchemaMismatch
+from rlhive.errors import SchemaMismatchError
 
 # What the Hub and `datasets` accept as a split name, without the "+" that joins splits.
 _SPLIT = re.compile(r"[A-Za-z0-9_]{1,64}")
@@ -61,8 +61,8 @@ def write_episodes(
         shard_bytes: Size in bytes at which a shard is closed.
 
     Raises:
-        SchemaMismatch: An episode id is repeated or out of order, an episode does not have the schema or has a start
-            state of another size, or a split name has characters that are not allowed.
+        SchemaMismatchError: An episode id is repeated or out of order, an episode does not have the schema or has a
+            start state of another size, or a split name has characters that are not allowed.
     """
     (folder / "data").mkdir()
     (folder / EPISODES_PATH).parent.mkdir()
@@ -114,7 +114,7 @@ class _EpisodeValidator:
         """Check the next episode.
 
         Raises:
-            SchemaMismatch: The episode does not follow the previous one, or does not fit into the tables.
+            SchemaMismatchError: The episode does not follow the previous one, or does not fit into the tables.
         """
         self._check_order(record)
         self._check_columns(record)
@@ -126,7 +126,7 @@ class _EpisodeValidator:
                 f"Episode {record.episode} comes after {self._previous_id}: expected rising ids, each once. "
                 "Sort the episodes."
             )
-            raise SchemaMismatch(msg)
+            raise SchemaMismatchError(msg)
         self._previous_id = record.episode
 
     def _check_columns(self, record: EpisodeRecord) -> None:
@@ -142,7 +142,7 @@ class _EpisodeValidator:
             expected = f"final {sorted(self._observed)}"
             actual = f"{sorted(record.final)}, {record.length} transitions"
         msg = f"Episode {record.episode}: expected {expected}, got {actual}. Export it under another dataset name."
-        raise SchemaMismatch(msg)
+        raise SchemaMismatchError(msg)
 
     def _check_start_state(self, record: EpisodeRecord) -> None:
         sizes = {name: int(np.size(value)) for name, value in record.start_state.items()}
@@ -154,7 +154,7 @@ class _EpisodeValidator:
                 f"Episode {record.episode}: expected a start state of {self._start_state_sizes}, got {sizes}. "
                 "Keep episodes of different simulator models in different datasets."
             )
-            raise SchemaMismatch(msg)
+            raise SchemaMismatchError(msg)
 
 
 @dataclass
@@ -307,5 +307,5 @@ def _finish_shards(folder: Path, splits: Mapping[str, _SplitWriter]) -> dict[str
 def _require_split_name(name: str) -> str:
     if not _SPLIT.fullmatch(name):
         msg = f"Split {name!r}: expected letters, digits and '_', at most 64 characters."
-        raise SchemaMismatch(msg)
+        raise SchemaMismatchError(msg)
     return name

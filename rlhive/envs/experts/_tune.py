@@ -34,7 +34,7 @@ from rlhive.envs.experts._search import (
     search_parameters,
     success_rate,
 )
-from rlhive.errors import SimulationDiverged
+from rlhive.errors import SimulationDivergedError
 
 EXPERTS = Path(__file__).parents[1] / "experts.json"
 
@@ -115,7 +115,7 @@ def _solves_episode(env: RoboHiveEnv, policy: ExpertPolicy, seed: int) -> bool:
             if state[keys.SUCCESS]:
                 return True
             state = env.step(policy(state))[keys.NEXT]
-    except SimulationDiverged:
+    except SimulationDivergedError:
         return False
     return bool(state[keys.SUCCESS])
 

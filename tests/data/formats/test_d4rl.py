@@ -13,7 +13,7 @@ from rlhive.data._episodes import REWARD
 from rlhive.data.formats._builtin import D4RL
 from rlhive.data.formats._convert import import_dataset
 from rlhive.data.formats._d4rl import read_d4rl
-from rlhive.errors import SchemaMismatch, UnsupportedFormat
+from rlhive.errors import SchemaMismatchError, UnsupportedFormatError
 from rlhive.testing import ExpectedEpisode, FormatTests
 from tests.data.formats.make_d4rl import FILES, HORIZON, LENGTHS, TERMINAL, walk
 
@@ -178,7 +178,7 @@ def test_misplaced_timeouts_are_refused_until_somebody_decides(file, arrays):
     add(h5, "timeouts", *arrays)
     h5["timeouts"][...] = np.roll(h5["timeouts"], -1)  # as in antmaze's first files: a row too early
     h5.flush()
-    with pytest.raises(SchemaMismatch, match="jump after row 19, and at 3 places in all"):
+    with pytest.raises(SchemaMismatchError, match="jump after row 19, and at 3 places in all"):
         read_d4rl(path)
     records = list(read_d4rl(path, breaks="found").records())
     assert len(records) == len(LENGTHS)
@@ -198,7 +198,7 @@ def test_rewards_of_the_rows_own_state_move_one_row_up(file):
     h5.flush()
     maze = path.with_name("maze2d-umaze-v1.hdf5")
     shutil.copy(path, maze)
-    with pytest.raises(SchemaMismatch, match="alignment='state' moves it"):
+    with pytest.raises(SchemaMismatchError, match="alignment='state' moves it"):
         read_d4rl(maze)
     records = list(read_d4rl(maze, alignment="state").records())
     whole = [truth for truth in TRUTH if len(truth["actions"]) > 1]
@@ -210,14 +210,16 @@ def test_what_is_no_such_file_is_refused(file, tmp_path):
     path, h5 = file
     del h5["terminals"]
     h5.flush()
-    with pytest.raises(SchemaMismatch, match="got no terminals"):
+    with pytest.raises(SchemaMismatchError, match="got no terminals"):
         read_d4rl(path)
-    with pytest.raises(SchemaMismatch, match="readable HDF5"):
+    with pytest.raises(SchemaMismatchError, match="readable HDF5"):
         read_d4rl(tmp_path / "nothing.hdf5")
 
 
 def test_an_option_of_another_format_is_refused(file, tmp_path):
-    with pytest.raises(UnsupportedFormat, match="no option 'fps': expected one of alignment, horizon, breaks, split"):
+    with pytest.raises(
+        UnsupportedFormatError, match="no option 'fps': expected one of alignment, horizon, breaks, split"
+    ):
         import_dataset("d4rl", file[0], "lab/walk", license="mit", store=tmp_path, fps=3)
 
 

@@ -16,7 +16,7 @@ from rlhive.data.formats._convert import export_to, import_dataset
 from rlhive.data.formats._episode_source import EpisodeArrays, end_flags
 from rlhive.data.formats._lerobot import read_lerobot
 from rlhive.data.versions._export import export
-from rlhive.errors import SchemaMismatch, UnsupportedFormat
+from rlhive.errors import SchemaMismatchError, UnsupportedFormatError
 from rlhive.testing import ExpectedEpisode, WritableFormatTests
 from tests.data.formats import make_lerobot
 from tests.data.formats.make_lerobot import FILES, LENGTHS, SOLVED, TASKS, truth
@@ -198,21 +198,21 @@ def test_what_lerobot_cannot_hold_is_refused(tmp_path):
     schema = arrays.infer_schema()
     record = arrays.to_record(schema, episode=0, split="train")
     folder = export([record], "lab/own", schema=schema, license="mit", store=tmp_path)
-    with pytest.raises(UnsupportedFormat, match="expected fps="):
+    with pytest.raises(UnsupportedFormatError, match="expected fps="):
         export_to("lerobot", folder, tmp_path / "out", progress=False)
-    with pytest.raises(UnsupportedFormat, match="LeRobot takes one dimension"):
+    with pytest.raises(UnsupportedFormatError, match="LeRobot takes one dimension"):
         export_to("lerobot", folder, tmp_path / "out", progress=False, fps=10)
     assert not (tmp_path / "out").exists()
 
 
 def test_damaged_datasets_are_refused(tmp_path):
-    with pytest.raises(SchemaMismatch, match="expected a LeRobot dataset"):
+    with pytest.raises(SchemaMismatchError, match="expected a LeRobot dataset"):
         read_lerobot(tmp_path)
     shutil.copytree(FILES / "v2.1-video", tmp_path / "short")
     (tmp_path / "short" / "data" / "chunk-000" / "episode_000001.parquet").unlink()
-    with pytest.raises(SchemaMismatch, match="episode 1: expected 3 frames"):
+    with pytest.raises(SchemaMismatchError, match="episode 1: expected 3 frames"):
         list(read_lerobot(tmp_path / "short").records())
     info = tmp_path / "short" / "meta" / "info.json"
     info.write_text(info.read_text().replace("v2.1", "v9.0"))
-    with pytest.raises(SchemaMismatch, match=r"expected a codebase_version of v3.0, v2.1, v2.0, got 'v9.0'"):
+    with pytest.raises(SchemaMismatchError, match=r"expected a codebase_version of v3.0, v2.1, v2.0, got 'v9.0'"):
         read_lerobot(tmp_path / "short")

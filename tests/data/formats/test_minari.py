@@ -14,7 +14,7 @@ from rlhive import RoboHiveDataset
 from rlhive.data.formats._builtin import Minari
 from rlhive.data.formats._convert import export_to, import_dataset
 from rlhive.data.formats._minari import read_minari
-from rlhive.errors import DatasetExists, SchemaMismatch
+from rlhive.errors import DatasetExistsError, SchemaMismatchError
 from rlhive.testing import ExpectedEpisode, WritableFormatTests
 from tests.data.formats import make_minari
 from tests.data.formats.make_minari import FILES, LENGTHS, LOSSY, STORAGES, TERMINATED, plain, truth
@@ -117,7 +117,7 @@ def test_what_goes_out_comes_in_again(exported):
     assert_true(records)
     assert [record.seed for record in records] == [100, 101, 102]
     assert records[1].metadata == {"options": {"level": 1, "split": "train"}}
-    with pytest.raises(DatasetExists):
+    with pytest.raises(DatasetExistsError):
         export_to("minari", folder, target, progress=False)
 
 
@@ -160,5 +160,5 @@ def test_jpeg_pictures_are_decoded_and_named():
 
 
 def test_what_is_no_such_dataset_is_refused(tmp_path):
-    with pytest.raises(SchemaMismatch, match="expected a Minari dataset"):
+    with pytest.raises(SchemaMismatchError, match="expected a Minari dataset"):
         read_minari(tmp_path)

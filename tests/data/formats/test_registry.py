@@ -17,7 +17,7 @@ from rlhive.data.formats._builtin import D4RL, RoboSet
 from rlhive.data.formats._convert import import_dataset, open_source
 from rlhive.data.formats._format import Format, Option
 from rlhive.data.formats._registry import BUILT_IN, available_formats, get_format
-from rlhive.errors import SchemaMismatch, UnsupportedFormat
+from rlhive.errors import SchemaMismatchError, UnsupportedFormatError
 
 PAGE = Path(__file__).parents[3] / "docs" / "formats.md"
 CODE, TESTS = re.findall(r"```py(?:thon)?\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
@@ -87,8 +87,11 @@ def test_the_format_of_an_installed_package_is_imported_by_the_command(site, sou
     assert "expert: 2 episodes" in ran.stdout
     warned = " ".join(ran.stderr.split())
     assert "The format 'lab_formats:MISSING' (lab-formats) is left out: AttributeError" in warned
-    assert "'lab_formats:NUMBER' (lab-formats) is left out: UnsupportedFormat('expected a Format" in warned
-    assert "'lab_formats:RoboSet' (lab-formats) is left out: UnsupportedFormat(\"the name 'roboset' is taken" in warned
+    assert "'lab_formats:NUMBER' (lab-formats) is left out: UnsupportedFormatError('expected a Format" in warned
+    assert (
+        "'lab_formats:RoboSet' (lab-formats) is left out: UnsupportedFormatError(\"the name 'roboset' is taken"
+        in warned
+    )
     rows = RoboHiveDataset("lab/log", store=tmp_path / "data", generate=False).as_tensordict()
     first, second = lines()
     np.testing.assert_array_equal(rows["next", "reward"].ravel().numpy(), first["rewards"] + second["rewards"])
@@ -123,7 +126,7 @@ def test_a_format_needs_no_registration(source, tmp_path):
         scope["JsonLines"](), source, "lab/log", license="mit", store=tmp_path / "store", progress=False
     )
     assert RoboHiveDataset(folder).manifest.description == "Imported from jsonl files."
-    with pytest.raises(UnsupportedFormat, match="No format 'jsonl': expected one of roboset, d4rl"):
+    with pytest.raises(UnsupportedFormatError, match="No format 'jsonl': expected one of roboset, d4rl"):
         open_source("jsonl", source)
 
 
@@ -158,7 +161,7 @@ def test_the_names_stand_once():
     assert list(available_formats())[:5] == ["roboset", "d4rl", "minari", "lerobot", "rlds"]
     assert [name for name, item in BUILT_IN.items() if item.can_write] == ["minari", "lerobot"]
     with pytest.raises(
-        UnsupportedFormat, match=r"No format 'd4rl' that can be written: expected one of minari, lerobot\."
+        UnsupportedFormatError, match=r"No format 'd4rl' that can be written: expected one of minari, lerobot\."
     ):
         get_format("d4rl", for_writing=True)
 
@@ -166,13 +169,17 @@ def test_the_names_stand_once():
 WRONG = [
     (
         {"alignmen": "state"},
-        UnsupportedFormat,
+        UnsupportedFormatError,
         r"no option 'alignmen': nearest alignment; expected one of alig",
     ),
-    ({"zzz": 1}, UnsupportedFormat, r"no option 'zzz': expected one of alignment, horizon, breaks, split\."),
-    ({"alignment": "row"}, SchemaMismatch, "alignment='row': expected one of state, path, or None for the default"),
-    ({"horizon": "20"}, SchemaMismatch, "horizon='20': expected a value of type int"),
-    ({"horizon": True}, SchemaMismatch, "horizon=True: expected a value of type int"),
+    ({"zzz": 1}, UnsupportedFormatError, r"no option 'zzz': expected one of alignment, horizon, breaks, split\."),
+    (
+        {"alignment": "row"},
+        SchemaMismatchError,
+        "alignment='row': expected one of state, path, or None for the default",
+    ),
+    ({"horizon": "20"}, SchemaMismatchError, "horizon='20': expected a value of type int"),
+    ({"horizon": True}, SchemaMismatchError, "horizon=True: expected a value of type int"),
 ]
 
 
@@ -192,12 +199,12 @@ def test_options_are_parsed_by_their_declaration():
         (Option("b", bool, ""), "1"),
         (Option("s", str, "", ("a",)), "c"),
     ):
-        with pytest.raises(SchemaMismatch, match=f"{option.name}='{text}': expected"):
+        with pytest.raises(SchemaMismatchError, match=f"{option.name}='{text}': expected"):
             option.parse(text)
     several = Option("drop", str, "", repeatable=True)
     several.require(["a", "b"])
     several.require("a")
-    with pytest.raises(SchemaMismatch, match=r"drop=\['a', 3\]: expected a value of type str, or several"):
+    with pytest.raises(SchemaMismatchError, match=r"drop=\['a', 3\]: expected a value of type str, or several"):
         several.require(["a", 3])
 
 

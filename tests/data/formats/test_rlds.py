@@ -19,7 +19,7 @@ from rlhive.data.formats import _tfrecord
 from rlhive.data.formats._builtin import RLDS
 from rlhive.data.formats._convert import import_dataset, open_source
 from rlhive.data.formats._rlds import read_rlds
-from rlhive.errors import SchemaMismatch, UnsupportedFormat
+from rlhive.errors import SchemaMismatchError, UnsupportedFormatError
 from rlhive.testing import ExpectedEpisode, FormatTests
 from tests.data.formats.make_rlds import FILES, LENGTHS, SPLITS, TERMINAL, truth
 
@@ -189,7 +189,7 @@ def test_an_import_goes_the_way_of_all_formats(tmp_path, caplog):
     messages = "\n".join(caplog.messages)
     for words in ("its final observation", "JPEG pictures, decoded: observation/wrist", "widened", "cc-by-4.0"):
         assert words in messages
-    with pytest.raises(UnsupportedFormat, match=r"no option 'breaks'.*last_step, drop, split"):
+    with pytest.raises(UnsupportedFormatError, match=r"no option 'breaks'.*last_step, drop, split"):
         import_dataset("rlds", CLOSED, "lab/b", license="mit", store=tmp_path, progress=False, breaks="found")
     assert not (tmp_path / "lab" / "b").exists()
 
@@ -289,7 +289,7 @@ def with_one_closing_step_filled(number, features):
 )
 def test_last_steps_that_do_not_tell_are_refused_until_it_is_said(copy, source, change, says):
     folder = copy(source, change)
-    with pytest.raises(SchemaMismatch, match=says) as refused:
+    with pytest.raises(SchemaMismatchError, match=says) as refused:
         read_rlds(folder)
     assert "last_step='observation'" in str(refused.value)
     for last_step in ("observation", "transition", "each"):
@@ -305,7 +305,7 @@ def test_actions_that_are_often_zero_prove_nothing(copy):
         grips = features["steps/action/grip"].int64_list.value
         grips[:] = [0] * len(grips)
 
-    with pytest.raises(SchemaMismatch, match="100% of the other steps have zeros too"):
+    with pytest.raises(SchemaMismatchError, match="100% of the other steps have zeros too"):
         read_rlds(copy(CLOSED, idle))
 
 
@@ -323,7 +323,7 @@ def test_each_decides_episode_by_episode(copy):
     folder = copy(CLOSED, as_d4rl)
     keep = ["observation/precise", "observation/top", "observation/wrist", "observation/depth"]
     keep += ["observation/millimetres", "observation/touch", "observation/plan"]
-    with pytest.raises(SchemaMismatch, match="3 have no action, reward or discount but zeros, 2 have both"):
+    with pytest.raises(SchemaMismatchError, match="3 have no action, reward or discount but zeros, 2 have both"):
         read_rlds(folder)
     records = {number_of(record): record for record in read_rlds(folder, last_step="each", drop=keep).records()}
     assert records[0].length == LENGTHS[0]
@@ -352,7 +352,7 @@ def test_flags_inside_an_episode_are_refused(copy, flag):
             features[f"steps/{flag}"].int64_list.value[2] = 1
 
     with pytest.raises(
-        SchemaMismatch, match=f"val.*record 0: expected {flag} at the .* of its 6 steps, got it at step 2"
+        SchemaMismatchError, match=f"val.*record 0: expected {flag} at the .* of its 6 steps, got it at step 2"
     ):
         read_rlds(copy(CLOSED, change))
 
@@ -397,7 +397,7 @@ def test_a_damaged_file_is_one_sentence_and_leaves_nothing(damage, says, tmp_pat
     source, store = tmp_path / "source", tmp_path / "store"
     shutil.copytree(CLOSED, source)
     damage(source / SHARD)
-    with pytest.raises(SchemaMismatch, match=says):
+    with pytest.raises(SchemaMismatchError, match=says):
         import_dataset("rlds", source, "lab/arm", license="mit", store=store, progress=False)
     assert not list(store.rglob("*.parquet"))
 
@@ -411,12 +411,12 @@ def test_every_bit_of_a_tfrecord_is_watched(tmp_path):
         content = bytearray(whole)
         content[bit // 8] ^= 1 << bit % 8
         path.write_bytes(content)
-        with pytest.raises(SchemaMismatch):
+        with pytest.raises(SchemaMismatchError):
             contents_of(path)
     for size in range(1, len(whole)):
         path.write_bytes(whole[:size])
         if size != 16 + 3:  # the end of a record, which the number of records tells
-            with pytest.raises(SchemaMismatch, match="whole record"):
+            with pytest.raises(SchemaMismatchError, match="whole record"):
                 contents_of(path)
 
 
@@ -425,10 +425,10 @@ def test_damaged_parquet_is_one_sentence(tmp_path):
     shutil.copytree(FILES / "closed-parquet", source)
     shard = source / "arm-train.parquet-00000-of-00002"
     truncated(shard, 5000)
-    with pytest.raises(SchemaMismatch, match="expected Parquet with a column of records"):
+    with pytest.raises(SchemaMismatchError, match="expected Parquet with a column of records"):
         read_rlds(source)
     pq.write_table(pa.table({"other": [b""]}), shard)
-    with pytest.raises(SchemaMismatch, match="expected Parquet with a column of records"):
+    with pytest.raises(SchemaMismatchError, match="expected Parquet with a column of records"):
         read_rlds(source)
 
 
@@ -486,7 +486,7 @@ def test_a_feature_that_is_not_what_the_files_hold_is_refused(change, says, tmp_
     folder = tmp_path / "source"
     shutil.copytree(CLOSED, folder)
     features_changed(change)(folder)
-    with pytest.raises(SchemaMismatch, match=says):
+    with pytest.raises(SchemaMismatchError, match=says):
         list(read_rlds(folder).records())
 
 
@@ -500,15 +500,15 @@ def test_nothing_that_features_json_names_is_imported(tmp_path, monkeypatch):
 
 
 def test_what_is_no_such_folder_is_refused(tmp_path):
-    with pytest.raises(SchemaMismatch, match="got one below closed-parquet, closed-tfrecord, logged-tfrecord"):
+    with pytest.raises(SchemaMismatchError, match="got one below closed-parquet, closed-tfrecord, logged-tfrecord"):
         read_rlds(FILES)
-    with pytest.raises(SchemaMismatch, match=r"with dataset_info.json, got none"):
+    with pytest.raises(SchemaMismatchError, match=r"with dataset_info.json, got none"):
         read_rlds(tmp_path)
-    with pytest.raises(SchemaMismatch, match="expected a split 'test', got train, val"):
+    with pytest.raises(SchemaMismatchError, match="expected a split 'test', got train, val"):
         read_rlds(CLOSED, split="test")
-    with pytest.raises(SchemaMismatch, match="drop='observation/nose': expected one of"):
+    with pytest.raises(SchemaMismatchError, match="drop='observation/nose': expected one of"):
         read_rlds(CLOSED, drop="observation/nose")
-    with pytest.raises(SchemaMismatch, match="last_step='zero': expected one of"):
+    with pytest.raises(SchemaMismatchError, match="last_step='zero': expected one of"):
         open_source("rlds", CLOSED, last_step="zero")
     folder = tmp_path / "source"
     shutil.copytree(CLOSED, folder)
@@ -519,10 +519,10 @@ def test_what_is_no_such_folder_is_refused(tmp_path):
         ({"splits": [{**info["splits"][0], "filepathTemplate": "../x"}]}, "expected the file ../x"),
     ]:
         (folder / "dataset_info.json").write_text(json.dumps({**info, **change}))
-        with pytest.raises(SchemaMismatch, match=says):
+        with pytest.raises(SchemaMismatchError, match=says):
             read_rlds(folder)
     (folder / "dataset_info.json").write_text("{")
-    with pytest.raises(SchemaMismatch, match="expected JSON"):
+    with pytest.raises(SchemaMismatchError, match="expected JSON"):
         read_rlds(folder)
 
 
@@ -532,7 +532,9 @@ def test_a_damaged_picture_names_its_record(copy):
             features["steps/observation/top"].bytes_list.value[1] = b"\x89PNG nothing"
 
     source = read_rlds(copy(CLOSED, change))
-    with pytest.raises(SchemaMismatch, match=r"val.*record 0: steps/observation/top: expected a PNG or JPEG picture"):
+    with pytest.raises(
+        SchemaMismatchError, match=r"val.*record 0: steps/observation/top: expected a PNG or JPEG picture"
+    ):
         list(source.records())
 
 
@@ -543,7 +545,7 @@ def test_a_bomb_is_not_unpacked(copy):
     source = copy(CLOSED, change)
     tracemalloc.start()
     try:
-        with pytest.raises(SchemaMismatch, match=r"steps/observation/precise: expected float64 \[2\]"):
+        with pytest.raises(SchemaMismatchError, match=r"steps/observation/precise: expected float64 \[2\]"):
             read_rlds(source)
         assert tracemalloc.get_traced_memory()[1] < 2**23
     finally:

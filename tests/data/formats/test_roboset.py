@@ -12,7 +12,7 @@ pytest.importorskip("robohive")
 from rlhive import RoboHiveDataset, keys
 from rlhive.data.formats._convert import import_dataset
 from rlhive.data.formats._roboset import read_roboset
-from rlhive.errors import SchemaMismatch, UnsupportedFormat
+from rlhive.errors import SchemaMismatchError, UnsupportedFormatError
 
 ENV = "FrankaReachRandom-v0"
 EPISODES, STEPS = 12, 6
@@ -175,7 +175,9 @@ def test_an_unsure_file_is_refused_until_its_alignment_is_given(copy, truth):
     path, h5 = copy
     h5["Trial3/actions"][-1] = 0.0
     h5.flush()
-    with pytest.raises(SchemaMismatch, match="Trial3: cannot tell whether row t holds the reward of its own state"):
+    with pytest.raises(
+        SchemaMismatchError, match="Trial3: cannot tell whether row t holds the reward of its own state"
+    ):
         read_roboset(path)
     as_state, as_path = (list(read_roboset(path, alignment=side).records())[3] for side in ("state", "path"))
     rewards = truth.episodes[3]["rewards"]
@@ -242,9 +244,9 @@ def test_what_is_no_such_log_is_refused(tmp_path):
         (tmp_path / "trace.pickle", "never loaded"),
         (tmp_path / "nothing", "no such path"),
     ]:
-        with pytest.raises(SchemaMismatch, match=words):
+        with pytest.raises(SchemaMismatchError, match=words):
             read_roboset(source)
-    with pytest.raises(UnsupportedFormat, match="expected one of roboset"):
+    with pytest.raises(UnsupportedFormatError, match="expected one of roboset"):
         import_dataset("hdf4", tmp_path, "a", license="mit", store=tmp_path)
 
 

@@ -6,16 +6,22 @@ from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
 from rlhive.data.hub import _client
 from rlhive.data.hub._client import translate_errors, with_retries
-from rlhive.errors import DatasetNotFound, HubAccessDenied, HubConflict, HubRefused, HubUnreachable
+from rlhive.errors import (
+    DatasetNotFoundError,
+    HubAccessDeniedError,
+    HubConflictError,
+    HubRefusedError,
+    HubUnreachableError,
+)
 from tests.data.hub.transfers import assert_raises, open_version, push_version, read_rewards
 from tests.hub_client import TOKEN, read_files
 from tests.hub_server import Fault
 
 
 def test_an_unreachable_hub_is_a_short_error(hub, versions, disconnected, store):
-    assert_raises("HubUnreachable", "cannot be reached", open_version, disconnected, store)
-    assert_raises("HubUnreachable", "cannot be reached", open_version, disconnected, store, revision="v1.0.0")
-    assert_raises("HubUnreachable", "cannot be reached", push_version, disconnected, versions["1.0.0"])
+    assert_raises("HubUnreachableError", "cannot be reached", open_version, disconnected, store)
+    assert_raises("HubUnreachableError", "cannot be reached", open_version, disconnected, store, revision="v1.0.0")
+    assert_raises("HubUnreachableError", "cannot be reached", push_version, disconnected, versions["1.0.0"])
 
 
 def test_requests_to_a_busy_hub_are_repeated_a_few_times(hub, versions, online, store):
@@ -31,8 +37,8 @@ def test_requests_to_a_busy_hub_are_repeated_a_few_times(hub, versions, online, 
     assert [fault.times for fault in hub.faults] == [0, 0, 0, 0]
     assert open_version(online, store)[0] == "1.0.0"
     hub.broken = 429
-    assert_raises("HubUnreachable", "still answers 429 after 3 attempts", push_version, online, versions["2.0.0"])
-    assert_raises("HubUnreachable", "still answers 429", open_version, online, store, "org/other")
+    assert_raises("HubUnreachableError", "still answers 429 after 3 attempts", push_version, online, versions["2.0.0"])
+    assert_raises("HubUnreachableError", "still answers 429", open_version, online, store, "org/other")
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
@@ -65,9 +71,9 @@ def test_the_token_is_in_no_log_and_no_file(hub, versions, clients, server, tmp_
     push_version(client, versions["1.0.0"], "org/other")
     open_version(client, store, "org/other")
     hub.faults.append(Fault("POST .*/preupload", 400, headers={"X-Error-Message": f"bad token {TOKEN}"}))
-    assert_raises("HubRefused", "bad token hf_***", push_version, client, versions["2.0.0"], "org/other")
+    assert_raises("HubRefusedError", "bad token hf_***", push_version, client, versions["2.0.0"], "org/other")
     hub.broken = 403
-    assert_raises("HubAccessDenied", "may not do this", push_version, client, versions["2.0.0"], "org/other")
+    assert_raises("HubAccessDeniedError", "may not do this", push_version, client, versions["2.0.0"], "org/other")
 
     log = client.log.read_text()
     assert "Request" in log
@@ -142,16 +148,16 @@ def test_other_errors_are_raised_at_once(error, delays):
 @pytest.mark.parametrize(
     ("error", "kind", "message"),
     [
-        (http_error(401), HubAccessDenied, "org/knob: expected a valid token, got"),
-        (http_error(403), HubAccessDenied, r"may not do this \(tag v1\)"),
-        (http_error(412), HubConflict, "org/knob: somebody else committed meanwhile"),
-        (http_error(502), HubUnreachable, "still answers 502 after 5 attempts"),
-        (http_error(422), HubRefused, "the Hub refused tag v1 with status 422"),
-        (wrapped(http_error(403)), HubAccessDenied, "may not do this"),
-        (httpx.ConnectError("no such host"), HubUnreachable, r"cannot be reached \(ConnectError\)"),
-        (wrapped(httpx.ReadTimeout("slow")), HubUnreachable, r"cannot be reached \(ReadTimeout\)"),
-        (OfflineModeIsEnabled("offline"), HubUnreachable, "HF_HUB_OFFLINE forbids"),
-        (TimeoutError("slow"), HubUnreachable, "cannot be reached"),
+        (http_error(401), HubAccessDeniedError, "org/knob: expected a valid token, got"),
+        (http_error(403), HubAccessDeniedError, r"may not do this \(tag v1\)"),
+        (http_error(412), HubConflictError, "org/knob: somebody else committed meanwhile"),
+        (http_error(502), HubUnreachableError, "still answers 502 after 5 attempts"),
+        (http_error(422), HubRefusedError, "the Hub refused tag v1 with status 422"),
+        (wrapped(http_error(403)), HubAccessDeniedError, "may not do this"),
+        (httpx.ConnectError("no such host"), HubUnreachableError, r"cannot be reached \(ConnectError\)"),
+        (wrapped(httpx.ReadTimeout("slow")), HubUnreachableError, r"cannot be reached \(ReadTimeout\)"),
+        (OfflineModeIsEnabled("offline"), HubUnreachableError, "HF_HUB_OFFLINE forbids"),
+        (TimeoutError("slow"), HubUnreachableError, "cannot be reached"),
     ],
 )
 def test_an_error_of_the_client_becomes_an_error_of_rlhive(error, kind, message):
@@ -159,7 +165,7 @@ def test_an_error_of_the_client_becomes_an_error_of_rlhive(error, kind, message)
         raise error
 
 
-@pytest.mark.parametrize("error", [KeyError("x"), DatasetNotFound("no such dataset"), KeyboardInterrupt()])
+@pytest.mark.parametrize("error", [KeyError("x"), DatasetNotFoundError("no such dataset"), KeyboardInterrupt()])
 def test_other_errors_are_not_translated(error):
     with pytest.raises(type(error)) as caught, translate_errors("org/knob", "tag v1"):
         raise error
@@ -170,11 +176,11 @@ def test_an_error_that_contains_the_token_is_not_shown_as_the_cause(monkeypatch)
     monkeypatch.setattr(_client, "get_token", lambda: TOKEN)
 
     error = ConnectionError(f"no answer for {TOKEN}")
-    with pytest.raises(HubUnreachable) as caught, translate_errors("org/knob", "tag v1"):
+    with pytest.raises(HubUnreachableError) as caught, translate_errors("org/knob", "tag v1"):
         raise error
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__
     error = ConnectionError("no answer")
-    with pytest.raises(HubUnreachable) as caught, translate_errors("org/knob", "tag v1"):
+    with pytest.raises(HubUnreachableError) as caught, translate_errors("org/knob", "tag v1"):
         raise error
     assert caught.value.__cause__ is error

@@ -28,7 +28,7 @@ def test_a_revision_is_a_tag_a_branch_or_a_commit(hub, published, online, store,
     expected = "2.0.0" if revision == "main" else "1.0.0"
 
     assert open_version(online, store, revision=name) == [expected, read_rewards(published[expected])]
-    assert_raises("DatasetNotFound", "no revision v9", open_version, online, store, revision="v9")
+    assert_raises("DatasetNotFoundError", "no revision v9", open_version, online, store, revision="v9")
 
 
 def test_only_requested_splits_are_fetched_and_the_others_later(hub, published, online, offline, store):
@@ -38,7 +38,7 @@ def test_only_requested_splits_are_fetched_and_the_others_later(hub, published, 
     assert not [path for path in hub.served if path.startswith("data/b")]
     assert not list(store.glob("org/knob/1.0.0/data/b*"))
     assert open_version(offline, store, version="1.0.0", split="a")[1] == read_rewards(folder, "a")
-    assert_raises("HubUnreachable", "data/b-00000", open_version, offline, store, version="1.0.0")
+    assert_raises("HubUnreachableError", "data/b-00000", open_version, offline, store, version="1.0.0")
 
     hub.served.clear()
     assert open_version(online, store, version="1.0.0")[1] == read_rewards(folder)
@@ -48,8 +48,8 @@ def test_only_requested_splits_are_fetched_and_the_others_later(hub, published, 
 
 
 def test_a_version_that_the_hub_does_not_have_is_an_error(hub, published, online, store):
-    assert_raises("DatasetNotFound", "expected one of 1.0.0, 2.0.0", open_version, online, store, version="3.0.0")
-    assert_raises("DatasetNotFound", "not on the Hub", open_version, online, store, "org/unknown")
+    assert_raises("DatasetNotFoundError", "expected one of 1.0.0, 2.0.0", open_version, online, store, version="3.0.0")
+    assert_raises("DatasetNotFoundError", "not on the Hub", open_version, online, store, "org/unknown")
 
 
 def test_offline_no_request_is_sent_and_no_other_version_is_opened(hub, published, online, offline, store):
@@ -58,9 +58,9 @@ def test_offline_no_request_is_sent_and_no_other_version_is_opened(hub, publishe
 
     assert open_version(offline, store, version="1.0.0")[0] == "1.0.0"
     assert open_version(offline, store, revision="v1.0.0")[0] == "1.0.0"
-    assert_raises("DatasetNotFound", "expected one of 1.0.0", open_version, offline, store, version="2.0.0")
-    assert_raises("HubUnreachable", "HF_HUB_OFFLINE", open_version, offline, store, revision="v2.0.0")
-    assert_raises("HubUnreachable", "HF_HUB_OFFLINE", open_version, offline, store, revision="main")
+    assert_raises("DatasetNotFoundError", "expected one of 1.0.0", open_version, offline, store, version="2.0.0")
+    assert_raises("HubUnreachableError", "HF_HUB_OFFLINE", open_version, offline, store, revision="v2.0.0")
+    assert_raises("HubUnreachableError", "HF_HUB_OFFLINE", open_version, offline, store, revision="main")
     assert hub.requests == []
 
 
@@ -77,7 +77,7 @@ def test_a_file_that_is_damaged_in_transit_is_fetched_again(hub, published, onli
 def test_a_file_that_stays_damaged_is_refused_and_nothing_is_stored(hub, published, online, store, name):
     hub.faults.append(Fault(f"GET .*{name}", 1, times=99))
 
-    message = assert_raises("CorruptDataset", name, open_version, online, store)
+    message = assert_raises("CorruptDatasetError", name, open_version, online, store)
 
     assert "twice" in message
     assert not list(store.glob("org/knob/*/*"))
@@ -87,7 +87,7 @@ def test_a_tag_with_the_manifest_of_another_version_is_refused(hub, published, o
     repository = hub.repositories["org/knob"]
     repository.tags["v2.0.0"] = repository.tags["v1.0.0"]
 
-    assert_raises("CorruptDataset", "expected version 2.0.0, got 1.0.0", open_version, online, store)
+    assert_raises("CorruptDatasetError", "expected version 2.0.0, got 1.0.0", open_version, online, store)
 
 
 def test_a_version_with_other_content_does_not_replace_the_local_one(hub, published, versions, online, store):
@@ -98,7 +98,7 @@ def test_a_version_with_other_content_does_not_replace_the_local_one(hub, publis
     sha = repository.commit(files)
     before = read_files(store / "org/knob/1.0.0")
 
-    assert_raises("DatasetExists", "holds fingerprint", open_version, online, store, revision=sha)
+    assert_raises("DatasetExistsError", "holds fingerprint", open_version, online, store, revision=sha)
 
     assert read_files(store / "org/knob/1.0.0") == before
 
@@ -106,13 +106,13 @@ def test_a_version_with_other_content_does_not_replace_the_local_one(hub, publis
 def test_errors_of_private_and_gated_repositories_name_the_next_step(hub, published, clients, server, store, online):
     hub.tokens |= {TOKEN: "read"}
     hub.repositories["org/knob"].gated = True
-    message = assert_raises("HubAccessDenied", "is gated", open_version, online, store)
+    message = assert_raises("HubAccessDeniedError", "is gated", open_version, online, store)
     assert "/datasets/org/knob" in message
 
     hub.tokens.clear()
     hub.repositories["org/knob"].private = True
     client = clients.start(server.url, HF_TOKEN="", HF_HOME=str(store / "home"))
-    assert_raises("DatasetNotFound", "no token may not see it", open_version, client, store, revision="v1.0.0")
+    assert_raises("DatasetNotFoundError", "no token may not see it", open_version, client, store, revision="v1.0.0")
 
 
 @pytest.mark.parametrize("trouble", ["unknown", "busy"])

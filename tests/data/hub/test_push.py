@@ -73,7 +73,7 @@ def test_card_and_manifest_have_the_name_of_the_repository_and_the_content_is_th
     assert b"org/knob" not in pulled_files["README.md"]
     assert b"license: cc-by-4.0" in pulled_files["README.md"]
     assert {path for path, data in local_files.items() if pulled_files[path] != data} == {"README.md", "rlhive.json"}
-    assert_raises("DatasetExists", "its licence mit", push_version, online, versions["2.0.0"], license="cc-by-4.0")
+    assert_raises("DatasetExistsError", "its licence mit", push_version, online, versions["2.0.0"], license="cc-by-4.0")
 
 
 def test_datasets_loads_a_tag_without_rlhive(hub, versions, online, tmp_path):
@@ -106,22 +106,22 @@ def test_a_tag_is_never_moved(hub, versions, online):
     manifest = json.loads((versions["2.0.0"] / "rlhive.json").read_text()) | {"version": "1.0.0"}
     (versions["2.0.0"] / "rlhive.json").write_text(json.dumps(manifest))
 
-    assert_raises("DatasetExists", "a tag is never moved", push_version, online, versions["2.0.0"])
+    assert_raises("DatasetExistsError", "a tag is never moved", push_version, online, versions["2.0.0"])
 
     assert hub.repositories["org/knob"].tags == tags
     assert len(hub.repositories["org/knob"].commits) == 2
 
 
 def test_private_data_are_not_pushed_to_a_public_repository(hub, published, online):
-    assert_raises("HubRefused", "it is public", push_version, online, published["1.0.0"], private=True)
+    assert_raises("HubRefusedError", "it is public", push_version, online, published["1.0.0"], private=True)
 
 
 @pytest.mark.parametrize(
     ("role", "kind", "message"),
     [
-        (None, "HubAccessDenied", "expected a valid token, got no token"),
-        ("unknown", "HubAccessDenied", "expected a valid token, got the token in use"),
-        ("read", "HubAccessDenied", "write permission"),
+        (None, "HubAccessDeniedError", "expected a valid token, got no token"),
+        ("unknown", "HubAccessDeniedError", "expected a valid token, got the token in use"),
+        ("read", "HubAccessDeniedError", "write permission"),
     ],
 )
 def test_without_the_right_token_nothing_is_pushed(hub, versions, clients, server, role, kind, message, online):
@@ -142,7 +142,7 @@ def test_a_damaged_version_is_not_pushed(hub, versions, online):
     shard = next(versions["1.0.0"].glob("data/*"))
     shard.write_bytes(shard.read_bytes()[:-1] + b"\0")
 
-    assert_raises("CorruptDataset", shard.name, push_version, online, versions["1.0.0"])
+    assert_raises("CorruptDatasetError", shard.name, push_version, online, versions["1.0.0"])
 
     assert hub.requests == []
 
@@ -153,7 +153,7 @@ def test_a_version_that_fails_a_check_is_not_pushed(hub, versions, online, tmp_p
     options = {"schema": schema, "license": "mit", "store": tmp_path / "bad"}
     folder = export(episodes, "org/knob", version="1.0.0", **options)
 
-    message = assert_raises("CheckFailed", "'nan'", push_version, online, folder)
+    message = assert_raises("CheckFailedError", "'nan'", push_version, online, folder)
 
     assert "rlhive check org/knob --version 1.0.0" in message
     assert hub.requests == []
@@ -165,7 +165,7 @@ def test_a_manifest_that_contains_the_token_is_not_pushed(hub, online, tmp_path)
     options = {"schema": schema, "license": "mit", "store": tmp_path / "secret", "runs": runs}
     folder = export(episodes, "org/knob", version="1.0.0", **options)
 
-    assert_raises("CheckFailed", "quotes your Hub token", push_version, online, folder)
+    assert_raises("CheckFailedError", "quotes your Hub token", push_version, online, folder)
 
     assert hub.requests == []
 
@@ -197,7 +197,7 @@ def test_of_two_pushes_one_succeeds_and_the_other_can_be_repeated(hub, versions,
             repository.commit(repository.commits[repository.head] | {"NOTES.md": b"theirs"})
 
     hub.before = commit_meanwhile
-    assert_raises("HubConflict", "somebody else committed meanwhile", push_version, online, versions["2.0.0"])
+    assert_raises("HubConflictError", "somebody else committed meanwhile", push_version, online, versions["2.0.0"])
 
     assert "v2.0.0" not in repository.tags
     assert repository.commits[repository.head]["NOTES.md"] == b"theirs"
@@ -227,7 +227,7 @@ def test_two_pushes_at_once_leave_complete_versions(hub, versions, clients, serv
 
     repository = hub.repositories["org/knob"]
     assert len(repository.commits) == 2
-    assert [error.kind for error in errors] == (["HubConflict"] if names[0] != names[1] else [])
+    assert [error.kind for error in errors] == (["HubConflictError"] if names[0] != names[1] else [])
     assert len(repository.tags) == 1
     for client, name in zip(pushers, names, strict=True):
         published = push_version(client, versions[name])

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from rlhive.data.hub._refs import PIN_NAME, HubPin, require_tag_unmoved
-from rlhive.errors import CorruptDataset
+from rlhive.errors import CorruptDatasetError
 from tests.data.hub.transfers import assert_raises
 from tests.hub_server import Repository
 
@@ -46,7 +46,7 @@ def test_the_tag_of_a_pulled_version_must_refer_to_its_commit(tmp_path):
 
     require_tag_unmoved(tmp_path, "1.0.0", PIN.commit)
     with pytest.raises(
-        CorruptDataset, match=r"tag v1\.0\.0 was moved: expected commit 0123456789ab, .* got ffffffffffff"
+        CorruptDatasetError, match=r"tag v1\.0\.0 was moved: expected commit 0123456789ab, .* got ffffffffffff"
     ):
         require_tag_unmoved(tmp_path, "1.0.0", "f" * 40)
     assert HubPin.read(tmp_path) == PIN
@@ -87,7 +87,7 @@ def test_datasets_of_rlhive_are_listed_with_the_day_of_their_last_change(hub, pu
 def test_a_list_from_a_busy_hub_is_a_short_error(hub, online):
     hub.broken = 503
 
-    assert_raises("HubUnreachable", "still answers 503", call, online, "list_datasets")
+    assert_raises("HubUnreachableError", "still answers 503", call, online, "list_datasets")
 
 
 def test_a_revision_is_resolved_to_its_commit_and_a_commit_is_not_looked_up(hub, published, online, offline):
@@ -95,8 +95,8 @@ def test_a_revision_is_resolved_to_its_commit_and_a_commit_is_not_looked_up(hub,
 
     assert call(online, "resolve_revision", "org/knob", "v1.0.0") == repository.tags["v1.0.0"]
     assert call(online, "resolve_revision", "org/knob", "main") == repository.head
-    assert_raises("DatasetNotFound", "no revision v9", call, online, "resolve_revision", "org/knob", "v9")
+    assert_raises("DatasetNotFoundError", "no revision v9", call, online, "resolve_revision", "org/knob", "v9")
     hub.requests.clear()
     assert call(offline, "resolve_revision", "org/knob", "f" * 40) == "f" * 40
-    assert_raises("HubUnreachable", "HF_HUB_OFFLINE", call, offline, "resolve_revision", "org/knob", "v1.0.0")
+    assert_raises("HubUnreachableError", "HF_HUB_OFFLINE", call, offline, "resolve_revision", "org/knob", "v1.0.0")
     assert hub.requests == []

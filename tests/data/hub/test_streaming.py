@@ -14,7 +14,7 @@ from rlhive.data.hub._streaming import iterate_batches, stream_records
 from rlhive.data.versions import _reader
 from rlhive.data.versions._export import export
 from rlhive.data.versions._manifest import Manifest
-from rlhive.errors import CorruptDataset
+from rlhive.errors import CorruptDatasetError
 from tests.data.strategies import records
 from tests.hub_client import ClientError, read_files
 from tests.hub_server import Fault, Repository
@@ -116,7 +116,7 @@ def test_a_byte_that_flips_in_a_stream_is_noticed(hub, episodes, online, store):
     with pytest.raises(ClientError) as caught:
         online.run(STREAM, store=str(store), how="episodes", count=None, options={})
 
-    assert caught.value.kind == "CorruptDataset"
+    assert caught.value.kind == "CorruptDatasetError"
 
 
 def test_a_hub_that_stops_answering_is_one_sentence(hub, episodes, online, store):
@@ -126,14 +126,14 @@ def test_a_hub_that_stops_answering_is_one_sentence(hub, episodes, online, store
     with pytest.raises(ClientError) as caught:
         online.run(STREAM, store=str(store), how="episodes", count=None, options={})
 
-    assert caught.value.kind == "HubAccessDenied", caught.value.traceback
+    assert caught.value.kind == "HubAccessDeniedError", caught.value.traceback
     assert "\n" not in caught.value.message
 
 
 def test_other_views_of_a_stream_are_refused(hub, episodes, online, store):
     source = STREAM.split("source =")[0] + "getattr(dataset, view)()"
     for view in ("as_replay_buffer", "as_tensordict", "as_arrow", "to_hf"):
-        with pytest.raises(ClientError, match=r"StreamingOnly: .*iter_batches"):
+        with pytest.raises(ClientError, match=r"StreamingOnlyError: .*iter_batches"):
             online.run(source, store=str(store), options={}, view=view)
 
 
@@ -167,7 +167,7 @@ def test_a_shard_whose_rows_are_not_its_episodes_gives_none(tmp_path):
     wrong = replace(manifest, files=[*others, *moved])
 
     for read in (_reader.read_records, stream_records):
-        with pytest.raises(CorruptDataset, match="expected 5 rows, got 3"):
+        with pytest.raises(CorruptDatasetError, match="expected 5 rows, got 3"):
             list(read(folder, wrong, ["train"]))
 
 

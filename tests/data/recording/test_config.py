@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from rlhive.data.recording._config import RecorderConfig, policy_name, recording_path, run_provenance
-from rlhive.errors import InvalidName
+from rlhive.errors import InvalidNameError
 
 
 def test_a_dataset_name_gives_a_folder_in_the_store(store, tmp_path):
@@ -17,12 +17,12 @@ def test_a_path_is_the_folder_itself(name):
 
 
 def test_a_name_that_no_dataset_may_have_is_refused():
-    with pytest.raises(InvalidName, match="my/knob/more"):
+    with pytest.raises(InvalidNameError, match="my/knob/more"):
         recording_path("my/knob/more", "run7", None)
 
 
 def test_unknown_treatment_of_incomplete_episodes_is_refused():
-    with pytest.raises(InvalidName, match="on_incomplete: expected one of unfinished, truncated, got 'dropped'"):
+    with pytest.raises(InvalidNameError, match="on_incomplete: expected one of unfinished, truncated, got 'dropped'"):
         RecorderConfig(on_incomplete="dropped")
 
 

@@ -26,7 +26,14 @@ from rlhive.data.versions import _reader
 from rlhive.data.versions._manifest import Manifest
 from rlhive.dataset._dataset import RoboHiveDataset
 from rlhive.envs._toy import STEP, ToyEnv, make_toy_policy
-from rlhive.errors import DatasetExists, DatasetNotFound, DiskFull, InvalidName, RecordingInUse, SchemaMismatch
+from rlhive.errors import (
+    DatasetExistsError,
+    DatasetNotFoundError,
+    DiskFullError,
+    InvalidNameError,
+    RecordingInUseError,
+    SchemaMismatchError,
+)
 from tests.data.strategies import transitions
 
 
@@ -218,7 +225,7 @@ def test_what_does_not_fit_is_refused_and_the_rest_is_recorded(breaks, says, tmp
     breaks(bad)
     with Recorder(tmp_path / "r") as recorder:
         assert recorder.extend(transitions(3, 1)) == [0]
-        with pytest.raises(SchemaMismatch, match=says):
+        with pytest.raises(SchemaMismatchError, match=says):
             recorder.extend(bad)
         assert recorder.extend(transitions(4, 3)) == [1]
 
@@ -228,7 +235,7 @@ def test_what_does_not_fit_is_refused_and_the_rest_is_recorded(breaks, says, tmp
 def test_one_bad_episode_of_a_batch_does_not_cost_the_others(tmp_path):
     lines = torch.stack([transitions(6, seed) for seed in range(4)])
     lines["action"][1, 2, 0] = float("nan")
-    with Recorder(tmp_path / "r") as recorder, pytest.raises(SchemaMismatch, match="row 2: key action is NaN"):
+    with Recorder(tmp_path / "r") as recorder, pytest.raises(SchemaMismatchError, match="row 2: key action is NaN"):
         recorder.extend(lines)
 
     expected = [lines["action"][line].numpy().tobytes() for line in (0, 2, 3)]
@@ -240,7 +247,7 @@ def test_a_given_schema_is_what_the_first_episode_must_have(tmp_path):
 
     schema = Schema.from_tensordict(transitions(1, 0).exclude("gripper"))
     with Recorder(tmp_path / "r", schema=schema) as recorder:
-        with pytest.raises(SchemaMismatch, match="key gripper is not in the schema"):
+        with pytest.raises(SchemaMismatchError, match="key gripper is not in the schema"):
             recorder.extend(transitions(3, 0))
         recorder.extend(transitions(3, 0).exclude("gripper"))
 
@@ -328,10 +335,10 @@ def test_a_ring_of_mixed_environments_without_any_trace_is_refused(tmp_path):
     for _ in range(2):
         buffer.extend(env.rollout(19, random_policy(env)).reshape(-1))
     with Recorder(tmp_path / "r") as recorder:
-        with pytest.raises(SchemaMismatch, match="rows are overwritten, and the rest mixes environments"):
+        with pytest.raises(SchemaMismatchError, match="rows are overwritten, and the rest mixes environments"):
             recorder.extend(buffer)
         best = TensorDictReplayBuffer(storage=LazyTensorStorage(50), writer=TensorDictMaxValueWriter(rank_key="action"))
-        with pytest.raises(SchemaMismatch, match="expected a writer that keeps the order of time"):
+        with pytest.raises(SchemaMismatchError, match="expected a writer that keeps the order of time"):
             recorder.extend(best)
 
 
@@ -360,7 +367,7 @@ def test_a_key_that_changes_inside_an_episode_is_named(tmp_path):
             changed, ["gripper.*got no such key", r"action.*float32 \(2,\), got float64"], strict=True
         ):
             assert recorder.extend(whole[:3]) == []
-            with pytest.raises(SchemaMismatch, match=f"episode 0: key {says}"):
+            with pytest.raises(SchemaMismatchError, match=f"episode 0: key {says}"):
                 recorder.extend(second)
         recorder.extend(whole[:3])
         assert recorder.extend(whole[3:]) == [0]
@@ -370,7 +377,7 @@ def test_a_key_that_changes_inside_an_episode_is_named(tmp_path):
 def test_metadata_that_json_cannot_hold_is_named(metadata, tmp_path):
     with Recorder(tmp_path / "r") as recorder:
         recorder.add_episode(transitions(3, 0), metadata={"b": (1, None)})
-        with pytest.raises(SchemaMismatch, match="r, episode 1, metadata: expected a mapping of JSON values"):
+        with pytest.raises(SchemaMismatchError, match="r, episode 1, metadata: expected a mapping of JSON values"):
             recorder.add_episode(transitions(3, 1), metadata=metadata)
 
 
@@ -379,7 +386,7 @@ def test_metadata_that_json_cannot_hold_is_named(metadata, tmp_path):
 )
 def test_what_no_version_could_hold_is_refused_while_recording(wrong, tmp_path):
     with Recorder(tmp_path / "r") as recorder:
-        with pytest.raises(SchemaMismatch, match="episode 0: expected an int64 seed and a start state of numbers"):
+        with pytest.raises(SchemaMismatchError, match="episode 0: expected an int64 seed and a start state of numbers"):
             recorder.add_episode(transitions(3, 0), **wrong)
         recorder.add_episode(transitions(3, 0), seed=np.int64(7))
 
@@ -391,7 +398,7 @@ def test_what_no_version_could_hold_is_refused_while_recording(wrong, tmp_path):
 def test_what_is_no_tensordict_is_refused_by_its_kind(garbage, tmp_path):
     with Recorder(tmp_path / "r") as recorder:
         for take in (recorder.add_episode, recorder.extend):
-            with pytest.raises(SchemaMismatch, match=f"expected a TensorDict.*, got a {type(garbage).__name__}"):
+            with pytest.raises(SchemaMismatchError, match=f"expected a TensorDict.*, got a {type(garbage).__name__}"):
                 take(garbage)
 
 
@@ -400,7 +407,7 @@ def test_a_recording_is_committed_once(store):
         recorder.add_episode(transitions(3, 0))
     recorder.commit(license="mit")
 
-    with pytest.raises(DatasetNotFound, match="a version holds it already"):
+    with pytest.raises(DatasetNotFoundError, match="a version holds it already"):
         recorder.commit(license="mit")
 
 
@@ -442,13 +449,13 @@ def test_many_processes_record_at_once(how, tmp_path):
 
 
 def test_resume_goes_on_with_new_ids(tmp_path):
-    with pytest.raises(DatasetNotFound, match="rlhive recover"):
+    with pytest.raises(DatasetNotFoundError, match="rlhive recover"):
         Recorder.resume(tmp_path / "r")
     for length in (2, 3, 4):
         with Recorder(tmp_path / "r") if length == 2 else Recorder.resume(tmp_path / "r") as recorder:
             recorder.add_episode(transitions(length, length))
             recorder.add_episode(transitions(length, length + 10))
-    with pytest.raises(DatasetExists, match=r"Recorder\.resume"):
+    with pytest.raises(DatasetExistsError, match=r"Recorder\.resume"):
         Recorder(tmp_path / "r")
     with pytest.raises(ValueError, match="is closed"):
         recorder.add_episode(transitions(1, 0))
@@ -473,7 +480,7 @@ def test_a_recorder_becomes_a_version(store):
         recorder.add_episode(transitions(3, 0), seed=4, start_state={"qpos": np.arange(3.0)})
         recorder.add_episode(transitions(1, 1), start_state={"qpos": np.ones(3)}, split="unseen")
         recorder.step(transitions(2, 2)[0])
-        with pytest.raises(SchemaMismatch, match="start state 'qpos': expected 3 numbers, got no such part"):
+        with pytest.raises(SchemaMismatchError, match="start state 'qpos': expected 3 numbers, got no such part"):
             recorder.end_episode()
         recorder.start_episode(start_state={"qpos": np.zeros(3)})
         recorder.step(transitions(2, 2)[0])
@@ -497,12 +504,12 @@ def test_what_a_commit_lacks_is_said(tmp_path, store):
         with pytest.raises(ValueError, match="on_incomplete"):
             Recorder(tmp_path / "other", on_incomplete="dropped")
         other = Recorder.resume(tmp_path / "r")
-        with pytest.raises(InvalidName, match="expected the name"):
+        with pytest.raises(InvalidNameError, match="expected the name"):
             recorder.commit(version="1.0.0", license="mit")
-        with pytest.raises(RecordingInUse):
+        with pytest.raises(RecordingInUseError):
             recorder.commit(name="my/knob", version="1.0.0", license="mit")
         other.close()
-        with pytest.raises(DatasetNotFound, match="holds no complete episode"):
+        with pytest.raises(DatasetNotFoundError, match="holds no complete episode"):
             recorder.commit(name="my/knob", version="1.0.0", license="mit")
     assert recorder.path.exists()
 
@@ -512,7 +519,7 @@ def test_what_a_full_disk_kept_back_is_written_by_the_next_call(tmp_path, monkey
         recorder.add_episode(transitions(2, 0))
         with monkeypatch.context() as patch:
             patch.setattr(os, "write", lambda file, content: 0)
-            with pytest.raises(DiskFull):
+            with pytest.raises(DiskFullError):
                 recorder.extend(torch.stack([transitions(3, seed) for seed in (1, 2)]))
         assert recorder.num_episodes == 1
         recorder.add_episode(transitions(4, 3))
@@ -652,7 +659,7 @@ def test_metadata_belong_to_the_next_episode_of_their_environment_only(tmp_path)
 def test_a_second_process_takes_the_schema_of_the_first_episode(tmp_path):
     with Recorder(tmp_path / "r") as first, Recorder.resume(tmp_path / "r") as second:
         first.add_episode(transitions(3, 0))
-        with pytest.raises(SchemaMismatch, match="episode 0: key gripper is missing"):
+        with pytest.raises(SchemaMismatchError, match="episode 0: key gripper is missing"):
             second.add_episode(transitions(3, 1).exclude("gripper"))
         assert second.add_episode(transitions(3, 1)) == 1_000_000
 
@@ -662,7 +669,7 @@ def test_a_resumed_recorder_keeps_its_settings(tmp_path):
         recorder.add_episode(transitions(2, 0))
     options = {"policy": "late", "split": "test", "on_incomplete": "truncated", "drop": (*BOOKKEEPING, "count")}
     with (
-        pytest.raises(SchemaMismatch, match="key count is missing"),
+        pytest.raises(SchemaMismatchError, match="key count is missing"),
         Recorder.resume(tmp_path / "r", **options) as late,
     ):
         late.add_episode(transitions(2, 1))

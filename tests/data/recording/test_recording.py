@@ -13,7 +13,7 @@ from rlhive.data.recording._writer import StreamWriter
 from rlhive.data.versions import _reader
 from rlhive.data.versions._export import export
 from rlhive.dataset._dataset import RoboHiveDataset
-from rlhive.errors import CorruptDataset, RecordingInUse, SchemaMismatch, UnsupportedFormat
+from rlhive.errors import CorruptDatasetError, RecordingInUseError, SchemaMismatchError, UnsupportedFormatError
 from tests.data.recording.samples import create_recording, tiny_episode
 from tests.data.strategies import records, same
 
@@ -27,14 +27,14 @@ def test_a_recording_in_use_is_neither_committed_nor_discarded(tmp_path):
     with StreamWriter(recording, "one") as writer:
         writer.write([made[0]])
         assert Recording(tmp_path / "r").in_use()
-        with pytest.raises(RecordingInUse, match="no live process holds"), recording.exclusive(timeout_s=0.02):
+        with pytest.raises(RecordingInUseError, match="no live process holds"), recording.exclusive(timeout_s=0.02):
             pass
         with recording.shared():
             pass
 
     with recording.exclusive():
         assert recording.in_use()
-        with pytest.raises(RecordingInUse), recording.shared(timeout_s=0.02):
+        with pytest.raises(RecordingInUseError), recording.shared(timeout_s=0.02):
             pass
     assert not recording.in_use()
 
@@ -64,12 +64,12 @@ def test_a_recording_of_another_schema_is_refused(tmp_path):
     create_recording(tmp_path / "r", schema, made[0])
     other = type(schema)(schema.fields[1:])
 
-    with pytest.raises(SchemaMismatch, match="key action is missing"):
+    with pytest.raises(SchemaMismatchError, match="key action is missing"):
         Recording.create(tmp_path / "r", other, start_state={}, provenance={})
 
 
 def test_a_folder_that_is_not_a_recording_is_refused(tmp_path):
-    with pytest.raises(CorruptDataset, match=r"recording\.json"):
+    with pytest.raises(CorruptDatasetError, match=r"recording\.json"):
         Recording(tmp_path)
 
 
@@ -145,16 +145,18 @@ def test_streams_are_written_as_in_the_first_release(tmp_path):
 def test_the_first_episode_fixes_schema_and_start_state(tmp_path):
     schema, (record,) = records([3])
     recording = Recording.create(tmp_path / "r")
-    with pytest.raises(SchemaMismatch, match="expected a schema, got none"):
+    with pytest.raises(SchemaMismatchError, match="expected a schema, got none"):
         recording.require_schema()
 
     recording.accept(record, schema, "episode 0")
 
     assert Recording(tmp_path / "r").schema == schema
     assert recording.start_state_sizes == {"qpos": 3, "time": 1}
-    with pytest.raises(SchemaMismatch, match="episode 1: key action is missing"):
+    with pytest.raises(SchemaMismatchError, match="episode 1: key action is missing"):
         recording.accept(record, type(schema)(schema.fields[1:]), "episode 1")
-    with pytest.raises(SchemaMismatch, match="episode 2: start state 'qpos': expected 3 numbers, got no such part"):
+    with pytest.raises(
+        SchemaMismatchError, match="episode 2: start state 'qpos': expected 3 numbers, got no such part"
+    ):
         recording.accept(replace(record, start_state={}), schema, "episode 2")
 
 
@@ -162,5 +164,5 @@ def test_a_recording_of_another_format_version_is_refused(tmp_path):
     Recording.create(tmp_path / "r")
     (tmp_path / "r/recording.json").write_text('{"format_version": 1, "name": ""}')
 
-    with pytest.raises(UnsupportedFormat, match="expected a recording of format_version 2, got 1"):
+    with pytest.raises(UnsupportedFormatError, match="expected a recording of format_version 2, got 1"):
         Recording(tmp_path / "r")

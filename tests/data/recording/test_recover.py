@@ -7,7 +7,7 @@ from rlhive.cli import app
 from rlhive.data.recording._recorder import Recorder
 from rlhive.data.recording._recover import find_recording, recordings
 from rlhive.dataset._dataset import RoboHiveDataset
-from rlhive.errors import DatasetNotFound
+from rlhive.errors import DatasetNotFoundError
 from tests.data.strategies import transitions
 
 
@@ -100,7 +100,7 @@ def test_a_recording_is_found_by_its_folder_its_last_part_and_its_dataset(store)
 
     for name in ("", "knob", "my/knob", path.name, str(path)):
         assert find_recording(name).path == path
-    with pytest.raises(DatasetNotFound, match="expected one match, got 0; recordings: "):
+    with pytest.raises(DatasetNotFoundError, match="expected one match, got 0; recordings: "):
         find_recording("door")
 
 

@@ -12,7 +12,7 @@ from rlhive.data._episodes import unpack
 from rlhive.data._schema import Schema
 from rlhive.data.recording._recording import Recording
 from rlhive.data.recording._writer import StreamWriter
-from rlhive.errors import SchemaMismatch
+from rlhive.errors import SchemaMismatchError
 from tests.data.recording.samples import create_recording, tiny_episode
 from tests.data.strategies import lengths, records, same
 
@@ -158,10 +158,12 @@ def test_text_comes_back_unchanged(tmp_path):
         made["instruction"], made["next", "instruction"] = [*texts[:2], "close\0It"], [texts[1], "close\0It", texts[3]]
         assert writer.add_episode(made, episode=1, split="a").content_hash() != record.content_hash()
         made["place"] = ["a", 3, "c"]
-        with pytest.raises(SchemaMismatch, match="episode 2: key place: expected a tensor or a string per row, got 3"):
+        with pytest.raises(
+            SchemaMismatchError, match="episode 2: key place: expected a tensor or a string per row, got 3"
+        ):
             writer.add_episode(made, episode=2, split="a")
         made["place"] = ["a", "\ud800", "c"]
-        with pytest.raises(SchemaMismatch, match="episode 3, row 1: key place: expected Unicode text"):
+        with pytest.raises(SchemaMismatchError, match="episode 3, row 1: key place: expected Unicode text"):
             writer.add_episode(made, episode=3, split="a")
 
 

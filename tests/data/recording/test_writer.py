@@ -13,7 +13,7 @@ import pytest
 
 from rlhive.data.recording import _writer
 from rlhive.data.recording._writer import StreamWriter
-from rlhive.errors import DatasetExists, DiskFull, InvalidName, SchemaMismatch
+from rlhive.errors import DatasetExistsError, DiskFullError, InvalidNameError, SchemaMismatchError
 from tests.data.recording.samples import create_recording
 from tests.data.strategies import records, same, transitions
 
@@ -32,7 +32,7 @@ def test_after_a_failed_write_the_next_episode_is_safe(broken, tmp_path, monkeyp
         writer.write([made[0]])
         with monkeypatch.context() as patch:
             patch.setattr(os, "write", half)
-            with pytest.raises(DiskFull if isinstance(broken, OSError) else KeyboardInterrupt):
+            with pytest.raises(DiskFullError if isinstance(broken, OSError) else KeyboardInterrupt):
                 writer.write([made[1]])
         writer.write(made[1:3])
 
@@ -48,7 +48,7 @@ def test_a_file_size_limit_is_reported_as_a_full_disk(tmp_path):
     reported, (_, hard) = [], resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, hard))
     try:
-        with StreamWriter(recording, "one") as writer, contextlib.suppress(DiskFull):
+        with StreamWriter(recording, "one") as writer, contextlib.suppress(DiskFullError):
             for record in made:
                 writer.write([record])
                 reported.append(record.episode)
@@ -64,7 +64,7 @@ def test_a_start_state_of_other_parts_is_refused(tmp_path):
     recording = create_recording(tmp_path / "r", schema, made[0])
     with StreamWriter(recording, "one") as writer:
         for state in ({}, {"qpos": np.zeros(3)}, {"qpos": np.zeros(2), "time": np.zeros(1)}):
-            with pytest.raises(SchemaMismatch, match=r"episode 3: start state '(qpos|time)'"):
+            with pytest.raises(SchemaMismatchError, match=r"episode 3: start state '(qpos|time)'"):
                 writer.write([replace(made[0], start_state=state)])
 
     assert recording.episode_outcomes() == {}
@@ -75,7 +75,7 @@ def test_an_episode_is_checked_before_it_is_written(tmp_path):
     recording = create_recording(tmp_path / "r", schema, made[0])
     with StreamWriter(recording, "one") as recorder:
         recorder.add_episode(transitions(4, 1), episode=1, split="a", start_state=made[0].start_state)
-        with pytest.raises(SchemaMismatch, match="episode 2: key action is missing"):
+        with pytest.raises(SchemaMismatchError, match="episode 2: key action is missing"):
             recorder.add_episode(transitions(4, 2).exclude("action"), episode=2, split="a")
         recorder.add_episode(transitions(2, 3), episode=3, split="a", start_state=made[0].start_state)
 
@@ -88,7 +88,7 @@ def test_a_stream_is_never_rewritten(tmp_path):
     with StreamWriter(recording, "one") as recorder:
         recorder.write([made[0]])
 
-    with pytest.raises(DatasetExists, match="streams are never rewritten"):
+    with pytest.raises(DatasetExistsError, match="streams are never rewritten"):
         StreamWriter(recording, "one")
 
     with pytest.raises(ValueError, match="is closed"):
@@ -210,7 +210,7 @@ def test_appended_episodes_survive_a_full_disk_in_the_queue(tmp_path, monkeypatc
         writer.append(made[0])
         with monkeypatch.context() as patch:
             patch.setattr(os, "write", lambda file, content: 0)
-            with pytest.raises(DiskFull):
+            with pytest.raises(DiskFullError):
                 writer.flush()
         assert writer.num_episodes == 0
         assert writer.append(made[1]) == 1
@@ -238,7 +238,7 @@ def test_a_writer_that_cannot_open_its_stream_holds_no_lock(tmp_path):
     recording = create_recording(tmp_path / "r", schema, record)
     StreamWriter(recording, "one").close()
 
-    with pytest.raises(DatasetExists) as raised:
+    with pytest.raises(DatasetExistsError) as raised:
         StreamWriter(recording, "one")
 
     assert raised.value is not None  # its traceback still refers to the writer
@@ -250,5 +250,5 @@ def test_the_name_of_a_writer_must_be_part_of_a_file_name(name, tmp_path):
     schema, (record,) = records([2])
     recording = create_recording(tmp_path / "r", schema, record)
 
-    with pytest.raises(InvalidName, match="Name of a writer: expected 1 to 96 letters"):
+    with pytest.raises(InvalidNameError, match="Name of a writer: expected 1 to 96 letters"):
         StreamWriter(recording, name)

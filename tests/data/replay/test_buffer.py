@@ -22,7 +22,7 @@ from rlhive.data.replay._samplers import EpisodeSliceSampler
 from rlhive.data.replay._storage import PackedStorage
 from rlhive.data.versions._export import export
 from rlhive.data.versions._manifest import Manifest
-from rlhive.errors import CheckpointMismatch
+from rlhive.errors import CheckpointMismatchError
 from tests.data.replay.caches import assert_same
 from tests.data.strategies import records
 
@@ -172,7 +172,7 @@ def test_a_buffer_checkpoint_knows_its_content(storage, packed, tmp_path):
     make_replay_buffer(storage, SamplingOptions(batch_size=4, seed=0)).dumps(tmp_path / "checkpoint")
     make_replay_buffer(PackedStorage(packed), SamplingOptions(batch_size=4)).loads(tmp_path / "checkpoint")
 
-    with pytest.raises(CheckpointMismatch, match="expected"):
+    with pytest.raises(CheckpointMismatchError, match="expected"):
         make_replay_buffer(PackedStorage(packed, torch.tensor([0])), SamplingOptions(batch_size=4)).loads(
             tmp_path / "checkpoint"
         )

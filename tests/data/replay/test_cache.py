@@ -12,7 +12,7 @@ from rlhive.data.replay._layout import PackedCacheWriter
 from rlhive.data.replay._storage import PackedStorage
 from rlhive.data.versions._export import export
 from rlhive.data.versions._manifest import Manifest
-from rlhive.errors import CorruptDataset
+from rlhive.errors import CorruptDatasetError
 from tests.data.replay.caches import LENGTHS, assert_holds
 from tests.data.strategies import records
 
@@ -86,10 +86,12 @@ def test_a_cache_whose_content_does_not_match_its_checksums_is_built_again(versi
 def test_a_cache_that_is_damaged_again_and_again_is_an_error(version, tmp_path, monkeypatch):
     def refuse(folder):
         msg = "damaged by another process"
-        raise CorruptDataset(msg)
+        raise CorruptDatasetError(msg)
 
     monkeypatch.setattr(_cache, "require_intact", refuse)
-    with pytest.raises(CorruptDataset, match="was built 4 times, and each time another process removed or damaged it"):
+    with pytest.raises(
+        CorruptDatasetError, match="was built 4 times, and each time another process removed or damaged it"
+    ):
         open_packed(version[0], Manifest.read(version[0]), store=tmp_path)
 
 

@@ -4,7 +4,7 @@ import os
 import pytest
 
 from rlhive.data.replay._checksums import read_source, require_intact, write_checksums
-from rlhive.errors import CorruptDataset
+from rlhive.errors import CorruptDatasetError
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def test_a_file_with_a_new_stamp_is_read_once(folder, monkeypatch):
 def test_a_damaged_folder_is_refused(folder, damage, message):
     damage(folder)
 
-    with pytest.raises(CorruptDataset, match=message):
+    with pytest.raises(CorruptDatasetError, match=message):
         require_intact(folder)
 
 
@@ -64,7 +64,7 @@ def test_a_changed_file_with_its_old_modification_time_is_refused(folder):
     flip(folder / "a.bin")
     os.utime(folder / "a.bin", ns=(before.st_atime_ns, before.st_mtime_ns))
 
-    with pytest.raises(CorruptDataset, match=r"the content of a\.bin does not match its checksums"):
+    with pytest.raises(CorruptDatasetError, match=r"the content of a\.bin does not match its checksums"):
         require_intact(folder)
 
 
@@ -74,5 +74,5 @@ def test_a_change_below_the_file_system_is_found_by_reading_all_files(folder):
     (folder / "seal.json").write_text(json.dumps(content))
 
     require_intact(folder)
-    with pytest.raises(CorruptDataset, match=r"content of a\.bin does not match"):
+    with pytest.raises(CorruptDatasetError, match=r"content of a\.bin does not match"):
         require_intact(folder, read_all=True)

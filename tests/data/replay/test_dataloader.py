@@ -6,7 +6,7 @@ import torch
 from rlhive.data.replay._dataloader import make_dataloader
 from rlhive.data.replay._options import DataLoaderOptions
 from rlhive.data.replay._storage import PackedStorage
-from rlhive.errors import EpisodesTooShort
+from rlhive.errors import EpisodesTooShortError
 from tests.data.replay.caches import assert_same, write_cache
 
 
@@ -43,5 +43,5 @@ def test_a_dataloader_of_windows_gives_every_window_once(tmp_path):
     for number, batch in enumerate(batches):
         for got, start in zip(batch, expected[6 * number : 6 * number + 6], strict=True):
             assert_same(got, everything[start : start + 5])
-    with pytest.raises(EpisodesTooShort, match="got 12 at most"):
+    with pytest.raises(EpisodesTooShortError, match="got 12 at most"):
         make_dataloader(PackedStorage(cache), DataLoaderOptions(batch_size=6, slice_len=13))

@@ -22,7 +22,7 @@ from rlhive.data.replay._frames import FrameFormat, FrameReader, FrameWriter
 from rlhive.data.versions._export import export
 from rlhive.data.versions._manifest import Manifest
 from rlhive.dataset import _lookup
-from rlhive.errors import CorruptDataset, DiskFull
+from rlhive.errors import CorruptDatasetError, DiskFullError
 from tests.data.replay.caches import assert_holds, assert_same
 from tests.data.strategies import records
 
@@ -134,14 +134,14 @@ def test_a_damaged_file_is_an_error_and_never_a_wrong_picture(tmp_path, episode_
     damage(index, content)
     index.flush(), content.flush()
 
-    with pytest.raises(CorruptDataset, match=message):
+    with pytest.raises(CorruptDatasetError, match=message):
         taken(frames, np.arange(len(rows)), rows.shape[1])
 
 
 def test_files_of_another_size_are_an_error(tmp_path, episode_pictures):
     frames, rows = write(tmp_path, episode_pictures)
     (tmp_path / "wide-0.idx").write_bytes(b"\0" * 8)
-    with pytest.raises(CorruptDataset, match=r"wide-0\.idx: expected \d+ bytes"):
+    with pytest.raises(CorruptDatasetError, match=r"wide-0\.idx: expected \d+ bytes"):
         FrameReader(tmp_path, "wide-0", frames._format, len(rows))
 
 
@@ -295,7 +295,7 @@ def test_a_full_disk_says_so_and_leaves_nothing(dataset, version, tmp_path, kind
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
-        with pytest.raises(DiskFull, match="No space left"):
+        with pytest.raises(DiskFullError, match="No space left"):
             dataset.as_storage(image_cache=kind)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -314,7 +314,7 @@ def test_a_disk_that_is_full_for_the_last_file_says_so(dataset, monkeypatch, nam
         return write_bytes(path, content)
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(DiskFull, match="No space left"):
+    with pytest.raises(DiskFullError, match="No space left"):
         dataset.as_storage(image_cache="encoded")
 
 

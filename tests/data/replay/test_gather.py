@@ -11,7 +11,7 @@ from rlhive.data.replay._gather import Window
 from rlhive.data.replay._options import SamplingOptions
 from rlhive.data.replay._samplers import EpisodeSliceSampler
 from rlhive.data.replay._storage import PackedStorage
-from rlhive.errors import SchemaMismatch
+from rlhive.errors import SchemaMismatchError
 from tests.data.replay.caches import LENGTHS, assert_same, write_cache
 
 ALL = slice(None)
@@ -121,7 +121,7 @@ def test_the_two_stacks_of_a_batch_of_one_share_no_memory(cache):
 
 def test_what_cannot_be_normalised_or_stacked_is_an_error(cache):
     one = torch.ones(1)
-    with pytest.raises(SchemaMismatch, match="gripper, got int64"):
+    with pytest.raises(SchemaMismatchError, match="gripper, got int64"):
         PackedStorage(cache, window=Window(normalize={"gripper": (one, one)}))
     for wrong in ({"n_step": 0}, {"frame_stack": 1.5}, {"gamma": 1.2}):
         with pytest.raises(ValueError, match=next(iter(wrong))):

@@ -2,7 +2,7 @@ import pytest
 
 from rlhive.data.replay import _layout
 from rlhive.data.replay._layout import PackedCache
-from rlhive.errors import CorruptDataset
+from rlhive.errors import CorruptDatasetError
 from tests.data.replay.caches import assert_holds, write_cache
 
 
@@ -21,9 +21,9 @@ def test_chunks_and_blocks_of_their_own_change_no_value(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("claimed", [[7, 1, 12, 5, 10], [7, 1, 12, 5, 8]])
 def test_a_number_of_transitions_that_differs_from_the_episode_table_is_an_error(tmp_path, claimed):
-    with pytest.raises(CorruptDataset, match=r"Expected 3[35] transitions"):
+    with pytest.raises(CorruptDatasetError, match=r"Expected 3[35] transitions"):
         write_cache(tmp_path / "cache", claimed=claimed)
-    with pytest.raises(CorruptDataset, match="layout"):
+    with pytest.raises(CorruptDatasetError, match="layout"):
         PackedCache(tmp_path / "cache")
 
 
@@ -32,5 +32,5 @@ def test_a_file_of_another_size_is_an_error(tmp_path):
     path = tmp_path / "cache" / "records.bin"
     path.write_bytes(path.read_bytes()[:-8])
 
-    with pytest.raises(CorruptDataset, match=r"records\.bin: expected"):
+    with pytest.raises(CorruptDatasetError, match=r"records\.bin: expected"):
         PackedCache(tmp_path / "cache")

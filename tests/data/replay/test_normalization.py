@@ -7,7 +7,7 @@ from torchrl.envs.transforms import ObservationNorm
 
 from rlhive.data._schema import Field, Schema
 from rlhive.data.replay._normalization import mean_and_scale, observation_norm, resolve_normalization
-from rlhive.errors import SchemaMismatch
+from rlhive.errors import SchemaMismatchError
 from rlhive.normalization import ClippedObservationNorm
 
 VECTOR = Field("observation", "float32", (2,), observed=True)
@@ -81,14 +81,14 @@ def test_every_form_of_normalize_gives_mean_and_scale_by_key() -> None:
 
 def test_what_cannot_be_normalised_says_why() -> None:
     schema = Schema((COUNT, VECTOR))
-    with pytest.raises(SchemaMismatch, match=r"got count\. Pass normalize=\{'count': \(mean, std\)\}"):
+    with pytest.raises(SchemaMismatchError, match=r"got count\. Pass normalize=\{'count': \(mean, std\)\}"):
         resolve_normalization(schema, ["count"], {})
-    with pytest.raises(SchemaMismatch, match=r"Normalising count \(int64\) by 'mean_std': expected floats"):
+    with pytest.raises(SchemaMismatchError, match=r"Normalising count \(int64\) by 'mean_std': expected floats"):
         mean_and_scale(COUNT, STATISTICS)
-    with pytest.raises(SchemaMismatch, match=r"by 'range': expected floats and mean_std, min_max, quantiles"):
+    with pytest.raises(SchemaMismatchError, match=r"by 'range': expected floats and mean_std, min_max, quantiles"):
         observation_norm(VECTOR, STATISTICS, how="range")
-    with pytest.raises(SchemaMismatch, match="expected finite q01 and q99 of observation"):
+    with pytest.raises(SchemaMismatchError, match="expected finite q01 and q99 of observation"):
         observation_norm(VECTOR, {"mean": [0.0, 0.0], "std": [1.0, 1.0]}, how="quantiles")
     for infinite in ([1.0, None], [1.0, float("inf")], [float("nan"), 1.0]):
-        with pytest.raises(SchemaMismatch, match="expected finite mean and std of observation"):
+        with pytest.raises(SchemaMismatchError, match="expected finite mean and std of observation"):
             mean_and_scale(VECTOR, {"mean": [0.0, 0.0], "std": infinite})

@@ -13,7 +13,7 @@ from rlhive.data.replay._online import extend
 from rlhive.data.replay._options import SamplingOptions
 from rlhive.data.replay._storage import PackedStorage
 from rlhive.envs._toy import ToyEnv
-from rlhive.errors import SchemaMismatch
+from rlhive.errors import SchemaMismatchError
 from tests.data.replay.caches import LENGTHS, assert_same, write_cache
 from tests.data.strategies import transitions
 
@@ -80,7 +80,7 @@ def test_what_does_not_fit_is_an_error_that_names_the_key(storage):
         (transitions(3, 1).set("action", torch.zeros(3, 2).double()), "Key action: .* got torch.float64"),
         (transitions(3, 1).set("action", torch.zeros(3, 5)), r"Key action: .* got torch.float32 \(5,\)"),
     ):
-        with pytest.raises(SchemaMismatch, match=says):
+        with pytest.raises(SchemaMismatchError, match=says):
             online.extend(wrong)
     assert len(online) == TOTAL
     with pytest.raises(ValueError, match="capacity=33: expected at least 34"):

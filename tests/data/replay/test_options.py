@@ -14,7 +14,7 @@ from rlhive import RoboHiveDataset
 from rlhive.data.replay._options import DataLoaderOptions, ReadOptions, SamplingOptions, make_storage
 from rlhive.data.replay._storage import PackedStorage
 from rlhive.data.versions._export import export
-from rlhive.errors import EpisodesTooShort, InvalidSetting, SchemaMismatch, SplitNotFound
+from rlhive.errors import EpisodesTooShortError, InvalidOptionError, SchemaMismatchError, SplitNotFoundError
 from tests.data.replay.caches import LENGTHS, assert_same, write_cache
 from tests.data.strategies import records
 
@@ -76,40 +76,40 @@ def test_a_constant_is_centred_and_not_scaled(tmp_path):
     expected = (plain - torch.tensor([1.0, 2.0])) / torch.tensor([1.0, 2.0])
     assert torch.equal(got, expected.clamp(-10, 10))  # two of these actions are infinite
     infinite = {"observation": {"mean": [0.0, None, 0.0], "std": [1.0, None, 1.0]}}
-    with pytest.raises(SchemaMismatch, match="expected finite mean and std of observation"):
+    with pytest.raises(SchemaMismatchError, match="expected finite mean and std of observation"):
         make_storage(cache, None, ReadOptions(normalize=True), statistics=infinite)
-    with pytest.raises(SchemaMismatch, match="expected a field with statistics, got observation"):
+    with pytest.raises(SchemaMismatchError, match="expected a field with statistics, got observation"):
         make_storage(cache, None, ReadOptions(normalize=True))
-    with pytest.raises(SchemaMismatch, match="No field actoin"):
+    with pytest.raises(SchemaMismatchError, match="No field actoin"):
         make_storage(cache, None, ReadOptions(keys=["actoin"], normalize={"action": (one, one)}))
 
 
 def test_wrong_options_say_what_is_expected(dataset):
-    with pytest.raises(SplitNotFound, match="expected one of a, b"):
+    with pytest.raises(SplitNotFoundError, match="expected one of a, b"):
         dataset.as_replay_buffer(split="c")
-    with pytest.raises(SplitNotFound, match="has no split 'b' here: expected one of a,"):
+    with pytest.raises(SplitNotFoundError, match="has no split 'b' here: expected one of a,"):
         RoboHiveDataset(dataset.path, split="a", store=dataset._view.store).as_replay_buffer(split="b")
     with pytest.raises(ValueError, match="slice_len=4: expected a batch_size that is a multiple of it, got 10"):
         dataset.as_replay_buffer(10, slice_len=4)
-    with pytest.raises(EpisodesTooShort):
+    with pytest.raises(EpisodesTooShortError):
         dataset.as_replay_buffer(26, slice_len=13)
     with pytest.raises(ValueError, match="short_episodes='cut'"):
         dataset.as_replay_buffer(8, slice_len=4, short_episodes="cut")
-    with pytest.raises(SchemaMismatch, match=r"keys='action': expected a list of keys.*Write keys=\['action'\]"):
+    with pytest.raises(SchemaMismatchError, match=r"keys='action': expected a list of keys.*Write keys=\['action'\]"):
         dataset.as_replay_buffer(keys="action")
-    with pytest.raises(SchemaMismatch, match="normalize='observation': expected a list of keys"):
+    with pytest.raises(SchemaMismatchError, match="normalize='observation': expected a list of keys"):
         dataset.as_replay_buffer(normalize="observation")
     with pytest.raises(ValueError, match="batch_size=0: expected a whole number of 1 or more"):
         dataset.as_replay_buffer(0)
     with pytest.raises(ValueError, match="prefetch=-1: expected a whole number of 0 or more"):
         dataset.as_replay_buffer(prefetch=-1)
-    with pytest.raises(SchemaMismatch, match="have no transitions: expected at least one"):
+    with pytest.raises(SchemaMismatchError, match="have no transitions: expected at least one"):
         dataset.as_replay_buffer(where=pc.field("length") > 1000)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_device_that_torch_cannot_use_is_an_error(dataset):
-    with pytest.raises(InvalidSetting, match="device='cuda': expected a GPU that torch can use, got none"):
+    with pytest.raises(InvalidOptionError, match="device='cuda': expected a GPU that torch can use, got none"):
         dataset.as_replay_buffer(device="cuda")
 
 
@@ -120,7 +120,7 @@ def test_a_device_that_torch_cannot_use_is_an_error(dataset):
         (lambda: ReadOptions(frame_stack=1.5), ValueError, "frame_stack=1.5: expected a whole number of 1 or more"),
         (lambda: ReadOptions(gamma=0.0), ValueError, "gamma=0.0: expected a discount above 0 and at most 1"),
         (lambda: ReadOptions(image_cache="png"), ValueError, "image_cache='png': expected 'raw' or 'encoded'"),
-        (lambda: ReadOptions(keys="action"), SchemaMismatch, "keys='action': expected a list of keys"),
+        (lambda: ReadOptions(keys="action"), SchemaMismatchError, "keys='action': expected a list of keys"),
         (lambda: SamplingOptions(batch_size=True), ValueError, "batch_size=True: expected a whole number of 1 or more"),
         (lambda: SamplingOptions(slice_len=0), ValueError, "slice_len=0: expected a whole number of 1 or more"),
         (lambda: SamplingOptions(short_episodes="cut"), ValueError, "short_episodes='cut': expected 'drop', 'pad' or"),

@@ -14,7 +14,7 @@ from rlhive.data.replay._buffer import make_replay_buffer
 from rlhive.data.replay._options import SamplingOptions
 from rlhive.data.replay._samplers import EpisodeSliceSampler
 from rlhive.data.replay._storage import PackedStorage
-from rlhive.errors import EpisodesTooShort
+from rlhive.errors import EpisodesTooShortError
 from tests.data.replay.caches import LENGTHS, assert_same, write_cache
 
 
@@ -118,7 +118,7 @@ def test_prioritized_slices_begin_where_the_priority_is_and_stay_inside_an_episo
 
 
 def test_too_long_slices_are_an_error_that_names_the_longest_episode(cache):
-    with pytest.raises(EpisodesTooShort, match=f"got {max(LENGTHS)} at most"):
+    with pytest.raises(EpisodesTooShortError, match=f"got {max(LENGTHS)} at most"):
         EpisodeSliceSampler(PackedStorage(cache), slice_len=13)
 
 

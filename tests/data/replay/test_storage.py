@@ -10,7 +10,7 @@ from rlhive.data.replay._buffer import make_replay_buffer
 from rlhive.data.replay._gather import Window
 from rlhive.data.replay._options import SamplingOptions
 from rlhive.data.replay._storage import PackedStorage
-from rlhive.errors import SchemaMismatch
+from rlhive.errors import SchemaMismatchError
 from tests.data.replay.caches import LENGTHS, assert_same, write_cache
 
 ALL = slice(None)
@@ -129,7 +129,7 @@ def test_selected_keys_come_with_the_flags_alone(tmp_path, monkeypatch):
     }
     for key in got.keys(True, True):
         assert got[key].contiguous().numpy().tobytes() == everything[key].contiguous().numpy().tobytes(), key
-    with pytest.raises(SchemaMismatch, match="No field acton"):
+    with pytest.raises(SchemaMismatchError, match="No field acton"):
         PackedStorage(cache, keys=["acton"])
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from rlhive.data.replay._validation import require_choice, require_integer, require_key_list
-from rlhive.errors import SchemaMismatch
+from rlhive.errors import SchemaMismatchError
 
 
 @pytest.mark.parametrize("value", [3, 4, np.int64(3)])
@@ -19,7 +19,7 @@ def test_other_values_are_refused_by_the_name_of_the_argument(value):
 def test_a_string_is_no_list_of_keys():
     require_key_list(["action"], "keys")
     require_key_list(None, "keys")
-    with pytest.raises(SchemaMismatch, match=r"keys='action': expected a list of keys, got a string"):
+    with pytest.raises(SchemaMismatchError, match=r"keys='action': expected a list of keys, got a string"):
         require_key_list("action", "keys")
 
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from rlhive.data.versions import _conditions
-from rlhive.errors import InvalidExpression, RLHiveError
+from rlhive.errors import InvalidExpressionError, RLHiveError
 from tests.data.versions.test_selection import TABLE
 
 TOKENS = ["success", "return", "length", "seed", "and", "or", "not", "in", "if", "==", ">", "~", "**", ".", ",", "1e9"]
@@ -60,7 +60,7 @@ def test_a_condition_chooses_episodes(condition, expected):
     ],
 )
 def test_anything_else_is_refused_in_one_sentence(condition, says):
-    with pytest.raises(InvalidExpression, match=says):
+    with pytest.raises(InvalidExpressionError, match=says):
         _conditions.select_where(TABLE, condition)
 
 

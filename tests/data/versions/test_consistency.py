@@ -16,7 +16,7 @@ from rlhive.data.versions._consistency import (
 from rlhive.data.versions._export import export
 from rlhive.data.versions._manifest import Manifest
 from rlhive.data.versions._reader import read_episodes
-from rlhive.errors import CorruptDataset
+from rlhive.errors import CorruptDatasetError
 from tests.data.checks.walks import set_cell
 from tests.data.strategies import records
 
@@ -105,7 +105,7 @@ def test_counts_of_the_table_that_differ_are_described(column, row, value, messa
 
     assert len(mismatches) == len(messages)
     for mismatch, message in zip(mismatches, messages, strict=True):
-        with pytest.raises(CorruptDataset, match=message):
+        with pytest.raises(CorruptDatasetError, match=message):
             require_consistent([mismatch])
 
 
@@ -124,5 +124,5 @@ def test_counts_of_the_manifest_that_differ_are_described(version):
 
 def test_the_first_mismatch_is_raised():
     require_consistent([])
-    with pytest.raises(CorruptDataset, match=r"^first\. Fetch or make the version again\.$"):
+    with pytest.raises(CorruptDatasetError, match=r"^first\. Fetch or make the version again\.$"):
         require_consistent(iter(["first.", "second."]))

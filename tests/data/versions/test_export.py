@@ -17,7 +17,13 @@ from rlhive.data.replay._storage import PackedStorage
 from rlhive.data.versions import _reader
 from rlhive.data.versions._export import export
 from rlhive.data.versions._manifest import Manifest
-from rlhive.errors import CorruptDataset, DatasetExists, DatasetNotFound, SchemaMismatch, UnsupportedFormat
+from rlhive.errors import (
+    CorruptDatasetError,
+    DatasetExistsError,
+    DatasetNotFoundError,
+    SchemaMismatchError,
+    UnsupportedFormatError,
+)
 from tests.data.strategies import endings, lengths, records, same
 
 
@@ -102,7 +108,7 @@ def test_a_version_is_never_overwritten(tmp_path):
     folder = write(made, schema, tmp_path)
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
-    with pytest.raises(DatasetExists, match="never overwritten"):
+    with pytest.raises(DatasetExistsError, match="never overwritten"):
         write(made, schema, tmp_path)
 
     assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
@@ -117,7 +123,7 @@ def test_an_export_that_fails_leaves_nothing(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         write(breaking(), schema, tmp_path)
-    with pytest.raises(SchemaMismatch, match="rising ids"):
+    with pytest.raises(SchemaMismatchError, match="rising ids"):
         write(made[::-1], schema, tmp_path)
 
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == [".knob.lock", ".1.0.0.lock"]
@@ -155,10 +161,10 @@ def test_every_flipped_byte_of_a_file_is_noticed_before_it_is_served(tmp_path):
         content = path.read_bytes()
         for position in range(0, len(content), max(1, len(content) // 23)):
             path.write_bytes(content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :])
-            with pytest.raises(CorruptDataset, match=path.name):
+            with pytest.raises(CorruptDatasetError, match=path.name):
                 open_packed(folder, manifest, store=tmp_path)
         path.unlink()
-        with pytest.raises(CorruptDataset, match="no such file"):
+        with pytest.raises(CorruptDatasetError, match="no such file"):
             open_packed(folder, manifest, store=tmp_path)
         path.write_bytes(content)
     assert not list(tmp_path.glob(".cache/*/layout.json"))
@@ -192,14 +198,14 @@ def test_the_cache_needs_no_parquet(tmp_path):
 @pytest.mark.parametrize(
     ("change", "error", "says"),
     [
-        ({"format_version": 2}, UnsupportedFormat, "format_version 1 to 1, got 2"),
-        ({"fingerprint": "abc"}, CorruptDataset, "expected a SHA-256"),
-        ({"name": "../../etc"}, CorruptDataset, "Dataset name"),
-        ({"schema": [{"column": "x"}]}, CorruptDataset, "Schema"),
-        ({"files": [{"path": "../x"}]}, CorruptDataset, "leaves the version's folder"),
-        ({"files": [{"path": "/etc/passwd"}]}, CorruptDataset, "leaves the version's folder"),
-        ({"splits": {"a": {"num_episodes": -1, "num_transitions": 0}}}, CorruptDataset, "expected a count"),
-        ({"license": None}, CorruptDataset, "expected a string"),
+        ({"format_version": 2}, UnsupportedFormatError, "format_version 1 to 1, got 2"),
+        ({"fingerprint": "abc"}, CorruptDatasetError, "expected a SHA-256"),
+        ({"name": "../../etc"}, CorruptDatasetError, "Dataset name"),
+        ({"schema": [{"column": "x"}]}, CorruptDatasetError, "Schema"),
+        ({"files": [{"path": "../x"}]}, CorruptDatasetError, "leaves the version's folder"),
+        ({"files": [{"path": "/etc/passwd"}]}, CorruptDatasetError, "leaves the version's folder"),
+        ({"splits": {"a": {"num_episodes": -1, "num_transitions": 0}}}, CorruptDatasetError, "expected a count"),
+        ({"license": None}, CorruptDatasetError, "expected a string"),
     ],
 )
 def test_a_manifest_that_lies_is_refused(change, error, says, tmp_path):
@@ -215,9 +221,9 @@ def test_a_manifest_that_lies_is_refused(change, error, says, tmp_path):
 
 
 def test_a_folder_without_manifest_is_no_version(tmp_path):
-    with pytest.raises(DatasetNotFound, match=r"folder without rlhive\.json"):
+    with pytest.raises(DatasetNotFoundError, match=r"folder without rlhive\.json"):
         Manifest.read(tmp_path)
-    with pytest.raises(DatasetNotFound, match="no such folder"):
+    with pytest.raises(DatasetNotFoundError, match="no such folder"):
         Manifest.read(tmp_path / "nothing")
 
 

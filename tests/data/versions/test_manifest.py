@@ -16,7 +16,7 @@ from rlhive.data.versions._manifest import (
     compute_sha256,
     verify_files,
 )
-from rlhive.errors import CorruptDataset, DatasetNotFound, UnsupportedFormat
+from rlhive.errors import CorruptDatasetError, DatasetNotFoundError, UnsupportedFormatError
 from tests.data.strategies import records
 
 CONTENT = b"the content of a file"
@@ -85,7 +85,7 @@ def test_a_file_of_the_same_size_with_one_other_bit_is_refused(tmp_path, entry):
         damaged[position] ^= 1
         (tmp_path / "data/file").write_bytes(damaged)
 
-        with pytest.raises(CorruptDataset, match=rf"data/file: expected SHA-256 {entry.sha256}, got"):
+        with pytest.raises(CorruptDatasetError, match=rf"data/file: expected SHA-256 {entry.sha256}, got"):
             verify_files(tmp_path, [entry])
 
 
@@ -93,17 +93,19 @@ def test_a_file_of_the_same_size_with_one_other_bit_is_refused(tmp_path, entry):
 def test_a_file_of_another_size_is_refused(content, tmp_path, entry):
     (tmp_path / "data/file").write_bytes(content)
 
-    with pytest.raises(CorruptDataset, match=rf"data/file: expected {len(CONTENT)} bytes, got {len(content)} bytes"):
+    with pytest.raises(
+        CorruptDatasetError, match=rf"data/file: expected {len(CONTENT)} bytes, got {len(content)} bytes"
+    ):
         verify_files(tmp_path, [entry])
 
 
 def test_a_file_that_is_missing_or_a_folder_is_refused(tmp_path, entry):
     (tmp_path / "data/file").unlink()
-    with pytest.raises(CorruptDataset, match="got no such file"):
+    with pytest.raises(CorruptDatasetError, match="got no such file"):
         verify_files(tmp_path, [entry])
 
     (tmp_path / "data/file").mkdir()
-    with pytest.raises(CorruptDataset, match="got no such file"):
+    with pytest.raises(CorruptDatasetError, match="got no such file"):
         verify_files(tmp_path, [entry])
 
 
@@ -111,7 +113,7 @@ def test_a_link_that_leaves_the_folder_is_refused_and_one_inside_is_followed(tmp
     version = tmp_path / "version"
     (version / "data").mkdir(parents=True)
     (version / "data/file").symlink_to(tmp_path / "data/file")
-    with pytest.raises(CorruptDataset, match="link that leaves the version's folder"):
+    with pytest.raises(CorruptDatasetError, match="link that leaves the version's folder"):
         verify_files(version, [entry])
 
     (version / "data/file").unlink()
@@ -124,7 +126,7 @@ def test_every_file_is_verified_and_the_first_bad_one_is_named(tmp_path, entry):
     (tmp_path / "second").write_bytes(b"second")
     second = FileEntry("second", "0" * 64, 6)
 
-    with pytest.raises(CorruptDataset, match="second: expected SHA-256 0000"):
+    with pytest.raises(CorruptDatasetError, match="second: expected SHA-256 0000"):
         verify_files(tmp_path, [entry, second])
 
 
@@ -199,17 +201,17 @@ def test_the_data_key_covers_what_is_served_and_nothing_else(folder):
 @pytest.mark.parametrize(
     ("change", "error", "says"),
     [
-        ({"format_version": 2}, UnsupportedFormat, "format_version 1 to 1, got 2"),
-        ({"format_version": 0}, UnsupportedFormat, "format_version 1 to 1, got 0"),
-        ({"fingerprint": "abc"}, CorruptDataset, "expected a SHA-256"),
-        ({"name": "../../etc"}, CorruptDataset, "Dataset name"),
-        ({"version": "1.0"}, CorruptDataset, "Version '1.0'"),
-        ({"schema": [{"column": "x"}]}, CorruptDataset, "Schema"),
-        ({"files": [{"path": "../x"}]}, CorruptDataset, "leaves the version's folder"),
-        ({"files": [{"path": "/etc/passwd"}]}, CorruptDataset, "leaves the version's folder"),
-        ({"files": [{"path": "rlhive.json"}]}, CorruptDataset, r"rlhive\.json itself is listed"),
-        ({"splits": {"a": {"num_episodes": -1, "num_transitions": 0}}}, CorruptDataset, "expected a count"),
-        ({"license": None}, CorruptDataset, "expected a string"),
+        ({"format_version": 2}, UnsupportedFormatError, "format_version 1 to 1, got 2"),
+        ({"format_version": 0}, UnsupportedFormatError, "format_version 1 to 1, got 0"),
+        ({"fingerprint": "abc"}, CorruptDatasetError, "expected a SHA-256"),
+        ({"name": "../../etc"}, CorruptDatasetError, "Dataset name"),
+        ({"version": "1.0"}, CorruptDatasetError, "Version '1.0'"),
+        ({"schema": [{"column": "x"}]}, CorruptDatasetError, "Schema"),
+        ({"files": [{"path": "../x"}]}, CorruptDatasetError, "leaves the version's folder"),
+        ({"files": [{"path": "/etc/passwd"}]}, CorruptDatasetError, "leaves the version's folder"),
+        ({"files": [{"path": "rlhive.json"}]}, CorruptDatasetError, r"rlhive\.json itself is listed"),
+        ({"splits": {"a": {"num_episodes": -1, "num_transitions": 0}}}, CorruptDatasetError, "expected a count"),
+        ({"license": None}, CorruptDatasetError, "expected a string"),
     ],
 )
 def test_a_manifest_that_lies_is_refused(change, error, says, folder):
@@ -227,7 +229,7 @@ def test_a_file_that_is_listed_twice_is_refused(folder):
     content["files"].append(content["files"][0])
     (folder / "rlhive.json").write_text(json.dumps(content))
 
-    with pytest.raises(CorruptDataset, match="a file is listed twice"):
+    with pytest.raises(CorruptDatasetError, match="a file is listed twice"):
         Manifest.read(folder)
 
 
@@ -238,12 +240,12 @@ def test_end_flags_that_are_not_bool_are_refused(folder):
             field["dtype"] = "float32"
     (folder / "rlhive.json").write_text(json.dumps(content))
 
-    with pytest.raises(CorruptDataset, match=r"column next\.terminated is float32, not bool"):
+    with pytest.raises(CorruptDatasetError, match=r"column next\.terminated is float32, not bool"):
         Manifest.read(folder)
 
 
 def test_a_folder_without_manifest_is_no_version(tmp_path):
-    with pytest.raises(DatasetNotFound, match=r"folder without rlhive\.json"):
+    with pytest.raises(DatasetNotFoundError, match=r"folder without rlhive\.json"):
         Manifest.read(tmp_path)
-    with pytest.raises(DatasetNotFound, match="no such folder"):
+    with pytest.raises(DatasetNotFoundError, match="no such folder"):
         Manifest.read(tmp_path / "nothing")

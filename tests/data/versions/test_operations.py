@@ -11,7 +11,7 @@ from rlhive.data.recording._writer import StreamWriter
 from rlhive.data.versions._export import export
 from rlhive.data.versions._manifest import Manifest
 from rlhive.dataset._dataset import RoboHiveDataset
-from rlhive.errors import InvalidExpression, InvalidLicenseError, SchemaMismatch, SplitNotFound
+from rlhive.errors import InvalidExpressionError, InvalidLicenseError, SchemaMismatchError, SplitNotFoundError
 from tests.data.strategies import records, same, transitions
 
 
@@ -66,11 +66,11 @@ def test_views_of_views(dataset):
     assert view.splits == ["b"]
     assert len(dataset.where("length > 1000")) == 0
     assert len(dataset.where("length > 1000").as_tensordict()) == 0
-    with pytest.raises(SplitNotFound, match="expected one of b"):
+    with pytest.raises(SplitNotFoundError, match="expected one of b"):
         view["a"]
-    with pytest.raises(SchemaMismatch, match="There is no episode 3"):
+    with pytest.raises(SchemaMismatchError, match="There is no episode 3"):
         view.select([3])
-    with pytest.raises(InvalidExpression, match="there is no column x"):
+    with pytest.raises(InvalidExpressionError, match="there is no column x"):
         dataset.where("x > 1")
 
 
@@ -93,9 +93,9 @@ def test_splits_partition_the_episodes_and_depend_on_the_seed_alone(dataset):
     assert ids == {"train": [6, 15, 18], "test": [3, 9], "rest": [12]}
     assert parts["test"].as_tensordict()["episode"].unique().tolist() == ids["test"]
     assert dataset.split({"x": [18, 3]})["x"].episodes["episode"].to_pylist() == [3, 18]
-    with pytest.raises(SchemaMismatch, match=r"sum to 1, got \{.*\} \(sum 0\.9\)"):
+    with pytest.raises(SchemaMismatchError, match=r"sum to 1, got \{.*\} \(sum 0\.9\)"):
         dataset.split({"train": 0.5, "test": 0.4})
-    with pytest.raises(SchemaMismatch, match="Episode 3: expected one split, got 'x' and 'y'"):
+    with pytest.raises(SchemaMismatchError, match="Episode 3: expected one split, got 'x' and 'y'"):
         dataset.split({"x": [3], "y": [3]})
 
 
@@ -122,7 +122,7 @@ def test_statistics_and_normalization_are_those_of_the_view(made, tmp_path):
 
     spread = dataset.normalization("observation", how="min_max")(dataset.as_tensordict())["observation"][:, :2]
     np.testing.assert_allclose([spread.min(), spread.max()], [-1, 1], rtol=1e-12)
-    with pytest.raises(SchemaMismatch, match="expected floats"):
+    with pytest.raises(SchemaMismatchError, match="expected floats"):
         dataset.normalization("gripper")
 
 
@@ -190,7 +190,9 @@ def test_merging_refuses_another_schema_and_says_where(dataset, made, tmp_path):
     wide = [replace(r, columns=r.columns | {"action": np.zeros((r.length, 5), np.float32)}) for r in made]
     other = opened(wide, tmp_path, "my/wide")
 
-    with pytest.raises(SchemaMismatch, match=r"source 2 .* key action: expected float32 \(2,\), got float32 \(5,\)"):
+    with pytest.raises(
+        SchemaMismatchError, match=r"source 2 .* key action: expected float32 \(2,\), got float32 \(5,\)"
+    ):
         dataset.merge(other, name="my/both")
     with pytest.raises(InvalidLicenseError, match="License ''"):
         dataset.merge(opened(made, tmp_path, "my/third", license="gpl-3.0"), name="my/both")
@@ -264,7 +266,7 @@ def test_columns_are_renamed_dropped_and_added(dataset, made):
     ],
 )
 def test_what_cannot_be_changed_is_refused_and_nothing_is_written(dataset, change, says, tmp_path):
-    with pytest.raises(SchemaMismatch, match=says):
+    with pytest.raises(SchemaMismatchError, match=says):
         change(dataset)
 
     assert not (tmp_path / "my/x/1.0.0").exists()
@@ -277,9 +279,9 @@ def test_shares_of_a_recording_and_ids_of_a_list(made, tmp_path):
 
     assert [split["num_episodes"] for split in by_share.splits.values()] == [3, 3]
     assert {name: split["num_episodes"] for name, split in by_id.splits.items()} == {"p": 2, "q": 4, "empty": 0}
-    with pytest.raises(SchemaMismatch, match="got 5 in none, 6 for example"):
+    with pytest.raises(SchemaMismatchError, match="got 5 in none, 6 for example"):
         export(made, "my/x", license="mit", splits={"p": [3]}, store=tmp_path)
-    with pytest.raises(SchemaMismatch, match="got a stream"):
+    with pytest.raises(SchemaMismatchError, match="got a stream"):
         export(iter(made), "my/x", license="mit", splits={"p": 1.0}, store=tmp_path)
     for wrong in ("", None, "mit license", "../x"):
         with pytest.raises(InvalidLicenseError, match="License"):

@@ -6,7 +6,7 @@ import pytest
 from rlhive.data.versions import _reader
 from rlhive.data.versions._export import export
 from rlhive.data.versions._manifest import EPISODES_PATH, Manifest
-from rlhive.errors import CorruptDataset
+from rlhive.errors import CorruptDatasetError
 from tests.data.checks.walks import rewrite_table, set_cell, update_hashes
 from tests.data.strategies import records, same
 
@@ -96,11 +96,11 @@ def test_a_shard_with_another_bit_is_refused_before_a_row_is_read(version):
     flip_a_bit(folder / shard.path)
 
     for read in (_reader.read_rows, _reader.verify_shards):
-        with pytest.raises(CorruptDataset, match=f"{shard.path}: expected SHA-256"):
+        with pytest.raises(CorruptDatasetError, match=f"{shard.path}: expected SHA-256"):
             read(folder, manifest, ["a"])
     records_of_a = _reader.read_records(folder, manifest, ["a"])
     assert next(records_of_a).episode == 3
-    with pytest.raises(CorruptDataset, match=f"{shard.path}: expected SHA-256"):
+    with pytest.raises(CorruptDatasetError, match=f"{shard.path}: expected SHA-256"):
         next(records_of_a)
     assert len(_reader.verify_shards(folder, manifest, ["b"])) == 2
 
@@ -109,7 +109,7 @@ def test_an_episode_table_with_another_bit_is_refused(version):
     folder, manifest, _ = version
     flip_a_bit(folder / EPISODES_PATH)
 
-    with pytest.raises(CorruptDataset, match=f"{EPISODES_PATH}: expected SHA-256"):
+    with pytest.raises(CorruptDatasetError, match=f"{EPISODES_PATH}: expected SHA-256"):
         _reader.read_episodes(folder, manifest)
 
 
@@ -118,7 +118,7 @@ def test_an_episode_table_that_the_manifest_does_not_list_is_refused(version):
     manifest = Manifest.read(folder)
     object.__setattr__(manifest, "files", manifest.shards())
 
-    with pytest.raises(CorruptDataset, match=f"expected {EPISODES_PATH} in the manifest, got no such file"):
+    with pytest.raises(CorruptDatasetError, match=f"expected {EPISODES_PATH} in the manifest, got no such file"):
         _reader.read_episodes(folder, manifest)
 
 
@@ -137,7 +137,7 @@ def test_a_file_with_the_right_hash_that_contradicts_the_manifest_is_refused(pat
     update_hashes(folder)
     manifest = Manifest.read(folder)
 
-    with pytest.raises(CorruptDataset, match=message):
+    with pytest.raises(CorruptDatasetError, match=message):
         list(_reader.read_records(folder, manifest, ["a", "b"]))
 
 
@@ -147,5 +147,5 @@ def test_an_episode_whose_values_changed_is_refused_even_with_the_right_hash(ver
     rewrite_table(folder, "data/a-00001*", set_cell("count", 3, -1))
     update_hashes(folder)
 
-    with pytest.raises(CorruptDataset, match="pisode 9"):
+    with pytest.raises(CorruptDatasetError, match="pisode 9"):
         list(_reader.read_records(folder, Manifest.read(folder), ["a"]))

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from rlhive.data.versions import _selection
-from rlhive.errors import SchemaMismatch
+from rlhive.errors import SchemaMismatchError
 
 TABLE = pa.table(
     {
@@ -45,5 +45,5 @@ def test_rows_and_positions_are_those_of_the_episodes(lengths, random):
 
 
 def test_an_unknown_id_is_refused():
-    with pytest.raises(SchemaMismatch, match="There is no episode 7"):
+    with pytest.raises(SchemaMismatchError, match="There is no episode 7"):
         _selection.require_episodes({"a": np.array([3])}, [3, 7])

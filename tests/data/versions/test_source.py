@@ -6,7 +6,7 @@ from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
 
 from rlhive.data._schema import Schema
 from rlhive.data.versions._source import VersionSource, assign_splits, partition_episodes, to_source
-from rlhive.errors import SchemaMismatch
+from rlhive.errors import SchemaMismatchError
 from tests.data.strategies import records, same, transitions
 
 
@@ -56,9 +56,9 @@ def test_an_empty_list_needs_a_schema():
 
     assert list(to_source([], schema).records()) == []
     for nothing in ([], iter([])):
-        with pytest.raises(SchemaMismatch, match=r"got no episode at all\. If it is empty, pass schema="):
+        with pytest.raises(SchemaMismatchError, match=r"got no episode at all\. If it is empty, pass schema="):
             to_source(nothing)
-    with pytest.raises(SchemaMismatch, match="got a str"):
+    with pytest.raises(SchemaMismatchError, match="got a str"):
         to_source(["path"])
 
 
@@ -112,7 +112,7 @@ def test_episodes_get_the_split_that_names_them():
 def test_splits_that_do_not_hold_every_episode_once_are_refused(splits, message):
     _, episodes = records([2, 3, 4])
 
-    with pytest.raises(SchemaMismatch, match=message):
+    with pytest.raises(SchemaMismatchError, match=message):
         assign_splits(to_source(episodes), splits)
 
 
@@ -122,14 +122,14 @@ def test_shares_and_ids_are_not_mixed():
 
 
 def test_no_split_at_all_is_refused():
-    with pytest.raises(SchemaMismatch, match="expected at least one name"):
+    with pytest.raises(SchemaMismatchError, match="expected at least one name"):
         partition_episodes([1, 2], {}, seed=0)
 
 
 def test_a_stream_cannot_be_split_by_share():
     _, episodes = records([2])
 
-    with pytest.raises(SchemaMismatch, match="got a stream"):
+    with pytest.raises(SchemaMismatchError, match="got a stream"):
         assign_splits(to_source(iter(episodes)), {"train": 1.0})
 
 
