@@ -5,7 +5,7 @@ class also inherits the builtin exception that fits, so that code which does not
 """
 
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 
 class RLHiveError(Exception):
@@ -207,7 +207,7 @@ _OLD_NAMES = {
 
 if not TYPE_CHECKING:  # a type checker reports the old names
 
-    def __getattr__(name: str) -> Any:
+    def __getattr__(name: str) -> type[RLHiveError]:
         if name not in _OLD_NAMES:
             msg = f"module {__name__!r} has no attribute {name!r}"
             raise AttributeError(msg)
