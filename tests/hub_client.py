@@ -1,4 +1,4 @@
-"""Client processes of a Hub, one for each environment: huggingface_hub reads its environment variables at import.
+"""Client processes of a Hub. huggingface_hub reads its environment at import, so each environment needs a process.
 
 One process imports the slow packages and forks a client per environment, so that imports are paid for once.
 """

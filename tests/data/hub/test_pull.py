@@ -24,19 +24,14 @@ def test_the_newest_version_is_pulled_and_then_needs_no_network(hub, published, 
 @pytest.mark.parametrize("revision", ["v1.0.0", "main", "commit"])
 def test_a_revision_is_a_tag_a_branch_or_a_commit(hub, published, online, store, revision):
     repository = hub.repositories["org/knob"]
-    names = {"commit": repository.tags["v1.0.0"]}
+    name = repository.tags["v1.0.0"] if revision == "commit" else revision
     expected = "2.0.0" if revision == "main" else "1.0.0"
 
-    assert open_version(online, store, revision=names.get(revision, revision)) == [
-        expected,
-        read_rewards(published[expected]),
-    ]
+    assert open_version(online, store, revision=name) == [expected, read_rewards(published[expected])]
     assert_raises("DatasetNotFound", "no revision v9", open_version, online, store, revision="v9")
 
 
-def test_only_the_requested_split_is_fetched_and_the_others_when_they_are_requested(
-    hub, published, online, offline, store
-):
+def test_only_requested_splits_are_fetched_and_the_others_later(hub, published, online, offline, store):
     folder = published["1.0.0"]
 
     assert open_version(online, store, version="1.0.0", split="a")[1] == read_rewards(folder, "a")
