@@ -13,7 +13,7 @@ The root flags ``done``, ``terminated`` and ``truncated`` are False in every row
 import functools
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -176,7 +176,7 @@ class Schema:
         return [asdict(field) | {"shape": list(field.shape)} for field in self.fields]
 
     @classmethod
-    def from_json(cls, rows: list[dict[str, Any]]) -> "Schema":
+    def from_json(cls, rows: Sequence[Mapping[str, Any]]) -> "Schema":
         """Return the schema of rows that :meth:`to_json` wrote.
 
         Raises:
@@ -290,7 +290,7 @@ def _strings_to_array(value: Any, node: "TensorDictBase", column: str, context: 
     return array
 
 
-def _field_from_json(row: dict[str, Any]) -> Field:
+def _field_from_json(row: Mapping[str, Any]) -> Field:
     column, dtype, shape, observed = row["column"], row["dtype"], tuple(row["shape"]), row["observed"]
     if dtype not in DTYPES or not isinstance(observed, bool) or not isinstance(column, str):
         msg = f"bad field {row!r}"

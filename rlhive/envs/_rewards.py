@@ -180,7 +180,7 @@ class _StoredObservations(dict[str, np.ndarray]):
 
 
 class _HiddenSimulator:
-    """Placeholder for RoboHive's simulator: it has the model's constants, and raises RewardUnavailableError otherwise."""
+    """Placeholder for RoboHive's simulator: has the model's constants; the rest raises RewardUnavailableError."""
 
     def __init__(self, simulator: Any, name: str) -> None:
         self._simulator = simulator
