@@ -16,6 +16,27 @@ class InvalidName(RLHiveError, ValueError):
     """A dataset name or a version number is not of the accepted form."""
 
 
+class InvalidLicenseError(InvalidName):
+    """A licence identifier does not have the accepted form.
+
+    A subclass of InvalidName, so that ``except InvalidName`` catches it.
+    """
+
+
+class InvalidOptionError(InvalidName):
+    """An option does not have one of its accepted values.
+
+    A subclass of InvalidName, so that ``except InvalidName`` catches it.
+    """
+
+
+class UnsavedViewError(InvalidName):
+    """A view was given where a version is needed.
+
+    A subclass of InvalidName, so that ``except InvalidName`` catches it.
+    """
+
+
 class DatasetNotFound(RLHiveError, FileNotFoundError):
     """No dataset of that name or version, locally, on the Hub or as a recipe."""
 

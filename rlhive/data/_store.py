@@ -1,7 +1,7 @@
-"""Where datasets and derived files live, and how a folder appears complete or not at all.
+"""The local store: names, versions and paths of datasets, and atomic writes of folders and files.
 
-Knows no format. A folder is built under a partial name beside its target, flushed to the disk and renamed;
-whoever looks at the target's name sees nothing or everything.
+A folder is built under a partial name beside its target, flushed to disk, and renamed. A reader of the target's name
+sees no folder or the complete one. This module knows no file format.
 """
 
 import contextlib
@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -22,10 +22,13 @@ from rlhive.errors import DatasetExists, DiskFull, InvalidName, StoreNotWritable
 STORE_VARIABLE = "RLHIVE_DATASETS_PATH"
 DEFAULT_NAMESPACE = "robohive"
 PARTIAL_SUFFIX = ".partial-"
-_FLUSHES = 8
+_FSYNC_THREADS = 8
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}")
 _VERSION = re.compile(r"(0|[1-9][0-9]{0,8})\.(0|[1-9][0-9]{0,8})\.(0|[1-9][0-9]{0,8})")
+
+_NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def store_dir() -> Path:
@@ -34,7 +37,7 @@ def store_dir() -> Path:
 
 
 def parse_name(name: str) -> tuple[str, str]:
-    """Split a dataset name into namespace and name; a bare one is in the ``robohive`` namespace.
+    """Split a dataset name into namespace and name; the default namespace is ``robohive``.
 
     Raises:
         InvalidName: The name is not ``name`` or ``namespace/name`` of letters, digits, ``_``, ``-`` and ``.``.
@@ -42,10 +45,10 @@ def parse_name(name: str) -> tuple[str, str]:
     parts = name.split("/")
     if len(parts) == 1:
         parts = [DEFAULT_NAMESPACE, *parts]
-    if len(parts) != 2 or not all(_NAME.fullmatch(part) and not _reserved(part) for part in parts):
+    if len(parts) != 2 or not all(_NAME.fullmatch(part) and not _is_reserved(part) for part in parts):
         msg = (
-            f"Dataset name {name!r}: expected 'name' or 'namespace/name' of letters, digits, '_', '-' and '.', "
-            "beginning with a letter or digit, and no reserved word. Choose another name."
+            f"Dataset name {name!r}: expected 'name' or 'namespace/name' of letters, digits, '_', '-' and '.'. Each "
+            "part begins with a letter or digit and is no reserved word of an operating system, of git or of the Hub."
         )
         raise InvalidName(msg)
     return parts[0], parts[1]
@@ -59,9 +62,10 @@ def parse_version(version: str) -> tuple[int, int, int]:
     """
     match = _VERSION.fullmatch(version)
     if match is None:
-        msg = f"Version {version!r}: expected MAJOR.MINOR.PATCH such as '1.0.0'. Choose such a number."
+        msg = f"Version {version!r}: expected MAJOR.MINOR.PATCH, such as '1.0.0'."
         raise InvalidName(msg)
-    return tuple(int(part) for part in match.groups())
+    major, minor, patch = match.groups()
+    return int(major), int(minor), int(patch)
 
 
 def is_version(text: str) -> bool:
@@ -82,64 +86,93 @@ def parse_splits(expression: str) -> list[str]:
 
 
 def version_dir(name: str, version: str, *, store: Path | None = None) -> Path:
-    """Return the folder of a version, existing or not."""
-    namespace, bare = parse_name(name)
+    """Return the folder of a version, whether it exists or not."""
+    namespace, dataset = parse_name(name)
     parse_version(version)
-    return (store or store_dir()) / namespace / bare / version
+    return (store or store_dir()) / namespace / dataset / version
 
 
 def recording_dir(name: str, version: str, run: str, *, store: Path | None = None) -> Path:
-    """Return the folder in which a run's recording grows until it is committed."""
-    namespace, bare = parse_name(name)
-    return (store or store_dir()) / ".recordings" / namespace / bare / f"{version}-{run}"
+    """Return the folder of a run's recording until it is committed as a version."""
+    namespace, dataset = parse_name(name)
+    return (store or store_dir()) / ".recordings" / namespace / dataset / f"{version}-{run}"
 
 
 def memmap_dir(fingerprint: str, *, encoded: bool = False, store: Path | None = None) -> Path:
-    """Return the folder of the packed memmap cache of a version, or of its encoded one; derived, safe to delete."""
+    """Return the folder of a version's packed memmap cache, or of its cache of encoded images.
+
+    A cache is derived from the version and safe to delete.
+    """
     return (store or store_dir()) / ".cache" / (f"{fingerprint}.encoded" if encoded else fingerprint)
 
 
 def certificate_path(fingerprint: str, *, store: Path | None = None) -> Path:
-    """Return where the certificate of a content lies, see :mod:`rlhive.data.versions`."""
+    """Return the path of the replay certificate of a fingerprint; see :class:`rlhive.data.versions.Certificate`."""
     return (store or store_dir()) / ".certificates" / f"{fingerprint}.json"
 
 
 @contextlib.contextmanager
-def atomic_dir(target: Path, *, settle: Callable[[], Path] | None = None) -> Iterator[Path]:
-    """Yield an empty folder beside ``target`` that becomes ``target`` when the block ends well.
+def atomic_dir(target: Path) -> Iterator[Path]:
+    """Yield an empty folder beside ``target``; it becomes ``target`` when the block ends without an error.
 
-    An error or an interrupt removes the partial folder; a killed process leaves one that the next call removes.
+    An error or an interrupt removes the partial folder. The partial folder of a killed process is removed by the next
+    call for the same target.
 
     Args:
-        target: The folder to make.
-        settle: Asked at the block's end for the name to take in the same parent, where only the content decides it;
-            ``target`` is then a placeholder.
+        target: Folder to create.
 
     Raises:
-        DatasetExists: The target is there already.
-        StoreNotWritable: Its parent cannot be written.
-        DiskFull: No space is left; nothing is kept.
+        DatasetExists: The target exists.
+        StoreNotWritable: The target's parent is not writable.
+        DiskFull: No space is left; the partial folder is removed.
+    """
+    with partial_dir(target) as partial:
+        yield partial
+        publish_dir(partial, target)
+
+
+@contextlib.contextmanager
+def partial_dir(target: Path) -> Iterator[Path]:
+    """Yield an empty folder beside ``target`` under the target's lock; it is removed when the block ends.
+
+    :func:`publish_dir` gives the folder its final name. For a target whose name is known beforehand, use
+    :func:`atomic_dir`.
+
+    Args:
+        target: The name that is locked, and that the partial folder's name begins with.
+
+    Raises:
+        DatasetExists: The target exists.
+        StoreNotWritable: The target's parent is not writable.
+        DiskFull: No space is left.
     """
     with translate_disk_errors(target), locked(target):
         _require_absent(target)
         for stale in target.parent.glob(f"{target.name}{PARTIAL_SUFFIX}*"):
             shutil.rmtree(stale, ignore_errors=True)
-        partial = target.with_name(f"{target.name}{PARTIAL_SUFFIX}{uuid.uuid4().hex[:8]}")
+        partial = _make_partial_path(target)
         partial.mkdir()
         try:
             yield partial
-            _fsync_tree(partial)
-            final = settle() if settle is not None else target
-            _require_absent(final)
-            partial.rename(final)
-            fsync_path(final.parent)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
 
+def publish_dir(partial: Path, target: Path) -> None:
+    """Flush a folder to disk and rename it to ``target``, in the same parent.
+
+    Raises:
+        DatasetExists: The target exists.
+    """
+    _fsync_tree(partial)
+    _require_absent(target)
+    partial.rename(target)
+    fsync_path(target.parent)
+
+
 @contextlib.contextmanager
 def locked(target: Path) -> Iterator[None]:
-    """Hold the lock of ``target``; the operating system frees it when its holder dies."""
+    """Hold the lock of ``target``; the operating system releases it when the process dies."""
     with translate_disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(target.with_name(f".{target.name}.lock"))
@@ -152,37 +185,43 @@ def locked(target: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def translate_disk_errors(target: Path) -> Iterator[None]:
-    """Turn the operating system's "read-only", "permission denied" and "no space" into sentences."""
+    """Translate the operating system's "read-only", "permission denied" and "no space" errors.
+
+    Raises:
+        StoreNotWritable: ``target`` is not writable.
+        DiskFull: No space is left on the disk of ``target``.
+    """
     try:
         yield
+    except (StoreNotWritable, DiskFull):  # translated already, with the address of the file
+        raise
     except OSError as error:
-        number = error.errno
-        if number in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR) and not _ours(error):
+        if error.errno in _NOT_WRITABLE:
             msg = (
-                f"{target} cannot be written ({os.strerror(number)}). "
-                f"Make its folder writable, or set {STORE_VARIABLE} to one that is."
+                f"{target} cannot be written ({os.strerror(error.errno)}). "
+                f"Make its folder writable, or set {STORE_VARIABLE} to a folder that is."
             )
             raise StoreNotWritable(msg) from error
-        if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) and not _ours(error):
+        if error.errno in _NO_SPACE:
             msg = (
-                f"No space left on the disk of {target}. What was committed before is intact; "
-                f"free some space, or set {STORE_VARIABLE} to another disk, and run the same command again."
+                f"No space left on the disk of {target}. What was committed before is intact. "
+                f"Free some space, or set {STORE_VARIABLE} to a folder on another disk, and run the same command again."
             )
             raise DiskFull(msg) from error
         raise
 
 
 def remove_dir(target: Path) -> None:
-    """Remove a folder; it is renamed first, so that nobody finds half of it under its name."""
-    doomed = target.with_name(f"{target.name}{PARTIAL_SUFFIX}{uuid.uuid4().hex[:8]}")
+    """Remove a folder. It is renamed first, so that no reader sees half of it under its name."""
+    doomed = _make_partial_path(target)
     with locked(target), contextlib.suppress(FileNotFoundError):
         target.rename(doomed)
     shutil.rmtree(doomed, ignore_errors=True)
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file durably: whoever looks at its name sees the old content or the whole new one."""
-    partial = path.with_name(f"{path.name}{PARTIAL_SUFFIX}{uuid.uuid4().hex[:8]}")
+    """Write a file durably; a reader sees the old content or the complete new content."""
+    partial = _make_partial_path(path)
     try:
         with partial.open("wb") as file:
             file.write(content)
@@ -195,18 +234,18 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def memory_bytes() -> int:
-    """Return the bytes of this machine's memory."""
+    """Return the size of the machine's memory in bytes."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def free_bytes(store: Path | None = None) -> int:
-    """Return the bytes that are free on the disk of the store, whether its folder exists or not."""
+    """Return the free bytes on the disk of the store, whether the store's folder exists or not."""
     folder = (store or store_dir()).absolute()
     return shutil.disk_usage(next(part for part in (folder, *folder.parents) if part.exists())).free
 
 
 def fsync_path(path: Path) -> None:
-    """Make a file's content, or the names in a folder, survive a power loss."""
+    """Flush a file's content, or the entries of a folder, so that they survive a power loss."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -214,24 +253,24 @@ def fsync_path(path: Path) -> None:
         os.close(handle)
 
 
+def _make_partial_path(target: Path) -> Path:
+    return target.with_name(f"{target.name}{PARTIAL_SUFFIX}{uuid.uuid4().hex[:8]}")
+
+
 def _require_absent(target: Path) -> None:
     if target.exists():
-        msg = f"{target}: expected no such folder, a version is never overwritten. Choose another version."
+        msg = f"{target}: expected no such folder, because a version is never overwritten. Use another version number."
         raise DatasetExists(msg)
 
 
 def _fsync_tree(folder: Path) -> None:
-    """Make everything in a folder survive a power loss; a disk takes several requests at once in the time of one."""
-    with ThreadPoolExecutor(_FLUSHES, "rlhive-flush") as pool:
+    """Flush a folder and everything in it. Threads, because a disk serves several requests in the time of one."""
+    with ThreadPoolExecutor(_FSYNC_THREADS, "rlhive-fsync") as pool:
         for _ in pool.map(fsync_path, (*folder.rglob("*"), folder)):
             pass
 
 
-def _reserved(part: str) -> bool:
-    """Whether the Hub refuses such a name, or a path cannot hold it on some operating system."""
-    odd = ".." in part or "--" in part or part.endswith("-") or PARTIAL_SUFFIX in part
-    return odd or _untrusted.is_reserved(part)
-
-
-def _ours(error: OSError) -> bool:
-    return isinstance(error, (StoreNotWritable, DiskFull))
+def _is_reserved(part: str) -> bool:
+    """Whether the Hub refuses such a name, or some operating system cannot store a path of that name."""
+    is_refused_by_hub = ".." in part or "--" in part or part.endswith("-")
+    return is_refused_by_hub or PARTIAL_SUFFIX in part or _untrusted.is_reserved(part)

@@ -39,7 +39,7 @@ from rlhive.dataset._loaders import ReadKeywords
 from rlhive.dataset._robot_metadata import robot_metadata
 from rlhive.dataset._transforms import Target
 from rlhive.dataset._view import Condition, DatasetView, open_view
-from rlhive.errors import InvalidName, SchemaMismatch
+from rlhive.errors import SchemaMismatch, UnsavedViewError
 from rlhive.rollouts import check
 
 if TYPE_CHECKING:
@@ -499,7 +499,7 @@ class RoboHiveDataset:
 
         Raises:
             SchemaMismatch: The schemas differ; the message says where.
-            InvalidName: The licences differ, and ``license`` is empty.
+            InvalidLicenseError: The licences differ, and ``license`` is empty.
         """
         target = Target(name=name, version=version, license=license, description=description)
         sources = [other.as_source() for other in others]
@@ -606,14 +606,14 @@ class RoboHiveDataset:
             HubConflict: The repository changed during the push; push again.
             HubAccessDenied, HubUnreachable, HubRefused: The Hub denies access, does not answer or refuses the push.
             CorruptDataset, CheckFailed: The version fails :func:`rlhive.check`; nothing was sent.
-            InvalidName: This is a view of some episodes and not a version.
+            UnsavedViewError: This is a view of some episodes and not a version.
         """
         if self._view.selection is not None:
             operation = self._view.operations[-1]
             msg = (
                 f"{self.name} {self.version}: expected a version, got a view of it ({operation}). Save it first: save()"
             )
-            raise InvalidName(msg)
+            raise UnsavedViewError(msg)
         fetch_missing_files(self.path, self.manifest, self.manifest.files, progress=progress)
         return push(self.path, repo_id or self.name, check=check, private=private, license=license, progress=progress)
 

@@ -10,7 +10,7 @@ from rlhive.data import _store
 from rlhive.data._episode_builder import ON_INCOMPLETE
 from rlhive.data._schema import Schema
 from rlhive.data._transition_batch import BOOKKEEPING
-from rlhive.errors import InvalidName
+from rlhive.errors import InvalidOptionError
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class RecorderConfig:
     def __post_init__(self) -> None:
         if self.on_incomplete not in ON_INCOMPLETE:
             msg = f"on_incomplete: expected one of {', '.join(ON_INCOMPLETE)}, got {self.on_incomplete!r}."
-            raise InvalidName(msg)
+            raise InvalidOptionError(msg)
 
 
 def run_provenance(env: Any, policy: Any, facts: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -58,7 +58,8 @@ class Recorder:
 
     Raises:
         DatasetExists: The folder holds a recording; :meth:`resume` continues it.
-        InvalidName: The name or ``on_incomplete`` is not accepted.
+        InvalidName: The name is not accepted.
+        InvalidOptionError: ``on_incomplete`` is not an accepted value.
         StoreNotWritable: The folder cannot be made.
 
     Attributes:

@@ -1,4 +1,15 @@
-"""Dataset versions: written once, verified whenever they are read, selected from, transformed and compared."""
+"""Dataset versions: export, read, verify, select, transform and compare them.
+
+A version is a folder that never changes once its manifest exists::
+
+    <store>/<namespace>/<name>/<version>/
+      README.md                  dataset card
+      returns.svg                picture of the card
+      rlhive.json                manifest, written last
+      data/<split>-*.parquet     shards, one row per transition
+      meta/episodes.parquet      one row per episode
+      meta/statistics.parquet    histograms behind the quantiles
+"""
 
 from typing import TYPE_CHECKING
 
@@ -15,6 +26,10 @@ if TYPE_CHECKING:
         Certificate as Certificate,
         EpisodeReplay as EpisodeReplay,
         read_certificate as read_certificate,
+    )
+    from rlhive.data.versions._conditions import (
+        find_referenced_columns as find_referenced_columns,
+        select_where as select_where,
     )
     from rlhive.data.versions._consistency import (
         find_count_mismatches as find_count_mismatches,
@@ -61,13 +76,11 @@ if TYPE_CHECKING:
         Selection as Selection,
         apply_selection as apply_selection,
         build_selection as build_selection,
-        find_referenced_columns as find_referenced_columns,
         intersect_selection as intersect_selection,
         locate_episodes as locate_episodes,
         locate_rows as locate_rows,
         require_episodes as require_episodes,
         select_by as select_by,
-        select_where as select_where,
     )
     from rlhive.data.versions._sketches import read_statistics as read_statistics
     from rlhive.data.versions._source import (

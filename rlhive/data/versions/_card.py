@@ -1,18 +1,22 @@
-"""The dataset card: the README.md of a version. YAML that the Hub's viewer reads, then words, a picture and tables.
+"""The dataset card: the README.md of a version. YAML for the Hub's viewer, then description, picture and tables.
 
-A manifest comes from anyone and a card is Markdown that a browser shows, so what goes into it is escaped.
+A manifest can come from anyone, and a browser shows the card as Markdown. So text from the manifest is escaped.
 """
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import yaml
 
 from rlhive.data.versions._manifest import EPISODES_PATH, Manifest
 
-_SIZES = ((1e3, "n<1K"), (1e4, "1K<n<10K"), (1e5, "10K<n<100K"), (1e6, "100K<n<1M"), (1e7, "1M<n<10M"))
+# Size categories of the Hub: number of rows below which each applies.
+_SIZE_CATEGORIES = ((1e3, "n<1K"), (1e4, "1K<n<10K"), (1e5, "10K<n<100K"), (1e6, "100K<n<1M"), (1e7, "1M<n<10M"))
+_LIBRARIES = ("rlhive", "robohive", "mujoco", "torch")
+_MAX_PARAMETERS = 400  # characters of a policy's parameters
+_MAX_PARENT = 200  # characters of a parent without a name
 
 
 def render_card(
@@ -21,109 +25,44 @@ def render_card(
     """Return the card of a version.
 
     Args:
-        manifest: Of the version; its files need not be known yet.
+        manifest: Manifest of the version; its files may be missing.
         returns: Mean return and success rate of each split.
         picture: Path of the picture in the version; none by default.
-        certificate: What a replay of its episodes found, in a sentence; nothing by default.
+        certificate: Result of replaying the episodes, as a sentence; none by default.
     """
-    head = yaml.safe_dump(_front_matter(manifest), sort_keys=False, allow_unicode=True)
+    front_matter = yaml.safe_dump(_build_front_matter(manifest), sort_keys=False, allow_unicode=True)
     return "\n".join(
         [
-            f"---\n{head}---\n",
+            f"---\n{front_matter}---\n",
             f"# {manifest.name} {manifest.version}\n",
-            f"{_plain(manifest.description)}\n",
-            *_loading(manifest),
+            f"{_escape(manifest.description)}\n",
+            *_render_usage(manifest),
             *([f"![Returns per split]({picture})\n"] if picture else []),
             "| split | episodes | transitions | mean return | success |\n|---|---:|---:|---:|---:|",
-            *_split_rows(manifest, returns),
+            *_render_split_rows(manifest, returns),
             "",
-            "One row per transition; `episode` and `step_count` say where it stands. Each observation is stored once: "
-            f"the next one is the row below, and the last of every episode is `final.*` in `{EPISODES_PATH}`, beside "
-            "its seed and the simulator's start state. A time limit is `next.truncated`, an end of the task "
-            "`next.terminated`.\n",
+            "Each row is one transition; `episode` and `step_count` identify it. Each observation is stored once: the "
+            "next observation is in the row below, and the last observation of every episode is in the `final.*` "
+            f"columns of `{EPISODES_PATH}`, with the episode's seed and the simulator's start state. A time limit sets "
+            "`next.truncated`, the end of the task sets `next.terminated`.\n",
             "## Columns\n",
-            "| column | dtype | shape | unit | smallest | mean | largest |\n|---|---|---|---|---:|---:|---:|",
-            *_column_rows(manifest),
+            "| column | dtype | shape | unit | minimum | mean | maximum |\n|---|---|---|---|---:|---:|---:|",
+            *_render_column_rows(manifest),
             "",
-            "Smallest, mean and largest of all elements and splits; `rlhive.json` has them, standard deviations and "
-            "quantiles per split and element.\n",
-            "## Where it comes from\n",
-            *_provenance(manifest),
-            *([f"- Replay: {_plain(certificate)}"] if certificate else []),
-            f"- Licence: {_plain(manifest.license)}",
+            "Minimum, mean and maximum are over all elements and splits. `rlhive.json` has them per split and element, "
+            "with standard deviations and quantiles.\n",
+            "## Provenance\n",
+            *_render_provenance(manifest),
+            *([f"- Replay: {_escape(certificate)}"] if certificate else []),
+            f"- Licence: {_escape(manifest.license)}",
             f"- Fingerprint of the content: `{manifest.fingerprint}`",
             "",
         ]
     )
 
 
-def _loading(manifest: Manifest) -> list[str]:
-    return [
-        "```python\nfrom rlhive import RoboHiveDataset\n",
-        f'buffer = RoboHiveDataset("{manifest.name}", version="{manifest.version}").as_replay_buffer()\n```\n',
-        "Without RLHive, from the Hub or from a copy of this folder:\n",
-        "```python\nimport datasets\n",
-        f'rows = datasets.load_dataset("{manifest.name}", revision="v{manifest.version}")\n```\n',
-    ]
-
-
-def _split_rows(manifest: Manifest, returns: Mapping[str, tuple[float, float]]) -> Iterator[str]:
-    for name, split in manifest.splits.items():
-        mean, success = returns[name]
-        yield f"| {name} | {split['num_episodes']} | {split['num_transitions']} | {mean:.2f} | {success:.0%} |"
-
-
-def _column_rows(manifest: Manifest) -> Iterator[str]:
-    for item in manifest.schema.fields:
-        rows = [part[item.column] for part in manifest.statistics.values() if part.get(item.column, {}).get("count")]
-        low, high = (_extreme(rows, name, pick) for name, pick in (("min", min), ("max", max)))
-        total = sum(row["count"] * len(row["mean"]) for row in rows)
-        known = all(value is not None for row in rows for value in row["mean"])
-        mean = f"{sum(row['count'] * sum(row['mean']) for row in rows) / total:.4g}" if total and known else ""
-        shape = ", ".join(map(str, item.shape)) or "scalar"
-        yield f"| `{item.column}` | {item.dtype} | {shape} | {_plain(item.unit or '')} | {low} | {mean} | {high} |"
-
-
-def _extreme(rows: list[Mapping[str, Any]], name: str, pick: Any) -> str:
-    values = [value for row in rows for value in row[name]]
-    return f"{pick(values):.4g}" if values and None not in values else ""
-
-
-def _provenance(manifest: Manifest) -> Iterator[str]:
-    if manifest.env_name:
-        yield f"- Environment: {_code(manifest.env_name)}"
-    for run in manifest.runs:
-        env = run.get("env") if isinstance(run.get("env"), Mapping) else {}
-        versions = {**_mapping(run.get("versions")), **_mapping(env.get("versions"))}
-        known = [f"{name} {versions[name]}" for name in ("rlhive", "robohive", "mujoco", "torch") if name in versions]
-        if known:
-            yield f"- Made with {_plain(', '.join(known))}"
-        if env.get("model_hash"):
-            yield f"- Compiled model: {_code(env['model_hash'])}"
-        for split, parameters in _mapping(run.get("policies")).items():
-            yield f"- Policy of {_code(split)}: {_code(json.dumps(parameters, default=repr, sort_keys=True)[:400])}"
-        if run.get("seeds"):
-            yield f"- Seeds: {_plain(str(run['seeds']))}"
-    for parent in manifest.parents:
-        named = " ".join(str(parent[name]) for name in ("name", "version") if name in parent)
-        yield f"- Made from {_plain(named or json.dumps(parent, default=repr)[:200])}"
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
-
-
-def _plain(text: str) -> str:
-    """Return text that Markdown shows as it is: no HTML, no link, no table, no front matter."""
-    return re.sub(r"([\\`*_{}\[\]<>#|!])", r"\\\1", " ".join(str(text).split()))
-
-
-def _code(text: str) -> str:
-    return "`" + " ".join(str(text).split()).replace("`", "'").replace("|", "¦") + "`"
-
-
-def _front_matter(manifest: Manifest) -> dict[str, Any]:
-    size = next((name for limit, name in _SIZES if manifest.num_transitions < limit), "n>10M")
+def _build_front_matter(manifest: Manifest) -> dict[str, Any]:
+    size = next((name for limit, name in _SIZE_CATEGORIES if manifest.num_transitions < limit), "n>10M")
     data_files = [{"split": name, "path": f"data/{name}-*.parquet"} for name in manifest.splits]
     return {
         "license": manifest.license,
@@ -136,3 +75,88 @@ def _front_matter(manifest: Manifest) -> dict[str, Any]:
             {"config_name": "episodes", "data_files": EPISODES_PATH},
         ],
     }
+
+
+def _render_usage(manifest: Manifest) -> list[str]:
+    return [
+        "```python\nfrom rlhive import RoboHiveDataset\n",
+        f'buffer = RoboHiveDataset("{manifest.name}", version="{manifest.version}").as_replay_buffer()\n```\n',
+        "Without RLHive, from the Hub or from a copy of this folder:\n",
+        "```python\nimport datasets\n",
+        f'rows = datasets.load_dataset("{manifest.name}", revision="v{manifest.version}")\n```\n',
+    ]
+
+
+def _render_split_rows(manifest: Manifest, returns: Mapping[str, tuple[float, float]]) -> Iterator[str]:
+    for name, split in manifest.splits.items():
+        mean, success = returns[name]
+        yield f"| {name} | {split['num_episodes']} | {split['num_transitions']} | {mean:.2f} | {success:.0%} |"
+
+
+def _render_column_rows(manifest: Manifest) -> Iterator[str]:
+    for item in manifest.schema.fields:
+        column = f"`{item.column}`"
+        splits = [split[item.column] for split in manifest.statistics.values() if item.column in split]
+        splits = [statistics for statistics in splits if statistics.get("count")]
+        shape = ", ".join(map(str, item.shape)) or "scalar"
+        unit = _escape(item.unit or "")
+        minimum = _format_extreme(splits, "min", min)
+        maximum = _format_extreme(splits, "max", max)
+        yield f"| {column} | {item.dtype} | {shape} | {unit} | {minimum} | {_format_mean(splits)} | {maximum} |"
+
+
+def _format_extreme(
+    splits: Sequence[Mapping[str, Any]], statistic: str, reduce: Callable[[Sequence[float]], float]
+) -> str:
+    """Return the minimum or maximum over splits and elements; empty where it is unknown or not finite."""
+    values = [value for statistics in splits for value in statistics[statistic]]
+    return f"{reduce(values):.4g}" if values and None not in values else ""
+
+
+def _format_mean(splits: Sequence[Mapping[str, Any]]) -> str:
+    """Return the mean over splits and elements; empty where it is unknown or not finite."""
+    num_values = sum(statistics["count"] * len(statistics["mean"]) for statistics in splits)
+    if not num_values or any(value is None for statistics in splits for value in statistics["mean"]):
+        return ""
+    total = sum(statistics["count"] * sum(statistics["mean"]) for statistics in splits)
+    return f"{total / num_values:.4g}"
+
+
+def _render_provenance(manifest: Manifest) -> Iterator[str]:
+    if manifest.env_name:
+        yield f"- Environment: {_to_code(manifest.env_name)}"
+    for run in manifest.runs:
+        yield from _render_run(run)
+    for parent in manifest.parents:
+        name = " ".join(str(parent[key]) for key in ("name", "version") if key in parent)
+        yield f"- Derived from {_escape(name or json.dumps(parent, default=repr)[:_MAX_PARENT])}"
+
+
+def _render_run(run: Mapping[str, Any]) -> Iterator[str]:
+    env = _as_mapping(run.get("env"))
+    versions = {**_as_mapping(run.get("versions")), **_as_mapping(env.get("versions"))}
+    libraries = [f"{name} {versions[name]}" for name in _LIBRARIES if name in versions]
+    if libraries:
+        yield f"- Recorded with {_escape(', '.join(libraries))}"
+    if env.get("model_hash"):
+        yield f"- Compiled model: {_to_code(env['model_hash'])}"
+    for split, parameters in _as_mapping(run.get("policies")).items():
+        text = json.dumps(parameters, default=repr, sort_keys=True)[:_MAX_PARAMETERS]
+        yield f"- Policy of {_to_code(split)}: {_to_code(text)}"
+    if run.get("seeds"):
+        yield f"- Seeds: {_escape(run['seeds'])}"
+
+
+def _as_mapping(value: Any) -> Mapping[str, Any]:
+    """Return an untrusted value if it is a mapping, and an empty mapping otherwise."""
+    return value if isinstance(value, Mapping) else {}
+
+
+def _escape(text: object) -> str:
+    """Return text that Markdown shows unchanged, on one line: no HTML, link, table or front matter."""
+    return re.sub(r"([\\`*_{}\[\]<>#|!])", r"\\\1", " ".join(str(text).split()))
+
+
+def _to_code(text: object) -> str:
+    """Return text as inline code, on one line."""
+    return "`" + " ".join(str(text).split()).replace("`", "'").replace("|", "¦") + "`"

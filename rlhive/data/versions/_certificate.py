@@ -1,7 +1,8 @@
-"""What a replay of a version's episodes found, kept beside the dataset: ``<store>/.certificates/<fingerprint>.json``.
+"""Replay certificates: the result of replaying a version's episodes in the simulator.
 
-A version's folder never changes, so a certificate cannot lie in it; and it speaks of the content, which the
-fingerprint names, whatever the version's number. Safe to delete: ``rlhive replay`` makes it again.
+A certificate lies beside the dataset, in ``<store>/.certificates/<fingerprint>.json``, because a version's folder never
+changes. It belongs to the content, which the fingerprint identifies, and not to a version number. It is safe to delete:
+``rlhive replay`` computes it again.
 """
 
 import json
@@ -13,24 +14,28 @@ from typing import Any
 from rlhive.data import _store
 
 FORMAT_VERSION = 1
-BIT_EXACT, TOLERATED, DIVERGES, IMPOSSIBLE = "bit-exact", "within tolerance", "diverges", "not replayable"
 
-#: From best to worst.
+BIT_EXACT = "bit-exact"
+TOLERATED = "within tolerance"
+DIVERGES = "diverges"
+IMPOSSIBLE = "not replayable"
+
+#: Verdicts from best to worst.
 VERDICTS = (BIT_EXACT, TOLERATED, DIVERGES, IMPOSSIBLE)
 _MAX_BYTES = 2**20
 
 
 @dataclass(frozen=True)
 class EpisodeReplay:
-    """How one episode compares with its replay.
+    """Result of replaying one episode.
 
     Attributes:
-        episode: Its id.
-        verdict: One of VERDICTS.
-        step: First transition that differs by more than the tolerance; -1 where none does.
-        observation_error: Largest absolute difference of any observed number.
+        episode: The episode's id.
+        verdict: One of :data:`VERDICTS`.
+        step: First transition that differs by more than the tolerance; -1 if none does.
+        observation_error: Largest absolute difference of an observed number.
         reward_error: Largest absolute difference of a reward.
-        reason: Why it diverges or cannot be replayed, in words.
+        reason: Why the episode diverges or cannot be replayed.
     """
 
     episode: int
@@ -41,30 +46,32 @@ class EpisodeReplay:
     reason: str = ""
 
     def __str__(self) -> str:
-        where = f" at step {self.step}" if self.verdict == DIVERGES else ""
-        return f"episode {self.episode} {self.verdict}{where}{': ' if self.reason else ''}{self.reason}"
+        text = f"episode {self.episode} {self.verdict}"
+        if self.verdict == DIVERGES:
+            text += f" at step {self.step}"
+        return f"{text}: {self.reason}" if self.reason else text
 
 
 @dataclass(frozen=True)
 class Certificate:
-    """What a replay found.
+    """Result of replaying the episodes of a version.
 
     Attributes:
-        name: Of the dataset.
-        version: Of the version that was replayed.
-        fingerprint: Of its content.
-        env_name: Environment that was built.
-        num_episodes: Episodes that were replayed.
-        of_episodes: Episodes that the version has.
+        name: Dataset name, ``namespace/name``.
+        version: Version that was replayed.
+        fingerprint: Fingerprint of the version.
+        env_name: Environment in which the episodes were replayed.
+        num_episodes: Number of episodes that were replayed.
+        of_episodes: Number of episodes in the version.
         verdicts: Number of episodes of each verdict.
-        observation_error: Largest absolute difference of any observed number over all of them.
-        reward_error: Largest absolute difference of a reward.
-        tolerance: Difference that counts as none.
-        differences: Where this environment is not the recorded one: versions, model.
-        notable: The first few episodes that are not bit-exact, in words.
-        environment: Versions, model hash and all that the environment says of itself here.
+        observation_error: Largest absolute difference of an observed number in any episode.
+        reward_error: Largest absolute difference of a reward in any episode.
+        tolerance: Largest absolute difference that counts as equal.
+        differences: How the environment differs from the recorded one: library versions, model hash.
+        notable: Descriptions of the first few episodes that are not bit-exact.
+        environment: Provenance of the environment: library versions, model hash and others.
         host: Machine and platform.
-        created: When, UTC, ISO 8601.
+        created: Time of the replay, UTC, ISO 8601.
     """
 
     name: str
@@ -85,7 +92,7 @@ class Certificate:
 
     @property
     def verdict(self) -> str:
-        """The worst verdict of any episode; "not replayable" where there was none."""
+        """The worst verdict of any episode; "not replayable" if no episode was replayed."""
         return next((verdict for verdict in reversed(VERDICTS) if self.verdicts.get(verdict)), IMPOSSIBLE)
 
     @property
@@ -105,14 +112,14 @@ class Certificate:
         return {"format_version": FORMAT_VERSION, "verdict": self.verdict, **asdict(self)}
 
     def save(self, *, store: Path | None = None) -> Path:
-        """Write the certificate beside the dataset, unless a replay of more episodes with the same verdict is there.
+        """Write the certificate, unless the store has one of more episodes with the same verdict.
 
         Returns:
-            Where it lies.
+            The certificate's path.
         """
         path = _store.certificate_path(self.fingerprint, store=store)
-        there = read_certificate(self.fingerprint, store=store)
-        if there is None or there.verdict != self.verdict or there.num_episodes <= self.num_episodes:
+        stored = read_certificate(self.fingerprint, store=store)
+        if stored is None or stored.verdict != self.verdict or stored.num_episodes <= self.num_episodes:
             with _store.translate_disk_errors(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 _store.write_atomically(path, json.dumps(self.to_json(), indent=1).encode())
@@ -120,16 +127,17 @@ class Certificate:
 
 
 def read_certificate(fingerprint: str, *, store: Path | None = None) -> Certificate | None:
-    """Return the certificate of a content, or None where there is none that can be read."""
+    """Return the certificate of a fingerprint; None if there is none or it is unreadable."""
     path = _store.certificate_path(fingerprint, store=store)
     try:
         if path.stat().st_size > _MAX_BYTES:
             return None
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if content.pop("format_version") != FORMAT_VERSION or content["fingerprint"] != fingerprint:
             return None
-        content.pop("verdict")
-        lists = {name: tuple(content.pop(name)) for name in ("differences", "notable")}
-        return Certificate(**content, **lists)
+        content.pop("verdict")  # computed from the verdicts
+        for name in ("differences", "notable"):
+            content[name] = tuple(content[name])
+        return Certificate(**content)
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None

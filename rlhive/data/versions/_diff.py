@@ -1,8 +1,8 @@
-"""What differs between two versions, from their manifests and episode tables alone: no transition is read, nor torch.
+"""Comparison of two versions by their manifests and episode tables. Reads no transitions and imports no torch.
 
-An episode is known by its id and its content by its hash::
+Episodes are compared by id and content hash::
 
-    same id, same content                 same, or "moved" where its split, seed, policy or metadata differ
+    same id, same content                 same, or "moved" if its split, seed, policy or metadata differ
     same id, other content                changed
     same content under another id         renumbered
     anything else                         added, dropped
@@ -17,34 +17,39 @@ import numpy as np
 
 from rlhive import keys
 from rlhive.data import _parquet
-from rlhive.data._schema import Schema
+from rlhive.data._schema import Field, Schema
 from rlhive.data._statistics import ColumnStatistics, merge_statistics
 from rlhive.data.versions._manifest import EPISODES_PATH, Manifest, verify_files
 
-_DESCRIPTION = ("name", "license", "description", "env_name", "task", "created")
-_ABOUT = ("split", "seed", "policy", "run", "metadata")
+#: Columns of the episode table by id.
+EpisodeRows = Mapping[int, Mapping[str, Any]]
+
+_DESCRIPTION_FIELDS = ("name", "license", "description", "env_name", "task", "created")
+_METADATA_COLUMNS = ("split", "seed", "policy", "run", "metadata")
+_ROUNDING = 1e-9  # merging the same statistics in another order rounds differently
 
 
 @dataclass(frozen=True)
 class Diff:
-    """How version ``after`` differs from version ``before``.
+    """Difference between version ``before`` and version ``after``.
 
     Attributes:
         before: Name, version, fingerprint, number of episodes and transitions.
-        after: The same of the other one.
+        after: The same of the other version.
         columns: ``added``, ``dropped`` and ``changed`` columns, with dtype and shape.
-        comparable: Whether the columns are the same, so that content hashes tell anything. Where they are not, episodes
-            of the same id, length and seed are counted as same.
-        num_same: Episodes that are the same.
+        comparable: Whether the columns are the same, so that content hashes can be compared. If not, episodes of the
+            same id, length and seed are counted as same.
+        num_same: Number of episodes that are the same.
         added: Ids only in ``after``.
         dropped: Ids only in ``before``.
         changed: Ids in both, with other content.
-        moved: Ids in both with the same content; for each what else changed, as ``{"split": ["a", "b"]}``.
-        renumbered: Pairs of ids under which the same content stands.
-        splits: Number of episodes and transitions of each split, before and after; None where it is not.
-        statistics: Of each column that moved: by how many standard deviations its mean did at most, by which factor
-            its deviation did, and whether its extremes did.
-        provenance: Manifest fields that differ, before and after; runs and parents by what identifies them.
+        moved: Ids in both with the same content, and what else changed, as ``{"split": ["a", "b"]}``.
+        renumbered: Pairs of ids, before and after, that have the same content.
+        splits: Number of episodes and transitions of each split that differs, before and after; None where the split
+            does not exist.
+        statistics: Each column whose statistics differ: the largest shift of its mean in standard deviations, the
+            range of the ratio of its standard deviations, and whether its minimum or maximum changed.
+        provenance: Manifest fields that differ, before and after. Runs are named by id, parents by name and version.
     """
 
     before: Mapping[str, Any]
@@ -68,128 +73,158 @@ class Diff:
         return bool(episodes or columns or self.splits or self.statistics or self.provenance.keys() - {"created"})
 
     def to_json(self) -> dict[str, Any]:
-        """Return everything as JSON-able values."""
+        """Return the difference as JSON-able values."""
         return asdict(self)
 
 
 def diff(before: Path, after: Path) -> Diff:
-    """Compare two versions on the disk.
+    """Compare two versions on disk.
 
     Args:
         before: Folder of one version.
-        after: Folder of the other.
+        after: Folder of the other version.
 
     Raises:
-        DatasetNotFound, CorruptDataset, UnsupportedFormat: One of them is not a version, or is damaged.
+        DatasetNotFound, CorruptDataset, UnsupportedFormat: A folder is not a version, or is damaged.
     """
     old, new = Manifest.read(before), Manifest.read(after)
-    columns = _columns(old.schema, new.schema)
+    columns = _compare_columns(old.schema, new.schema)
     comparable = not any(columns.values())
     return Diff(
-        before=_head(old),
-        after=_head(new),
+        before=_identify(old),
+        after=_identify(new),
         columns=columns,
         comparable=comparable,
-        **_episodes(_table(Path(before), old), _table(Path(after), new), comparable),
-        splits=_pairs(dict(old.splits), dict(new.splits)),
-        statistics=_statistics(old, new),
-        provenance=_provenance(old, new),
+        **_compare_episodes(_read_rows_by_id(Path(before), old), _read_rows_by_id(Path(after), new), comparable),
+        splits=_find_unequal(old.splits, new.splits),
+        statistics=_find_statistics_changes(_merge_splits(old), _merge_splits(new)),
+        provenance=_find_unequal(_summarize_provenance(old), _summarize_provenance(new)),
     )
 
 
-def _head(manifest: Manifest) -> dict[str, Any]:
+def _identify(manifest: Manifest) -> dict[str, Any]:
     names = ("name", "version", "fingerprint", "num_episodes", "num_transitions")
     return {name: getattr(manifest, name) for name in names}
 
 
-def _columns(old: Schema, new: Schema) -> dict[str, Any]:
-    was, now = ({item.column: item for item in schema.fields} for schema in (old, new))
-
-    def said(item: Any) -> str:
-        return item.describe() + (", with next" if item.observed else "")
-
-    both = sorted(was.keys() & now.keys())
+def _compare_columns(old: Schema, new: Schema) -> dict[str, Any]:
+    """Return the added, dropped and changed columns."""
+    before = {item.column: _describe_field(item) for item in old.fields}
+    after = {item.column: _describe_field(item) for item in new.fields}
+    common = sorted(before.keys() & after.keys())
     return {
-        "added": {name: said(now[name]) for name in sorted(now.keys() - was.keys())},
-        "dropped": {name: said(was[name]) for name in sorted(was.keys() - now.keys())},
-        "changed": {name: [said(was[name]), said(now[name])] for name in both if said(was[name]) != said(now[name])},
+        "added": {name: after[name] for name in sorted(after.keys() - before.keys())},
+        "dropped": {name: before[name] for name in sorted(before.keys() - after.keys())},
+        "changed": {name: [before[name], after[name]] for name in common if before[name] != after[name]},
     }
 
 
-def _table(folder: Path, manifest: Manifest) -> dict[int, dict[str, Any]]:
-    """Return what identifies each episode, by id. The columns of states are neither read nor decoded."""
+def _describe_field(item: Field) -> str:
+    return item.describe() + (", with next" if item.observed else "")
+
+
+def _read_rows_by_id(folder: Path, manifest: Manifest) -> EpisodeRows:
+    """Return the columns of the episode table that are compared, by id. States are not read."""
     verify_files(folder, [entry for entry in manifest.files if entry.path == EPISODES_PATH])
-    names = (keys.EPISODE, "length", "content_hash", *_ABOUT)
+    names = (keys.EPISODE, "length", "content_hash", *_METADATA_COLUMNS)
     table = _parquet.read_table(folder / EPISODES_PATH, names)
     columns = [table[name].to_pylist() for name in names]
     return {row[0]: dict(zip(names[1:], row[1:], strict=True)) for row in zip(*columns, strict=True)}
 
 
-def _episodes(old: dict[int, dict], new: dict[int, dict], comparable: bool) -> dict[str, Any]:
-    content = ("length", "content_hash") if comparable else ("length", "seed")
-    both = [episode for episode in old if episode in new]
-    changed = [e for e in both if any(old[e][name] != new[e][name] for name in content)]
-    moved = {}
-    for episode in set(both).difference(changed):
-        about = {name: [old[episode][name], new[episode][name]] for name in _ABOUT}
-        differs = {name: pair for name, pair in about.items() if pair[0] != pair[1]}
-        if differs:
-            moved[episode] = differs
-    # Content that went elsewhere: an id of its own here, another one there.
-    gone = {old[e]["content_hash"]: e for e in [*changed, *(e for e in old if e not in new)]}
-    come = {new[e]["content_hash"]: e for e in [*changed, *(e for e in new if e not in old)]}
-    renumbered = sorted((gone[content], come[content]) for content in gone.keys() & come.keys()) if comparable else []
-    left, arrived = {pair[0] for pair in renumbered}, {pair[1] for pair in renumbered}
+def _compare_episodes(old: EpisodeRows, new: EpisodeRows, comparable: bool) -> dict[str, Any]:
+    """Return the fields of a Diff that are about episodes."""
+    content_columns = ("length", "content_hash") if comparable else ("length", "seed")
+    common = [episode for episode in old if episode in new]
+    changed = [
+        episode for episode in common if any(old[episode][name] != new[episode][name] for name in content_columns)
+    ]
+    moved = _find_moved(old, new, sorted(set(common).difference(changed)))
+    renumbered = _find_renumbered(old, new, changed) if comparable else []
+    old_ids = {before for before, _ in renumbered}
+    new_ids = {after for _, after in renumbered}
     return {
-        "num_same": len(both) - len(changed) - len(moved),
-        "added": [e for e in new if e not in old and e not in arrived],
-        "dropped": [e for e in old if e not in new and e not in left],
-        "changed": [e for e in changed if not (e in left and e in arrived)],
-        "moved": dict(sorted(moved.items())),
+        "num_same": len(common) - len(changed) - len(moved),
+        "added": [episode for episode in new if episode not in old and episode not in new_ids],
+        "dropped": [episode for episode in old if episode not in new and episode not in old_ids],
+        "changed": [episode for episode in changed if not (episode in old_ids and episode in new_ids)],
+        "moved": moved,
         "renumbered": renumbered,
     }
 
 
-def _pairs(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, list[Any]]:
+def _find_moved(old: EpisodeRows, new: EpisodeRows, episodes: list[int]) -> dict[int, dict[str, list[Any]]]:
+    """Return the episodes whose metadata differ, and the metadata before and after."""
+    moved = {}
+    for episode in episodes:
+        pairs = {name: [old[episode][name], new[episode][name]] for name in _METADATA_COLUMNS}
+        unequal = {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+        if unequal:
+            moved[episode] = unequal
+    return moved
+
+
+def _find_renumbered(old: EpisodeRows, new: EpisodeRows, changed: list[int]) -> list[tuple[int, int]]:
+    """Return pairs of ids, before and after, of content that was under another id before."""
+    before = [*changed, *(episode for episode in old if episode not in new)]
+    after = [*changed, *(episode for episode in new if episode not in old)]
+    old_ids = {old[episode]["content_hash"]: episode for episode in before}
+    new_ids = {new[episode]["content_hash"]: episode for episode in after}
+    return sorted((old_ids[content], new_ids[content]) for content in old_ids.keys() & new_ids.keys())
+
+
+def _find_unequal(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Return the values before and after of every name whose values differ; None stands for no value."""
     names = dict.fromkeys([*old, *new])
     return {name: [old.get(name), new.get(name)] for name in names if old.get(name) != new.get(name)}
 
 
-def _statistics(old: Manifest, new: Manifest) -> dict[str, dict[str, Any]]:
-    was, now = (
-        merge_statistics(
-            {name: ColumnStatistics.from_json(row) for name, row in part.items()}
-            for part in manifest.statistics.values()
-        )
-        for manifest in (old, new)
+def _merge_splits(manifest: Manifest) -> dict[str, ColumnStatistics]:
+    """Return the statistics of every column over all splits."""
+    return merge_statistics(
+        {column: ColumnStatistics.from_json(row) for column, row in columns.items()}
+        for columns in manifest.statistics.values()
     )
-    found = {}
-    for name in sorted(was.keys() & now.keys()):
-        one, two = was[name], now[name]
-        if one.mean.shape != two.mean.shape:
-            continue
-        with np.errstate(all="ignore"):
-            scale = np.maximum(one.std, two.std)
-            shift = np.where(scale > 0, np.abs(two.mean - one.mean) / scale, np.abs(two.mean - one.mean))
-            factor = np.where(one.std > 0, two.std / one.std, np.where(two.std > 0, np.inf, 1.0))
-        pairs = ((one.min, two.min), (one.max, two.max))
-        extremes = not all(np.array_equal(was_, is_, equal_nan=True) for was_, is_ in pairs)
-        # Merging in another order rounds otherwise; that is no difference.
-        if extremes or np.nanmax(shift, initial=0) > 1e-9 or np.nanmax(np.abs(factor - 1), initial=0) > 1e-9:
-            found[name] = {
-                "mean_shift_in_std": _finite(np.nanmax(shift, initial=0)),
-                "std_factor": [_finite(np.nanmin(factor)), _finite(np.nanmax(factor))],
-                "extremes": extremes,
-            }
-    return found
 
 
-def _finite(value: float) -> float | None:
+def _find_statistics_changes(
+    old: Mapping[str, ColumnStatistics], new: Mapping[str, ColumnStatistics]
+) -> dict[str, dict[str, Any]]:
+    """Return how the statistics of the common columns of the same width differ."""
+    differences = {}
+    for name in sorted(old.keys() & new.keys()):
+        if old[name].mean.shape == new[name].mean.shape:
+            difference = _compare_column_statistics(old[name], new[name])
+            if difference is not None:
+                differences[name] = difference
+    return differences
+
+
+def _compare_column_statistics(old: ColumnStatistics, new: ColumnStatistics) -> dict[str, Any] | None:
+    """Return the difference of a column's statistics; None if they are equal up to rounding."""
+    with np.errstate(all="ignore"):
+        scale = np.maximum(old.std, new.std)
+        shift = np.where(scale > 0, np.abs(new.mean - old.mean) / scale, np.abs(new.mean - old.mean))
+        factor = np.where(old.std > 0, new.std / old.std, np.where(new.std > 0, np.inf, 1.0))
+    same_min = np.array_equal(old.min, new.min, equal_nan=True)
+    same_max = np.array_equal(old.max, new.max, equal_nan=True)
+    extremes = not (same_min and same_max)
+    max_shift = np.nanmax(shift, initial=0)
+    if not extremes and max_shift <= _ROUNDING and np.nanmax(np.abs(factor - 1), initial=0) <= _ROUNDING:
+        return None
+    return {
+        "mean_shift_in_std": _finite_or_none(max_shift),
+        "std_factor": [_finite_or_none(np.nanmin(factor)), _finite_or_none(np.nanmax(factor))],
+        "extremes": extremes,
+    }
+
+
+def _finite_or_none(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def _provenance(old: Manifest, new: Manifest) -> dict[str, list[Any]]:
-    was, now = ({name: getattr(manifest, name) for name in _DESCRIPTION} for manifest in (old, new))
-    runs = [sorted(str(run.get("run", "")) for run in manifest.runs) for manifest in (old, new)]
-    parents = [[f"{row.get('name')} {row.get('version')}" for row in manifest.parents] for manifest in (old, new)]
-    return _pairs(was | {"runs": runs[0], "parents": parents[0]}, now | {"runs": runs[1], "parents": parents[1]})
+def _summarize_provenance(manifest: Manifest) -> dict[str, Any]:
+    summary = {name: getattr(manifest, name) for name in _DESCRIPTION_FIELDS}
+    summary["runs"] = sorted(str(run.get("run", "")) for run in manifest.runs)
+    summary["parents"] = [f"{parent.get('name')} {parent.get('version')}" for parent in manifest.parents]
+    return summary

@@ -1,7 +1,7 @@
-"""One version's record, ``rlhive.json``: written last, read first, JSON only.
+"""The manifest of a version, ``rlhive.json``: written last, read first, JSON only.
 
-A version exists when its manifest does. The fingerprint hashes the schema and the episodes, not files: it is the
-same for the same content whatever the shards, the processes or the version of pyarrow that wrote them.
+A version exists when its manifest exists. The fingerprint hashes the schema and the episodes, not the files: the same
+content has the same fingerprint for all shard sizes, recording processes and versions of pyarrow.
 """
 
 import hashlib
@@ -22,19 +22,20 @@ FORMAT_VERSION = 1
 MAX_BYTES = 64 * 2**20
 EPISODES_PATH = "meta/episodes.parquet"
 SKETCHES_PATH = "meta/statistics.parquet"
+_COUNTS = ("num_episodes", "num_transitions")
 
 
 @dataclass(frozen=True)
 class FileEntry:
-    """A file of the version, as it was when the manifest was written.
+    """A file of the version, as the manifest records it.
 
     Attributes:
-        path: Relative, with forward slashes, never leaving the version's folder.
-        sha256: Of its bytes.
-        bytes: Its size.
-        split: The split of a shard of transitions; empty for any other file.
-        num_transitions: Rows of a shard.
-        num_episodes: Episodes of a shard; an episode is never cut.
+        path: Path relative to the version's folder, with forward slashes.
+        sha256: SHA-256 of the file's bytes.
+        bytes: Size in bytes.
+        split: Split of a shard of transitions; empty for any other file.
+        num_transitions: Number of rows of a shard.
+        num_episodes: Number of episodes of a shard. A shard holds whole episodes.
     """
 
     path: str
@@ -47,23 +48,23 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Everything that a version says of itself.
+    """Description of a version: identity, schema, splits, files, provenance and statistics.
 
     Attributes:
-        name: ``namespace/name``.
-        version: MAJOR.MINOR.PATCH of the content.
-        fingerprint: SHA-256 of the logical content.
-        schema: Of the transitions.
+        name: Dataset name, ``namespace/name``.
+        version: MAJOR.MINOR.PATCH.
+        fingerprint: SHA-256 of the schema and the episodes.
+        schema: Schema of the transitions.
         splits: Number of episodes and transitions per split.
-        files: Every file but the manifest.
-        license: Identifier of the licence.
-        description: What the dataset is, in a sentence or two.
-        env_name: Environment that the episodes come from; empty where unknown.
-        task: Name in the catalogue; empty where there is none.
-        created: When it was written, UTC, ISO 8601.
+        files: Every file of the version except the manifest.
+        license: Licence identifier.
+        description: Description of the dataset in a sentence or two.
+        env_name: Environment of the episodes; empty if unknown.
+        task: Name of the task in the catalogue; empty if there is none.
+        created: Time of the export, UTC, ISO 8601.
         runs: Provenance, one entry per recording run.
-        parents: Versions that this one was made from.
-        statistics: Per split and column, see :mod:`rlhive.data`; the sketches behind the quantiles lie in
+        parents: Versions that this version is derived from.
+        statistics: Statistics per split and column, see :mod:`rlhive.data`. The histograms behind the quantiles are in
             ``meta/statistics.parquet``.
     """
 
@@ -84,99 +85,92 @@ class Manifest:
 
     @property
     def num_episodes(self) -> int:
-        """Episodes over all splits."""
+        """Number of episodes in all splits."""
         return sum(split["num_episodes"] for split in self.splits.values())
 
     @property
     def num_transitions(self) -> int:
-        """Transitions over all splits."""
+        """Number of transitions in all splits."""
         return sum(split["num_transitions"] for split in self.splits.values())
 
     @property
     def num_bytes(self) -> int:
-        """Size of all files but the manifest."""
+        """Size of all files except the manifest."""
         return sum(entry.bytes for entry in self.files)
-
-    def shards(self, split: str | None = None) -> tuple[FileEntry, ...]:
-        """Return the shards of transitions, in order; of one split, or of all."""
-        return tuple(entry for entry in self.files if entry.split and split in (None, entry.split))
 
     @property
     def data_key(self) -> str:
-        """SHA-256 of everything that decides which transitions are served; a fingerprint is only a claim."""
+        """SHA-256 of all fields that decide which transitions are served, for caches of untrusted versions.
+
+        The fingerprint alone would not do: an untrusted manifest can claim any fingerprint.
+        """
         files = [asdict(entry) for entry in self.files if entry.split or entry.path == EPISODES_PATH]
-        decides = [self.fingerprint, self.schema.to_json(), dict(self.splits), list(self.splits), files]
-        return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+        served = [self.fingerprint, self.schema.to_json(), dict(self.splits), list(self.splits), files]
+        return hashlib.sha256(json.dumps(served, sort_keys=True).encode()).hexdigest()
+
+    def shards(self, split: str | None = None) -> tuple[FileEntry, ...]:
+        """Return the shards of transitions of one split, or of all splits, in order."""
+        return tuple(entry for entry in self.files if entry.split and split in (None, entry.split))
 
     def restrict_to_shards(self, shards: Iterable[FileEntry]) -> "Manifest":
-        """Return the manifest of a part: these shards alone, under a fingerprint of its own."""
-        kept = {entry.path: entry for entry in shards}
+        """Return the manifest of some shards, with a fingerprint of its own and without statistics."""
+        selected = {entry.path: entry for entry in shards}
         splits = {}
         for split in self.splits:
-            own = [entry for entry in kept.values() if entry.split == split]
-            if own:
-                counts = ("num_episodes", "num_transitions")
-                splits[split] = {count: sum(getattr(entry, count) for entry in own) for count in counts}
-        part = hashlib.sha256("\n".join([self.fingerprint, *sorted(kept)]).encode()).hexdigest()
-        files = tuple(entry for entry in self.files if not entry.split or entry.path in kept)
-        return replace(self, fingerprint=part, splits=splits, files=files, statistics={})
+            entries = [entry for entry in selected.values() if entry.split == split]
+            if entries:
+                splits[split] = {count: sum(getattr(entry, count) for entry in entries) for count in _COUNTS}
+        fingerprint = hashlib.sha256("\n".join([self.fingerprint, *sorted(selected)]).encode()).hexdigest()
+        files = tuple(entry for entry in self.files if not entry.split or entry.path in selected)
+        return replace(self, fingerprint=fingerprint, splits=splits, files=files, statistics={})
 
     def write(self, folder: Path) -> None:
-        """Write ``rlhive.json`` into the folder; do so last."""
+        """Write ``rlhive.json`` into the folder. Every other file of the version must be complete by then."""
         content = {item.name: getattr(self, item.name) for item in fields(self)}
-        files = [asdict(entry) for entry in self.files]
-        content |= {"format_version": FORMAT_VERSION, "schema": self.schema.to_json(), "files": files}
+        content["format_version"] = FORMAT_VERSION
+        content["schema"] = self.schema.to_json()
+        content["files"] = [asdict(entry) for entry in self.files]
         text = json.dumps(content, indent=1, allow_nan=False)
         _store.write_atomically(folder / MANIFEST_NAME, text.encode())
 
     @classmethod
     def read(cls, folder: Path) -> "Manifest":
-        """Read the manifest of a version's folder and check that it makes sense.
+        """Read and validate the manifest of a version's folder.
 
         Raises:
             DatasetNotFound: The folder does not exist, or has no manifest and so is not a complete version.
-            UnsupportedFormat: It is of a format_version that this RLHive does not read.
-            CorruptDataset: It is not what RLHive writes.
+            UnsupportedFormat: The format_version is not one that this RLHive reads.
+            CorruptDataset: The file is not a manifest that RLHive wrote.
         """
         path = Path(folder) / MANIFEST_NAME
-        try:
-            status = path.stat()
-        except OSError as error:
-            found = "no such folder" if not Path(folder).is_dir() else f"a folder without {MANIFEST_NAME}"
-            msg = f"{folder} is not a dataset version: expected its manifest, got {found}. Collect or pull it again."
-            raise DatasetNotFound(msg) from error
-        if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_BYTES:
-            found = f"{status.st_size} bytes" if stat.S_ISREG(status.st_mode) else "something else"
-            msg = f"{path}: expected a file of at most {MAX_BYTES} bytes, got {found}. Fetch the version again."
-            raise CorruptDataset(msg)
+        _require_small_file(path)
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             _require_format(content, path)
-            return _from_json(content)
-        except RLHiveError as error:
-            if isinstance(error, UnsupportedFormat):
-                raise
-            raise _corrupt(path, error) from error
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OSError) as error:
-            raise _corrupt(path, error) from error
+            return _parse_manifest(content)
+        except UnsupportedFormat:
+            raise
+        except (RLHiveError, ValueError, TypeError, KeyError, AttributeError, RecursionError, OSError) as error:
+            msg = f"{path} is not a manifest that RLHive wrote: {error}. Fetch or make the version again."
+            raise CorruptDataset(msg) from error
 
 
 class Fingerprint:
-    """The fingerprint of a version, fed episode by episode in the order of their ids.
+    """Incremental fingerprint of a version; add the episodes in the order of their ids.
 
     Args:
-        schema: Of the transitions.
+        schema: Schema of the transitions.
     """
 
     def __init__(self, schema: Schema):
         self._digest = hashlib.sha256(json.dumps(schema.to_json(), sort_keys=True).encode())
 
     def add(self, identity: str) -> None:
-        """Add an episode's :meth:`~rlhive.data.EpisodeRecord.identity`."""
+        """Add the :meth:`~rlhive.data.EpisodeRecord.identity` of an episode."""
         self._digest.update(identity.encode())
 
     def hexdigest(self) -> str:
-        """Return the fingerprint of what was added so far."""
+        """Return the fingerprint of the episodes that were added."""
         return self._digest.hexdigest()
 
 
@@ -189,22 +183,23 @@ def compute_fingerprint(schema: Schema, identities: Iterable[str]) -> str:
 
 
 def verify_files(folder: Path, entries: Iterable[FileEntry]) -> None:
-    """Check files against the hashes that the manifest recorded.
+    """Compare files with the sizes and hashes that the manifest recorded.
 
     Raises:
-        CorruptDataset: Names the first file whose size or SHA-256 differs.
+        CorruptDataset: A file is missing, is a link that leaves the folder, or has another size or SHA-256; the message
+            names the first such file.
     """
     for entry in entries:
         path = Path(folder) / entry.path
         try:
             _untrusted.require_inside(folder, path)
         except ValueError as error:
-            msg = f"{error}: expected a file in it. Copy the file into its place, or fetch the version again."
+            msg = f"{error}: expected a file inside it. Replace the link by the file, or fetch the version again."
             raise CorruptDataset(msg) from error
-        found = path.stat().st_size if path.is_file() else None
-        if found != entry.bytes:
-            size = "no such file" if found is None else f"{found} bytes"
-            msg = f"{path}: expected {entry.bytes} bytes, got {size}. Fetch or make the version again."
+        size = path.stat().st_size if path.is_file() else None
+        if size != entry.bytes:
+            actual = "no such file" if size is None else f"{size} bytes"
+            msg = f"{path}: expected {entry.bytes} bytes, got {actual}. Fetch or make the version again."
             raise CorruptDataset(msg)
         digest = compute_sha256(path)
         if digest != entry.sha256:
@@ -218,60 +213,74 @@ def compute_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _require_small_file(path: Path) -> None:
+    """Raise unless a manifest is a regular file of an acceptable size: a pipe would block, a huge file fill memory."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        actual = f"a folder without {MANIFEST_NAME}" if path.parent.is_dir() else "no such folder"
+        msg = f"{path.parent} is not a dataset version: expected its manifest, got {actual}. Collect or pull it again."
+        raise DatasetNotFound(msg) from error
+    is_file = stat.S_ISREG(status.st_mode)
+    if not is_file or status.st_size > MAX_BYTES:
+        actual = f"{status.st_size} bytes" if is_file else "something else"
+        msg = f"{path}: expected a file of at most {MAX_BYTES} bytes, got {actual}. Fetch the version again."
+        raise CorruptDataset(msg)
+
+
 def _require_format(content: Any, path: Path) -> None:
-    found = content["format_version"]
-    if not isinstance(found, int) or found > FORMAT_VERSION or found < 1:
-        msg = f"{path}: expected format_version 1 to {FORMAT_VERSION}, got {found!r}. Upgrade: pip install -U rlhive"
+    version = content["format_version"]
+    if not isinstance(version, int) or not 1 <= version <= FORMAT_VERSION:
+        msg = f"{path}: expected format_version 1 to {FORMAT_VERSION}, got {version!r}. Upgrade: pip install -U rlhive"
         raise UnsupportedFormat(msg)
 
 
-def _from_json(content: dict[str, Any]) -> Manifest:
-    entries = tuple(_file_entry(row) for row in _untrusted.parse_objects(content["files"]))
+def _parse_manifest(content: dict[str, Any]) -> Manifest:
+    """Return the manifest of untrusted JSON."""
+    entries = tuple(_parse_file_entry(row) for row in _untrusted.parse_objects(content["files"]))
     if len({entry.path.lower() for entry in entries} | {MANIFEST_NAME}) != len(entries) + 1:
-        msg = f"a file is listed twice, or {MANIFEST_NAME} itself is"
+        msg = f"a file is listed twice, or {MANIFEST_NAME} itself is listed"
         raise ValueError(msg)
-    names = ("license", "description", "env_name", "task", "created")
-    texts = {name: _untrusted.parse_text(content[name]) for name in names}
     _store.parse_name(_untrusted.parse_text(content["name"]))
     _store.parse_version(_untrusted.parse_text(content["version"]))
     return Manifest(
         name=content["name"],
         version=content["version"],
         fingerprint=_untrusted.parse_sha256(content["fingerprint"]),
-        schema=_schema(content["schema"]),
+        schema=_parse_schema(content["schema"]),
         splits={
-            _untrusted.parse_split_name(name): {
-                key: _untrusted.parse_count(row[key]) for key in ("num_episodes", "num_transitions")
-            }
+            _untrusted.parse_split_name(name): {count: _untrusted.parse_count(row[count]) for count in _COUNTS}
             for name, row in content["splits"].items()
         },
         files=entries,
+        license=_untrusted.parse_text(content["license"]),
+        description=_untrusted.parse_text(content["description"]),
+        env_name=_untrusted.parse_text(content["env_name"]),
+        task=_untrusted.parse_text(content["task"]),
+        created=_untrusted.parse_text(content["created"]),
         runs=_untrusted.parse_objects(content["runs"]),
         parents=_untrusted.parse_objects(content["parents"]),
         statistics=_untrusted.parse_statistics(content["statistics"]),
-        **texts,
     )
 
 
-def _schema(rows: Any) -> Schema:
-    schema = Schema.from_json(list(_untrusted.parse_objects(rows)))
+def _parse_schema(rows: Any) -> Schema:
+    """Return the schema of untrusted JSON; the end flags must be there and boolean."""
+    schema = Schema.from_json([dict(row) for row in _untrusted.parse_objects(rows)])
     for flag in (keys.NEXT_TERMINATED, keys.NEXT_TRUNCATED):
-        if schema[keys.key_to_column(flag)].dtype != "bool":
-            msg = f"column {keys.key_to_column(flag)} is {schema[keys.key_to_column(flag)].dtype}, not bool"
+        column = keys.key_to_column(flag)
+        if schema[column].dtype != "bool":
+            msg = f"column {column} is {schema[column].dtype}, not bool"
             raise ValueError(msg)
     return schema
 
 
-def _file_entry(row: Mapping[str, Any]) -> FileEntry:
-    counts = {name: _untrusted.parse_count(row[name]) for name in ("bytes", "num_transitions", "num_episodes")}
-    split = _untrusted.parse_split_name(row["split"]) if row["split"] != "" else ""
+def _parse_file_entry(row: Mapping[str, Any]) -> FileEntry:
     return FileEntry(
         path=_untrusted.parse_file_path(row["path"]),
         sha256=_untrusted.parse_sha256(row["sha256"]),
-        split=split,
-        **counts,
+        bytes=_untrusted.parse_count(row["bytes"]),
+        split=_untrusted.parse_split_name(row["split"]) if row["split"] != "" else "",
+        num_transitions=_untrusted.parse_count(row["num_transitions"]),
+        num_episodes=_untrusted.parse_count(row["num_episodes"]),
     )
-
-
-def _corrupt(path: Path, error: Exception) -> CorruptDataset:
-    return CorruptDataset(f"{path} is not a manifest that RLHive wrote: {error}. Fetch or make the version again.")

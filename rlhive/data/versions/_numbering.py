@@ -1,6 +1,7 @@
-"""Which versions of a dataset the store holds, and which number the next one must have.
+"""Versions in the local store, and the rule that decides the number of the next one.
 
-The rule is that of TensorFlow Datasets, with respect to the newest earlier version of the same name in the store::
+The rule is that of TensorFlow Datasets. It compares the new version with the newest earlier version of the same
+dataset in the store::
 
     MAJOR   records or their splits changed
     MINOR   the same records have more columns
@@ -24,10 +25,13 @@ from rlhive.errors import WrongVersion
 if TYPE_CHECKING:  # episodes need torch, whose import takes seconds
     from rlhive.data._episodes import EpisodeRecord
 
-FIRST = "1.0.0"
-MAJOR, MINOR, PATCH = "MAJOR", "MINOR", "PATCH"
+FIRST_VERSION = "1.0.0"
+MAJOR = "MAJOR"
+MINOR = "MINOR"
+PATCH = "PATCH"
+_LEVELS = (MAJOR, MINOR, PATCH)
 
-_MEANING = {
+_DESCRIPTIONS = {
     MAJOR: "records or their splits changed",
     MINOR: "the same records have more columns",
     PATCH: "the records are the same",
@@ -35,86 +39,92 @@ _MEANING = {
 
 
 def list_local_versions(name: str, *, store: Path | None = None) -> dict[str, Path]:
-    """Return the complete versions of a dataset in the local store, oldest first, with their folders."""
-    namespace, bare = _store.parse_name(name)
-    folder = (store or _store.store_dir()) / namespace / bare
-    found = {}
-    for path in folder.glob(f"*/{MANIFEST_NAME}"):
-        try:
-            found[_store.parse_version(path.parent.name)] = path.parent
-        except ValueError:
-            continue
-    return {".".join(map(str, version)): found[version] for version in sorted(found)}
+    """Return the complete versions of a dataset in the local store and their folders, oldest first."""
+    namespace, dataset = _store.parse_name(name)
+    root = (store or _store.store_dir()) / namespace / dataset
+    folders = [manifest.parent for manifest in root.glob(f"*/{MANIFEST_NAME}")]
+    versions = {folder.name: folder for folder in folders if _store.is_version(folder.name)}
+    return {version: versions[version] for version in sorted(versions, key=_store.parse_version)}
 
 
 def list_local_datasets(*, store: Path | None = None) -> list[str]:
-    """Return the ids ``namespace/name`` of all datasets in the local store."""
+    """Return the names ``namespace/name`` of all datasets in the local store."""
     root = store or _store.store_dir()
     return sorted({"/".join(path.parts[-4:-2]) for path in root.glob(f"[!.]*/[!.]*/*/{MANIFEST_NAME}")})
 
 
 def find_earlier_version(name: str, version: str | None, *, store: Path | None = None) -> Path | None:
-    """Return the folder of the newest version in the store below ``version``, or of all; None where there is none."""
-    below = [
-        path
-        for number, path in list_local_versions(name, store=store).items()
-        if version is None or _store.parse_version(number) < _store.parse_version(version)
-    ]
-    return below[-1] if below else None
+    """Return the folder of the newest version in the store below ``version``; None if the store has none.
+
+    Args:
+        name: Dataset name.
+        version: MAJOR.MINOR.PATCH; None for the newest version of all.
+        store: Folder of all datasets.
+    """
+    versions = list_local_versions(name, store=store)
+    if version is not None:
+        limit = _store.parse_version(version)
+        versions = {number: folder for number, folder in versions.items() if _store.parse_version(number) < limit}
+    return next(reversed(versions.values()), None)
 
 
 class VersionChange:
-    """What changed since an earlier version; fed the new one's episodes as they are written.
+    """What changed since an earlier version; fed with the new version's episodes as they are written.
 
-    Reads the earlier version's episode table only. Memory does not grow with the episodes.
+    The comparison reads only the earlier version's episode table, and its memory does not grow with the episodes.
 
     Args:
-        folder: Of the earlier version.
-        schema: Of the new one.
+        folder: Folder of the earlier version.
+        schema: Schema of the new version.
     """
 
     def __init__(self, folder: Path, schema: Schema):
+        self.folder = folder
         self.manifest = Manifest.read(folder)
-        self._old = _digest_of(folder, self.manifest)
-        self._new, self._restricted = hashlib.sha256(), hashlib.sha256()
-        before, after = _plain(self.manifest.schema), _plain(schema)
-        self._same_columns = before == after
-        self._more_columns = before < after
-        self._columns = set(self.manifest.schema.columns)
+        old_columns = _describe_columns(self.manifest.schema)
+        new_columns = _describe_columns(schema)
+        self._has_same_columns = old_columns == new_columns
+        self._has_more_columns = old_columns < new_columns
+        self._old_names = set(self.manifest.schema.columns)
+        self._old_digest = _digest_episode_table(folder, self.manifest)
+        self._new_hash = hashlib.sha256()
+        self._old_columns_hash = hashlib.sha256()  # of the new episodes, without the new columns
 
     def add(self, record: "EpisodeRecord") -> None:
-        """Take the next episode of the new version, in rising order of ids."""
-        _put(self._new, record.episode, record.split, record.seed, record.content_hash())
-        if self._more_columns:  # the same episode without the new columns
-            columns = {name: array for name, array in record.columns.items() if name in self._columns}
-            final = {name: array for name, array in record.final.items() if name in self._columns}
-            less = replace(record, columns=columns, final=final)
-            _put(self._restricted, record.episode, record.split, record.seed, less.content_hash())
+        """Add the next episode of the new version, in rising order of ids."""
+        _update_digest(self._new_hash, record.episode, record.split, record.seed, record.content_hash())
+        if self._has_more_columns:
+            columns = {name: array for name, array in record.columns.items() if name in self._old_names}
+            final = {name: array for name, array in record.final.items() if name in self._old_names}
+            old_record = replace(record, columns=columns, final=final)
+            _update_digest(self._old_columns_hash, record.episode, record.split, record.seed, old_record.content_hash())
 
     @property
     def level(self) -> str:
         """MAJOR, MINOR or PATCH."""
-        if self._same_columns and self._new.digest() == self._old:
+        if self._has_same_columns and self._new_hash.digest() == self._old_digest:
             return PATCH
-        return MINOR if self._more_columns and self._restricted.digest() == self._old else MAJOR
+        if self._has_more_columns and self._old_columns_hash.digest() == self._old_digest:
+            return MINOR
+        return MAJOR
 
     @property
     def next_version(self) -> str:
-        """The right number after the earlier version's."""
+        """The version number that follows the earlier version's."""
         return next_version(self.manifest.version, self.level)
 
     def require(self, version: str) -> None:
-        """Raise unless a number says what changed. Numbers may be skipped.
+        """Raise unless a version number fits what changed. Numbers may be skipped.
 
         Raises:
-            WrongVersion: Names the right one.
+            WrongVersion: The number does not fit; the message names the right one.
         """
-        before, after = _store.parse_version(self.manifest.version), _store.parse_version(version)
-        level = (MAJOR, MINOR, PATCH)[next(place for place in range(3) if before[place] != after[place])]
+        old, new = _store.parse_version(self.manifest.version), _store.parse_version(version)
+        level = next(level for level, before, after in zip(_LEVELS, old, new, strict=True) if before != after)
         if level != self.level:
             msg = (
-                f"{self.manifest.name} {version}: {_MEANING[self.level]} since {self.manifest.version}, expected a "
-                f"{self.level} step, got a {level} one. Choose {self.next_version}, or leave the version out."
+                f"{self.manifest.name} {version}: {_DESCRIPTIONS[self.level]} since {self.manifest.version}, expected "
+                f"a {self.level} step, got a {level} step. Use {self.next_version}, or leave the version out."
             )
             raise WrongVersion(msg)
 
@@ -124,23 +134,26 @@ def next_version(version: str, level: str) -> str:
     major, minor, patch = _store.parse_version(version)
     if level == MAJOR:
         return f"{major + 1}.0.0"
-    return f"{major}.{minor + 1}.0" if level == MINOR else f"{major}.{minor}.{patch + 1}"
+    if level == MINOR:
+        return f"{major}.{minor + 1}.0"
+    return f"{major}.{minor}.{patch + 1}"
 
 
-def _plain(schema: Schema) -> set[tuple]:
-    """The fields without their units, which only describe them."""
+def _describe_columns(schema: Schema) -> set[tuple[str, str, tuple[int, ...], bool]]:
+    """Return the fields of a schema without their units, which are only a description."""
     return {(field.column, field.dtype, field.shape, field.observed) for field in schema.fields}
 
 
-def _digest_of(folder: Path, manifest: Manifest) -> bytes:
+def _digest_episode_table(folder: Path, manifest: Manifest) -> bytes:
+    """Return the digest of a version's records, from its episode table."""
     verify_files(folder, [entry for entry in manifest.files if entry.path == EPISODES_PATH])
     names = (keys.EPISODE, "split", "seed", "content_hash")
     table = _parquet.read_table(folder / EPISODES_PATH, names)
     digest = hashlib.sha256()
     for row in zip(*(table[name].to_pylist() for name in names), strict=True):
-        _put(digest, *row)
+        _update_digest(digest, *row)
     return digest.digest()
 
 
-def _put(digest: "hashlib._Hash", *row: object) -> None:
+def _update_digest(digest: "hashlib._Hash", *row: object) -> None:
     digest.update(json.dumps(row).encode())

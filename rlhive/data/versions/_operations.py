@@ -1,13 +1,13 @@
-"""Operations on the episodes of versions: each takes sources and gives one, lazily; export writes it.
+"""Operations on the episodes of versions. Each takes sources and returns a lazy source; export writes the result.
 
     version ─► stream ─┬─► merged ─────────────► export ─► new version
     version ─► stream ─┘   with other columns
                            with other rewards
 
-Memory: a row group and an episode per source, whatever the size of the version; merging also remembers 32 bytes for
-each episode.
+Memory: a row group and an episode per source, for any size of the version. Merging also keeps 32 bytes per episode.
 """
 
+import bisect
 import heapq
 import itertools
 import logging
@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from rlhive import keys
 from rlhive.data import _arrow, _parquet
@@ -25,39 +24,48 @@ from rlhive.data._episodes import REWARD, TERMINATED, TRUNCATED, Columns, Episod
 from rlhive.data._schema import DTYPES, INDEX_COLUMNS, Field, Schema
 from rlhive.data._statistics import ColumnStatistics
 from rlhive.data.versions import _reader
-from rlhive.data.versions._manifest import Manifest, verify_files
+from rlhive.data.versions._manifest import FileEntry, Manifest, verify_files
 from rlhive.data.versions._source import VersionSource
 from rlhive.errors import SchemaMismatch
 
 logger = logging.getLogger(__name__)
 
-#: Of the columns ``[T, *shape]`` and final values of an episode, an array ``[T, …]``.
+#: Computes an array ``[T, …]`` from an episode's columns ``[T, *shape]`` and its final values ``[*shape]``, by name.
 ColumnFunction = Callable[[Columns, Columns], np.ndarray]
+
+EpisodeFunction = Callable[[EpisodeRecord], EpisodeRecord]
 
 
 def stream_selected(folder: Path, manifest: Manifest, selection: Mapping[str, np.ndarray]) -> Iterator[EpisodeRecord]:
-    """Yield the selected episodes of a version in rising order of their ids, in the splits of the selection.
+    """Yield the selected episodes of a version in rising order of ids, in the splits of the selection.
 
-    A shard is verified before it is read, and only those that hold a selected episode are; every episode is checked
-    by its content hash.
+    Only shards with a selected episode are read. Each is verified first, and each episode by its content hash.
+
+    Args:
+        folder: The version's folder.
+        manifest: The version's manifest.
+        selection: Episode ids of each split.
 
     Raises:
         CorruptDataset: A file or an episode is not what the manifest recorded.
     """
-    split_of = {int(episode): split for split, ids in selection.items() for episode in ids}
-    episodes = _reader.read_episodes(folder, manifest)
-    parts = [_stream_split(folder, manifest, episodes, split, split_of) for split in manifest.splits]
-    for record in heapq.merge(*parts, key=lambda record: record.episode):
+    split_of = {int(episode): split for split, episode_ids in selection.items() for episode in episode_ids}
+    shards: dict[str, list[tuple[FileEntry, pa.Table]]] = {split: [] for split in manifest.splits}
+    for entry, episodes in _reader.iterate_shards(folder, manifest, manifest.splits):
+        shards[entry.split].append((entry, episodes))
+    streams = [_stream_split(folder, manifest, split_shards, split_of) for split_shards in shards.values()]
+    for record in heapq.merge(*streams, key=lambda record: record.episode):
         split = split_of[record.episode]
         yield record if record.split == split else replace(record, split=split)
 
 
 def merge(sources: Sequence[VersionSource], *, keep_ids_of_first: bool = False) -> VersionSource:
-    """Return the episodes of several sources, one source after the other, each content once.
+    """Return the episodes of several sources, one source after the other, without duplicates of the same content.
 
     Args:
-        sources: At least one. Episodes get new ids from 0 on and keep split, seed, start state, policy, metadata, run.
-        keep_ids_of_first: The first source's episodes keep their ids, and the others' follow the highest.
+        sources: At least one source. Episodes get new ids from 0; split, seed, start state, policy, metadata and run
+            stay.
+        keep_ids_of_first: Whether the first source's episodes keep their ids, and the others' get the ids that follow.
 
     Raises:
         SchemaMismatch: The sources have different schemas; names the first difference.
@@ -68,21 +76,21 @@ def merge(sources: Sequence[VersionSource], *, keep_ids_of_first: bool = False) 
 
     def records() -> Iterator[EpisodeRecord]:
         seen: set[bytes] = set()
-        episode, dropped = -1, 0
+        episode = -1
+        num_duplicates = 0
         for source in sources:
+            keep_ids = keep_ids_of_first and source is first
             for record in source.records():
                 content = bytes.fromhex(record.content_hash())
                 if content in seen:
-                    dropped += 1
+                    num_duplicates += 1
                     continue
                 seen.add(content)
-                kept = keep_ids_of_first and source is first
-                episode = record.episode if kept else episode + 1
-                yield record if kept else replace(record, episode=episode)
-        if dropped:
-            logger.warning("Merging: dropped %d episodes whose content was there already", dropped)
+                episode = record.episode if keep_ids else episode + 1
+                yield record if keep_ids else replace(record, episode=episode)
+        if num_duplicates:
+            logger.warning("Merging: dropped %d episodes that duplicate another episode", num_duplicates)
 
-    licenses, envs, tasks = ({getattr(item, name) for item in sources} for name in ("license", "env_name", "task"))
     runs = {repr(run): run for source in sources for run in source.runs}
     return VersionSource(
         first.schema,
@@ -90,10 +98,10 @@ def merge(sources: Sequence[VersionSource], *, keep_ids_of_first: bool = False) 
         splits=tuple(dict.fromkeys(split for source in sources for split in source.splits)),
         runs=tuple(runs.values()),
         parents=tuple(parent for source in sources for parent in source.parents),
-        license=licenses.pop() if len(licenses) == 1 else "",
+        license=_common_value([source.license for source in sources]),
         description=first.description,
-        env_name=envs.pop() if len(envs) == 1 else "",
-        task=tasks.pop() if len(tasks) == 1 else "",
+        env_name=_common_value([source.env_name for source in sources]),
+        task=_common_value([source.task for source in sources]),
     )
 
 
@@ -101,75 +109,81 @@ def rename_column(source: VersionSource, old: str, new: str) -> VersionSource:
     """Return the source with a column under another name.
 
     Raises:
-        SchemaMismatch: There is no such column, the new name is taken, or RLHive needs the old one.
+        SchemaMismatch: The column does not exist, the new name is taken, or RLHive needs the old column.
     """
-    item = _require_free(source.schema, old)
+    item = _require_changeable(source.schema, old)
     _require_new(source.schema, new, observed=item.observed)
     fields = [replace(item, column=new), *(field for field in source.schema.fields if field.column != old)]
 
-    def change(record: EpisodeRecord) -> EpisodeRecord:
-        parts = ({new if name == old else name: array for name, array in part.items()} for part in _both(record))
-        return _with(record, *parts)
+    def rename(columns: Columns) -> Columns:
+        return {new if name == old else name: array for name, array in columns.items()}
 
-    return _changed(source, fields, change)
+    def change(record: EpisodeRecord) -> EpisodeRecord:
+        return replace(record, columns=rename(record.columns), final=rename(record.final))
+
+    return _map_episodes(source, fields, change)
 
 
 def drop_columns(source: VersionSource, columns: Sequence[str]) -> VersionSource:
     """Return the source without some columns.
 
     Raises:
-        SchemaMismatch: There is no such column, or RLHive needs it.
+        SchemaMismatch: A column does not exist, or RLHive needs it.
     """
     for column in columns:
-        _require_free(source.schema, column)
+        _require_changeable(source.schema, column)
+
+    def drop(arrays: Columns) -> Columns:
+        return {name: array for name, array in arrays.items() if name not in columns}
 
     def change(record: EpisodeRecord) -> EpisodeRecord:
-        return _with(record, *({name: part[name] for name in part if name not in columns} for part in _both(record)))
+        return replace(record, columns=drop(record.columns), final=drop(record.final))
 
-    return _changed(source, [item for item in source.schema.fields if item.column not in columns], change)
+    return _map_episodes(source, [item for item in source.schema.fields if item.column not in columns], change)
 
 
 def add_column(
     source: VersionSource, column: str, compute: ColumnFunction, *, unit: str | None = None
 ) -> VersionSource:
-    """Return the source with a column more.
+    """Return the source with an additional column.
 
     Args:
         source: The episodes.
-        column: Its name, dotted below ``next`` or in a group.
-        compute: Gives the column of an episode: ``[T, …]``, or ``[T + 1, …]`` of a quantity that is observed, its
-            value after the last action last. The first episode decides dtype and shape.
+        column: Name of the column, dotted below ``next`` or in a group.
+        compute: Computes the column of an episode: ``[T, …]``, or ``[T + 1, …]`` for an observed quantity, whose last
+            row is the value after the last action. The first episode decides dtype and shape.
         unit: Physical unit.
 
     Raises:
-        SchemaMismatch: The name is taken, or what was computed cannot be a column.
+        SchemaMismatch: The name is taken, or the computed array cannot be a column.
     """
     _require_new(source.schema, column, observed=False)
 
     def change(record: EpisodeRecord) -> EpisodeRecord:
-        columns, final = _both(record)
-        values = np.asarray(compute(dict(columns), dict(final)))
+        values = np.asarray(compute(dict(record.columns), dict(record.final)))
         if values.ndim < 1 or len(values) not in (record.length, record.length + 1):
             msg = (
                 f"Episode {record.episode}: expected {record.length} or {record.length + 1} rows of {column}, got "
                 f"shape {values.shape}. Return one row per transition."
             )
             raise SchemaMismatch(msg)
-        more = {} if len(values) == record.length else {column: values[-1]}
-        return _with(record, columns | {column: values[: record.length]}, final | more)
+        columns = record.columns | {column: values[: record.length]}
+        final = record.final if len(values) == record.length else record.final | {column: values[-1]}
+        return replace(record, columns=columns, final=final)
 
-    sample = next(source.records(), None)
-    if sample is None:
+    first = next(source.records(), None)
+    if first is None:
         msg = f"Column {column}: expected an episode to compute it from, got none. Add columns to the recordings."
         raise SchemaMismatch(msg)
-    made = change(sample)
-    array = made.columns[column]
+    changed = change(first)
+    array = changed.columns[column]
+    observed = column in changed.final
     if array.dtype.name not in DTYPES:
-        msg = f"Column {column}: expected one of {', '.join(DTYPES)}, got {array.dtype.name}. Convert it."
+        msg = f"Column {column}: expected one of {', '.join(DTYPES)}, got {array.dtype.name}."
         raise SchemaMismatch(msg)
-    _require_new(source.schema, column, observed=column in made.final)
-    item = Field(column, array.dtype.name, array.shape[1:], column in made.final, unit)
-    return _changed(source, [*source.schema.fields, item], change)
+    _require_new(source.schema, column, observed=observed)
+    item = Field(column, array.dtype.name, array.shape[1:], observed, unit)
+    return _map_episodes(source, [*source.schema.fields, item], change)
 
 
 def relabel(source: VersionSource, compute: Callable[[EpisodeRecord], np.ndarray]) -> VersionSource:
@@ -177,82 +191,89 @@ def relabel(source: VersionSource, compute: Callable[[EpisodeRecord], np.ndarray
 
     Args:
         source: The episodes.
-        compute: Gives the rewards of an episode, T numbers, each of the state after the action.
+        compute: Computes the T rewards of an episode. A reward belongs to the state after the action.
 
     Raises:
-        SchemaMismatch: There is no reward, or another number of values was computed.
+        SchemaMismatch: There is no reward column, or another number of rewards was computed.
     """
     item = next((field for field in source.schema.fields if field.column == REWARD), None)
     if item is None:
-        msg = f"Relabelling: expected a column {REWARD}, got {', '.join(source.schema.columns)}. Add one instead."
+        columns = ", ".join(source.schema.columns)
+        msg = f"Relabelling: expected a column {REWARD}, got {columns}. Add the column instead."
         raise SchemaMismatch(msg)
+    dtype, shape, width = item.dtype, item.shape, item.width
 
     def change(record: EpisodeRecord) -> EpisodeRecord:
         values = np.asarray(compute(record))
-        if values.size != record.length * item.width:
+        if values.size != record.length * width:
             msg = f"Episode {record.episode}: expected {record.length} rewards, got shape {values.shape}."
             raise SchemaMismatch(msg)
-        rewards = values.astype(item.dtype).reshape(record.length, *item.shape)
-        return _with(record, record.columns | {REWARD: rewards}, record.final)
+        rewards = values.astype(dtype).reshape(record.length, *shape)
+        return replace(record, columns=record.columns | {REWARD: rewards})
 
-    return _changed(source, source.schema.fields, change)
+    return _map_episodes(source, source.schema.fields, change)
 
 
 def compute_statistics(source: VersionSource) -> dict[str, ColumnStatistics]:
-    """Return the statistics of every column but text, in one pass over the episodes."""
-    summaries: dict[str, ColumnStatistics] = {}
+    """Return the statistics of every column except text, in one pass over the episodes."""
+    statistics: dict[str, ColumnStatistics] = {}
     block: list[Columns] = []
-    rows = 0
+    num_rows = 0
     for record in source.records():
         block.append(record.columns)
-        rows += record.length
-        if rows >= _parquet.ROW_GROUP_ROWS:
-            _summarise(block, summaries)
-            block, rows = [], 0
+        num_rows += record.length
+        if num_rows >= _parquet.ROW_GROUP_ROWS:
+            _update_statistics(statistics, block)
+            block, num_rows = [], 0
     if block:
-        _summarise(block, summaries)
-    return summaries
+        _update_statistics(statistics, block)
+    return statistics
 
 
-def _summarise(block: Sequence[Columns], summaries: dict[str, ColumnStatistics]) -> None:
+def _update_statistics(statistics: dict[str, ColumnStatistics], block: Sequence[Columns]) -> None:
     for name in block[0]:
         rows = np.concatenate([columns[name] for columns in block])
-        if rows.dtype == object:  # text
+        if rows.dtype == object:  # text has no statistics
             continue
-        if name in summaries:
-            summaries[name].add(rows)
+        if name in statistics:
+            statistics[name].add(rows)
         else:
-            summaries[name] = ColumnStatistics.from_rows(rows)
+            statistics[name] = ColumnStatistics.from_rows(rows)
 
 
-def _changed(
-    source: VersionSource, fields: Sequence[Field], change: Callable[[EpisodeRecord], EpisodeRecord]
-) -> VersionSource:
+def _map_episodes(source: VersionSource, fields: Sequence[Field], change: EpisodeFunction) -> VersionSource:
+    """Return the source with a function applied to each episode, and with the fields that result."""
     schema = Schema(tuple(sorted(fields, key=lambda item: item.column)))
     return replace(source, schema=schema, records=lambda: map(change, source.records()))
 
 
-def _both(record: EpisodeRecord) -> tuple[Columns, Columns]:
-    return record.columns, record.final
+def _common_value(values: Sequence[str]) -> str:
+    """Return the value that all sources have; empty where they differ."""
+    return values[0] if len(set(values)) == 1 else ""
 
 
-def _with(record: EpisodeRecord, columns: Columns, final: Columns) -> EpisodeRecord:
-    return replace(record, columns=columns, final=final)
+def _require_changeable(schema: Schema, column: str) -> Field:
+    """Return the field of a column that may be changed.
 
-
-def _require_free(schema: Schema, column: str) -> Field:
-    """Return the field of a column that may be changed."""
+    Raises:
+        SchemaMismatch: The column does not exist or is an end flag.
+    """
     if column in (TERMINATED, TRUNCATED):
-        msg = f"Column {column} says where episodes end: expected another one. Keep it."
+        msg = f"Column {column} says where episodes end: it cannot be renamed or dropped."
         raise SchemaMismatch(msg)
     for item in schema.fields:
         if item.column == column:
             return item
-    msg = f"There is no column {column}: expected one of {', '.join(schema.columns)}. Name one of them."
+    msg = f"There is no column {column}: expected one of {', '.join(schema.columns)}."
     raise SchemaMismatch(msg)
 
 
 def _require_new(schema: Schema, column: str, *, observed: bool) -> None:
+    """Raise unless a name can be given to a new column.
+
+    Raises:
+        SchemaMismatch: The name is taken or not a column name.
+    """
     taken = {*schema.columns, *INDEX_COLUMNS, *keys.END_FLAGS, keys.key_to_column(keys.NEXT_DONE)}
     taken |= {f"{keys.NEXT}.{item.column}" for item in schema.observed}
     try:
@@ -260,43 +281,53 @@ def _require_new(schema: Schema, column: str, *, observed: bool) -> None:
     except ValueError as error:
         raise SchemaMismatch(str(error)) from error
     if column in taken or (observed and column.startswith(f"{keys.NEXT}.")):
-        msg = f"Column {column} is there already or derived: expected a new name. Choose another one."
+        msg = f"Column {column} exists already or is derived: expected a new name."
         raise SchemaMismatch(msg)
 
 
 def _stream_split(
-    folder: Path, manifest: Manifest, episodes: pa.Table, split: str, wanted: Mapping[int, str]
+    folder: Path, manifest: Manifest, shards: Sequence[tuple[FileEntry, pa.Table]], selected: Mapping[int, str]
 ) -> Iterator[EpisodeRecord]:
-    own = episodes.filter(pc.equal(episodes["split"], split))
-    start = 0
-    for entry in manifest.shards(split):
-        table = own.slice(start, entry.num_episodes)
-        start += entry.num_episodes
-        if not any(episode in wanted for episode in table[keys.EPISODE].to_pylist()):
+    """Yield the selected episodes of one split of a version.
+
+    Args:
+        folder: The version's folder.
+        manifest: The version's manifest.
+        shards: Shards of the split, each with its rows of the episode table.
+        selected: The selected episodes; the keys count.
+    """
+    for entry, episodes in shards:
+        if not any(episode in selected for episode in episodes[keys.EPISODE].to_pylist()):
             continue
         verify_files(folder, [entry])
-        for record in _cut(_parquet.read_batches([Path(folder) / entry.path]), table, manifest.schema):
-            if record.episode in wanted:
+        batches = _parquet.read_batches([Path(folder) / entry.path])
+        for record in _split_into_records(batches, episodes, manifest.schema):
+            if record.episode in selected:
                 yield record
 
 
-def _cut(batches: Iterator[pa.RecordBatch], episodes: pa.Table, schema: Schema) -> Iterator[EpisodeRecord]:
+def _split_into_records(
+    batches: Iterator[pa.RecordBatch], episodes: pa.Table, schema: Schema
+) -> Iterator[EpisodeRecord]:
     """Yield the episodes of a shard as soon as their rows have been read."""
     stops = list(itertools.accumulate(episodes["length"].to_pylist()))
     rows = _arrow.row_schema(schema).empty_table()
-    done = taken = 0  # episodes yielded, and their rows
+    num_yielded = 0  # episodes
+    first_row = 0  # position in the shard of the first row in `rows`
     for batch in batches:
         rows = pa.concat_tables([rows, pa.Table.from_batches([batch])])
-        complete = next((index for index, stop in enumerate(stops[done:]) if stop > taken + len(rows)), None)
-        count = len(stops) - done if complete is None else complete
-        if count:
-            size = stops[done + count - 1] - taken
-            yield from _arrow.table_to_records(rows.slice(0, size), episodes.slice(done, count), schema)
-            rows, done, taken = _copy(rows.slice(size)), done + count, taken + size
-    if done < len(stops):  # too few rows: let the episode say so
-        yield from _arrow.table_to_records(rows, episodes.slice(done), schema)
+        num_complete = bisect.bisect_right(stops, first_row + len(rows)) - num_yielded
+        if num_complete:
+            num_rows = stops[num_yielded + num_complete - 1] - first_row
+            complete_episodes = episodes.slice(num_yielded, num_complete)
+            yield from _arrow.table_to_records(rows.slice(0, num_rows), complete_episodes, schema)
+            rows = _copy_table(rows.slice(num_rows))
+            num_yielded += num_complete
+            first_row += num_rows
+    if num_yielded < len(stops):  # too few rows: table_to_records raises for the first incomplete episode
+        yield from _arrow.table_to_records(rows, episodes.slice(num_yielded), schema)
 
 
-def _copy(rows: pa.Table) -> pa.Table:
-    """Return the rows in memory of their own: a slice, even of no rows, keeps alive what it was cut from."""
+def _copy_table(rows: pa.Table) -> pa.Table:
+    """Return a copy of the rows. A slice, even of no rows, keeps the memory of the whole table alive."""
     return rows.take(np.arange(len(rows)))

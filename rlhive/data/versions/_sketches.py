@@ -1,6 +1,6 @@
-"""The sketches behind a version's quantiles ⇄ ``meta/statistics.parquet``: one row per bucket that is not empty.
+"""Sketches: the histograms behind a version's quantiles, in ``meta/statistics.parquet``, one row per filled bucket.
 
-They let the quantiles of several splits be merged exactly; the manifest keeps each split's own quantiles and moments.
+They allow the quantiles of several splits to be merged exactly. The manifest keeps each split's quantiles and moments.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,62 +29,83 @@ _SCHEMA = pa.schema(
 
 
 def write_sketches(path: Path, splits: Mapping[str, Mapping[str, ColumnStatistics]]) -> None:
-    """Write the sketches of all splits and columns."""
-    parts = []
-    for split, columns in splits.items():
-        for column, summary in columns.items():
-            element, bucket = summary.buckets.nonzero()
-            arrays = [
-                pa.repeat(split, len(element)),
-                pa.repeat(column, len(element)),
-                pa.array(element.astype(np.int32)),
-                pa.array(summary.anchor[element]),
-                pa.array(bucket.astype(np.int16)),
-                pa.array(summary.buckets[element, bucket]),
-            ]
-            parts.append(pa.RecordBatch.from_arrays(arrays, schema=_SCHEMA))
+    """Write the sketches of all splits and columns.
+
+    Args:
+        path: Path of the file.
+        splits: Statistics by split and column.
+    """
+    batches = [
+        _to_batch(split, column, statistics)
+        for split, columns in splits.items()
+        for column, statistics in columns.items()
+    ]
     with _parquet.open_writer(path, _SCHEMA) as writer:
-        writer.write_table(pa.Table.from_batches(parts, _SCHEMA))
+        writer.write_table(pa.Table.from_batches(batches, _SCHEMA))
 
 
 def read_statistics(folder: Path, manifest: Manifest, splits: Sequence[str]) -> list[dict[str, ColumnStatistics]]:
     """Return the statistics of some splits, one dict by column name for each.
 
-    Versions that were written before there were quantiles, and whole-file copies without the sketches, give moments
-    alone.
+    Without sketches, as in versions that were written before there were quantiles, the statistics are moments only.
 
     Raises:
         CorruptDataset: The sketches are not what the manifest recorded, or do not fit the statistics.
     """
-    found = [
+    moments = [
         {column: ColumnStatistics.from_json(row) for column, row in manifest.statistics.get(split, {}).items()}
         for split in splits
     ]
     entries = [entry for entry in manifest.files if entry.path == SKETCHES_PATH]
     if not entries:
-        return found
+        return moments
     verify_files(folder, entries)
     path = Path(folder) / SKETCHES_PATH
     table = _parquet.read_table(path)
     if table.schema != _SCHEMA:
         msg = f"{path}: expected the columns {', '.join(_SCHEMA.names)}, got others. Fetch the version again."
         raise CorruptDataset(msg)
-    for split, columns in zip(splits, found, strict=True):
-        for column, summary in columns.items():
-            own = table.filter((pc.field("split") == split) & (pc.field("column") == column))
-            columns[column] = _with_buckets(summary, own, path)
-    return found
+    return [
+        {
+            column: _add_buckets(statistics, _select_rows(table, split, column), path)
+            for column, statistics in columns.items()
+        }
+        for split, columns in zip(splits, moments, strict=True)
+    ]
 
 
-def _with_buckets(summary: ColumnStatistics, rows: pa.Table, path: Path) -> ColumnStatistics:
-    elements = len(summary.mean)
+def _to_batch(split: str, column: str, statistics: ColumnStatistics) -> pa.RecordBatch:
+    """Return the filled buckets of one column, in the order of elements and buckets."""
+    if statistics.buckets is None:
+        msg = f"Split {split}, column {column}: expected statistics of rows, got moments alone."
+        raise ValueError(msg)
+    element, bucket = statistics.buckets.nonzero()
+    arrays = [
+        pa.repeat(split, len(element)),
+        pa.repeat(column, len(element)),
+        pa.array(element.astype(np.int32)),
+        pa.array(statistics.anchor[element]),
+        pa.array(bucket.astype(np.int16)),
+        pa.array(statistics.buckets[element, bucket]),
+    ]
+    return pa.RecordBatch.from_arrays(arrays, schema=_SCHEMA)
+
+
+def _select_rows(table: pa.Table, split: str, column: str) -> pa.Table:
+    return table.filter((pc.field("split") == split) & (pc.field("column") == column))
+
+
+def _add_buckets(statistics: ColumnStatistics, rows: pa.Table, path: Path) -> ColumnStatistics:
+    """Return statistics with the histogram of some rows of the file; the counts must agree."""
+    num_elements = len(statistics.mean)
     element, bucket, count = (rows[name].to_numpy() for name in ("element", "bucket", "count"))
-    inside = (element >= 0) & (element < elements) & (bucket >= 0) & (bucket < NUM_BUCKETS) & (count > 0)
-    buckets = np.zeros((elements, NUM_BUCKETS), np.int64)
-    anchor = np.zeros(elements)
-    if inside.all():
-        buckets[element, bucket], anchor[element] = count, rows["anchor"].to_numpy()
-    if not (buckets.sum(axis=1) == summary.count).all():
-        msg = f"{path}: expected {summary.count} values per element as the manifest says. Fetch the version again."
+    is_valid = (element >= 0) & (element < num_elements) & (bucket >= 0) & (bucket < NUM_BUCKETS) & (count > 0)
+    buckets = np.zeros((num_elements, NUM_BUCKETS), np.int64)
+    anchor = np.zeros(num_elements)
+    if is_valid.all():
+        buckets[element, bucket] = count
+        anchor[element] = rows["anchor"].to_numpy()
+    if not (buckets.sum(axis=1) == statistics.count).all():
+        msg = f"{path}: expected {statistics.count} values per element as the manifest says. Fetch the version again."
         raise CorruptDataset(msg)
-    return replace(summary, buckets=buckets, anchor=anchor)
+    return replace(statistics, buckets=buckets, anchor=anchor)

@@ -1,7 +1,7 @@
-"""What can become a version: a recording, a replay buffer, a dataset or a view of it, or any episode records.
+"""The source of a version: a recording, a replay buffer, a dataset or a view of it, or any episode records.
 
-All of them turn into a :class:`VersionSource`: the episodes, one at a time in rising order of their ids, with what is
-known about them. Splits are assigned here, by a rule that depends on nothing but the ids and the seed.
+:func:`to_source` turns each of them into a :class:`VersionSource`: an iterator over the episodes in rising order of
+their ids, and metadata. Splits are assigned by a rule that depends on the ids and the seed only.
 """
 
 import hashlib
@@ -13,28 +13,28 @@ from typing import Any, Protocol
 from rlhive.data._episode_builder import EpisodeBuilder
 from rlhive.data._episodes import EpisodeInfo, EpisodeRecord
 from rlhive.data._replay_reader import is_replay_buffer, read_replay_buffer
-from rlhive.data._schema import Field, Schema
+from rlhive.data._schema import Field, Schema, dtype_name
 from rlhive.errors import SchemaMismatch
 
-#: Names, or split → share of the episodes, or split → ids of its episodes.
+#: Split names, or split → share of the episodes, or split → episode ids.
 Splits = Sequence[str] | Mapping[str, float] | Mapping[str, Iterable[int]]
 
 
 @dataclass(frozen=True)
 class VersionSource:
-    """Episodes on their way into a version.
+    """Episodes and metadata for a new version.
 
     Attributes:
-        schema: Of the transitions.
-        records: Begins a pass over the episodes, in rising order of their ids.
-        ids: Names the episodes without reading their transitions, where that is possible.
-        splits: Splits that there are even if they are empty, in order.
+        schema: Schema of the transitions.
+        records: Starts a pass over the episodes, in rising order of their ids.
+        ids: Lists the episode ids without reading transitions; None where the source cannot.
+        splits: Splits of the version, in order; a split may be empty.
         runs: Provenance of the recording runs.
         parents: Versions that the episodes come from.
-        license: Of the parents, where all have the same.
-        description: Of the parent.
+        license: Licence of the parents; empty where they differ.
+        description: Description of the parent.
         env_name: Environment of the episodes.
-        task: Its name in the catalogue.
+        task: Name of the task in the catalogue.
     """
 
     schema: Schema
@@ -50,17 +50,17 @@ class VersionSource:
 
 
 class SupportsAsSource(Protocol):
-    """Anything that can become a version: a dataset, a view of one, or a recording."""
+    """An object that can become a version: a dataset, a view of one, or a recording."""
 
     def as_source(self, schema: Schema | None = None) -> VersionSource:
         """Return the episodes with their metadata.
 
         Args:
-            schema: Schema of the transitions where the object holds no episode to derive it from; otherwise the
-                object's own schema must equal it.
+            schema: Schema of the transitions where the object has no episode to derive it from. Otherwise it must
+                equal the object's schema.
 
         Raises:
-            SchemaMismatch: There is no schema at all, or the object's own is another one.
+            SchemaMismatch: There is no schema, or the object has another one.
         """
 
 
@@ -68,31 +68,35 @@ class SupportsAsSource(Protocol):
 Exportable = VersionSource | SupportsAsSource | Iterable[EpisodeRecord] | Any
 
 
-def to_source(given: "Exportable", schema: Schema | None = None) -> VersionSource:
-    """Return anything that can become a version as a source.
+def to_source(episodes: Exportable, schema: Schema | None = None) -> VersionSource:
+    """Return recordings, replay buffers, datasets and episode records as a :class:`VersionSource`.
 
     Args:
-        given: What :func:`rlhive.data.versions.export` takes.
-        schema: Of the transitions; by default the recording's, the dataset's, or that of the first record.
+        episodes: What :func:`rlhive.data.versions.export` takes.
+        schema: Schema of the transitions; by default the recording's, the dataset's, or that of the first record.
 
     Raises:
-        SchemaMismatch: Nothing says what the transitions hold, or the recording's schema is another one.
+        SchemaMismatch: There is no schema and no episode to derive it from, or the recording has another schema.
     """
-    if isinstance(given, VersionSource):
-        return given
-    if hasattr(given, "as_source"):
-        return given.as_source(schema)
-    if is_replay_buffer(given):
-        return _read_buffer_source(given, schema)
-    if isinstance(given, Sequence):
-        first = given[0] if given else None
+    if isinstance(episodes, VersionSource):
+        return episodes
+    if hasattr(episodes, "as_source"):
+        return episodes.as_source(schema)
+    if is_replay_buffer(episodes):
+        return _read_buffer_source(episodes, schema)
+    if isinstance(episodes, Sequence):
+        first = episodes[0] if episodes else None
         return VersionSource(
-            schema or _schema_of(first), lambda: iter(given), ids=lambda: [item.episode for item in given]
+            schema or _infer_schema(first),
+            lambda: iter(episodes),
+            ids=lambda: [record.episode for record in episodes],
         )
-    stream = iter(given)
-    first = None if schema is not None else next(stream, None)
-    rest = stream if first is None else itertools.chain([first], stream)
-    return VersionSource(schema or _schema_of(first), lambda: rest)
+    stream = iter(episodes)
+    if schema is None:
+        first = next(stream, None)
+        schema = _infer_schema(first)
+        stream = itertools.chain([first], stream)
+    return VersionSource(schema, lambda: stream)
 
 
 def _read_buffer_source(buffer: Any, schema: Schema | None) -> VersionSource:
@@ -106,36 +110,36 @@ def _read_buffer_source(buffer: Any, schema: Schema | None) -> VersionSource:
         return read_replay_buffer(buffer, builder, lambda _: EpisodeInfo("train"))
 
     return VersionSource(
-        schema or _schema_of(next(records(), None)), records, ids=lambda: [record.episode for record in records()]
+        schema or _infer_schema(next(records(), None)), records, ids=lambda: [record.episode for record in records()]
     )
 
 
 def assign_splits(source: VersionSource, splits: Splits | None, *, seed: int = 0) -> VersionSource:
-    """Return the source with its episodes in splits.
+    """Return the source with its episodes in other splits.
 
     Args:
         source: The episodes.
-        splits: Names of splits that must be there, in order, and every episode keeps its own; or split → ids; or
-            split → share, which together are 1.
-        seed: Of the shares; the same seed and ids give the same splits, on any machine.
+        splits: Split names, in order: every episode keeps its split, and the named splits exist even if they are
+            empty. Or split → episode ids. Or split → share of the episodes; the shares sum to 1.
+        seed: Seed of the random assignment by share; the same seed and ids give the same splits on any machine.
 
     Raises:
-        SchemaMismatch: An episode is in no split or in two, the shares are not 1 together, or the source cannot name
-            its episodes beforehand.
+        SchemaMismatch: An episode is in no split or in two, the shares do not sum to 1, or the source cannot list its
+            ids without reading the episodes.
     """
     if not splits:
         return source
     if not isinstance(splits, Mapping):
         return replace(source, splits=tuple(dict.fromkeys([*splits, *source.splits])))
     if source.ids is None:
-        msg = "Splits by share or id: expected episodes that can be counted first, got a stream. Pass a list of them."
+        msg = "Splits by share or id: expected a source that can list its episode ids, got a stream. Pass a list."
         raise SchemaMismatch(msg)
-    ids = sorted(source.ids())
-    assigned = partition_episodes(ids, splits, seed=seed)
-    split_of = {episode: split for split, members in assigned.items() for episode in members}
-    left = [episode for episode in ids if episode not in split_of]
-    if left:
-        msg = f"Splits: expected every episode in one, got {len(left)} in none, {left[0]} for example. Name them too."
+    episode_ids = sorted(source.ids())
+    ids_by_split = partition_episodes(episode_ids, splits, seed=seed)
+    split_of = {episode: split for split, members in ids_by_split.items() for episode in members}
+    unassigned = [episode for episode in episode_ids if episode not in split_of]
+    if unassigned:
+        msg = f"Splits: expected every episode in a split, got {len(unassigned)} in none, {unassigned[0]} for example."
         raise SchemaMismatch(msg)
 
     def records() -> Iterator[EpisodeRecord]:
@@ -146,52 +150,76 @@ def assign_splits(source: VersionSource, splits: Splits | None, *, seed: int = 0
 
 
 def partition_episodes(
-    ids: Sequence[int], splits: Mapping[str, float | Iterable[int]], *, seed: int
+    episode_ids: Sequence[int], splits: Mapping[str, float] | Mapping[str, Iterable[int]], *, seed: int
 ) -> dict[str, list[int]]:
-    """Return which episodes each split gets, in rising order.
+    """Return the episode ids of each split, in rising order.
 
-    Shares order the episodes by a hash of the seed and the id, and cut that order: the result does not depend on a
-    random generator's release.
+    For shares, the episodes are ordered by a hash of the seed and the id, and the order is cut. So the result does not
+    depend on the release of a random generator.
+
+    Args:
+        episode_ids: Ids of all episodes.
+        splits: Split → share of the episodes, or split → episode ids.
+        seed: Seed of the random assignment by share.
 
     Raises:
-        SchemaMismatch: The shares are not 1 together, an id is not there, or is in two splits.
+        SchemaMismatch: The shares do not sum to 1, an id does not exist, or an id is in two splits.
+        TypeError: Some splits have a share and others have ids.
     """
     if not splits:
-        msg = "Splits: expected at least one name with its share or its ids, got none. Name one."
+        msg = "Splits: expected at least one name with its share or its ids, got none."
         raise SchemaMismatch(msg)
-    if all(isinstance(share, (int, float)) for share in splits.values()):
-        return _by_share(ids, splits, seed)
-    known, seen = set(ids), {}
-    chosen = {split: sorted(int(episode) for episode in members) for split, members in splits.items()}
-    for split, members in chosen.items():
+    shares: dict[str, float] = {}
+    members: dict[str, Iterable[int]] = {}
+    for split, value in splits.items():
+        if isinstance(value, (int, float)):
+            shares[split] = value
+        else:
+            members[split] = value
+    if not members:
+        return _assign_by_share(episode_ids, shares, seed)
+    if shares:
+        msg = f"Splits: expected shares only or ids only, got shares for {', '.join(shares)} and ids for others."
+        raise TypeError(msg)
+    return _assign_by_id(episode_ids, members)
+
+
+def _assign_by_id(episode_ids: Sequence[int], splits: Mapping[str, Iterable[int]]) -> dict[str, list[int]]:
+    """Return the given ids of each split in rising order, each known and in one split only."""
+    known_ids = set(episode_ids)
+    split_of: dict[int, str] = {}
+    ids_by_split = {split: sorted(int(episode) for episode in members) for split, members in splits.items()}
+    for split, members in ids_by_split.items():
         for episode in members:
-            if episode not in known:
-                msg = f"Split {split!r}: there is no episode {episode}. Look at dataset.episodes for those there are."
+            if episode not in known_ids:
+                msg = f"Split {split!r}: there is no episode {episode}. dataset.episodes lists the ids."
                 raise SchemaMismatch(msg)
-            if episode in seen:
-                msg = f"Episode {episode}: expected one split, got {seen[episode]!r} and {split!r}. Name it once."
+            if episode in split_of:
+                msg = f"Episode {episode}: expected one split, got {split_of[episode]!r} and {split!r}."
                 raise SchemaMismatch(msg)
-            seen[episode] = split
-    return chosen
+            split_of[episode] = split
+    return ids_by_split
 
 
-def _by_share(ids: Sequence[int], shares: Mapping[str, float], seed: int) -> dict[str, list[int]]:
+def _assign_by_share(episode_ids: Sequence[int], shares: Mapping[str, float], seed: int) -> dict[str, list[int]]:
     total = sum(shares.values())
     if min(shares.values()) < 0 or not abs(total - 1) <= 1e-9:  # a NaN compares as False
-        msg = f"Splits {dict(shares)}: expected shares of 0 or more that are 1 together, got {total:g}. Change them."
+        msg = f"Splits: expected shares that are non-negative and sum to 1, got {dict(shares)} (sum {total:g})."
         raise SchemaMismatch(msg)
-    order = sorted(ids, key=lambda episode: hashlib.sha256(f"{seed}/{episode}".encode()).digest())
-    cuts = [round(part * len(ids)) for part in itertools.accumulate(shares.values())]
-    return {split: sorted(order[start:stop]) for split, start, stop in zip(shares, [0, *cuts[:-1]], cuts, strict=True)}
+    shuffled = sorted(episode_ids, key=lambda episode: hashlib.sha256(f"{seed}/{episode}".encode()).digest())
+    stops = [round(share * len(episode_ids)) for share in itertools.accumulate(shares.values())]
+    starts = [0, *stops[:-1]]
+    return {split: sorted(shuffled[start:stop]) for split, start, stop in zip(shares, starts, stops, strict=True)}
 
 
-def _schema_of(record: EpisodeRecord | None) -> Schema:
+def _infer_schema(record: EpisodeRecord | None) -> Schema:
+    """Return the schema of an episode record."""
     if not isinstance(record, EpisodeRecord):
-        found = "no episode at all" if record is None else f"a {type(record).__name__}"
-        msg = f"Export: expected a recording, a dataset or episode records, got {found}. Pass schema= if it is empty."
+        actual = "no episode at all" if record is None else f"a {type(record).__name__}"
+        msg = f"Export: expected a recording, a dataset or episode records, got {actual}. If it is empty, pass schema=."
         raise SchemaMismatch(msg)
     fields = [
-        Field(name, "string" if array.dtype == object else array.dtype.name, array.shape[1:], name in record.final)
+        Field(name, dtype_name(array.dtype), array.shape[1:], name in record.final)
         for name, array in sorted(record.columns.items())
     ]
     return Schema(tuple(fields))

@@ -1,11 +1,12 @@
-"""The one pass over the episodes of a new version: blocks of rows to the shards, rows to the episode table, sums.
+"""The writer of a new version: one pass over the episodes writes the shards and the episode table.
 
-Reading, hashing and statistics run in the caller's thread. Parquet encoding of the block before runs beside it in
-another: it is one call that needs no lock of Python's, where statistics are many. Which block lies where depends on the
-episodes alone, so the files do not depend on timing.
+Reading, hashing and statistics run in the caller's thread. Meanwhile a worker thread encodes the previous block as
+Parquet, in one call that does not need the interpreter's lock. Which block an episode goes to depends on the episodes
+only, so the files do not depend on timing.
 """
 
 import re
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,20 +26,20 @@ from rlhive.errors import SchemaMismatch
 
 # What the Hub and `datasets` accept as a split name, without the "+" that joins splits.
 _SPLIT = re.compile(r"[A-Za-z0-9_]{1,64}")
-_DTYPES = {name: np.dtype(object if name == "string" else name) for name in DTYPES}
-_TABLE_ROWS = 2_000  # rows of the episode table kept before they are written
+_NUMPY_DTYPES = {name: np.dtype(object if name == "string" else name) for name in DTYPES}
+_TABLE_ROWS = 2_000  # rows of the episode table that are buffered
 
 
 @dataclass(frozen=True)
-class Written:
-    """What one pass over the episodes gathered.
+class WriteResult:
+    """What one pass over the episodes computed.
 
     Attributes:
-        fingerprint: Of the schema and the episodes.
+        fingerprint: Fingerprint of the schema and the episodes.
         counts: Number of episodes and transitions per split.
         outcomes: Mean return and success rate per split.
-        statistics: Per split and column, as the manifest keeps them.
-        shards: Split, number of transitions and of episodes of each shard, by its path in the folder.
+        statistics: Statistics per split and column, in the manifest's form.
+        shards: Split, number of transitions and number of episodes of each shard, by its path in the folder.
     """
 
     fingerprint: str
@@ -48,214 +49,263 @@ class Written:
     shards: dict[str, tuple[str, int, int]]
 
 
-def write_episodes(folder: Path, source: VersionSource, change: VersionChange | None, *, shard_bytes: int) -> Written:
-    """Write data/ and meta/ of a version into an empty folder.
+def write_episodes(
+    folder: Path, source: VersionSource, change: VersionChange | None, *, shard_bytes: int
+) -> WriteResult:
+    """Write the ``data`` and ``meta`` folders of a version into an empty folder.
 
     Args:
-        folder: The folder.
+        folder: The version's folder.
         source: The episodes.
-        change: Fed with every episode, to say what changed since an earlier version.
-        shard_bytes: Size at which a shard is closed.
+        change: Comparison with an earlier version, which is fed with every episode.
+        shard_bytes: Size in bytes at which a shard is closed.
 
     Raises:
-        SchemaMismatch: An episode comes twice or out of order, is not of the schema, or has another kind of start
-            state; or a split's name is not a word.
+        SchemaMismatch: An episode id is repeated or out of order, an episode does not have the schema or has a start
+            state of another size, or a split name has characters that are not allowed.
     """
     (folder / "data").mkdir()
     (folder / EPISODES_PATH).parent.mkdir()
     schema = source.schema
-    fingerprint, table = Fingerprint(schema), _EpisodeTable(folder / EPISODES_PATH, schema)
-    splits = {name: _Split(folder, name, schema, shard_bytes) for name in source.splits}
-    guard = _Guard(schema)
+    fingerprint = Fingerprint(schema)
+    table = _EpisodeTableWriter(folder / EPISODES_PATH, schema)
+    splits = {name: _SplitWriter(folder, name, schema, shard_bytes) for name in source.splits}
+    validator = _EpisodeValidator(schema)
     with ThreadPoolExecutor(1, "rlhive-export") as worker:
-        pipeline = _Pipeline(worker)
+        encoder = _BlockEncoder(worker)
         for record in source.records():
-            guard.check(record)
+            validator.check(record)
             fingerprint.add(record.identity())
             if change is not None:
                 change.add(record)
             row = table.add(record)
             if record.split not in splits:
-                splits[record.split] = _Split(folder, record.split, schema, shard_bytes)
+                splits[record.split] = _SplitWriter(folder, record.split, schema, shard_bytes)
             block = splits[record.split].add(record, row)
-            if block:
-                pipeline.put(splits[record.split], block, guard.anchors)
+            if block is not None:
+                encoder.submit(splits[record.split], block, validator.anchors)
         for split in splits.values():
-            pipeline.put(split, split.rest(), guard.anchors)
+            encoder.submit(split, split.take_block(), validator.anchors)
         table.close()
-        _sketches.write_sketches(folder / SKETCHES_PATH, {name: split.summaries for name, split in splits.items()})
-        pipeline.drain()
-    named = {name: split.writer.finish() for name, split in splits.items()}
-    return Written(
+        _sketches.write_sketches(
+            folder / SKETCHES_PATH, {name: split.column_statistics for name, split in splits.items()}
+        )
+        encoder.finish()
+    return WriteResult(
         fingerprint=fingerprint.hexdigest(),
         counts={name: split.counts() for name, split in splits.items()},
         outcomes={name: split.outcome() for name, split in splits.items()},
         statistics={name: split.statistics() for name, split in splits.items()},
-        shards={
-            path.relative_to(folder).as_posix(): (name, rows, episodes)
-            for name, files in named.items()
-            for path, rows, episodes in files
-        },
+        shards=_finish_shards(folder, splits),
     )
 
 
-class _Guard:
-    """Refuse episodes that cannot stand in one table; remember the first values for the statistics."""
+class _EpisodeValidator:
+    """Checks that every episode fits into the tables; chooses the histogram anchors from the first episode."""
 
     def __init__(self, schema: Schema):
-        self._fields = {item.column: (_DTYPES[item.dtype], item.shape) for item in schema.fields}
+        self._columns = {item.column: (_NUMPY_DTYPES[item.dtype], item.shape) for item in schema.fields}
         self._observed = {item.column for item in schema.observed}
-        self._previous = -1
-        self._start: dict[str, int] | None = None
+        self._previous_id = -1
+        self._start_state_sizes: dict[str, int] | None = None
         self.anchors: dict[str, np.ndarray] = {}
 
     def check(self, record: EpisodeRecord) -> None:
-        if record.episode <= self._previous:
+        """Check the next episode.
+
+        Raises:
+            SchemaMismatch: The episode does not follow the previous one, or does not fit into the tables.
+        """
+        self._check_order(record)
+        self._check_columns(record)
+        self._check_start_state(record)
+
+    def _check_order(self, record: EpisodeRecord) -> None:
+        if record.episode <= self._previous_id:
             msg = (
-                f"Episode {record.episode} comes after {self._previous}: expected rising ids, each once. "
+                f"Episode {record.episode} comes after {self._previous_id}: expected rising ids, each once. "
                 "Sort the episodes."
             )
             raise SchemaMismatch(msg)
-        self._previous = record.episode
-        found = {name: (array.dtype, array.shape[1:]) for name, array in record.columns.items()}
-        if found != self._fields or record.final.keys() != self._observed or not record.length:
-            differs = sorted(name for name in found.keys() | self._fields if found.get(name) != self._fields.get(name))
-            what = f"{differs[0]} {self._fields.get(differs[0])}" if differs else f"final {sorted(self._observed)}"
-            got = found.get(differs[0]) if differs else f"{sorted(record.final)}, {record.length} transitions"
-            msg = f"Episode {record.episode}: expected {what}, got {got}. Export it under another dataset name."
-            raise SchemaMismatch(msg)
-        start = {name: int(np.size(value)) for name, value in record.start_state.items()}
-        if self._start is None:
-            self._start = start
+        self._previous_id = record.episode
+
+    def _check_columns(self, record: EpisodeRecord) -> None:
+        columns = {name: (array.dtype, array.shape[1:]) for name, array in record.columns.items()}
+        if columns == self._columns and record.final.keys() == self._observed and record.length:
+            return
+        names = columns.keys() | self._columns.keys()
+        different = sorted(name for name in names if columns.get(name) != self._columns.get(name))
+        if different:
+            expected = f"{different[0]} {self._columns.get(different[0])}"
+            actual = str(columns.get(different[0]))
+        else:
+            expected = f"final {sorted(self._observed)}"
+            actual = f"{sorted(record.final)}, {record.length} transitions"
+        msg = f"Episode {record.episode}: expected {expected}, got {actual}. Export it under another dataset name."
+        raise SchemaMismatch(msg)
+
+    def _check_start_state(self, record: EpisodeRecord) -> None:
+        sizes = {name: int(np.size(value)) for name, value in record.start_state.items()}
+        if self._start_state_sizes is None:
+            self._start_state_sizes = sizes
             self.anchors = {name: choose_anchor(rows) for name, rows in record.columns.items() if rows.dtype != object}
-        if start != self._start:
+        if sizes != self._start_state_sizes:
             msg = (
-                f"Episode {record.episode}: expected a start state of {self._start}, got {start}. "
+                f"Episode {record.episode}: expected a start state of {self._start_state_sizes}, got {sizes}. "
                 "Keep episodes of different simulator models in different datasets."
             )
             raise SchemaMismatch(msg)
 
 
 @dataclass
-class _Block:
+class _EpisodeBlock:
     """Episodes that become one row group."""
 
     records: list[EpisodeRecord] = field(default_factory=list)
-    rows: int = 0
-    bytes: int = 0
+    num_rows: int = 0
+    num_bytes: int = 0
+
+    def add(self, record: EpisodeRecord) -> None:
+        self.records.append(record)
+        self.num_rows += record.length
+        self.num_bytes += sum(array.nbytes for array in record.columns.values())
 
 
-class _Split:
-    """One split on its way: the block that fills and the statistics in the caller's thread, shards in the worker's."""
+class _SplitWriter:
+    """Collects the blocks and statistics of one split. The shard writer runs in the worker thread."""
 
     def __init__(self, folder: Path, name: str, schema: Schema, shard_bytes: int):
-        self.writer = _parquet.ShardWriter(
-            folder / "data", _split_name(name), _arrow.row_schema(schema), shard_bytes=shard_bytes
+        row_schema = _arrow.row_schema(schema)
+        self.shards = _parquet.ShardWriter(
+            folder / "data", _require_split_name(name), row_schema, shard_bytes=shard_bytes
         )
-        self.summaries: dict[str, ColumnStatistics] = {}
-        self._schema, self._limit = schema, min(shard_bytes, _parquet.ROW_GROUP_BYTES)
-        self._block = _Block()
-        self._episodes = self._transitions = self._successes = 0
-        self._returns = 0.0
+        self.column_statistics: dict[str, ColumnStatistics] = {}
+        self._schema = schema
+        self._max_block_bytes = min(shard_bytes, _parquet.ROW_GROUP_BYTES)
+        self._block = _EpisodeBlock()
+        self._num_episodes = 0
+        self._num_transitions = 0
+        self._num_successes = 0
+        self._sum_of_returns = 0.0
 
-    def add(self, record: EpisodeRecord, row: _arrow.EpisodeRow) -> _Block | None:
-        """Add an episode, given its row of the episode table; return a block when one is full."""
+    def add(self, record: EpisodeRecord, row: _arrow.EpisodeRow) -> _EpisodeBlock | None:
+        """Add an episode and its row of the episode table; return the block if it is full."""
+        self._block.add(record)
+        self._num_episodes += 1
+        self._num_transitions += record.length
+        self._sum_of_returns += row.values["return"]
+        self._num_successes += row.values["success"]
+        is_full = self._block.num_rows >= _parquet.ROW_GROUP_ROWS or self._block.num_bytes >= self._max_block_bytes
+        return self.take_block() if is_full else None
+
+    def take_block(self) -> _EpisodeBlock:
+        """Return the current block and start an empty one."""
         block = self._block
-        block.records.append(record)
-        block.rows += record.length
-        block.bytes += sum(array.nbytes for array in record.columns.values())
-        self._episodes += 1
-        self._transitions += record.length
-        self._returns += row.values["return"]
-        self._successes += row.values["success"]
-        return self.rest() if block.rows >= _parquet.ROW_GROUP_ROWS or block.bytes >= self._limit else None
-
-    def rest(self) -> _Block:
-        """Return what has gathered since the last full block."""
-        block, self._block = self._block, _Block()
+        self._block = _EpisodeBlock()
         return block
 
-    def gather(self, block: _Block, anchors: dict[str, np.ndarray]) -> Any:
-        """Return a block's rows in Arrow's form, counted in the statistics; the block's records are let go."""
+    def to_batch(self, block: _EpisodeBlock, anchors: Mapping[str, np.ndarray]) -> Any:
+        """Return a block's rows as an Arrow batch and add them to the statistics. Empties the block's records."""
         records = block.records
         columns = {
             item.column: np.concatenate([record.columns[item.column] for record in records])
             for item in self._schema.fields
         }
-        ids, lengths = [record.episode for record in records], [record.length for record in records]
-        records.clear()  # the copies are enough
+        ids = [record.episode for record in records]
+        lengths = [record.length for record in records]
+        records.clear()  # frees the arrays that were just copied
         for name, rows in columns.items():
-            if rows.dtype == object:  # text
+            if rows.dtype == object:  # text has no statistics
                 continue
-            if name not in self.summaries:
-                self.summaries[name] = ColumnStatistics.from_rows(rows[:0], anchor=anchors[name])
-            self.summaries[name].add(rows)
+            if name not in self.column_statistics:
+                self.column_statistics[name] = ColumnStatistics.from_rows(rows[:0], anchor=anchors[name])
+            self.column_statistics[name].add(rows)
         return _arrow.columns_to_batch(columns, ids, lengths, self._schema)
 
     def counts(self) -> dict[str, int]:
-        return {"num_episodes": self._episodes, "num_transitions": self._transitions}
+        """Return the number of episodes and transitions."""
+        return {"num_episodes": self._num_episodes, "num_transitions": self._num_transitions}
 
     def outcome(self) -> tuple[float, float]:
-        return self._returns / max(self._episodes, 1), self._successes / max(self._episodes, 1)
+        """Return the mean return and the success rate; zeros for an empty split."""
+        num_episodes = max(self._num_episodes, 1)
+        return self._sum_of_returns / num_episodes, self._num_successes / num_episodes
 
     def statistics(self) -> dict[str, Any]:
-        return {name: self.summaries[name].to_json() for name in sorted(self.summaries)}
+        """Return the statistics of every column in the manifest's form."""
+        return {name: self.column_statistics[name].to_json() for name in sorted(self.column_statistics)}
 
 
-class _Pipeline:
-    """Hand blocks to the worker, one in work and one waiting; its first error is raised here."""
+class _BlockEncoder:
+    """Encodes blocks in the worker thread, one at a time; at most one more waits. Errors are raised in the caller."""
 
     def __init__(self, worker: ThreadPoolExecutor):
         self._worker = worker
-        self._running: list[Future] = []
+        self._pending: list[Future[None]] = []
 
-    def put(self, split: _Split, block: _Block, anchors: dict[str, np.ndarray]) -> None:
-        if block.records:
-            num_episodes, rows = len(block.records), split.gather(block, anchors)
-            self._wait(1)
-            self._running.append(self._worker.submit(split.writer.write, rows, num_episodes=num_episodes))
+    def submit(self, split: _SplitWriter, block: _EpisodeBlock, anchors: Mapping[str, np.ndarray]) -> None:
+        """Encode a block and append it to the shards of its split; an empty block is ignored."""
+        if not block.records:
+            return
+        num_episodes = len(block.records)
+        batch = split.to_batch(block, anchors)
+        self._wait(max_pending=1)
+        self._pending.append(self._worker.submit(split.shards.write, batch, num_episodes=num_episodes))
 
-    def drain(self) -> None:
-        self._wait(0)
+    def finish(self) -> None:
+        """Wait until every block is written."""
+        self._wait(max_pending=0)
 
-    def _wait(self, allowed: int) -> None:
-        while len(self._running) > allowed:
-            self._running.pop(0).result()
+    def _wait(self, *, max_pending: int) -> None:
+        while len(self._pending) > max_pending:
+            self._pending.pop(0).result()
 
 
-class _EpisodeTable:
-    """Write meta/episodes.parquet a few rows at a time."""
+class _EpisodeTableWriter:
+    """Writes ``meta/episodes.parquet`` in blocks of rows."""
 
     def __init__(self, path: Path, schema: Schema):
-        self._path, self._schema = path, schema
+        self._path = path
+        self._schema = schema
         self._rows: list[_arrow.EpisodeRow] = []
-        self._bytes = 0
-        self._writer = None
+        self._num_bytes = 0
+        self._writer: Any = None  # pyarrow.parquet.ParquetWriter; the first block decides its schema
 
     def add(self, record: EpisodeRecord) -> _arrow.EpisodeRow:
-        """Add an episode; return its row."""
+        """Add an episode and return its row."""
         row = _arrow.EpisodeRow.from_record(record)
         self._rows.append(row)
-        self._bytes += sum(array.nbytes for array in (*row.final.values(), *row.start_state.values()))
-        if len(self._rows) >= _TABLE_ROWS or self._bytes >= _parquet.ROW_GROUP_BYTES:
-            self._flush()
+        self._num_bytes += sum(array.nbytes for array in (*row.final.values(), *row.start_state.values()))
+        if len(self._rows) >= _TABLE_ROWS or self._num_bytes >= _parquet.ROW_GROUP_BYTES:
+            self._write_rows()
         return row
 
     def close(self) -> None:
+        """Write the remaining rows; a table without episodes gets its columns."""
         if self._rows or self._writer is None:
-            self._flush()
+            self._write_rows()
         self._writer.close()
 
-    def _flush(self) -> None:
+    def _write_rows(self) -> None:
         table = _arrow.build_episode_table(self._rows, self._schema)
         if self._writer is None:
             self._writer = _parquet.open_writer(self._path, table.schema)
         self._writer.write_table(table)
-        self._rows, self._bytes = [], 0
+        self._rows = []
+        self._num_bytes = 0
 
 
-def _split_name(name: str) -> str:
+def _finish_shards(folder: Path, splits: Mapping[str, _SplitWriter]) -> dict[str, tuple[str, int, int]]:
+    """Close the shards and return split, number of transitions and number of episodes by path."""
+    shards = {}
+    for name, split in splits.items():
+        for path, num_transitions, num_episodes in split.shards.finish():
+            shards[path.relative_to(folder).as_posix()] = (name, num_transitions, num_episodes)
+    return shards
+
+
+def _require_split_name(name: str) -> str:
     if not _SPLIT.fullmatch(name):
-        msg = f"Split {name!r}: expected letters, digits and '_'. Choose another name."
+        msg = f"Split {name!r}: expected letters, digits and '_', at most 64 characters."
         raise SchemaMismatch(msg)
     return name

@@ -17,7 +17,7 @@ from rlhive.data.versions._card import render_card
 from rlhive.data.versions._export import export
 from rlhive.data.versions._manifest import Manifest
 from rlhive.data.versions._picture import render_returns
-from rlhive.errors import InvalidName
+from rlhive.errors import InvalidLicenseError
 from tests.data.checks.walks import SCHEMA, make_walk
 from tests.data.strategies import records
 
@@ -77,7 +77,7 @@ def test_the_words_are_those_of_the_data(card, folder, made):
         f"| train | 3 | 90 | {mean:.2f} | {success:.0%} |",
         f"| `action` | float32 | 2 |  | {actions.min():.4g} | {actions.mean():.4g} | {actions.max():.4g} |",
         "- Environment: `Walk-v0`",
-        "- Made with rlhive 0.1.0, robohive 0.7.0, mujoco 3.1.3",
+        "- Recorded with rlhive 0.1.0, robohive 0.7.0, mujoco 3.1.3",
         "- Compiled model: `ab12`",
         '- Policy of `train`: `{"noise": 0.5}`',
         "- Seeds: each episode's id",
@@ -95,7 +95,7 @@ def test_a_licence_is_asked_for(made, tmp_path):
     with pytest.raises(TypeError, match="license"):
         export(made, "my/walk", version="1.0.0", schema=SCHEMA, store=tmp_path)
     for license in ("", "my own", None):
-        with pytest.raises(InvalidName, match=r"expected an identifier such as 'apache-2\.0'"):
+        with pytest.raises(InvalidLicenseError, match=r"expected an identifier such as 'apache-2\.0'"):
             export(made, "my/walk", version="1.0.0", schema=SCHEMA, license=license, store=tmp_path)
 
 

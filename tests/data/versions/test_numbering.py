@@ -56,7 +56,7 @@ def test_the_number_says_what_changed_and_a_wrong_one_is_refused_with_the_right_
     write(made, tmp_path, "1.2.3")
 
     for wrong in set(NEXT.values()) - {NEXT[level]}:
-        with pytest.raises(WrongVersion, match=rf"Choose {NEXT[level]}, or leave"):
+        with pytest.raises(WrongVersion, match=rf"Use {NEXT[level]}, or leave"):
             write(change(made), tmp_path, wrong, **kwargs)
     assert list(list_local_versions("my/knob", store=tmp_path)) == ["1.2.3"]
 
@@ -77,7 +77,7 @@ def test_numbers_may_be_skipped_and_old_lines_go_on(tmp_path):
 
     assert write(made, tmp_path, "1.0.9") == "1.0.9"
     assert write(made[1:], tmp_path, description="newer") == "4.0.1"
-    with pytest.raises(WrongVersion, match="expected a PATCH step, got a MINOR one"):
+    with pytest.raises(WrongVersion, match="expected a PATCH step, got a MINOR step"):
         write(made, tmp_path, "1.1.0")
 
 

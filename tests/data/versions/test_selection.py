@@ -1,11 +1,10 @@
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pytest
 from hypothesis import given, settings, strategies as st
 
 from rlhive.data.versions import _selection
-from rlhive.errors import InvalidExpression, RLHiveError, SchemaMismatch
+from rlhive.errors import SchemaMismatch
 
 TABLE = pa.table(
     {
@@ -19,79 +18,6 @@ TABLE = pa.table(
         "metadata": ['{"operator": "A", "n": {"k": 1}}', '{"operator": "B"}', "{}", '{"operator": "A"}'],
     }
 )
-
-TOKENS = ["success", "return", "length", "seed", "and", "or", "not", "in", "if", "==", ">", "~", "**", ".", ",", "1e9"]
-TOKENS += ["(", ")", "[", "]", "'a'", "-40"]
-
-
-@pytest.mark.parametrize(
-    ("condition", "expected"),
-    [
-        ("success", [6, 9]),
-        ("success and return > -40", [6, 9]),
-        ("success and return > 0 or length == 5", [3, 9]),
-        ("not success", [3, 12]),
-        ("-40 < return <= 1.5", [6, 9]),
-        ("split in ['b', 'c'] and not (length > 20)", [6]),
-        ("split not in ('b',)", [3, 9]),
-        ("seed is None", [6]),
-        ("seed != None", [3, 9, 12]),
-        ("seed < 100", [3, 9, 12]),
-        ("return / length > -5", [6, 9, 12]),
-        ("policy == 'return'", [12]),
-        ('policy == "it\'s"', [9]),
-        ("metadata.operator == 'A'", [3, 12]),
-        ("metadata.n.k == 1", [3]),
-        ("episode in [3, 12] and True", [3, 12]),
-        ("  length*2 >= 40  ", [9, 12]),
-        (pc.field("length") > 10, [9, 12]),
-    ],
-)
-def test_a_condition_chooses_episodes(condition, expected):
-    assert _selection.select_where(TABLE, condition) == expected
-
-
-@pytest.mark.parametrize(
-    ("condition", "says"),
-    [
-        ("__import__('os').system('true')", "Call is not part of the language"),
-        ("(lambda: 1)()", "Call is not part"),
-        ("success; 1", "expected something like"),
-        ("", "expected something like"),
-        ("sucess", "there is no column sucess. Columns are episode, split"),
-        ("success.__class__", r"there is no column success.__class__"),
-        ("length > 'x'", "cannot be computed"),
-        ("split", "cannot be computed"),
-        ("length is 3", "'is' compares with None only"),
-        ("[1, 2] == length", "a list stands only after 'in'"),
-        ("2 ** 99999999999", "BinOp is not part"),
-        ("f'{length}' == 'x'", "JoinedStr is not part"),
-        ("not " * 3000 + "success", "nested too deeply|expected at most|expected something like"),
-        ("(" * 500 + "success" + ")" * 500, "expected something like"),
-        ("length > " + "9" * 5000, "expected something like|cannot be computed"),
-    ],
-)
-def test_anything_else_is_refused_in_one_sentence(condition, says):
-    with pytest.raises(InvalidExpression, match=says):
-        _selection.select_where(TABLE, condition)
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.lists(st.sampled_from(TOKENS)))
-def test_no_text_does_harm(tokens):
-    try:
-        chosen = _selection.select_where(TABLE, " ".join(tokens))
-    except RLHiveError:
-        return
-    assert set(chosen) <= {3, 6, 9, 12}
-
-
-def test_only_the_columns_that_a_condition_names_are_needed():
-    assert _selection.find_referenced_columns("success and return > 3 or metadata.x == 1") == [
-        "metadata",
-        "return",
-        "success",
-    ]
 
 
 def test_a_predicate_sees_the_row_with_its_metadata():

@@ -1,0 +1,216 @@
+"""Conditions on episodes: an expression is parsed into an Arrow expression, and never run as code.
+
+::
+
+    "success and return > -40 and split in ['expert', 'medium']"
+"""
+
+import ast
+import json
+import operator
+import re
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from rlhive import keys
+from rlhive.data.versions._selection import EPISODE_COLUMNS, METADATA
+from rlhive.errors import InvalidExpression
+
+_MAX_LENGTH = 10_000
+_RETURN = "return_"  # stands for the column `return`, which is a keyword of Python's grammar
+_STRING_OR_RETURN = re.compile(r"""("[^"]*"|'[^']*')|\breturn\b""")
+_COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], pc.Expression]] = {
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+}
+_ARITHMETIC: dict[type[ast.operator], Callable[[Any, Any], pc.Expression]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+}
+
+
+def select_where(table: pa.Table, condition: str | pc.Expression) -> list[int]:
+    """Return the ids of the episodes that meet a condition.
+
+    Args:
+        table: The episode table: ``episode`` and the columns that the condition names.
+        condition: An Arrow expression, or text. Text can have columns of the table, numbers, strings, ``True``,
+            ``False``, ``None``, ``and or not``, ``< <= > >= == !=``, ``in``, ``is None``, ``+ - * /`` and parentheses.
+            ``metadata.operator`` is the entry ``operator`` of the user's metadata. A comparison with a missing value
+            is false.
+
+    Raises:
+        InvalidExpression: The condition cannot be parsed, names an unknown column, or compares values of types that
+            cannot be compared.
+    """
+    expression = condition
+    if isinstance(condition, str):
+        tree = _parse(condition)
+        for name in sorted({_column_name(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}):
+            if name.startswith(f"{METADATA}."):
+                table = _add_metadata_column(table, name, condition)
+        expression = _ExpressionCompiler(condition).compile(tree)
+    try:
+        return table.filter(expression)[keys.EPISODE].to_pylist()
+    except (pa.ArrowException, ValueError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        text = str(condition)
+        msg = f"Condition {text!r} cannot be computed: {reason}. Columns are {', '.join(EPISODE_COLUMNS)}."
+        raise InvalidExpression(msg) from error
+
+
+def find_referenced_columns(text: str) -> list[str]:
+    """Return the columns of the episode table that a condition names, sorted.
+
+    Raises:
+        InvalidExpression: The condition cannot be parsed.
+    """
+    nodes = ast.walk(_parse(text))
+    names = {_column_name(node) for node in nodes if isinstance(node, (ast.Name, ast.Attribute))}
+    return sorted({METADATA if name.startswith(f"{METADATA}.") else name for name in names} & set(EPISODE_COLUMNS))
+
+
+def _parse(text: str) -> ast.expr:
+    """Return the syntax tree of a condition."""
+    if len(text) > _MAX_LENGTH:
+        msg = f"Condition of {len(text)} characters: expected at most {_MAX_LENGTH}. Use filter() with a function."
+        raise InvalidExpression(msg)
+    source = _STRING_OR_RETURN.sub(lambda match: match.group(1) or _RETURN, text)
+    try:
+        return ast.parse(source.strip(), mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        msg = f"Condition {text!r}: expected something like 'success and return > -40', got {error}."
+        raise InvalidExpression(msg) from error
+
+
+def _column_name(node: ast.expr) -> str:
+    """Return the dotted name of a node; "?" stands for anything else than a name."""
+    parts: list[str] = []
+    while isinstance(node, ast.Attribute):
+        parts.append(node.attr)
+        node = node.value
+    name = node.id if isinstance(node, ast.Name) else "?"
+    return ".".join(["return" if name == _RETURN else name, *reversed(parts)])
+
+
+class _ExpressionCompiler:
+    """Compiles the syntax tree of a condition into an Arrow expression.
+
+    Args:
+        text: The condition, for error messages.
+    """
+
+    def __init__(self, text: str):
+        self._text = text
+
+    def compile(self, tree: ast.expr) -> pc.Expression:
+        """Return the expression of a condition.
+
+        Raises:
+            InvalidExpression: The tree has a node that is not part of the language.
+        """
+        try:
+            value = self._evaluate(tree)
+        except RecursionError as error:
+            msg = f"Condition {self._text[:80]!r}… is nested too deeply. Use filter() with a function."
+            raise InvalidExpression(msg) from error
+        return value if isinstance(value, pc.Expression) else pc.scalar(bool(value))
+
+    def _evaluate(self, node: ast.expr) -> Any:
+        """Return an Arrow expression, a constant, or a list of constants."""
+        match node:
+            case ast.Constant(value=None | bool() | int() | float() | str()):
+                return node.value
+            case ast.List() | ast.Tuple():
+                return [self._evaluate(item) for item in node.elts]
+            case ast.Name() | ast.Attribute():
+                return self._column(_column_name(node))
+            case ast.BoolOp():
+                return self._boolean(node)
+            case ast.UnaryOp(op=ast.Not()):
+                return ~self._expression(node.operand)
+            case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as number)):
+                return -number
+            case ast.BinOp() if type(node.op) in _ARITHMETIC:
+                return _ARITHMETIC[type(node.op)](self._expression(node.left), self._expression(node.right))
+            case ast.Compare():
+                return self._comparison_chain(node)
+        return self._refuse(
+            f"{type(node).__name__} is not part of the language: expected columns, constants, comparisons, and, or, "
+            "not, in. Use filter() with a function."
+        )
+
+    def _expression(self, node: ast.expr) -> pc.Expression:
+        return self._to_expression(self._evaluate(node))
+
+    def _to_expression(self, value: Any) -> pc.Expression:
+        if isinstance(value, list):
+            self._refuse("a list can stand only after 'in'.")
+        return value if isinstance(value, pc.Expression) else pc.scalar(value)
+
+    def _column(self, name: str) -> pc.Expression:
+        if name not in EPISODE_COLUMNS and not name.startswith(f"{METADATA}."):
+            self._refuse(f"there is no column {name}. Columns are {', '.join(EPISODE_COLUMNS)}.")
+        return pc.field(name)
+
+    def _boolean(self, node: ast.BoolOp) -> pc.Expression:
+        combine = operator.and_ if isinstance(node.op, ast.And) else operator.or_
+        first, *others = [self._expression(item) for item in node.values]
+        result = first
+        for expression in others:
+            result = combine(result, expression)
+        return result
+
+    def _comparison_chain(self, node: ast.Compare) -> pc.Expression:
+        """Return ``a < b <= c`` as ``(a < b) & (b <= c)``."""
+        operands = [self._evaluate(item) for item in (node.left, *node.comparators)]
+        first, *others = [
+            self._comparison(comparison, left, right)
+            for comparison, left, right in zip(node.ops, operands[:-1], operands[1:], strict=True)
+        ]
+        result = first
+        for expression in others:
+            result = result & expression
+        return result
+
+    def _comparison(self, comparison: ast.cmpop, left: Any, right: Any) -> pc.Expression:
+        if left is None or right is None:
+            is_null = self._to_expression(left if right is None else right).is_null()
+            return ~is_null if isinstance(comparison, (ast.NotEq, ast.IsNot)) else is_null
+        if isinstance(comparison, (ast.In, ast.NotIn)):
+            is_in = self._to_expression(left).isin(right if isinstance(right, list) else [right])
+            return is_in if isinstance(comparison, ast.In) else ~is_in
+        if type(comparison) not in _COMPARISONS:
+            self._refuse("'is' compares with None only: expected == or !=.")
+        return _COMPARISONS[type(comparison)](self._to_expression(left), self._to_expression(right))
+
+    def _refuse(self, problem: str) -> NoReturn:
+        msg = f"Condition {self._text!r}: {problem}"
+        raise InvalidExpression(msg)
+
+
+def _add_metadata_column(table: pa.Table, name: str, text: str) -> pa.Table:
+    """Return the table with an entry of the metadata as a column; null where an episode does not have it."""
+    values = [_find_entry(json.loads(row), name.split(".")[1:]) for row in table[METADATA].to_pylist()]
+    try:
+        return table.append_column(name, pa.array(values))
+    except (pa.ArrowException, TypeError) as error:
+        msg = f"Condition {text!r}: {name} does not have one simple type: {error}. Use filter() with a function."
+        raise InvalidExpression(msg) from error
+
+
+def _find_entry(metadata: Any, path: list[str]) -> Any:
+    """Return the value at a path of nested dicts; None if there is none."""
+    value = metadata
+    for part in path:
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
