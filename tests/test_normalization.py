@@ -120,14 +120,19 @@ def test_training_learns_from_what_the_replay_buffer_serves(collected, tmp_path,
     dataset = RoboHiveDataset("toy_point", split="expert")
     overrides = ["train.num_steps=3", "train.batch_size=16", "network.hidden_sizes=[4]"]
     buffer = dataset.as_replay_buffer(16, normalize=True, seed=5)
-    batches = []
-    update = BehaviorCloning.update
+    batches, options = [], []
+    update, as_replay_buffer = BehaviorCloning.update, RoboHiveDataset.as_replay_buffer
 
     def keep_batch(self, batch):
         batches.append(batch.clone())
         return update(self, batch)
 
+    def keep_options(self, **keywords):
+        options.append(keywords)
+        return as_replay_buffer(self, **keywords)
+
     monkeypatch.setattr(BehaviorCloning, "update", keep_batch)
+    monkeypatch.setattr(RoboHiveDataset, "as_replay_buffer", keep_options)
     result = train("bc", "toy_point", seed=5, overrides=overrides, output_dir=tmp_path, progress=False)
 
     for batch in batches:
@@ -135,6 +140,7 @@ def test_training_learns_from_what_the_replay_buffer_serves(collected, tmp_path,
         assert batch["observation"].equal(expected["observation"].float())
         assert batch["action"].equal(expected["action"].float())
     assert len(batches) == 3
+    assert options == [{"batch_size": 16, "normalize": True}]
     normalizer = load_policy(result.checkpoint).module[0]
     assert normalizer.mean.tolist() == dataset.normalization("observation").loc.tolist()
 

@@ -1,5 +1,6 @@
 """Offline training: determinism, success on a toy, and refused data."""
 
+import numpy as np
 import pytest
 import torch
 from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
@@ -60,3 +61,16 @@ def test_an_unwritable_place_is_refused_before_the_training(tmp_path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StoreNotWritableError, match="Choose another output_dir"):
         train_quickly(None, quick_config("bc"), tmp_path / "file" / "a")
+
+
+def test_integer_observations_are_normalised_after_they_are_sampled(tmp_path) -> None:
+    rows = collect_buffer("expert", num_episodes=3)[:]
+    for key in ("observation", ("next", "observation")):
+        rows[key] = (100 * rows[key]).long()
+    folder = export(as_buffer(rows), "my/integers", license="mit", env_name="ToyPoint-v0", store=tmp_path)
+    overrides = ["split=null", "train.num_steps=2", "train.batch_size=8", "network.hidden_sizes=[4]"]
+    result = train("bc", folder, overrides=overrides, output_dir=tmp_path / "bc", progress=False)
+    normalizer = load_policy(result.checkpoint).module[0]
+    observations = rows["observation"].numpy()
+    np.testing.assert_allclose(normalizer.mean.numpy(), observations.mean(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(normalizer.std.numpy(), observations.std(axis=0), rtol=1e-12)

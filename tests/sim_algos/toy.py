@@ -82,7 +82,7 @@ def run_command(*arguments: str, cwd: Path, store: Path) -> subprocess.Completed
         },
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=250,  # 10 s on a quiet machine
         check=False,
     )
 
