@@ -5,6 +5,7 @@ import pytest
 import torch
 from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
 
+from rlhive import export, train
 from rlhive.errors import SchemaMismatchError, StoreNotWritableError
 from rlhive.policies._checkpoint import load_policy
 from rlhive.rollouts._evaluate import evaluate
