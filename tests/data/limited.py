@@ -1,15 +1,14 @@
-"""A dataset ten times larger than the memory that a process may allocate: exported, merged, verified, checked, packed.
+"""Export, merge, verify, check and pack a dataset that is ten times larger than the memory that the process may take.
 
     python -m tests.data.limited FOLDER HEADROOM_MB [--times 10] [--group-bytes N]
 
-The same is first done with four episodes, so that every library is loaded and every pool of threads has run. Then the
-kernel is told that this process may hold what it holds now and HEADROOM_MB more; whoever asks for more gets a
-MemoryError. Prints one JSON line. With row groups as large as a split, which are held in memory, it must fail.
+Everything first runs with four episodes, so that all libraries are loaded and all thread pools started. Then the memory
+of the process is limited to its present size and HEADROOM_MB more; an allocation beyond that is a MemoryError. Prints
+one JSON line. With row groups as large as a split, which are held in memory, the run must fail.
 
-The limit is RLIMIT_DATA, which counts private writable memory (VmData): what a process really takes for itself.
-RLIMIT_AS would count address space instead, of which torch and the mapped libraries reserve gigabytes that are never
-touched, and mapped files, which are the disk's memory and can be dropped at any time; set above those it would bound
-nothing. A cgroup needs rights that a test does not have, and counts the page cache.
+The limit is RLIMIT_DATA, which counts private writable memory (VmData). RLIMIT_AS counts address space: torch and the
+mapped libraries reserve gigabytes that they never touch, and mapped files can be dropped at any time, so a limit above
+these would bound nothing. A cgroup needs permissions that a test does not have, and counts the page cache.
 """
 
 import argparse
@@ -35,7 +34,7 @@ EPISODE_BYTES = LENGTH * (8 * OBSERVED + 4 * ACTED + 8 + 2)
 
 
 def episodes(count, seed=0):
-    """Yield random walks: hardly anything is the same twice, so that nothing is small after compression."""
+    """Yield random walks, which hardly compress."""
     generator = np.random.default_rng(seed)
     for number in range(count):
         states = generator.normal(size=(LENGTH + 1, OBSERVED)).cumsum(0)
@@ -55,23 +54,23 @@ def private_bytes():
     return int(status.split("VmData:")[1].split()[0]) * 1024
 
 
-def everything(store, name, count):
-    """Export, merge with two more episodes, verify, check and pack; return what came of it."""
+def run_all(store, name, count):
+    """Export, merge with two more episodes, verify, check and pack; return the results."""
     options = {"license": "mit", "store": store}
     export(episodes(count), f"{name}/one", **options)
     export(episodes(2, seed=1), f"{name}/two", **options)
     one, two = (RoboHiveDataset(f"{name}/{part}", generate=False, store=store) for part in ("one", "two"))
-    both = one.merge(two, name=f"{name}/both")
-    verify_files(both.path, both.manifest.files)
-    report = run_checks(both.path, threads=2)
-    return {"ok": report.ok, "episodes": both.manifest.num_episodes, "packed_bytes": pack(both, store)}
+    merged = one.merge(two, name=f"{name}/both")
+    verify_files(merged.path, merged.manifest.files)
+    report = run_checks(merged.path, threads=2)
+    return {"ok": report.ok, "episodes": merged.manifest.num_episodes, "packed_bytes": pack(merged, store)}
 
 
 def pack(dataset, store):
     """Make the memmap cache; return the bytes of its files.
 
-    Opening it maps them as private memory, copied where it is written to. That takes none, but RLIMIT_DATA counts it:
-    so the cache is made within the limit, and opened without it.
+    Opening the cache maps the files as private copy-on-write memory. RLIMIT_DATA counts that although it takes none, so
+    the cache is made within the limit and opened without it.
     """
     target, limits = memmap_dir(dataset.fingerprint, store=store), resource.getrlimit(resource.RLIMIT_DATA)
     try:
@@ -89,26 +88,26 @@ def pack(dataset, store):
 
 
 def main():
-    """Do it small, set the limit, do it large."""
+    """Run everything with few episodes, set the limit, and run it with many."""
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument("headroom_mb", type=float)
     parser.add_argument("--times", type=float, default=10)
     parser.add_argument("--group-bytes", type=int, default=_parquet.ROW_GROUP_BYTES)
-    given = parser.parse_args()
+    options = parser.parse_args()
     threading.stack_size(2**20)  # RLIMIT_DATA counts the 8 MB that a thread would reserve for its stack
     _parquet.ROW_GROUP_BYTES, _parquet.ROW_GROUP_ROWS = (
-        given.group_bytes,
-        max(_parquet.ROW_GROUP_ROWS, given.group_bytes),
+        options.group_bytes,
+        max(_parquet.ROW_GROUP_ROWS, options.group_bytes),
     )
-    everything(given.folder / "small", "small", 4)
-    headroom = int(given.headroom_mb * 2**20)
+    run_all(options.folder / "small", "small", 4)
+    headroom = int(options.headroom_mb * 2**20)
     hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
     resource.setrlimit(resource.RLIMIT_DATA, (private_bytes() + headroom, hard))
-    count = int(headroom * given.times / EPISODE_BYTES) + 1
-    said = everything(given.folder / "large", "large", count)
-    sizes = {"raw_bytes": count * EPISODE_BYTES, "headroom_bytes": headroom, "added": said.pop("episodes") - count}
-    sys.stdout.write(json.dumps(sizes | said) + "\n")
+    count = int(headroom * options.times / EPISODE_BYTES) + 1
+    result = run_all(options.folder / "large", "large", count)
+    sizes = {"raw_bytes": count * EPISODE_BYTES, "headroom_bytes": headroom, "added": result.pop("episodes") - count}
+    sys.stdout.write(json.dumps(sizes | result) + "\n")
 
 
 if __name__ == "__main__":

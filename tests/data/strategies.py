@@ -1,4 +1,4 @@
-"""Episodes of all kinds: nested observations, several dtypes, odd values, both endings and none."""
+"""Test episodes: nested observations, several dtypes, special float values, terminated, truncated and unfinished."""
 
 from dataclasses import replace
 
@@ -19,7 +19,7 @@ OBSERVED = {
     "count": (torch.int32, ()),
 }
 PLAIN = {"action": (torch.float32, (2,)), "gripper": (torch.int64, (1,))}
-ODD = (0.0, -0.0, 1.0, -1.5, 5e-324, 1.7976931348623157e308, float("inf"), float("-inf"))
+SPECIAL_VALUES = (0.0, -0.0, 1.0, -1.5, 5e-324, 1.7976931348623157e308, float("inf"), float("-inf"))
 
 
 def transitions(length: int, seed: int, *, ended: str = "truncated") -> TensorDict:
@@ -44,7 +44,7 @@ def transitions(length: int, seed: int, *, ended: str = "truncated") -> TensorDi
 
 
 def records(lengths: list[int], *, splits: tuple[str, ...] = ("a", "b"), ended: str = "truncated"):
-    """Return the schema and one record per length, splits in turn, ids 3, 6, 9, …"""
+    """Return the schema and one record per length, with ids 3, 6, 9, … and alternating splits."""
     schema = Schema.from_tensordict(transitions(1, 0))
     made = []
     for index, length in enumerate(lengths):
@@ -66,7 +66,7 @@ def records(lengths: list[int], *, splits: tuple[str, ...] = ("a", "b"), ended: 
 
 
 def same(left: EpisodeRecord, right: EpisodeRecord) -> bool:
-    """Whether two records agree bit for bit, their runs excepted; what they remember of their hashes is not asked."""
+    """Return whether two records agree bit for bit, except for their runs; cached hashes are computed again."""
     return replace(left).identity() == replace(right).identity()
 
 
@@ -77,9 +77,9 @@ endings = st.sampled_from(["terminated", "truncated", "unfinished"])
 def _values(generator: np.random.Generator, dtype: torch.dtype, shape: tuple[int, ...]) -> torch.Tensor:
     if dtype.is_floating_point:
         values = generator.normal(size=shape)
-        odd = generator.random(shape) < 0.2
-        values = np.where(odd, generator.choice(ODD, size=shape), values)
-        # The cast of 1.8e308 to a smaller float is an infinity, which is meant.
+        is_special = generator.random(shape) < 0.2
+        values = np.where(is_special, generator.choice(SPECIAL_VALUES, size=shape), values)
+        # The cast of 1.8e308 to a smaller float type is an infinity, on purpose.
         return torch.from_numpy(np.asarray(values)).to(dtype)
     if dtype is torch.bool:
         return torch.from_numpy(generator.random(shape) < 0.5)

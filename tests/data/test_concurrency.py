@@ -1,4 +1,4 @@
-"""Several processes and one store: one correct result, nothing half-written, no lock of the dead."""
+"""Several processes export to one store: one correct version, no partial folders, no locks of dead processes."""
 
 import json
 import os
@@ -18,7 +18,7 @@ SCRIPT = """
 import sys, time
 from pathlib import Path
 from rlhive.data.versions._export import export
-from rlhive.errors import DatasetExistsError
+from rlhive.errors import DatasetExists
 from tests.data.strategies import records
 
 store, version, pause = Path(sys.argv[1]), sys.argv[2] or None, float(sys.argv[3])
@@ -32,17 +32,17 @@ def slowly():
 
 try:
     print(export(slowly(), "my/knob", version=version, schema=schema, license="mit", store=store).name, flush=True)
-except DatasetExistsError:
-    print("DatasetExistsError", flush=True)
+except DatasetExists:
+    print("DatasetExists", flush=True)
 """
 
 
-def start(store, version="", pause=0.05):
+def start_export(store, version="", pause=0.05):
     command = [sys.executable, "-c", SCRIPT, str(store), version, str(pause)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
-def require_whole(store):
+def require_complete(store):
     folder = store / "my/knob/1.0.0"
     manifest = Manifest.read(folder)
     verify_files(folder, manifest.files)
@@ -52,24 +52,24 @@ def require_whole(store):
 
 
 @pytest.mark.parametrize("version", ["1.0.0", ""])
-def test_two_processes_that_export_at_once_get_one_correct_result(version, tmp_path):
-    both = [start(tmp_path, version), start(tmp_path, version)]
-    seen = []
-    while any(process.poll() is None for process in both):  # a reader that looks all the time
+def test_two_processes_that_export_at_once_write_one_version(version, tmp_path):
+    processes = [start_export(tmp_path, version), start_export(tmp_path, version)]
+    fingerprints = []
+    while any(process.poll() is None for process in processes):  # reads the manifest all the time
         folder = tmp_path / "my/knob/1.0.0"
         if folder.exists():
-            seen.append(json.loads((folder / "rlhive.json").read_text())["fingerprint"])
+            fingerprints.append(json.loads((folder / "rlhive.json").read_text())["fingerprint"])
         time.sleep(0.01)
-    last = sorted(process.communicate()[0].split()[-1] for process in both)
+    results = sorted(process.communicate()[0].split()[-1] for process in processes)
 
-    assert last == (["1.0.0", "DatasetExistsError"] if version else ["1.0.0", "1.0.0"])
-    assert len(set(seen)) <= 1
+    assert results == (["1.0.0", "DatasetExists"] if version else ["1.0.0", "1.0.0"])
+    assert len(set(fingerprints)) <= 1
     assert sorted(path.name for path in (tmp_path / "my/knob").iterdir() if path.is_dir()) == ["1.0.0"]
-    require_whole(tmp_path)
+    require_complete(tmp_path)
 
 
-def test_a_killed_exporter_blocks_nobody_and_leaves_nothing(tmp_path):
-    process = start(tmp_path, "1.0.0", pause=60)
+def test_a_killed_export_leaves_no_lock_and_no_partial_folder(tmp_path):
+    process = start_export(tmp_path, "1.0.0", pause=60)
     assert process.stdout.readline() == "one\n"
     partial = [path.name for path in (tmp_path / "my/knob").iterdir() if path.is_dir()]
     os.kill(process.pid, signal.SIGKILL)
@@ -83,4 +83,4 @@ def test_a_killed_exporter_blocks_nobody_and_leaves_nothing(tmp_path):
 
     assert time.monotonic() - began < 30
     assert sorted(path.name for path in (tmp_path / "my/knob").iterdir()) == [".1.0.0.lock", "1.0.0"]
-    require_whole(tmp_path)
+    require_complete(tmp_path)

@@ -238,3 +238,15 @@ def test_padding_is_left_out():
     built = add(EpisodeBuilder(), padded)
 
     assert hashes(built) == [content_hash(long), content_hash(short)]
+
+
+def test_the_memory_of_a_batch_may_be_overwritten_after_the_call():
+    whole = transitions(6, 0)
+    part = whole[:3].clone()
+    builder = EpisodeBuilder()
+    add(builder, part)
+    part.zero_()
+
+    (record,) = add(builder, whole[3:])
+
+    assert record.content_hash() == content_hash(whole)

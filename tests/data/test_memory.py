@@ -1,4 +1,4 @@
-"""A process that may hold a tenth of a dataset exports, merges, verifies, checks and packs it; see limited.py."""
+"""Export, merge, verify, check and pack a dataset ten times larger than the memory limit; see limited.py."""
 
 import json
 import os
@@ -13,8 +13,8 @@ from rlhive.data import _parquet
 HEADROOM_MB = 32
 
 
-def limited(folder, *, group_bytes):
-    """Run everything with HEADROOM_MB to take; glibc's arenas differ with the number of cores, so there is one."""
+def run_limited(folder, *, group_bytes):
+    """Run limited.py with HEADROOM_MB; with one arena, since glibc makes more of them on more cores."""
     ran = subprocess.run(
         [sys.executable, "-m", "tests.data.limited", folder, str(HEADROOM_MB), "--group-bytes", str(group_bytes)],
         capture_output=True,
@@ -24,31 +24,31 @@ def limited(folder, *, group_bytes):
     return ran.returncode, ran.stdout, ran.stderr[-3000:]
 
 
-def test_a_dataset_ten_times_larger_than_the_memory_that_a_process_may_take(tmp_path):
-    status, said, wrong = limited(tmp_path, group_bytes=2**20)
+def test_a_dataset_ten_times_larger_than_the_memory_limit_is_processed(tmp_path):
+    status, output, errors = run_limited(tmp_path, group_bytes=2**20)
 
-    assert status == 0, wrong
-    told = json.loads(said)
-    assert (told["ok"], told["added"], told["headroom_bytes"]) == (True, 2, HEADROOM_MB * 2**20)
-    assert told["raw_bytes"] >= 10 * told["headroom_bytes"]
-    assert told["packed_bytes"] > told["raw_bytes"]
+    assert status == 0, errors
+    result = json.loads(output)
+    assert (result["ok"], result["added"], result["headroom_bytes"]) == (True, 2, HEADROOM_MB * 2**20)
+    assert result["raw_bytes"] >= 10 * result["headroom_bytes"]
+    assert result["packed_bytes"] > result["raw_bytes"]
 
 
-def test_what_holds_a_whole_split_does_not_stay_within_the_limit(tmp_path):
-    status, _, wrong = limited(tmp_path, group_bytes=2**31)
+def test_row_groups_as_large_as_a_split_exceed_the_limit(tmp_path):
+    status, _, errors = run_limited(tmp_path, group_bytes=2**31)
 
     assert status == 1
-    assert "MemoryError" in wrong
+    assert "MemoryError" in errors
 
 
-def test_too_little_memory_is_not_called_damage(tmp_path, monkeypatch):
+def test_a_failed_allocation_is_not_reported_as_damage(tmp_path, monkeypatch):
     _parquet.write_table(pa.table({"x": [1.0]}), tmp_path / "x.parquet")
 
-    said = "malloc of size 1048576 failed"
+    message = "malloc of size 1048576 failed"
 
-    def full(*args, **kwargs):
-        raise pa.ArrowMemoryError(said)
+    def fail_to_allocate(*args, **kwargs):
+        raise pa.ArrowMemoryError(message)
 
-    monkeypatch.setattr(_parquet.pq, "ParquetFile", full)
+    monkeypatch.setattr(_parquet.pq, "ParquetFile", fail_to_allocate)
     with pytest.raises(MemoryError, match=r"x\.parquet: malloc"):
         _parquet.read_table(tmp_path / "x.parquet")

@@ -1,9 +1,9 @@
-"""Kill a recorder again and again at random moments, with SIGKILL, and see that nothing is lost but what was in flight.
+"""Kill a recorder with SIGKILL at random moments and check that at most the episode in flight is lost.
 
     python -m tests.data.recording.torture FOLDER ROUNDS [SEED]
 
-Each round forks a writer, which goes on with the recording, says after each episode that it is safe, and is killed. At
-the end, commits are killed until one comes through. Prints one JSON line. `make torture` runs 500 rounds.
+Each round forks a writer that resumes the recording, reports each episode that is on the disk, and is killed. At the
+end, commits are killed until one completes. Prints one JSON line. `make torture` runs 500 rounds.
 """
 
 import json
@@ -26,23 +26,23 @@ from tests.data.strategies import transitions
 ENDLESS = 10**6
 
 
-def made(round_, number):
-    """The transitions of an episode: a function of who records it, of a random length."""
+def make_transitions(round_, number):
+    """Return the transitions of an episode of random length, a function of round and number."""
     seed = 10_000 * round_ + number
     return transitions(random.Random(seed).choice([1, 2, 5, 30, 200]), seed)
 
 
 def expected_hash(round_, number, schema):
-    columns, final = pack(made(round_, number), schema, context="expected")
+    columns, final = pack(make_transitions(round_, number), schema, context="expected")
     return EpisodeRecord(0, "", columns, final).content_hash()
 
 
 def write(path, round_, report):
-    """Record episodes without end and say which are safe; what a killed process runs."""
+    """Record episodes without end and report each that is on the disk."""
     recorder = Recorder.resume(path)
     for number in range(ENDLESS):
-        episode = made(round_, number)
-        # One after the other: in one piece, in two pieces, and step by step.
+        episode = make_transitions(round_, number)
+        # By turns as one batch, as two batches, and step by step.
         if number % 3 == 0:
             recorder.add_episode(episode, metadata={"round": round_, "number": number})
         else:
@@ -52,8 +52,8 @@ def write(path, round_, report):
         os.write(report, f"{number}\n".encode())
 
 
-def killed(work, delay_s, after_first):
-    """Fork, let the child work, kill it; return what it reported."""
+def run_and_kill(work, delay_s, after_first):
+    """Fork, let the child work, kill it, and return the numbers that it reported."""
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
@@ -64,67 +64,69 @@ def killed(work, delay_s, after_first):
             os._exit(1)
     os.close(writing)
     with os.fdopen(reading, "rb") as report:
-        said = report.readline() if after_first else b""
+        output = report.readline() if after_first else b""
         time.sleep(delay_s)
         os.kill(child, signal.SIGKILL)
-        said += report.read()
+        output += report.read()
     _, status = os.waitpid(child, 0)
     assert os.WIFSIGNALED(status), f"the writer ended by itself: {status}"
-    return [int(line) for line in said.split(b"\n")[:-1]]
+    return [int(line) for line in output.split(b"\n")[:-1]]
 
 
 def main(folder, rounds, seed):
-    """Run the rounds and check what is there after each of them."""
+    """Run the rounds, check the recording, and commit it."""
     generator = random.Random(seed)
     path = folder / "recording"
     Recorder(path).close()
     reported = {}
     for round_ in range(rounds):
-        # Mostly inside the work, sometimes while the writer comes up.
+        # Mostly while episodes are written, sometimes while the writer starts.
         after_first = generator.random() < 0.8
         delay_s = generator.uniform(0, 0.05)
-        reported[round_] = killed(lambda report, number=round_: write(path, number, report), delay_s, after_first)
+        reported[round_] = run_and_kill(lambda report, number=round_: write(path, number, report), delay_s, after_first)
     in_flight = check(Recording(path), reported)
     kills = 0
     while not (folder / "store/my/knob/1.0.0").exists():
-        killed(lambda _: commit_slowly(path, folder / "store"), generator.uniform(0, 0.3) * (1 + kills / 5), False)
+        run_and_kill(
+            lambda _: commit_slowly(path, folder / "store"), generator.uniform(0, 0.3) * (1 + kills / 5), False
+        )
         kills += 1
     versions = list((folder / "store/my/knob").glob("[0-9]*"))
     assert versions == [folder / "store/my/knob/1.0.0"], versions
-    there = {
+    identities = {
         row.episode: row.identity() for row in _reader.read_records(versions[0], Manifest.read(versions[0]), ["train"])
     }
     safe = sum(len(numbers) for numbers in reported.values())
-    assert safe <= len(there) <= safe + rounds
-    result = {"kills": rounds, "episodes": len(there), "in_flight": in_flight, "commits_killed": kills}
+    assert safe <= len(identities) <= safe + rounds
+    result = {"kills": rounds, "episodes": len(identities), "in_flight": in_flight, "commits_killed": kills}
     sys.stdout.write(json.dumps(result) + "\n")
 
 
 def commit_slowly(path, store):
-    """Commit, and wait to be killed."""
+    """Commit, then wait to be killed."""
     if not (store / "my/knob/1.0.0").exists():
         commit_recording(Recording(path), "my/knob", version="1.0.0", license="mit", store=store)
     time.sleep(ENDLESS)
 
 
 def check(recording, reported):
-    """Every reported episode is there, bit for bit, and of each round at most one more; return how many more."""
-    schema = Schema.from_tensordict(made(0, 0))
-    found = {}
+    """Require every reported episode bit for bit and at most one more of each round; return how many more."""
+    schema = Schema.from_tensordict(make_transitions(0, 0))
+    episode_ids = {}
     for record in recording.records():
         key = (record.metadata["round"], record.metadata["number"])
-        assert key not in found, f"{key} is there twice"
+        assert key not in episode_ids, f"{key} is recorded twice"
         assert record.content_hash() == expected_hash(*key, schema), key
-        found[key] = record.episode
-    assert len(set(found.values())) == len(found), "an episode id was used twice"
-    more = 0
+        episode_ids[key] = record.episode
+    assert len(set(episode_ids.values())) == len(episode_ids), "an episode id was used twice"
+    num_unreported = 0
     for round_, numbers in reported.items():
-        own = sorted(number for at, number in found if at == round_)
+        recorded = sorted(number for at, number in episode_ids if at == round_)
         assert numbers == list(range(len(numbers)))
-        assert own[: len(numbers)] == numbers, f"round {round_}: safe {numbers}, there {own}"
-        assert len(own) <= len(numbers) + 1, f"round {round_}: safe {numbers}, there {own}"
-        more += len(own) - len(numbers)
-    return more
+        assert recorded[: len(numbers)] == numbers, f"round {round_}: safe {numbers}, recorded {recorded}"
+        assert len(recorded) <= len(numbers) + 1, f"round {round_}: safe {numbers}, recorded {recorded}"
+        num_unreported += len(recorded) - len(numbers)
+    return num_unreported
 
 
 if __name__ == "__main__":
