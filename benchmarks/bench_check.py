@@ -1,6 +1,6 @@
-"""How fast a check is, and where the time goes. Run: python benchmarks/bench_check.py [episodes].
+"""Speed of a check, and of its parts. Run: python benchmarks/bench_check.py [episodes].
 
-Raw data are the bytes of the rows as NumPy holds them. CPU time is given beside wall time, and part by part.
+Raw data are the bytes of the rows as NumPy arrays. CPU time and wall time are printed for each part.
 """
 
 import sys
@@ -13,7 +13,7 @@ import numpy as np
 from rlhive.data import _arrow, _parquet
 from rlhive.data._episodes import EpisodeRecord
 from rlhive.data._schema import Field, Schema
-from rlhive.data.checks._check import _sketcher, check
+from rlhive.data.checks._check import _make_sketcher, run_checks
 from rlhive.data.checks._scan import Extremes
 from rlhive.data.versions._export import export
 from rlhive.data.versions._manifest import Manifest, verify_files
@@ -30,10 +30,10 @@ SCHEMA = Schema(
 )
 
 
-def episodes(count):
-    """Yield random walks: hard to compress, so that decoding costs what it can cost."""
+def make_episodes(count):
+    """Yield random walks, which compress badly, so decoding takes as long as it can."""
     generator = np.random.default_rng(0)
-    for number in range(count):
+    for episode_id in range(count):
         states = generator.normal(size=(LENGTH + 1, 75)).cumsum(0)
         columns = {
             "action": generator.uniform(-1, 1, (LENGTH, 9)).astype(np.float32),
@@ -42,10 +42,10 @@ def episodes(count):
             "next.truncated": np.arange(1, LENGTH + 1)[:, None] == LENGTH,
             "observation": states[:-1],
         }
-        yield EpisodeRecord(number, "train", columns, {"observation": states[-1]}, number)
+        yield EpisodeRecord(episode_id, "train", columns, {"observation": states[-1]}, episode_id)
 
 
-def measured(name, raw, work):
+def measure(name, raw_bytes, work):
     """Print the best of three runs; return what the work returned."""
     best = (1e9, 1e9)
     for _ in range(3):
@@ -53,7 +53,7 @@ def measured(name, raw, work):
         result = work()
         best = min(best, (time.process_time() - cpu, time.perf_counter() - wall))
     print(
-        f"{name:<24} {best[0]:7.3f} s CPU  {best[1]:7.3f} s wall  {raw / 1e9 / best[0]:6.2f} GB/s of raw data per core"
+        f"{name:<24} {best[0]:7.3f} s CPU  {best[1]:7.3f} s wall  {raw_bytes / 1e9 / best[0]:6.2f} GB/s of raw data per core"
     )
     return result
 
@@ -63,20 +63,22 @@ def main():
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 2000
     with tempfile.TemporaryDirectory() as store:
         options = {"version": "1.0.0", "schema": SCHEMA, "license": "mit", "shard_bytes": 64 * 2**20}
-        folder = export(episodes(count), "bench/check", store=Path(store), **options)
+        folder = export(make_episodes(count), "bench/check", store=Path(store), **options)
         manifest = Manifest.read(folder)
-        raw = count * LENGTH * sum(item.width * np.dtype(item.dtype).itemsize for item in SCHEMA.fields)
-        print(f"{count} episodes, {raw / 1e6:.0f} MB raw, {manifest.num_bytes / 1e6:.0f} MB on disk")
-        assert measured("check", raw, lambda: check(folder)).ok
+        raw_bytes = count * LENGTH * sum(field.width * np.dtype(field.dtype).itemsize for field in SCHEMA.fields)
+        print(f"{count} episodes, {raw_bytes / 1e6:.0f} MB raw, {manifest.num_bytes / 1e6:.0f} MB on disk")
+        assert measure("check", raw_bytes, lambda: run_checks(folder)).ok
         paths = [folder / entry.path for entry in manifest.shards()]
-        measured("SHA-256 of files", raw, lambda: verify_files(folder, manifest.files))
-        tables = measured("decode Parquet", raw, lambda: [_parquet.read_table(path) for path in paths])
+        measure("SHA-256 of files", raw_bytes, lambda: verify_files(folder, manifest.files))
+        tables = measure("decode Parquet", raw_bytes, lambda: [_parquet.read_table(path) for path in paths])
         columns = [_arrow.table_to_columns(table, SCHEMA) for table in tables]
-        sketcher = _sketcher(manifest)
-        measured("near-duplicate codes", raw, lambda: [sketcher.compute_codes(part) for part in columns])
-        measured("extremes", raw, lambda: [Extremes.from_rows(array) for part in columns for array in part.values()])
-        made = list(episodes(count))
-        measured("content hashes", raw, lambda: [record.content_hash() for record in made])
+        sketcher = _make_sketcher(manifest)
+        measure("near-duplicate codes", raw_bytes, lambda: [sketcher.compute_codes(part) for part in columns])
+        measure(
+            "extremes", raw_bytes, lambda: [Extremes.from_rows(array) for part in columns for array in part.values()]
+        )
+        records = list(make_episodes(count))
+        measure("content hashes", raw_bytes, lambda: [record.content_hash() for record in records])
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ def check(folder: Path, *, threads: int | None = None) -> CheckReport:
         reward_checker, reason = make_reward_checker(Manifest.read(folder))
     except RLHiveError as error:
         reason = str(error)
-    return run_checks(folder, reward_checker=reward_checker, why_no_rewards=reason, threads=threads)
+    return run_checks(folder, reward_checker=reward_checker, skip_reason=reason, threads=threads)
 
 
 def make_reward_checker(manifest: Manifest) -> tuple[RewardChecker | None, str]:

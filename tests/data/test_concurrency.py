@@ -18,7 +18,7 @@ SCRIPT = """
 import sys, time
 from pathlib import Path
 from rlhive.data.versions._export import export
-from rlhive.errors import DatasetExists
+from rlhive.errors import DatasetExistsError
 from tests.data.strategies import records
 
 store, version, pause = Path(sys.argv[1]), sys.argv[2] or None, float(sys.argv[3])
@@ -32,8 +32,8 @@ def slowly():
 
 try:
     print(export(slowly(), "my/knob", version=version, schema=schema, license="mit", store=store).name, flush=True)
-except DatasetExists:
-    print("DatasetExists", flush=True)
+except DatasetExistsError:
+    print("DatasetExistsError", flush=True)
 """
 
 
@@ -62,7 +62,7 @@ def test_two_processes_that_export_at_once_write_one_version(version, tmp_path):
         time.sleep(0.01)
     results = sorted(process.communicate()[0].split()[-1] for process in processes)
 
-    assert results == (["1.0.0", "DatasetExists"] if version else ["1.0.0", "1.0.0"])
+    assert results == (["1.0.0", "DatasetExistsError"] if version else ["1.0.0", "1.0.0"])
     assert len(set(fingerprints)) <= 1
     assert sorted(path.name for path in (tmp_path / "my/knob").iterdir() if path.is_dir()) == ["1.0.0"]
     require_complete(tmp_path)

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from rlhive.data._statistics import QUANTILES, RELATIVE_ERROR, SMALLEST, ColumnStatistics, merge_statistics
+from rlhive.data._statistics import (
+    QUANTILES,
+    RELATIVE_ERROR,
+    SMALLEST,
+    ColumnStatistics,
+    find_extremes,
+    merge_statistics,
+)
 from rlhive.data.versions import _sketches
 from rlhive.data.versions._export import export
 from rlhive.data.versions._manifest import SKETCHES_PATH, Manifest
@@ -12,8 +19,8 @@ from rlhive.errors import CorruptDatasetError
 from tests.data.strategies import records
 
 
-def values(seed, count):
-    """Elements of all kinds: around zero, a small motion far from it, heavy tails, constant, few values."""
+def make_values(seed, count):
+    """Return elements of all kinds: around zero, a small motion far from it, heavy tails, constant, few values."""
     generator = np.random.default_rng(seed)
     columns = [
         generator.normal(size=count),
@@ -29,7 +36,7 @@ def values(seed, count):
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10_000), count=st.integers(1, 400), q=st.floats(0, 1))
 def test_a_quantile_is_within_the_stated_error(seed, count, q):
-    rows = values(seed, count)
+    rows = make_values(seed, count)
     summary = ColumnStatistics.from_rows(rows)
 
     true = np.quantile(rows, q, axis=0, method="lower")
@@ -40,8 +47,8 @@ def test_a_quantile_is_within_the_stated_error(seed, count, q):
 
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10_000), cuts=st.lists(st.integers(1, 299), min_size=1, max_size=4, unique=True))
-def test_however_the_rows_are_cut_the_result_is_that_of_one_pass(seed, cuts):
-    rows = values(seed, 300)
+def test_merged_statistics_of_any_parts_are_those_of_one_pass(seed, cuts):
+    rows = make_values(seed, 300)
     whole = ColumnStatistics.from_rows(rows)
     parts = [ColumnStatistics.from_rows(part, anchor=whole.anchor) for part in np.split(rows, sorted(cuts))]
 
@@ -55,7 +62,7 @@ def test_however_the_rows_are_cut_the_result_is_that_of_one_pass(seed, cuts):
 
 
 def test_rows_added_in_pieces_are_those_added_at_once():
-    rows = values(0, 500)
+    rows = make_values(0, 500)
     summary = ColumnStatistics.from_rows(rows[:1])
     for start in range(1, 500, 7):
         summary.add(rows[start : start + 7])
@@ -88,38 +95,74 @@ def test_pictures_are_summarised_per_channel():
     np.testing.assert_allclose(summary.std, rows.reshape(-1, 3).std(axis=0), rtol=1e-12)
 
 
-def test_infinities_are_said_and_do_no_harm():
+def test_infinities_are_null_in_json_and_do_not_affect_other_elements():
     rows = np.array([[0.0, 1.0], [np.inf, 2.0], [-np.inf, 3.0]])
 
-    said = ColumnStatistics.from_rows(rows).to_json()
+    content = ColumnStatistics.from_rows(rows).to_json()
 
-    assert said["mean"][0] is None
-    assert said["q50"][0] == 0.0
-    assert said["mean"][1] == 2.0
-    assert json.loads(json.dumps(said, allow_nan=False)) == said
+    assert content["mean"][0] is None
+    assert content["q50"][0] == 0.0
+    assert content["mean"][1] == 2.0
+    assert json.loads(json.dumps(content, allow_nan=False)) == content
+
+
+def test_extremes_of_any_number_of_rows_and_elements():
+    for shape in ((1, 1), (5, 3), (1000, 2), (1025, 1), (3000, 700)):
+        rows = np.random.default_rng(shape[0]).normal(size=shape)
+        low, high = find_extremes(rows)
+        assert (low == rows.min(axis=0)).all()
+        assert (high == rows.max(axis=0)).all()
+
+
+def test_merged_parts_have_the_extremes_of_either():
+    parts = [ColumnStatistics.from_rows(np.array([[value, -value]])) for value in (2.0, 5.0, 1.0)]
+
+    merged = merge_statistics({"x": part} for part in parts)["x"]
+
+    assert (merged.count, merged.min.tolist(), merged.max.tolist()) == (3, [1.0, -5.0], [5.0, -1.0])
+    assert merged.mean.tolist() == pytest.approx([8 / 3, -8 / 3])
+
+
+def test_statistics_with_other_anchors_have_no_quantiles_when_they_are_merged():
+    rows = make_values(0, 10)
+    merged = ColumnStatistics.from_rows(rows[:5]).merge(ColumnStatistics.from_rows(rows[5:]))
+
+    assert set(merged.to_json()) == {"count", "mean", "std", "min", "max"}
+    with pytest.raises(ValueError, match="Quantiles need a sketch: expected buckets, got moments only"):
+        merged.quantile(0.5)
+
+
+def test_moments_come_back_from_json():
+    statistics = ColumnStatistics.from_rows(make_values(3, 50))
+    read = ColumnStatistics.from_json(statistics.to_json())
+
+    assert (read.count, read.buckets) == (50, None)
+    for name in ("mean", "min", "max"):
+        assert (getattr(read, name) == getattr(statistics, name)).all()
+    np.testing.assert_allclose(read.std, statistics.std, rtol=1e-12)
 
 
 def test_a_version_keeps_the_sketches_and_merges_its_splits_exactly(tmp_path):
-    _, made = records([40, 30, 50, 20])
-    for record in made:
-        record.columns["observation"][:] = values(record.episode, record.length)[:, :3]
-    folder = export(made, "my/knob", license="mit", store=tmp_path, shard_bytes=1000)
+    _, episodes = records([40, 30, 50, 20])
+    for record in episodes:
+        record.columns["observation"][:] = make_values(record.episode, record.length)[:, :3]
+    folder = export(episodes, "my/knob", license="mit", store=tmp_path, shard_bytes=1000)
     manifest = Manifest.read(folder)
 
     merged = merge_statistics(_sketches.read_statistics(folder, manifest, ["a", "b"]))["observation"]
 
-    rows = np.concatenate([record.columns["observation"] for record in made])
+    rows = np.concatenate([record.columns["observation"] for record in episodes])
     whole = ColumnStatistics.from_rows(rows, anchor=merged.anchor)
     assert (merged.buckets == whole.buckets).all()
     assert (merged.quantile(0.9) == whole.quantile(0.9)).all()
-    own = np.concatenate([record.columns["observation"] for record in made if record.split == "b"])
-    said = manifest.statistics["b"]["observation"]
-    assert said["q50"] == ColumnStatistics.from_rows(own, anchor=merged.anchor).quantile(0.5).tolist()
+    split_rows = np.concatenate([record.columns["observation"] for record in episodes if record.split == "b"])
+    expected = ColumnStatistics.from_rows(split_rows, anchor=merged.anchor).quantile(0.5)
+    assert manifest.statistics["b"]["observation"]["q50"] == expected.tolist()
 
 
 def test_a_version_without_sketches_gives_moments_alone(tmp_path):
-    _, made = records([4, 3])
-    folder = export(made, "my/knob", license="mit", store=tmp_path)
+    _, episodes = records([4, 3])
+    folder = export(episodes, "my/knob", license="mit", store=tmp_path)
     content = json.loads((folder / "rlhive.json").read_text())
     content["files"] = [entry for entry in content["files"] if entry["path"] != SKETCHES_PATH]
     for columns in content["statistics"].values():
@@ -135,8 +178,8 @@ def test_a_version_without_sketches_gives_moments_alone(tmp_path):
 
 
 def test_sketches_that_do_not_fit_the_manifest_are_refused(tmp_path):
-    _, made = records([4, 3])
-    folder = export(made, "my/knob", license="mit", store=tmp_path)
+    _, episodes = records([4, 3])
+    folder = export(episodes, "my/knob", license="mit", store=tmp_path)
     content = json.loads((folder / "rlhive.json").read_text())
     content["statistics"]["a"]["action"]["count"] += 1
     (folder / "rlhive.json").write_text(json.dumps(content))

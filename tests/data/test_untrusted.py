@@ -1,4 +1,4 @@
-"""What comes from anyone is refused in one sentence, and no reader of datasets unpickles."""
+"""Malicious manifests, files and names are refused with a short error, and no reader of datasets unpickles."""
 
 import ast
 import json
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import rlhive
-from rlhive.data import _store
+from rlhive.data import _store, _untrusted
 from rlhive.data.replay import open_packed
 from rlhive.data.versions import _reader
 from rlhive.data.versions._export import export
@@ -22,19 +22,19 @@ UNPICKLING = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "m
 
 @pytest.fixture
 def folder(tmp_path):
-    schema, made = records([2, 3])
-    return export(made, "my/knob", version="1.0.0", schema=schema, license="mit", store=tmp_path)
+    schema, episodes = records([2, 3])
+    return export(episodes, "my/knob", version="1.0.0", schema=schema, license="mit", store=tmp_path)
 
 
-def changed(folder, **change):
+def change_manifest(folder, **changes):
     content = json.loads((folder / "rlhive.json").read_text())
-    for key, value in change.items():
-        content[key] = value(content[key])
+    for key, change in changes.items():
+        content[key] = change(content[key])
     (folder / "rlhive.json").write_text(json.dumps(content))
 
 
 def unpickles(source: str):
-    """Yield what may unpickle: imports, torch.load without weights_only=True, np.load with allow_pickle."""
+    """Yield what may unpickle: imports, torch.load without weights_only=True, and allow_pickle."""
     for node in ast.walk(ast.parse(source)):
         names = []
         if isinstance(node, ast.Import):
@@ -43,23 +43,23 @@ def unpickles(source: str):
             names = [node.module]
         yield from (name for name in names if name.split(".")[0] in UNPICKLING)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-            given = {word.arg: getattr(word.value, "value", None) for word in node.keywords}
+            arguments = {word.arg: getattr(word.value, "value", None) for word in node.keywords}
             if (
                 node.func.attr == "load"
                 and getattr(node.func.value, "id", "") == "torch"
-                and not given.get("weights_only")
+                and not arguments.get("weights_only")
             ):
                 yield "torch.load"
-            if given.get("allow_pickle"):
+            if arguments.get("allow_pickle"):
                 yield "allow_pickle"
 
 
 def test_nothing_is_ever_unpickled():
-    found = {
+    names_by_path = {
         str(path): list(unpickles(path.read_text(encoding="utf-8")))
         for path in Path(rlhive.__file__).parent.rglob("*.py")
     }
-    assert {path: names for path, names in found.items() if names} == {}
+    assert {path: names for path, names in names_by_path.items() if names} == {}
     assert list(unpickles("import pickle\ntorch.load(x)\nnp.load(x, allow_pickle=True)\nfrom dill import load")) == [
         "pickle",
         "dill",
@@ -74,7 +74,7 @@ RESERVED = ["data/a\nb", "data/nul.parquet", "con", "data/x.", "a/b.lock", "é",
 
 @pytest.mark.parametrize("path", [*OUTSIDE, *RESERVED])
 def test_a_path_that_leaves_the_folder_or_means_something_else_is_refused(folder, path):
-    changed(folder, files=lambda files: [files[0] | {"path": path}, *files[1:]])
+    change_manifest(folder, files=lambda files: [files[0] | {"path": path}, *files[1:]])
 
     with pytest.raises(CorruptDatasetError, match="is not a manifest that RLHive wrote") as refused:
         Manifest.read(folder)
@@ -91,12 +91,12 @@ def test_a_link_that_leaves_the_folder_is_refused_even_with_the_right_hash(folde
         _reader.read_rows(folder, manifest, list(manifest.splits))
 
 
-def test_episodes_said_to_lie_in_another_shard_are_not_left_out(tmp_path):
-    schema, made = records([5, 3], splits=("a",))
-    folder = export(made, "lab/two", version="1.0.0", schema=schema, license="mit", store=tmp_path, shard_bytes=1)
-    counts = {0: 2, 1: 0}  # what the shards hold of the two episodes, both by the manifest's lie
+def test_episodes_that_the_manifest_places_in_another_shard_are_not_dropped(tmp_path):
+    schema, episodes = records([5, 3], splits=("a",))
+    folder = export(episodes, "lab/two", version="1.0.0", schema=schema, license="mit", store=tmp_path, shard_bytes=1)
+    counts = {0: 2, 1: 0}  # number of episodes per shard in the manifest; each shard has one
     shards = [entry.path for entry in Manifest.read(folder).shards("a")]
-    changed(
+    change_manifest(
         folder,
         files=lambda files: [
             row | {"num_episodes": counts[shards.index(row["path"])]} if row["path"] in shards else row for row in files
@@ -122,7 +122,7 @@ def test_a_manifest_of_a_gigabyte_is_refused_unread(folder):
         Manifest.read(folder)
 
 
-def test_a_manifest_that_is_a_pipe_or_a_device_is_not_waited_for(folder):
+def test_a_manifest_that_is_a_pipe_or_a_device_is_refused_at_once(folder):
     (folder / "rlhive.json").unlink()
     os.mkfifo(folder / "rlhive.json")
     with pytest.raises(CorruptDatasetError, match="got something else"):
@@ -134,7 +134,7 @@ def test_a_manifest_that_is_a_pipe_or_a_device_is_not_waited_for(folder):
 
 
 def test_a_manifest_of_a_newer_format_asks_for_an_upgrade(folder):
-    changed(folder, format_version=lambda version: version + 1)
+    change_manifest(folder, format_version=lambda version: version + 1)
 
     with pytest.raises(
         UnsupportedFormatError, match=r"expected format_version 1 to 1, got 2\. Upgrade: pip install -U rlhive"
@@ -143,7 +143,7 @@ def test_a_manifest_of_a_newer_format_asks_for_an_upgrade(folder):
 
 
 @pytest.mark.parametrize(
-    ("lie", "says"),
+    ("falsify", "message"),
     [
         (lambda rows: [row for row in rows if row["column"] != "action"], "column action: expected none, got"),
         (
@@ -158,15 +158,19 @@ def test_a_manifest_of_a_newer_format_asks_for_an_upgrade(folder):
         (lambda rows: [row | {"column": "episode"} if row["column"] == "count" else row for row in rows], "episode"),
     ],
 )
-def test_a_schema_that_lies_about_the_data_is_refused(folder, lie, says):
-    changed(folder, schema=lie)
+def test_a_schema_that_lies_about_the_data_is_refused(folder, falsify, message):
+    change_manifest(folder, schema=falsify)
 
+<<<<<<< HEAD
     with pytest.raises(CorruptDatasetError, match=says):
+=======
+    with pytest.raises(CorruptDatasetError, match=message):
+>>>>>>> core
         open_packed(folder, Manifest.read(folder))
 
 
 @pytest.mark.parametrize(
-    ("key", "lie"),
+    ("key", "falsify"),
     [
         ("splits", lambda splits: splits | {"a": {"num_episodes": 2, "num_transitions": 2}}),
         ("splits", lambda splits: splits | {"a b": {"num_episodes": 0, "num_transitions": 0}}),
@@ -176,12 +180,12 @@ def test_a_schema_that_lies_about_the_data_is_refused(folder, lie, says):
         ("files", lambda files: [*files, files[0]]),
         ("files", lambda files: [row for row in files if row["path"] != "meta/episodes.parquet"]),
         ("description", lambda _: "a\x1b[2Jb"),
-        ("statistics", lambda told: told | {"a": {"action": {"count": 1}}}),
+        ("statistics", lambda statistics: statistics | {"a": {"action": {"count": 1}}}),
         ("runs", lambda _: "run"),
     ],
 )
-def test_other_lies_are_refused_too(folder, key, lie):
-    changed(folder, **{key: lie})
+def test_other_false_values_are_refused_too(folder, key, falsify):
+    change_manifest(folder, **{key: falsify})
 
     with pytest.raises(CorruptDatasetError):
         open_packed(folder, Manifest.read(folder))
@@ -218,8 +222,13 @@ HUB = ["a.", "a-", "a--b", "a..b", "x.git", "x.lock", "x" * 97, "a/x.partial-1",
 
 
 @pytest.mark.parametrize("name", [*ODD, *DEVICES, *HUB])
+<<<<<<< HEAD
 def test_a_name_that_no_folder_or_hub_can_have_is_refused(name):
     with pytest.raises(InvalidNameError, match="expected 'name' or 'namespace/name'") as refused:
+=======
+def test_a_name_that_a_folder_or_the_hub_cannot_have_is_refused(name):
+    with pytest.raises(InvalidNameError, match="expected 'name' or 'namespace/name'") as refused:
+>>>>>>> core
         _store.parse_name(name)
     assert "\n" not in str(refused.value)
 
@@ -233,3 +242,51 @@ def test_other_names_are_fine(name):
 def test_a_version_that_is_not_three_plain_numbers_is_refused(version):
     with pytest.raises(InvalidNameError, match="expected MAJOR"):
         _store.parse_version(version)
+
+
+@pytest.mark.parametrize(
+    ("parse", "good", "bad"),
+    [
+        (_untrusted.parse_count, [0, 1, 2**63 - 1], [-1, 2**63, 1.0, True, "1", None]),
+        (_untrusted.parse_split_name, ["train", "a_1", "x" * 64], ["", "a b", "a-b", "x" * 65, "a\n", 3, None]),
+        (_untrusted.parse_sha256, ["0" * 64, "0123456789abcdef" * 4], ["0" * 63, "A" * 64, "0" * 64 + "\n", 0, None]),
+        (_untrusted.parse_text, ["", "a\tb\nc", "№"], ["\x1b[2J", "\x00", "\u202eabc", "\x85", 3, None]),
+        (_untrusted.parse_file_path, ["a", "data/a-0.parquet", "_x/y.z"], ["../a", "/a", "a/", "a\\b", "con", "é", 3]),
+        (_untrusted.parse_objects, [[], [{}]], [{}, [[]], [None], "a", None]),
+    ],
+)
+def test_a_value_is_returned_or_an_error_names_what_was_expected(parse, good, bad):
+    for value in good:
+        assert parse(value) == (tuple(value) if isinstance(value, list) else value)
+    for value in bad:
+        with pytest.raises(ValueError, match=r"expected|leaves the version's folder"):
+            parse(value)
+
+
+NUMBERS = {"count": 2, "mean": [0.5, None], "std": [0, 1], "min": [0, 0], "max": [1, 2.5]}
+
+
+def test_statistics_have_a_number_or_null_per_element():
+    statistics = {"train": {"action": NUMBERS}, "test": {"action": NUMBERS | {"q50": [0, 0]}}}
+
+    assert _untrusted.parse_statistics(statistics) is statistics
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"count": -1},
+        {"mean": [0.5]},
+        {"mean": [0.5, "1"]},
+        {"std": [0, True]},
+        {"min": None},
+        {"max": [1, float("inf")]},
+        {"max": [1, float("nan")]},
+        {"max": [1, 10**400]},
+        {"q50": [1]},
+    ],
+    ids=str,
+)
+def test_malformed_statistics_are_refused(change):
+    with pytest.raises(ValueError, match="expected"):
+        _untrusted.parse_statistics({"train": {"action": NUMBERS | change}})

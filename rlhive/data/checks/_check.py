@@ -39,7 +39,7 @@ def run_checks(
     folder: Path,
     *,
     reward_checker: RewardChecker | None = None,
-    why_no_rewards: str = "no environment was given",
+    skip_reason: str = "no environment was given",
     threads: int | None = None,
 ) -> CheckReport:
     """Check a version. Nothing is changed, and damage is reported instead of raised.
@@ -50,7 +50,7 @@ def run_checks(
         folder: The version's folder.
         reward_checker: Function that recomputes the rewards of an episode, see
             :func:`rlhive.rollouts.make_reward_checker`; without it the checks of rewards are skipped.
-        why_no_rewards: Reason in the report why there is no reward checker.
+        skip_reason: Why there is no reward checker, for the report.
         threads: Number of threads; one per core by default.
 
     Returns:
@@ -80,7 +80,7 @@ def run_checks(
     row_checks = RowChecks(manifest, episodes, builder)
     for facts in scanner.scan(chunks, num_threads=threads):
         row_checks.add(facts)
-    row_checks.finish("" if reward_checker else why_no_rewards)
+    row_checks.finish("" if reward_checker else skip_reason)
     return builder.build(folder)
 
 

@@ -39,7 +39,7 @@ class RowChecks:
         self._identities: dict[int, str] = {}
         self._observations: dict[int, ObservationHashes] = {}
         self._codes: dict[int, np.ndarray] = {}
-        self._why_no_rewards = ""
+        self._unavailable_reason = ""
 
     def add(self, facts: ChunkFacts) -> None:
         """CheckReport the defects of a chunk, and keep what :meth:`finish` needs."""
@@ -52,17 +52,18 @@ class RowChecks:
             self._codes[episode.position] = codes
             for check, finding in self._find_defects(episode, self._rows[episode.position]):
                 self._builder.add(check, f"{self._name_episode(episode.position)}: {finding}.")
-            self._why_no_rewards = episode.reward_defects.get("unavailable") or self._why_no_rewards
+            if episode.reward_defects.get("unavailable"):
+                self._unavailable_reason = episode.reward_defects["unavailable"]
         split = self._rows[facts.chunk.positions[0]]["split"]
         _merge_extremes(self._extremes[split], facts.extremes)
         for value in facts.non_finite:
             self._report_non_finite(value)
 
-    def finish(self, why_no_rewards: str) -> None:
+    def finish(self, skip_reason: str) -> None:
         """Run the checks that need all rows.
 
         Args:
-            why_no_rewards: Why no rewards were recomputed; empty if they were.
+            skip_reason: Why no rewards were recomputed; empty if they were.
         """
         if len(self._identities) == len(self._rows):
             self._check_fingerprint()
@@ -73,7 +74,7 @@ class RowChecks:
         self._check_near_duplicates()
         self._check_finals()
         self._check_elements()
-        reason = why_no_rewards or self._why_no_rewards
+        reason = skip_reason or self._unavailable_reason
         if reason:
             self._builder.skip("reward", reason)
             self._builder.skip("success", reason)

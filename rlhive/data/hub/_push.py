@@ -102,7 +102,7 @@ def push(
     repo_id = _require_namespace(repo_id)
     with _stage_files(Path(folder), manifest, repo_id, license) as files, progress_bars(progress):
         _require_no_token(files)
-        commit = _publish(
+        commit = _commit_and_tag(
             repo_id,
             files,
             f"v{manifest.version}",
@@ -133,7 +133,7 @@ def push_folder(
     repo_id = _require_namespace(repo_id)
     files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
     with progress_bars(progress):
-        commit = _publish(
+        commit = _commit_and_tag(
             repo_id,
             files,
             tag,
@@ -148,7 +148,9 @@ def _describe_published(repo_id: str, version: str, commit: str, tag: str) -> Pu
     return PublishedVersion(repo_id, version, commit, f"{constants.ENDPOINT}/datasets/{repo_id}/tree/{tag}")
 
 
-def _publish(repo_id: str, files: Mapping[str, Path], tag: str, *, private: bool, message: str, next_step: str) -> str:
+def _commit_and_tag(
+    repo_id: str, files: Mapping[str, Path], tag: str, *, private: bool, message: str, next_step: str
+) -> str:
     """Commit and tag files, and return the tag's commit. A tag that exists must have the same files.
 
     Args:

@@ -185,7 +185,7 @@ def test_the_reason_of_a_reward_checker_that_cannot_compute_is_in_the_report(tmp
 
 
 def test_without_a_reward_checker_the_reason_is_the_callers(tmp_path):
-    report = run_checks(write_version(tmp_path, make_walks(2)), why_no_rewards="no simulator")
+    report = run_checks(write_version(tmp_path, make_walks(2)), skip_reason="no simulator")
 
     assert unpassed(report) == {"reward": "skipped", "success": "skipped"}
     assert report.results["reward"].note == "no simulator"

@@ -1,4 +1,4 @@
-"""Transitions straight from the Hub, and only the shards that hold what was asked for."""
+"""Streaming from the Hub: the episodes are right, and only the shards that hold requested ones are fetched."""
 
 from dataclasses import replace
 
@@ -49,13 +49,13 @@ def episodes(hub, tmp_path):
     return [unpack(record.columns, record.final, schema, episode=record.episode) for record in ordered]
 
 
-def same(left, right):
-    """Compare a TensorDict's NumPy form with a TensorDict, bit for bit."""
+def assert_same(left, right):
+    """Compare a nested dictionary of arrays with a TensorDict, bit for bit."""
     right = right if isinstance(right, dict) else right.numpy()
     assert left.keys() == right.keys()
     for key, value in right.items():
         if isinstance(value, dict):
-            same(left[key], value)
+            assert_same(left[key], value)
         else:
             assert left[key].dtype == value.dtype
             assert left[key].tobytes() == value.tobytes(), key
@@ -66,7 +66,7 @@ def test_episodes_stream_bit_for_bit_and_no_shard_is_kept(hub, episodes, online,
 
     assert len(got) == 9
     for left, right in zip(got, episodes, strict=True):
-        same(left, right)
+        assert_same(left, right)
     assert not list(store.glob("org/knob/1.0.0/data/*"))
 
 
@@ -74,8 +74,8 @@ def test_batches_stream_in_order_and_fetch_no_more_than_they_hold(hub, episodes,
     got = online.run(STREAM, store=str(store), how="batches", count=2, options={})
 
     whole = torch.cat(episodes)
-    same(got[0], whole[:4])
-    same(got[1], whole[4:8])
+    assert_same(got[0], whole[:4])
+    assert_same(got[1], whole[4:8])
     assert len([path for path in hub.served if path.startswith("data/")]) == 3  # episodes of 3, 4 and 1 transitions
 
 
@@ -85,7 +85,7 @@ def test_where_fetches_only_the_shards_that_hold_a_match(hub, episodes, online, 
     count, got, ids = online.run(OPEN, store=str(store), options={"where": "length == 2"})
 
     assert count == 6
-    same(got, torch.cat(wanted))
+    assert_same(got, torch.cat(wanted))
     assert ids == [int(x) for td in wanted for x in td["episode"]]
     assert len([path for path in hub.served if path.startswith("data/")]) == 3
     served = dict(hub.served)
@@ -95,18 +95,18 @@ def test_where_fetches_only_the_shards_that_hold_a_match(hub, episodes, online, 
     assert online.run(OPEN, store=str(store), options={"where": "length > 100"})[0] == 0
 
 
-def test_where_and_split_choose_what_streams(hub, episodes, online, store):
+def test_where_and_split_select_what_is_streamed(hub, episodes, online, store):
     options = {"where": "length >= 4", "split": "b"}
 
     got = online.run(STREAM, store=str(store), how="episodes", count=None, options=options)
 
     wanted = [td for td in episodes if len(td) >= 4 and td["episode"][0] % 2 == 0]
     for left, right in zip(got, wanted, strict=True):
-        same(left, right)
+        assert_same(left, right)
     assert len([path for path in hub.served if path.startswith("data/")]) == len(wanted)
 
 
-def test_a_byte_that_flips_in_a_stream_is_noticed(hub, episodes, online, store):
+def test_a_damaged_byte_in_a_stream_is_an_error(hub, episodes, online, store):
     commit = hub.repositories["org/knob"].commits[hub.repositories["org/knob"].tags["v1.0.0"]]
     path = next(path for path in commit if path.startswith("data/a"))
     content = bytearray(commit[path])
@@ -119,7 +119,7 @@ def test_a_byte_that_flips_in_a_stream_is_noticed(hub, episodes, online, store):
     assert caught.value.kind == "CorruptDatasetError"
 
 
-def test_a_hub_that_stops_answering_is_one_sentence(hub, episodes, online, store):
+def test_a_hub_that_refuses_during_a_stream_is_a_short_error(hub, episodes, online, store):
     online.run(STREAM, store=str(store), how="episodes", count=1, options={})
     hub.faults.append(Fault("GET .*/data/", 403, times=99))
 
@@ -157,7 +157,7 @@ def test_reading_a_version_holds_some_row_groups_at_a_time(tmp_path, monkeypatch
     assert largest < raw / 8
 
 
-def test_a_shard_whose_rows_are_not_its_episodes_gives_none(tmp_path):
+def test_a_shard_with_the_rows_of_other_episodes_is_refused(tmp_path):
     schema, made = records([3, 2, 4], splits=("train",))
     folder = export(made, "my/knob", license="mit", version="1.0.0", schema=schema, store=tmp_path, shard_bytes=1)
     manifest = Manifest.read(folder)
