@@ -52,9 +52,8 @@ def measure(name, raw_bytes, work):
         wall, cpu = time.perf_counter(), time.process_time()
         result = work()
         best = min(best, (time.process_time() - cpu, time.perf_counter() - wall))
-    print(
-        f"{name:<24} {best[0]:7.3f} s CPU  {best[1]:7.3f} s wall  {raw_bytes / 1e9 / best[0]:6.2f} GB/s of raw data per core"
-    )
+    speed = raw_bytes / 1e9 / best[0]
+    print(f"{name:<24} {best[0]:7.3f} s CPU  {best[1]:7.3f} s wall  {speed:6.2f} GB/s of raw data per core")
     return result
 
 

@@ -161,11 +161,7 @@ def test_a_manifest_of_a_newer_format_asks_for_an_upgrade(folder):
 def test_a_schema_that_lies_about_the_data_is_refused(folder, falsify, message):
     change_manifest(folder, schema=falsify)
 
-<<<<<<< HEAD
-    with pytest.raises(CorruptDatasetError, match=says):
-=======
     with pytest.raises(CorruptDatasetError, match=message):
->>>>>>> core
         open_packed(folder, Manifest.read(folder))
 
 
@@ -222,13 +218,8 @@ HUB = ["a.", "a-", "a--b", "a..b", "x.git", "x.lock", "x" * 97, "a/x.partial-1",
 
 
 @pytest.mark.parametrize("name", [*ODD, *DEVICES, *HUB])
-<<<<<<< HEAD
-def test_a_name_that_no_folder_or_hub_can_have_is_refused(name):
-    with pytest.raises(InvalidNameError, match="expected 'name' or 'namespace/name'") as refused:
-=======
 def test_a_name_that_a_folder_or_the_hub_cannot_have_is_refused(name):
     with pytest.raises(InvalidNameError, match="expected 'name' or 'namespace/name'") as refused:
->>>>>>> core
         _store.parse_name(name)
     assert "\n" not in str(refused.value)
 
