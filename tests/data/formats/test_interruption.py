@@ -112,7 +112,7 @@ def test_progress_is_seen_and_memory_is_flat(results, name):
 def test_an_interrupt_leaves_nothing_and_a_kill_nothing_that_counts(results, name):
     interrupted, killed, after = (results[name][what] for what in ("interrupted", "killed", "large"))
     assert interrupted["status"] == 130, interrupted["output"]
-    assert "nothing half-written is left" in interrupted["output"]
+    assert "no partial version was written" in interrupted["output"]
     assert (interrupted["versions"], interrupted["bytes"]) == (0, 0)
     assert killed["status"] == -9
     assert killed["versions"] == 0
