@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from rlhive.data.recording._config import RecorderConfig, policy_name, recording_path, run_provenance
-from rlhive.errors import InvalidNameError
+from rlhive.errors import InvalidNameError, InvalidOptionError
 
 
 def test_a_dataset_name_gives_a_folder_in_the_store(store, tmp_path):
@@ -22,7 +22,7 @@ def test_a_name_that_no_dataset_may_have_is_refused():
 
 
 def test_unknown_treatment_of_incomplete_episodes_is_refused():
-    with pytest.raises(InvalidNameError, match="on_incomplete: expected one of unfinished, truncated, got 'dropped'"):
+    with pytest.raises(InvalidOptionError, match="on_incomplete: expected one of unfinished, truncated, got 'dropped'"):
         RecorderConfig(on_incomplete="dropped")
 
 
