@@ -8,7 +8,13 @@ from rlhive import keys
 from rlhive.data._episodes import pack
 from rlhive.data._schema import Schema
 from rlhive.envs._make import make_env, make_policy
-from rlhive.envs._rewards import reward_name, reward_terms, reward_weights, weighted_reward
+from rlhive.envs._rewards import (
+    _add_derived_observations,
+    reward_name,
+    reward_terms,
+    reward_weights,
+    weighted_reward,
+)
 from rlhive.errors import RewardUnavailableError
 from rlhive.rollouts._rollout import rollout_episode
 
@@ -65,6 +71,24 @@ def test_every_term_is_that_of_stepping_bit_for_bit(make, env_name):
         assert terms[reward_name(env)].tobytes() == columns["next.reward"].tobytes()
         assert weighted_reward(terms, reward_weights(env)).tobytes() == terms["dense"].tobytes()
         assert len(np.unique(terms["dense"])) > len(seen) // 2
+
+
+@pytest.mark.parametrize("env_name", [KNOB, SLIDE])
+def test_derived_observations_are_robohives_bit_for_bit(make, env_name):
+    env = make(env_name)
+    env.reset(seed=3)
+    env.rollout(3)
+    robohive = env.unwrapped
+    observations = {name: np.asarray(value).reshape(1, -1) for name, value in robohive.obs_dict.items()}
+    derived_names = {"goal_err", "pose_err", "approach_err"} & observations.keys()
+    stored = {name: value for name, value in observations.items() if name not in derived_names}
+
+    derived = _add_derived_observations(robohive, dict(stored))
+
+    assert derived_names >= {"goal_err", "approach_err"}
+    for name in derived_names:
+        assert derived[name].tobytes() == observations[name].tobytes(), name
+        assert derived[name].any(), name
 
 
 def test_solved_states_are_found(make):
