@@ -22,12 +22,14 @@ def store(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="session")
 def collected(tmp_path_factory):
-    """A store that holds toy_point 1.0.0."""
+    """A store that holds toy_point 1.0.0, which tests copy and never write to: a cache in it would reach other tests."""
     from rlhive.rollouts._collect import collect
 
     path = tmp_path_factory.mktemp("collected")
     collect("toy_point", store=path, progress=False)
-    return path
+    files = sorted(path.rglob("*"))
+    yield path
+    assert sorted(path.rglob("*")) == files, "a test wrote to the shared store: it should use the fixture filled"
 
 
 @pytest.fixture

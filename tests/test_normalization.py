@@ -81,10 +81,10 @@ def kitchen_folder(tmp_path_factory):
 
 
 @pytest.fixture(params=["toy", "toy split", "toy view", "kitchen", "kitchen view"])
-def dataset(request, collected):
+def dataset(request, filled):
     """A dataset, one of its splits, and a view that has statistics of its own."""
     if request.param.startswith("toy"):
-        dataset = RoboHiveDataset("toy_point", store=collected)
+        dataset = RoboHiveDataset("toy_point", store=filled)
     else:
         dataset = RoboHiveDataset(request.getfixturevalue("kitchen_folder"))
     if request.param.endswith("split"):
@@ -115,8 +115,8 @@ def test_buffer_transform_and_checkpoint_have_the_same_numbers_and_give_the_same
         assert served[key].abs().max() <= CLIP
 
 
-def test_training_learns_from_what_the_replay_buffer_serves(collected, tmp_path, monkeypatch) -> None:
-    monkeypatch.setenv("RLHIVE_DATASETS_PATH", str(collected))
+def test_training_learns_from_what_the_replay_buffer_serves(filled, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("RLHIVE_DATASETS_PATH", str(filled))
     dataset = RoboHiveDataset("toy_point", split="expert")
     overrides = ["train.num_steps=3", "train.batch_size=16", "network.hidden_sizes=[4]"]
     buffer = dataset.as_replay_buffer(16, normalize=True, seed=5)
@@ -162,8 +162,8 @@ def test_float32_is_normalised_in_float64_and_rounded_once(tmp_path) -> None:
     assert served.equal(transformed)
 
 
-def test_own_numbers_follow_the_same_rule(collected) -> None:
-    dataset = RoboHiveDataset("toy_point", split="random", store=collected)
+def test_own_numbers_follow_the_same_rule(filled) -> None:
+    dataset = RoboHiveDataset("toy_point", split="random", store=filled)
     mean, std = torch.tensor([0.25, 0.5], dtype=torch.float64), torch.tensor([0.01, 0.0], dtype=torch.float64)
     raw = dataset.as_tensordict()["observation"]
     served = dataset.as_tensordict(normalize={("observation",): (mean, std)})["observation"]

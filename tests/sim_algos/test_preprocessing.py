@@ -51,8 +51,8 @@ def test_statistics_are_those_of_each_element_over_all_chunks(monkeypatch, width
     assert (statistics.observation_dim, statistics.is_normalized) == (width, False)
 
 
-def test_a_buffer_that_normalises_keeps_its_numbers(collected) -> None:
-    dataset = RoboHiveDataset("toy_point", split="expert", store=collected)
+def test_a_buffer_that_normalises_keeps_its_numbers(filled) -> None:
+    dataset = RoboHiveDataset("toy_point", split="expert", store=filled)
     moments = dataset.statistics["observation"]
     statistics = compute_training_statistics(dataset.as_replay_buffer(normalize=True), BehaviorCloning.in_keys)
     assert statistics.is_normalized

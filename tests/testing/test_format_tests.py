@@ -1,9 +1,11 @@
 """The conformance suite is red for formats that are wrong: each defect below fails in the test that is meant for it."""
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -195,7 +197,9 @@ def test_every_defect_is_red_where_it_should_be(tmp_path):
     (tmp_path / "test_defects.py").write_text(f"import {__name__} as suite\n\nTestLines = suite.TestLines\n{classes}\n")
     arguments = ["-q", "-p", "no:cacheprovider", "-rf", "--tb=no", "-W", "ignore", "test_defects.py"]
 
-    ran = subprocess.run([sys.executable, "-m", "pytest", *arguments], capture_output=True, text=True, cwd=tmp_path)
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-m", "pytest", *arguments]
+    ran = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=env)
 
     failed: dict[str, set[str]] = {name: set() for name in names}
     for line in ran.stdout.splitlines():

@@ -52,20 +52,26 @@ def select_where(table: pa.Table, condition: str | pc.Expression) -> list[int]:
         InvalidExpressionError: The condition cannot be parsed, names an unknown column, or compares values of types
             that cannot be compared.
     """
-    expression = condition
-    if isinstance(condition, str):
-        tree = _parse(condition)
-        for name in sorted({_column_name(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}):
-            if name.startswith(f"{METADATA}."):
-                table = _add_metadata_column(table, name, condition)
-        expression = _ExpressionCompiler(condition).compile(tree)
     try:
-        return table.filter(expression)[keys.EPISODE].to_pylist()
-    except (pa.ArrowException, ValueError, TypeError) as error:
+        if isinstance(condition, str):
+            table, condition = _compile(table, condition)
+        return table.filter(condition)[keys.EPISODE].to_pylist()
+    except InvalidExpressionError:
+        raise
+    except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
         reason = str(error).splitlines()[0]
         text = str(condition)
         msg = f"Condition {text!r} cannot be computed: {reason}. Columns are {', '.join(EPISODE_COLUMNS)}."
         raise InvalidExpressionError(msg) from error
+
+
+def _compile(table: pa.Table, text: str) -> tuple[pa.Table, pc.Expression]:
+    """Return the table, with the entries of the metadata that a condition names as columns, and the expression."""
+    tree = _parse(text)
+    for name in sorted({_column_name(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}):
+        if name.startswith(f"{METADATA}."):
+            table = _add_metadata_column(table, name, text)
+    return table, _ExpressionCompiler(text).compile(tree)
 
 
 def find_referenced_columns(text: str) -> list[str]:
@@ -187,11 +193,17 @@ class _ExpressionCompiler:
             is_null = self._to_expression(left if right is None else right).is_null()
             return ~is_null if isinstance(comparison, (ast.NotEq, ast.IsNot)) else is_null
         if isinstance(comparison, (ast.In, ast.NotIn)):
-            is_in = self._to_expression(left).isin(right if isinstance(right, list) else [right])
+            is_in = self._to_expression(left).isin(self._constants(right))
             return is_in if isinstance(comparison, ast.In) else ~is_in
         if type(comparison) not in _COMPARISONS:
             self._refuse("'is' compares with None only: expected == or !=.")
         return _COMPARISONS[type(comparison)](self._to_expression(left), self._to_expression(right))
+
+    def _constants(self, value: Any) -> list[Any]:
+        values = value if isinstance(value, list) else [value]
+        if any(isinstance(item, pc.Expression | list) for item in values):
+            self._refuse("after 'in' comes a list of constants, such as ['expert', 'medium'].")
+        return values
 
     def _refuse(self, problem: str) -> NoReturn:
         msg = f"Condition {self._text!r}: {problem}"

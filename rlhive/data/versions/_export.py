@@ -100,6 +100,7 @@ def export(
         >>> export(recording, "my/knob", license="mit", splits={"train": 0.9, "test": 0.1})  # doctest: +SKIP
         PosixPath('/home/me/.rlhive/datasets/my/knob/1.0.0')
     """
+    license = _require_license(license)  # before the source, which may be long or used up by reading it
     source = assign_splits(to_source(source, schema), splits, seed=seed)
     manifest = Manifest(
         name="/".join(_store.parse_name(name)),
@@ -108,7 +109,7 @@ def export(
         schema=source.schema,
         splits={},
         files=(),
-        license=_require_license(license),
+        license=license,
         description=description or source.description,
         env_name=env_name or source.env_name,
         task=task or source.task,
