@@ -22,7 +22,7 @@ def store(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="session")
 def collected(tmp_path_factory):
-    """A store that holds toy_point 1.0.0, which tests copy and never write to: a cache in it would reach other tests."""
+    """A store that holds toy_point 1.0.0. Tests copy it and never write to it: a cache would reach other tests."""
     from rlhive.rollouts._collect import collect
 
     path = tmp_path_factory.mktemp("collected")

@@ -1,6 +1,6 @@
-"""Whatever stands in a version's folder: what comes out is the data, or an error that RLHive documents.
+"""Damaged versions: reading one gives the original data or an error that RLHive documents, never other data.
 
-The suite tries some dozens of damages drawn anew each time; `make fuzz` tries many more.
+Each run draws some dozens of damages at random; `make fuzz` draws many more.
 """
 
 import copy
@@ -31,8 +31,8 @@ fuzz = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
-#: What JSON can hold, at its worst.
-ODD = st.one_of(
+#: Unusual JSON values.
+UNUSUAL = st.one_of(
     st.sampled_from([None, True, False, 0, -1, 1, 2**31, 2**63, 10**40, 1.5, -0.0, 1e308, float("nan"), float("inf")]),
     st.sampled_from(["", "..", "/etc/passwd", "../../x", "a\\b", "C:x", "\x00", "\x1b[2J", "nul", "é", "x" * 5000]),
     st.sampled_from([[], {}, [[]], [None], {"": None}, [[[[[]]]]], {"a": {"b": {"c": 1}}}, [2**40, 2**40]]),
@@ -42,11 +42,11 @@ ODD = st.one_of(
 
 @pytest.fixture(scope="module")
 def clean(tmp_path_factory):
-    """A version, and what it holds."""
+    """The folder of a version, and its transitions."""
     store = tmp_path_factory.mktemp("clean")
-    schema, made = records([4, 1, 7, 3])
+    schema, episodes = records([4, 1, 7, 3])
     runs = [{"run": "run", "env": {"horizon": 7}}]
-    folder = export(made, "my/knob", version="1.0.0", schema=schema, license="mit", store=store, runs=runs)
+    folder = export(episodes, "my/knob", version="1.0.0", schema=schema, license="mit", store=store, runs=runs)
     return folder, RoboHiveDataset(folder, store=store).as_tensordict()
 
 
@@ -60,8 +60,8 @@ def copied(clean, tmp_path_factory):
     return make
 
 
-def everything(folder):
-    """Use a version in every way; return what it serves."""
+def read_everything(folder):
+    """Read a version in every way and return its transitions."""
     dataset = RoboHiveDataset(folder, store=folder.parents[2] / "store")
     repr(dataset), describe(dataset), len(dataset)
     _ = dataset.statistics, dataset.episodes
@@ -71,9 +71,9 @@ def everything(folder):
 
 
 def attempt(folder):
-    """Return what the version serves, or None, and the error in words."""
+    """Return the transitions of a version and no message, or None and the error message."""
     try:
-        return everything(folder), ""
+        return read_everything(folder), ""
     except RLHiveError as error:
         return None, str(error)
 
@@ -87,28 +87,28 @@ def bits(value):
     return value.contiguous().numpy().tobytes() if isinstance(value, torch.Tensor) else list(value)
 
 
-def places(value, path=()):
+def iterate_paths(value, path=()):
     """Yield the path of everything inside a JSON value."""
     if path:
         yield path
     children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, inner in children:
-        yield from places(inner, (*path, key))
+        yield from iterate_paths(inner, (*path, key))
 
 
 def mutate(content, draw):
-    """Replace, remove or repeat one to three things of the JSON."""
+    """Replace, remove or repeat one to three values of the JSON."""
     for _ in range(draw(st.integers(1, 3))):
-        there = list(places(content))
-        if not there:
+        paths = list(iterate_paths(content))
+        if not paths:
             return content
-        *way, last = draw(st.sampled_from(there))
+        *parents, last = draw(st.sampled_from(paths))
         parent = content
-        for key in way:
+        for key in parents:
             parent = parent[key]
         action = draw(st.sampled_from(["replace", "replace", "replace", "remove", "repeat"]))
         if action == "replace":
-            parent[last] = draw(ODD)
+            parent[last] = draw(UNUSUAL)
         elif action == "remove":
             del parent[last]
         elif isinstance(parent, list):
@@ -125,15 +125,17 @@ def test_a_manifest_of_any_json_gives_data_or_a_documented_error(copied, data):
     path = folder / "rlhive.json"
     path.write_text(json.dumps(mutate(json.loads(path.read_text()), data.draw)))
 
-    said = attempt(folder)[1]
+    _, message = attempt(folder)
 
-    assert "\n" not in said, "an error is one sentence"
+    assert "\n" not in message, "an error message is one line"
     json.dumps(run_checks(folder).to_json())
 
 
 @fuzz
 @given(
-    content=st.one_of(st.binary(max_size=40), st.text(max_size=40).map(str.encode), ODD.map(json.dumps).map(str.encode))
+    content=st.one_of(
+        st.binary(max_size=40), st.text(max_size=40).map(str.encode), UNUSUAL.map(json.dumps).map(str.encode)
+    )
 )
 def test_a_manifest_of_any_bytes_is_refused(copied, content):
     folder = copied()
@@ -148,11 +150,11 @@ def damage(path, data):
     """Flip a bit, cut a file short, or add to it."""
     content = bytearray(path.read_bytes())
     kind = data.draw(st.sampled_from(["flip", "flip", "flip", "cut", "grow"]))
-    where = data.draw(st.integers(0, max(0, len(content) - 1)))
+    position = data.draw(st.integers(0, max(0, len(content) - 1)))
     if kind == "flip" and content:
-        content[where] ^= 1 << data.draw(st.integers(0, 7))
+        content[position] ^= 1 << data.draw(st.integers(0, 7))
     elif kind == "cut" and content:
-        del content[where:]
+        del content[position:]
     else:
         content += b"\0" * 8
     path.write_bytes(content)
@@ -165,36 +167,37 @@ def test_a_damaged_file_is_never_served(copied, data):
     files = sorted(path for path in folder.rglob("*.parquet"))
     damage(data.draw(st.sampled_from(files)), data)
 
-    assert attempt(folder)[0] is None, "a file that the manifest does not describe was taken"
+    assert attempt(folder)[0] is None, "a file with another hash than the manifest's was read"
     assert not run_checks(folder).ok
 
 
 @fuzz
 @given(data=st.data())
-def test_a_damaged_file_with_a_manifest_that_agrees_gives_an_error_or_the_data(copied, clean, data):
-    """Page checksums and content hashes are the second line, where somebody recorded the damaged file's hash."""
+def test_a_damaged_file_whose_hash_the_manifest_has_gives_an_error_or_the_data(copied, clean, data):
+    """Page checksums and content hashes detect the damage where the manifest has the hash of the damaged file."""
     folder = copied()
     files = sorted(path for path in folder.rglob("data/*.parquet"))
     damage(data.draw(st.sampled_from(files)), data)
     update_hashes(folder)
 
-    served = attempt(folder)[0]
+    transitions, _ = attempt(folder)
 
-    assert served is None or same(served, clean[1])
+    assert transitions is None or same(transitions, clean[1])
     run_checks(folder)
 
 
 @fuzz
 @given(data=st.data())
 def test_a_damaged_cache_is_never_served(clean, cached, data):
-    """A cache is derived: whatever happens to it, it is made again from the version."""
-    folder, (store, names) = clean[0], cached
+    """A damaged cache is built again from the version."""
+    folder, _ = clean
+    store, names = cached
     path = store / data.draw(st.sampled_from(names))
     damage(path, data)
 
-    served = RoboHiveDataset(folder, store=store).as_tensordict()
+    transitions = RoboHiveDataset(folder, store=store).as_tensordict()
 
-    assert same(served, clean[1])
+    assert same(transitions, clean[1])
 
 
 @pytest.fixture(scope="module")

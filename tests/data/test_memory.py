@@ -23,7 +23,8 @@ def run_limited(folder, *, group_bytes):
         [sys.executable, "-m", "tests.data.limited", folder, str(HEADROOM_MB), "--group-bytes", str(group_bytes)],
         capture_output=True,
         text=True,
-        env=os.environ | {"MALLOC_ARENA_MAX": "1", "OMP_NUM_THREADS": "1", "ARROW_IO_THREADS": "1", "TQDM_DISABLE": "1"},
+        env=os.environ
+        | {"MALLOC_ARENA_MAX": "1", "OMP_NUM_THREADS": "1", "ARROW_IO_THREADS": "1", "TQDM_DISABLE": "1"},
     )
     return ran.returncode, ran.stdout, ran.stderr[-3000:]
 

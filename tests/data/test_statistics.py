@@ -12,11 +12,6 @@ from rlhive.data._statistics import (
     find_extremes,
     merge_statistics,
 )
-from rlhive.data.versions import _sketches
-from rlhive.data.versions._export import export
-from rlhive.data.versions._manifest import SKETCHES_PATH, Manifest
-from rlhive.errors import CorruptDatasetError
-from tests.data.strategies import records
 
 
 def make_values(seed, count):
@@ -140,49 +135,3 @@ def test_moments_come_back_from_json():
     for name in ("mean", "min", "max"):
         assert (getattr(read, name) == getattr(statistics, name)).all()
     np.testing.assert_allclose(read.std, statistics.std, rtol=1e-12)
-
-
-def test_a_version_keeps_the_sketches_and_merges_its_splits_exactly(tmp_path):
-    _, episodes = records([40, 30, 50, 20])
-    for record in episodes:
-        record.columns["observation"][:] = make_values(record.episode, record.length)[:, :3]
-    folder = export(episodes, "my/knob", license="mit", store=tmp_path, shard_bytes=1000)
-    manifest = Manifest.read(folder)
-
-    merged = merge_statistics(_sketches.read_statistics(folder, manifest, ["a", "b"]))["observation"]
-
-    rows = np.concatenate([record.columns["observation"] for record in episodes])
-    whole = ColumnStatistics.from_rows(rows, anchor=merged.anchor)
-    assert (merged.buckets == whole.buckets).all()
-    assert (merged.quantile(0.9) == whole.quantile(0.9)).all()
-    split_rows = np.concatenate([record.columns["observation"] for record in episodes if record.split == "b"])
-    expected = ColumnStatistics.from_rows(split_rows, anchor=merged.anchor).quantile(0.5)
-    assert manifest.statistics["b"]["observation"]["q50"] == expected.tolist()
-
-
-def test_a_version_without_sketches_gives_moments_alone(tmp_path):
-    _, episodes = records([4, 3])
-    folder = export(episodes, "my/knob", license="mit", store=tmp_path)
-    content = json.loads((folder / "rlhive.json").read_text())
-    content["files"] = [entry for entry in content["files"] if entry["path"] != SKETCHES_PATH]
-    for columns in content["statistics"].values():
-        for row in columns.values():
-            for name in QUANTILES:
-                del row[name]
-    (folder / "rlhive.json").write_text(json.dumps(content))
-
-    merged = merge_statistics(_sketches.read_statistics(folder, Manifest.read(folder), ["a", "b"]))["action"].to_json()
-
-    assert merged["count"] == 7
-    assert set(merged) == {"count", "mean", "std", "min", "max"}
-
-
-def test_sketches_that_do_not_fit_the_manifest_are_refused(tmp_path):
-    _, episodes = records([4, 3])
-    folder = export(episodes, "my/knob", license="mit", store=tmp_path)
-    content = json.loads((folder / "rlhive.json").read_text())
-    content["statistics"]["a"]["action"]["count"] += 1
-    (folder / "rlhive.json").write_text(json.dumps(content))
-
-    with pytest.raises(CorruptDatasetError, match="expected 5 values per element"):
-        _sketches.read_statistics(folder, Manifest.read(folder), ["a"])

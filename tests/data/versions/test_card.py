@@ -1,9 +1,8 @@
-"""The card says what the version holds, in a form that the Hub, datasets, pandas, Polars and DuckDB read."""
+"""The card describes the version, and the Hub, datasets, pandas, Polars and DuckDB read its files."""
 
 import json
 import subprocess
 import sys
-import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 
 import duckdb
@@ -16,7 +15,6 @@ import yaml
 from rlhive.data.versions._card import render_card
 from rlhive.data.versions._export import export
 from rlhive.data.versions._manifest import Manifest
-from rlhive.data.versions._picture import render_returns
 from rlhive.errors import InvalidLicenseError
 from tests.data.checks.walks import SCHEMA, make_walk
 from tests.data.strategies import records
@@ -31,15 +29,15 @@ RUN = {
 
 
 @pytest.fixture(scope="module")
-def made():
+def episodes():
     return [make_walk(number) for number in range(6)]
 
 
 @pytest.fixture(scope="module")
-def folder(made, tmp_path_factory):
+def folder(episodes, tmp_path_factory):
     store = tmp_path_factory.mktemp("store")
-    words = {"description": "A walk.", "env_name": "Walk-v0", "certificate": "6 bit-exact", "license": "cc-by-4.0"}
-    return export(made, "my/walk", version="1.2.0", schema=SCHEMA, runs=[RUN], store=store, **words)
+    options = {"description": "A walk.", "env_name": "Walk-v0", "certificate": "6 bit-exact", "license": "cc-by-4.0"}
+    return export(episodes, "my/walk", version="1.2.0", schema=SCHEMA, runs=[RUN], store=store, **options)
 
 
 @pytest.fixture(scope="module")
@@ -66,11 +64,11 @@ def test_the_front_matter_is_what_the_hub_reads(card):
     assert head["size_categories"] == ["n<1K"]
 
 
-def test_the_words_are_those_of_the_data(card, folder, made):
-    train = [record for record in made if record.split == "train"]
+def test_the_card_describes_the_data(card, folder, episodes):
+    train = [record for record in episodes if record.split == "train"]
     mean = np.mean([record.episode_return for record in train])
     success = np.mean([record.success for record in train])
-    actions = np.concatenate([record.columns["action"] for record in made])
+    actions = np.concatenate([record.columns["action"] for record in episodes])
     for text in (
         "# my/walk 1.2.0",
         "A walk.",
@@ -91,19 +89,19 @@ def test_the_words_are_those_of_the_data(card, folder, made):
         assert text in card, text
 
 
-def test_a_licence_is_asked_for(made, tmp_path):
+def test_a_licence_is_required(episodes, tmp_path):
     with pytest.raises(TypeError, match="license"):
-        export(made, "my/walk", version="1.0.0", schema=SCHEMA, store=tmp_path)
+        export(episodes, "my/walk", version="1.0.0", schema=SCHEMA, store=tmp_path)
     for license in ("", "my own", None):
         with pytest.raises(InvalidLicenseError, match=r"expected an identifier such as 'apache-2\.0'"):
-            export(made, "my/walk", version="1.0.0", schema=SCHEMA, license=license, store=tmp_path)
+            export(episodes, "my/walk", version="1.0.0", schema=SCHEMA, license=license, store=tmp_path)
 
 
-def test_what_a_manifest_says_is_text_and_not_markup(folder):
+def test_text_from_a_manifest_is_escaped(folder):
     manifest = Manifest.read(folder)
-    evil = "x\n---\nlicense: mit\n---\n<script>alert(1)</script> [a](http://b) | `c`"
+    markup = "x\n---\nlicense: mit\n---\n<script>alert(1)</script> [a](http://b) | `c`"
     returns = dict.fromkeys(manifest.splits, (0.0, 0.0))
-    card = render_card(replace(manifest, description=evil, env_name=evil, parents=({"name": evil},)), returns)
+    card = render_card(replace(manifest, description=markup, env_name=markup, parents=({"name": markup},)), returns)
 
     assert front_matter(card)["license"] == "cc-by-4.0"
     assert "\n---\n" not in card.split("---\n", 2)[2]
@@ -112,42 +110,28 @@ def test_what_a_manifest_says_is_text_and_not_markup(folder):
     assert "[a](" not in shown
 
 
-def test_the_picture_is_a_function_of_the_returns():
-    returns = {"expert": [3.0, 4.0, 4.1], "random <&>": [1.0, 1.0], "none": [], "odd": [float("nan"), float("inf")]}
-    one, two = (render_returns(returns, "a <b>") for _ in range(2))
-    bars = [item for item in ElementTree.fromstring(one).iter() if item.tag.endswith("rect")][1:]
-
-    assert one == two
-    assert len(bars) == 4  # 1, 3, 4 and 4.1 stand in bins of their own
-    assert max(float(bar.get("height")) for bar in bars) == 44.0
-    words = [item.text for item in ElementTree.fromstring(one).iter() if item.tag.endswith("text")]
-    assert words[0] == "a <b>"
-    assert words[-3:] == ["1", "2.55", "4.1"]
-    assert render_returns({}, "") == render_returns({}, "")
-
-
-def test_the_picture_is_in_the_version_and_not_in_the_fingerprint(folder, made, tmp_path):
+def test_the_picture_is_in_the_version_and_not_in_the_fingerprint(folder, episodes, tmp_path):
     manifest = Manifest.read(folder)
-    other = export(made, "my/walk", version="1.2.0", schema=SCHEMA, license="mit", runs=[], store=tmp_path)
+    other = export(episodes, "my/walk", version="1.2.0", schema=SCHEMA, license="mit", runs=[], store=tmp_path)
 
     assert "returns.svg" in [entry.path for entry in manifest.files]
     assert Manifest.read(other).fingerprint == manifest.fingerprint
     assert (other / "returns.svg").read_bytes() == (folder / "returns.svg").read_bytes()
 
 
-def expected(made, split):
-    own = [record for record in made if record.split == split]
+def expected_rows(episodes, split):
+    split_episodes = [record for record in episodes if record.split == split]
     return {
-        "episode": [record.episode for record in own for _ in range(record.length)],
-        "step_count": [step for record in own for step in range(record.length)],
-        "next.reward": [x for record in own for x in record.columns["next.reward"].ravel().tolist()],
-        "observation": [row.tolist() for record in own for row in record.columns["observation"]],
-        "action": [row.tolist() for record in own for row in record.columns["action"]],
-        "next.truncated": [x for record in own for x in record.columns["next.truncated"].ravel().tolist()],
+        "episode": [record.episode for record in split_episodes for _ in range(record.length)],
+        "step_count": [step for record in split_episodes for step in range(record.length)],
+        "next.reward": [x for record in split_episodes for x in record.columns["next.reward"].ravel().tolist()],
+        "observation": [row.tolist() for record in split_episodes for row in record.columns["observation"]],
+        "action": [row.tolist() for record in split_episodes for row in record.columns["action"]],
+        "next.truncated": [x for record in split_episodes for x in record.columns["next.truncated"].ravel().tolist()],
     }
 
 
-def test_datasets_reads_one_row_per_transition_where_rlhive_is_not_importable(folder, made, tmp_path):
+def test_datasets_reads_one_row_per_transition_where_rlhive_is_not_importable(folder, episodes, tmp_path):
     script = """
 import sys, json
 sys.modules["rlhive"] = None
@@ -155,37 +139,37 @@ import datasets
 loaded = datasets.load_dataset(sys.argv[1])
 print(json.dumps({split: {name: rows[name][:] for name in json.loads(sys.argv[2])} for split, rows in loaded.items()}))
 """
-    names = json.dumps(list(expected(made, "train")))
+    names = json.dumps(list(expected_rows(episodes, "train")))
     ran = subprocess.run(
         [sys.executable, "-c", script, str(folder), names], capture_output=True, text=True, check=True, cwd=tmp_path
     )
 
-    assert json.loads(ran.stdout) == {split: expected(made, split) for split in ("test", "train")}
+    assert json.loads(ran.stdout) == {split: expected_rows(episodes, split) for split in ("test", "train")}
 
 
-def test_pandas_polars_and_duckdb_read_the_same_rows(folder, made):
+def test_pandas_polars_and_duckdb_read_the_same_rows(folder, episodes):
     pattern = str(folder / "data/train-*.parquet")
-    wanted = expected(made, "train")
+    columns = expected_rows(episodes, "train")
     ordered = duckdb.sql(f"SELECT * FROM read_parquet('{pattern}') ORDER BY episode, step_count")
     frames = {
         "pandas": pd.read_parquet(next(folder.glob("data/train-*.parquet"))),
         "polars": pl.read_parquet(pattern),
         "duckdb": ordered.to_arrow_table(),
     }
-    for name, values in wanted.items():
+    for name, values in columns.items():
         assert [plain(value) for value in frames["pandas"][name]] == values, name
         assert frames["polars"][name].to_list() == values, name
         assert frames["duckdb"][name].to_pylist() == values, name
-    episodes = folder / "meta/episodes.parquet"
-    total = duckdb.sql(f"SELECT sum(\"return\") AS total FROM read_parquet('{episodes}')").to_arrow_table()
-    assert total["total"].to_pylist() == [pytest.approx(sum(record.episode_return for record in made))]
+    table = folder / "meta/episodes.parquet"
+    total = duckdb.sql(f"SELECT sum(\"return\") AS total FROM read_parquet('{table}')").to_arrow_table()
+    assert total["total"].to_pylist() == [pytest.approx(sum(record.episode_return for record in episodes))]
 
 
 def test_text_and_pictures_are_read_by_others_too(tmp_path):
-    schema, some = records([3, 2], splits=("a",))
-    other = export(some, "my/knob", version="1.0.0", schema=schema, license="mit", store=tmp_path)
+    schema, episodes = records([3, 2], splits=("a",))
+    other = export(episodes, "my/knob", version="1.0.0", schema=schema, license="mit", store=tmp_path)
     frame = pl.read_parquet(str(other / "data/*.parquet"))
-    images = np.concatenate([record.columns["parts.camera"] for record in some])
+    images = np.concatenate([record.columns["parts.camera"] for record in episodes])
 
     assert np.array_equal(np.array(frame["parts.camera"].to_list()).reshape(images.shape), images)
 

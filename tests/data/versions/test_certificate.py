@@ -78,9 +78,14 @@ def test_a_replay_of_fewer_episodes_does_not_replace_one_of_more_with_the_same_v
     assert read_certificate(FINGERPRINT, store=tmp_path).verdict == DIVERGES
 
 
-@pytest.mark.parametrize(
-    "content", ["", "{}", "[1]", '{"format_version": 9}', "\x00" * 99, " " * (2**20 + 1)], ids=lambda text: text[:9]
-)
+def test_a_certificate_of_more_than_a_mebibyte_is_not_read(tmp_path):
+    path = make_certificate().save(store=tmp_path)
+    path.write_text(path.read_text() + " " * 2**20)
+
+    assert read_certificate(FINGERPRINT, store=tmp_path) is None
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[1]", '{"format_version": 9}', "\x00" * 99], ids=lambda text: text[:9])
 def test_a_file_that_is_no_certificate_reads_as_none(content, tmp_path):
     path = make_certificate().save(store=tmp_path)
     path.write_text(content)

@@ -35,12 +35,12 @@ TOKENS += ["(", ")", "[", "]", "'a'", "-40"]
         (pc.field("length") > 10, [9, 12]),
     ],
 )
-def test_a_condition_chooses_episodes(condition, expected):
+def test_a_condition_selects_episodes(condition, expected):
     assert _conditions.select_where(TABLE, condition) == expected
 
 
 @pytest.mark.parametrize(
-    ("condition", "says"),
+    ("condition", "message"),
     [
         ("__import__('os').system('true')", "Call is not part of the language"),
         ("(lambda: 1)()", "Call is not part"),
@@ -65,19 +65,19 @@ def test_a_condition_chooses_episodes(condition, expected):
         ("length > " + "9" * 5000, "expected something like|cannot be computed"),
     ],
 )
-def test_anything_else_is_refused_in_one_sentence(condition, says):
-    with pytest.raises(InvalidExpressionError, match=says):
+def test_anything_else_is_refused(condition, message):
+    with pytest.raises(InvalidExpressionError, match=message):
         _conditions.select_where(TABLE, condition)
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.sampled_from(TOKENS)))
-def test_no_text_does_harm(tokens):
+def test_any_text_selects_episodes_or_is_refused(tokens):
     try:
-        chosen = _conditions.select_where(TABLE, " ".join(tokens))
+        episode_ids = _conditions.select_where(TABLE, " ".join(tokens))
     except RLHiveError:
         return
-    assert set(chosen) <= {3, 6, 9, 12}
+    assert set(episode_ids) <= {3, 6, 9, 12}
 
 
 def test_only_the_columns_that_a_condition_names_are_needed():

@@ -1,3 +1,5 @@
+"""The comparison of two versions: every kind of change is reported as what it is."""
+
 import json
 import subprocess
 import sys
@@ -14,55 +16,55 @@ from tests.data.strategies import records
 
 
 @pytest.fixture
-def made():
+def episodes():
     return records([4, 2, 3, 5])[1]
 
 
-def write(made, store, name="my/knob", **kwargs):
-    return export(made, name, **({"license": "mit", "store": store} | kwargs))
+def write(episodes, store, name="my/knob", **kwargs):
+    return export(episodes, name, **({"license": "mit", "store": store} | kwargs))
 
 
 def other_action(record):
     return replace(record, columns=record.columns | {"action": record.columns["action"] + 1})
 
 
-def test_every_kind_of_change_is_told_apart(made, tmp_path):
+def test_every_kind_of_change_is_distinguished(episodes, tmp_path):
     new = [
-        other_action(made[0]),  # 3: changed
-        replace(made[1], episode=5),  # 6 → 5: renumbered
-        replace(made[2], split="c", seed=77),  # 9: described otherwise
+        other_action(episodes[0]),  # 3: changed
+        replace(episodes[1], episode=5),  # 6 → 5: renumbered
+        replace(episodes[2], split="c", seed=77),  # 9: other split and seed
         # 12: dropped
-        replace(other_action(made[3]), episode=40),  # 40: added
+        replace(other_action(episodes[3]), episode=40),  # 40: added
     ]
-    before = write(made, tmp_path)
+    before = write(episodes, tmp_path)
     after = write(sorted(new, key=lambda r: r.episode), tmp_path, description="new", runs=[{"run": "r2"}])
 
-    found = diff(before, after)
+    difference = diff(before, after)
 
-    assert (found.added, found.dropped, found.changed) == ([40], [12], [3])
-    assert found.renumbered == [(6, 5)]
-    assert found.moved == {9: {"split": ["a", "c"], "seed": [2, 77]}}
-    assert found.num_same == 0
-    assert found.comparable
-    assert found.splits["c"] == [None, {"num_episodes": 1, "num_transitions": 3}]
-    assert found.provenance["description"] == ["", "new"]
-    assert found.provenance["runs"] == [[], ["r2"]]
-    assert "action" in found.statistics
-    assert json.loads(json.dumps(found.to_json()))["changed"] == [3]
-
-
-def test_two_equal_versions_do_not_differ(made, tmp_path):
-    found = diff(write(made, tmp_path), write(made, tmp_path / "b", shard_bytes=1))
-
-    assert not found
-    assert found.num_same == 4
+    assert (difference.added, difference.dropped, difference.changed) == ([40], [12], [3])
+    assert difference.renumbered == [(6, 5)]
+    assert difference.moved == {9: {"split": ["a", "c"], "seed": [2, 77]}}
+    assert difference.num_same == 0
+    assert difference.comparable
+    assert difference.splits["c"] == [None, {"num_episodes": 1, "num_transitions": 3}]
+    assert difference.provenance["description"] == ["", "new"]
+    assert difference.provenance["runs"] == [[], ["r2"]]
+    assert "action" in difference.statistics
+    assert json.loads(json.dumps(difference.to_json()))["changed"] == [3]
 
 
-def test_columns_make_hashes_incomparable(made, tmp_path):
-    wide = [replace(r, columns=r.columns | {"extra": np.zeros(r.length)}) for r in made]
-    without = [replace(r, columns={k: v for k, v in r.columns.items() if k != "gripper"}) for r in made]
-    single = [replace(r, columns=r.columns | {"action": r.columns["action"].astype(np.float64)}) for r in made]
-    base = write(made, tmp_path)
+def test_two_equal_versions_do_not_differ(episodes, tmp_path):
+    difference = diff(write(episodes, tmp_path), write(episodes, tmp_path / "b", shard_bytes=1))
+
+    assert not difference
+    assert difference.num_same == 4
+
+
+def test_columns_make_hashes_incomparable(episodes, tmp_path):
+    wide = [replace(r, columns=r.columns | {"extra": np.zeros(r.length)}) for r in episodes]
+    without = [replace(r, columns={k: v for k, v in r.columns.items() if k != "gripper"}) for r in episodes]
+    single = [replace(r, columns=r.columns | {"action": r.columns["action"].astype(np.float64)}) for r in episodes]
+    base = write(episodes, tmp_path)
 
     added, dropped = diff(base, write(wide, tmp_path / "a")), diff(base, write(without, tmp_path / "b"))
     changed = diff(base, write(single, tmp_path / "c"))
@@ -74,37 +76,37 @@ def test_columns_make_hashes_incomparable(made, tmp_path):
     assert (added.num_same, added.changed, added.added) == (4, [], [])
 
 
-def test_moved_statistics_are_said(made, tmp_path):
-    for record in made:
+def test_statistics_that_changed_are_reported(episodes, tmp_path):
+    for record in episodes:
         record.columns["action"][:] = np.random.default_rng(record.episode).normal(size=(record.length, 2))
-    shifted = [replace(r, columns=r.columns | {"action": r.columns["action"] * 3}) for r in made]
+    shifted = [replace(r, columns=r.columns | {"action": r.columns["action"] * 3}) for r in episodes]
 
-    found = diff(write(made, tmp_path), write(shifted, tmp_path)).statistics
+    difference = diff(write(episodes, tmp_path), write(shifted, tmp_path)).statistics
 
-    assert list(found) == ["action"]
-    assert found["action"]["std_factor"] == pytest.approx([3, 3], rel=1e-5)
-    assert found["action"]["extremes"]
+    assert list(difference) == ["action"]
+    assert difference["action"]["std_factor"] == pytest.approx([3, 3], rel=1e-5)
+    assert difference["action"]["extremes"]
 
 
-def test_the_command_prints_a_table_or_json(made, store):
-    write(made, store)
-    write(made[:3], store)
+def test_the_command_prints_a_table_or_json(episodes, store):
+    write(episodes, store)
+    write(episodes[:3], store)
     runner = CliRunner()
 
     table = runner.invoke(app, ["diff", "my/knob@1.0.0", "my/knob@2.0.0"]).output
-    told = json.loads(runner.invoke(app, ["diff", "my/knob@1.0.0", "my/knob", "--json"]).output)
+    as_json = json.loads(runner.invoke(app, ["diff", "my/knob@1.0.0", "my/knob", "--json"]).output)
     same = runner.invoke(app, ["diff", "my/knob", str(store / "my/knob/2.0.0")]).output
 
     assert "episodes dropped" in table
     assert "1 (12)" in table
-    assert told["dropped"] == [12]
+    assert as_json["dropped"] == [12]
     assert "hold the same" in same
     assert runner.invoke(app, ["diff", "my/knob@9.9.9", "my/knob"]).exit_code == 1
 
 
-def test_no_torch_is_imported_for_it(made, store):
-    write(made, store)
-    write(made[:3], store)
+def test_comparing_imports_no_torch(episodes, store):
+    write(episodes, store)
+    write(episodes[:3], store)
     script = """
 import sys
 from rlhive.cli._diff import _find_address

@@ -1,3 +1,5 @@
+"""Views and operations: what they serve, what they write, and what they refuse."""
+
 import json
 from dataclasses import replace
 
@@ -15,36 +17,36 @@ from rlhive.errors import InvalidExpressionError, InvalidLicenseError, SchemaMis
 from tests.data.strategies import records, same, transitions
 
 
-def opened(made, store, name="my/knob", **kwargs):
+def export_and_open(episodes, store, name="my/knob", **kwargs):
     kwargs = {"license": "mit", "store": store, "env_name": "ToyPoint-v0", "runs": [{"run": "run"}]} | kwargs
-    return RoboHiveDataset(export(made, name, **kwargs), store=store)
+    return RoboHiveDataset(export(episodes, name, **kwargs), store=store)
 
 
-def stored(dataset):
-    """Every episode of a dataset as it is on the disk, by id."""
+def read_episodes(dataset):
+    """Return the episodes of a dataset as they are on disk, by id."""
     return {record.episode: record for record in dataset.as_source().records()}
 
 
 @pytest.fixture
-def made():
+def episodes():
     return records([4, 2, 7, 3, 5, 1], splits=("a", "b"))[1]
 
 
 @pytest.fixture
-def dataset(made, tmp_path):
-    return opened(made, tmp_path, shard_bytes=2000)
+def dataset(episodes, tmp_path):
+    return export_and_open(episodes, tmp_path, shard_bytes=2000)
 
 
-def frozen(dataset):
+def read_files(dataset):
     return {path: path.read_bytes() for path in dataset.path.rglob("*") if path.is_file()}
 
 
 # -- views ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_view_serves_its_episodes_everywhere(dataset, made):
+def test_a_view_serves_its_episodes_everywhere(dataset, episodes):
     view = dataset.where("length > 2")
-    kept = [record for record in made if record.length > 2]
+    kept = [record for record in episodes if record.length > 2]
     order = [record.episode for split in "ab" for record in kept if record.split == split]
 
     assert view.episodes["episode"].to_pylist() == [record.episode for record in kept]
@@ -56,7 +58,7 @@ def test_a_view_serves_its_episodes_everywhere(dataset, made):
     assert view.as_arrow()["next.reward"].to_pylist() == view.as_tensordict()["next", "reward"].flatten().tolist()
     assert view.to_hf()["next.reward"][:] == view.as_arrow()["next.reward"].to_pylist()
     assert "where('length > 2')" in repr(view)
-    assert len(dataset) == sum(record.length for record in made)
+    assert len(dataset) == sum(record.length for record in episodes)
 
 
 def test_views_of_views(dataset):
@@ -99,12 +101,12 @@ def test_splits_partition_the_episodes_and_depend_on_the_seed_alone(dataset):
         dataset.split({"x": [3], "y": [3]})
 
 
-def test_statistics_and_normalization_are_those_of_the_view(made, tmp_path):
-    for record in made:  # without infinities
+def test_statistics_and_normalization_are_those_of_the_view(episodes, tmp_path):
+    for record in episodes:  # without infinities
         values = np.random.default_rng(record.episode).normal(2, 3, (record.length, 3))
         record.columns["observation"][:] = values
         record.columns["observation"][:, 2] = 5
-    dataset = opened(made, tmp_path)
+    dataset = export_and_open(episodes, tmp_path)
     for chosen in (dataset, dataset["a"], dataset.where("length > 2")):
         rows = chosen.as_tensordict()["observation"].numpy()
         row = chosen.statistics["observation"]
@@ -129,22 +131,22 @@ def test_statistics_and_normalization_are_those_of_the_view(made, tmp_path):
 # -- new versions -----------------------------------------------------------------------------------------------------
 
 
-def test_saving_a_view_writes_its_episodes_and_names_the_parent(dataset, made, tmp_path):
-    before = frozen(dataset)
+def test_saving_a_view_writes_its_episodes_and_names_the_parent(dataset, episodes, tmp_path):
+    before = read_files(dataset)
     view = dataset.where("length > 2").split({"train": 0.75, "test": 0.25})
     saved = view.save("my/good")
 
     split_of = {e: name for name in view.splits for e in view[name].episodes["episode"].to_pylist()}
-    expected = {r.episode: replace(r, split=split_of[r.episode]) for r in made if r.length > 2}
-    assert all(same(record, expected[episode]) for episode, record in stored(saved).items())
-    assert stored(saved).keys() == expected.keys()
+    expected = {r.episode: replace(r, split=split_of[r.episode]) for r in episodes if r.length > 2}
+    assert all(same(record, expected[episode]) for episode, record in read_episodes(saved).items())
+    assert read_episodes(saved).keys() == expected.keys()
     assert (saved.name, saved.version, saved.splits) == ("my/good", "1.0.0", ["train", "test"])
     assert saved.manifest.license == "mit"
     assert saved.manifest.env_name == "ToyPoint-v0"
     parent = saved.manifest.parents[0]
     assert parent["fingerprint"] == dataset.fingerprint
     assert parent["operations"] == ["where('length > 2')", "split({'train': 0.75, 'test': 0.25}, seed=0)"]
-    assert frozen(dataset) == before
+    assert read_files(dataset) == before
 
 
 def test_saving_a_split_names_it(dataset):
@@ -160,12 +162,12 @@ def test_saving_under_the_same_name_makes_the_right_version(dataset):
     assert dataset.save("my/knob", version="1.0.2", description="again").fingerprint == dataset.fingerprint
 
 
-def test_merging_drops_duplicates_and_keeps_what_was_known(dataset, made, tmp_path, caplog):
-    more = [replace(record, episode=record.episode + 1, seed=900, policy="clone") for record in made[:2]]
+def test_merging_drops_duplicates_and_keeps_what_was_known(dataset, episodes, tmp_path, caplog):
+    more = [replace(record, episode=record.episode + 1, seed=900, policy="clone") for record in episodes[:2]]
     fresh = records([6, 8], splits=("b", "c"))[1]
     for record in fresh:
         record.columns["action"][:] += 1
-    other = opened(
+    other = export_and_open(
         sorted([*more, *(replace(r, episode=r.episode + 50) for r in fresh)], key=lambda record: record.episode),
         tmp_path,
         "my/other",
@@ -175,9 +177,9 @@ def test_merging_drops_duplicates_and_keeps_what_was_known(dataset, made, tmp_pa
     merged = dataset.merge(other, name="my/both")
 
     assert "dropped 2 episodes" in caplog.text
-    back = stored(merged)
+    back = read_episodes(merged)
     assert list(back) == list(range(8))
-    for new, old in zip(back.values(), [*made, *fresh], strict=True):
+    for new, old in zip(back.values(), [*episodes, *fresh], strict=True):
         assert new.content_hash() == old.content_hash()
         assert (new.seed, new.split, new.policy, dict(new.metadata)) == (old.seed, old.split, old.policy, old.metadata)
         assert new.start_state.keys() == old.start_state.keys()
@@ -186,19 +188,19 @@ def test_merging_drops_duplicates_and_keeps_what_was_known(dataset, made, tmp_pa
     assert [parent["name"] for parent in merged.manifest.parents] == ["my/knob", "my/other"]
 
 
-def test_merging_refuses_another_schema_and_says_where(dataset, made, tmp_path):
-    wide = [replace(r, columns=r.columns | {"action": np.zeros((r.length, 5), np.float32)}) for r in made]
-    other = opened(wide, tmp_path, "my/wide")
+def test_merging_refuses_another_schema_and_says_where(dataset, episodes, tmp_path):
+    wide = [replace(r, columns=r.columns | {"action": np.zeros((r.length, 5), np.float32)}) for r in episodes]
+    other = export_and_open(wide, tmp_path, "my/wide")
 
     with pytest.raises(
         SchemaMismatchError, match=r"source 2 .* key action: expected float32 \(2,\), got float32 \(5,\)"
     ):
         dataset.merge(other, name="my/both")
     with pytest.raises(InvalidLicenseError, match="License ''"):
-        dataset.merge(opened(made, tmp_path, "my/third", license="gpl-3.0"), name="my/both")
+        dataset.merge(export_and_open(episodes, tmp_path, "my/third", license="gpl-3.0"), name="my/both")
 
 
-def test_appending_keeps_ids_and_goes_on_after_them(dataset, made, tmp_path):
+def test_appending_keeps_ids_and_goes_on_after_them(dataset, episodes, tmp_path):
     schema, fresh = records([6, 8], splits=("b", "c"))
     recording = Recording.create(
         tmp_path / "recording", schema, start_state=fresh[0].start_state, provenance={"run": "late"}
@@ -210,16 +212,16 @@ def test_appending_keeps_ids_and_goes_on_after_them(dataset, made, tmp_path):
 
     longer = dataset.append(recording)
 
-    back = stored(longer)
+    back = read_episodes(longer)
     assert longer.version == "2.0.0"
     assert list(back) == [3, 6, 9, 12, 15, 18, 19, 20]
-    assert all(same(record, back[record.episode]) for record in made)
+    assert all(same(record, back[record.episode]) for record in episodes)
     assert back[20].content_hash() == fresh[1].content_hash()
     assert longer.manifest.env_name == "ToyPoint-v0"
     assert {run["run"] for run in longer.manifest.runs} == {"run", "late"}
 
 
-def test_columns_are_renamed_dropped_and_added(dataset, made):
+def test_columns_are_renamed_dropped_and_added(dataset, episodes):
     renamed = dataset.rename_column("parts.camera", "parts.left", name="my/renamed")
     dropped = dataset.drop_column("gripper", "count", name="my/dropped")
     added = dataset.add_column(
@@ -232,21 +234,21 @@ def test_columns_are_renamed_dropped_and_added(dataset, made):
         "twice", lambda columns, final: 2 * np.append(columns["count"], final["count"]), name="my/observed"
     )
 
-    for record in made:
-        assert (stored(renamed)[record.episode].columns["parts.left"] == record.columns["parts.camera"]).all()
-        assert (stored(renamed)[record.episode].final["parts.left"] == record.final["parts.camera"]).all()
+    for record in episodes:
+        assert (read_episodes(renamed)[record.episode].columns["parts.left"] == record.columns["parts.camera"]).all()
+        assert (read_episodes(renamed)[record.episode].final["parts.left"] == record.final["parts.camera"]).all()
         left = {name: array for name, array in record.columns.items() if name not in ("gripper", "count")}
-        assert stored(dropped)[record.episode].columns.keys() == left.keys()
+        assert read_episodes(dropped)[record.episode].columns.keys() == left.keys()
         states = np.append(record.columns["count"], record.final["count"])
-        assert stored(added)[record.episode].columns["speed"].tolist() == np.diff(states).tolist()
-        assert stored(observed)[record.episode].final["twice"] == 2 * record.final["count"]
+        assert read_episodes(added)[record.episode].columns["speed"].tolist() == np.diff(states).tolist()
+        assert read_episodes(observed)[record.episode].final["twice"] == 2 * record.final["count"]
     assert added.version == "1.1.0"
     assert added.schema["speed"].unit == "m/s"
     assert ("next", "twice") in observed.as_tensordict().keys(True)
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
         (lambda d: d.rename_column("nothing", "x", name="my/x"), "There is no column nothing: expected one of action"),
         (lambda d: d.rename_column("action", "gripper", name="my/x"), "gripper exists already"),
@@ -265,27 +267,27 @@ def test_columns_are_renamed_dropped_and_added(dataset, made):
         (lambda d: d.relabel(lambda c, f: np.zeros(99), name="my/x"), "expected 4 rewards, got shape"),
     ],
 )
-def test_what_cannot_be_changed_is_refused_and_nothing_is_written(dataset, change, says, tmp_path):
-    with pytest.raises(SchemaMismatchError, match=says):
+def test_what_cannot_be_changed_is_refused_and_nothing_is_written(dataset, change, message, tmp_path):
+    with pytest.raises(SchemaMismatchError, match=message):
         change(dataset)
 
     assert not (tmp_path / "my/x/1.0.0").exists()
 
 
-def test_shares_of_a_recording_and_ids_of_a_list(made, tmp_path):
-    by_share = Manifest.read(export(made, "my/shares", license="mit", splits={"p": 0.5, "q": 0.5}, store=tmp_path))
+def test_shares_of_a_recording_and_ids_of_a_list(episodes, tmp_path):
+    by_share = Manifest.read(export(episodes, "my/shares", license="mit", splits={"p": 0.5, "q": 0.5}, store=tmp_path))
     ids = {"p": [3, 9], "q": [6, 12, 15, 18], "empty": []}
-    by_id = Manifest.read(export(made, "my/ids", license="mit", splits=ids, store=tmp_path))
+    by_id = Manifest.read(export(episodes, "my/ids", license="mit", splits=ids, store=tmp_path))
 
     assert [split["num_episodes"] for split in by_share.splits.values()] == [3, 3]
     assert {name: split["num_episodes"] for name, split in by_id.splits.items()} == {"p": 2, "q": 4, "empty": 0}
     with pytest.raises(SchemaMismatchError, match="got 5 in none, 6 for example"):
-        export(made, "my/x", license="mit", splits={"p": [3]}, store=tmp_path)
+        export(episodes, "my/x", license="mit", splits={"p": [3]}, store=tmp_path)
     with pytest.raises(SchemaMismatchError, match="got a stream"):
-        export(iter(made), "my/x", license="mit", splits={"p": 1.0}, store=tmp_path)
+        export(iter(episodes), "my/x", license="mit", splits={"p": 1.0}, store=tmp_path)
     for wrong in ("", None, "mit license", "../x"):
         with pytest.raises(InvalidLicenseError, match="License"):
-            export(made, "my/x", license=wrong, store=tmp_path)
+            export(episodes, "my/x", license=wrong, store=tmp_path)
 
 
 def test_a_view_exports_like_any_source(dataset, tmp_path):

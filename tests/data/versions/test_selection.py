@@ -1,3 +1,5 @@
+"""Selections: the ids of the selected episodes, and the rows that belong to them."""
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -24,7 +26,7 @@ def test_a_predicate_sees_the_row_with_its_metadata():
     assert _selection.select_by(TABLE, lambda row: row["metadata"].get("operator") == "A" and row["length"] > 5) == [12]
 
 
-def test_restricted_rows_carry_their_new_split():
+def test_applied_selections_set_the_split():
     table = _selection.apply_selection(TABLE, {"y": np.array([12]), "x": np.array([3, 9])})
 
     assert table["episode"].to_pylist() == [3, 9, 12]
@@ -36,12 +38,27 @@ def test_restricted_rows_carry_their_new_split():
 def test_rows_and_positions_are_those_of_the_episodes(lengths, random):
     ids = np.array(random.sample(range(100), len(lengths)))
     rows = np.repeat(ids, lengths)
-    chosen = np.array(sorted(random.sample(ids.tolist(), random.randint(0, len(ids)))), np.int64)
-    found = _selection.locate_rows(rows, {"x": chosen[::2], "y": chosen[1::2]})
+    selected = np.array(sorted(random.sample(ids.tolist(), random.randint(0, len(ids)))), np.int64)
+    positions = _selection.locate_rows(rows, {"x": selected[::2], "y": selected[1::2]})
 
-    expected = [row for own in (chosen[::2], chosen[1::2]) for e in own for row in np.flatnonzero(rows == e)]
-    assert found.tolist() == expected
-    assert ids[_selection.locate_episodes(ids, {"x": chosen})].tolist() == chosen.tolist()
+    order = [*selected[::2], *selected[1::2]]
+    assert positions.tolist() == [row for episode in order for row in np.flatnonzero(rows == episode)]
+    assert ids[_selection.locate_episodes(ids, {"x": selected})].tolist() == selected.tolist()
+
+
+def test_whole_splits_are_selected_in_the_order_asked_for():
+    shuffled = TABLE.take([3, 2, 1, 0])
+
+    selection = _selection.build_selection(shuffled, ["b", "none", "a"])
+
+    assert {split: members.tolist() for split, members in selection.items()} == {"b": [6, 12], "none": [], "a": [3, 9]}
+    assert list(selection) == ["b", "none", "a"]
+
+
+def test_an_intersection_keeps_empty_splits():
+    selection = _selection.intersect_selection({"b": np.array([6, 12]), "a": np.array([3, 9])}, [12, 6, 7])
+
+    assert {split: members.tolist() for split, members in selection.items()} == {"b": [6, 12], "a": []}
 
 
 def test_an_unknown_id_is_refused():
