@@ -1,1 +1,1 @@
-"""Benchmarks: ours and peers on the same work in one run; see benchmarks/README.md."""
+"""Benchmarks of RLHive and its peers on the same work in one run; see benchmarks/README.md."""

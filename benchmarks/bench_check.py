@@ -31,7 +31,7 @@ SCHEMA = Schema(
 
 
 def make_episodes(count):
-    """Yield random walks, which compress badly, so decoding takes as long as it can."""
+    """Yield random walks. They compress badly, so decoding takes long."""
     generator = np.random.default_rng(0)
     for episode_id in range(count):
         states = generator.normal(size=(LENGTH + 1, 75)).cumsum(0)
@@ -45,12 +45,12 @@ def make_episodes(count):
         yield EpisodeRecord(episode_id, "train", columns, {"observation": states[-1]}, episode_id)
 
 
-def measure(name, raw_bytes, work):
-    """Print the best of three runs; return what the work returned."""
+def measure(name, raw_bytes, function):
+    """Run a function three times, print the best times, and return its result."""
     best = (1e9, 1e9)
     for _ in range(3):
         wall, cpu = time.perf_counter(), time.process_time()
-        result = work()
+        result = function()
         best = min(best, (time.process_time() - cpu, time.perf_counter() - wall))
     cpu, wall = best
     print(f"{name:<24} {cpu:7.3f} s CPU  {wall:7.3f} s wall  {raw_bytes / 1e9 / cpu:6.2f} GB/s of raw data per core")
@@ -58,7 +58,7 @@ def measure(name, raw_bytes, work):
 
 
 def main():
-    """Export a version, check it, and time the parts of a check."""
+    """Export a version; time a check of it and the parts of that check."""
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 2000
     with tempfile.TemporaryDirectory() as store:
         options = {"version": "1.0.0", "schema": SCHEMA, "license": "mit", "shard_bytes": 64 * 2**20}

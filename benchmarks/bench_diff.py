@@ -1,4 +1,4 @@
-"""How long `diff` of two versions of 10,000 episodes takes: python -m benchmarks.bench_diff [--json]."""
+"""Time of `diff` on two versions of 10,000 episodes: python -m benchmarks.bench_diff [--json]."""
 
 import argparse
 import json
@@ -16,7 +16,7 @@ REPEATS = 5
 
 
 def make(folder: Path) -> tuple[Path, Path]:
-    """Write two versions whose episode tables are as wide as the kitchens': 75 observed numbers, 2.4 KB of state."""
+    """Write two versions with the column widths of a kitchen dataset: 75 observations and 2.4 KB of simulator state."""
     from rlhive.data._episodes import EpisodeRecord
     from rlhive.data.versions._export import export
 
@@ -42,7 +42,7 @@ def make(folder: Path) -> tuple[Path, Path]:
 
 
 def main() -> None:
-    """Measure the function and, as a whole process, the command."""
+    """Time the function `diff` in this process and the command `rlhive diff` in a new one."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true")
     as_json = parser.parse_args().json
@@ -53,16 +53,16 @@ def main() -> None:
         times = []
         for _ in range(REPEATS):
             start = time.perf_counter()
-            found = diff(one, two)
+            difference = diff(one, two)
             times.append(time.perf_counter() - start)
-        assert found.dropped == [0]
-        assert len(found.renumbered) == EPISODES - 5_001
-        assert found.num_same == 5_000
+        assert difference.dropped == [0]
+        assert len(difference.renumbered) == EPISODES - 5_001
+        assert difference.num_same == 5_000
         command = [sys.executable, "-m", "rlhive.cli", "diff", str(one), str(two), "--json"]
         start = time.perf_counter()
         subprocess.run(command, check=True, capture_output=True)
-        whole = time.perf_counter() - start
-    rows = {"episodes": EPISODES, "diff_s": min(times), "diff_max_s": max(times), "command_s": whole}
+        command_s = time.perf_counter() - start
+    rows = {"episodes": EPISODES, "diff_s": min(times), "diff_max_s": max(times), "command_s": command_s}
     text = ", ".join(
         f"{name} {value:.3f}" if isinstance(value, float) else f"{name} {value}" for name, value in rows.items()
     )

@@ -1,11 +1,11 @@
-"""Steps per second of one RoboHive environment: raw, RLHive's wrapper and TorchRL's, side by side in one run.
+"""Steps per second of RoboHive environments: raw gymnasium, RLHive's wrapper and TorchRL's wrapper, in one run.
 
     python benchmarks/bench_envs.py                                   # FK1_Knob1OnRandom-v4 and FrankaReachRandom-v0
     python benchmarks/bench_envs.py --env FK1_Knob1OnRandom-v4 --steps 500 --rounds 5
 
-Each round runs every contender once, in turn, over whole episodes of random actions. A speed is the median over the
-rounds. A ratio is the median of the ratios within a round, because the speed of the machine drifts. After the timing
-the values are compared: RLHive's observations and rewards must equal raw RoboHive's bit for bit.
+Each round runs every contender once, over whole episodes of random actions. A speed is the median over the rounds. A
+ratio is computed within each round, because the speed of the machine drifts; the table shows the median ratio. After
+the timing, the benchmark verifies that RLHive's observations and rewards equal raw RoboHive's bit for bit.
 
 Writes benchmarks/results/envs.json.
 """
@@ -37,7 +37,7 @@ def main() -> None:
     """Measure the environments, compare their values, print the table and write the results."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--env", nargs="+", default=["FK1_Knob1OnRandom-v4", "FrankaReachRandom-v0"])
-    parser.add_argument("--steps", type=int, default=400, help="steps per round and contender")
+    parser.add_argument("--steps", type=int, default=400, help="steps of each contender in a round")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
@@ -63,24 +63,24 @@ def measure(env_name: str, steps: int, rounds: int) -> dict[str, dict[str, float
     for _ in range(3):
         builds["raw"].append(measure_seconds(lambda: gymnasium.make(env_name).reset()))
         builds["rlhive"].append(measure_seconds(lambda: RoboHiveEnv(env_name).reset()))
-    raw, ours, theirs = gymnasium.make(env_name), RoboHiveEnv(env_name), TorchRLRoboHiveEnv(env_name)
+    raw_env, rlhive_env, torchrl_env = gymnasium.make(env_name), RoboHiveEnv(env_name), TorchRLRoboHiveEnv(env_name)
     contenders: dict[str, Callable[[int], None]] = {
-        "raw gym.make": lambda count: step_raw(raw, count),
-        "RLHive step and reset": lambda count: step_torchrl(ours, count),
-        "RLHive rollout": lambda count: roll_out(ours, count),
-        "TorchRL step and reset": lambda count: step_torchrl(theirs, count),
-        "TorchRL rollout": lambda count: roll_out(theirs, count),
+        "raw gym.make": lambda count: step_raw(raw_env, count),
+        "RLHive step and reset": lambda count: step_torchrl(rlhive_env, count),
+        "RLHive rollout": lambda count: roll_out(rlhive_env, count),
+        "TorchRL step and reset": lambda count: step_torchrl(torchrl_env, count),
+        "TorchRL rollout": lambda count: roll_out(torchrl_env, count),
     }
     speeds = {name: [] for name in contenders}
     for contender in contenders.values():
-        contender(ours.horizon)  # warm up
+        contender(rlhive_env.horizon)  # warm up
     for _ in range(rounds):
         for name, contender in contenders.items():
             speeds[name].append(steps / measure_seconds(lambda run=contender: run(steps)))
     require_equal_values(env_name)
     row = {name: {"steps_per_s": statistics.median(values)} for name, values in speeds.items()}
     for name, values in speeds.items():
-        ratios = [mine / base for mine, base in zip(values, speeds["raw gym.make"], strict=True)]
+        ratios = [speed / raw_speed for speed, raw_speed in zip(values, speeds["raw gym.make"], strict=True)]
         row[name] |= {"of_raw": statistics.median(ratios), "of_raw_min": min(ratios), "of_raw_max": max(ratios)}
     row["build"] = {f"{name}_s": statistics.median(values) for name, values in builds.items()}
     row["workers"] = measure_workers(env_name)
@@ -88,7 +88,7 @@ def measure(env_name: str, steps: int, rounds: int) -> dict[str, dict[str, float
 
 
 def measure_workers(env_name: str, episodes: int = 24, repeats: int = 3) -> dict[str, float]:
-    """Return episodes per second with one and with two worker processes that have started before."""
+    """Return episodes per second with one and with two worker processes, without their start-up time."""
     jobs = [(env_name, seed) for seed in range(episodes)]
     speeds = {}
     for count in (1, 2):
@@ -115,7 +115,7 @@ def run_episode(env_name: str, seed: int) -> int:
 
 
 def step_raw(env: gymnasium.Env, count: int) -> None:
-    """Step through whole episodes of uniform actions."""
+    """Take steps with uniform random actions; reset when an episode ends."""
     generator, ended = np.random.default_rng(0), True
     for _ in range(count):
         if ended:
@@ -125,7 +125,7 @@ def step_raw(env: gymnasium.Env, count: int) -> None:
 
 
 def step_torchrl(env: RoboHiveEnv, count: int) -> None:
-    """Step through whole episodes of uniform actions with TorchRL's step and reset."""
+    """Take steps with uniform random actions through TorchRL's step() and reset()."""
     generator, td = np.random.default_rng(0), None
     for _ in range(count):
         if td is None:
@@ -136,25 +136,25 @@ def step_torchrl(env: RoboHiveEnv, count: int) -> None:
 
 
 def roll_out(env: RoboHiveEnv, count: int) -> None:
-    """Step through whole episodes of uniform actions with TorchRL's rollout."""
+    """Take steps with uniform random actions through TorchRL's rollout()."""
     while count > 0:
         count -= len(env.rollout(min(count, 1000)))
 
 
 def require_equal_values(env_name: str) -> None:
     """Raise ValueError unless RLHive's observations and rewards equal raw RoboHive's bit for bit."""
-    raw, ours = gymnasium.make(env_name, seed=0), RoboHiveEnv(env_name)
-    ours.set_seed(5)
-    raw.unwrapped.seed(5)
-    observation, td = raw.reset()[0], ours.reset()
+    raw_env, rlhive_env = gymnasium.make(env_name, seed=0), RoboHiveEnv(env_name)
+    rlhive_env.set_seed(5)
+    raw_env.unwrapped.seed(5)
+    observation, td = raw_env.reset()[0], rlhive_env.reset()
     generator = np.random.default_rng(1)
     for _ in range(20):
         if not np.array_equal(observation, td["observation"].numpy()):
             msg = f"{env_name}: the observations differ from RoboHive's"
             raise ValueError(msg)
-        action = generator.uniform(-1, 1, raw.action_space.shape).astype(np.float32)
-        observation, reward, *_ = raw.step(action)
-        td = ours.step(td.set("action", torch.from_numpy(action)))["next"]
+        action = generator.uniform(-1, 1, raw_env.action_space.shape).astype(np.float32)
+        observation, reward, *_ = raw_env.step(action)
+        td = rlhive_env.step(td.set("action", torch.from_numpy(action)))["next"]
         if float(reward) != td["reward"].item():
             msg = f"{env_name}: the rewards differ from RoboHive's"
             raise ValueError(msg)
@@ -170,15 +170,15 @@ def measure_seconds(function: Callable[[], object]) -> float:
 def report(rows: dict[str, dict[str, dict[str, float]]]) -> None:
     """Print one table per environment."""
     for env_name, row in rows.items():
-        table = Table("", "steps/s", "of raw", "lowest to highest", title=env_name)
+        table = Table("", "steps/s", "relative to raw", "range", title=env_name)
         for name, figures in row.items():
             if "of_raw" in figures:
                 spread = f"{figures['of_raw_min']:.2f} to {figures['of_raw_max']:.2f}"
                 table.add_row(name, f"{figures['steps_per_s']:.0f}", f"{figures['of_raw']:.2f}", spread)
         build, workers = row["build"], row["workers"]
         table.caption = (
-            f"build {build['rlhive_s']:.2f} s, gym.make {build['raw_s']:.2f} s; "
-            f"two workers {workers['two_of_one']:.2f} times one"
+            f"build time {build['rlhive_s']:.2f} s (gym.make {build['raw_s']:.2f} s); "
+            f"two workers run {workers['two_of_one']:.2f} times the episodes of one"
         )
         Console().print(table)
 

@@ -1,11 +1,11 @@
-"""Memory, progress and interruption of `rlhive import`, for files of 1 GB of every kind that can be made at once.
+"""Memory, progress and interruption of `rlhive import`, on generated files of 1 GB of every kind.
 
     make bench-import                                       # every kind, 1 GB; 30 minutes, 3 GB of disk
     python -m benchmarks.bench_import --kinds rlds --episodes 2048 --small 512
 
-Each run is the command itself in a terminal of its own. Peak memory is that of the process, Python, PyTorch and pyarrow
-included; that of a small import of the same kind stands beside it. The large one is run three times: Ctrl-C and kill -9
-in its middle, of which nothing may be left that looks like a version, and then to its end.
+Each run executes the command in a new pseudo-terminal. Peak memory is that of the whole process, including Python,
+PyTorch and pyarrow; a small import of the same kind gives the baseline. The large import runs three times: interrupted
+by Ctrl-C, killed by kill -9, and to the end. The first two must not leave anything that looks like a version.
 """
 
 import argparse
@@ -40,16 +40,17 @@ NAME = "lab/walk"
 
 @dataclass
 class Run:
-    """A command in a terminal.
+    """A command in a pseudo-terminal.
 
     Attributes:
-        said: What it printed.
-        status: Exit status, or minus the signal that ended it.
-        peak_bytes: Largest resident set.
+        output: Everything that it printed.
+        status: Exit status; the negative signal number if a signal ended it.
+        peak_bytes: Peak resident memory.
         cpu_s: User and system time.
+        pid: Process id.
     """
 
-    said: str = ""
+    output: str = ""
     status: int = 0
     peak_bytes: int = 0
     cpu_s: float = 0.0
@@ -58,11 +59,11 @@ class Run:
     _reader: threading.Thread = field(default_factory=threading.Thread)
 
     @classmethod
-    def begin(cls, arguments: list[str], store: Path) -> "Run":
-        """Start `rlhive`; it takes the store for its own."""
+    def start(cls, arguments: list[str], store: Path) -> "Run":
+        """Start `rlhive` with a store."""
         pid, terminal = pty.fork()
         if not pid:
-            signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs ignore it, and so would ours
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # background jobs of a shell inherit an ignored SIGINT
             environment = {**os.environ, "RLHIVE_DATASETS_PATH": str(store), "TERM": "xterm"}
             os.execve(sys.executable, [sys.executable, "-m", "rlhive.cli", *arguments], environment)
         fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))  # rows, columns, pixels
@@ -72,7 +73,7 @@ class Run:
         return run
 
     def end(self) -> "Run":
-        """Wait for it."""
+        """Wait for the command to end; record its status, peak memory and CPU time."""
         _, status, usage = os.wait4(self.pid, 0)
         self._reader.join()
         os.close(self._terminal)
@@ -82,78 +83,79 @@ class Run:
 
     @property
     def ended(self) -> bool:
-        """Whether it ended by itself."""
+        """Whether the process has ended."""
         return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
     def _read(self) -> None:
         while True:
             try:
                 part = os.read(self._terminal, 65536)
-            except OSError:  # how a terminal says that nobody is there any more
+            except OSError:  # the child has closed its end of the terminal
                 return
             if not part:
                 return
-            self.said += part.decode(errors="replace")
+            self.output += part.decode(errors="replace")
 
 
-def percentages(said: str) -> list[int]:
-    """Return the percentages that a progress bar of the dataset went through."""
-    return [int(found) for found in re.findall(rf"{NAME}: +(\d+)%", said)]
+def percentages(output: str) -> list[int]:
+    """Return the percentages that the progress bar of the dataset showed."""
+    return [int(digits) for digits in re.findall(rf"{NAME}: +(\d+)%", output)]
 
 
 def left(store: Path) -> dict[str, object]:
-    """Return what a store holds of the dataset: versions, and bytes of whatever else lies about."""
+    """Return the number of the dataset's complete versions in a store, and the bytes of its files without locks."""
     files = [path for path in (store / NAME).rglob("*") if path.is_file() and not path.name.endswith(".lock")]
-    whole = [str(folder) for folder in list_local_versions(NAME, store=store).values()]
-    return {"versions": len(whole), "bytes": sum(path.stat().st_size for path in files)}
+    versions = list_local_versions(NAME, store=store)
+    return {"versions": len(versions), "bytes": sum(path.stat().st_size for path in files)}
 
 
 def interrupted(arguments: list[str], store: Path, number: signal.Signals, after_bytes: int) -> dict[str, object]:
-    """Send a signal once so much was written; return what it left behind."""
-    run = Run.begin(arguments, store)
+    """Send a signal when ``after_bytes`` are written; return the exit status and the remains in the store."""
+    run = Run.start(arguments, store)
     while not run.ended:
         partial = [path for path in (store / NAME).glob("*/data/*") if path.is_file()]
         if sum(path.stat().st_size for path in partial) >= after_bytes:
             os.kill(run.pid, number)
             break
         time.sleep(0.01)
-    began = time.perf_counter()
+    start = time.perf_counter()
     run.end()
-    if run.status not in (130, -number):  # 130 is what a shell says of a command that Ctrl-C ended
-        msg = f"{number.name}: expected an end, got status {run.status}: {run.said[-2000:]}"
+    if run.status not in (130, -number):  # 130 is the exit status after Ctrl-C, by convention of shells
+        msg = f"{number.name}: expected exit status 130 or {-number}, got {run.status}: {run.output[-2000:]}"
         raise SystemExit(msg)
-    return {"status": run.status, "ended_within_s": round(time.perf_counter() - began, 2), **left(store)}
+    return {"status": run.status, "ended_within_s": round(time.perf_counter() - start, 2), **left(store)}
 
 
 def measure(name: str, episodes: int, small: int, folder: Path, signals: Iterable[signal.Signals]) -> dict[str, object]:
-    """Import files of one kind, small and large, and interrupt the large one."""
+    """Import a small and a large file of one kind; interrupt the large import first."""
     kind, make = SOURCES[name]
     row: dict[str, object] = {"source": name}
     for size, count in (("small", small), ("large", episodes)):
         source, store = folder / f"walk.{size}", folder / "store"
-        made = multiprocessing.get_context("spawn").Process(target=make, args=(source, count))
-        made.start()  # by another process, whose memory the command's peak does not begin with
-        made.join()
-        if made.exitcode:
-            msg = f"{name}: expected {count} episodes in {source}, got status {made.exitcode}"
+        # Another process writes the source: a forked command would inherit this process's peak memory.
+        writer = multiprocessing.get_context("spawn").Process(target=make, args=(source, count))
+        writer.start()
+        writer.join()
+        if writer.exitcode:
+            msg = f"{name}: expected {count} episodes in {source}, the writer ended with status {writer.exitcode}"
             raise SystemExit(msg)
         arguments = ["import", kind, str(source), NAME, "--license", "mit"]
         if size == "large":
             raw = count * EPISODE_BYTES
             row |= {f"{number.name}": interrupted(arguments, store, number, raw // 4) for number in signals}
-        run = Run.begin(arguments, store).end()
+        run = Run.start(arguments, store).end()
         if run.status:
-            raise SystemExit(run.said[-2000:])
-        seen = percentages(run.said)
+            raise SystemExit(run.output[-2000:])
+        percents = percentages(run.output)
         dataset = RoboHiveDataset(store / NAME / "1.0.0")
-        require_true(name, dataset, count, left(store))
+        require_complete_import(name, dataset, count, left(store))
         row[size] = {
             "raw_bytes": count * EPISODE_BYTES,
             "file_bytes": _bytes_of(source),
             "peak_bytes": run.peak_bytes,
             "cpu_s": round(run.cpu_s, 1),
-            "progress_steps": len(set(seen)),
-            "progress_ended_at": seen[-1] if seen else None,
+            "progress_steps": len(set(percents)),
+            "progress_ended_at": percents[-1] if percents else None,
             "episodes": len(dataset.episodes),
         }
         for path in (source, store):
@@ -161,21 +163,26 @@ def measure(name: str, episodes: int, small: int, folder: Path, signals: Iterabl
     return row
 
 
-def require_true(name: str, dataset: RoboHiveDataset, count: int, there: dict[str, object]) -> None:
-    """Raise unless all episodes came, nothing else is there, and the last one has the values that were drawn.
+def require_complete_import(name: str, dataset: RoboHiveDataset, count: int, store_content: dict[str, object]) -> None:
+    """Raise unless the store holds one version with all episodes, no other file, and a last episode with its values.
 
-    LeRobot keeps no observation after the last action: its last frame is the final observation.
+    LeRobot stores no observation after the last action; the last frame becomes the final observation.
     """
     [record] = stream_records(dataset.path, dataset.manifest, dataset.splits, [count - 1])
     states, actions, rewards = episode(count - 1)
-    drawn = {"observation": states, "action": actions, "next.reward": rewards[:, None]}
-    found = {key: record.columns[key] for key in drawn}  # RLDS has its rewards in float32
-    wrong = [key for key, rows in found.items() if not np.array_equal(rows, drawn[key][: len(rows)].astype(rows.dtype))]
+    expected_rows = {"observation": states, "action": actions, "next.reward": rewards[:, None]}
+    rows_by_key = {key: record.columns[key] for key in expected_rows}  # RLDS stores rewards as float32
+    wrong_keys = [
+        key
+        for key, rows in rows_by_key.items()
+        if not np.array_equal(rows, expected_rows[key][: len(rows)].astype(rows.dtype))
+    ]
     length = LENGTH - 1 if name == "lerobot" else LENGTH
-    wanted = {"versions": 1, "bytes": _bytes_of(dataset.path)}
-    if wrong or record.length != length or len(dataset.episodes) != count or there != wanted:
-        msg = f"{name}: expected {count} episodes of {length} and {wanted}, got {len(dataset.episodes)}, the last of "
-        msg += f"{record.length} with other {wrong}, and {there}"
+    expected_content = {"versions": 1, "bytes": _bytes_of(dataset.path)}
+    if wrong_keys or record.length != length or len(dataset.episodes) != count or store_content != expected_content:
+        msg = f"{name}: expected {count} episodes of {length} transitions and {expected_content}, got "
+        msg += f"{len(dataset.episodes)} episodes, the last one of {record.length} transitions with other values in "
+        msg += f"{wrong_keys}, and {store_content}"
         raise SystemExit(msg)
 
 
@@ -184,16 +191,18 @@ def _bytes_of(path: Path) -> int:
 
 
 def main() -> None:
-    """Measure, print a line per kind, keep the results of all kinds; ``benchmarks.report`` makes the table of them."""
+    """Measure every kind and print a line for each; a complete run writes the result file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     kinds = sorted({kind for kind, _ in SOURCES.values()})
     parser.add_argument("--kinds", nargs="+", default=kinds, choices=kinds)
-    parser.add_argument("--episodes", type=int, default=8192, help="of the large import; 8,192 are 1 GB")
-    parser.add_argument("--small", type=int, default=512)
-    parser.add_argument("--no-interrupts", action="store_true", help="import each once; a third of the time")
-    parser.add_argument("--folder", type=Path, help="where the files go; a temporary folder by default")
+    parser.add_argument("--episodes", type=int, default=8192, help="episodes of the large import; 8,192 are 1 GB")
+    parser.add_argument("--small", type=int, default=512, help="episodes of the small import")
+    parser.add_argument(
+        "--no-interrupts", action="store_true", help="skip the interrupted runs; takes a third of the time"
+    )
+    parser.add_argument("--folder", type=Path, help="folder of the files; a temporary folder by default")
     options = parser.parse_args()
-    before, rows = machine(), []
+    machine_before, rows = machine(), []
     signals = () if options.no_interrupts else (signal.SIGINT, signal.SIGKILL)
     for name, (kind, _) in SOURCES.items():
         if kind in options.kinds:
@@ -201,7 +210,7 @@ def main() -> None:
                 rows.append(measure(name, options.episodes, options.small, Path(folder), signals))
             print(json.dumps(rows[-1]), flush=True)
     if options.kinds == kinds and signals:
-        write_results("import", {"machine": before, "rows": rows})
+        write_results("import", {"machine": machine_before, "rows": rows})
 
 
 if __name__ == "__main__":

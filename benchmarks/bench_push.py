@@ -1,10 +1,10 @@
-"""Bytes that a second push sends: a version with one episode more, against the first push of the dataset.
+"""Bytes that a second push sends for one more episode, compared with the first push of the dataset.
 
     python -m benchmarks.bench_push --episodes 500
 
-Against the tests' loopback Hub, with the unmodified client. "lfs": whole files, told apart by their hash; the bytes of
-the request bodies. "xet": the client's own content-defined chunks, put into the file store that hf_xet brings with it;
-the bytes by which that store grows. The service behind the real Hub was not asked.
+The unmodified client pushes to the tests' loopback Hub. "lfs" transfers whole files, identified by their hash; the
+result is the size of the request bodies. "xet" transfers the client's content-defined chunks into the file store that
+hf_xet provides; the result is the growth of that store. The benchmark sends no request to the real Hub.
 """
 
 import argparse
@@ -39,7 +39,7 @@ answer = vars(RoboHiveDataset(Path(folder)).push_to_hub("org/walk", progress=Fal
 
 
 def episode(number: int) -> EpisodeRecord:
-    """A smooth walk of a kitchen's size: 75 observations, 9 actions, 200 steps."""
+    """Return a random walk with the dimensions of a kitchen episode: 75 observations, 9 actions, 200 steps."""
     generator = np.random.default_rng(number)
     states = generator.normal(size=(LENGTH + 1, 75)).cumsum(axis=0)
     columns = {
@@ -57,12 +57,12 @@ def stored(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def measure(num_episodes: int, place: str, transport: str, shard_bytes: int, folder: Path) -> dict[str, object]:
-    """Push two versions over one transport and return what each sent."""
+def measure(num_episodes: int, position: str, transport: str, shard_bytes: int, folder: Path) -> dict[str, object]:
+    """Push two versions over one transport; return the bytes that each push sent."""
     ids = list(range(num_episodes + 1))
-    left_out = {"end": ids[-1], "start": ids[0]}[place]
-    versions = {"1.0.0": [number for number in ids if number != left_out], "2.0.0": ids}
-    sent = []
+    missing_id = {"end": ids[-1], "start": ids[0]}[position]
+    versions = {"1.0.0": [number for number in ids if number != missing_id], "2.0.0": ids}
+    sent_bytes = []
     with serving() as hub, Clients(folder) as clients:
         if transport == "xet":
             hub.xet_store = folder / "xet"
@@ -70,31 +70,31 @@ def measure(num_episodes: int, place: str, transport: str, shard_bytes: int, fol
         client = clients.start(hub.url, HF_HUB_DISABLE_XET="0" if transport == "xet" else "1")
         for version, numbers in versions.items():
             options = {"version": version, "schema": SCHEMA, "license": "mit", "store": folder / "store"}
-            made = export(map(episode, numbers), "org/walk", shard_bytes=shard_bytes, **options)
-            before = stored(folder / "xet")
+            version_folder = export(map(episode, numbers), "org/walk", shard_bytes=shard_bytes, **options)
+            xet_bytes_before = stored(folder / "xet")
             hub.received.clear()
-            client.run(PUSH, folder=str(made))
-            sent.append(sum(hub.received.values()) + stored(folder / "xet") - before)
+            client.run(PUSH, folder=str(version_folder))
+            sent_bytes.append(sum(hub.received.values()) + stored(folder / "xet") - xet_bytes_before)
     return {
         "transport": transport,
         "shard_bytes": shard_bytes,
-        "new_episode_at": place,
-        "first_bytes": sent[0],
-        "second_bytes": sent[1],
-        "second_of_first": round(sent[1] / sent[0], 4),
+        "new_episode_at": position,
+        "first_bytes": sent_bytes[0],
+        "second_bytes": sent_bytes[1],
+        "second_of_first": round(sent_bytes[1] / sent_bytes[0], 4),
     }
 
 
 def main() -> None:
-    """Measure every case and print a line of JSON each."""
+    """Measure every case and print one JSON line for each."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--episodes", type=int, default=500)
     episodes = parser.parse_args().episodes
     cases = [("lfs", 256 * 2**20), ("lfs", 8 * 2**20), ("xet", 256 * 2**20)]
     for transport, shard_bytes in cases:
-        for place in ("end", "start"):
+        for position in ("end", "start"):
             with tempfile.TemporaryDirectory() as folder:
-                row = measure(episodes, place, transport, shard_bytes, Path(folder))
+                row = measure(episodes, position, transport, shard_bytes, Path(folder))
             sys.stdout.write(json.dumps(row) + "\n")
             sys.stdout.flush()
 

@@ -1,13 +1,14 @@
-"""Transitions per second of every peer's sampling, on the same episodes, in one run.
+"""Sampling speed of RLHive and its peers, in transitions per second, on the same episodes, in one run.
 
     make bench-sampling                                              # everything at 1e5 and 1e6 transitions
     make bench-sampling PEERS="torchrl minari" SIZE=1e5 WORKLOADS=random_256
     python -m benchmarks.bench_sampling --help
 
-Each peer stores the same episodes in its own form and serves them from its own process. For each workload the peers
-take turns, round by round; a figure is the median of the rounds, a ratio the median of the rounds' own ratios. After
-the timing some batches of each are compared with the source, bit for bit (pictures, which went through a codec, and
-rewards that are sums, closely); a peer that serves something else is reported as failed, with what it served.
+Each peer stores the same episodes in its own format and serves them from its own process. For each workload, each round
+runs every peer once. A figure is the median over the rounds; a ratio is computed within each round, and its median is
+reported. After the timing, some batches of each peer are compared with the source: bit for bit, or within a tolerance
+for pictures, which pass a codec, and for rewards that are sums. A peer that serves other values is reported as failed,
+with these values.
 
 Writes benchmarks/results/sampling-SIZE.json; ``python -m benchmarks.report`` makes the tables and the chart from them.
 """
@@ -29,7 +30,7 @@ from benchmarks.peers.rounds import in_turn, machine, ratio, spread, write_resul
 from benchmarks.peers.source import make
 from benchmarks.peers.worker import WORKLOADS
 
-#: Who takes part in a workload, as peer:variant. Ours without a variant comes first: ratios are to it.
+#: Contenders of each workload, as peer:variant. RLHive without a variant comes first: it is the denominator of ratios.
 RANDOM = [
     "rlhive",
     "packed",
@@ -61,14 +62,14 @@ CONTENDERS = {
 }
 PICTURES, PICTURE_SIDE = 2_000, 128
 OUR_PATIENCE_S = 3_600
-ENOUGH_S = 15  # of rounds of one contender
-STORE = {"rlhive": {"frames": 10_000}}  # how a peer stores: here only what it serves is measured
-MEMORY_SHARE = 0.7  # of the machine's, for what peers hold in memory, their files' mapped pages included
-MEMORY = "memory"  # no workload of a peer: a fresh process with random_256
+ENOUGH_S = 15  # a contender takes part in no further round after this time
+STORE = {"rlhive": {"frames": 10_000}}  # options of write(), whose time is not measured here
+MEMORY_SHARE = 0.7  # share of the machine's memory that all peers may use, mapped pages of files included
+MEMORY = "memory"  # not a workload of a peer: a new process that runs random_256
 
 
 def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
-    """Measure, write and print; return what was written, one content for each set of episodes."""
+    """Run the benchmark, write the result files, and return their contents, one per set of episodes."""
     options = _options(arguments)
     for peer in options.peers if options.install else ():
         PEERS[peer].install()
@@ -76,18 +77,18 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory(prefix="rlhive-bench-") as temporary:
         for kind, size in _sources(options):
             work = options.work or Path(temporary)
-            there = (work / f"stores-{kind}-{size}").exists()  # in an earlier run with the same --work
-            if not there and (lacking := _lacking_disk(work, contents, size)):
-                print(f"left out: {size:,} transitions, {lacking}", flush=True)
+            is_stored = (work / f"stores-{kind}-{size}").exists()  # by an earlier run with the same --work
+            if not is_stored and (lack := _lacking_disk(work, contents, size)):
+                print(f"left out: {size:,} transitions, {lack}", flush=True)
                 continue
-            began = time.perf_counter()
+            start = time.perf_counter()
             content = {"kind": kind, "size": size, "machine": machine(), "options": _plain(options)}
             content |= {"versions": {}, "stores": [], "rows": []}
             _one_source(options, work, content, contents)
             if options.work is None:
                 shutil.rmtree(work / f"stores-{kind}-{size}", ignore_errors=True)
             contents.append(content)
-            content["seconds"] = round(time.perf_counter() - began)
+            content["seconds"] = round(time.perf_counter() - start)
             content["machine"]["load_after"] = machine()["load"]
             if options.results:
                 print(write_results(f"{options.results}-{'pixels' if kind == 'pixels' else size}", content))
@@ -101,27 +102,27 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--sizes", nargs="+", type=float, default=[1e5, 1e6, 1e7], help="transitions; 1e7 needs 40 GB of disk"
     )
-    parser.add_argument("--length", type=int, default=100, help="of an episode")
-    parser.add_argument("--pictures", type=int, default=PICTURES, help=f"transitions with a {PICTURE_SIDE}² picture")
+    parser.add_argument("--length", type=int, default=100, help="transitions of an episode")
+    parser.add_argument(
+        "--pictures", type=int, default=PICTURES, help=f"number of transitions with a {PICTURE_SIDE}² picture"
+    )
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=0.3, help="per contender and round")
+    parser.add_argument("--seconds", type=float, default=0.3, help="duration of a round of one contender")
+    parser.add_argument("--patience", type=float, default=300, help="time limit of storing the episodes, in seconds")
+    parser.add_argument("--threads", type=int, default=1, help="threads of BLAS, OpenMP and torch in each peer")
     parser.add_argument(
-        "--patience", type=float, default=300, help="seconds that a peer may take to store the episodes"
-    )
-    parser.add_argument("--threads", type=int, default=1, help="of every peer's BLAS, OpenMP and torch")
-    parser.add_argument(
-        "--work", type=Path, help="folder that is kept, with what peers stored; a temporary one by default"
+        "--work", type=Path, help="folder of the stored episodes, which the next run reuses; temporary by default"
     )
     parser.add_argument(
-        "--results", help="name below benchmarks/results; by default only all peers and workloads have one"
+        "--results", help="name of the files in benchmarks/results; by default, only a complete run writes them"
     )
     parser.add_argument("--no-install", dest="install", action="store_false", help="skip peers that are not installed")
     options = parser.parse_args(arguments)
-    whole = set(options.peers) == set(PEERS) and set(options.workloads) == {*WORKLOADS, MEMORY}
-    if options.results is None and whole:
+    is_complete = set(options.peers) == set(PEERS) and set(options.workloads) == {*WORKLOADS, MEMORY}
+    if options.results is None and is_complete:
         options.results = "sampling"
     if "rlhive" not in options.peers:
-        options.peers.insert(0, "rlhive")  # ratios are to it
+        options.peers.insert(0, "rlhive")  # the denominator of every ratio
     return options
 
 
@@ -130,8 +131,8 @@ def _plain(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _sources(options: argparse.Namespace) -> list[tuple[str, int]]:
-    plain = any(workload != "images_64" for workload in options.workloads)
-    return [("walk", int(size)) for size in options.sizes if plain] + (
+    has_plain_workload = any(workload != "images_64" for workload in options.workloads)
+    return [("walk", int(size)) for size in options.sizes if has_plain_workload] + (
         [("pixels", options.pictures)] if "images_64" in options.workloads else []
     )
 
@@ -145,13 +146,13 @@ def _one_source(
     workloads = [
         name for name in options.workloads if name in CONTENDERS and (name == "images_64") == (kind == "pixels")
     ]
-    wanted = {name.partition(":")[0] for workload in workloads for name in CONTENDERS[workload]}
+    participants = {name.partition(":")[0] for workload in workloads for name in CONTENDERS[workload]}
     folder = work / f"stores-{kind}-{size}"
     with ExitStack() as stack:
         processes: dict[str, PeerProcess] = {}
         memory = 0.0
         for peer in options.peers:
-            if peer not in wanted:
+            if peer not in participants:
                 continue
             row = {"peer": peer, "raw_bytes": source.raw_bytes}
             content["stores"].append(row)
@@ -165,7 +166,7 @@ def _one_source(
             except (NotOfferedError, PeerFailedError) as reason:
                 row["unavailable"] = str(reason)
             print(_store_line(row), flush=True)
-        for peer in reversed(processes):  # ours last: what was read last stays
+        for peer in reversed(processes):  # RLHive last: the page cache keeps the files that were read last
             _read_once(folder / peer)
         for workload in workloads:
             for row in _one_workload(workload, size, processes, options):
@@ -179,18 +180,18 @@ def _one_source(
 
 
 def _read_once(folder: Path) -> None:
-    """Bring what a peer stored into the page cache, as far as it has room."""
+    """Read a peer's files once, so that the page cache holds them where memory suffices."""
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         with path.open("rb", buffering=0) as file:
             while file.read(2**24):
                 pass
 
 
-def _store(peer: str, process: PeerProcess, kept: Path) -> dict[str, Any]:
-    """Let a peer store the episodes, unless it did so in an earlier run with the same ``--work``; ours does it anew."""
-    if peer == "rlhive" or not kept.exists():
-        kept.write_text(json.dumps(process.ask("write", **STORE.get(peer, {}))), encoding="utf-8")
-    return json.loads(kept.read_text(encoding="utf-8"))
+def _store(peer: str, process: PeerProcess, reply_path: Path) -> dict[str, Any]:
+    """Let a peer store the episodes, unless an earlier run with the same ``--work`` did; RLHive always stores them."""
+    if peer == "rlhive" or not reply_path.exists():
+        reply_path.write_text(json.dumps(process.ask("write", **STORE.get(peer, {}))), encoding="utf-8")
+    return json.loads(reply_path.read_text(encoding="utf-8"))
 
 
 def _start(peer: str, source: Path, folder: Path, options: argparse.Namespace) -> PeerProcess:
@@ -199,7 +200,7 @@ def _start(peer: str, source: Path, folder: Path, options: argparse.Namespace) -
 
 
 def _refuse_if_too_slow(peer: str, content: dict[str, Any], smaller: list[dict[str, Any]], patience: float) -> None:
-    """Scale the time that a smaller set took; ours takes part whatever it takes, since the ratios are to it."""
+    """Extrapolate the storing time from a smaller set; RLHive always takes part, since ratios refer to it."""
     for other in smaller if peer != "rlhive" else ():
         for row in other["stores"]:
             if row["peer"] != peer or other["kind"] != content["kind"] or other["size"] >= content["size"]:
@@ -212,31 +213,31 @@ def _refuse_if_too_slow(peer: str, content: dict[str, Any], smaller: list[dict[s
                 raise NotOfferedError(msg)
 
 
-def _refuse_if_too_big(peer: str, content: dict[str, Any], smaller: list[dict[str, Any]], taken: float) -> float:
-    """Scale the memory that a smaller set took; all peers have it open at the same time."""
+def _refuse_if_too_big(peer: str, content: dict[str, Any], smaller: list[dict[str, Any]], used: float) -> float:
+    """Extrapolate the memory from a smaller set; all peers hold their memory at the same time."""
     for other in reversed(smaller):
         for row in other["rows"]:
             if row["peer"] != peer or row["workload"] != MEMORY or "after" not in row or other["kind"] == "pixels":
                 continue
-            grown = sum(row["after"][name] - row["before"][name] for name in ("anonymous", "mapped"))
-            wanted = max(0.0, grown * content["size"] / other["size"])
-            there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * MEMORY_SHARE
-            if taken + wanted > there:
-                msg = f"left out: it would take {wanted / 1e9:.0f} GB of memory beside the {taken / 1e9:.0f} of others"
+            growth = sum(row["after"][name] - row["before"][name] for name in ("anonymous", "mapped"))
+            needed = max(0.0, growth * content["size"] / other["size"])
+            available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * MEMORY_SHARE
+            if used + needed > available:
+                msg = f"left out: it would take {needed / 1e9:.0f} GB of memory beside the {used / 1e9:.0f} of others"
                 raise NotOfferedError(msg)
-            return wanted
+            return needed
     return 0.0
 
 
 def _lacking_disk(work: Path, contents: list[dict[str, Any]], size: int) -> str:
-    """Scale the disk that a smaller set took; empty where there is enough or none is known."""
+    """Extrapolate the disk space from a smaller set; return "" if it suffices or no smaller set was measured."""
     for other in reversed(contents):
-        stored = sum(row.get("bytes", 0) for row in other["stores"]) + 2 * other["stores"][0]["raw_bytes"]
-        wanted = 1.5 * stored * size / other["size"] if other["kind"] != "pixels" else 0
+        used = sum(row.get("bytes", 0) for row in other["stores"]) + 2 * other["stores"][0]["raw_bytes"]
+        needed = 1.5 * used * size / other["size"] if other["kind"] != "pixels" else 0
         free = shutil.disk_usage(work).free
-        if wanted > free:
-            return f"which need {wanted / 1e9:.0f} GB of disk where {free / 1e9:.0f} are free"
-        if wanted:
+        if needed > free:
+            return f"which need {needed / 1e9:.0f} GB of disk where {free / 1e9:.0f} are free"
+        if needed:
             break
     return ""
 
@@ -247,32 +248,33 @@ def _one_workload(
     contenders = [Contender(workload, name, processes) for name in CONTENDERS[workload]]
     contenders = [contender for contender in contenders if contender.process is not None]
     warm_s = options.seconds / 3 * max(1, size / 1e6)
-    found = in_turn(
+    seconds_by_name = in_turn(
         {one.name: (lambda one=one: one.measure(options.seconds, warm_s)) for one in contenders},
         options.rounds,
         enough_s=ENOUGH_S,
     )
-    ours = next((one for one in contenders if one.peer == "rlhive" and not isinstance(found[one.name], str)), None)
+    measured = [contender for contender in contenders if not isinstance(seconds_by_name[contender.name], str)]
+    rlhive = next((contender for contender in measured if contender.peer == "rlhive"), None)
     rows = []
-    for one in contenders:
-        row = {"workload": workload, "peer": one.peer, "variant": one.variant}
+    for contender in contenders:
+        row = {"workload": workload, "peer": contender.peer, "variant": contender.variant}
         rows.append(row)
-        seconds = found[one.name]
+        seconds = seconds_by_name[contender.name]
         if isinstance(seconds, str):
             row["unavailable"] = seconds
             continue
-        row |= {"transitions": one.transitions, "draw_s": spread(seconds)}
-        if not one.has_workers:
-            row["cpu_s"] = spread(one.cpu_s)
-        row["per_s"] = one.transitions / row["draw_s"]["median"]
-        row |= {name: value for name, value in one.opened.items() if value is not None}
-        if ours is not None:
-            scale = ours.transitions / one.transitions
-            row["ratio"] = {key: value * scale for key, value in ratio(seconds, found[ours.name]).items()}
+        row |= {"transitions": contender.transitions, "draw_s": spread(seconds)}
+        if not contender.has_workers:
+            row["cpu_s"] = spread(contender.cpu_s)
+        row["per_s"] = contender.transitions / row["draw_s"]["median"]
+        row |= {name: value for name, value in contender.opened.items() if value is not None}
+        if rlhive is not None:
+            scale = rlhive.transitions / contender.transitions
+            row["ratio"] = {key: value * scale for key, value in ratio(seconds, seconds_by_name[rlhive.name]).items()}
             if "cpu_s" in row:
-                row["cpu_ratio"] = {key: value * scale for key, value in ratio(one.cpu_s, ours.cpu_s).items()}
+                row["cpu_ratio"] = {key: value * scale for key, value in ratio(contender.cpu_s, rlhive.cpu_s).items()}
         try:
-            row["checked"] = one.check()
+            row["checked"] = contender.check()
         except (NotOfferedError, PeerFailedError) as reason:
             row["failed"] = str(reason)
     for process in processes.values():
@@ -281,7 +283,7 @@ def _one_workload(
 
 
 class Contender:
-    """A peer and a variant in one workload; opened at its first measurement."""
+    """A peer's variant in one workload; the first measurement opens it."""
 
     def __init__(self, workload: str, name: str, processes: dict[str, PeerProcess]):
         self.name, self.transitions, self.opened = name, 0, {}
@@ -292,29 +294,29 @@ class Contender:
 
     @property
     def has_workers(self) -> bool:
-        """Whether processes of its own do the work, whose CPU time is not counted."""
+        """Whether loader processes do the work, whose CPU time is not counted."""
         return self.variant.isdigit() and int(self.variant) > 0
 
     def measure(self, seconds: float, warm_s: float) -> float:
-        """Return the seconds of one draw; before the first, draw for some seconds so that pages are mapped."""
+        """Return the seconds of one draw; the first call draws for ``warm_s`` before the timing, to map the pages."""
         if not self.opened:
             self.opened = self.process.ask("open", **self._what)
             if not self._what["workload"].startswith("open"):
                 self.process.ask("run", **self._what, seconds=warm_s)
-        ran = self.process.ask("run", **self._what, seconds=seconds)
-        self.transitions = ran["transitions"]
-        self.cpu_s.append(ran["cpu_seconds"] / ran["draws"])
-        return ran["seconds"] / ran["draws"]
+        reply = self.process.ask("run", **self._what, seconds=seconds)
+        self.transitions = reply["transitions"]
+        self.cpu_s.append(reply["cpu_seconds"] / reply["draws"])
+        return reply["seconds"] / reply["draws"]
 
     def check(self) -> dict[str, Any]:
-        """Compare some batches with the source; a yardstick that serves no batches is not compared."""
+        """Compare some batches with the source; reading with pyarrow alone serves no batches."""
         return {} if self.variant == "pyarrow" else self.process.ask("check", **self._what)
 
 
 def _memory(
     processes: dict[str, PeerProcess], source: Path, folder: Path, options: argparse.Namespace
 ) -> list[dict[str, Any]]:
-    """A fresh process per peer: its memory before opening, and after a second of random batches."""
+    """Measure each peer's memory in a new process, before opening and after one second of random batches."""
     rows = []
     for peer in processes:
         row = {"workload": "memory", "peer": peer, "variant": ""}
@@ -332,23 +334,23 @@ def _memory(
 
 
 def _store_line(row: dict[str, Any]) -> str:
-    said = row.get("unavailable") or f"{row['seconds']:8.1f} s {row['bytes'] / 1e6:10.1f} MB"
-    return f"{'store':<14} {row['peer']:<16} {said}"
+    text = row.get("unavailable") or f"{row['seconds']:8.1f} s {row['bytes'] / 1e6:10.1f} MB"
+    return f"{'store':<14} {row['peer']:<16} {text}"
 
 
 def _line(row: dict[str, Any]) -> str:
     name = row["peer"] + (f":{row['variant']}" if row["variant"] else "")
-    said = row.get("unavailable") or ""
+    text = row.get("unavailable") or ""
     if "draw_s" in row:
-        times = row.get("ratio", {}).get("median", 0)
-        said = f"{row['draw_s']['median'] * 1e6:10.0f} µs {row['per_s']:12,.0f}/s {times:8.2f} times"
+        time_ratio = row.get("ratio", {}).get("median", 0)
+        text = f"{row['draw_s']['median'] * 1e6:10.0f} µs {row['per_s']:12,.0f}/s {time_ratio:8.2f} x RLHive's time"
         if "cpu_ratio" in row:
-            said += f" {row['cpu_s']['median'] * 1e6:10.0f} µs of CPU {row['cpu_ratio']['median']:8.2f} times"
-        said += f"  WRONG: {row['failed']}" if "failed" in row else ""
+            text += f" {row['cpu_s']['median'] * 1e6:10.0f} µs CPU {row['cpu_ratio']['median']:8.2f} x RLHive's"
+        text += f"  WRONG: {row['failed']}" if "failed" in row else ""
     elif "after" in row:
-        added = row["after"]["anonymous"] - row["before"]["anonymous"]
-        said = f"{row['after']['peak'] / 1e6:10.0f} MB peak {added / 1e6:8.0f} MB more anonymous memory"
-    return f"{row['workload']:<14} {name:<16} {said}"
+        growth = row["after"]["anonymous"] - row["before"]["anonymous"]
+        text = f"{row['after']['peak'] / 1e6:10.0f} MB peak {growth / 1e6:8.0f} MB added anonymous memory"
+    return f"{row['workload']:<14} {name:<16} {text}"
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
     python benchmarks/env_coverage.py
 
-prints one row per family and writes benchmarks/results/env_coverage.json. It takes about five minutes on two cores
-with the assets from the package index. RoboHive's ids with a vision encoder are left out: they download weights.
+prints one row per family of environments and writes benchmarks/results/env_coverage.json. It takes about five minutes
+on two cores with the assets from the package index. Ids with a vision encoder are skipped, since they download weights.
 """
 
 import json
@@ -44,7 +44,7 @@ FAMILIES = {
 
 
 def check_env(env_name: str) -> tuple[str, str, float]:
-    """Return the id; "yes", "assets" (missing assets) or the error; and the time in seconds."""
+    """Return the id, the outcome ("yes", "assets" for missing assets, or the error) and the time in seconds."""
     warnings.simplefilter("ignore")
     from torchrl.envs import check_env_specs
 

@@ -1,7 +1,7 @@
-"""Measure the scripted experts again and write docs/experts.md: ``python benchmarks/expert_table.py``.
+"""Measure the scripted experts and write docs/experts.md: ``python benchmarks/expert_table.py``.
 
 The success rates are measured by rlhive.rollouts on the evaluation seeds, on which no expert was tuned. ``--only``
-measures the named environments and keeps the other rows of the table; ``--levels`` does the same with columns.
+measures the named environments and keeps the other rows of the table; ``--levels`` does the same for columns.
 """
 
 import argparse

@@ -1,7 +1,7 @@
-"""Files of every kind that `rlhive import` reads, as large as one likes: the same episodes in each, without pictures.
+"""Generated files of every kind that `rlhive import` reads, of any size, with the same episodes and without pictures.
 
-Written here and not by the other libraries, whose packages do not install together; that their own files come in right
-is what the tests look at. What one of our own writers makes (minari in HDF5, lerobot) is made from a version.
+The code here writes the files, because the packages of the other libraries do not install together; the tests import
+files that these libraries wrote. Kinds that RLHive exports (minari in HDF5, lerobot) are exported from a version.
 """
 
 import json
@@ -21,7 +21,7 @@ from rlhive.data.formats._convert import export_to
 from rlhive.data.versions._export import export
 
 WIDTH, ACTIONS, LENGTH = 75, 9, 200
-#: Bytes of an episode: the states with the one after the last action, actions and rewards.
+#: Bytes of an episode: states (including the final one), actions and rewards.
 EPISODE_BYTES = (LENGTH + 1) * WIDTH * 8 + LENGTH * (ACTIONS * 4 + 8)
 
 
@@ -33,7 +33,7 @@ def episode(number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def roboset(target: Path, count: int) -> None:
-    """Write RoboHive's log: T+1 rows, the last action NaN, rewards in the row of their state."""
+    """Write a RoboHive log: T+1 rows, NaN as last action, each reward in the row of the state that it led to."""
     with h5py.File(target, "w") as h5:
         for number in range(count):
             states, actions, rewards = episode(number)
@@ -46,7 +46,7 @@ def roboset(target: Path, count: int) -> None:
 
 
 def d4rl(target: Path, count: int) -> None:
-    """Write D4RL's flat arrays with next observations: every state stands twice in the file."""
+    """Write D4RL's flat arrays with next observations, so the file holds most states twice."""
     rows = {"observations": WIDTH, "next_observations": WIDTH, "actions": ACTIONS}
     with h5py.File(target, "w") as h5:
         for name, width in rows.items():
@@ -62,14 +62,19 @@ def d4rl(target: Path, count: int) -> None:
 
 
 def minari_arrow(target: Path, count: int, *, storage: str = "arrow") -> None:
-    """Write Minari's Arrow storage, or its Parquet: a folder per episode, rows T+1, what acts padded."""
+    """Write Minari's Arrow or Parquet storage: a folder per episode with T+1 rows; actions and rewards are padded."""
     folder = target / "data"
     folder.mkdir(parents=True)
     space = {"type": "Box", "dtype": "float64", "shape": [WIDTH], "low": [-9e9] * WIDTH, "high": [9e9] * WIDTH}
     action = {"type": "Box", "dtype": "float32", "shape": [ACTIONS], "low": [-1] * ACTIONS, "high": [1] * ACTIONS}
-    told = {"data_format": storage, "total_episodes": count, "total_steps": count * LENGTH, "dataset_id": "lab/walk-v0"}
+    metadata = {
+        "data_format": storage,
+        "total_episodes": count,
+        "total_steps": count * LENGTH,
+        "dataset_id": "lab/walk-v0",
+    }
     spaces = {"observation_space": json.dumps(space), "action_space": json.dumps(action)}
-    (folder / "metadata.json").write_text(json.dumps({**told, **spaces}))
+    (folder / "metadata.json").write_text(json.dumps({**metadata, **spaces}))
     for number in range(count):
         states, actions, rewards = episode(number)
         ends = np.arange(LENGTH + 1) == LENGTH - 1
@@ -98,18 +103,18 @@ def minari_parquet(target: Path, count: int) -> None:
 
 
 def minari_hdf5(target: Path, count: int) -> None:
-    """Write Minari's HDF5 by our own writer."""
+    """Write Minari's HDF5 storage with RLHive's writer."""
     _from_version(target, count, "minari")
 
 
 def lerobot(target: Path, count: int) -> None:
-    """Write LeRobot v3.0 by our own writer, without what RLHive keeps beside it."""
+    """Write LeRobot v3.0 with RLHive's writer, without RLHive's additional episode table."""
     _from_version(target, count, "lerobot", fps=50)
     (target / "meta" / "rlhive_episodes.parquet").unlink()
 
 
 def rlds(target: Path, count: int, *, kind: str = "tfrecord") -> None:
-    """Write RLDS steps in TFDS's TFRecord files or Parquet, 256 episodes a file."""
+    """Write RLDS steps as TFDS does, in TFRecord or Parquet files of 256 episodes each."""
     target.mkdir()
     shards = [range(start, min(start + 256, count)) for start in range(0, count, 256)]
     for index, numbers in enumerate(shards):
@@ -128,11 +133,11 @@ def rlds(target: Path, count: int, *, kind: str = "tfrecord") -> None:
 
 
 def rlds_parquet(target: Path, count: int) -> None:
-    """Write RLDS steps in TFDS's Parquet."""
+    """Write RLDS steps as TFDS does, in Parquet."""
     rlds(target, count, kind="parquet")
 
 
-#: Name → the kind that `rlhive import` is told, and what writes it.
+#: Name → kind argument of `rlhive import`, and the function that writes the source.
 SOURCES: dict[str, tuple[str, Callable[[Path, int], None]]] = {
     "roboset": ("roboset", roboset),
     "d4rl": ("d4rl", d4rl),
@@ -155,7 +160,7 @@ def write_tfrecord(path: Path, contents: Iterator[bytes]) -> None:
 
 
 def _from_version(target: Path, count: int, kind: str, **options: object) -> None:
-    """Export a version that lives as long as this takes."""
+    """Export a temporary version, and from it the files of a format."""
     store = target.with_name(f"{target.name}-store")
     version = export(map(_record, range(count)), "lab/walk", license="mit", description="A walk.", store=store)
     export_to(kind, version, target, progress=False, **options)
@@ -177,7 +182,7 @@ def _record(number: int) -> EpisodeRecord:
 
 
 def _example(number: int) -> bytes:
-    """Return an episode as TFDS would serialise it; the states are bytes, as of a tensor with encoding="bytes"."""
+    """Return an episode as TFDS serialises it; the states are a tensor feature with encoding="bytes"."""
     states, actions, rewards = episode(number)
     message, _ = _tfrecord.build_example_class()
     example, last = message(), np.arange(LENGTH + 1) == LENGTH

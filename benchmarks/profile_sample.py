@@ -1,9 +1,10 @@
-"""Where the time of one ``rb.sample()`` goes: ``python -m benchmarks.profile_sample``.
+"""CPU time of the parts of one ``rb.sample()``: ``python -m benchmarks.profile_sample``.
 
-Prints the CPU time of every step on the way, outside to inside, for random batches of 256, slices and a loop over
-the buffer: each step is called by itself with what it gets inside ``sample()``, many times in short runs, and the
-fastest run counts, since others on the machine only ever add. Beside it stand TorchRL's own buffer and the packed floor
-on the same episodes. Then what cProfile sees, which adds its own time to every Python call.
+Prints the CPU time of every step of ``sample()``, from the outermost to the innermost, for random batches of 256, for
+slices, and for a loop over the buffer. Each step is called alone, with the arguments that it gets inside ``sample()``,
+in many short runs; the fastest run counts, because other processes on the machine can only slow it down. TorchRL's
+buffer and the packed lower bound run on the same episodes for comparison. A cProfile listing follows; cProfile adds its
+own time to every Python call.
 """
 
 import argparse
@@ -29,68 +30,70 @@ RUNS, CALLS, DRAWS = 40, 100, 3_000
 
 
 def steps_of(buffer: DatasetReplayBuffer, size: int = BATCH) -> dict[str, Callable[[], Any]]:
-    """Return the steps of ``sample()``, each ready to be called by itself; indented ones are part of the one above."""
+    """Return the steps of ``sample()`` as functions without arguments; an indented step is part of the one above it."""
     storage = buffer.storage
-    # As many draws as a run has calls, and more: the same rows again and again would lie in the processor's caches.
-    drawn = [buffer._draw(size) for _ in range(DRAWS)]
-    flats = [index[0] if isinstance(index, tuple) else index for index, _ in drawn]
-    index_of, flat_of = itertools.cycle(index for index, _ in drawn), itertools.cycle(flats)
+    # More draws than a run has calls: repeated rows would be in the processor's caches.
+    draws = [buffer._draw(size) for _ in range(DRAWS)]
+    flats = [index[0] if isinstance(index, tuple) else index for index, _ in draws]
+    index_of, flat_of = itertools.cycle(index for index, _ in draws), itertools.cycle(flats)
     row_of = itertools.cycle([storage._rows.take(flat) for flat in flats])
     gather = max(storage._plans, key=lambda gather: gather.item_bytes)
     copies = gather.gather(next(row_of), None, storage.device)
-    flat, info = flats[0], drawn[0][1]
+    flat, info = flats[0], draws[0][1]
     leaves: dict[str, Any] = {}
     gather.fill([leaves], copies)
-    below = leaves["next"]
+    next_leaves = leaves["next"]
 
     def tensordicts() -> TensorDict:
-        made = TensorDict._new_unsafe(None, flat.shape)
-        made._tensordict = leaves | {"next": TensorDict._new_unsafe(None, flat.shape)}
-        made["next"]._tensordict = dict(below)
-        return made
+        batch = TensorDict._new_unsafe(None, flat.shape)
+        batch._tensordict = leaves | {"next": TensorDict._new_unsafe(None, flat.shape)}
+        batch["next"]._tensordict = dict(next_leaves)
+        return batch
 
-    batch = storage.get(drawn[0][0])
+    batch = storage.get(draws[0][0])
     return {
         "sample()": buffer.sample,
-        "  the sampler draws": lambda: buffer._draw(size),
+        "  draw the indices": lambda: buffer._draw(size),
         "  storage.get": lambda: storage.get(next(index_of)),
-        "    row of each transition": lambda: storage._rows.take(next(flat_of)),
-        f"    copy {gather.item_bytes} bytes of each": lambda: gather._data.index_select(0, next(row_of)),
-        "    cut the copy into leaves": lambda: gather.fill([{}], copies),
-        "    two TensorDicts around them": tensordicts,
-        "  index and flags go in": lambda: _add_info(batch, info),
+        "    look up the rows": lambda: storage._rows.take(next(flat_of)),
+        f"    copy {gather.item_bytes} bytes per transition": lambda: gather._data.index_select(0, next(row_of)),
+        "    split the copy into leaves": lambda: gather.fill([{}], copies),
+        "    build two TensorDicts": tensordicts,
+        "  add index and flags": lambda: _add_info(batch, info),
     }
 
 
 def steps_of_a_loop(buffer: DatasetReplayBuffer, size: int = BATCH) -> dict[str, tuple[Callable[[], Any], int]]:
-    """Return the steps of ``for batch in buffer``, each with the batches that a call of it is for."""
-    storage, at_once = buffer.storage, _prefetch.num_batches_ahead(buffer.storage, size)
-    chunks = [torch.cat([buffer._draw(size)[1]["index"] for _ in range(at_once)]) for _ in range(DRAWS // at_once)]
+    """Return the steps of ``for batch in buffer``, each with the number of batches that one call serves."""
+    storage, num_batches = buffer.storage, _prefetch.num_batches_ahead(buffer.storage, size)
+    chunks = [
+        torch.cat([buffer._draw(size)[1]["index"] for _ in range(num_batches)]) for _ in range(DRAWS // num_batches)
+    ]
     chunk_of, row_of = itertools.cycle(chunks), itertools.cycle([storage._rows.take(chunk) for chunk in chunks])
     gather = max(storage._plans, key=lambda gather: gather.item_bytes)
     batches = iter(buffer)
     return {
-        "a batch of the loop": (lambda: next(batches), 1),
-        f"  its share of {at_once} gathered at once": (lambda: storage.get_many(next(chunk_of), size), at_once),
-        "    its share of their copy": (lambda: gather._data.index_select(0, next(row_of)), at_once),
-        "  the sampler draws": (lambda: buffer._draw(size), 1),
+        "one batch of the loop": (lambda: next(batches), 1),
+        f"  its share of {num_batches} gathered at once": (lambda: storage.get_many(next(chunk_of), size), num_batches),
+        "    its share of the copy": (lambda: gather._data.index_select(0, next(row_of)), num_batches),
+        "  draw the indices": (lambda: buffer._draw(size), 1),
     }
 
 
 def fastest(steps: dict[str, Callable[[], Any]]) -> dict[str, float]:
-    """Return µs of CPU of a call of each; the steps take turns."""
-    found = dict.fromkeys(steps, float("inf"))
+    """Return the µs of CPU time per call of each step; every run calls all steps."""
+    fastest_us = dict.fromkeys(steps, float("inf"))
     for _ in range(RUNS):
         for name, step in steps.items():
-            began = time.process_time()
+            start = time.process_time()
             for _ in range(CALLS):
                 step()
-            found[name] = min(found[name], (time.process_time() - began) / CALLS * 1e6)
-    return found
+            fastest_us[name] = min(fastest_us[name], (time.process_time() - start) / CALLS * 1e6)
+    return fastest_us
 
 
 def cprofile(buffer: DatasetReplayBuffer, lines: int = 12) -> str:
-    """Return what cProfile says of a thousand calls, the costliest functions first."""
+    """Return the cProfile listing of a thousand calls, the costliest functions first."""
     profile = cProfile.Profile()
     profile.enable()
     for _ in range(1_000):
@@ -108,13 +111,13 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        made = source.make(Path(folder) / "source", num_transitions=int(options.size), length=LENGTH)
+        episodes = source.make(Path(folder) / "source", num_transitions=int(options.size), length=LENGTH)
         peers = {}
-        for room in (rlhive, torchrl, packed):
-            home = Path(folder) / room.__name__.rpartition(".")[2]
-            home.mkdir()
-            peers[home.name] = room.Peer(made, home)
-            peers[home.name].write()
+        for adapter in (rlhive, torchrl, packed):
+            peer_folder = Path(folder) / adapter.__name__.rpartition(".")[2]
+            peer_folder.mkdir()
+            peers[peer_folder.name] = adapter.Peer(episodes, peer_folder)
+            peers[peer_folder.name].write()
         for title, workload, arguments in (
             (f"random batches of {BATCH}", "random_256", {}),
             (f"slices, {BATCH // 16} of 16", "slices_16x16", {"slice_len": 16}),
@@ -122,18 +125,18 @@ def main() -> None:
             buffer = peers["rlhive"]._buffer(batch_size=BATCH, **arguments)
             others = {"TorchRL's buffer": peers["torchrl"].open(workload, "cached").draw}
             if workload.startswith("random"):
-                others["the packed floor"] = peers["packed"].open(workload, "").draw
-            found = fastest(steps_of(buffer) | others)
+                others["packed floor"] = peers["packed"].open(workload, "").draw
+            us_by_step = fastest(steps_of(buffer) | others)
             print(f"\n{title}, {int(options.size):,} transitions\n")
-            for name, spent in found.items():
-                share = "" if name in others else f"{spent / found['sample()']:7.0%}"
-                print(f"  {name:<34} {spent:8.1f} µs {share}")
+            for name, us in us_by_step.items():
+                share = "" if name in others else f"{us / us_by_step['sample()']:7.0%}"
+                print(f"  {name:<34} {us:8.1f} µs {share}")
             print(f"\n{cprofile(buffer)}")
         steps = steps_of_a_loop(peers["rlhive"]._buffer(batch_size=BATCH))
-        found = fastest({name: step for name, (step, _) in steps.items()})
+        us_by_step = fastest({name: step for name, (step, _) in steps.items()})
         print(f"\nbatches of {BATCH} in a loop, {int(options.size):,} transitions\n")
         for name, (_, num_batches) in steps.items():
-            print(f"  {name:<34} {found[name] / num_batches:8.1f} µs")
+            print(f"  {name:<34} {us_by_step[name] / num_batches:8.1f} µs")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Cost and look of each render quality.
+"""CPU time and appearance of each render quality.
 
     python benchmarks/render_quality.py
 

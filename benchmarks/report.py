@@ -1,6 +1,6 @@
-"""Tables and a chart from the result files: ``python -m benchmarks.report``.
+"""Tables and a chart of the result files: ``python -m benchmarks.report``.
 
-Rewrites what stands between the markers of benchmarks/README.md and docs/formats.md, and draws
+Rewrites the text between the markers in benchmarks/README.md and docs/formats.md, and draws
 benchmarks/results/sampling.png.
 """
 
@@ -32,13 +32,13 @@ LABELS = {
 
 
 def main() -> None:
-    """Rewrite the tables, draw the chart."""
+    """Rewrite the tables and draw the chart."""
     text = README.read_text(encoding="utf-8")
     sampling = sorted(
-        map(_read, RESULTS.glob("sampling-*.json")), key=lambda one: (one["kind"] == "pixels", one["size"])
+        map(_read, RESULTS.glob("sampling-*.json")), key=lambda content: (content["kind"] == "pixels", content["size"])
     )
     if sampling:
-        plain = [one for one in sampling if one["kind"] != "pixels"]
+        plain = [content for content in sampling if content["kind"] != "pixels"]
         text = _between(text, "sampling", "\n\n".join([*map(sampling_tables, sampling), *growth(plain)]))
         print("\n\n".join(growth(plain)))
         draw(plain, RESULTS / "sampling.png")
@@ -53,36 +53,41 @@ def main() -> None:
 
 
 def sampling_tables(content: dict[str, Any]) -> str:
-    """Return Markdown: the time of a batch, opening, memory; or pictures."""
+    """Return Markdown tables of one set of episodes: batch times, opening and memory, or the decoding of pictures."""
     rows = content["rows"]
     if content["kind"] == "pixels":
         raw = content["stores"][0]["raw_bytes"] / 1e6
         parts = ["### Pictures, 128 by 128, random batches of 64", _machine(content)]
         parts.append(
-            "RLHive's transitions have two pictures each, this one and the next, LeRobotDataset's items one. In "
-            "brackets how many times the frames/s of the best LeRobotDataset. RLHive decodes with as many threads as "
-            "there are cores."
+            "A transition of RLHive has two pictures, the current and the next one; an item of LeRobotDataset has one. "
+            "In brackets: multiple of the frames/s of the fastest LeRobotDataset. RLHive decodes with one thread per "
+            "core."
         )
         parts.append(
             _table(
-                ["", "transitions/s", "frames/s", f"version on disk ({raw:.0f} MB of values)", "read from"],
+                ["", "transitions/s", "frames/s", f"size on disk ({raw:.0f} MB raw)", "size of the files read"],
                 _picture_rows(content),
             )
         )
     else:
         parts = [f"### {content['size']:,} transitions", _machine(content)]
-        parts.append("Median time of one batch; in brackets how many times longer than RLHive's.")
-        parts.append(_table(["", *(_title(name) for name in SHOWN), "made by"], _batch_rows(rows)))
+        parts.append("Median time of one batch; in brackets: multiple of RLHive's time.")
+        parts.append(_table(["", *(_title(name) for name in SHOWN), "command"], _batch_rows(rows)))
         parts.append(
-            "CPU time of the same, all threads but no loader processes: others on the machine disturb it less."
+            "CPU time of the same batches, of all threads but without loader processes. Other processes on the machine "
+            "disturb it less than the wall time."
         )
         parts.append(_table(["", *(_title(name) for name in SHOWN)], (row[:-1] for row in _batch_rows(rows, "cpu"))))
         parts.append(
-            _table(["", "open, warm", "open, cold", "peak memory", "its own, after opening"], _open_rows(rows))
+            _table(
+                ["", "open, warm", "open, cold", "peak memory", "anonymous memory added by opening"], _open_rows(rows)
+            )
         )
-    left = [f"- {LABELS[row['peer']]}: {row['unavailable']}" for row in content["stores"] if "unavailable" in row]
-    wrong = [f"- † {_name(row)}, {row['workload']}: {row['failed']}" for row in rows if "failed" in row]
-    return "\n\n".join([*parts, *(["\n".join(left + wrong)] if left or wrong else [])])
+    unavailable = [
+        f"- {LABELS[row['peer']]}: {row['unavailable']}" for row in content["stores"] if "unavailable" in row
+    ]
+    failures = [f"- † {_name(row)}, {row['workload']}: {row['failed']}" for row in rows if "failed" in row]
+    return "\n\n".join([*parts, *(["\n".join(unavailable + failures)] if unavailable or failures else [])])
 
 
 def _picture_rows(content: dict[str, Any]) -> Iterable[list[str]]:
@@ -97,7 +102,7 @@ def _picture_rows(content: dict[str, Any]) -> Iterable[list[str]]:
 
 
 def growth(contents: list[dict[str, Any]]) -> list[str]:
-    """Return Markdown: speed of random batches of 256 and memory by size, where there are several."""
+    """Return Markdown tables of the speed of random batches of 256 and of memory by dataset size; none for one size."""
     if len(contents) < 2:
         return []
     sizes = [content["size"] for content in contents]
@@ -109,22 +114,25 @@ def growth(contents: list[dict[str, Any]]) -> list[str]:
                 speed.setdefault(_name(row), {})[content["size"]] = row["per_s"]
             if row["workload"] == "memory" and "after" in row:
                 memory.setdefault(_name(row), {})[content["size"]] = "; ".join(_memory_cells(row))
-    lines = [[name, *(_share(found, size, sizes[0]) for size in sizes)] for name, found in speed.items()]
-    held = [[name, *(found.get(size, "") for size in sizes)] for name, found in memory.items()]
+    speed_lines = [[name, *(_share(by_size, size, sizes[0]) for size in sizes)] for name, by_size in speed.items()]
+    memory_lines = [[name, *(by_size.get(size, "") for size in sizes)] for name, by_size in memory.items()]
     head = ["", *(f"{size:,}" for size in sizes)]
     return [
-        "### As the dataset grows",
-        f"Transitions/s, random batches of 256, pages warm; in brackets the share of {sizes[0]:,}'s.",
-        _table(head, lines),
-        "Peak memory of a process that draws them, its files' mapped pages included; what opening took of its own.",
-        _table(head, held),
+        "### Scaling with the size of the dataset",
+        f"Transitions/s of random batches of 256, page cache warm; in brackets: relative to {sizes[0]:,} transitions.",
+        _table(head, speed_lines),
+        "Peak memory of a process that draws these batches, including mapped pages of files, and the anonymous memory "
+        "that opening added.",
+        _table(head, memory_lines),
     ]
 
 
-def _share(found: dict[int, float], size: int, first: int) -> str:
-    if size not in found:
+def _share(by_size: dict[int, float], size: int, first: int) -> str:
+    if size not in by_size:
         return ""
-    return f"{found[size]:,.0f}" + (f" ({found[size] / found[first]:.2f})" if size != first and first in found else "")
+    return f"{by_size[size]:,.0f}" + (
+        f" ({by_size[size] / by_size[first]:.2f})" if size != first and first in by_size else ""
+    )
 
 
 def _memory_cells(row: dict[str, Any]) -> list[str]:
@@ -133,84 +141,90 @@ def _memory_cells(row: dict[str, Any]) -> list[str]:
 
 
 def export_tables(content: dict[str, Any]) -> str:
-    """Return Markdown: per set of episodes the writers, then what only RLHive does."""
+    """Return Markdown tables: the writers for each set of episodes, then the measurements of RLHive alone."""
     parts = [_machine(content)]
     for name in dict.fromkeys(row["set"] for row in content["rows"]):
         rows = [row for row in content["rows"] if row["set"] == name]
         first = rows[0]
         parts.append(
             f"### {first['episodes']:,} episodes of {first['length']}, {first['kind']}\n\n"
-            f"{first['raw_bytes'] / 1e6:.1f} MB of values. In brackets how many times longer than RLHive's: episode by "
-            "episode and in batches of a collector; of CPU time, in batches."
+            f"{first['raw_bytes'] / 1e6:.1f} MB of raw values. In brackets: multiple of RLHive's time, first for "
+            "writing episode by episode, then in batches; for CPU time, in batches."
         )
-        head = ["", "record + commit", "CPU time", "transitions/s", "on disk", "made by"]
+        head = ["", "record + commit", "CPU time", "transitions/s", "size on disk", "command"]
         parts.append(_table(head, map(_export_row, rows)))
-    lines = [line for row in content["rows"] if "durability" in row for line in _own_rows(row)]
+    lines = [line for row in content["rows"] if "durability" in row for line in _rlhive_only_rows(row)]
     if "median" in content["diff"]:
         count = content["diff"]["episodes"]
         lines.append([f"`diff` of two versions of {count:,} episodes", f"{content['diff']['median']:.2f} s"])
     parts.append(
-        "### Only RLHive, and beside it what the disk, pyarrow and SHA-256 take alone\n\n" + _table(["", ""], lines)
+        "### Durability, `check` and `diff` of RLHive, with lower bounds from disk, pyarrow and SHA-256\n\n"
+        + _table(["", ""], lines)
     )
     return "\n\n".join(parts)
 
 
-def _own_rows(row: dict[str, Any]) -> Iterable[list[str]]:
+def _rlhive_only_rows(row: dict[str, Any]) -> Iterable[list[str]]:
     waits, floors, check, gigabytes = row["durability"], row["floors"], row["check"], row["raw_bytes"] / 1e9
-    said = f"{waits['wait_ms']:.2f} ms on average; half of all `add` within {waits['add_ms']:.2f} ms"
-    yield [f"{row['set']}: an episode waits for the disk", said]
+    text = f"{waits['wait_ms']:.2f} ms on average; median `add` {waits['add_ms']:.2f} ms"
+    yield [f"{row['set']}: wait for the disk per episode", text]
     yield [f"{row['set']}: this disk's flush alone", f"{floors['flush_ms']:.2f} ms"]
     yield [
         f"{row['set']}: pyarrow alone writes the same rows",
         f"{floors['parquet_s']:.2f} s, {floors['parquet_cpu_s']:.2f} s of CPU time",
     ]
     if "cpu_s" in check:
-        said = f"{check['bytes_per_s'] / 1e9:.2f} GB/s of values, {check['bytes_per_cpu_s'] / 1e9:.2f} of CPU time"
-        yield [f"{row['set']}: `check`", said]
+        text = (
+            f"{check['bytes_per_s'] / 1e9:.2f} GB/s raw; {check['bytes_per_cpu_s'] / 1e9:.2f} GB per second of CPU time"
+        )
+        yield [f"{row['set']}: `check`", text]
         alone = gigabytes / (floors["decode_cpu_s"] + floors["sha256_cpu_s"])
-        yield [f"{row['set']}: pyarrow reads them and SHA-256 hashes the files", f"{alone:.2f} GB/s of CPU time"]
+        yield [
+            f"{row['set']}: pyarrow reads the rows and SHA-256 hashes the files",
+            f"{alone:.2f} GB per second of CPU time",
+        ]
 
 
 def envs_table(content: dict[str, Any]) -> str:
-    """Return Markdown: steps per second of each environment, raw, through RLHive and through TorchRL."""
+    """Return a Markdown table of steps per second of each environment: raw, RLHive's wrapper and TorchRL's."""
     rows = []
     for name, row in content["environments"].items():
         build, workers = row["build"], row["workers"]
-        for contender, found in row.items():
-            if "of_raw" in found:
-                spread = f"{found['of_raw_min']:.2f} to {found['of_raw_max']:.2f}"
-                rows.append([name, contender, f"{found['steps_per_s']:,.0f}", f"{found['of_raw']:.2f}", spread])
+        for contender, figures in row.items():
+            if "of_raw" in figures:
+                spread = f"{figures['of_raw_min']:.2f} to {figures['of_raw_max']:.2f}"
+                rows.append([name, contender, f"{figures['steps_per_s']:,.0f}", f"{figures['of_raw']:.2f}", spread])
         rows.append([name, "two workers, in episodes of one", "", f"{workers['two_of_one']:.2f}", ""])
-        rows.append([name, "built in, and `gym.make`", f"{build['rlhive_s']:.2f} s, {build['raw_s']:.2f} s", "", ""])
-    return _table(["environment", "", "steps/s", "of raw", "lowest to highest"], rows)
+        rows.append([name, "build time (`gym.make`)", f"{build['rlhive_s']:.2f} s ({build['raw_s']:.2f} s)", "", ""])
+    return _table(["environment", "", "steps/s", "relative to raw", "range"], rows)
 
 
 def import_table(content: dict[str, Any]) -> str:
-    """Return Markdown: peak memory of imports of two sizes, and what an interrupt left."""
+    """Return a Markdown table of the peak memory of imports of two sizes, and of what interruptions left."""
     head = ["source", "size", "peak memory", "CPU time", "Ctrl-C ended it within", "`kill -9` left, until the next run"]
     rows = []
     for row in content["rows"]:
         small, large = row["small"], row["large"]
-        sizes = " → ".join(f"{one['file_bytes'] / 1e9:.2f} GB" for one in (small, large))
-        peaks = " → ".join(f"{one['peak_bytes'] / 1e6:,.0f} MB" for one in (small, large))
-        ended, left = f"{row['SIGINT']['ended_within_s']:.1f} s", f"{row['SIGKILL']['bytes'] / 1e6:.0f} MB"
-        rows.append([row["source"], sizes, peaks, f"{large['cpu_s']:.0f} s", ended, left])
+        sizes = " → ".join(f"{result['file_bytes'] / 1e9:.2f} GB" for result in (small, large))
+        peaks = " → ".join(f"{result['peak_bytes'] / 1e6:,.0f} MB" for result in (small, large))
+        ended, left_bytes = f"{row['SIGINT']['ended_within_s']:.1f} s", f"{row['SIGKILL']['bytes'] / 1e6:.0f} MB"
+        rows.append([row["source"], sizes, peaks, f"{large['cpu_s']:.0f} s", ended, left_bytes])
     return "\n\n".join([_machine(content), _table(head, rows)])
 
 
 def draw(contents: list[dict[str, Any]], path: Path) -> None:
-    """Draw one panel per workload: transitions per second of every peer, with the spread; sizes in shades."""
+    """Draw one panel per workload: transitions per second of every peer, with their range; a shade per size."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
-    found = [(content["size"], row) for content in contents for row in content["rows"] if "per_s" in row]
-    shown = [name for name in SHOWN if any(row["workload"] == name for _, row in found)]
+    sized_rows = [(content["size"], row) for content in contents for row in content["rows"] if "per_s" in row]
+    shown = [name for name in SHOWN if any(row["workload"] == name for _, row in sized_rows)]
     figure, axes = plt.subplots(-(-len(shown) // 4), min(4, len(shown)), figsize=(16, 9), squeeze=False)
-    sizes = sorted({size for size, _ in found})
+    sizes = sorted({size for size, _ in sized_rows})
     for panel, workload in zip(axes.flat, shown, strict=False):
-        rows = [(size, row) for size, row in found if row["workload"] == workload]
+        rows = [(size, row) for size, row in sized_rows if row["workload"] == workload]
         best = {_plain(row): 0.0 for _, row in rows}
         for _, row in rows:
             best[_plain(row)] = max(best[_plain(row)], row["per_s"])
@@ -219,9 +233,9 @@ def draw(contents: list[dict[str, Any]], path: Path) -> None:
             middle, low, high = (row["transitions"] / row["draw_s"][key] for key in ("median", "max", "min"))
             shade = 0.35 + 0.6 * (sizes.index(size) + 1) / len(sizes)
             colour = ("tab:orange" if row["peer"] == "rlhive" else "tab:blue", shade)
-            place = names.index(_plain(row)) + 0.8 * ((sizes.index(size) + 0.5) / len(sizes) - 0.5)
+            position = names.index(_plain(row)) + 0.8 * ((sizes.index(size) + 0.5) / len(sizes) - 0.5)
             panel.barh(
-                place,
+                position,
                 middle,
                 height=0.8 / len(sizes),
                 xerr=[[middle - low], [high - middle]],
@@ -235,7 +249,7 @@ def draw(contents: list[dict[str, Any]], path: Path) -> None:
         panel.axis("off")
     shades = ", ".join(f"{size:,}" for size in sizes)
     figure.suptitle(
-        f"Transitions per second: more is better; {shades} transitions, larger sets darker; bars span all rounds"
+        f"Transitions per second (more is better) for {shades} transitions (larger is darker); lines span all rounds"
     )
     figure.tight_layout()
     figure.savefig(path, dpi=100)
@@ -249,17 +263,17 @@ def _plain(row: dict[str, Any]) -> str:
 def _batch_rows(rows: list[dict[str, Any]], clock: str = "wall") -> Iterable[list[str]]:
     names = list(dict.fromkeys((row["peer"], row["variant"]) for row in rows if row["workload"] in SHOWN))
     for peer, variant in sorted(names, key=lambda name: list(LABELS).index(name[0])):
-        own = {row["workload"]: row for row in rows if (row["peer"], row["variant"]) == (peer, variant)}
-        cells = [_time(own.get(workload), clock) for workload in SHOWN]
+        row_by_workload = {row["workload"]: row for row in rows if (row["peer"], row["variant"]) == (peer, variant)}
+        cells = [_time(row_by_workload.get(workload), clock) for workload in SHOWN]
         if any(cells):
             yield [_name({"peer": peer, "variant": variant}), *cells, f"`make bench-sampling PEERS={peer}`"]
 
 
 def _open_rows(rows: list[dict[str, Any]]) -> Iterable[list[str]]:
     for peer in LABELS:
-        own = {row["workload"]: row for row in rows if row["peer"] == peer and not row["variant"]}
-        memory = _memory_cells(own["memory"]) if "after" in own.get("memory", {}) else ["", ""]
-        cells = [_time(own.get("open_warm")), _time(own.get("open_cold")), *memory]
+        row_by_workload = {row["workload"]: row for row in rows if row["peer"] == peer and not row["variant"]}
+        memory = _memory_cells(row_by_workload["memory"]) if "after" in row_by_workload.get("memory", {}) else ["", ""]
+        cells = [_time(row_by_workload.get("open_warm")), _time(row_by_workload.get("open_cold")), *memory]
         if any(cells):
             yield [LABELS[peer], *cells]
     for row in rows:
@@ -320,11 +334,11 @@ def _table(head: list[str], rows: Iterable[list[str]]) -> str:
 
 
 def _machine(content: dict[str, Any]) -> str:
-    there = content["machine"]
-    after = f", {there['load_after'][0]:.1f} after; {content['seconds']} s" if "load_after" in there else ""
+    machine = content["machine"]
+    after = f", {machine['load_after'][0]:.1f} after; {content['seconds']} s" if "load_after" in machine else ""
     return (
-        f"{there['date']}, commit {there['commit']}: {there['cores']} cores of {there['cpu']}, "
-        f"{there['memory_gb']} GB; load {there['load'][0]:.1f} before{after}."
+        f"{machine['date']}, commit {machine['commit']}: {machine['cores']} cores of {machine['cpu']}, "
+        f"{machine['memory_gb']} GB; load {machine['load'][0]:.1f} before{after}."
     )
 
 

@@ -1,5 +1,6 @@
-"""One room per peer, each run by the Python of its own pinned virtual environment.
+"""One adapter module per peer, run by the Python of that peer's pinned virtual environment.
 
-A room imports its library, NumPy, the standard library and :mod:`benchmarks.peers.source`, nothing else of this project
-(``ours`` excepted), and holds a class ``Peer`` as :mod:`benchmarks.peers.worker` describes it.
+A peer is a library that RLHive is compared with, or RLHive itself. An adapter defines the class ``Peer`` that
+:mod:`benchmarks.peers.worker` describes. Of this project it imports only :mod:`benchmarks.peers`; the adapter of RLHive
+also imports ``rlhive``.
 """

@@ -1,4 +1,4 @@
-"""The driver's end of the pipe: start a peer's process and ask it."""
+"""Client side of a peer process: start it and send requests over a pipe."""
 
 import contextlib
 import json
@@ -12,25 +12,25 @@ from benchmarks.peers.environments import PEERS, ROOT
 
 
 class PeerFailedError(RuntimeError):
-    """A peer raised, died or did not answer in time; the message says which."""
+    """A peer raised an error, died, or did not answer in time; the message says which."""
 
 
 class NotOfferedError(RuntimeError):
-    """A peer does not do this; the message is its sentence."""
+    """A peer does not support the request; the message gives the reason."""
 
 
 class PeerProcess:
-    """A peer's room in its own interpreter; a context manager.
+    """A peer's adapter in a process with its own interpreter; a context manager.
 
     Args:
-        peer: Name of its room.
+        peer: Name of the adapter module.
         source: Folder of the episodes.
-        folder: Its own, for what it stores and for ``PEER.log``, which holds what its libraries print.
-        timeout_s: An answer that takes longer ends the process.
-        threads: Of its BLAS, OpenMP and torch; None leaves each library's default.
+        folder: Parent of the peer's folder and of ``PEER.log``, which holds the output of its libraries.
+        timeout_s: Time limit of a request; a slower process is killed.
+        threads: Number of threads of BLAS, OpenMP and torch; None leaves each library's default.
 
     Raises:
-        NotOfferedError: Its environment is not installed.
+        NotOfferedError: The peer's environment is not installed.
     """
 
     def __init__(self, peer: str, source: Path, folder: Path, *, timeout_s: float = 600, threads: int | None = 1):
@@ -56,14 +56,14 @@ class PeerProcess:
         """Send one request and wait for its answer.
 
         Raises:
-            NotOfferedError: The peer does not do this.
-            PeerFailedError: It raised, died or took too long.
+            NotOfferedError: The peer does not support the request.
+            PeerFailedError: The peer raised an error, died or took too long.
         """
         try:
             self._process.stdin.write(json.dumps({"do": do, **arguments}).encode() + b"\n")
             self._process.stdin.flush()
         except BrokenPipeError as error:
-            msg = f"{self.peer} is not running any more; see {self._log.name}"
+            msg = f"{self.peer} is no longer running; see {self._log.name}"
             raise PeerFailedError(msg) from error
         if not select.select([self._process.stdout], [], [], self._timeout_s)[0]:
             self._process.kill()
@@ -71,7 +71,7 @@ class PeerProcess:
             raise PeerFailedError(msg)
         line = self._process.stdout.readline()
         if not line:
-            msg = f"{self.peer} died ({self._process.wait()}) at {do} {arguments}; see {self._log.name}"
+            msg = f"{self.peer} died with status {self._process.wait()} during {do} {arguments}; see {self._log.name}"
             raise PeerFailedError(msg)
         reply = json.loads(line)
         if "unavailable" in reply:

@@ -16,13 +16,13 @@ SHAPES = {"obs": {"shape": OBSERVATION}, "act": {"shape": ACTION}, "rew": {}, "n
 
 
 class Peer:
-    """``ReplayBuffer``, ``PrioritizedReplayBuffer``; variant "torch" turns each array into a tensor."""
+    """Adapter of ``ReplayBuffer`` and ``PrioritizedReplayBuffer``; variant "torch" converts each array to a tensor."""
 
     def __init__(self, source: Source, folder: Path):
         self._source, self._path = source, Path(folder) / "transitions.npz"
 
     def versions(self) -> dict[str, str]:
-        """Return what takes part."""
+        """Return the versions of the measured libraries."""
         return {name: metadata.version(name) for name in ("cpprb", "torch")}
 
     def write(self) -> dict[str, Any]:
@@ -61,7 +61,7 @@ class Peer:
                 act=np.array(episode.action),
                 rew=np.array(episode.reward),
                 next_obs=np.array(episode.observation[1:]),
-                done=np.array(episode.terminated),  # with n steps it writes into it
+                done=np.array(episode.terminated),  # a copy: the n-step buffer writes into it
             )
             buffer.on_episode_end()
 
@@ -92,11 +92,11 @@ def _to_torch(batch: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
 
 
 def _arrays(batch: dict[str, Any]) -> dict[str, np.ndarray]:
-    found = {ours: np.asarray(batch[name]) for name, ours in NAMES.items()}
-    return found | {"reward": found["reward"].ravel(), "terminated": found["terminated"].ravel() > 0}
+    arrays = {source_name: np.asarray(batch[name]) for name, source_name in NAMES.items()}
+    return arrays | {"reward": arrays["reward"].ravel(), "terminated": arrays["terminated"].ravel() > 0}
 
 
 def _without_ends(batch: dict[str, Any]) -> dict[str, np.ndarray]:
-    found = _arrays(batch)
-    found.pop("terminated")
-    return found
+    arrays = _arrays(batch)
+    arrays.pop("terminated")
+    return arrays

@@ -12,17 +12,17 @@ from benchmarks.peers.worker import Drawing, UnavailableError, batch_of, folder_
 
 
 class Peer:
-    """``ReplayBuffer`` with the transition picker or slicer of the workload.
+    """Adapter of ``ReplayBuffer`` with the transition picker or slicer of the workload.
 
-    It keeps no observation after the last action: a terminal transition has zeros there, and the last transition of a
-    truncated episode is not served. Both are left out of the comparison.
+    d3rlpy stores no observation after the last action: a terminal transition has a zero next observation, and the last
+    transition of a truncated episode is not served. Both are left out of the comparison.
     """
 
     def __init__(self, source: Source, folder: Path):
         self._source, self._path = source, Path(folder) / "episodes.h5"
 
     def versions(self) -> dict[str, str]:
-        """Return what takes part."""
+        """Return the versions of the measured libraries."""
         return {name: metadata.version(name) for name in ("d3rlpy", "h5py", "torch")}
 
     def write(self) -> dict[str, Any]:
@@ -83,7 +83,7 @@ def _arrays(batch: Any) -> dict[str, np.ndarray]:
 
 
 def _nstep(batch: Any) -> dict[str, np.ndarray]:
-    full = batch.intervals.ravel() == NUM_STEPS  # the others were cut short by the end of what it keeps
+    full = batch.intervals.ravel() == NUM_STEPS  # the other returns end early, at the end of the stored episode
     return {name: values[full] for name, values in _arrays(batch).items() if name != "terminated"}
 
 
@@ -92,6 +92,6 @@ def _stacked(batch: Any) -> dict[str, np.ndarray]:
 
 
 def _windows(batch: Any) -> dict[str, np.ndarray]:
-    whole = batch.masks.all(axis=1)  # the others begin before their episode and are padded
+    unpadded = batch.masks.all(axis=1)  # the other windows begin before their episode and are padded
     columns = {"observation": batch.observations, "action": batch.actions, "reward": batch.rewards[..., 0]}
-    return {name: values[whole].reshape(-1, *values.shape[2:]) for name, values in columns.items()}
+    return {name: values[unpadded].reshape(-1, *values.shape[2:]) for name, values in columns.items()}

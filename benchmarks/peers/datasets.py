@@ -17,18 +17,18 @@ datasets.disable_progress_bars()
 
 
 class Peer:
-    """``from_generator`` and ``to_parquet``; ``with_format("torch")``. A row has no next observation."""
+    """Adapter of ``from_generator``, ``to_parquet`` and ``with_format("torch")``; a row has no next observation."""
 
     def __init__(self, source: Source, folder: Path):
         self._source, self._folder = source, Path(folder)
         self._parquet = str(self._folder / "data.parquet")
 
     def versions(self) -> dict[str, str]:
-        """Return what takes part."""
+        """Return the versions of the measured libraries."""
         return {name: metadata.version(name) for name in ("datasets", "pyarrow", "torch")}
 
     def write(self) -> dict[str, Any]:
-        """Record row by row, then write Parquet; the bytes are those of the Parquet file."""
+        """Record row by row, then write Parquet; return the size of the Parquet file."""
         features = datasets.Features(
             {
                 "observation": datasets.List(datasets.Value("float32"), length=OBSERVATION),
@@ -39,12 +39,12 @@ class Peer:
                 "episode": datasets.Value("int64"),
             }
         )
-        made = datasets.Dataset.from_generator(
+        dataset = datasets.Dataset.from_generator(
             _Rows(self._source), features=features, cache_dir=str(self._folder / "generated")
         )
-        made.to_parquet(self._parquet)
+        dataset.to_parquet(self._parquet)
         size = Path(self._parquet).stat().st_size
-        del made
+        del dataset
         shutil.rmtree(self._folder / "generated")
         return {"bytes": size}
 
@@ -84,7 +84,7 @@ class Peer:
 
 
 class _Rows:
-    """A generator of rows that datasets can hash."""
+    """Generator function of rows that datasets can hash, because it pickles as the path of the source."""
 
     def __init__(self, source: Source):
         self._source = source

@@ -1,10 +1,10 @@
-"""Which peers there are, and one pinned virtual environment for each.
+"""The peers and their pinned virtual environments.
 
-    python -m benchmarks.peers.environments              # build those that are missing
+    python -m benchmarks.peers.environments              # build the missing ones
     python -m benchmarks.peers.environments minari d3rlpy
 
-They do not fit together: Minari wants numpy 2, RoboHive numpy 1; LeRobot wants an older torch. Files are hard-linked
-from uv's cache, so a second environment with the same torch costs no disk.
+The libraries cannot share an environment: Minari requires numpy 2, RoboHive numpy 1, and LeRobot an older torch. Files
+are hard links into uv's cache, so a second environment with the same torch takes no disk space.
 """
 
 import hashlib
@@ -23,11 +23,11 @@ REQUIREMENTS = Path(__file__).parent / "requirements"
 
 @dataclass(frozen=True)
 class PeerEnvironment:
-    """Where a peer's room runs.
+    """Virtual environment that runs a peer's adapter.
 
     Attributes:
-        name: Of the environment's folder.
-        requirements: Its pinned requirements; None where it runs in the environment of the project itself.
+        name: Name of the environment's folder.
+        requirements: File of pinned requirements; None for the environment of this project.
     """
 
     name: str
@@ -35,12 +35,12 @@ class PeerEnvironment:
 
     @property
     def python(self) -> Path:
-        """The interpreter; it need not be there yet."""
+        """Path of the interpreter, which exists once the environment is installed."""
         return Path(sys.executable) if self.requirements is None else VENVS / self.name / "bin" / "python"
 
     @property
     def installed(self) -> bool:
-        """Whether the environment holds exactly what the requirements ask for."""
+        """Whether the environment was built from the current requirements."""
         return self.requirements is None or (_stamp(self.name).is_file() and _stamp(self.name).read_text() == self._key)
 
     @property
@@ -48,43 +48,45 @@ class PeerEnvironment:
         return hashlib.sha256(self.requirements.read_bytes()).hexdigest()
 
     def install(self) -> float:
-        """Build the environment unless it is there; return the seconds that took.
+        """Build the environment unless it is installed; return the build time in seconds.
 
         Raises:
-            subprocess.CalledProcessError: uv could not; its words are on standard error.
+            subprocess.CalledProcessError: uv failed; standard error has its message.
         """
-        began = time.perf_counter()
+        start = time.perf_counter()
         if self.installed:
             return 0.0
         uv = shutil.which("uv") or str(ROOT / ".tools" / "bin" / "uv")
         folder = VENVS / self.name
         subprocess.run([uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(folder)], check=True)
         install = [uv, "pip", "install", "--quiet", "--link-mode", "hardlink", "--python", str(self.python)]
-        subprocess.run([*install, "--requirement", str(self.requirements)], check=True, env=_without_own_path())
+        subprocess.run(
+            [*install, "--requirement", str(self.requirements)], check=True, env=_environ_without_pythonpath()
+        )
         _stamp(self.name).write_text(self._key)
-        return time.perf_counter() - began
+        return time.perf_counter() - start
 
 
 def _stamp(name: str) -> Path:
     return VENVS / name / "requirements.sha256"
 
 
-def _without_own_path() -> dict[str, str]:
+def _environ_without_pythonpath() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
 
-_OWN = PeerEnvironment("", None)  # of the project itself, whose constraints pin TorchRL too
+_PROJECT = PeerEnvironment("", None)  # its constraints pin TorchRL as well
 _MINARI, _LEROBOT, _D3RLPY, _CPPRB, _DATASETS, _TFDS = (
     PeerEnvironment(name, REQUIREMENTS / f"{name}.txt")
     for name in ("minari", "lerobot", "d3rlpy", "cpprb", "datasets", "tfds")
 )
 
-#: Room of a peer and where it runs, in the order of the tables.
+#: Adapter of a peer → its environment, in the order of the tables.
 PEERS = {
-    "rlhive": _OWN,
-    "torchrl": _OWN,
-    "packed": _OWN,
-    "numpy": _OWN,
+    "rlhive": _PROJECT,
+    "torchrl": _PROJECT,
+    "packed": _PROJECT,
+    "numpy": _PROJECT,
     "cpprb": _CPPRB,
     "d3rlpy": _D3RLPY,
     "minari": _MINARI,
@@ -94,12 +96,12 @@ PEERS = {
     "lerobot_images": _LEROBOT,
 }
 
-#: Those that take no part in a benchmark: their writers made test data.
+#: Environments that no benchmark uses; they generated test data.
 WRITERS = {"tfds": _TFDS}
 
 
 def main(peers: list[str]) -> None:
-    """Build the environments of some peers, of all that a benchmark compares by default."""
+    """Build the environments of the named peers; by default, of all peers of the benchmarks."""
     for peer in peers or PEERS:
         print(f"{peer:<14} {(PEERS | WRITERS)[peer].install():6.1f} s", flush=True)
 

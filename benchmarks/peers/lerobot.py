@@ -17,7 +17,7 @@ from benchmarks.peers.worker import Drawing, UnavailableError, batch_of, folder_
 REPO, FPS, TASK = "bench/episodes", 20, "turn the knob"
 PICTURE = "observation.images.camera"
 NAMES = {"observation.state": "observation", "action": "action", "next.reward": "reward", PICTURE: "pixels"}
-try:  # which needs FFmpeg's shared libraries; PyAV brings its own
+try:  # torchcodec needs FFmpeg's shared libraries; PyAV bundles its own
     import torchcodec.decoders  # noqa: F401
 
     VIDEO = "torchcodec"
@@ -26,9 +26,10 @@ except (ImportError, RuntimeError):
 
 
 class Peer:
-    """``create``, ``add_frame``, ``save_episode``, ``finalize``; a shuffling DataLoader.
+    """Adapter of ``create``, ``add_frame``, ``save_episode`` and ``finalize``, and of a shuffling DataLoader.
 
-    It stores one observation per action, so an item has no next observation. The variant is the number of workers.
+    LeRobotDataset stores one observation per action, so an item has no next observation. The variant is the number of
+    loader workers.
     """
 
     picture = "video"
@@ -38,12 +39,12 @@ class Peer:
         os.environ["HF_HOME"] = str(Path(folder) / "home")
 
     def versions(self) -> dict[str, str]:
-        """Return what takes part."""
+        """Return the versions of the measured libraries."""
         libraries = ("lerobot", "datasets", "pyarrow", "torch", "torchcodec", "av")
         return {name: metadata.version(name) for name in libraries} | {"video": VIDEO}
 
     def write(self) -> dict[str, Any]:
-        """Record frame by frame with LeRobot's own writer."""
+        """Record frame by frame with LeRobot's writer."""
         features = {
             "observation.state": {"dtype": "float32", "shape": (OBSERVATION,), "names": None},
             "action": {"dtype": "float32", "shape": (ACTION,), "names": None},
@@ -114,16 +115,17 @@ class Peer:
 
 
 def _arrays(batch: dict[str, Any]) -> dict[str, np.ndarray]:
-    found = {ours: batch[name].numpy() for name, ours in NAMES.items() if name in batch}
-    if "pixels" in found:  # float in [0, 1], channels first
-        found["pixels"] = (found["pixels"].transpose(0, 2, 3, 1) * 255).round()
-    return found | {"reward": found["reward"].ravel()}
+    arrays = {source_name: batch[name].numpy() for name, source_name in NAMES.items() if name in batch}
+    if "pixels" in arrays:  # float in [0, 1], channels first
+        arrays["pixels"] = (arrays["pixels"].transpose(0, 2, 3, 1) * 255).round()
+    return arrays | {"reward": arrays["reward"].ravel()}
 
 
 def _windows(batch: dict[str, Any]) -> dict[str, np.ndarray]:
-    whole = ~batch["observation.state_is_pad"].any(dim=1).numpy()  # the others run over the end and are clamped
+    # The other windows pass the end of their episode and are clamped.
+    unpadded = ~batch["observation.state_is_pad"].any(dim=1).numpy()
     columns = {"observation": batch["observation.state"], "action": batch["action"]}
-    return {name: values.numpy()[whole].reshape(-1, values.shape[-1]) for name, values in columns.items()}
+    return {name: values.numpy()[unpadded].reshape(-1, values.shape[-1]) for name, values in columns.items()}
 
 
 def _stacked(batch: dict[str, Any]) -> dict[str, np.ndarray]:

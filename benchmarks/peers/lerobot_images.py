@@ -4,6 +4,6 @@ from benchmarks.peers import lerobot
 
 
 class Peer(lerobot.Peer):
-    """As ``lerobot``, in the other layout."""
+    """Adapter of LeRobotDataset that stores pictures as images."""
 
     picture = "image"

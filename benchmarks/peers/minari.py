@@ -1,4 +1,4 @@
-"""Minari: episodes in HDF5 or Arrow files. It serves whole episodes; a batch is as many as it needs."""
+"""Minari: episodes in HDF5 or Arrow files. It serves whole episodes; a batch is cut from enough of them."""
 
 import os
 import time
@@ -16,7 +16,7 @@ DATASET = "bench/episodes-v0"
 
 
 class Peer:
-    """``create_dataset_from_buffers``, ``sample_episodes``, ``iterate_episodes``."""
+    """Adapter of ``create_dataset_from_buffers``, ``sample_episodes`` and ``iterate_episodes``."""
 
     data_format = "hdf5"
 
@@ -26,11 +26,11 @@ class Peer:
         self._generator = np.random.default_rng(0)
 
     def versions(self) -> dict[str, str]:
-        """Return what takes part."""
+        """Return the versions of the measured libraries."""
         return {name: metadata.version(name) for name in ("minari", "h5py", "pyarrow")}
 
     def write(self) -> dict[str, Any]:
-        """Give Minari one buffer per episode, arrays as they are: its fastest way in."""
+        """Pass one buffer of arrays per episode, which is Minari's fastest way to write."""
         import gymnasium
         import minari
         from minari.data_collector import EpisodeBuffer
@@ -47,7 +47,7 @@ class Peer:
             )
             for episode in self._source.episodes()
         ]
-        began, idle = time.perf_counter(), time.process_time()
+        start, cpu_start = time.perf_counter(), time.process_time()
         minari.create_dataset_from_buffers(
             DATASET,
             buffers,
@@ -55,7 +55,7 @@ class Peer:
             action_space=gymnasium.spaces.Box(-1, 1, (ACTION,), np.float32),
             data_format=self.data_format,
         )
-        spent = {"seconds": time.perf_counter() - began, "cpu_seconds": time.process_time() - idle}
+        spent = {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - cpu_start}
         return {"bytes": folder_bytes(self._folder), **spent}
 
     def open(self, workload: str, variant: str) -> Drawing:
@@ -71,8 +71,8 @@ class Peer:
             return self._iterate(dataset)
         if workload.startswith("slices"):
             return Drawing(lambda: self._windows(dataset, size, slice_of(workload)), _as_is)
-        wanted = -(-size // int(self._source.lengths.min()))
-        return Drawing(lambda: _batch(dataset.sample_episodes(wanted), size), _as_is)
+        num_episodes = -(-size // int(self._source.lengths.min()))
+        return Drawing(lambda: _batch(dataset.sample_episodes(num_episodes), size), _as_is)
 
     def _load(self) -> Any:
         import minari

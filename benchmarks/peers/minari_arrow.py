@@ -4,6 +4,6 @@ from benchmarks.peers import minari
 
 
 class Peer(minari.Peer):
-    """As ``minari``, in the other format."""
+    """Adapter of Minari's Arrow storage."""
 
     data_format = "arrow"

@@ -1,4 +1,4 @@
-"""What NumPy alone needs: five arrays, one gather each, no TensorDict."""
+"""NumPy alone, as a reference: five arrays, one gather each, no TensorDict."""
 
 from pathlib import Path
 from typing import Any
@@ -10,13 +10,13 @@ from benchmarks.peers.worker import Drawing, UnavailableError, batch_of, folder_
 
 
 class Peer:
-    """Observation, action, reward, next observation, terminated, in memory; gathered by ``take``."""
+    """Observation, action, reward, next observation and terminated in memory, gathered by ``take``."""
 
     def __init__(self, source: Source, folder: Path):
         self._source, self._folder = source, Path(folder)
 
     def versions(self) -> dict[str, str]:
-        """Return nothing beyond NumPy."""
+        """Return no versions; the worker adds that of NumPy."""
         return {}
 
     def write(self) -> dict[str, Any]:

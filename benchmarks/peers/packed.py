@@ -1,4 +1,4 @@
-"""The floor: one packed row-major array in memory, two gathers, and a TensorDict around them."""
+"""The lower bound: one packed row-major array in memory, two gathers, and a TensorDict around them."""
 
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ class Peer:
         self._source, self._folder = source, Path(folder)
 
     def versions(self) -> dict[str, str]:
-        """Return what takes part."""
+        """Return the versions of the measured libraries."""
         return {"torch": torch.__version__}
 
     def write(self) -> dict[str, Any]:
@@ -36,7 +36,7 @@ class Peer:
         return {"bytes": folder_bytes(self._folder)}
 
     def open(self, workload: str, variant: str) -> Drawing:
-        """Gather uniformly drawn rows and the rows below them."""
+        """Gather uniformly drawn rows and the rows that follow them."""
         if workload not in ("random_256", "random_4096"):
             msg = "a yardstick for random batches only"
             raise UnavailableError(msg)
@@ -50,16 +50,16 @@ class Peer:
         return Drawing(draw, arrays_of)
 
 
-def _wrap(here: torch.Tensor, below: torch.Tensor) -> TensorDict:
-    batch_size = here.shape[:1]
-    terminated, truncated = here[:, -2:-1] > 0, here[:, -1:] > 0
-    following = {
-        "observation": below[:, :OBSERVATION],
-        "reward": here[:, -3:-2],
+def _wrap(rows: torch.Tensor, next_rows: torch.Tensor) -> TensorDict:
+    batch_size = rows.shape[:1]
+    terminated, truncated = rows[:, -2:-1] > 0, rows[:, -1:] > 0
+    next_leaves = {
+        "observation": next_rows[:, :OBSERVATION],
+        "reward": rows[:, -3:-2],
         "terminated": terminated,
         "truncated": truncated,
         "done": terminated | truncated,
     }
-    root = {"observation": here[:, :OBSERVATION], "action": here[:, OBSERVATION : OBSERVATION + ACTION]}
-    root["next"] = TensorDict._new_unsafe(following, batch_size)
-    return TensorDict._new_unsafe(root, batch_size)
+    leaves = {"observation": rows[:, :OBSERVATION], "action": rows[:, OBSERVATION : OBSERVATION + ACTION]}
+    leaves["next"] = TensorDict._new_unsafe(next_leaves, batch_size)
+    return TensorDict._new_unsafe(leaves, batch_size)

@@ -1,4 +1,4 @@
-"""RLHive itself, through its public functions only."""
+"""RLHive: its recorder, writer, checks, diff and replay buffer."""
 
 import itertools
 import os
@@ -27,26 +27,26 @@ NAME, VERSION = "bench/episodes", "1.0.0"
 
 
 class Peer:
-    """Recorder, export, check, diff and ``as_replay_buffer``."""
+    """Adapter of the recorder, ``check``, ``diff`` and ``as_replay_buffer``."""
 
     def __init__(self, source: Source, folder: Path):
         self._source, self._store = source, Path(folder) / "store"
 
     def versions(self) -> dict[str, str]:
-        """Return what takes part."""
+        """Return the versions of the measured libraries."""
         return {name: metadata.version(name) for name in ("rlhive", "torch", "torchrl", "tensordict", "pyarrow")}
 
     def write(self, frames: int = 0) -> dict[str, Any]:
         """Record every episode durably, then commit a version.
 
         Args:
-            frames: Of a batch, as a collector gives them; one call to the recorder, and one wait for the disk, for
-                each. 0 for one call per episode.
+            frames: Transitions of a batch, as a collector yields them; each batch is one call to the recorder and
+                one flush. 0 for one call per episode.
         """
         recorder, add_s, add_cpu_s = self._record(NAME, frames=frames)
-        began, idle = time.perf_counter(), time.process_time()
+        start, cpu_start = time.perf_counter(), time.process_time()
         version = recorder.commit(license="apache-2.0", version=VERSION)
-        commit_s, commit_cpu_s = time.perf_counter() - began, time.process_time() - idle
+        commit_s, commit_cpu_s = time.perf_counter() - start, time.process_time() - cpu_start
         return {
             "bytes": folder_bytes(version),
             "seconds": sum(add_s) + commit_s,
@@ -57,25 +57,25 @@ class Peer:
         }
 
     def durability(self, episodes: int = 200) -> dict[str, float]:
-        """Return the milliseconds that one episode waits for the disk, and the whole ``add``; medians."""
+        """Return, in milliseconds, the mean wait for the disk per episode, the longest wait, and the median ``add``."""
         waits: list[float] = []
 
-        def timed(real: Callable[[int], None]) -> Callable[[int], None]:
+        def make_timed(flush: Callable[[int], None]) -> Callable[[int], None]:
             def wait(descriptor: int) -> None:
-                began = time.perf_counter()
-                real(descriptor)
-                waits.append(time.perf_counter() - began)
+                start = time.perf_counter()
+                flush(descriptor)
+                waits.append(time.perf_counter() - start)
 
             return wait
 
         flushes = {name: getattr(os, name) for name in ("fsync", "fdatasync") if hasattr(os, name)}
         try:
-            for name, real in flushes.items():
-                setattr(os, name, timed(real))
+            for name, flush in flushes.items():
+                setattr(os, name, make_timed(flush))
             recorder, add_s, _ = self._record("bench/durable", episodes)
         finally:
-            for name, real in flushes.items():
-                setattr(os, name, real)
+            for name, flush in flushes.items():
+                setattr(os, name, flush)
         shutil.rmtree(recorder.path)
         return {
             "wait_ms": sum(waits) / len(add_s) * 1e3,
@@ -84,59 +84,60 @@ class Peer:
         }
 
     def floors(self, episodes: int = 200) -> dict[str, float]:
-        """Return what nobody who promises the same can go below, on this disk and with this pyarrow.
+        """Return lower bounds for durable recording and for ``check``, on this disk and with this pyarrow.
 
         Returns:
-            ``flush_ms``, the median of appending an episode's bytes to a file and waiting for the disk;
-            ``parquet_s`` and ``parquet_cpu_s``, pyarrow writing the version's rows again with the same settings, one
-            row group after the other; ``decode_cpu_s``, pyarrow reading them; ``sha256_cpu_s``, hashing the files.
+            ``flush_ms``: median time to append the bytes of an episode to a file and flush it;
+            ``parquet_s`` and ``parquet_cpu_s``: time in which pyarrow writes the version's rows again with the same
+            settings, one row group after the other; ``decode_cpu_s``: CPU time to read them; ``sha256_cpu_s``: CPU
+            time to hash the files.
         """
         version = _store.version_dir(NAME, VERSION, store=self._store)
         paths = sorted((version / "data").glob("*.parquet"))
         content, waits = os.urandom(self._source.raw_bytes // len(self._source.lengths)), []
         with (self._store / "floor").open("wb", buffering=0) as file:
             for _ in range(episodes):
-                began = time.perf_counter()
+                start = time.perf_counter()
                 file.write(content)
                 getattr(os, "fdatasync", os.fsync)(file.fileno())
-                waits.append(time.perf_counter() - began)
-        idle = time.process_time()
+                waits.append(time.perf_counter() - start)
+        cpu_start = time.process_time()
         tables = [_parquet.read_groups(path, range(len(_parquet.read_group_sizes(path)))) for path in paths]
-        decoded = time.process_time()
+        cpu_decoded = time.process_time()
         for path in paths:
             _manifest.compute_sha256(path)
-        hashed, began = time.process_time(), time.perf_counter()
+        cpu_hashed, start = time.process_time(), time.perf_counter()
         for table in tables:
             _parquet.write_table(table, self._store / "floor")
-        spent = {"parquet_s": time.perf_counter() - began, "parquet_cpu_s": time.process_time() - hashed}
-        spent |= {"decode_cpu_s": decoded - idle, "sha256_cpu_s": hashed - decoded}
-        return {"flush_ms": statistics.median(waits) * 1e3, **spent}
+        seconds = {"parquet_s": time.perf_counter() - start, "parquet_cpu_s": time.process_time() - cpu_hashed}
+        seconds |= {"decode_cpu_s": cpu_decoded - cpu_start, "sha256_cpu_s": cpu_hashed - cpu_decoded}
+        return {"flush_ms": statistics.median(waits) * 1e3, **seconds}
 
     def check(self) -> dict[str, float]:
-        """Time ``rlhive.data.checks`` over the version; files are in the page cache."""
+        """Time ``check`` on the version, whose files are in the page cache."""
         version = _store.version_dir(NAME, VERSION, store=self._store)
-        began, idle = time.perf_counter(), time.process_time()
+        start, cpu_start = time.perf_counter(), time.process_time()
         report = _check.run_checks(version)
         return {
-            "seconds": time.perf_counter() - began,
-            "cpu_seconds": time.process_time() - idle,
+            "seconds": time.perf_counter() - start,
+            "cpu_seconds": time.process_time() - cpu_start,
             "ok": report.ok,
         }
 
     def diff(self) -> dict[str, Any]:
-        """Time ``rlhive.data.versions`` of this version and one that lacks every tenth episode."""
+        """Time ``diff`` between the version and one that lacks every tenth episode."""
         second = _store.version_dir(NAME, "2.0.0", store=self._store)
         if not second.exists():
-            fewer = self._dataset().where(lambda table: table["episode"].to_numpy() % 10 != 0)
-            fewer.save(NAME, version="2.0.0", license="apache-2.0")
+            subset = self._dataset().where(lambda table: table["episode"].to_numpy() % 10 != 0)
+            subset.save(NAME, version="2.0.0", license="apache-2.0")
         first = _store.version_dir(NAME, VERSION, store=self._store)
-        began = time.perf_counter()
+        start = time.perf_counter()
         result = _diff.diff(first, second)
-        seconds = time.perf_counter() - began
+        seconds = time.perf_counter() - start
         return {"seconds": seconds, "result": {"same": result.num_same, "dropped": len(result.dropped)}}
 
     def open(self, workload: str, variant: str) -> Drawing:
-        """Open a buffer with the arguments that the workload is about."""
+        """Open a buffer with the options that the workload measures."""
         if workload == "open_cold" and variant == "pyarrow":
             return self._parquet()
         if workload.startswith("open"):
@@ -160,28 +161,28 @@ class Peer:
             batches = iter(buffer)
             return Drawing(lambda: next(batches), arrays_of)
         if workload.startswith("images"):
-            kept = _store.memmap_dir(self._dataset().fingerprint, encoded=variant == "encoded", store=self._store)
-            # A transition has the next picture as well.
-            return Drawing(buffer.sample, arrays_of, frames=2, bytes=folder_bytes(kept))
+            cache_dir = _store.memmap_dir(self._dataset().fingerprint, encoded=variant == "encoded", store=self._store)
+            # A transition has two pictures: the current and the next one.
+            return Drawing(buffer.sample, arrays_of, frames=2, bytes=folder_bytes(cache_dir))
         return Drawing(buffer.sample, arrays_of)
 
     def _record(self, name: str, episodes: int | None = None, frames: int = 0) -> tuple[Recorder, list[float], float]:
-        recorder, seconds, busy = Recorder(name, policy="bench", split="all", store=self._store), [], 0.0
-        gathered: list[TensorDict] = []
+        recorder, seconds, cpu_seconds = Recorder(name, policy="bench", split="all", store=self._store), [], 0.0
+        pending: list[TensorDict] = []
         for episode in itertools.islice(self._source.episodes(), episodes):
             transitions = ted_of(episode)
             if frames:
-                gathered.append(transitions)
-                if sum(map(len, gathered)) < frames and episode.index + 1 < len(self._source.lengths):
+                pending.append(transitions)
+                if sum(map(len, pending)) < frames and episode.index + 1 < len(self._source.lengths):
                     continue
-                transitions = torch.cat(gathered)
-                gathered.clear()
-            began, idle = time.perf_counter(), time.process_time()
+                transitions = torch.cat(pending)
+                pending.clear()
+            start, cpu_start = time.perf_counter(), time.process_time()
             recorder.extend(transitions) if frames else recorder.add_episode(transitions, seed=episode.index)
-            seconds.append(time.perf_counter() - began)
-            busy += time.process_time() - idle
+            seconds.append(time.perf_counter() - start)
+            cpu_seconds += time.process_time() - cpu_start
         recorder.close()
-        return recorder, seconds, busy
+        return recorder, seconds, cpu_seconds
 
     def _dataset(self) -> RoboHiveDataset:
         return RoboHiveDataset(NAME, version=VERSION, generate=False, store=self._store)
@@ -196,7 +197,7 @@ class Peer:
         shutil.rmtree(_store.memmap_dir(self._dataset().fingerprint, store=self._store), ignore_errors=True)
 
     def _parquet(self) -> Drawing:
-        """The yardstick of a cold opening: read the same Parquet into memory."""
+        """Read the same Parquet files into memory with pyarrow alone: the reference of a cold opening."""
         import pyarrow.parquet as pq
 
         folder = _store.version_dir(NAME, VERSION, store=self._store) / "data"

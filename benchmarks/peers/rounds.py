@@ -1,4 +1,4 @@
-"""Rounds of several contenders in turn, what is kept of them, and on which machine."""
+"""Interleaved rounds of several contenders, their statistics, and a description of the machine."""
 
 import json
 import os
@@ -19,43 +19,43 @@ RESULTS = ROOT / "benchmarks" / "results"
 def in_turn(
     contenders: dict[str, Callable[[], float]], rounds: int, *, enough_s: float = float("inf")
 ) -> dict[str, list[float] | str]:
-    """Run every contender once per round, in turn, so that all see the same noise.
+    """Run every contender once per round, so that all are exposed to the same noise.
 
     Args:
-        contenders: By name, a function that returns its seconds.
-        rounds: How often.
-        enough_s: A contender whose rounds took longer than this all together takes no more part.
+        contenders: Name → function that runs the contender and returns its seconds.
+        rounds: Number of rounds.
+        enough_s: A contender whose rounds took longer than this in total takes part in no further round.
 
     Returns:
-        Seconds per round; where a contender failed, the sentence instead.
+        Name → seconds of each round; for a contender that failed, the error message.
     """
-    found: dict[str, list[float] | str] = {name: [] for name in contenders}
+    results: dict[str, list[float] | str] = {name: [] for name in contenders}
     spent = dict.fromkeys(contenders, 0.0)
     for _ in range(rounds):
         for name, measure in contenders.items():
-            if isinstance(found[name], str) or spent[name] > enough_s:
+            if isinstance(results[name], str) or spent[name] > enough_s:
                 continue
-            began = time.perf_counter()
+            start = time.perf_counter()
             try:
-                found[name].append(measure())
+                results[name].append(measure())
             except (NotOfferedError, PeerFailedError) as reason:
-                found[name] = str(reason)
-            spent[name] += time.perf_counter() - began
-    return found
+                results[name] = str(reason)
+            spent[name] += time.perf_counter() - start
+    return results
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-    """Return median, smallest and largest."""
+    """Return median, minimum and maximum."""
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
-def ratio(theirs: Sequence[float], ours: Sequence[float]) -> dict[str, float]:
-    """Return how many times longer theirs took: the spread of the ratios of the rounds that both took part in."""
-    return spread([one / other for one, other in zip(theirs, ours, strict=False)])
+def ratio(seconds: Sequence[float], reference: Sequence[float]) -> dict[str, float]:
+    """Return the spread of ``seconds / reference``, over the rounds that both have."""
+    return spread([one / other for one, other in zip(seconds, reference, strict=False)])
 
 
 def machine() -> dict[str, Any]:
-    """Return what the figures depend on, beside the code."""
+    """Return the hardware, load, date and commit of a run."""
     cpu = [
         line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
     ]

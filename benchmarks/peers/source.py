@@ -1,17 +1,17 @@
-"""The episodes that every peer stores and serves, and the proof that it served them.
+"""The episodes that every peer stores and serves, and the verification of served batches.
 
 A source is a folder of NumPy files; episode ``e`` of length T has T + 1 observations::
 
     lengths.npy       int64   [E]
-    observation.npy   float32 [N + E, 75]    the final observation of an episode below its last transition
+    observation.npy   float32 [N + E, 75]    the final observation follows those of its episode
     action.npy        float32 [N, 9]
     reward.npy        float32 [N]
     terminated.npy    bool    [N]
     truncated.npy     bool    [N]
-    pixels.npy        uint8   [N + E, H, W, 3]     only with pictures
+    pixels.npy        uint8   [N + E, H, W, 3]     only of the kind "pixels"
 
-Element 0 of an observation is its row number. So a served batch says itself which transitions it holds, and is compared
-with them bit for bit after the timing; an all-zero loader would be the fastest of all.
+Element 0 of an observation is its row number. It identifies the transitions of a served batch, which are compared with
+the source bit for bit after the timing. Without that comparison, a loader of zeros would win.
 """
 
 import json
@@ -23,7 +23,7 @@ import numpy as np
 
 OBSERVATION, ACTION = 75, 9
 GAMMA, NUM_STEPS, STACK = 0.99, 3, 3
-#: float32 counts without gaps up to here; element 0 of an observation is a row number.
+#: Largest number up to which float32 holds every integer, as element 0 of an observation needs.
 MAX_ROWS = 2**24
 
 KINDS = ("walk", "noise", "pixels")
@@ -31,12 +31,12 @@ _MOVING = 24
 
 
 class WrongValuesError(AssertionError):
-    """A peer served something that the source does not hold."""
+    """A peer served values that differ from the source."""
 
 
 @dataclass(frozen=True)
 class Episode:
-    """One episode; views of the source."""
+    """One episode, as views of the arrays of the source."""
 
     index: int
     observation: np.ndarray
@@ -54,7 +54,7 @@ class Source:
     """An open source; its arrays are mapped read-only.
 
     Args:
-        folder: What :func:`make` filled.
+        folder: Folder that :func:`make` filled.
     """
 
     def __init__(self, folder: Path):
@@ -74,21 +74,21 @@ class Source:
 
     @property
     def raw_bytes(self) -> int:
-        """Bytes of the values themselves."""
+        """Bytes of all arrays."""
         return sum(path.stat().st_size for path in self.folder.glob("*.npy"))
 
     def episodes(self) -> Iterator[Episode]:
         """Yield every episode in order."""
         for index, (first, length) in enumerate(zip(self.first.tolist(), self.lengths.tolist(), strict=True)):
-            rows, seen = slice(first, first + length), slice(first + index, first + index + length + 1)
+            rows, observed_rows = slice(first, first + length), slice(first + index, first + index + length + 1)
             yield Episode(
                 index,
-                self.observation[seen],
+                self.observation[observed_rows],
                 self.action[rows],
                 self.reward[rows],
                 self.terminated[rows],
                 self.truncated[rows],
-                None if self.pixels is None else self.pixels[seen],
+                None if self.pixels is None else self.pixels[observed_rows],
             )
 
     def rows(self) -> np.ndarray:
@@ -100,38 +100,40 @@ class Source:
 
         Args:
             batches: Arrays ``[B, …]`` named ``observation``, ``action``, ``reward``, ``next_observation``,
-                ``terminated``, ``truncated``, ``pixels``; what a peer does not serve is left out. A next observation
-                of NaN says that the peer does not hold it.
-            kind: ``"transitions"``, ``"slices:16"`` (B a multiple of 16, windows one after the other),
-                ``"nstep"``, ``"stack"`` (observation ``[B, 3 * 75]``, the newest last) or ``"first"``: the first batch
-                after opening, again and again, which may be the same.
+                ``terminated``, ``truncated``, ``pixels``; arrays that a peer does not serve are left out. A next
+                observation of NaN is one that the peer does not store.
+            kind: ``"transitions"``, ``"slices:16"`` (concatenated windows of 16 rows), ``"nstep"``, ``"stack"``
+                (observation ``[B, 3 * 75]``, the newest last) or ``"first"`` (the first batch of several openings,
+                which may repeat).
 
         Returns:
-            Mean of each key as drawn and in the source.
+            Mean of each key in the served batches and in the source.
 
         Raises:
-            WrongValuesError: Names the first key and row that differ, or says that always the same rows came.
+            WrongValuesError: A key differs from the source, or the same few rows were served again and again.
         """
-        whole = {name: np.concatenate([np.asarray(batch[name]) for batch in batches]) for name in batches[0]}
-        count = len(whole["observation"])
-        whole["observation"] = whole["observation"].reshape(count, -1)
-        row = whole["observation"][:, -OBSERVATION].astype(np.int64)
+        served = {name: np.concatenate([np.asarray(batch[name]) for batch in batches]) for name in batches[0]}
+        count = len(served["observation"])
+        served["observation"] = served["observation"].reshape(count, -1)
+        row = served["observation"][:, -OBSERVATION].astype(np.int64)
         episode = np.searchsorted(self.first + np.arange(len(self.first)), row, side="right") - 1
         step = row - episode - self.first[episode]
         if (step < 0).any() or (step >= self.lengths[episode]).any():
-            msg = f"observation: row {int(row[(step < 0) | (step >= self.lengths[episode])][0])} of none"
+            msg = (
+                f"observation: row {int(row[(step < 0) | (step >= self.lengths[episode])][0])} belongs to no transition"
+            )
             raise WrongValuesError(msg)
-        self._compare(whole, row, row - episode, step, self.lengths[episode] - step, kind)
+        self._compare(served, row, row - episode, step, self.lengths[episode] - step, kind)
         _require_variety(row, len(self), kind)
-        return self._means(whole)
+        return self._means(served)
 
     def _compare(
         self,
-        whole: dict[str, np.ndarray],
+        served: dict[str, np.ndarray],
         row: np.ndarray,
         index: np.ndarray,
         step: np.ndarray,
-        left: np.ndarray,
+        remaining: np.ndarray,
         kind: str,
     ) -> None:
         if kind.startswith("slices"):
@@ -139,48 +141,50 @@ class Source:
             if (np.diff(window, axis=1) != 1).any() or (np.ptp((row - index).reshape(window.shape), axis=1) != 0).any():
                 msg = f"a window is not one piece of one episode: rows {window[0].tolist()}"
                 raise WrongValuesError(msg)
-        sure = np.ones(len(row), bool)
-        if kind == "nstep":  # nearer to the end of an episode, libraries mean different things by it
-            sure = left >= NUM_STEPS
-            ahead = index[sure][:, None] + np.arange(NUM_STEPS)
-            want = {"reward": (self.reward[ahead] * GAMMA ** np.arange(NUM_STEPS)).sum(1)}
-            want["next_observation"] = self.observation[row[sure] + NUM_STEPS]
+        comparable = np.ones(len(row), bool)
+        if kind == "nstep":  # libraries differ in n-step returns near the end of an episode
+            comparable = remaining >= NUM_STEPS
+            ahead = index[comparable][:, None] + np.arange(NUM_STEPS)
+            expected = {"reward": (self.reward[ahead] * GAMMA ** np.arange(NUM_STEPS)).sum(1)}
+            expected["next_observation"] = self.observation[row[comparable] + NUM_STEPS]
         elif kind == "stack":
-            sure = step >= STACK - 1
-            behind = row[sure][:, None] + np.arange(1 - STACK, 1)
-            want = {"observation": self.observation[behind].reshape(sure.sum(), -1)}
+            comparable = step >= STACK - 1
+            behind = row[comparable][:, None] + np.arange(1 - STACK, 1)
+            expected = {"observation": self.observation[behind].reshape(comparable.sum(), -1)}
         else:
-            want = {"reward": self.reward[index], "next_observation": self.observation[row + 1]}
-            want |= {"terminated": self.terminated[index], "truncated": self.truncated[index]}
-            want["observation"] = self.observation[row]
-        want["action"] = self.action[index[sure]]
+            expected = {"reward": self.reward[index], "next_observation": self.observation[row + 1]}
+            expected |= {"terminated": self.terminated[index], "truncated": self.truncated[index]}
+            expected["observation"] = self.observation[row]
+        expected["action"] = self.action[index[comparable]]
         if self.pixels is not None:
-            want["pixels"] = self.pixels[row[sure]]
-        for name in whole.keys() & want.keys():
-            got = whole[name][sure].reshape(want[name].shape)
-            close = self._lossy(name, got, want[name]) if name in ("pixels", "reward") else got == want[name]
+            expected["pixels"] = self.pixels[row[comparable]]
+        for name in served.keys() & expected.keys():
+            actual = served[name][comparable].reshape(expected[name].shape)
+            equal = (
+                self._lossy(name, actual, expected[name]) if name in ("pixels", "reward") else actual == expected[name]
+            )
             if name == "next_observation":
-                close |= np.isnan(got)
-            if name == "truncated" and kind.startswith("slices"):  # TorchRL ends every window so
-                close[int(kind.partition(":")[2]) - 1 :: int(kind.partition(":")[2])] = True
-            if not np.all(close):
-                msg = f"{name}: expected {want[name][~close][:3]}, got {got[~close][:3]}"
+                equal |= np.isnan(actual)
+            if name == "truncated" and kind.startswith("slices"):  # TorchRL marks the end of every window as truncated
+                equal[int(kind.partition(":")[2]) - 1 :: int(kind.partition(":")[2])] = True
+            if not np.all(equal):
+                msg = f"{name}: expected {expected[name][~equal][:3]}, got {actual[~equal][:3]}"
                 raise WrongValuesError(msg)
 
     @staticmethod
-    def _lossy(name: str, got: np.ndarray, want: np.ndarray) -> np.ndarray:
-        """Pictures may have gone through a video codec, rewards through a sum."""
+    def _lossy(name: str, actual: np.ndarray, expected: np.ndarray) -> np.ndarray:
+        """Compare within a tolerance: a video codec changes pictures, a sum rounds rewards."""
         if name == "reward":
-            return np.isclose(got, want, rtol=1e-5, atol=1e-5)
-        return np.abs(got.astype(float) - want).mean(axis=tuple(range(1, got.ndim))) < 12
+            return np.isclose(actual, expected, rtol=1e-5, atol=1e-5)
+        return np.abs(actual.astype(float) - expected).mean(axis=tuple(range(1, actual.ndim))) < 12
 
-    def _means(self, whole: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
-        own = {name: getattr(self, name, None) for name in whole}
-        own["next_observation"] = self.observation
+    def _means(self, served: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
+        arrays = {name: getattr(self, name, None) for name in served}
+        arrays["next_observation"] = self.observation
         return {
-            name: {"drawn": float(np.nanmean(values)), "source": float(own[name][:200_000].mean())}
-            for name, values in whole.items()
-            if own.get(name) is not None
+            name: {"drawn": float(np.nanmean(values)), "source": float(arrays[name][:200_000].mean())}
+            for name, values in served.items()
+            if arrays.get(name) is not None
         }
 
 
@@ -199,27 +203,27 @@ def _require_variety(row: np.ndarray, size: int, kind: str) -> None:
 def make(
     folder: Path, *, num_transitions: int, length: int = 50, kind: str = "walk", seed: int = 0, side: int = 128
 ) -> Source:
-    """Fill a folder with episodes of one length; a folder that is full already is opened.
+    """Fill a folder with episodes of one length, or open it if it holds them already.
 
     Args:
-        folder: Where.
-        num_transitions: Rounded down to whole episodes.
-        length: Of each episode.
-        kind: ``"walk"``: 24 joints move smoothly (positions, velocities), 26 elements stay as they are within an
-            episode, as in RoboHive's kitchens; ``"noise"``: every element is independent, which nothing compresses;
-            ``"pixels"``: walk, with pictures.
-        seed: Of the generator.
-        side: Of a picture, in pixels.
+        folder: Folder of the source.
+        num_transitions: Number of transitions, rounded down to whole episodes.
+        length: Transitions of an episode.
+        kind: ``"walk"``: positions and velocities of 24 joints change smoothly and 26 elements are constant within
+            an episode, as in RoboHive's kitchens; ``"noise"``: all elements are independent, hence incompressible;
+            ``"pixels"``: like "walk", with pictures.
+        seed: Seed of the generator.
+        side: Width and height of a picture, in pixels.
     """
     folder = Path(folder)
-    wanted = {"kind": kind, "num_transitions": num_transitions, "length": length, "seed": seed, "side": side}
-    done = folder / "source.json"
-    if done.exists() and json.loads(done.read_text()) == wanted:
+    parameters = {"kind": kind, "num_transitions": num_transitions, "length": length, "seed": seed, "side": side}
+    parameters_path = folder / "source.json"
+    if parameters_path.exists() and json.loads(parameters_path.read_text()) == parameters:
         return Source(folder)
     folder.mkdir(parents=True, exist_ok=True)
     count = num_transitions // length
     if count * (length + 1) > MAX_ROWS:
-        msg = f"{num_transitions} transitions: expected at most {MAX_ROWS} rows. Ask for fewer."
+        msg = f"{num_transitions} transitions: expected at most {MAX_ROWS} rows, got {count * (length + 1)}"
         raise ValueError(msg)
     arrays = {
         "observation": _new(folder, "observation", np.float32, (count * (length + 1), OBSERVATION)),
@@ -238,13 +242,13 @@ def make(
         _draw(_new(folder, "pixels", np.uint8, (count * (length + 1), side, side, 3)), arrays["observation"])
     last = np.zeros((count, length), bool)
     last[:, -1] = True
-    solved = (np.arange(count) % 2 == 0)[:, None]  # every second episode reaches its goal
+    solved = (np.arange(count) % 2 == 0)[:, None]  # every second episode ends with a success
     np.save(folder / "lengths.npy", np.full(count, length))
     np.save(folder / "terminated.npy", (last & solved).ravel())
     np.save(folder / "truncated.npy", (last & ~solved).ravel())
     for array in arrays.values():
         array.flush()
-    done.write_text(json.dumps(wanted))
+    parameters_path.write_text(json.dumps(parameters))
     return Source(folder)
 
 
@@ -256,10 +260,10 @@ def _walk(generator: np.random.Generator, count: int, length: int) -> dict[str, 
     drive = generator.standard_normal((count, length + 1, _MOVING), dtype=np.float32)
     velocity = np.cumsum(0.1 * drive, axis=1)
     position = generator.standard_normal((count, 1, _MOVING), dtype=np.float32) + np.cumsum(0.08 * velocity, axis=1)
-    still = generator.standard_normal((count, 1, OBSERVATION - 1 - 2 * _MOVING), dtype=np.float32)
-    still = np.broadcast_to(still, (count, length + 1, still.shape[2]))
+    constants = generator.standard_normal((count, 1, OBSERVATION - 1 - 2 * _MOVING), dtype=np.float32)
+    constants = np.broadcast_to(constants, (count, length + 1, constants.shape[2]))
     number = np.zeros((count, length + 1, 1), np.float32)
-    observation = np.concatenate([number, position, velocity, still], axis=2)
+    observation = np.concatenate([number, position, velocity, constants], axis=2)
     action = np.tanh(drive[:, :-1, :ACTION])
     reward = -np.abs(position[:, 1:, :3]).sum(axis=2)
     return {"observation": observation, "action": action, "reward": reward}
@@ -271,14 +275,14 @@ def _noise(generator: np.random.Generator, count: int, length: int) -> dict[str,
 
 
 def _draw(pictures: np.memmap, observation: np.ndarray) -> None:
-    """Fill pictures: a shaded background with a fixed grain, and three discs where the observation says."""
+    """Fill pictures: a shaded background with a fixed grain, and three discs whose positions the observation gives."""
     side = pictures.shape[1]
     y, x = np.mgrid[0:side, 0:side].astype(np.float32) / side
     grain = np.random.default_rng(1).normal(0, 4, (side, side, 1))
-    ground = np.stack([90 + 80 * x, 110 + 60 * y, 140 - 50 * x * y], axis=2) + grain
+    background = np.stack([90 + 80 * x, 110 + 60 * y, 140 - 50 * x * y], axis=2) + grain
     colours = np.array([[200, 60, 50], [60, 160, 80], [70, 80, 200]], np.float32)
     for row in range(len(pictures)):
-        picture = ground.copy()
+        picture = background.copy()
         for disc, colour in enumerate(colours):
             centre = 0.5 + 0.35 * np.tanh(observation[row, 1 + 2 * disc : 3 + 2 * disc])
             inside = (x - centre[0]) ** 2 + (y - centre[1]) ** 2 < 0.012

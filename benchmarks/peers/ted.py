@@ -1,4 +1,4 @@
-"""Between the source and TorchRL's TED: for the peers that serve TensorDicts."""
+"""Conversion between the source and TorchRL's TED format, for the peers that serve TensorDicts."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -20,7 +20,7 @@ NEXT_FIELDS = {
 
 
 def ted_of(episode: Episode) -> TensorDict:
-    """Return an episode as a TorchRL collector gives it."""
+    """Return an episode in the format of a TorchRL collector."""
     steps, column = len(episode), lambda array: torch.from_numpy(np.array(array))[:, None]
     terminated, truncated = column(episode.terminated), column(episode.truncated)
     ends = {"terminated": terminated, "truncated": truncated, "done": terminated | truncated}
@@ -36,7 +36,7 @@ def ted_of(episode: Episode) -> TensorDict:
 
 
 def prioritized_draw(buffer: Any, sampler: PrioritizedSampler, count: int, size: int) -> Any:
-    """Return a draw that samples and gives the drawn transitions new priorities, as a training step does."""
+    """Return a function that samples a batch and updates the priorities of its transitions, as a training step does."""
     sampler.extend(torch.arange(count))
     errors = torch.rand(64, size) + 0.5
     turn = iter(range(1 << 62))
@@ -50,7 +50,7 @@ def prioritized_draw(buffer: Any, sampler: PrioritizedSampler, count: int, size:
 
 
 def endless(loader: Any) -> Any:
-    """Return a draw over a loader that begins again where it ends."""
+    """Return a function that yields the next batch of a loader, which restarts at its end."""
 
     def batches() -> Any:
         while True:
@@ -63,6 +63,6 @@ def endless(loader: Any) -> Any:
 def arrays_of(batch: TensorDict) -> Mapping[str, np.ndarray]:
     """Return a TED batch under the source's names."""
     flat = batch.reshape(-1)
-    found = {name: flat[key] for name, key in FIELDS.items() if key in flat}
-    found |= {name: flat["next", key] for name, key in NEXT_FIELDS.items() if ("next", key) in flat.keys(True)}
-    return {name: value.cpu().numpy().reshape(len(flat), *value.shape[1:]) for name, value in found.items()}
+    arrays = {name: flat[key] for name, key in FIELDS.items() if key in flat}
+    arrays |= {name: flat["next", key] for name, key in NEXT_FIELDS.items() if ("next", key) in flat.keys(True)}
+    return {name: value.cpu().numpy().reshape(len(flat), *value.shape[1:]) for name, value in arrays.items()}

@@ -1,4 +1,4 @@
-"""TorchRL's own buffer: a TensorStorage over a memory-mapped TensorDict with the same keys."""
+"""TorchRL's replay buffer: a TensorStorage over a memory-mapped TensorDict with the same keys."""
 
 from importlib import metadata
 from pathlib import Path
@@ -25,16 +25,17 @@ from benchmarks.peers.worker import Drawing, UnavailableError, batch_of, folder_
 
 
 class Peer:
-    """``TensorDictReplayBuffer(TensorStorage(memmap))``, root and next stored, as its dataset classes do.
+    """Adapter of ``TensorDictReplayBuffer(TensorStorage(memmap))``.
 
-    A transform that changes the number of rows only works under the plain ``ReplayBuffer``.
+    It stores root and next, as TorchRL's dataset classes do. A transform that changes the number of rows requires the
+    plain ``ReplayBuffer``.
     """
 
     def __init__(self, source: Source, folder: Path):
         self._source, self._folder = source, Path(folder) / "memmap"
 
     def versions(self) -> dict[str, str]:
-        """Return what takes part."""
+        """Return the versions of the measured libraries."""
         return {name: metadata.version(name) for name in ("torch", "torchrl", "tensordict")}
 
     def write(self) -> dict[str, Any]:
@@ -49,9 +50,9 @@ class Peer:
         return {"bytes": folder_bytes(self._folder)}
 
     def open(self, workload: str, variant: str) -> Drawing:
-        """Open a buffer with TorchRL's own sampler and transform for the workload."""
+        """Open a buffer with TorchRL's sampler and transform for the workload."""
         if workload == "open_cold":
-            msg = "its memmap is what it opens: there is nothing to build"
+            msg = "TorchRL opens its memmap directly; it builds no cache"
             raise UnavailableError(msg)
         if workload == "open_warm":
             return Drawing(lambda: self._buffer(batch_size=256, sampler=RandomSampler()).sample(), arrays_of)

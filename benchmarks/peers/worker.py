@@ -1,17 +1,17 @@
-"""A peer in a process of its own, asked over a pipe: ``python -m benchmarks.peers.worker PEER SOURCE FOLDER``.
+"""Server process of one peer: ``python -m benchmarks.peers.worker PEER SOURCE FOLDER``.
 
-The driver writes one JSON object a line to standard input and reads one a line from what was standard output; whatever
-the peer's library prints goes to standard error. The process stays alive between rounds, so that rounds of several
-peers take turns without paying for imports.
+The driver writes one JSON object per line to standard input and reads one reply per line from the original standard
+output; output of the peer's library goes to standard error. The process stays alive between rounds, so that interleaved
+rounds of several peers do not repeat imports.
 
-A peer's room holds a class ``Peer``::
+A peer's adapter defines a class ``Peer``::
 
-    Peer(source, folder)                folder: its own, for what it stores
+    Peer(source, folder)                folder: where the peer stores the episodes
     versions() -> {library: version}
-    write() -> {"bytes": …}             store the source's episodes below folder, durably: record and commit;
-                                        "seconds" and "cpu_seconds", where making the library's own kind of input
-                                        was not timed
-    open(workload, variant) -> Drawing  or raise UnavailableError with one sentence
+    write() -> {"bytes": …}             record and commit the source's episodes below folder;
+                                        "seconds" and "cpu_seconds", if the conversion to the library's input
+                                        format is not timed
+    open(workload, variant) -> Drawing  or raise UnavailableError with the reason
 """
 
 import gc
@@ -48,7 +48,7 @@ WORKLOADS = {
 
 
 class UnavailableError(Exception):
-    """The peer does not do this; one sentence says why."""
+    """The peer does not support the request; the message gives the reason."""
 
 
 @dataclass
@@ -56,13 +56,13 @@ class Drawing:
     """A workload that is ready to be timed.
 
     Attributes:
-        draw: Returns the next batch in the peer's own form.
-        arrays: Turns a batch into the source's names and NumPy arrays; only called after the timing.
-        size: Transitions of a batch, where it is not the workload's.
-        close: Frees what the workload holds.
+        draw: Returns the next batch in the peer's format.
+        arrays: Converts a batch to NumPy arrays under the source's names; only called after the timing.
+        size: Transitions of a batch, if they differ from the workload's.
+        close: Frees the resources of the workload.
         before: Called before each draw and not timed.
         frames: Pictures of a transition.
-        bytes: Of the files that it reads from, where they are not those that the peer stored.
+        bytes: Size of the files that are read, if they are not those that the peer stored.
     """
 
     draw: Callable[[], Any]
@@ -80,7 +80,7 @@ def batch_of(workload: str) -> int:
 
 
 def slice_of(workload: str) -> int:
-    """Return the length of a window; 1 where there is none."""
+    """Return the length of a window; 1 for workloads without windows."""
     return int(WORKLOADS[workload][1].partition(":")[2] or 1)
 
 
@@ -97,7 +97,7 @@ def memory() -> dict[str, int]:
 
 
 class Server:
-    """Answers the driver; several variants of one workload are open at a time."""
+    """Handler of the driver's requests; several variants of one workload can be open at a time."""
 
     def __init__(self, peer: Any, source: Source, folder: Path):
         self._peer, self._source, self._folder = peer, source, folder
@@ -107,48 +107,48 @@ class Server:
         """Return the versions of the peer's libraries."""
         return self._peer.versions() | {"python": sys.version.split()[0], "numpy": np.__version__}
 
-    def write(self, **how: Any) -> dict[str, Any]:
-        """Store the source anew; return seconds, CPU seconds of all threads, and what the peer says."""
+    def write(self, **options: Any) -> dict[str, Any]:
+        """Store the source in an empty folder; return seconds, CPU seconds of all threads, and the peer's results."""
         shutil.rmtree(self._folder, ignore_errors=True)
         self._folder.mkdir(parents=True)
-        began, idle = time.perf_counter(), time.process_time()
-        said = self._peer.write(**how)
-        return {"seconds": time.perf_counter() - began, "cpu_seconds": time.process_time() - idle, **said}
+        start, cpu_start = time.perf_counter(), time.process_time()
+        result = self._peer.write(**options)
+        return {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - cpu_start, **result}
 
     def open(self, workload: str, variant: str = "") -> dict[str, Any]:
-        """Prepare a workload and draw once; it stays open until :meth:`close`."""
+        """Prepare a workload and draw once; the workload stays open until :meth:`close`."""
         drawing = self._drawings[workload, variant] = self._peer.open(workload, variant)
         self._draw(drawing)
         return {"frames": drawing.frames, "bytes": drawing.bytes}
 
     def run(self, workload: str, variant: str, seconds: float) -> dict[str, Any]:
         """Draw for some time; return draws, seconds, CPU seconds of all threads, and transitions of a draw."""
-        drawing, draws, spent, busy = self._drawings[workload, variant], 0, 0.0, 0.0
+        drawing, draws, elapsed, cpu_seconds = self._drawings[workload, variant], 0, 0.0, 0.0
         if drawing.before is not None:
-            while not draws or spent < seconds:
+            while not draws or elapsed < seconds:
                 drawing.before()
-                began, idle = time.perf_counter(), time.process_time()
+                start, cpu_start = time.perf_counter(), time.process_time()
                 drawing.draw()
-                spent, draws = spent + time.perf_counter() - began, draws + 1
-                busy += time.process_time() - idle
+                elapsed, draws = elapsed + time.perf_counter() - start, draws + 1
+                cpu_seconds += time.process_time() - cpu_start
         else:
-            began, idle = time.perf_counter(), time.process_time()
-            while not draws or spent < seconds:
+            start, cpu_start = time.perf_counter(), time.process_time()
+            while not draws or elapsed < seconds:
                 drawing.draw()
                 draws += 1
-                spent = time.perf_counter() - began
-            busy = time.process_time() - idle
+                elapsed = time.perf_counter() - start
+            cpu_seconds = time.process_time() - cpu_start
         return {
             "draws": draws,
-            "seconds": spent,
-            "cpu_seconds": busy,
+            "seconds": elapsed,
+            "cpu_seconds": cpu_seconds,
             "transitions": drawing.size or batch_of(workload),
         }
 
     def check(self, workload: str, variant: str) -> dict[str, Any]:
         """Draw some batches and compare them with the source."""
         drawing, kind = self._drawings[workload, variant], WORKLOADS[workload][1]
-        draws = CHECKED_DRAWS if drawing.before is None else 1  # a cold opening takes its time
+        draws = CHECKED_DRAWS if drawing.before is None else 1  # a cold opening is slow
         batches = [drawing.arrays(self._draw(drawing)) for _ in range(draws)]
         keys = sorted(batches[0])
         return {"keys": keys, "means": self._source.check(batches, kind)}
@@ -159,11 +159,11 @@ class Server:
         return memory()
 
     def call(self, method: str, **arguments: Any) -> Any:
-        """Call a method of the peer that only it has."""
+        """Call a method that only this peer has."""
         return getattr(self._peer, method)(**arguments)
 
     def close(self) -> dict[str, Any]:
-        """Free what is open."""
+        """Close all workloads."""
         while self._drawings:
             self._drawings.popitem()[1].close()
         gc.collect()
@@ -177,7 +177,7 @@ class Server:
 
 
 def main(peer: str, source: str, folder: str) -> None:
-    """Answer until standard input ends."""
+    """Answer requests until standard input ends."""
     replies = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     server = None
@@ -185,9 +185,9 @@ def main(peer: str, source: str, folder: str) -> None:
         request = json.loads(line)
         try:
             if server is None:
-                room = importlib.import_module(f"benchmarks.peers.{peer}")
-                opened = Source(Path(source))
-                server = Server(room.Peer(opened, Path(folder)), opened, Path(folder))
+                adapter = importlib.import_module(f"benchmarks.peers.{peer}")
+                episodes = Source(Path(source))
+                server = Server(adapter.Peer(episodes, Path(folder)), episodes, Path(folder))
             reply = {"ok": getattr(server, request.pop("do"))(**request)}
         except UnavailableError as reason:
             reply = {"unavailable": str(reason)}
@@ -199,5 +199,5 @@ def main(peer: str, source: str, folder: str) -> None:
 
 
 if __name__ == "__main__":
-    # The rooms import this module by its name, not as __main__: there must be one class UnavailableError.
+    # Adapters import this module by its name, not as __main__: UnavailableError must be the same class.
     importlib.import_module("benchmarks.peers.worker").main(*sys.argv[1:4])

@@ -1,4 +1,4 @@
-"""The benchmarks at toy size: they run, they compare values, and they see a peer that serves wrong ones."""
+"""The benchmarks at small size: they run, verify values, and detect a peer that serves wrong ones."""
 
 import contextlib
 import json
@@ -41,14 +41,14 @@ def rows_of(source, draws=64):
     return np.random.default_rng(0).choice(source.rows(), draws)
 
 
-def test_what_the_source_holds_passes(source):
+def test_values_of_the_source_pass(source):
     means = source.check([batch(source, rows_of(source))], "transitions")
 
     assert means["observation"]["drawn"] == pytest.approx(means["observation"]["source"], rel=0.5)
 
 
 @pytest.mark.parametrize("key", ["observation", "next_observation", "action", "reward", "terminated", "truncated"])
-def test_one_wrong_value_is_seen(source, key):
+def test_one_wrong_value_is_detected(source, key):
     wrong = batch(source, rows_of(source))
     wrong[key].reshape(64, -1)[7, -1] = 1 - wrong[key].reshape(64, -1)[7, -1]
 
@@ -56,7 +56,7 @@ def test_one_wrong_value_is_seen(source, key):
         source.check([wrong], "transitions")
 
 
-def test_zeros_and_repetitions_are_seen(source):
+def test_zeros_and_repetitions_are_detected(source):
     with pytest.raises(WrongValuesError):
         source.check(
             [{name: np.zeros_like(values) for name, values in batch(source, rows_of(source)).items()}], "transitions"
@@ -65,7 +65,7 @@ def test_zeros_and_repetitions_are_seen(source):
         source.check([batch(source, np.zeros(64, np.int64))], "transitions")
 
 
-def test_a_final_observation_is_no_transition(source):
+def test_a_final_observation_does_not_pass_as_a_transition(source):
     served = batch(source, rows_of(source))
     served["observation"][3] = source.observation[20]  # the first episode's last
 
@@ -73,7 +73,7 @@ def test_a_final_observation_is_no_transition(source):
         source.check([served], "transitions")
 
 
-def test_a_window_over_two_episodes_is_seen(source):
+def test_a_window_across_two_episodes_is_detected(source):
     inside, across = np.arange(4), np.array([18, 19, 21, 22])
 
     source.check([batch(source, inside + 21 * start) for start in range(8)], "slices:4")
@@ -81,7 +81,7 @@ def test_a_window_over_two_episodes_is_seen(source):
         source.check([batch(source, across)], "slices:4")
 
 
-def test_a_return_of_other_steps_is_seen(source):
+def test_an_n_step_return_of_other_steps_is_detected(source):
     row = source.rows().reshape(-1, 20)[:, :10].ravel()
     index = np.searchsorted(source.rows(), row)
     served = batch(source, row) | {"next_observation": source.observation[row + NUM_STEPS]}
@@ -93,18 +93,18 @@ def test_a_return_of_other_steps_is_seen(source):
         source.check([served | {"reward": source.reward[index]}], "nstep")
 
 
-def test_rounds_take_turns_and_a_failure_stays_its_own():
+def test_rounds_interleave_contenders_and_a_failure_stops_no_other():
     order = []
 
     def fails():
         msg = "no such thing"
         raise PeerFailedError(msg)
 
-    found = in_turn({"a": lambda: order.append("a") or 1.0, "b": fails, "c": lambda: order.append("c") or 2.0}, 3)
+    results = in_turn({"a": lambda: order.append("a") or 1.0, "b": fails, "c": lambda: order.append("c") or 2.0}, 3)
 
     assert order == ["a", "c"] * 3
     assert in_turn({"slow": lambda: time.sleep(0.02) or 1.0}, 5, enough_s=0.01) == {"slow": [1.0]}
-    assert found == {"a": [1.0] * 3, "b": "no such thing", "c": [2.0] * 3}
+    assert results == {"a": [1.0] * 3, "b": "no such thing", "c": [2.0] * 3}
     assert ratio([2.0, 6.0, 4.0], [1.0, 2.0, 4.0])["median"] == 2.0
 
 
@@ -118,7 +118,7 @@ def test_a_peer_serves_the_source(peer, source, tmp_path):
         assert "observation" in process.ask("check", workload="random_256", variant="")["keys"]
 
 
-def test_a_peer_that_dies_is_named(source, tmp_path):
+def test_an_error_names_the_peer_that_died(source, tmp_path):
     with PeerProcess("numpy", source.folder, tmp_path) as process:
         process.ask("versions")
         with pytest.raises(NotOfferedError, match="yardstick"):
@@ -129,7 +129,7 @@ def test_a_peer_that_dies_is_named(source, tmp_path):
 
 
 @pytest.mark.parametrize("peer", OWN)
-def test_every_workload_of_an_own_peer_serves_the_source(peer, tmp_path):
+def test_every_workload_of_a_peer_in_this_environment_serves_the_source(peer, tmp_path):
     source = sources.make(tmp_path / "source", num_transitions=700, length=70)
     server = Server(
         import_module(f"benchmarks.peers.{peer}").Peer(source, tmp_path / "peer"), source, tmp_path / "peer"
@@ -152,21 +152,21 @@ def test_every_workload_of_an_own_peer_serves_the_source(peer, tmp_path):
     )
 
 
-def test_the_whole_benchmark_runs_and_becomes_tables_and_a_chart(tmp_path):
+def test_the_sampling_benchmark_runs_and_is_reported_as_tables_and_a_chart(tmp_path):
     quick = ["--sizes", "600", "--rounds", "2", "--seconds", "0.001", "--results", "", "--no-install"]
-    [found] = bench_sampling.main([*quick, "--peers", "rlhive", "numpy", "--workloads", "random_256", "open_cold"])
+    [content] = bench_sampling.main([*quick, "--peers", "rlhive", "numpy", "--workloads", "random_256", "open_cold"])
 
-    assert [row["failed"] for row in found["rows"] if "failed" in row] == []
-    assert {(row["peer"], row["workload"]) for row in found["rows"] if "checked" in row} >= {
+    assert [row["failed"] for row in content["rows"] if "failed" in row] == []
+    assert {(row["peer"], row["workload"]) for row in content["rows"] if "checked" in row} >= {
         ("rlhive", "random_256"),
         ("rlhive", "open_cold"),
         ("numpy", "random_256"),
     }
 
-    report.draw([found], tmp_path / "chart.png")
+    report.draw([content], tmp_path / "chart.png")
 
     assert (tmp_path / "chart.png").stat().st_size > 10_000
-    assert "| numpy, 5 gathers |" in report.sampling_tables(json.loads(json.dumps(found)))
+    assert "| numpy, 5 gathers |" in report.sampling_tables(json.loads(json.dumps(content)))
 
 
 def memory_row(peer, grown, mapped=0):
@@ -179,7 +179,7 @@ def memory_row(peer, grown, mapped=0):
     }
 
 
-def test_a_size_that_memory_or_disk_cannot_hold_is_left_out(tmp_path, monkeypatch):
+def test_a_size_that_memory_or_disk_cannot_hold_is_skipped(tmp_path, monkeypatch):
     monkeypatch.setattr(bench_sampling.os, "sysconf", lambda name: 100_000)  # 10 GB
     small = {
         "kind": "walk",
@@ -232,16 +232,16 @@ def test_the_profile_names_every_step(tmp_path):
     buffer = peer._buffer(batch_size=8)
 
     steps = profile_sample.steps_of(buffer, 8)
-    found = profile_sample.fastest(steps)
+    us_by_step = profile_sample.fastest(steps)
 
-    assert list(found) == list(steps)
-    assert 0 < found["  storage.get"] < found["sample()"] * 2
+    assert list(us_by_step) == list(steps)
+    assert 0 < us_by_step["  storage.get"] < us_by_step["sample()"] * 2
     assert "index_select" in profile_sample.cprofile(buffer, lines=60)
     loop = profile_sample.steps_of_a_loop(buffer, 8)
     assert loop["  its share of 16 gathered at once"][1] == 16
 
 
-def test_the_writers_benchmark_runs_and_becomes_a_table():
+def test_the_export_benchmark_runs_and_is_reported_as_a_table():
     quick = [
         "--peers",
         "rlhive",
@@ -255,30 +255,30 @@ def test_the_writers_benchmark_runs_and_becomes_a_table():
         "",
         "--no-install",
     ]
-    found = bench_export.main(quick)
+    content = bench_export.main(quick)
 
-    assert found["rows"][0]["per_s"] > 0
-    assert "failed" not in found["rows"][0]
-    assert found["rows"][0]["check"]["ok"]
-    assert found["diff"]["result"] == {"same": 90, "dropped": 10}
-    table = report.export_tables(json.loads(json.dumps(found)))
+    assert content["rows"][0]["per_s"] > 0
+    assert "failed" not in content["rows"][0]
+    assert content["rows"][0]["check"]["ok"]
+    assert content["diff"]["result"] == {"same": 90, "dropped": 10}
+    table = report.export_tables(json.loads(json.dumps(content)))
     assert "transitions/s" in table
-    assert f"this disk's flush alone | {found['rows'][0]['floors']['flush_ms']:.2f} ms |" in table
+    assert f"this disk's flush alone | {content['rows'][0]['floors']['flush_ms']:.2f} ms |" in table
 
 
-def test_a_table_of_imports_has_the_small_and_the_large_of_each_source():
+def test_the_import_table_has_the_small_and_the_large_import_of_each_source():
     one = {"file_bytes": 69e6, "peak_bytes": 993e6, "cpu_s": 11.3}
     row = {"source": "d4rl", "small": one, "large": {"file_bytes": 2.04e9, "peak_bytes": 1051e6, "cpu_s": 24.2}}
     row |= {"SIGINT": {"ended_within_s": 1.43}, "SIGKILL": {"bytes": 266e6}}
-    there = {"date": "today", "commit": "c", "cores": 2, "cpu": "chip", "memory_gb": 25, "load": [1.0]}
+    machine = {"date": "today", "commit": "c", "cores": 2, "cpu": "chip", "memory_gb": 25, "load": [1.0]}
 
-    table = report.import_table({"machine": there, "rows": [row]})
+    table = report.import_table({"machine": machine, "rows": [row]})
 
     assert "| d4rl | 0.07 GB → 2.04 GB | 993 MB → 1,051 MB | 24 s | 1.4 s | 266 MB |" in table
     assert "load 1.0 before." in table
 
 
-def test_a_table_of_environments_has_every_contender_beside_raw():
+def test_the_environment_table_compares_every_contender_with_raw():
     fast = {"steps_per_s": 415.4, "of_raw": 0.9, "of_raw_min": 0.84, "of_raw_max": 0.92}
     more = {"build": {"raw_s": 0.43, "rlhive_s": 0.49}, "workers": {"two_of_one": 1.96}}
 
