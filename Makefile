@@ -9,8 +9,8 @@ BIN := $(VENV)/bin
 UV := $(shell command -v uv || echo .tools/bin/uv)
 CONSTRAINTS ?= --constraint constraints.txt
 UV_READY := $(filter .tools/bin/uv,$(UV))
-# What the wheel is tested with, where no simulator is installed.
-PACKAGE_TESTS ?= tests/test_public_api.py tests/data/versions tests/data/recording tests/data/replay tests/dataset
+# What the wheel is tested with: its names and types, a recording, its versions and loaders.
+PACKAGE_TESTS ?= tests/test_public_api.py tests/data/versions tests/data/recording/test_recorder.py tests/dataset
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16

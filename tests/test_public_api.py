@@ -55,11 +55,14 @@ def mypy_output(tmp_path_factory):
     lines = [*SNIPPET.splitlines(), *(f"reveal_type(rlhive.{name})" for name in rlhive.__all__)]
     path = tmp_path_factory.mktemp("mypy") / "snippet.py"
     path.write_text("\n".join(lines))
-    settings = ["--config-file", str(ROOT.parent / "pyproject.toml"), "--cache-dir", str(path.parent / "cache")]
+    repository = Path(__file__).parents[1]
+    settings = ["--config-file", str(repository / "pyproject.toml"), "--cache-dir", str(path.parent / "cache")]
+    # An installed wheel is found by its py.typed; mypy refuses site-packages in MYPYPATH.
+    search_path = {"MYPYPATH": str(repository)} if ROOT.parent == repository else {}
     ran = subprocess.run(
         [sys.executable, "-m", "mypy", *settings, str(path)],
-        cwd=ROOT.parent,
-        env=os.environ | {"MYPYPATH": str(ROOT.parent)},
+        cwd=path.parent,
+        env=os.environ | search_path,
         capture_output=True,
         text=True,
         check=False,
