@@ -56,7 +56,7 @@ def mypy_output(tmp_path_factory):
     path = tmp_path_factory.mktemp("mypy") / "snippet.py"
     path.write_text("\n".join(lines))
     repository = Path(__file__).parents[1]
-    settings = ["--config-file", str(repository / "pyproject.toml"), "--cache-dir", str(path.parent / "cache")]
+    settings = ["--config-file", str(repository / "pyproject.toml"), "--cache-dir", str(repository / ".mypy_cache")]
     # An installed wheel is found by its py.typed; mypy refuses site-packages in MYPYPATH.
     search_path = {"MYPYPATH": str(repository)} if ROOT.parent == repository else {}
     ran = subprocess.run(
