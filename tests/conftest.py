@@ -1,4 +1,4 @@
-"""Every test has a store of its own and no Hub; what is shared is built once."""
+"""Fixtures of all tests: each test has a separate store and no Hub; shared data are built once."""
 
 import os
 import shutil

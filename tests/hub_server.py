@@ -1,9 +1,9 @@
-"""A Hub of the tests' own: what the unmodified huggingface_hub and datasets ask of a Hub, on loopback.
+"""A loopback Hub for tests, with the API that the unmodified huggingface_hub and datasets use.
 
-Repositories are created, written by commits (LFS and regular files, `parentCommit`), tagged, listed and read, byte
-ranges included; who may do so is the token's role. Errors carry the Hub's own headers, without which the clients cannot
-tell them apart. Not here: pull requests, branches besides `main`, limits. Of xet there is the upload alone, into the
-file store that the client itself brings, to see what it sends.
+Repositories can be created, written by commits (LFS and regular files, `parentCommit`), tagged, listed and read,
+including byte ranges; the role of the token gives the permissions. Errors have the Hub's headers, by which the clients
+distinguish them. Pull requests, branches besides `main` and limits are not implemented. Of xet, only the upload is
+implemented, into the file store of the client's library, to measure what the client sends.
 """
 
 import base64
@@ -207,8 +207,8 @@ class _Handler(BaseHTTPRequestHandler):
         if self.role == "write":
             return True
         status = 401 if self.role is None else 403
-        said = "Invalid username or password." if status == 401 else "you must use a write token to push"
-        self._answer(status, json.dumps({"error": said}).encode(), {"X-Error-Message": said})
+        message = "Invalid username or password." if status == 401 else "you must use a write token to push"
+        self._answer(status, json.dumps({"error": message}).encode(), {"X-Error-Message": message})
         return False
 
     def _repository(self, repo_id: str) -> Repository | None:
@@ -233,10 +233,10 @@ class _Handler(BaseHTTPRequestHandler):
         self._json({"url": f"{self.hub.url}/datasets/{repo_id}", "id": repo_id}, status)
 
     def _preupload(self, repository: Repository) -> None:
-        there = repository.commits.get(repository.head, {})
+        files_by_path = repository.commits.get(repository.head, {})
         files = []
         for file in json.loads(self.body)["files"]:
-            path, data = file["path"], there.get(file["path"])
+            path, data = file["path"], files_by_path.get(file["path"])
             oid = None if data is None else _sha256(data) if _is_lfs(path) else _blob(data)
             mode = "lfs" if _is_lfs(path) else "regular"
             files.append({"path": path, "uploadMode": mode, "shouldIgnore": False, "oid": oid})
@@ -262,8 +262,8 @@ class _Handler(BaseHTTPRequestHandler):
         header, *changes = [json.loads(line) for line in self.body.splitlines()]
         parent = header["value"].get("parentCommit")
         if parent not in (None, repository.head):
-            said = "A commit has happened since. Please refresh and try again."
-            self._answer(412, json.dumps({"error": said}).encode(), {"X-Error-Message": said})
+            message = "A commit has happened since. Please refresh and try again."
+            self._answer(412, json.dumps({"error": message}).encode(), {"X-Error-Message": message})
             return
         files = dict(repository.commits.get(repository.head, {}))
         for change in changes:
@@ -391,8 +391,8 @@ class _Handler(BaseHTTPRequestHandler):
         if self.flip and data:
             data = data[: len(data) // 2] + bytes([data[len(data) // 2] ^ 1]) + data[len(data) // 2 + 1 :]
         status, whole = 200, len(data)
-        if found := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")):
-            start, stop = int(found[1]), min(int(found[2] or whole - 1), whole - 1)
+        if byte_range := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")):
+            start, stop = int(byte_range[1]), min(int(byte_range[2] or whole - 1), whole - 1)
             status, data = 206, data[start : stop + 1]
             headers["Content-Range"] = f"bytes {start}-{stop}/{whole}"
         if self.command == "GET":

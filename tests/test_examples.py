@@ -46,9 +46,9 @@ def test_r3m_takes_its_weights_from_a_local_file(tmp_path):
     weights = {f"module.convnet.{name}": value for name, value in network.convnet.state_dict().items()}
     torch.save({"r3m": weights}, tmp_path / "r3m_18.pt")
 
-    said = run("r3m.py", "--weights", tmp_path, "--num-envs", 2, "--steps", 2)
+    output = run("r3m.py", "--weights", tmp_path, "--num-envs", 2, "--steps", 2)
 
-    assert "embeddings (2, 2, 1, 512) torch.float32" in said
+    assert "embeddings (2, 2, 1, 512) torch.float32" in output
 
 
 @pytest.mark.usefixtures("opengl")

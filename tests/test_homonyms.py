@@ -41,7 +41,7 @@ def definitions():
     return modules
 
 
-def test_no_name_stands_twice():
+def test_no_name_is_defined_twice():
     repeated = {name: modules for name, modules in definitions().items() if len(modules) > 1}
 
     assert {name: modules for name, modules in repeated.items() if name not in ALLOWED} == {}

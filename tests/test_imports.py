@@ -89,7 +89,7 @@ def test_private_modules_and_libraries_stay_with_their_owner(module, path):
         ("rlhive.rollouts._collect", "def f():\n    import pyarrow.parquet", "belongs to"),
     ],
 )
-def test_a_violation_is_seen(module, source, message, tmp_path):
+def test_a_violation_is_detected(module, source, message, tmp_path):
     path = tmp_path / "module.py"
     path.write_text(source)
 

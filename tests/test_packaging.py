@@ -1,4 +1,4 @@
-"""What is installed is what was meant: the base alone is the data layer, and versions are pinned without addresses."""
+"""Packaging: the contents of wheel and sdist, an install without extras, and exact pins without addresses."""
 
 import email
 import json
@@ -22,25 +22,25 @@ from rlhive import RoboHiveDataset, RoboHiveEnv
 from rlhive.errors import MissingExtraError, RoboHiveMissingError
 absent = [name for name in ("mujoco", "gymnasium", "robohive", "hydra", "matplotlib") if importlib.util.find_spec(name)]
 dataset = RoboHiveDataset("toy_point")
-said = []
+messages = []
 for attempt in (lambda: RoboHiveEnv("FK1_Knob1OnRandom-v4"), lambda: RoboHiveDataset("kitchen_knob1")):
     try:
         attempt()
     except RoboHiveMissingError as error:
-        said.append(str(error))
+        messages.append(str(error))
 from rlhive.sim_algos import train
 try:
     train("bc", "toy_point", output_dir="out")
 except MissingExtraError as error:
-    said.append(str(error))
+    messages.append(str(error))
 batch = dataset.as_replay_buffer(16, seed=0).sample()
-print(json.dumps([absent, dataset.fingerprint, list(batch["next", "observation"].shape), said]))
+print(json.dumps([absent, dataset.fingerprint, list(batch["next", "observation"].shape), messages]))
 """
 
 
 def uv():
-    found = shutil.which("uv") or next((str(path) for path in [ROOT / ".tools/bin/uv"] if path.exists()), None)
-    return [found, "pip"] if found else None
+    command = shutil.which("uv") or next((str(path) for path in [ROOT / ".tools/bin/uv"] if path.exists()), None)
+    return [command, "pip"] if command else None
 
 
 @pytest.fixture(scope="module")
@@ -125,16 +125,16 @@ def plain(sources):
 
 def test_a_plain_install_is_the_data_layer(plain, tmp_path):
     ran = subprocess.run([plain, "-c", FLOW], capture_output=True, text=True, check=True, cwd=tmp_path)
-    simulators, fingerprint, shape, said = json.loads(ran.stdout)
+    simulators, fingerprint, shape, messages = json.loads(ran.stdout)
 
     from rlhive.dataset._dataset import RoboHiveDataset
 
     assert simulators == []
     assert fingerprint == RoboHiveDataset("toy_point").fingerprint
     assert shape == [16, 2]
-    assert len(said) == 3
-    assert all("rlhive setup" in sentence for sentence in said[:2])
-    assert "pip install 'rlhive[train]'" in said[2]
+    assert len(messages) == 3
+    assert all("rlhive setup" in message for message in messages[:2])
+    assert "pip install 'rlhive[train]'" in messages[2]
 
 
 def test_the_wheel_carries_every_file(plain, sources):
@@ -158,14 +158,14 @@ def test_constraints_are_exact_versions_and_nothing_else():
     assert {"torch", "torchrl", "robohive", "mujoco", "pyarrow", "uv"} <= set(names)
 
 
-def test_every_pin_says_why():
+def test_every_pin_has_a_reason():
     pinned = [line for line in (ROOT / "setup.py").read_text().splitlines() if re.match(r'\s+"[\w-]+(==|.*<)', line)]
 
     assert len(pinned) >= 10
     assert [line for line in pinned if " # " not in line] == []
 
 
-def test_what_is_installed_fits_together_but_for_robohives_own_pin():
+def test_installed_packages_are_compatible_except_for_robohives_pin():
     ran = subprocess.run([sys.executable, "-m", "pip", "check"], capture_output=True, text=True, check=False)
     complaints = [line for line in ran.stdout.splitlines() if line != "No broken requirements found."]
 

@@ -1,4 +1,4 @@
-"""What the README and the pages in docs/ show is what RLHive does."""
+"""Commands, links and code in the README and in docs/ work."""
 
 import re
 from pathlib import Path
@@ -29,7 +29,7 @@ def test_every_link_into_the_repository_leads_somewhere(page):
     assert [link for link in links if not (page.parent / link.partition("#")[0]).exists()] == []
 
 
-def test_every_command_is_there():
+def test_every_command_exists():
     makefile = (ROOT / "Makefile").read_text()
     targets = set(re.findall(r"(?:^|`)make ([a-z]+)", README, re.MULTILINE))
     from rlhive.cli import app

@@ -27,8 +27,10 @@ def setup(
     from rlhive.envs import setup as setup_robohive
 
     report = setup_robohive(assets)
-    known = "a hash that RLHive knows" if report.assets.known else "a hash that RLHive does not know"
-    out.print(f"robohive {report.robohive_version}, assets from {report.assets.source} with {known}", highlight=False)
+    hash_text = "a hash that RLHive knows" if report.assets.known else "a hash that RLHive does not know"
+    out.print(
+        f"robohive {report.robohive_version}, assets from {report.assets.source} with {hash_text}", highlight=False
+    )
     table = Table("environments", "available", "")
     for family in report.families:
         table.add_row(family.name, "[green]yes" if family.available else "[red]no", family.note)

@@ -65,10 +65,10 @@ class TransitionBatch:
         _require_time_dimension(transitions, context)
         shape = transitions.shape
         num_envs = int(np.prod(shape[:-1]))
-        kept = transitions.exclude(*_dropped_keys(transitions, drop))
+        recorded_transitions = transitions.exclude(*_dropped_keys(transitions, drop))
         rows = {
             name: array.reshape(num_envs, shape[-1], *array.shape[len(shape) :])
-            for name, array in flatten_tensordict(kept, context=context).items()
+            for name, array in flatten_tensordict(recorded_transitions, context=context).items()
         }
         _complete_end_flags(rows, context)
         if REWARD in rows:

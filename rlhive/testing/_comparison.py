@@ -73,10 +73,12 @@ def check_arrays(actual: Mapping[str, np.ndarray], expected: Mapping[str, np.nda
     """Compare arrays by name: the same names, dtypes, shapes and bits."""
     assert sorted(actual) == sorted(expected), context
     for name, values in expected.items():
-        found, wanted = _as_array(actual[name]), _as_array(values)
-        assert found.dtype == wanted.dtype, f"{context}, {name}: dtype"
-        assert found.shape == wanted.shape, f"{context}, {name}: shape"
-        np.testing.assert_array_equal(_to_unsigned(found), _to_unsigned(wanted), err_msg=f"{context}, {name}")
+        actual_values, expected_values = _as_array(actual[name]), _as_array(values)
+        assert actual_values.dtype == expected_values.dtype, f"{context}, {name}: dtype"
+        assert actual_values.shape == expected_values.shape, f"{context}, {name}: shape"
+        np.testing.assert_array_equal(
+            _to_unsigned(actual_values), _to_unsigned(expected_values), err_msg=f"{context}, {name}"
+        )
 
 
 def _as_array(values: np.ndarray | str) -> np.ndarray:

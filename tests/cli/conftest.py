@@ -1,4 +1,4 @@
-"""The command in this process, and in a process with the Hub's unmodified client."""
+"""Fixtures that run the command in this process, or in a process with the Hub's unmodified client."""
 
 import pytest
 from typer.testing import CliRunner

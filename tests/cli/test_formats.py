@@ -1,4 +1,4 @@
-"""The verbs that speak other libraries' formats, as a user types them; what goes to a Hub goes to the loopback one."""
+"""The verbs for formats of other libraries, run as commands against the loopback Hub."""
 
 import inspect
 import json
@@ -42,7 +42,7 @@ def content(hub, tag="v3.0"):
     return files
 
 
-def test_an_import_says_what_it_made(rlhive, store):
+def test_an_import_prints_the_version_and_the_notes_of_the_reader(rlhive, store):
     described = parsed(rlhive(*IMPORT, "--json"))
     assert (described["name"], described["version"]) == ("lab/frames", "1.0.0")
     assert parsed(rlhive(*IMPORT, "--json")) == described  # nothing differs, so nothing is written
@@ -79,7 +79,7 @@ def test_a_lerobot_dataset_is_published_under_lerobots_tag(hub, rlhive, imported
     assert (status, stdout.split(": ")[0]) == (0, f"org/frames v3.0 is commit {repository.head[:12]}")
 
 
-def test_an_interrupted_push_of_a_folder_goes_on_with_the_same_command(hub, rlhive, imported, tmp_path):
+def test_an_interrupted_push_of_a_folder_is_resumed_by_the_same_command(hub, rlhive, imported, tmp_path):
     from tests.hub_server import Fault
 
     target = tmp_path / "out"
@@ -140,7 +140,7 @@ def test_a_read_only_token_is_one_sentence(hub, clients, imported, store):
     assert TOKEN not in stderr
 
 
-def test_what_was_published_comes_back_by_its_tag(hub, rlhive, imported, online, tmp_path):
+def test_a_published_dataset_is_imported_by_its_tag(hub, rlhive, imported, online, tmp_path):
     pushed(rlhive)
     fetch = (
         "from huggingface_hub import snapshot_download\nanswer = snapshot_download(repo, repo_type='dataset', **more)"
@@ -157,7 +157,7 @@ def test_what_was_published_comes_back_by_its_tag(hub, rlhive, imported, online,
 
 
 @pytest.mark.skipif(not (VENVS / "lerobot").exists(), reason=NEEDS)
-def test_lerobots_own_client_finds_it_on_the_hub(hub, rlhive, imported, tmp_path):
+def test_lerobots_client_loads_a_published_dataset(hub, rlhive, imported, tmp_path):
     pushed(rlhive)
     command = [VENVS / "lerobot/bin/python", make_lerobot.__file__, "pull", "org/frames", str(tmp_path / "theirs")]
     clean = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "HF_HUB_OFFLINE")}
@@ -170,13 +170,13 @@ def test_lerobots_own_client_finds_it_on_the_hub(hub, rlhive, imported, tmp_path
     np.testing.assert_array_equal(actions, imported.as_tensordict()["action"].numpy())
 
 
-def test_the_shell_offers_the_formats_there_are():
+def test_the_shell_completes_the_formats():
     assert list(_formats._complete_readable("")) == list(BUILT_IN) == ["roboset", "d4rl", "minari", "lerobot", "rlds"]
     assert list(_formats._complete_writable("")) == ["minari", "lerobot"]
     assert list(_formats._complete_readable("r")) == ["roboset", "rlds"]
 
 
-def test_every_declared_option_is_one_of_the_command_line():
+def test_every_declared_option_is_a_command_line_option():
     for verb, declared in ((_formats.import_, "read_options"), (_formats.export_to, "write_options")):
         parameters = inspect.signature(verb).parameters
         for item in BUILT_IN.values():

@@ -1,4 +1,4 @@
-"""The verbs that move versions, typed as a user types them, against the loopback Hub."""
+"""The verbs that move versions, run as commands against the loopback Hub."""
 
 import json
 
@@ -8,8 +8,8 @@ from tests.hub_client import read_files
 
 
 def parsed(ran):
-    status, shown, said = ran
-    assert status == 0, said
+    status, shown, stderr = ran
+    assert status == 0, stderr
     return json.loads(shown)
 
 
@@ -23,8 +23,8 @@ def test_push_versions_pull_and_delete(hub, two_versions, rlhive, store):
             "commit": hub.repositories["org/knob"].tags[f"v{version}"],
             "url": f"{hub.url}/datasets/org/knob/tree/v{version}",
         }
-    status, _, said = rlhive("push", "org/knob", "knob", at=origin)
-    assert (status, "expected a repository as org/name, got no org" in said) == (1, True)
+    status, _, stderr = rlhive("push", "org/knob", "knob", at=origin)
+    assert (status, "expected a repository as org/name, got no org" in stderr) == (1, True)
     tags = hub.repositories["org/knob"].tags
     remote = {version: {"path": None, "commit": tags[f"v{version}"]} for version in two_versions}
     assert parsed(rlhive("versions", "org/knob", "--json")) == remote
@@ -64,10 +64,10 @@ def test_a_moved_tag_is_noticed_by_the_next_pull(hub, published, rlhive, store):
     tags = hub.repositories["org/knob"].tags
     tags["v1.0.0"] = tags["v2.0.0"]
 
-    status, _, said = rlhive("pull", "org/knob", "--version", "1.0.0")
+    status, _, stderr = rlhive("pull", "org/knob", "--version", "1.0.0")
 
     assert status == 1
-    assert "tag v1.0.0 was moved" in said
+    assert "tag v1.0.0 was moved" in stderr
     assert read_files(store / "org/knob/1.0.0") == before
 
 
@@ -82,27 +82,27 @@ def test_a_moved_tag_is_noticed_by_the_next_pull(hub, published, rlhive, store):
     ],
 )
 def test_bad_input_is_one_sentence_and_status_1(hub, published, rlhive, words, says):
-    status, shown, said = rlhive(*words)
+    status, shown, stderr = rlhive(*words)
 
     assert status == 1
-    assert said.startswith("error: ")
-    assert says in said
-    assert said.count("\n") == 1
+    assert stderr.startswith("error: ")
+    assert says in stderr
+    assert stderr.count("\n") == 1
     assert shown == ""
 
 
-def test_versions_of_a_hub_that_does_not_answer_are_those_that_are_here(hub, published, rlhive, store):
+def test_versions_lists_local_versions_if_the_hub_does_not_answer(hub, published, rlhive, store):
     rlhive("pull", "org/knob")
     hub.broken = 503
 
-    status, shown, said = rlhive("versions", "org/knob", "--json")
+    status, shown, stderr = rlhive("versions", "org/knob", "--json")
 
     assert status == 0
     assert json.loads(shown) == {"2.0.0": {"path": str(store / "org/knob/2.0.0"), "commit": None}}
-    assert "still answers 503" in said
+    assert "still answers 503" in stderr
 
 
-def test_what_nobody_asked_the_hub_about_is_not_said_to_be_missing_there(hub, published, rlhive):
+def test_a_version_is_not_reported_missing_if_the_hub_does_not_answer(hub, published, rlhive):
     rlhive("pull", "org/knob")
     hub.broken = 503
 
@@ -112,16 +112,16 @@ def test_what_nobody_asked_the_hub_about_is_not_said_to_be_missing_there(hub, pu
     assert " no " not in shown
 
 
-def test_a_list_of_a_hub_that_does_not_answer_is_one_sentence(hub, rlhive):
+def test_list_remote_reports_a_hub_that_does_not_answer_in_one_sentence(hub, rlhive):
     hub.broken = 503
 
-    status, shown, said = rlhive("list", "--remote")
+    status, shown, stderr = rlhive("list", "--remote")
 
     assert (status, shown) == (1, "")
-    assert "error: All datasets: the Hub still answers 503" in said
+    assert "error: All datasets: the Hub still answers 503" in stderr
 
 
-def test_a_namespace_chooses_in_the_local_list_too(hub, published, rlhive):
+def test_a_namespace_filters_the_local_list(hub, published, rlhive):
     rlhive("pull", "org/knob")
 
     assert parsed(rlhive("list", "--namespace", "org", "--json")) == {"org/knob": ["2.0.0"]}
@@ -129,14 +129,14 @@ def test_a_namespace_chooses_in_the_local_list_too(hub, published, rlhive):
     assert "holds no dataset of or." in rlhive("list", "--namespace", "or")[1]
 
 
-def test_delete_asks_first(hub, published, rlhive, store):
+def test_delete_asks_for_confirmation(hub, published, rlhive, store):
     rlhive("pull", "org/knob")
 
     assert rlhive("delete", "org/knob", "--version", "2.0.0")[0] == 1
     assert (store / "org/knob/2.0.0/rlhive.json").exists()
-    status, _, said = rlhive("delete", "org/knob", "--version", "9.9.9")
-    assert (status, "Remove" in said) == (1, False)
-    assert "org/knob has no version 9.9.9" in said
+    status, _, stderr = rlhive("delete", "org/knob", "--version", "9.9.9")
+    assert (status, "Remove" in stderr) == (1, False)
+    assert "org/knob has no version 9.9.9" in stderr
 
 
 def test_the_shell_completes_verbs_and_dataset_names(hub, published, rlhive, store):

@@ -1,4 +1,4 @@
-"""What the verbs share: the folder of a version, found without opening it, and names for shell completion."""
+"""Shared functions of the verbs: the folder of a version, found without opening it, and names for shell completion."""
 
 import subprocess
 import sys

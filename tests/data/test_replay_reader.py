@@ -65,7 +65,7 @@ def test_trajectories_of_a_list_storage_are_read():
     assert actions(read(buffer)) == expected(*made)
 
 
-def test_environments_of_their_own_dimension_have_indices():
+def test_environments_in_a_separate_dimension_have_indices():
     made = torch.stack([transitions(4, seed) for seed in range(3)])
     buffer = TensorDictReplayBuffer(storage=LazyTensorStorage(30, ndim=2), batch_size=2)
     buffer.extend(made)
@@ -109,7 +109,7 @@ def test_recorder_and_export_take_the_same_episodes_of_a_buffer(store):
     assert RoboHiveDataset(folders[0]).fingerprint == RoboHiveDataset(folders[1]).fingerprint
 
 
-def test_a_replay_buffer_is_told_from_transitions():
+def test_a_replay_buffer_is_distinguished_from_transitions():
     assert is_replay_buffer(make_buffer(LazyTensorStorage(4)))
     assert not is_replay_buffer(transitions(3, 0))
     assert not is_replay_buffer(torch.zeros(3))

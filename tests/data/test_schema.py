@@ -101,7 +101,7 @@ def test_leaves_share_memory_with_the_tensordict_and_strings_become_object_array
         ),
     ],
 )
-def test_what_cannot_be_a_column_is_an_error_with_its_address(td, message):
+def test_a_key_that_cannot_be_a_column_is_an_error_that_names_it(td, message):
     with pytest.raises(SchemaMismatchError, match=message):
         flatten_tensordict(td, context="here")
 

@@ -40,7 +40,7 @@ def test_versions_are_three_numbers():
             _store.parse_version(text)
 
 
-def test_a_path_is_told_from_a_name(monkeypatch, tmp_path):
+def test_a_path_is_distinguished_from_a_name(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
 
@@ -96,7 +96,7 @@ def test_a_folder_that_fails_leaves_nothing(error, tmp_path):
     assert list_names(tmp_path) == []
 
 
-def test_what_is_published_is_flushed_first(tmp_path, monkeypatch):
+def test_files_are_flushed_before_a_folder_is_published(tmp_path, monkeypatch):
     events = []
     fsync_path, rename = _store.fsync_path, Path.rename
     monkeypatch.setattr(_store, "fsync_path", lambda path: (events.append(path.name[:8]), fsync_path(path)))

@@ -86,7 +86,7 @@ def test_continuity_compares_every_observed_column():
         (transitions(3, 0).exclude(("next", "terminated")), "batch: key next.terminated is missing"),
     ],
 )
-def test_what_is_not_a_batch_is_refused(td, says):
+def test_a_tensordict_that_is_not_a_batch_is_refused(td, says):
     with pytest.raises(SchemaMismatchError, match=says):
         to_batch(td)
 

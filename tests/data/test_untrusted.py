@@ -107,7 +107,7 @@ def test_episodes_that_the_manifest_places_in_another_shard_are_not_dropped(tmp_
         list(_reader.read_records(folder, Manifest.read(folder), ["a"]))
 
 
-def test_a_linked_folder_is_fine(folder, tmp_path):
+def test_a_linked_folder_is_accepted(folder, tmp_path):
     (tmp_path / "link").symlink_to(folder)
     manifest = Manifest.read(tmp_path / "link")
 
@@ -225,7 +225,7 @@ def test_a_name_that_a_folder_or_the_hub_cannot_have_is_refused(name):
 
 
 @pytest.mark.parametrize("name", ["a", "kitchen_knob1", "my-org/Data.Set_2", "7/x", "console", "a/lpt10", "null"])
-def test_other_names_are_fine(name):
+def test_valid_names_are_accepted(name):
     assert _store.parse_name(name) == tuple(name.split("/")) if "/" in name else ("robohive", name)
 
 

@@ -1,4 +1,4 @@
-"""From a name to a version: local store, Hub, recipe, and the errors for unknown names."""
+"""Lookup of a version by name: local store, Hub, recipe, and the errors for unknown names."""
 
 import shutil
 import subprocess

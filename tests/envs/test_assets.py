@@ -101,7 +101,7 @@ def test_a_tree_with_another_hash_is_refused(package, index, monkeypatch):
     assert leftovers(package) == []
 
 
-def test_without_network_one_sentence_says_so(package, index, monkeypatch, tmp_path):
+def test_a_missing_network_is_an_error_in_one_sentence(package, index, monkeypatch, tmp_path):
     serve(monkeypatch, tmp_path / "nothing")
     with pytest.raises(SetupFailedError, match=r"robohive==0.5.0.*Check the network.*--assets DIR") as caught:
         place(package)
@@ -212,7 +212,7 @@ def test_an_interruption_anywhere_leaves_old_or_new_and_can_be_repeated(package,
     assert leftovers(package) == []
 
 
-def test_the_old_tree_comes_back_where_the_new_one_never_arrived(package, folder, monkeypatch, tmp_path):
+def test_the_old_tree_is_restored_if_the_new_one_is_never_fetched(package, folder, monkeypatch, tmp_path):
     unknown_tree = write(package / "simhive", {"my.xml": b"mine"})
     with monkeypatch.context() as broken:
         break_at(broken, "move new", KeyboardInterrupt())

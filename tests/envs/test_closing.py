@@ -1,4 +1,4 @@
-"""What a closed environment leaves behind: nothing, at once, without waiting for the garbage collector."""
+"""Closing an environment frees its memory at once, without waiting for the garbage collector."""
 
 import gc
 import json

@@ -57,7 +57,7 @@ def test_a_gymnasium_environment_keeps_the_torchrl_contract():
     env.close()
 
 
-def test_its_episodes_are_gymnasiums_and_a_function_of_the_seed():
+def test_episodes_equal_gymnasiums_and_depend_only_on_the_seed():
     env = make_env(PENDULUM)
     torch.manual_seed(5)
     before = torch.get_rng_state()
@@ -79,7 +79,7 @@ def test_its_episodes_are_gymnasiums_and_a_function_of_the_seed():
     assert one.success is None
 
 
-def test_an_own_environment_with_checkpoints_and_success_keeps_them(tmp_path):
+def test_a_custom_environment_keeps_its_checkpoints_and_success(tmp_path):
     task = Task(
         name="own_point",
         env_name="MyPoint-v0",

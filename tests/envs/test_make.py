@@ -1,4 +1,4 @@
-"""Building environments and policies for every backend, and the sentence about what a machine lacks."""
+"""Building environments and policies for every backend, and the messages about missing requirements."""
 
 import importlib.util
 from dataclasses import replace

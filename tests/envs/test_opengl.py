@@ -1,4 +1,4 @@
-"""The choice of an OpenGL library, its end, and the processes that cannot use it."""
+"""OpenGL: the choice of a library, its shutdown, and processes that cannot use it."""
 
 import multiprocessing
 import os

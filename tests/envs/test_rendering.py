@@ -1,4 +1,4 @@
-"""Pictures against RoboHive's own, pixel by pixel, and what drawing them must leave alone."""
+"""Rendering: pictures equal RoboHive's pixel by pixel, and drawing them has no side effects."""
 
 import gc
 import time

@@ -1,4 +1,4 @@
-"""Recomputed rewards against those that stepping gave, bit for bit."""
+"""Recomputed rewards equal the rewards of stepping bit for bit."""
 
 import numpy as np
 import pytest

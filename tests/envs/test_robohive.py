@@ -1,4 +1,4 @@
-"""RoboHiveEnv against RoboHive itself: values, not shapes."""
+"""RoboHiveEnv compared with RoboHive by values."""
 
 import hashlib
 import json
@@ -164,7 +164,7 @@ def test_unknown_observation_names_are_refused(make):
         make(obs_keys=["robot_joints"])
 
 
-def test_info_and_state_are_given_on_request_and_true_at_reset_too(make, actions):
+def test_info_and_state_are_returned_on_request_and_correct_at_reset(make, actions):
     env = make(info_keys=["dense", "approach", "solved"], state=True, seed=4)
     check_env_specs(env)
     env.set_seed(4)
@@ -263,7 +263,7 @@ def test_a_blown_up_simulation_is_an_error(env):
     step(env, torch.zeros(9))
 
 
-def test_a_state_goes_on_bit_for_bit_in_another_instance(env, other, actions):
+def test_an_episode_continues_bit_for_bit_from_a_state_in_another_instance(env, other, actions):
     from rlhive.envs.experts._experts import make_scripted_policy
 
     env.set_seed(8)
@@ -302,7 +302,7 @@ def test_the_provenance_identifies_the_environment(make, env, other):
     assert provenance["model_hash"] != reach.provenance()["model_hash"]
 
 
-def test_an_environment_says_which_it_is_even_when_closed(make):
+def test_a_closed_environment_still_has_its_repr(make):
     env = make("FrankaReachRandom-v0")
     env.close()
 

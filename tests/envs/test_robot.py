@@ -1,4 +1,4 @@
-"""The vectorized robot against RoboHive's own, bit for bit."""
+"""The vectorized robot equals RoboHive's bit for bit."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Configurations: composed from conf/, and refused where they name nothing."""
+"""Configurations: composed from conf/, and refused if a name is unknown."""
 
 import pytest
 

@@ -29,7 +29,7 @@ def test_the_command_trains_what_the_function_trains(tmp_path, monkeypatch) -> N
     assert record["split"] == "expert+random"
 
 
-def test_the_command_without_a_model_says_what_to_type(tmp_path) -> None:
+def test_the_command_without_a_model_is_an_error_that_shows_the_arguments(tmp_path) -> None:
     done = run_command("+dataset=toy_point", cwd=tmp_path, store=tmp_path)
     assert done.returncode == 1
     assert done.stderr.strip() == "Nothing to train: expected +model=bc +dataset=kitchen_knob1, got no model."

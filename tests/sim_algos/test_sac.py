@@ -33,7 +33,7 @@ def test_sac_bootstraps_through_truncation_and_not_through_termination(ending, t
     assert losses["loss"].item() == pytest.approx(parts.item())
 
 
-def test_sac_deploys_the_mode_of_what_collects() -> None:
+def test_sac_deploys_the_mode_of_the_collecting_policy() -> None:
     torch.manual_seed(0)
     algorithm = SoftActorCritic(sac_config(), TrainingStatistics(torch.zeros(2), torch.ones(2), 1.0, action_dim=3))
     observation = torch.randn(7, 2)

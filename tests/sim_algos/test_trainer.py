@@ -11,7 +11,7 @@ from rlhive.policies._checkpoint import read_checkpoint
 from tests.sim_algos.toy import collect_buffer, quick_config, train_quickly
 
 
-def test_the_curve_and_the_record_say_what_happened(tmp_path) -> None:
+def test_the_curve_and_the_record_describe_the_training(tmp_path) -> None:
     seen = []
 
     def callback(step: int, policy) -> dict[str, float]:
@@ -64,7 +64,7 @@ def test_an_interrupt_leaves_the_last_whole_checkpoint(tmp_path) -> None:
     assert {path.name: path.read_bytes() for path in (tmp_path / "old").iterdir()} == before
 
 
-def test_divergence_ends_the_training_with_a_sentence(tmp_path) -> None:
+def test_divergence_ends_the_training_with_an_error_in_one_sentence(tmp_path) -> None:
     config = quick_config("bc", "optim.lr=1e38", "train.log_every=5")
     with pytest.raises(TrainingDivergedError, match="expected a finite loss, got"):
         train_quickly(collect_buffer("random"), config, tmp_path / "a")

@@ -1,4 +1,4 @@
-"""The conformance suite is red for formats that are wrong: each defect below fails in the test that is meant for it."""
+"""The conformance suite rejects wrong formats: each defect below fails the test that is meant for it."""
 
 import json
 import os
@@ -190,7 +190,7 @@ DEFECTS = {
 }
 
 
-def test_every_defect_is_red_where_it_should_be(tmp_path):
+def test_every_defect_fails_the_test_meant_for_it(tmp_path):
     """All defects in one run of pytest, whose modules are imported once."""
     names = [defect.__name__ for defect in DEFECTS]
     classes = "\n".join(f"class Test{name}(TestLines):\n    format = suite.{name}()" for name in names)
@@ -209,7 +209,7 @@ def test_every_defect_is_red_where_it_should_be(tmp_path):
     assert failed == {defect.__name__: tests for defect, tests in DEFECTS.items()}, ran.stdout
 
 
-def test_without_pytest_the_suites_say_what_they_need():
+def test_without_pytest_the_import_of_the_suites_names_the_missing_package():
     script = "import sys; sys.modules['pytest'] = None; import rlhive; print('fine'); import rlhive.testing"
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert ran.stdout == "fine\n"

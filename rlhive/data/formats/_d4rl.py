@@ -109,8 +109,8 @@ def _require_d4rl_arrays(h5: Any, path: Path) -> None:
     missing = [name for name in _REQUIRED if name not in h5]
     lengths = {name: len(h5[name]) for name in _REQUIRED if name in h5}
     if missing or len(set(lengths.values())) != 1:
-        found = f"no {', '.join(missing)}" if missing else f"lengths {lengths}"
-        msg = f"{path}: expected D4RL's {', '.join(_REQUIRED)}, all of one length, got {found}."
+        problem = f"no {', '.join(missing)}" if missing else f"lengths {lengths}"
+        msg = f"{path}: expected D4RL's {', '.join(_REQUIRED)}, all of one length, got {problem}."
         raise SchemaMismatchError(msg)
 
 

@@ -1,4 +1,4 @@
-"""Near-duplicates are found the same, however few codes are compared at once."""
+"""Near-duplicates: their detection does not depend on the number of codes compared at once."""
 
 import itertools
 
@@ -58,7 +58,7 @@ def test_the_size_of_a_block_changes_nothing(block_codes, monkeypatch):
     assert {(pair.first, pair.second) for pair in pairs} >= {(3, 7), (40, 41)}
 
 
-def test_no_episodes_and_no_codes_are_no_pairs():
+def test_without_episodes_or_codes_there_are_no_pairs():
     assert find_near_duplicates([]) == []
     assert find_near_duplicates([np.zeros(0, np.uint64)] * 3) == []
 
@@ -84,7 +84,7 @@ def test_equal_rows_have_equal_codes_and_rows_with_a_nan_have_none():
     assert len(np.unique(codes)) == 199  # all others differ
 
 
-def test_of_many_rows_a_sample_has_codes_and_it_is_the_same_sample_each_time():
+def test_many_rows_are_sampled_reproducibly():
     sketcher, columns = make_sketcher(200)
     sampling, _ = make_sketcher(4 * MAX_ROWS)
     codes, sampled = sketcher.compute_codes(columns), sampling.compute_codes(columns)

@@ -1,4 +1,4 @@
-"""Facts of rows: extremes with their counts, and the first bad row of each episode."""
+"""Scans of rows: extremes with their counts, and the first bad row of each episode."""
 
 import numpy as np
 import pytest

@@ -1,8 +1,8 @@
-"""Write files/d4rl.hdf5 with D4RL's own writer, and what D4RL's own reader makes of it.
+"""Write files/d4rl.hdf5 with D4RL's writer, and the transitions that D4RL's reader returns for it.
 
     uv run --no-project --python 3.11 --with numpy==1.26.4 --with h5py==3.16.0 python make_d4rl.py D4RL-WHEEL
 
-D4RL's package does not import without mujoco_py, so its two pieces are taken out of the wheel of d4rl 1.1
+D4RL's package does not import without mujoco_py, so the two definitions are extracted from the wheel of d4rl 1.1
 (pip download --no-deps d4rl==1.1): the class DatasetWriter, and the function qlearning_dataset.
 """
 

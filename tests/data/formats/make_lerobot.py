@@ -1,4 +1,4 @@
-"""Write files/lerobot/ with LeRobot's own writer: pictures and video in v3.0, v2.1; read one of ours with LeRobot.
+"""Write files/lerobot/ with LeRobot's writer: pictures and video in v3.0, v2.1; read an export of RLHive with LeRobot.
 
     python -m benchmarks.peers.environments lerobot              # builds benchmarks/.venvs/lerobot, lerobot 0.4.4
     benchmarks/.venvs/lerobot/bin/python tests/data/formats/make_lerobot.py write v3.0

@@ -1,4 +1,4 @@
-"""Write files/minari/ with Minari's own writer, in its three storages; read one of ours back with Minari.
+"""Write files/minari/ with Minari's writer, in its three storages; read an export of RLHive with Minari.
 
 python -m benchmarks.peers.environments minari          # builds benchmarks/.venvs/minari
 benchmarks/.venvs/minari/bin/python tests/data/formats/make_minari.py write

@@ -1,4 +1,4 @@
-"""Write files/rlds/ with TensorFlow Datasets' own writer, as TFRecord and as Parquet; and what its reader makes of it.
+"""Write files/rlds/ with TensorFlow Datasets' writer, as TFRecord and as Parquet, and the output of its reader.
 
     python -m benchmarks.peers.environments tfds     # builds benchmarks/.venvs/tfds: tensorflow-cpu 2.21, tfds 4.9.10
     benchmarks/.venvs/tfds/bin/python -m tests.data.formats.make_rlds

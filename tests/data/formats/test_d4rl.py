@@ -1,4 +1,4 @@
-"""D4RL's files, written by D4RL's own writer (make_d4rl.py), and the ways in which published ones are broken."""
+"""D4RL files, written by D4RL's writer (make_d4rl.py), with and without the defects of published files."""
 
 import shutil
 
@@ -99,7 +99,7 @@ def expected_episode(truth, terminal, length, *, final=None):
     return ExpectedEpisode(columns, {"observation": final}, "terminated" if terminal else "truncated")
 
 
-def test_a_whole_file_comes_back_whole(file, tmp_path):
+def test_a_complete_file_is_read_completely(file, tmp_path):
     path, h5 = file
     add(h5, "timeouts", "next_observations")
     folder = import_dataset("d4rl", path, "lab/walk", license="cc-by-4.0", store=tmp_path, progress=False)
@@ -132,7 +132,7 @@ def test_without_next_observations_the_last_state_is_not_invented(file):
     assert any("3 episodes whose last row serves as the final" in note for note in source.notes)
 
 
-def test_the_oldest_files_have_neither(file):
+def test_files_without_next_observations_and_timeouts_are_split_by_the_horizon(file):
     # D4RL's own reader counts on after an end of the task and cuts the following episode a row too early.
     for record, truth, terminal in zip(read_d4rl(file[0], horizon=HORIZON).records(), TRUTH, TERMINAL, strict=True):
         if not terminal:
@@ -140,7 +140,7 @@ def test_the_oldest_files_have_neither(file):
         assert record.columns["next.terminated"].ravel()[-1] == terminal
 
 
-def test_ours_are_the_transitions_of_d4rls_own_reader(file):
+def test_the_transitions_equal_those_of_d4rls_reader(file):
     path, h5 = file
     add(h5, "timeouts")
     records = list(read_d4rl(path).records())
@@ -163,7 +163,7 @@ def test_ours_are_the_transitions_of_d4rls_own_reader(file):
     np.testing.assert_array_equal(following[:count][~ends], theirs["next_observations"][~ends])
 
 
-def test_breaks_are_found_where_nothing_marks_them(file):
+def test_unmarked_episode_ends_are_detected(file):
     path, h5 = file
     add(h5, "next_observations")
     source = read_d4rl(path)
@@ -173,7 +173,7 @@ def test_breaks_are_found_where_nothing_marks_them(file):
 
 
 @pytest.mark.parametrize("arrays", [(), ("next_observations",)])
-def test_misplaced_timeouts_are_refused_until_somebody_decides(file, arrays):
+def test_misplaced_timeouts_are_refused_without_an_option(file, arrays):
     path, h5 = file
     add(h5, "timeouts", *arrays)
     h5["timeouts"][...] = np.roll(h5["timeouts"], -1)  # as in antmaze's first files: a row too early
@@ -190,11 +190,11 @@ def test_misplaced_timeouts_are_refused_until_somebody_decides(file, arrays):
     assert marked.length == LENGTHS[0] - 1 - short
 
 
-def test_rewards_of_the_rows_own_state_move_one_row_up(file):
+def test_rewards_stored_with_their_state_move_one_row_up(file):
     path, h5 = file
     add(h5, "timeouts")
-    own = np.concatenate([truth["states"][:-1, 0] for truth in TRUTH])
-    h5["rewards"][...] = own
+    rewards = np.concatenate([truth["states"][:-1, 0] for truth in TRUTH])
+    h5["rewards"][...] = rewards
     h5.flush()
     maze = path.with_name("maze2d-umaze-v1.hdf5")
     shutil.copy(path, maze)
@@ -206,7 +206,7 @@ def test_rewards_of_the_rows_own_state_move_one_row_up(file):
         assert_true(record, truth, length=len(truth["actions"]) - 1)
 
 
-def test_what_is_no_such_file_is_refused(file, tmp_path):
+def test_a_file_of_another_layout_is_refused(file, tmp_path):
     path, h5 = file
     del h5["terminals"]
     h5.flush()

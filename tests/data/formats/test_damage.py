@@ -1,4 +1,4 @@
-"""Files of every format, damaged: whatever is wrong with them is one of RLHive's errors, and leaves nothing."""
+"""Damaged files of every format: reading them raises one of RLHive's errors and leaves no version."""
 
 import shutil
 
@@ -36,7 +36,7 @@ def read_all(kind, source):
 
 
 @pytest.mark.parametrize("name", COMMITTED)
-def test_damage_anywhere_is_an_error_of_ours_or_no_error(name, tmp_path):
+def test_damage_raises_an_rlhive_error_or_passes(name, tmp_path):
     """What no checksum covers may pass; what does not pass is foreseen."""
     kind, committed = COMMITTED[name]
     source, generator = tmp_path / committed.name, np.random.default_rng(0)

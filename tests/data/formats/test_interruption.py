@@ -1,6 +1,6 @@
-"""Imports in a terminal of their own: progress is seen, memory is flat, and Ctrl-C or kill -9 leaves nothing.
+"""Imports in a pseudo-terminal: progress is shown, memory is bounded, and Ctrl-C or kill -9 leaves no version.
 
-One process imports what is slow and forks the rest. `make bench-import` does the same with 1 GB a kind.
+One process imports the slow packages and forks the runs. `make bench-import` does the same with 1 GB of every kind.
 """
 
 import json
@@ -97,7 +97,7 @@ def results(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", SOURCES)
-def test_progress_is_seen_and_memory_is_flat(results, name):
+def test_progress_is_shown_and_memory_is_bounded(results, name):
     small, large = results[name]["small"], results[name]["large"]
     assert (small["status"], large["status"]) == (0, 0), large["output"]
     assert large["percent"] == sorted(large["percent"])
@@ -109,7 +109,7 @@ def test_progress_is_seen_and_memory_is_flat(results, name):
 
 
 @pytest.mark.parametrize("name", SOURCES)
-def test_an_interrupt_leaves_nothing_and_a_kill_nothing_that_counts(results, name):
+def test_an_interrupt_leaves_nothing_and_a_kill_leaves_no_version(results, name):
     interrupted, killed, after = (results[name][what] for what in ("interrupted", "killed", "large"))
     assert interrupted["status"] == 130, interrupted["output"]
     assert "no partial version was written" in interrupted["output"]
@@ -132,7 +132,7 @@ def interruptible():
 
 
 @pytest.mark.usefixtures("interruptible")
-def test_an_interrupt_that_python_drops_ends_an_import_all_the_same(tmp_path, monkeypatch):
+def test_an_import_ends_after_an_interrupt_that_python_drops(tmp_path, monkeypatch):
     """As h5py's registry of open objects does: what a callback of a weak reference raises is printed, no more."""
     source, read_trial, calls = tmp_path / "log.h5", _roboset._read_trial, []
     SOURCES["roboset"][1](source, 6)
@@ -151,7 +151,7 @@ def test_an_interrupt_that_python_drops_ends_an_import_all_the_same(tmp_path, mo
 
 
 @pytest.mark.usefixtures("interruptible")
-def test_an_interrupt_that_python_drops_ends_an_export_too(tmp_path, monkeypatch):
+def test_an_export_ends_after_an_interrupt_that_python_drops(tmp_path, monkeypatch):
     write_episode, calls = _minari_writer._write_episode_group, []
 
     def write_and_be_interrupted(*arguments):

@@ -1,4 +1,4 @@
-"""LeRobot's datasets, written by LeRobot's own writer (make_lerobot.py), and ours read back by LeRobot."""
+"""LeRobot datasets, written by LeRobot's writer (make_lerobot.py), and RLHive's exports read by LeRobot."""
 
 import json
 import os
@@ -64,13 +64,13 @@ class TestLeRobotOfRLHive(WritableFormatTests):
     write_options = {"fps": 12, "task": "turn the knob"}  # noqa: RUF012
 
     @pytest.fixture
-    def source(self, own):
-        return own[1]
+    def source(self, records_and_target):
+        return records_and_target[1]
 
     @pytest.fixture
-    def expected(self, own):
+    def expected(self, records_and_target):
         episodes = []
-        for record in own[0]:
+        for record in records_and_target[0]:
             columns, final = dict(record.columns), dict(record.final)
             for flag in ("next.terminated", "next.truncated"):
                 del columns[flag]
@@ -107,7 +107,7 @@ def test_frames_become_transitions(kind):
             assert np.abs(pictures.astype(int) - expected).max() < 16
 
 
-def test_an_imported_version_serves_what_the_files_hold(tmp_path):
+def test_an_imported_version_serves_the_values_of_the_files(tmp_path):
     folder = import_dataset("lerobot", FILES / LOSSLESS, "lab/frames", license="mit", store=tmp_path, progress=False)
     dataset = RoboHiveDataset(folder)
     assert dataset.manifest.runs[0]["fps"] == make_lerobot.FPS
@@ -140,14 +140,14 @@ def own_episodes():
 
 
 @pytest.fixture
-def own(tmp_path) -> tuple[list[EpisodeRecord], os.PathLike]:
+def records_and_target(tmp_path) -> tuple[list[EpisodeRecord], os.PathLike]:
     schemas, records = zip(*own_episodes(), strict=True)
     folder = export(records, "lab/own", schema=schemas[0], license="mit", description="A test.", store=tmp_path)
     return list(records), export_to("lerobot", folder, tmp_path / "out", progress=False, fps=12)
 
 
-def test_what_goes_out_comes_in_again(own):
-    records, target = own
+def test_an_exported_version_is_imported_unchanged(records_and_target):
+    records, target = records_and_target
     again = {record.seed: record for record in read_lerobot(target).records()}
     for record in records:
         back = again[record.seed]
@@ -165,8 +165,8 @@ NEEDS = "needs LeRobot's environment: python -m benchmarks.peers.environments le
 
 
 @pytest.mark.skipif(not (VENVS / "lerobot").exists(), reason=NEEDS)
-def test_lerobot_reads_ours(own, tmp_path):
-    records, target = own
+def test_lerobot_reads_an_exported_version(records_and_target, tmp_path):
+    records, target = records_and_target
     command = [VENVS / "lerobot" / "bin" / "python", make_lerobot.__file__, "read", str(target)]
     clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"HF_HOME": str(tmp_path)}
     read_back = json.loads(subprocess.run(command, capture_output=True, text=True, check=True, env=clean).stdout)
@@ -192,7 +192,7 @@ def test_lerobot_reads_ours(own, tmp_path):
     assert np.shape(read_back["statistics"]["observation.images.0"]["mean"]) == (3, 1, 1)
 
 
-def test_what_lerobot_cannot_hold_is_refused(tmp_path):
+def test_data_that_lerobot_cannot_store_are_refused(tmp_path):
     columns = {"observation": np.zeros((2, 3, 3)), "action": np.zeros((2, 1)), **end_flags(2, terminated=False)}
     arrays = EpisodeArrays(columns, {"observation": np.zeros((3, 3))}, "episode 0")
     schema = arrays.infer_schema()

@@ -1,4 +1,4 @@
-"""Minari's datasets, written by Minari's own writer in each storage (make_minari.py), and ours read back by Minari."""
+"""Minari datasets, written by Minari's writer in each storage (make_minari.py), and RLHive's exports read by Minari."""
 
 import io
 import json
@@ -90,7 +90,7 @@ def assert_true(records):
 
 
 @pytest.mark.parametrize("storage", STORAGES)
-def test_every_space_and_storage_comes_in_bit_for_bit(storage, tmp_path):
+def test_every_space_and_storage_is_read_bit_for_bit(storage, tmp_path):
     source = read_minari(FILES / storage)
     records = list(source.records())
     assert_true(records)
@@ -111,7 +111,7 @@ def exported(tmp_path):
     return export_to("minari", folder, tmp_path / "out", progress=False), folder
 
 
-def test_what_goes_out_comes_in_again(exported):
+def test_an_exported_version_is_imported_unchanged(exported):
     target, folder = exported
     records = list(read_minari(target).records())
     assert_true(records)
@@ -124,7 +124,7 @@ def test_what_goes_out_comes_in_again(exported):
 @pytest.mark.skipif(
     not (VENVS / "minari").exists(), reason="needs Minari: python -m benchmarks.peers.environments minari"
 )
-def test_minari_reads_ours(exported):
+def test_minari_reads_an_exported_version(exported):
     target, _ = exported
     command = [VENVS / "minari" / "bin" / "python", make_minari.__file__, "read", str(target)]
     read_back = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
@@ -134,7 +134,7 @@ def test_minari_reads_ours(exported):
         assert got == {name: plain(value) for name, value in truth(episode).items()}
 
 
-def test_a_toy_dataset_goes_out_by_its_dtypes(tmp_path):
+def test_a_toy_dataset_is_exported_with_its_dtypes(tmp_path):
     from rlhive.rollouts._collect import collect
 
     folder = collect("toy_point", store=tmp_path, progress=False, num_workers=1)
@@ -159,6 +159,6 @@ def test_jpeg_pictures_are_decoded_and_named():
     assert record.columns["observation.camera"].shape == (5, 32, 32, 3)
 
 
-def test_what_is_no_such_dataset_is_refused(tmp_path):
+def test_a_folder_that_is_not_a_minari_dataset_is_refused(tmp_path):
     with pytest.raises(SchemaMismatchError, match="expected a Minari dataset"):
         read_minari(tmp_path)

@@ -1,4 +1,4 @@
-"""Formats of installed packages, by entry points; the format is the one that docs/formats.md shows."""
+"""Formats of installed packages, registered by entry points, with the example format of docs/formats.md."""
 
 import json
 import os
@@ -101,7 +101,7 @@ def test_the_format_of_an_installed_package_is_imported_by_the_command(site, sou
     assert rows["next", "truncated"].ravel().tolist() == [False] * 4 + [True]
 
 
-def test_a_broken_package_leaves_the_formats_that_ship_alone(site):
+def test_a_broken_package_does_not_affect_the_built_in_formats(site):
     script = (
         "from rlhive.data.formats import available_formats, get_format; print(type(get_format('roboset')).__module__)"
     )
@@ -130,7 +130,7 @@ def test_a_format_needs_no_registration(source, tmp_path):
         open_source("jsonl", source)
 
 
-def test_of_two_packages_with_one_name_the_first_is_taken():
+def test_of_two_packages_with_the_same_format_name_the_first_is_used():
     class Entry:
         def __init__(self, package, item):
             self.value, self.dist, self.item = f"{package}:X", mock.Mock(), item
@@ -157,7 +157,7 @@ def test_of_two_packages_with_one_name_the_first_is_taken():
         _registry._load_plugin_formats.cache_clear()
 
 
-def test_the_names_stand_once():
+def test_the_built_in_formats_are_listed_with_those_that_can_be_written():
     assert list(available_formats())[:5] == ["roboset", "d4rl", "minari", "lerobot", "rlds"]
     assert [name for name, item in BUILT_IN.items() if item.can_write] == ["minari", "lerobot"]
     with pytest.raises(

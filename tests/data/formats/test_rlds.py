@@ -1,4 +1,4 @@
-"""RLDS datasets, written by TensorFlow Datasets itself (make_rlds.py), and copies of them that were changed here."""
+"""RLDS datasets, written by TensorFlow Datasets (make_rlds.py), and modified copies of them."""
 
 import json
 import shutil
@@ -176,7 +176,7 @@ def test_logged_steps_are_transitions_and_nothing_is_invented():
             assert record.ended == "truncated"
 
 
-def test_an_import_goes_the_way_of_all_formats(tmp_path, caplog):
+def test_an_import_creates_a_version(tmp_path, caplog):
     folder = import_dataset("rlds", CLOSED, "lab/arm", license="cc-by-4.0", store=tmp_path, progress=False)
     dataset = RoboHiveDataset(folder)
     assert dataset.episodes["split"].to_pylist() == ["train", "train", "train", "val", "val"]
@@ -287,7 +287,7 @@ def with_one_closing_step_filled(number, features):
         (CLOSED, with_one_closing_step_filled, "of 5 last steps, 4 have no action"),
     ],
 )
-def test_last_steps_that_do_not_tell_are_refused_until_it_is_said(copy, source, change, says):
+def test_ambiguous_last_steps_are_refused_without_an_option(copy, source, change, says):
     folder = copy(source, change)
     with pytest.raises(SchemaMismatchError, match=says) as refused:
         read_rlds(folder)
@@ -296,7 +296,7 @@ def test_last_steps_that_do_not_tell_are_refused_until_it_is_said(copy, source, 
         assert read_rlds(folder, last_step=last_step).notes[0].endswith("as the option last_step says")
 
 
-def test_actions_that_are_often_zero_prove_nothing(copy):
+def test_last_actions_of_zero_decide_nothing_if_zeros_are_frequent(copy):
     """One class in three is 0: five last steps with a 0 say little, and with as many zeros elsewhere nothing."""
 
     def idle(number, features):
@@ -309,7 +309,7 @@ def test_actions_that_are_often_zero_prove_nothing(copy):
         read_rlds(copy(CLOSED, idle))
 
 
-def test_each_decides_episode_by_episode(copy):
+def test_the_option_each_decides_for_every_episode(copy):
     """As in TFDS's conversion of D4RL: a closing step where the task ended, of zeros where the state is not known."""
 
     def as_d4rl(number, features):
@@ -357,7 +357,7 @@ def test_flags_inside_an_episode_are_refused(copy, flag):
         read_rlds(copy(CLOSED, change))
 
 
-def test_a_first_step_that_is_not_the_first_is_told(copy):
+def test_a_missing_is_first_flag_is_recorded_in_the_metadata(copy):
     def change(number, features):
         features["steps/is_first"].int64_list.value[0] = 0
 
@@ -393,7 +393,7 @@ DAMAGE = [
 
 
 @pytest.mark.parametrize(("damage", "says"), DAMAGE, ids=[says[:40] for _, says in DAMAGE])
-def test_a_damaged_file_is_one_sentence_and_leaves_nothing(damage, says, tmp_path):
+def test_a_damaged_file_is_an_error_in_one_sentence_and_leaves_nothing(damage, says, tmp_path):
     source, store = tmp_path / "source", tmp_path / "store"
     shutil.copytree(CLOSED, source)
     damage(source / SHARD)
@@ -402,7 +402,7 @@ def test_a_damaged_file_is_one_sentence_and_leaves_nothing(damage, says, tmp_pat
     assert not list(store.rglob("*.parquet"))
 
 
-def test_every_bit_of_a_tfrecord_is_watched(tmp_path):
+def test_a_flip_of_any_bit_of_a_tfrecord_is_detected(tmp_path):
     """All flips of a small file, one at a time: never a value that was not written, never another error."""
     path = tmp_path / "x.tfrecord"
     write_records(path, [b"abc", b"defgh"])
@@ -420,7 +420,7 @@ def test_every_bit_of_a_tfrecord_is_watched(tmp_path):
                 contents_of(path)
 
 
-def test_damaged_parquet_is_one_sentence(tmp_path):
+def test_damaged_parquet_is_an_error_in_one_sentence(tmp_path):
     source = tmp_path / "source"
     shutil.copytree(FILES / "closed-parquet", source)
     shard = source / "arm-train.parquet-00000-of-00002"
@@ -499,7 +499,7 @@ def test_nothing_that_features_json_names_is_imported(tmp_path, monkeypatch):
     assert next(read_rlds(folder).records()).length == LENGTHS[0]
 
 
-def test_what_is_no_such_folder_is_refused(tmp_path):
+def test_a_folder_that_is_not_an_rlds_dataset_is_refused(tmp_path):
     with pytest.raises(SchemaMismatchError, match="got one below closed-parquet, closed-tfrecord, logged-tfrecord"):
         read_rlds(FILES)
     with pytest.raises(SchemaMismatchError, match=r"with dataset_info.json, got none"):
@@ -538,7 +538,7 @@ def test_a_damaged_picture_names_its_record(copy):
         list(source.records())
 
 
-def test_a_bomb_is_not_unpacked(copy):
+def test_a_decompression_bomb_is_not_unpacked(copy):
     def change(number, features):
         features["steps/observation/precise"].bytes_list.value[0] = zlib.compress(bytes(2**26))
 

@@ -1,4 +1,4 @@
-"""RoboHive's own logs, written here by RoboHive's own writer, against what its environment returned."""
+"""RoboHive logs, written by RoboHive's writer, compared with the values that its environment returned."""
 
 import shutil
 
@@ -148,7 +148,7 @@ def test_older_logs_hold_the_reward_in_the_row_of_its_action(copy, truth):
     np.testing.assert_array_equal(record.final["observation"], expected["states"][-1])
 
 
-def test_a_final_observation_that_nobody_logged_is_not_invented(copy, truth):
+def test_a_final_observation_that_was_not_logged_is_not_invented(copy, truth):
     path, h5 = copy
     as_paths(h5)
     for trial in h5:
@@ -171,7 +171,7 @@ def as_paths(h5):
     h5.file.flush()
 
 
-def test_an_unsure_file_is_refused_until_its_alignment_is_given(copy, truth):
+def test_a_file_of_ambiguous_alignment_is_refused_without_the_option(copy, truth):
     path, h5 = copy
     h5["Trial3/actions"][-1] = 0.0
     h5.flush()
@@ -185,7 +185,7 @@ def test_an_unsure_file_is_refused_until_its_alignment_is_given(copy, truth):
     np.testing.assert_array_equal(as_path.columns["next.reward"].ravel()[1:], rewards[:-1])
 
 
-def test_files_of_a_folder_count_on(log, tmp_path, truth):
+def test_episodes_of_several_files_are_numbered_consecutively(log, tmp_path, truth):
     for name in ("b_seed1", "a_seed0"):
         (tmp_path / ENV / name).mkdir(parents=True)
         shutil.copy(log, tmp_path / ENV / name / "rollouts.h5")
@@ -234,7 +234,7 @@ def test_the_roboset_schema(tmp_path):
     assert record.ended == "truncated"
 
 
-def test_what_is_no_such_log_is_refused(tmp_path):
+def test_a_file_that_is_not_a_log_is_refused(tmp_path):
     (tmp_path / "x.h5").write_bytes(b"no HDF5")
     with h5py.File(tmp_path / "y.h5", "w") as h5:
         h5["Trial0/images"] = np.zeros(3)

@@ -1,4 +1,4 @@
-"""RoboHive's logs in both alignments, of numbers that are known here; needs no RoboHive."""
+"""RoboHive logs of generated numbers in both alignments; these tests do not need RoboHive."""
 
 import h5py
 import numpy as np

@@ -1,4 +1,4 @@
-"""Pushes and pulls in a process of their own, with the unmodified huggingface_hub, against a Hub on loopback."""
+"""Pushes and pulls in separate processes, with the unmodified huggingface_hub, against a Hub on loopback."""
 
 import json
 from collections.abc import Callable

@@ -62,11 +62,11 @@ def follows_the_physics(episode):
 
 def rows_of(batches):
     """Every (observation, action) that was handed out, padding left out, in a fixed order."""
-    found = []
+    rows = []
     for batch in batches:
         mask = batch.get(("collector", "mask"), torch.ones(batch.shape, dtype=torch.bool))
-        found.append(torch.cat([batch["observation"][mask], batch["action"][mask].double()], dim=-1))
-    return sorted(map(tuple, torch.cat(found).tolist()))
+        rows.append(torch.cat([batch["observation"][mask], batch["action"][mask].double()], dim=-1))
+    return sorted(map(tuple, torch.cat(rows).tolist()))
 
 
 def recorded_rows(episodes):
@@ -92,7 +92,7 @@ def record_all(collector, path):
 
 
 @pytest.mark.parametrize("kind", ["one", "two", "padded", "multi-sync", "multi-async"])
-def test_a_collector_is_recorded_whole_and_unmixed(kind, tmp_path):
+def test_a_collector_is_recorded_completely_without_mixing_episodes(kind, tmp_path):
     kwargs = {"frames_per_batch": 24, "total_frames": 240}
     policy = random_policy(ToyEnv())
     if kind == "one":
@@ -151,7 +151,7 @@ def test_stepping_several_environments(tmp_path):
     assert recorded_rows(episodes) == rows_of(taken)
 
 
-def test_what_is_said_at_the_reset_is_kept(tmp_path):
+def test_metadata_given_at_the_reset_are_recorded(tmp_path):
     env = ToyEnv()
     with Recorder(tmp_path / "r", env=env, policy=make_toy_policy(env, "expert"), split="expert") as recorder:
         for seed in (7, 8):
@@ -180,7 +180,7 @@ def test_what_is_said_at_the_reset_is_kept(tmp_path):
 
 
 @pytest.mark.parametrize("on_incomplete", ["unfinished", "truncated"])
-def test_an_unfinished_episode_is_kept_as_chosen(on_incomplete, tmp_path):
+def test_on_incomplete_sets_the_end_of_an_unfinished_episode(on_incomplete, tmp_path):
     td = transitions(5, 0, ended="unfinished")
     with Recorder(tmp_path / "r", on_incomplete=on_incomplete) as recorder:
         recorder.extend(td)
@@ -220,7 +220,7 @@ def test_an_error_inside_the_block_keeps_the_open_episode(tmp_path):
         (lambda td: td.set("when", torch.zeros(5, dtype=torch.bfloat16)), "key when: expected a tensor of one of"),
     ],
 )
-def test_what_does_not_fit_is_refused_and_the_rest_is_recorded(breaks, says, tmp_path):
+def test_transitions_that_do_not_fit_are_refused_and_the_rest_is_recorded(breaks, says, tmp_path):
     bad = transitions(5, 2)
     breaks(bad)
     with Recorder(tmp_path / "r") as recorder:
@@ -232,7 +232,7 @@ def test_what_does_not_fit_is_refused_and_the_rest_is_recorded(breaks, says, tmp
     assert [episode.length for episode in recorder.recording.sorted_records()] == [3, 4]
 
 
-def test_one_bad_episode_of_a_batch_does_not_cost_the_others(tmp_path):
+def test_one_bad_episode_of_a_batch_does_not_affect_the_others(tmp_path):
     lines = torch.stack([transitions(6, seed) for seed in range(4)])
     lines["action"][1, 2, 0] = float("nan")
     with Recorder(tmp_path / "r") as recorder, pytest.raises(SchemaMismatchError, match="row 2: key action is NaN"):
@@ -278,7 +278,7 @@ def truth_of(batches):
 
 
 @pytest.mark.parametrize("kind", ["one", "two", "two, own dimension", "counted", "marked"])
-def test_a_ring_that_was_written_over_gives_only_episodes_that_are_whole_from_the_start(kind, tmp_path, caplog):
+def test_an_overwritten_ring_buffer_gives_only_episodes_with_their_beginning(kind, tmp_path, caplog):
     torch.manual_seed(0)
     env = {
         "one": lambda: ToyEnv(seed=0),
@@ -293,24 +293,24 @@ def test_a_ring_that_was_written_over_gives_only_episodes_that_are_whole_from_th
 
     episodes = list(recorder.recording.sorted_records())
     truth = list(truth_of(batches).values())
-    kept = [recorded_rows([episode]) for episode in episodes]
+    episode_rows = [recorded_rows([episode]) for episode in episodes]
     assert all(follows_the_physics(episode) for episode in episodes)
-    assert all(any(rows == sorted(episode[: len(rows)]) for episode in truth) for rows in kept), (
+    assert all(any(rows == sorted(episode[: len(rows)]) for episode in truth) for rows in episode_rows), (
         "a beginning is missing"
     )
-    assert len(kept) >= 2
+    assert len(episode_rows) >= 2
     (warning,) = [message for message in caplog.messages if "dropped" in message]
     match = re.search(r"dropped \d+ episodes \((\d+) transitions\) whose beginning was overwritten", warning)
     assert sum(episode.length for episode in episodes) + int(match[1]) == len(buffer)
     if kind in ("counted", "marked"):  # exact: whatever is there from its first row is kept
-        there = set(map(tuple, recorded_rows(episodes)))
+        stored_rows = set(map(tuple, recorded_rows(episodes)))
         rows = [row for episode in truth for row in episode]
         newest = set(rows_of([buffer.storage.get(slice(None))]))
-        assert there == {row for episode in truth if episode[0] in newest for row in episode if row in newest}
+        assert stored_rows == {row for episode in truth if episode[0] in newest for row in episode if row in newest}
         assert len(rows) > len(newest)
 
 
-def test_a_buffer_that_is_not_full_is_recorded_whole(tmp_path, caplog):
+def test_a_buffer_that_is_not_full_is_recorded_completely(tmp_path, caplog):
     for number, (storage, ndim) in enumerate(
         [(LazyMemmapStorage(500), 1), (LazyTensorStorage(500, ndim=2), 2), (ListStorage(500), 1)]
     ):
@@ -329,7 +329,7 @@ def test_a_buffer_that_is_not_full_is_recorded_whole(tmp_path, caplog):
     assert "dropped" not in caplog.text
 
 
-def test_a_ring_of_mixed_environments_without_any_trace_is_refused(tmp_path):
+def test_an_overwritten_ring_buffer_of_mixed_environments_without_ids_is_refused(tmp_path):
     buffer = TensorDictReplayBuffer(storage=LazyTensorStorage(50), batch_size=4)
     env = toys()
     for _ in range(2):
@@ -384,7 +384,7 @@ def test_metadata_that_json_cannot_hold_is_named(metadata, tmp_path):
 @pytest.mark.parametrize(
     "wrong", [{"seed": 1.5}, {"seed": 2**63}, {"start_state": {"q": "abc"}}, {"start_state": {"q": [1, [2]]}}]
 )
-def test_what_no_version_could_hold_is_refused_while_recording(wrong, tmp_path):
+def test_data_that_no_version_can_store_are_refused_while_recording(wrong, tmp_path):
     with Recorder(tmp_path / "r") as recorder:
         with pytest.raises(SchemaMismatchError, match="episode 0: expected an int64 seed and a start state of numbers"):
             recorder.add_episode(transitions(3, 0), **wrong)
@@ -395,7 +395,7 @@ def test_what_no_version_could_hold_is_refused_while_recording(wrong, tmp_path):
 
 
 @pytest.mark.parametrize("garbage", [{"a": 1}, [1, 2], None, torch.zeros(3)])
-def test_what_is_no_tensordict_is_refused_by_its_kind(garbage, tmp_path):
+def test_an_argument_that_is_not_a_tensordict_is_refused_with_its_type(garbage, tmp_path):
     with Recorder(tmp_path / "r") as recorder:
         for take in (recorder.add_episode, recorder.extend):
             with pytest.raises(SchemaMismatchError, match=f"expected a TensorDict.*, got a {type(garbage).__name__}"):
@@ -448,7 +448,7 @@ def test_many_processes_record_at_once(how, tmp_path):
     assert {episode.run for episode in episodes} == {run["run"] for run in recorder.recording.runs}
 
 
-def test_resume_goes_on_with_new_ids(tmp_path):
+def test_resume_continues_with_new_ids(tmp_path):
     with pytest.raises(DatasetNotFoundError, match="rlhive recover"):
         Recorder.resume(tmp_path / "r")
     for length in (2, 3, 4):
@@ -499,7 +499,7 @@ def test_a_recorder_becomes_a_version(store):
     assert not recorder.path.exists()
 
 
-def test_what_a_commit_lacks_is_said(tmp_path, store):
+def test_a_commit_without_name_or_episodes_is_an_error(tmp_path, store):
     with Recorder(tmp_path / "r") as recorder:
         with pytest.raises(ValueError, match="on_incomplete"):
             Recorder(tmp_path / "other", on_incomplete="dropped")
@@ -514,7 +514,7 @@ def test_what_a_commit_lacks_is_said(tmp_path, store):
     assert recorder.path.exists()
 
 
-def test_what_a_full_disk_kept_back_is_written_by_the_next_call(tmp_path, monkeypatch):
+def test_episodes_that_a_full_disk_delayed_are_written_by_the_next_call(tmp_path, monkeypatch):
     with Recorder(tmp_path / "r") as recorder:
         recorder.add_episode(transitions(2, 0))
         with monkeypatch.context() as patch:
@@ -615,12 +615,12 @@ def test_the_simulators_state_in_the_data_gives_the_start_state(dropped, tmp_pat
         recorder.end_episode()
         recorder.add_episode(td[0, :1])
 
-    *episodes, said, added = recorder.recording.sorted_records()
+    *episodes, started, added = recorder.recording.sorted_records()
     assert recorded_rows(episodes) == rows_of(batches)
     for episode in (*episodes, added):
         assert episode.start_state["position"] == episode.columns["observation"][0, 0]
         assert episode.start_state["both"].tolist() == episode.columns["observation"][0].tolist()
-    assert said.start_state["both"].tolist() == [8.0, 9.0]
+    assert started.start_state["both"].tolist() == [8.0, 9.0]
     assert ("state.position" in episodes[0].columns) != dropped
 
 
@@ -652,8 +652,8 @@ def test_metadata_belong_to_the_next_episode_of_their_environment_only(tmp_path)
         recorder.extend(torch.stack([transitions(3, seed) for seed in range(2)]))
         recorder.extend(torch.stack([transitions(3, seed) for seed in range(2, 4)]))
 
-    found = [(record.split, record.seed) for record in recorder.recording.sorted_records()]
-    assert found == [("default", None), ("special", 5), ("default", None), ("default", None)]
+    splits_and_seeds = [(record.split, record.seed) for record in recorder.recording.sorted_records()]
+    assert splits_and_seeds == [("default", None), ("special", 5), ("default", None), ("default", None)]
 
 
 def test_a_second_process_takes_the_schema_of_the_first_episode(tmp_path):
@@ -694,8 +694,8 @@ def test_old_names_of_methods_work_and_warn(tmp_path):
             assert recorder.add(transitions(3, 1), split="test") == 1
 
     assert warned[0].filename == __file__
-    found = [(record.seed, record.split, record.length) for record in recorder.recording.sorted_records()]
-    assert found == [(3, "train", 2), (None, "test", 3)]
+    summaries = [(record.seed, record.split, record.length) for record in recorder.recording.sorted_records()]
+    assert summaries == [(3, "train", 2), (None, "test", 3)]
 
 
 def test_the_old_name_of_on_incomplete_works_and_warns(tmp_path):

@@ -24,7 +24,7 @@ def recorded(name, *lengths, close=True):
     return recorder
 
 
-def test_what_is_not_committed_is_listed(store):
+def test_uncommitted_recordings_are_listed(store):
     recorded("my/knob", 3, 2)
     held = recorded("my/door", 4, close=False)
     recorded("my/empty")
@@ -58,7 +58,7 @@ def test_a_recording_is_committed_or_discarded(store):
     assert recordings() == []
 
 
-def test_another_name_is_possible_and_one_recording_needs_none(store):
+def test_a_single_recording_needs_no_argument_and_can_be_renamed(store):
     recorded("my/knob", 3)
 
     assert run("--commit", "--license", "mit", "--name", "your/knob").exit_code == 0
@@ -75,7 +75,7 @@ def test_another_name_is_possible_and_one_recording_needs_none(store):
         (["my/empty", "--commit", "--license", "mit"], "holds no complete episode"),
     ],
 )
-def test_what_cannot_be_done_is_one_sentence(arguments, says, store):
+def test_an_impossible_request_is_an_error_in_one_sentence(arguments, says, store):
     held = recorded("my/knob", 3, close=False)
     recorded("my/empty")
 
@@ -104,12 +104,12 @@ def test_a_recording_is_found_by_its_folder_its_last_part_and_its_dataset(store)
         find_recording("door")
 
 
-def test_no_recording_is_said_in_words(store):
+def test_an_empty_list_is_printed_as_a_sentence(store):
     assert run().stdout == "No recordings: all recorded episodes are in a version, or were removed.\n"
     assert json.loads(run("--json").stdout) == []
 
 
-def test_the_name_of_a_recording_is_whole_in_a_narrow_terminal(store):
+def test_the_name_of_a_recording_is_not_truncated_in_a_narrow_terminal(store):
     path = recorded("my/a_long_name_of_a_dataset", 3).path
 
     cells = [line.split("│")[-2].strip() for line in run().stdout.splitlines() if "│" in line]

@@ -33,12 +33,12 @@ def test_records_come_back_bit_for_bit(lengths, tmp_path_factory):
     assert recording.episode_outcomes() == {record.episode: (record.length, record.success) for record in made}
 
 
-@pytest.mark.parametrize("kept", [0, 2**20])
-@pytest.mark.parametrize("block", [1, 2_000, 2**20])
-def test_block_size_and_memory_limit_do_not_change_the_records(block, kept, tmp_path, monkeypatch):
-    monkeypatch.setattr("rlhive.data.recording._stream.BLOCK_BYTES", block)
-    monkeypatch.setattr("rlhive.data.recording._stream.BLOCK_BYTES", block)
-    monkeypatch.setattr("rlhive.data.recording._stream.KEPT_BYTES", kept)
+@pytest.mark.parametrize("kept_bytes", [0, 2**20])
+@pytest.mark.parametrize("block_bytes", [1, 2_000, 2**20])
+def test_block_size_and_memory_limit_do_not_change_the_records(block_bytes, kept_bytes, tmp_path, monkeypatch):
+    monkeypatch.setattr("rlhive.data.recording._stream.BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr("rlhive.data.recording._stream.BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr("rlhive.data.recording._stream.KEPT_BYTES", kept_bytes)
     schema, made = records([5, 1, 9, 4, 2, 7, 3])
     recording = create_recording(tmp_path / "r", schema, made[0])
     with StreamWriter(recording, "one") as one, StreamWriter(recording, "two") as two:

@@ -74,7 +74,7 @@ def test_batches_are_those_of_torchrls_own_buffer(packed, sampler):
 
 
 @pytest.mark.parametrize("sampler", [RandomSampler, lambda: SamplerWithoutReplacement(drop_last=False)])
-def test_a_loop_gives_what_sample_gives_and_loses_nothing_when_it_is_left(packed, sampler, tmp_path):
+def test_a_loop_gives_the_batches_of_sample_and_loses_none_when_it_stops(packed, sampler, tmp_path):
     def buffer():
         return make_replay_buffer(PackedStorage(packed), SamplingOptions(batch_size=8, sampler=sampler(), seed=7))
 
@@ -157,7 +157,7 @@ def test_slices_stay_inside_an_episode(storage, kind, how):
         assert (batch["next", "observation"][:, :-1] == batch["observation"][:, 1:]).all()
 
 
-def test_prioritized_sampling_prefers_what_it_is_told(storage):
+def test_prioritized_sampling_prefers_high_priorities(storage):
     sampler = PrioritizedSampler(max_capacity=len(storage), alpha=1.0, beta=1.0)
     buffer = make_replay_buffer(storage, SamplingOptions(batch_size=64, sampler=sampler, seed=0))
     priorities = torch.full((len(storage),), 1e-6)
@@ -168,7 +168,7 @@ def test_prioritized_sampling_prefers_what_it_is_told(storage):
     assert (buffer.sample()["next", "reward"] == wanted).float().mean() > 0.95
 
 
-def test_a_buffer_checkpoint_knows_its_content(storage, packed, tmp_path):
+def test_a_buffer_checkpoint_is_refused_for_other_content(storage, packed, tmp_path):
     make_replay_buffer(storage, SamplingOptions(batch_size=4, seed=0)).dumps(tmp_path / "checkpoint")
     make_replay_buffer(PackedStorage(packed), SamplingOptions(batch_size=4)).loads(tmp_path / "checkpoint")
 

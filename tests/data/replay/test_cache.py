@@ -1,4 +1,4 @@
-"""From Parquet to the packed cache: built, interrupted, damaged, and claimed by another version."""
+"""Packed caches: built from Parquet, interrupted, damaged, and with the fingerprint of another version."""
 
 import json
 import shutil

@@ -92,16 +92,16 @@ def test_other_dtypes_and_shapes_come_back_bit_for_bit(tmp_path, dtype, shape):
     assert np.array_equal(taken(frames, np.arange(11), flat.shape[1]), rows)
 
 
-def test_a_camera_that_stands_still_costs_its_changes_and_one_that_moves_its_frames(tmp_path, episode_pictures):
+def test_a_static_camera_stores_differences_and_a_moving_camera_whole_frames(tmp_path, episode_pictures):
     _, rows = write(tmp_path, episode_pictures)
     index = np.fromfile(tmp_path / "wide-0.idx", np.int64).reshape(len(rows), 2, 3)
     sizes, keys = index[:, :, 1], index[:, :, 2]
     first = np.repeat(np.cumsum([0, 7, 2]), [7, 2, 10])
-    own = np.arange(len(rows) * 2).reshape(-1, 2)
+    frame_numbers = np.arange(len(rows) * 2).reshape(-1, 2)
 
     assert (keys[:, 0] == first * 2).all(), "the first camera's frames are differences from its episode's first"
-    assert (keys[-10:, 1] == own[-10:, 1]).all(), "frames that have nothing in common are kept as they are"
-    assert sizes[keys != own].max() < 0.1 * SIDE * SIDE * 3
+    assert (keys[-10:, 1] == frame_numbers[-10:, 1]).all(), "frames that have nothing in common are kept as they are"
+    assert sizes[keys != frame_numbers].max() < 0.1 * SIDE * SIDE * 3
     assert (tmp_path / "wide-0.lz4").stat().st_size == sizes.sum()
 
 
@@ -171,7 +171,7 @@ def dataset(version, tmp_path):
     return RoboHiveDataset(version[0], store=tmp_path)
 
 
-def test_both_caches_hold_what_was_recorded(version, tmp_path, monkeypatch):
+def test_both_caches_hold_the_recorded_pictures(version, tmp_path, monkeypatch):
     folder, made = version
     monkeypatch.setattr(_layout, "CHUNK_BYTES", 100_000)
     for kind in KINDS:
@@ -240,14 +240,14 @@ def test_the_default_is_raw_as_long_as_it_fits(dataset, monkeypatch, caplog, mem
     monkeypatch.setattr(_store, "memory_bytes", lambda: memory)
     monkeypatch.setattr(_store, "free_bytes", lambda store: free)
     with caplog.at_level(logging.INFO, "rlhive"):
-        chosen = dataset.as_storage()._folder
-    assert sorted(path.name for path in chosen.glob("wide-0.*")) == (
+        cache_folder = dataset.as_storage()._folder
+    assert sorted(path.name for path in cache_folder.glob("wide-0.*")) == (
         ["wide-0.bin"] if kind == "raw" else ["wide-0.idx", "wide-0.lz4"]
     )
     assert f"my/knob 1.0.0: {kind} image cache, since" in caplog.text
 
     monkeypatch.setattr(_store, "memory_bytes", lambda: 1)
-    assert dataset.as_storage()._folder == chosen, "an existing cache is opened"
+    assert dataset.as_storage()._folder == cache_folder, "an existing cache is opened"
 
 
 def test_a_full_disk_also_makes_the_default_encoded(dataset, monkeypatch):
@@ -265,7 +265,7 @@ def test_another_kind_is_an_error_and_without_pictures_there_is_one_cache(datase
     assert plain.as_storage(image_cache="encoded")._folder == plain.as_storage()._folder
 
 
-def test_a_damaged_encoded_cache_is_made_again(dataset):
+def test_a_damaged_encoded_cache_is_built_again(dataset):
     expected = dataset.as_tensordict(image_cache="encoded")
     path = dataset.as_storage(image_cache="encoded")._folder / "wide-0.lz4"
     content = bytearray(path.read_bytes())
@@ -275,7 +275,7 @@ def test_a_damaged_encoded_cache_is_made_again(dataset):
     assert_same(dataset.as_tensordict(image_cache="encoded"), expected)
 
 
-def test_an_interrupt_leaves_no_half_of_an_encoded_cache(dataset, version, tmp_path, monkeypatch):
+def test_an_interrupt_leaves_no_partial_encoded_cache(dataset, version, tmp_path, monkeypatch):
     def interrupted(self, rows):
         raise KeyboardInterrupt
 
@@ -289,7 +289,7 @@ def test_an_interrupt_leaves_no_half_of_an_encoded_cache(dataset, version, tmp_p
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("limit", [300, 40_000])
-def test_a_full_disk_says_so_and_leaves_nothing(dataset, version, tmp_path, kind, limit):
+def test_a_full_disk_is_reported_and_leaves_nothing(dataset, version, tmp_path, kind, limit):
     """The operating system refuses to let a file grow beyond a limit, as a full disk would."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -305,7 +305,7 @@ def test_a_full_disk_says_so_and_leaves_nothing(dataset, version, tmp_path, kind
 
 
 @pytest.mark.parametrize("name", ["episodes.bin", "wide-0.idx"])
-def test_a_disk_that_is_full_for_the_last_file_says_so(dataset, monkeypatch, name):
+def test_a_disk_that_is_full_for_the_last_file_is_reported(dataset, monkeypatch, name):
     write_bytes = Path.write_bytes
 
     def full(path, content):

@@ -119,7 +119,7 @@ def test_the_two_stacks_of_a_batch_of_one_share_no_memory(cache):
     assert torch.equal(batch["next", "observation"].nan_to_num(5.0), expected.nan_to_num(5.0))
 
 
-def test_what_cannot_be_normalised_or_stacked_is_an_error(cache):
+def test_invalid_normalisation_and_windows_are_errors(cache):
     one = torch.ones(1)
     with pytest.raises(SchemaMismatchError, match="gripper, got int64"):
         PackedStorage(cache, window=Window(normalize={"gripper": (one, one)}))
@@ -128,13 +128,13 @@ def test_what_cannot_be_normalised_or_stacked_is_an_error(cache):
             Window(**wrong)
 
 
-@pytest.mark.parametrize("chosen", [None, [0, 1, 2], [3, 0, 4], [0, 2, 1, 3]])
+@pytest.mark.parametrize("episodes", [None, [0, 1, 2], [3, 0, 4], [0, 2, 1, 3]])
 @pytest.mark.parametrize("window", [Window(), Window(n_step=3, frame_stack=2)], ids=["pair", "window"])
-def test_in_memory_and_pickled_storages_serve_the_same(cache, chosen, window):
-    chosen = None if chosen is None else torch.tensor(chosen)
+def test_in_memory_and_pickled_storages_serve_the_same(cache, episodes, window):
+    episodes = None if episodes is None else torch.tensor(episodes)
     arguments = {"window": window, "return_to_go": 0.5}
-    mapped = PackedStorage(cache, chosen, **arguments)
-    resident = PackedStorage(cache, chosen, resident=True, **arguments)
+    mapped = PackedStorage(cache, episodes, **arguments)
+    resident = PackedStorage(cache, episodes, resident=True, **arguments)
     index = torch.tensor([0, 3, -1, len(mapped) - 2])
 
     for storage in (resident, pickle.loads(pickle.dumps(mapped)), pickle.loads(pickle.dumps(resident))):

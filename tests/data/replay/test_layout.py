@@ -6,7 +6,7 @@ from rlhive.errors import CorruptDatasetError
 from tests.data.replay.caches import assert_holds, write_cache
 
 
-def test_what_was_written_is_read_bit_for_bit(tmp_path):
+def test_written_rows_are_read_bit_for_bit(tmp_path):
     assert_holds(*write_cache(tmp_path / "cache"))
 
 

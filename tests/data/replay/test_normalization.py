@@ -1,4 +1,4 @@
-"""From the statistics of a column to the numbers and the transform that normalise it."""
+"""Normalisation of a column: mean and scale from its statistics, and the transform that applies them."""
 
 import pytest
 import torch
@@ -75,11 +75,11 @@ def test_every_form_of_normalize_gives_mean_and_scale_by_key() -> None:
         "observation": [0.5, 1.0],
         ("camera", "depth"): [2.0, 2.0, 2.0],
     }
-    own = resolve_normalization(schema, {("observation",): (torch.zeros(2), torch.tensor([0.0, 3.0]))}, {})
-    assert own["observation"][1].tolist() == [1.0, 3.0]
+    given = resolve_normalization(schema, {("observation",): (torch.zeros(2), torch.tensor([0.0, 3.0]))}, {})
+    assert given["observation"][1].tolist() == [1.0, 3.0]
 
 
-def test_what_cannot_be_normalised_says_why() -> None:
+def test_the_error_gives_the_reason_why_a_column_cannot_be_normalised() -> None:
     schema = Schema((COUNT, VECTOR))
     with pytest.raises(SchemaMismatchError, match=r"got count\. Pass normalize=\{'count': \(mean, std\)\}"):
         resolve_normalization(schema, ["count"], {})

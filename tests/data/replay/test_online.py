@@ -32,7 +32,7 @@ def test_it_starts_with_every_transition_once_and_in_order(storage):
     assert_same(online[:].exclude("index"), storage.get(slice(None)))
 
 
-def test_it_goes_on_growing_and_the_dataset_does_not(storage, tmp_path):
+def test_the_buffer_grows_and_the_dataset_does_not(storage, tmp_path):
     online = extend(storage, 50, batch_size=8, folder=tmp_path / "online", sampler=SliceSampler(slice_len=4))
     new = torch.cat([transitions(9, 50), transitions(5, 51)]).set("unknown", torch.zeros(14))
 
@@ -50,7 +50,7 @@ def test_it_goes_on_growing_and_the_dataset_does_not(storage, tmp_path):
     assert (batch["episode"] == batch["episode"][:, :1]).all()
 
 
-def test_trajectories_that_go_on_in_the_next_call_keep_their_episode(storage):
+def test_trajectories_that_continue_in_the_next_call_keep_their_episode(storage):
     first, second = transitions(6, 50), transitions(8, 51)
     both = torch.stack([first[:4], second[:4]])
     by_ends, by_ids = extend(storage, 60), extend(storage, 60)
@@ -64,7 +64,7 @@ def test_trajectories_that_go_on_in_the_next_call_keep_their_episode(storage):
     assert by_ids[:]["episode"][TOTAL:].tolist() == [16] * 4 + [17] * 4 + [18] * 2 + [17] * 2
 
 
-def test_masked_rows_stay_out(storage):
+def test_masked_rows_are_left_out(storage):
     online = extend(storage, 60)
     rows = transitions(6, 50).set(("collector", "mask"), torch.arange(6) < 4)
 
@@ -73,7 +73,7 @@ def test_masked_rows_stay_out(storage):
     assert_same(online[:][TOTAL:].exclude("index", "episode"), rows[:4].exclude("collector"))
 
 
-def test_what_does_not_fit_is_an_error_that_names_the_key(storage):
+def test_transitions_that_do_not_fit_are_an_error_that_names_the_key(storage):
     online = extend(storage, 60)
     for wrong, says in (
         (transitions(3, 1).exclude("gripper"), "Key gripper: expected torch.int64 .1,. as in the dataset, got none"),
@@ -88,7 +88,7 @@ def test_what_does_not_fit_is_an_error_that_names_the_key(storage):
 
 
 @pytest.mark.parametrize("num_envs", [1, 2])
-def test_a_collectors_batches_are_taken_as_they_are(tmp_path, num_envs):
+def test_a_collectors_batches_are_accepted(tmp_path, num_envs):
     online = extend(PackedStorage(toy_cache(tmp_path / "toy")), 200)
     before = len(online)
     env = ToyEnv(seed=1) if num_envs == 1 else SerialEnv(num_envs, lambda: ToyEnv(seed=1))

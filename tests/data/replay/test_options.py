@@ -56,7 +56,7 @@ def test_the_options_reach_the_batches(dataset):
 
 
 @pytest.mark.parametrize("options", [{}, {"split": "a"}, {"where": pc.field("length") > 5}], ids=str)
-def test_normalised_observations_have_mean_zero_and_deviation_one_over_what_was_chosen(dataset, options):
+def test_normalised_observations_have_mean_zero_and_deviation_one_over_the_selection(dataset, options):
     plain = dataset.as_tensordict(**options)["observation"]
     got = dataset.as_tensordict(normalize=True, **options)
 
@@ -84,7 +84,7 @@ def test_a_constant_is_centred_and_not_scaled(tmp_path):
         make_storage(cache, None, ReadOptions(keys=["actoin"], normalize={"action": (one, one)}))
 
 
-def test_wrong_options_say_what_is_expected(dataset):
+def test_errors_of_wrong_options_name_the_expected_value(dataset):
     with pytest.raises(SplitNotFoundError, match="expected one of a, b"):
         dataset.as_replay_buffer(split="c")
     with pytest.raises(SplitNotFoundError, match="has no split 'b' here: expected one of a,"):

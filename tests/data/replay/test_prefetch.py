@@ -1,4 +1,4 @@
-"""Batches that a thread gathers ahead: the same ones, in the same order."""
+"""Prefetching: a thread gathers the same batches in the same order."""
 
 import time
 

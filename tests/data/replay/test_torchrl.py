@@ -129,7 +129,7 @@ def test_hindsight_goals_are_those_of_torchrls_own_storage(cache, everything, st
         assert not torch.equal(got[goal], everything[goal][got["index"]]), "no goal was relabelled"
 
 
-def test_offline_to_online_mixes_the_dataset_with_what_is_collected(cache, everything):
+def test_offline_to_online_mixes_the_dataset_with_collected_transitions(cache, everything):
     # A plain ReplayBuffer: a TensorDictReplayBuffer's batches have an index, which those of the online part lack.
     offline = ReplayBuffer(storage=PackedStorage(cache), writer=ImmutableDatasetWriter(), collate_fn=as_is)
     buffer = OfflineToOnlineReplayBuffer(offline, offline_fraction=0.75, online_capacity=20, batch_size=8)
@@ -145,7 +145,7 @@ def test_offline_to_online_mixes_the_dataset_with_what_is_collected(cache, every
 
 @pytest.mark.parametrize("prefetch", [None, 2])
 @pytest.mark.parametrize("sampler", [RandomSampler, SamplerWithoutReplacement])
-def test_a_checkpoint_goes_on_where_it_was_made(cache, tmp_path, sampler, prefetch):
+def test_sampling_continues_from_a_checkpoint(cache, tmp_path, sampler, prefetch):
     def buffer(seed):
         return make_replay_buffer(
             PackedStorage(cache), SamplingOptions(batch_size=4, sampler=sampler(), prefetch=prefetch, seed=seed)
@@ -166,7 +166,7 @@ def test_a_checkpoint_goes_on_where_it_was_made(cache, tmp_path, sampler, prefet
 
 
 @pytest.mark.parametrize("kind", ["slices", "stock slices", "slices once", "priorities", "priorities of slices"])
-def test_a_checkpoint_of_any_sampler_goes_on_where_it_was_made(cache, tmp_path, kind):
+def test_sampling_continues_from_a_checkpoint_of_any_sampler(cache, tmp_path, kind):
     def buffer(seed):
         storage = PackedStorage(cache)
         prioritized = {"alpha": 0.7, "beta": 0.9, "max_capacity": len(storage)}

@@ -23,7 +23,7 @@ def test_a_string_is_no_list_of_keys():
         require_key_list("action", "keys")
 
 
-def test_a_choice_names_what_it_may_be():
+def test_the_error_of_a_choice_lists_the_valid_values():
     require_choice("pad", ("drop", "pad", "shorter"), "short_episodes")
     with pytest.raises(ValueError, match="short_episodes='cut': expected 'drop', 'pad' or 'shorter'"):
         require_choice("cut", ("drop", "pad", "shorter"), "short_episodes")

@@ -1,4 +1,4 @@
-"""Certificates of replays: what is written is read back, and what cannot be read is no certificate."""
+"""Certificates of replays: a written certificate is read back, and an unreadable file counts as none."""
 
 import json
 

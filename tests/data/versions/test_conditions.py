@@ -1,4 +1,4 @@
-"""Conditions on episodes: what they select, and that nothing but the language is accepted."""
+"""Conditions on episodes: the episodes that they select, and the refusal of other syntax."""
 
 import pyarrow.compute as pc
 import pytest

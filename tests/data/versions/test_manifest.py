@@ -1,4 +1,4 @@
-"""The manifest: what is written is read back, and files and content are compared with the recorded hashes."""
+"""The manifest: a written manifest is read back, and files and content are compared with the recorded hashes."""
 
 import json
 from dataclasses import replace
@@ -214,7 +214,7 @@ def test_the_data_key_covers_what_is_served_and_nothing_else(folder):
         ({"license": None}, CorruptDatasetError, "expected a string"),
     ],
 )
-def test_a_manifest_that_lies_is_refused(change, error, says, folder):
+def test_a_manifest_with_false_values_is_refused(change, error, says, folder):
     content = json.loads((folder / "rlhive.json").read_text())
     if "files" in change:
         change = {"files": [content["files"][0] | change["files"][0]]}

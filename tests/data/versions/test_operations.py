@@ -46,11 +46,11 @@ def read_files(dataset):
 
 def test_a_view_serves_its_episodes_everywhere(dataset, episodes):
     view = dataset.where("length > 2")
-    kept = [record for record in episodes if record.length > 2]
-    order = [record.episode for split in "ab" for record in kept if record.split == split]
+    long_episodes = [record for record in episodes if record.length > 2]
+    order = [record.episode for split in "ab" for record in long_episodes if record.split == split]
 
-    assert view.episodes["episode"].to_pylist() == [record.episode for record in kept]
-    assert len(view) == sum(record.length for record in kept) == len(view.as_replay_buffer(4))
+    assert view.episodes["episode"].to_pylist() == [record.episode for record in long_episodes]
+    assert len(view) == sum(record.length for record in long_episodes) == len(view.as_replay_buffer(4))
     assert view.as_tensordict()["episode"].unique_consecutive().tolist() == order
     expected = torch.cat([dataset.select([e]).as_tensordict()["observation"] for e in order])
     assert (view.as_tensordict()["observation"] == expected).all()
@@ -90,8 +90,8 @@ def test_splits_partition_the_episodes_and_depend_on_the_seed_alone(dataset):
     parts = dataset.split({"train": 0.5, "test": 0.3, "rest": 0.2}, seed=3)
 
     ids = {name: parts[name].episodes["episode"].to_pylist() for name in parts.splits}
-    assert sorted(e for own in ids.values() for e in own) == [3, 6, 9, 12, 15, 18]
-    assert [len(own) for own in ids.values()] == [3, 2, 1]
+    assert sorted(e for split_ids in ids.values() for e in split_ids) == [3, 6, 9, 12, 15, 18]
+    assert [len(split_ids) for split_ids in ids.values()] == [3, 2, 1]
     assert ids == {"train": [6, 15, 18], "test": [3, 9], "rest": [12]}
     assert parts["test"].as_tensordict()["episode"].unique().tolist() == ids["test"]
     assert dataset.split({"x": [18, 3]})["x"].episodes["episode"].to_pylist() == [3, 18]
@@ -107,18 +107,18 @@ def test_statistics_and_normalization_are_those_of_the_view(episodes, tmp_path):
         record.columns["observation"][:] = values
         record.columns["observation"][:, 2] = 5
     dataset = export_and_open(episodes, tmp_path)
-    for chosen in (dataset, dataset["a"], dataset.where("length > 2")):
-        rows = chosen.as_tensordict()["observation"].numpy()
-        row = chosen.statistics["observation"]
+    for view in (dataset, dataset["a"], dataset.where("length > 2")):
+        rows = view.as_tensordict()["observation"].numpy()
+        row = view.statistics["observation"]
         np.testing.assert_allclose(row["mean"], rows.mean(axis=0), rtol=1e-12)
         np.testing.assert_allclose(row["std"], rows.std(axis=0), rtol=1e-12, atol=1e-12)
         true = np.quantile(rows, 0.9, axis=0, method="lower")
         assert (np.abs(row["q90"] - true) <= 0.01 * np.ptp(rows, axis=0) + 1e-9).all()
 
-        batch = chosen.normalization("observation")(chosen.as_tensordict())
+        batch = view.normalization("observation")(view.as_tensordict())
         scale = np.where(rows.std(axis=0) > 1e-12, rows.std(axis=0), 1)
         np.testing.assert_allclose(batch["observation"], (rows - rows.mean(axis=0)) / scale, atol=1e-9)
-        following = chosen.as_tensordict()["next", "observation"].numpy()
+        following = view.as_tensordict()["next", "observation"].numpy()
         np.testing.assert_allclose(batch["next", "observation"], (following - rows.mean(axis=0)) / scale, atol=1e-9)
         assert batch["observation"].dtype == torch.float64
 
@@ -162,7 +162,7 @@ def test_saving_under_the_same_name_makes_the_right_version(dataset):
     assert dataset.save("my/knob", version="1.0.2", description="again").fingerprint == dataset.fingerprint
 
 
-def test_merging_drops_duplicates_and_keeps_what_was_known(dataset, episodes, tmp_path, caplog):
+def test_merging_drops_duplicates_and_keeps_the_metadata_of_the_first(dataset, episodes, tmp_path, caplog):
     more = [replace(record, episode=record.episode + 1, seed=900, policy="clone") for record in episodes[:2]]
     fresh = records([6, 8], splits=("b", "c"))[1]
     for record in fresh:
@@ -188,7 +188,7 @@ def test_merging_drops_duplicates_and_keeps_what_was_known(dataset, episodes, tm
     assert [parent["name"] for parent in merged.manifest.parents] == ["my/knob", "my/other"]
 
 
-def test_merging_refuses_another_schema_and_says_where(dataset, episodes, tmp_path):
+def test_merging_refuses_another_schema_and_names_the_difference(dataset, episodes, tmp_path):
     wide = [replace(r, columns=r.columns | {"action": np.zeros((r.length, 5), np.float32)}) for r in episodes]
     other = export_and_open(wide, tmp_path, "my/wide")
 
@@ -200,7 +200,7 @@ def test_merging_refuses_another_schema_and_says_where(dataset, episodes, tmp_pa
         dataset.merge(export_and_open(episodes, tmp_path, "my/third", license="gpl-3.0"), name="my/both")
 
 
-def test_appending_keeps_ids_and_goes_on_after_them(dataset, episodes, tmp_path):
+def test_appending_keeps_ids_and_numbers_new_episodes_after_them(dataset, episodes, tmp_path):
     schema, fresh = records([6, 8], splits=("b", "c"))
     recording = Recording.create(
         tmp_path / "recording", schema, start_state=fresh[0].start_state, provenance={"run": "late"}
@@ -267,7 +267,7 @@ def test_columns_are_renamed_dropped_and_added(dataset, episodes):
         (lambda d: d.relabel(lambda c, f: np.zeros(99), name="my/x"), "expected 4 rewards, got shape"),
     ],
 )
-def test_what_cannot_be_changed_is_refused_and_nothing_is_written(dataset, change, message, tmp_path):
+def test_an_invalid_change_is_refused_and_nothing_is_written(dataset, change, message, tmp_path):
     with pytest.raises(SchemaMismatchError, match=message):
         change(dataset)
 
@@ -327,6 +327,6 @@ def test_an_episode_that_lost_its_beginning_is_left_out(tmp_path, caplog):
     assert "dropped 1 episodes (2 transitions) whose beginning was overwritten" in caplog.text
 
 
-def test_words_given_to_filter_are_sent_to_where(dataset):
+def test_the_error_for_text_given_to_filter_names_where(dataset):
     with pytest.raises(TypeError, match=r"filter\('length > 1'\): expected a function.*where\(\)"):
         dataset.filter("length > 1")

@@ -1,4 +1,4 @@
-"""Reading a version: the rows that were written, in order, and only from files that are as recorded."""
+"""Reading a version: the rows that were written, in order, and only from files with the recorded hashes."""
 
 import numpy as np
 import pytest

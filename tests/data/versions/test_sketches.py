@@ -122,9 +122,9 @@ def test_a_version_keeps_the_sketches_and_merges_its_splits_exactly(tmp_path):
     whole = ColumnStatistics.from_rows(rows, anchor=merged.anchor)
     assert (merged.buckets == whole.buckets).all()
     assert (merged.quantile(0.9) == whole.quantile(0.9)).all()
-    own = np.concatenate([record.columns["observation"] for record in made if record.split == "b"])
-    said = manifest.statistics["b"]["observation"]
-    assert said["q50"] == ColumnStatistics.from_rows(own, anchor=merged.anchor).quantile(0.5).tolist()
+    split_rows = np.concatenate([record.columns["observation"] for record in made if record.split == "b"])
+    statistics = manifest.statistics["b"]["observation"]
+    assert statistics["q50"] == ColumnStatistics.from_rows(split_rows, anchor=merged.anchor).quantile(0.5).tolist()
 
 
 def test_a_version_without_sketches_gives_moments_alone(tmp_path):

@@ -1,4 +1,4 @@
-"""A kettle is taken by its handle: where the postures lead, which way is taken, and what depends on what."""
+"""The kettle expert: the planned postures, the choice of a plan, and the motion of the fingers."""
 
 import mujoco
 import numpy as np

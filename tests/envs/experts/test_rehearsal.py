@@ -1,4 +1,4 @@
-"""Plans that are tried in a simulation before the arm takes one: the choice, its causes, and the search for more."""
+"""Rehearsal: plans are simulated before the arm executes one; the choice, and the search for further plans."""
 
 import numpy as np
 import pytest

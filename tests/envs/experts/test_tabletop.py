@@ -1,4 +1,4 @@
-"""Taking objects off a table: every state says for itself which part of the way comes next."""
+"""The tabletop expert: the simulator's state alone determines the next phase of a pick."""
 
 import mujoco
 import numpy as np
