@@ -15,6 +15,7 @@ import io
 import json
 import os
 import tempfile
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,8 @@ from rlhive import keys
 from rlhive.errors import CheckpointMismatchError, StoreNotWritableError
 from rlhive.normalization import Normalizer
 from rlhive.policies._networks import make_actor, make_deployed_policy
+from rlhive.policies._record import FORMAT_VERSION, read_record, require_network
 
-FORMAT_VERSION = 1
 CHECKPOINT_FILE = "checkpoint.json"
 POLICY_FILE = "policy.pt"
 CURVE_FILE = "curve.json"
@@ -99,14 +100,11 @@ def read_checkpoint(folder: str | Path) -> dict[str, Any]:
         msg = f"No checkpoint in {folder}: expected a folder with {CHECKPOINT_FILE}, got {got}. Train one: rlhive train"
         raise CheckpointMismatchError(msg)
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        version = record["format_version"]
-    except (ValueError, KeyError, TypeError) as error:
-        msg = f"{path} is not the metadata of a checkpoint: expected JSON with a format_version"
+        record = read_record(path)
+        require_network(record)
+    except (ValueError, OSError) as error:
+        msg = f"{path} is not the metadata of a checkpoint: {error}"
         raise CheckpointMismatchError(msg) from error
-    if version != FORMAT_VERSION:
-        msg = f"{path}: expected format_version {FORMAT_VERSION}, got {version}. Open it with the RLHive that wrote it."
-        raise CheckpointMismatchError(msg)
     return record
 
 
@@ -129,16 +127,13 @@ def load_policy(folder: str | Path, *, env: EnvBase | None = None) -> TensorDict
     record = read_checkpoint(folder)
     if env is not None:
         check_env(record, env, context=folder)
-    state = _read_weights(folder, record)
-    try:
-        size = int(record["observation_dim"])
-        actor = make_actor(size, int(record["action_dim"]), record["network"])
-        normalizer = Normalizer(torch.zeros(size), torch.ones(size))
-        policy = make_deployed_policy(normalizer, actor, env_name=record["env_name"])
-        policy.load_state_dict(state)
-    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+    weights = _read_weights(folder, record)
+    policy = None if len(record["network"]["hidden_sizes"]) > len(weights) else _make_policy_without_memory(record)
+    if policy is None or _read_shapes(policy.state_dict()) != _read_shapes(weights):
         msg = f"{folder}: {POLICY_FILE} and {CHECKPOINT_FILE} do not describe the same network. Train the policy again."
-        raise CheckpointMismatchError(msg) from error
+        raise CheckpointMismatchError(msg)
+    policy.to_empty(device="cpu")
+    policy.load_state_dict(weights)
     return policy.requires_grad_(False)
 
 
@@ -167,6 +162,18 @@ def check_env(record: Mapping[str, Any], env: EnvBase, *, context: str | Path) -
             raise CheckpointMismatchError(msg)
 
 
+def _make_policy_without_memory(record: Mapping[str, Any]) -> TensorDictModule:
+    """Return the policy that a record describes on torch's meta device, whatever sizes the record declares."""
+    size = record["observation_dim"]
+    with torch.device("meta"):
+        actor = make_actor(size, record["action_dim"], record["network"])
+        return make_deployed_policy(Normalizer(torch.zeros(size), torch.ones(size)), actor, env_name=record["env_name"])
+
+
+def _read_shapes(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Size]:
+    return {name: value.shape for name, value in state.items()}
+
+
 def _read_weights(folder: Path, record: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     """Return the state_dict in ``policy.pt``, after a comparison of its hash."""
     path = folder / POLICY_FILE
@@ -175,15 +182,33 @@ def _read_weights(folder: Path, record: Mapping[str, Any]) -> dict[str, torch.Te
     except FileNotFoundError as error:
         msg = f"Checkpoint {folder} is incomplete: expected {POLICY_FILE}, got none. Train the policy again."
         raise CheckpointMismatchError(msg) from error
-    expected, actual = record.get("sha256", {}).get(POLICY_FILE), hashlib.sha256(content).hexdigest()
+    hashes, actual = record.get("sha256"), hashlib.sha256(content).hexdigest()
+    expected = hashes.get(POLICY_FILE) if isinstance(hashes, dict) else None
     if actual != expected:
-        msg = f"{path} has changed since it was written: expected sha256 {expected}, got {actual}"
+        msg = f"{path} has changed since it was written: expected sha256 {expected!r:.80}, got {actual!r}"
         raise CheckpointMismatchError(msg)
     try:
-        return torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
+        return _parse_weights(content)
     except Exception as error:  # torch.load documents no errors for damaged files
         msg = f"{path} holds no weights that can be read safely: expected a state_dict of tensors"
         raise CheckpointMismatchError(msg) from error
+
+
+def _parse_weights(content: bytes) -> dict[str, torch.Tensor]:
+    """Return a state_dict whose tensors take no more memory than the file."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:  # torch's older format, a bare pickle, has no use here
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+            msg = "expected entries without compression, which torch writes"
+            raise ValueError(msg)
+    weights = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
+    is_plain = all(
+        value.device.type == "cpu" and value.layout == torch.strided and value.is_floating_point()
+        for value in weights.values()
+    )
+    if not is_plain or sum(value.numel() * value.element_size() for value in weights.values()) > len(content):
+        msg = "expected dense tensors of floating-point numbers that are stored in the file"
+        raise ValueError(msg)
+    return weights
 
 
 def _write_atomically(path: Path, content: bytes) -> None:

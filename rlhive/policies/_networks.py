@@ -10,7 +10,7 @@ from torchrl.modules import MLP
 from rlhive import keys
 from rlhive.normalization import Normalizer
 
-_ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "tanh": nn.Tanh, "elu": nn.ELU}
+ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "tanh": nn.Tanh, "elu": nn.ELU}
 
 
 def make_mlp(num_inputs: int, num_outputs: int, network: Mapping[str, Any]) -> MLP:
@@ -25,14 +25,14 @@ def make_mlp(num_inputs: int, num_outputs: int, network: Mapping[str, Any]) -> M
     Raises:
         ValueError: Unknown activation.
     """
-    if network["activation"] not in _ACTIVATIONS:
-        msg = f"network.activation: expected one of {', '.join(_ACTIVATIONS)}, got {network['activation']!r}."
+    if network["activation"] not in ACTIVATIONS:
+        msg = f"network.activation: expected one of {', '.join(ACTIVATIONS)}, got {network['activation']!r}."
         raise ValueError(msg)
     return MLP(
         in_features=num_inputs,
         out_features=num_outputs,
         num_cells=list(network["hidden_sizes"]),
-        activation_class=_ACTIVATIONS[network["activation"]],
+        activation_class=ACTIVATIONS[network["activation"]],
         dropout=float(network["dropout"]) or None,
     )
 

@@ -2,12 +2,19 @@
 
 import errno
 import hashlib
+import io
 import json
+import os
 import pickle
+import resource
+import shutil
+import tempfile
+import zipfile
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings, strategies as st
 from tensordict import TensorDict
 
 from rlhive.errors import CheckpointMismatchError, StoreNotWritableError
@@ -142,9 +149,116 @@ def test_nothing_is_unpickled(tmp_path, monkeypatch) -> None:
     assert not Path("unpickled").exists()
 
 
-def _torch_saved(value: object) -> bytes:
-    torch.save(value, "saved")
-    return Path("saved").read_bytes()
+def _torch_saved(value: object, path: Path = Path("saved")) -> bytes:
+    torch.save(value, path)
+    return path.read_bytes()
+
+
+SCALARS = (
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.sampled_from(["\ud800", "\x1b[2J", 2**70])
+)
+ANY_JSON = st.recursive(
+    SCALARS, lambda children: st.lists(children) | st.dictionaries(st.text(), children), max_leaves=8
+)
+FIELDS = ["env_name", "observation_dim", "action_dim", "network", "sha256", "format_version"]
+FIELDS += ["network.hidden_sizes", "network.activation", "network.dropout", "sha256.policy.pt"]
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    return save_checkpoint(tmp_path_factory.mktemp("saved"), _policy(), RECORD, [])
+
+
+def replace_field(record: dict, field: str, value: object) -> str:
+    name, _, inner = field.partition(".")
+    return json.dumps({**record, name: {**record[name], inner: value} if inner else value})
+
+
+def load_or_refusal(folder: str | Path):
+    """Return the policy and an empty text, or None and the message of the refusal."""
+    try:
+        return load_policy(folder), ""
+    except CheckpointMismatchError as error:
+        return None, str(error)
+
+
+@settings(max_examples=int(os.environ.get("RLHIVE_FUZZ", "0")) or 100, deadline=None)
+@given(st.sampled_from(FIELDS), ANY_JSON)
+def test_any_json_in_place_of_any_field_is_refused_or_describes_the_same_network(saved, field, value) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copy(saved / "policy.pt", folder)
+        record = read_checkpoint(saved)
+        Path(folder, "checkpoint.json").write_text(replace_field(record, field, value))
+        policy, refusal = load_or_refusal(folder)
+    assert refusal.isprintable()
+    if policy is not None:
+        assert field in ("env_name", "network.dropout", "network.activation") or value == RECORD.get(field)
+        assert torch.equal(_act(policy, 0.3, 0.7), _act(_policy(), 0.3, 0.7)) or field == "network.activation"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "1",
+        "[]",
+        "null",
+        "\ufeff{}",
+        "[" * 100_000,
+        '{"format_version":1,"x":' + "[" * 100_000 + "]" * 100_000 + "}",
+    ],
+    ids=["empty", "number", "list", "null", "byte-order mark", "deep", "deep in an object"],
+)
+def test_a_record_that_is_no_object_is_refused(saved, tmp_path, text) -> None:
+    shutil.copytree(saved, tmp_path / "a")
+    (tmp_path / "a" / "checkpoint.json").write_text(text)
+    with pytest.raises(CheckpointMismatchError, match=r"checkpoint\.json is not the metadata of a checkpoint"):
+        load_policy(tmp_path / "a")
+
+
+def test_declared_sizes_take_no_memory(saved, tmp_path) -> None:
+    shutil.copytree(saved, tmp_path / "a")
+    record = read_checkpoint(saved)
+    for field, value in [
+        ("observation_dim", 10**8),
+        ("network.hidden_sizes", [12_000, 12_000]),
+        ("network.hidden_sizes", [1] * 10**6),
+    ]:
+        (tmp_path / "a" / "checkpoint.json").write_text(replace_field(record, field, value))
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        with pytest.raises(CheckpointMismatchError, match="do not describe the same network"):
+            load_policy(tmp_path / "a")
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
+
+
+def _compressed(content: bytes) -> bytes:
+    target = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as source, zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as copy:
+        for name in source.namelist():
+            copy.writestr(name, source.read(name))
+    return target.getvalue()
+
+
+def _write_weights(folder: Path, content: bytes) -> None:
+    (folder / "policy.pt").write_bytes(content)
+    hashes = {"policy.pt": hashlib.sha256(content).hexdigest()}
+    (folder / "checkpoint.json").write_text(json.dumps(read_checkpoint(folder) | {"sha256": hashes}))
+
+
+def test_weights_take_no_more_memory_than_their_file(tmp_path) -> None:
+    folder = save_checkpoint(tmp_path / "a", _policy(), RECORD, [])
+    state = torch.load(folder / "policy.pt", weights_only=True)
+    repeated = state | {"module.0.mean": torch.zeros(1, dtype=torch.float64).expand(10**6)}
+    for content in (
+        _compressed((folder / "policy.pt").read_bytes()),
+        _torch_saved(repeated, folder / "saved"),
+        _torch_saved({name: value.to("meta") for name, value in state.items()}, folder / "saved"),
+        _torch_saved({name: value.to_sparse() for name, value in state.items()}, folder / "saved"),
+        _torch_saved([state], folder / "saved"),
+    ):
+        _write_weights(folder, content)
+        with pytest.raises(CheckpointMismatchError, match="no weights that can be read safely"):
+            load_policy(folder)
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path) -> None:
