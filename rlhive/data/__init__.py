@@ -10,6 +10,7 @@ if TYPE_CHECKING:
         TERMINATED as TERMINATED,
         EpisodeRecord as EpisodeRecord,
         pack as pack,
+        sum_exactly as sum_exactly,
         unpack as unpack,
     )
     from rlhive.data._schema import Field as Field, Schema as Schema

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from tensordict import NonTensorStack, TensorDict, TensorDictBase
 
@@ -34,6 +35,21 @@ TRUNCATED = keys.key_to_column(keys.NEXT_TRUNCATED)
 REWARD = keys.key_to_column(keys.NEXT_REWARD)
 
 _JSON_ENCODER = json.JSONEncoder(sort_keys=True)
+
+
+def sum_exactly(values: npt.ArrayLike) -> float:
+    """Return the sum of all elements, rounded once; ±inf or NaN where the sum is infinite, too large or undefined.
+
+    ``math.fsum`` raises for these: for infinities of both signs, and where a partial sum exceeds the range of float64.
+    """
+    numbers = np.asarray(values, np.float64).ravel()
+    if not np.isfinite(numbers).all():
+        with np.errstate(invalid="ignore"):
+            return float(numbers.sum())
+    try:
+        return math.fsum(numbers.tolist())
+    except OverflowError:
+        return math.fsum((numbers * 2.0**-64).tolist()) * 2.0**64
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +91,7 @@ class EpisodeRecord:
     @property
     def episode_return(self) -> float:
         """Undiscounted sum of the rewards, rounded once; 0.0 without a reward."""
-        return math.fsum(self.columns[REWARD].ravel().tolist()) if REWARD in self.columns else 0.0
+        return sum_exactly(self.columns[REWARD]) if REWARD in self.columns else 0.0
 
     @property
     def success(self) -> bool:

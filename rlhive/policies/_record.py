@@ -62,7 +62,7 @@ def require_network(record: Mapping[str, Any]) -> None:
     if activation not in list(ACTIVATIONS):  # a list: the value may be unhashable
         msg = f"network.activation: expected one of {', '.join(ACTIVATIONS)}, got {_abbreviate(activation)}"
         raise ValueError(msg)
-    if type(dropout) not in (int, float) or not 0 <= dropout < 1:
+    if not isinstance(dropout, int | float) or isinstance(dropout, bool) or not 0 <= dropout < 1:
         msg = f"network.dropout: expected a probability below 1, got {_abbreviate(dropout)}"
         raise ValueError(msg)
 

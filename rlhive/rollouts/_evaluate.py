@@ -15,6 +15,7 @@ from typing import Any
 from torchrl.envs import EnvBase
 from tqdm import tqdm
 
+from rlhive.data import sum_exactly
 from rlhive.envs import EVALUATION_SEED, Task, get_task, make_env, make_policy
 from rlhive.errors import CheckpointMismatchError, EnvNotFoundError, SimulationDivergedError
 from rlhive.policies import CHECKPOINT_FILE, load_policy, read_checkpoint
@@ -162,13 +163,13 @@ def wilson_interval(successes: int, num_episodes: int) -> tuple[float, float]:
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float]:
-    """Return the 95 % Student-t interval of a mean; unbounded for a single value."""
+    """Return the 95 % Student-t interval of a mean; unbounded for a single value and where a value is not finite."""
     from scipy.stats import t
 
-    if len(values) < 2:
+    if len(values) < 2 or not all(map(math.isfinite, values)):
         return -math.inf, math.inf
     half = float(t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
-    mean = statistics.fmean(values)
+    mean = sum_exactly(values) / len(values)
     return mean - half, mean + half
 
 
@@ -201,7 +202,7 @@ def _make_evaluation(name: str, task: Task, seed: int, results: list[_Result]) -
         msg = f"{name} in {task.name}: all {len(results)} episodes diverged; the first one: {invalid[0].reason}"
         raise SimulationDivergedError(msg, invalid[0].step)
     successes = _count_successes(results)
-    return_mean, return_interval = statistics.fmean(returns), mean_interval(returns)
+    return_mean, return_interval = sum_exactly(returns) / len(returns), mean_interval(returns)
     score, score_interval = _compute_score(task, return_mean, return_interval)
     return Evaluation(
         policy=name,

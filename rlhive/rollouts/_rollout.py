@@ -4,7 +4,6 @@ An episode is a pure function of environment, policy and seed: the environment i
 that draws random numbers is seeded after it. It does not matter which process runs the episode.
 """
 
-import math
 import os
 import signal
 from collections.abc import Callable, Iterable, Iterator
@@ -18,6 +17,7 @@ from tensordict import TensorDict, TensorDictBase
 from torchrl.envs import EnvBase
 
 from rlhive import keys
+from rlhive.data import sum_exactly
 from rlhive.envs import Task, make_env
 from rlhive.errors import SimulationDivergedError
 
@@ -46,7 +46,7 @@ class Rollout:
     @property
     def episode_return(self) -> float:
         """Undiscounted sum of the rewards, rounded once."""
-        return math.fsum(self.transitions[keys.NEXT_REWARD].flatten().tolist())
+        return sum_exactly(self.transitions[keys.NEXT_REWARD].numpy())
 
     @property
     def success(self) -> bool | None:

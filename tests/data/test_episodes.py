@@ -1,3 +1,6 @@
+import math
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
@@ -5,7 +8,7 @@ from hypothesis import given, settings, strategies as st
 from tensordict import TensorDict
 
 from rlhive import keys
-from rlhive.data._episodes import EpisodeRecord, pack, unpack
+from rlhive.data._episodes import EpisodeRecord, pack, sum_exactly, unpack
 from rlhive.data._schema import Schema
 from rlhive.errors import SchemaMismatchError
 from tests.data.strategies import endings, records, transitions
@@ -112,3 +115,33 @@ def test_identity_sees_seed_state_policy_and_metadata():
     assert EpisodeRecord(**(fields | {"run": "another"})).identity() == record.identity()
     for change in changes:
         assert EpisodeRecord(**(fields | change)).identity() != record.identity(), change
+
+
+@given(st.lists(st.floats(allow_nan=False, width=64), max_size=20))
+def test_a_sum_is_rounded_once_and_never_raises(values):
+    total = sum_exactly(np.array(values))
+
+    exact = sum(map(Fraction, values)) if all(map(math.isfinite, values)) else None
+    if exact is None:
+        assert total == np.sum(values) or math.isnan(np.sum(values))
+    elif abs(exact) <= Fraction(np.finfo(float).max):
+        assert total == float(exact)
+    else:
+        assert abs(total) >= np.finfo(float).max
+
+
+@pytest.mark.parametrize(
+    ("rewards", "expected"),
+    [
+        ([1e308, 1e308, -1e308], 1e308),  # math.fsum raises for the partial sum
+        ([1e308, 1e308], math.inf),
+        ([math.inf, 1.0], math.inf),
+        ([1e16, 1.0, -1e16], 1.0),
+    ],
+)
+def test_extreme_rewards_have_a_return(rewards, expected):
+    assert sum_exactly(np.array(rewards)) == expected
+
+
+def test_the_sum_of_infinities_of_both_signs_is_not_a_number():
+    assert math.isnan(sum_exactly(np.array([math.inf, -math.inf])))

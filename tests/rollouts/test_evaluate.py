@@ -48,6 +48,7 @@ def test_mean_interval_has_the_values_computed_by_hand() -> None:
     # mean 2, standard deviation 1, three values: 2 ± 4.3027 / sqrt(3), with Student's t for 2 degrees of freedom
     assert mean_interval([1.0, 2.0, 3.0]) == pytest.approx((2 - 2.48414, 2 + 2.48414), abs=1e-4)
     assert mean_interval([5.0]) == (-math.inf, math.inf)
+    assert mean_interval([math.inf, -math.inf, 1.0]) == (-math.inf, math.inf)
 
 
 def test_the_numbers_are_computed_from_the_episodes() -> None:

@@ -11,6 +11,9 @@ import numpy as np
 PICTURE_PATH = "returns.svg"
 NUM_BINS = 60
 
+#: Returns are drawn after a multiplication by this power of two, so that neither differences nor sums overflow.
+_SCALE = 2.0**-32
+
 # In pixels.
 _WIDTH = 720
 _ROW_HEIGHT = 64
@@ -28,10 +31,8 @@ def render_returns(returns: Mapping[str, Sequence[float]], title: str) -> str:
         returns: Returns of the episodes of each split; values that are not finite are left out.
         title: Title of the picture.
     """
-    finite = {split: np.asarray(values, float)[np.isfinite(values)] for split, values in returns.items()}
-    values = np.concatenate([*finite.values(), np.zeros(0)])
-    low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 0.0)
-    high = high if high > low else low + 1.0
+    finite = {split: np.asarray(values, float)[np.isfinite(values)] * _SCALE for split, values in returns.items()}
+    low, high = _find_axis(np.concatenate([*finite.values(), np.zeros(0)]))
     height = _TITLE_HEIGHT + _ROW_HEIGHT * len(finite) + _AXIS_HEIGHT
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" font-family="sans-serif">',
@@ -42,11 +43,18 @@ def render_returns(returns: Mapping[str, Sequence[float]], title: str) -> str:
         top = _TITLE_HEIGHT + _ROW_HEIGHT * index
         parts += _render_histogram(split, split_returns, low, high, top, _COLOURS[index % len(_COLOURS)])
     for tick, anchor in ((low, "start"), ((low + high) / 2, "middle"), (high, "end")):
-        x = _to_pixels(tick, low, high)
+        x, label = _to_pixels(tick, low, high), f"{tick / _SCALE:.4g}"
         parts.append(
-            f'<text x="{x:.1f}" y="{height - 8}" font-size="11" fill="#555" text-anchor="{anchor}">{tick:.4g}</text>'
+            f'<text x="{x:.1f}" y="{height - 8}" font-size="11" fill="#555" text-anchor="{anchor}">{label}</text>'
         )
     return "\n".join([*parts, "</svg>\n"])
+
+
+def _find_axis(values: np.ndarray) -> tuple[float, float]:
+    """Return the two ends of the axis, far enough apart that each bin has a width in float64."""
+    low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 0.0)
+    smallest_width = 2.0**-40 * max(abs(low), abs(high))
+    return low, max(high, low + smallest_width) if high > low else low + max(_SCALE, smallest_width)
 
 
 def _render_histogram(split: str, values: np.ndarray, low: float, high: float, top: int, colour: str) -> list[str]:

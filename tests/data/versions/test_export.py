@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
@@ -266,3 +267,31 @@ def test_pandas_reads_a_shard(tmp_path):
 
     assert frame["episode"].tolist() == [3, 3, 3]
     assert np.stack(frame["observation"]).tobytes() == episodes[0].columns["observation"].tobytes()
+
+
+@pytest.mark.parametrize(
+    "rewards",
+    [
+        [[np.inf, 1.0], [1.0]],
+        [[np.inf, -np.inf], [1.0]],
+        [[1e308, 1e308], [-1e308]],
+        [[-1e308], [1e308]],
+        [[1e305], [1e305]],
+        [[5e-324], [0.0]],
+        [[1e16], [1e16 + 2]],
+    ],
+    ids=str,
+)
+def test_episodes_with_extreme_rewards_become_a_version(rewards, tmp_path):
+    schema, episodes = records([len(row) for row in rewards])
+    for record, row in zip(episodes, rewards, strict=True):
+        record.columns["next.reward"][:] = np.array(row)[:, None]
+
+    folder = write(episodes, schema, tmp_path)
+
+    rows = pq.read_table(sorted(folder.glob("data/*.parquet")))
+    by_episode = {record.episode: [] for record in episodes}
+    for episode, reward in zip(rows["episode"].to_pylist(), rows["next.reward"].to_pylist(), strict=True):
+        by_episode[episode].append(reward)
+    assert list(by_episode.values()) == rewards
+    assert "returns.svg" in {path.name for path in folder.iterdir()}

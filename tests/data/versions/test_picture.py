@@ -1,8 +1,10 @@
 """The picture of the card: bars, axis and mean are those of the returns, and the same returns give the same bytes."""
 
+import math
 from xml.etree import ElementTree
 
 import numpy as np
+from hypothesis import given, strategies as st
 
 from rlhive.data.versions._picture import NUM_BINS, render_returns
 
@@ -63,3 +65,20 @@ def test_equal_returns_are_in_the_first_bin():
     assert find_texts(render_returns({"a": [5.0, 5.0]}, ""))[-3:] == ["5", "5.5", "6"]
     _, bar = find(render_returns({"a": [5.0, 5.0]}, ""), "rect")
     assert float(bar.get("x")) == AXIS_LEFT
+
+
+EXTREMES = [-1.79e308, -1e308, -1e16, -5e-324, 0.0, 5e-324, 1.0, np.nextafter(1.0, 2), 1e16, 1e16 + 2, 1e305, 1.79e308]
+
+
+@given(st.lists(st.sampled_from(EXTREMES) | st.floats(), max_size=8))
+def test_any_returns_are_drawn_within_the_axis(returns):
+    svg = render_returns({"a": returns}, "")
+
+    num_finite = sum(map(math.isfinite, returns))
+    assert f"{num_finite} episodes" in find_texts(svg)
+    _, *bars = find(svg, "rect")
+    assert bool(bars) == bool(num_finite)
+    for bar in bars:
+        assert AXIS_LEFT <= float(bar.get("x")) <= AXIS_RIGHT
+    for mark in find(svg, "line")[1:]:
+        assert AXIS_LEFT <= float(mark.get("x1")) <= AXIS_RIGHT
