@@ -1,46 +1,354 @@
-"""HDF5 files: opened for reading or writing, with errors of one sentence."""
+"""HDF5 files of anyone, opened for reading. The only module that imports h5py.
 
+A file can name other files of the machine: by external links, virtual datasets and external storage. Groups and datasets
+are therefore reached only through :class:`Hdf5Group` and :class:`Hdf5Dataset`, which look at every link and every
+dataset before HDF5 follows it, and at the size of what is read before it is read.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from types import ModuleType, TracebackType
+from typing import Any, Self, SupportsIndex
 
+import numpy as np
+
+from rlhive.data.formats._hdf5_chunks import require_bounded_chunks
+from rlhive.data.formats._memory_limits import FREE_BYTES, MemoryBudget, require_memory
 from rlhive.errors import MissingExtraError, SchemaMismatchError
 
+#: Soft links that may lead to one another.
+_MAX_LINKS = 16
+#: Memory of an object of the file besides its data, for the sum over a group.
+_OBJECT_BYTES = 1024
 
-def open_hdf5(file: Path) -> Any:
-    """Open a file for reading; the caller closes it.
 
-    Returns:
-        An ``h5py.File``.
+def open_hdf5(file: Path) -> "Hdf5File":
+    """Open a file for reading; the caller closes it, or uses it as a context manager.
 
     Raises:
         MissingExtraError: h5py is not installed.
         SchemaMismatchError: The file does not exist or is not readable as HDF5.
     """
-    h5py = _import_h5py()
+    h5py = import_h5py()
+    if file.exists() and not file.is_file():  # a named pipe would block for ever
+        msg = f"{file}: expected a readable HDF5 file, got no regular file."
+        raise SchemaMismatchError(msg)
     try:
-        return h5py.File(file, "r")
+        return Hdf5File(h5py.File(file, "r"), file)
     except OSError as error:
         msg = f"{file}: expected a readable HDF5 file, got: {error}."
         raise SchemaMismatchError(msg) from error
 
 
-def create_hdf5(file: Path) -> Any:
-    """Open a new file for writing; the caller closes it.
-
-    Returns:
-        An ``h5py.File``.
+def import_h5py() -> ModuleType:
+    """Return the module h5py.
 
     Raises:
-        MissingExtraError: h5py is not installed.
+        MissingExtraError: It is not installed.
     """
-    return _import_h5py().File(file, "w-", track_order=True)
-
-
-def _import_h5py() -> ModuleType:
     try:
         import h5py
     except ImportError as error:
         msg = "HDF5 files need h5py: pip install 'rlhive[formats]'"
         raise MissingExtraError(msg) from error
     return h5py
+
+
+class Hdf5Group(Mapping[str, Any]):
+    """A group: the groups and datasets in it by name or path, as in h5py.
+
+    A soft link is followed inside the file. Iteration yields all names; an entry that lies in another file is refused
+    when it is looked up, also by ``in``.
+
+    Args:
+        h5: The ``h5py.Group``.
+        root: The file; None for the file itself.
+    """
+
+    def __init__(self, h5: Any, root: "Hdf5File | None" = None):
+        self._h5 = h5
+        self._root = root
+
+    @property
+    def file(self) -> "Hdf5File":
+        """The file that holds the group."""
+        assert self._root is not None
+        return self._root
+
+    @property
+    def context(self) -> str:
+        """Address for messages."""
+        return f"{self.file.path}, {self._h5.name}"
+
+    @property
+    def attrs(self) -> dict[str, Any]:
+        """The attributes by name.
+
+        Raises:
+            SchemaMismatchError: An attribute would take more memory than the file accounts for.
+        """
+        return {name: self._read_attribute(name) for name in self._h5.attrs}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._h5)
+
+    def __len__(self) -> int:
+        return len(self._h5)
+
+    def __getitem__(self, path: str) -> "Hdf5Group | Hdf5Dataset":
+        """Return a group or dataset.
+
+        Raises:
+            KeyError: There is none of that name.
+            SchemaMismatchError: It lies in another file.
+        """
+        return self._find(path, 0)
+
+    def __contains__(self, path: object) -> bool:
+        try:
+            self[str(path)]
+        except KeyError:
+            return False
+        return True
+
+    def visititems(self, visit: Callable[[str, "Hdf5Group | Hdf5Dataset"], Any]) -> None:
+        """Call a function with the relative path and the object of everything below the group."""
+        for path, item in self.walk():
+            visit(path, item)
+
+    def walk(self) -> Iterator[tuple[str, "Hdf5Group | Hdf5Dataset"]]:
+        """Yield the relative path and the object of everything below the group.
+
+        Raises:
+            SchemaMismatchError: The group has more entries than a file of its size can hold, by links in circles for
+                example.
+        """
+        budget = MemoryBudget(self.context)
+        pending: list[tuple[str, Hdf5Group]] = [("", self)]
+        while pending:
+            prefix, group = pending.pop()
+            for name, item in group.items():
+                budget.add(_OBJECT_BYTES, 0)
+                yield f"{prefix}{name}", item
+                if isinstance(item, Hdf5Group):
+                    pending.append((f"{prefix}{name}/", item))
+
+    def require_bounded(self) -> None:
+        """Check the size of all data below the group before they are read.
+
+        Raises:
+            SchemaMismatchError: They would take more memory than the file accounts for.
+        """
+        budget, stored = MemoryBudget(self.context), 0
+        for _, item in self.walk():
+            if isinstance(item, Hdf5Dataset):
+                available = self.file.num_bytes - stored
+                budget.add(item.num_bytes, min(item.stored_bytes, available))
+                stored += min(item.stored_bytes, available)
+
+    def _find(self, path: str, num_links: int) -> "Hdf5Group | Hdf5Dataset":
+        item: Hdf5Group | Hdf5Dataset = self.file if path.startswith("/") else self
+        for name in path.split("/"):
+            if name in ("", "."):
+                continue
+            if not isinstance(item, Hdf5Group):
+                raise KeyError(path)
+            item = item._follow(name, num_links)
+        return item
+
+    def _follow(self, name: str, num_links: int) -> "Hdf5Group | Hdf5Dataset":
+        """Return the object of one link, which HDF5 opens only if it is a hard link."""
+        h5l = import_h5py().h5l
+        links, key = self._h5.id.links, name.encode("utf-8", "surrogateescape")
+        kind = links.get_info(key).type
+        if kind == h5l.TYPE_HARD:
+            return self.file.wrap(self._h5[name])
+        if kind == h5l.TYPE_SOFT:
+            if num_links >= _MAX_LINKS:
+                msg = f"{self.context}: expected an object at {name!r}, got more than {_MAX_LINKS} links in a row."
+                raise SchemaMismatchError(msg)
+            return self._find(links.get_val(key).decode("utf-8", "surrogateescape"), num_links + 1)
+        target = ""
+        if kind == h5l.TYPE_EXTERNAL:
+            file, inner = (part.decode("utf-8", "replace") for part in links.get_val(key))
+            target = f" to {inner!r} in {file!r}"
+        raise refuse_reference(f"{self.context}, {name!r}", f"an external link{target}")
+
+    def _read_attribute(self, name: str) -> Any:
+        attribute = self._h5.attrs.get_id(name)
+        size, context = math.prod(attribute.shape), f"{self.context}, attribute {name!r}"
+        if attribute.dtype.hasobject:  # each element may be any text of the file, all of them the same one
+            require_memory(size * self.file.num_bytes, self.file.num_bytes, context, expansion=1)
+        else:
+            require_memory(size * attribute.dtype.itemsize, self.file.num_bytes, context)
+        return self._h5.attrs[name]
+
+
+class Hdf5File(Hdf5Group):
+    """An open file, and its root group.
+
+    Args:
+        h5: The ``h5py.File``.
+        path: Its path.
+
+    Attributes:
+        path: Its path.
+        num_bytes: Its size.
+    """
+
+    def __init__(self, h5: Any, path: Path):
+        super().__init__(h5)
+        self.path = path
+        self.num_bytes = path.stat().st_size
+        self._datasets: dict[Any, Hdf5Dataset] = {}
+        self._source_names: list[str] = []  # of the virtual datasets that are being checked
+
+    @property
+    def file(self) -> "Hdf5File":
+        """The file itself."""
+        return self
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._h5.close()
+
+    def wrap(self, item: Any) -> "Hdf5Group | Hdf5Dataset":
+        """Return the wrapper of an h5py object.
+
+        Raises:
+            SchemaMismatchError: The object is neither group nor dataset, or its values lie in another file.
+        """
+        h5py = import_h5py()
+        if isinstance(item, h5py.Group):
+            return Hdf5Group(item, self)
+        if not isinstance(item, h5py.Dataset):
+            msg = f"{self.path}, {item.name}: expected a group or a dataset, got a {type(item).__name__}."
+            raise SchemaMismatchError(msg)
+        if item.id not in self._datasets:  # a dataset is checked once, also if it is read in many pieces
+            self._datasets[item.id] = Hdf5Dataset(item, self)
+        return self._datasets[item.id]
+
+    def find_source(self, name: str) -> "Hdf5Dataset | None":
+        """Return a dataset that a virtual one is composed of; None if it is none, or is composed of itself."""
+        if name in self._source_names:
+            return None
+        self._source_names.append(name)
+        item = self.get(name)
+        self._source_names.pop()
+        return item if isinstance(item, Hdf5Dataset) else None
+
+
+class Hdf5Dataset:
+    """A dataset whose values lie in its own file; ``[rows]`` and ``np.asarray`` read them as in h5py.
+
+    Args:
+        h5: The ``h5py.Dataset``.
+        file: The file.
+
+    Attributes:
+        shape: Its shape.
+        dtype: Its dtype.
+
+    Raises:
+        SchemaMismatchError: The values lie in another file, or a chunk unpacks to more than its size.
+    """
+
+    def __init__(self, h5: Any, file: Hdf5File):
+        self._h5 = h5
+        self._file = file
+        self.context = f"{file.path}, {h5.name}"
+        self._sources = self._find_sources()
+        self.shape: tuple[int, ...] = h5.shape or ()
+        self.dtype: np.dtype = h5.dtype
+        require_bounded_chunks(h5, self.context)
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of all values in memory; a text counts as a pointer."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def stored_bytes(self) -> int:
+        """Size of the values in the file; values that were never written take none."""
+        num_bytes = self._h5.id.get_storage_size() + sum(source.stored_bytes for source in self._sources)
+        return min(num_bytes, self._file.num_bytes)
+
+    @property
+    def ndim(self) -> int:
+        """Number of dimensions."""
+        return len(self.shape)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: Any) -> Any:
+        """Read rows: all with ``()``, one with an integer, some with a slice.
+
+        Raises:
+            SchemaMismatchError: They would take more memory than the file accounts for.
+        """
+        share = self._count_rows(rows) / max(1, self._count_rows(()))
+        require_memory(int(self.num_bytes * share), int(self.stored_bytes * share), self.context)
+        return self._read_objects(rows) if self.dtype.hasobject else self._h5[rows]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self[()], dtype)
+
+    def _count_rows(self, rows: Any) -> int:
+        """Return the number of rows of a selection, or of all where the selection is of another kind."""
+        num_rows = self.shape[0] if self.shape else 1
+        if isinstance(rows, slice) and self.shape:
+            return len(range(*rows.indices(num_rows)))
+        return 1 if isinstance(rows, SupportsIndex) else num_rows
+
+    def _read_objects(self, rows: Any) -> Any:
+        """Read texts in pieces: each may be any text of the file, all of them the same one."""
+        if not self.shape:
+            return self._h5[rows]
+        selected = range(self.shape[0])[rows] if isinstance(rows, int | slice) else range(self.shape[0])
+        inner = self.shape[1:]
+        if isinstance(selected, int):
+            return self._read_objects(slice(selected, selected + 1))[0]
+        values = np.empty((len(selected), *inner), object)
+        total = 0
+        piece = max(1, FREE_BYTES // max(1, self._file.num_bytes)) if not inner else 1
+        for start in range(0, len(selected), piece):
+            for index in itertools.product(*map(range, inner)):
+                part = selected[start : start + piece]
+                texts = self._h5[(slice(part.start, part.stop, part.step), *index)]
+                total += sum(len(text) if hasattr(text, "__len__") else 1 for text in texts)
+                require_memory(total, self._file.num_bytes, self.context, expansion=1)
+                values[(slice(start, start + piece), *index)] = texts
+        return values
+
+    def _find_sources(self) -> "list[Hdf5Dataset]":
+        """Return the datasets of which a virtual one is composed, after checking that all values lie in this file."""
+        plist = self._h5.id.get_create_plist()
+        if plist.get_external_count():
+            raise refuse_reference(self.context, f"values stored in {plist.get_external(0)[0].decode(errors='replace')!r}")
+        if plist.get_layout() != import_h5py().h5d.VIRTUAL:
+            return []
+        indices = range(plist.get_virtual_count())
+        names = sorted({(plist.get_virtual_filename(index), plist.get_virtual_dsetname(index)) for index in indices})
+        sources = [self._file.find_source(name) if file == "." and "%" not in name else None for file, name in names]
+        if None in sources:
+            raise refuse_reference(self.context, f"a virtual dataset of {', '.join(repr(file) for file, _ in names[:5])}")
+        return [source for source in sources if source is not None]
+
+
+def refuse_reference(context: str, reference: str) -> SchemaMismatchError:
+    """Return the error for an object whose values lie in another file."""
+    return SchemaMismatchError(
+        f"{context}: expected values inside the file, got {reference}. A file is not followed to other files; "
+        "h5repack or a copy of the values puts them into it."
+    )

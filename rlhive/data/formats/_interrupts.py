@@ -8,19 +8,22 @@ from types import FrameType
 
 
 @contextlib.contextmanager
-def detect_interrupts() -> Iterator[Callable[[], None]]:
+def detect_interrupts(*, deferred: bool = False) -> Iterator[Callable[[], None]]:
     """Yield a function that raises KeyboardInterrupt if a SIGINT arrived within the block.
 
     Python prints and forgets a KeyboardInterrupt that is raised inside the callback of a weak reference. h5py spends so
     much time in such callbacks that one Ctrl-C in five was lost. Outside the main thread, which alone receives signals,
     the function does nothing.
+
+    Args:
+        deferred: Whether nothing but the function, and the end of the block, raises the exception.
     """
     previous = signal.getsignal(signal.SIGINT)
     received: list[int] = []
 
     def remember(number: int, frame: FrameType | None) -> None:
         received.append(number)
-        if callable(previous):
+        if callable(previous) and not deferred:
             previous(number, frame)
 
     def raise_if_interrupted() -> None:
@@ -35,3 +38,5 @@ def detect_interrupts() -> Iterator[Callable[[], None]]:
         yield raise_if_interrupted
     finally:
         signal.signal(signal.SIGINT, previous)
+        if deferred and received:
+            previous(signal.SIGINT, None)

@@ -13,7 +13,7 @@ from rlhive import keys
 from rlhive.data import _store
 from rlhive.data._episodes import REWARD, TERMINATED, TRUNCATED, EpisodeRecord
 from rlhive.data._schema import Field, Schema
-from rlhive.data.formats._hdf5 import create_hdf5
+from rlhive.data.formats._hdf5_writer import Hdf5Writer
 from rlhive.data.formats._minari_storage import HDF5_FILE, INFO
 from rlhive.data.versions import Manifest
 
@@ -45,7 +45,7 @@ def write_minari(
         folder = partial / "data"
         folder.mkdir()
         num_episodes, num_steps = 0, 0
-        with create_hdf5(folder / HDF5_FILE) as h5:
+        with Hdf5Writer(folder / HDF5_FILE) as h5:
             for record in records:
                 group = h5.create_group(f"episode_{num_episodes}")
                 _write_episode_group(group, record, manifest.schema, spaces, num_episodes)
