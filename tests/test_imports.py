@@ -23,7 +23,7 @@ OWNERS = {
     "OpenGL": {"rlhive.envs._opengl"},
     "pyarrow": {"rlhive.data", "rlhive.dataset"},
     "h5py": {"rlhive.data.formats._hdf5"},
-    "av": {"rlhive.data.formats._pictures"},
+    "av": {"rlhive.data.formats._videos"},
     "PIL": {"rlhive.data.formats._pictures"},
     "google_crc32c": {"rlhive.data.formats._tfrecord"},
     "google": {"rlhive.data.formats._tfrecord"},

@@ -26,10 +26,14 @@ from rlhive.data._episodes import REWARD, TERMINATED, TRUNCATED, EpisodeRecord
 from rlhive.data._schema import Field, Schema
 from rlhive.data.formats._d4rl_ends import find_episode_ends
 from rlhive.data.formats._episode_source import EpisodeArrays, EpisodeSource, end_flags
-from rlhive.data.formats._hdf5 import open_hdf5
+from rlhive.data.formats._hdf5 import Hdf5File, open_hdf5
+from rlhive.data.formats._hdf5_dataset import Hdf5Dataset
+from rlhive.data.formats._memory_limits import MemoryBudget, require_memory
 from rlhive.data.versions import compute_sha256
 from rlhive.errors import SchemaMismatchError
 
+#: Bytes that the ends of the episodes take for each row of a dataset at most.
+_ROW_BYTES = 64
 _REQUIRED = ("observations", "actions", "rewards", "terminals")
 
 
@@ -92,6 +96,7 @@ def read_d4rl(
         alignment = _choose_alignment(source, alignment)
         terminals, is_last, notes = find_episode_ends(h5, source, horizon, breaks)
         spans = list(_split_into_spans(h5, terminals, is_last, alignment))
+        _require_bounded_spans(h5, spans)
         schema = _infer_d4rl_schema(h5)
     run = _describe_d4rl_run(source, alignment)
 
@@ -108,6 +113,7 @@ def read_d4rl(
 def _require_d4rl_arrays(h5: Any, path: Path) -> None:
     missing = [name for name in _REQUIRED if name not in h5]
     lengths = {name: len(h5[name]) for name in _REQUIRED if name in h5}
+    require_memory(sum(lengths.values()) * _ROW_BYTES, h5.num_bytes, str(path))
     if missing or len(set(lengths.values())) != 1:
         problem = f"no {', '.join(missing)}" if missing else f"lengths {lengths}"
         msg = f"{path}: expected D4RL's {', '.join(_REQUIRED)}, all of one length, got {problem}."
@@ -137,6 +143,17 @@ def _split_into_spans(h5: Any, terminals: np.ndarray, is_last: np.ndarray, align
         if span.stop > span.start:
             yield span
         start = row + 1
+
+
+def _require_bounded_spans(h5: Hdf5File, spans: list[_Span]) -> None:
+    """Check the size of the longest episode before it is read."""
+    num_rows = len(h5["observations"])
+    longest = max((span.stop - span.start for span in spans), default=0)
+    budget = MemoryBudget(f"{h5.path}, an episode of {longest} rows")
+    for _, item in h5.walk():
+        if isinstance(item, Hdf5Dataset) and item.shape[:1] == (num_rows,):
+            share = longest / num_rows
+            budget.add(int(item.num_bytes * share), int(item.stored_bytes * share))
 
 
 def _read_span(h5: Any, span: _Span, alignment: str, context: str) -> EpisodeArrays:

@@ -1,25 +1,24 @@
 """HDF5 files of anyone, opened for reading. The only module that imports h5py.
 
-A file can name other files of the machine: by external links, virtual datasets and external storage. Groups and datasets
-are therefore reached only through :class:`Hdf5Group` and :class:`Hdf5Dataset`, which look at every link and every
-dataset before HDF5 follows it, and at the size of what is read before it is read.
+A file can name other files of the machine: by external links, virtual datasets and external storage. Groups and
+datasets are therefore reached only through :class:`Hdf5Group` and :class:`Hdf5Dataset`, which look at every link and
+every dataset before HDF5 follows it, and at the size of what is read before it is read.
 """
 
-import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType, TracebackType
-from typing import Any, Self, SupportsIndex
+from typing import Any, Self
 
-import numpy as np
-
-from rlhive.data.formats._hdf5_chunks import require_bounded_chunks
-from rlhive.data.formats._memory_limits import FREE_BYTES, MemoryBudget, require_memory
+from rlhive.data.formats._hdf5_dataset import Hdf5Dataset, refuse_reference
+from rlhive.data.formats._memory_limits import MemoryBudget, require_memory
 from rlhive.errors import MissingExtraError, SchemaMismatchError
 
 #: Soft links that may lead to one another.
 _MAX_LINKS = 16
+#: Groups that may lie in one another.
+_MAX_DEPTH = 32
 #: Memory of an object of the file besides its data, for the sum over a group.
 _OBJECT_BYTES = 1024
 
@@ -78,9 +77,14 @@ class Hdf5Group(Mapping[str, Any]):
         return self._root
 
     @property
+    def name(self) -> str:
+        """Path of the group in the file."""
+        return str(self._h5.name)
+
+    @property
     def context(self) -> str:
         """Address for messages."""
-        return f"{self.file.path}, {self._h5.name}"
+        return f"{self.file.path}, {self.name}"
 
     @property
     def attrs(self) -> dict[str, Any]:
@@ -106,6 +110,19 @@ class Hdf5Group(Mapping[str, Any]):
         """
         return self._find(path, 0)
 
+    def group(self, path: str) -> "Hdf5Group":
+        """Return a group.
+
+        Raises:
+            KeyError: There is nothing of that name.
+            SchemaMismatchError: It is a dataset, or lies in another file.
+        """
+        item = self[path]
+        if not isinstance(item, Hdf5Group):
+            msg = f"{item.context}: expected a group, got a dataset."
+            raise SchemaMismatchError(msg)
+        return item
+
     def __contains__(self, path: object) -> bool:
         try:
             self[str(path)]
@@ -122,17 +139,22 @@ class Hdf5Group(Mapping[str, Any]):
         """Yield the relative path and the object of everything below the group.
 
         Raises:
-            SchemaMismatchError: The group has more entries than a file of its size can hold, by links in circles for
-                example.
+            SchemaMismatchError: The group has more entries or levels than a file can hold without links in circles.
         """
         budget = MemoryBudget(self.context)
         pending: list[tuple[str, Hdf5Group]] = [("", self)]
         while pending:
             prefix, group = pending.pop()
-            for name, item in group.items():
+            for name in group:
                 budget.add(_OBJECT_BYTES, 0)
+                item = group.get(name)
+                if item is None:  # a soft link to nothing
+                    continue
                 yield f"{prefix}{name}", item
                 if isinstance(item, Hdf5Group):
+                    if prefix.count("/") >= _MAX_DEPTH:
+                        msg = f"{self.context}: expected at most {_MAX_DEPTH} groups in one another, got more."
+                        raise SchemaMismatchError(msg)
                     pending.append((f"{prefix}{name}/", item))
 
     def require_bounded(self) -> None:
@@ -162,6 +184,8 @@ class Hdf5Group(Mapping[str, Any]):
         """Return the object of one link, which HDF5 opens only if it is a hard link."""
         h5l = import_h5py().h5l
         links, key = self._h5.id.links, name.encode("utf-8", "surrogateescape")
+        if not links.exists(key):
+            raise KeyError(name)
         kind = links.get_info(key).type
         if kind == h5l.TYPE_HARD:
             return self.file.wrap(self._h5[name])
@@ -174,7 +198,8 @@ class Hdf5Group(Mapping[str, Any]):
         if kind == h5l.TYPE_EXTERNAL:
             file, inner = (part.decode("utf-8", "replace") for part in links.get_val(key))
             target = f" to {inner!r} in {file!r}"
-        raise refuse_reference(f"{self.context}, {name!r}", f"an external link{target}")
+        address = f"{self.context}, {name!r}"
+        raise refuse_reference(address, f"an external link{target}")
 
     def _read_attribute(self, name: str) -> Any:
         attribute = self._h5.attrs.get_id(name)
@@ -246,109 +271,3 @@ class Hdf5File(Hdf5Group):
         item = self.get(name)
         self._source_names.pop()
         return item if isinstance(item, Hdf5Dataset) else None
-
-
-class Hdf5Dataset:
-    """A dataset whose values lie in its own file; ``[rows]`` and ``np.asarray`` read them as in h5py.
-
-    Args:
-        h5: The ``h5py.Dataset``.
-        file: The file.
-
-    Attributes:
-        shape: Its shape.
-        dtype: Its dtype.
-
-    Raises:
-        SchemaMismatchError: The values lie in another file, or a chunk unpacks to more than its size.
-    """
-
-    def __init__(self, h5: Any, file: Hdf5File):
-        self._h5 = h5
-        self._file = file
-        self.context = f"{file.path}, {h5.name}"
-        self._sources = self._find_sources()
-        self.shape: tuple[int, ...] = h5.shape or ()
-        self.dtype: np.dtype = h5.dtype
-        require_bounded_chunks(h5, self.context)
-
-    @property
-    def num_bytes(self) -> int:
-        """Size of all values in memory; a text counts as a pointer."""
-        return math.prod(self.shape) * self.dtype.itemsize
-
-    @property
-    def stored_bytes(self) -> int:
-        """Size of the values in the file; values that were never written take none."""
-        num_bytes = self._h5.id.get_storage_size() + sum(source.stored_bytes for source in self._sources)
-        return min(num_bytes, self._file.num_bytes)
-
-    @property
-    def ndim(self) -> int:
-        """Number of dimensions."""
-        return len(self.shape)
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, rows: Any) -> Any:
-        """Read rows: all with ``()``, one with an integer, some with a slice.
-
-        Raises:
-            SchemaMismatchError: They would take more memory than the file accounts for.
-        """
-        share = self._count_rows(rows) / max(1, self._count_rows(()))
-        require_memory(int(self.num_bytes * share), int(self.stored_bytes * share), self.context)
-        return self._read_objects(rows) if self.dtype.hasobject else self._h5[rows]
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return np.asarray(self[()], dtype)
-
-    def _count_rows(self, rows: Any) -> int:
-        """Return the number of rows of a selection, or of all where the selection is of another kind."""
-        num_rows = self.shape[0] if self.shape else 1
-        if isinstance(rows, slice) and self.shape:
-            return len(range(*rows.indices(num_rows)))
-        return 1 if isinstance(rows, SupportsIndex) else num_rows
-
-    def _read_objects(self, rows: Any) -> Any:
-        """Read texts in pieces: each may be any text of the file, all of them the same one."""
-        if not self.shape:
-            return self._h5[rows]
-        selected = range(self.shape[0])[rows] if isinstance(rows, int | slice) else range(self.shape[0])
-        inner = self.shape[1:]
-        if isinstance(selected, int):
-            return self._read_objects(slice(selected, selected + 1))[0]
-        values = np.empty((len(selected), *inner), object)
-        total = 0
-        piece = max(1, FREE_BYTES // max(1, self._file.num_bytes)) if not inner else 1
-        for start in range(0, len(selected), piece):
-            for index in itertools.product(*map(range, inner)):
-                part = selected[start : start + piece]
-                texts = self._h5[(slice(part.start, part.stop, part.step), *index)]
-                total += sum(len(text) if hasattr(text, "__len__") else 1 for text in texts)
-                require_memory(total, self._file.num_bytes, self.context, expansion=1)
-                values[(slice(start, start + piece), *index)] = texts
-        return values
-
-    def _find_sources(self) -> "list[Hdf5Dataset]":
-        """Return the datasets of which a virtual one is composed, after checking that all values lie in this file."""
-        plist = self._h5.id.get_create_plist()
-        if plist.get_external_count():
-            raise refuse_reference(self.context, f"values stored in {plist.get_external(0)[0].decode(errors='replace')!r}")
-        if plist.get_layout() != import_h5py().h5d.VIRTUAL:
-            return []
-        indices = range(plist.get_virtual_count())
-        names = sorted({(plist.get_virtual_filename(index), plist.get_virtual_dsetname(index)) for index in indices})
-        sources = [self._file.find_source(name) if file == "." and "%" not in name else None for file, name in names]
-        if None in sources:
-            raise refuse_reference(self.context, f"a virtual dataset of {', '.join(repr(file) for file, _ in names[:5])}")
-        return [source for source in sources if source is not None]
-
-
-def refuse_reference(context: str, reference: str) -> SchemaMismatchError:
-    """Return the error for an object whose values lie in another file."""
-    return SchemaMismatchError(
-        f"{context}: expected values inside the file, got {reference}. A file is not followed to other files; "
-        "h5repack or a copy of the values puts them into it."
-    )

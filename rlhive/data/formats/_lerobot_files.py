@@ -21,7 +21,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rlhive.data import _arrow, _parquet
-from rlhive.data.formats._pictures import decode_picture, decode_video_frames
+from rlhive.data.formats._pictures import decode_picture
+from rlhive.data.formats._source_files import expand_path_template, list_source_files, require_source_file
+from rlhive.data.formats._videos import decode_video_frames
 from rlhive.errors import SchemaMismatchError
 
 #: What RLHive adds to a LeRobot dataset; LeRobot ignores the file.
@@ -35,6 +37,11 @@ BOOKKEEPING = {
     "task_index": "int64",
 }
 _VERSIONS = ("v3.0", "v2.1", "v2.0")
+#: The fields of the two templates of paths.
+_EXAMPLE_FIELDS: dict[str, str | int] = {
+    **dict.fromkeys(("episode_chunk", "episode_index", "chunk_index", "file_index"), 0),
+    "video_key": "camera",
+}
 
 
 @dataclass(frozen=True)
@@ -76,11 +83,15 @@ class LeRobotFiles:
         if not path.is_file():
             msg = f"{root}: expected a LeRobot dataset with meta/info.json, got none."
             raise SchemaMismatchError(msg)
+        require_source_file(root, path)
         self.info: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         self.version: str = self.info["codebase_version"]
         if self.version not in _VERSIONS:
             msg = f"{root}: expected a codebase_version of {', '.join(_VERSIONS)}, got {self.version!r}."
             raise SchemaMismatchError(msg)
+        for name in ("data_path", "video_path"):
+            if self.info.get(name) is not None:
+                self._expand_path(name, **_EXAMPLE_FIELDS)
         features = self.info["features"]
         self.videos = [name for name, feature in features.items() if feature["dtype"] == "video"]
         self.features = {name: feature for name, feature in features.items() if name not in BOOKKEEPING}
@@ -88,10 +99,10 @@ class LeRobotFiles:
     def read_episodes(self) -> list[LeRobotEpisode]:
         """Return the episodes in the order of their indices."""
         if self.version == "v3.0":
-            paths = sorted((self.root / "meta" / "episodes").glob("*/*.parquet"))
+            paths = list_source_files(self.root, "meta/episodes/*/*.parquet")
             rows = [row for path in paths for row in _read_without_statistics(path).to_pylist()]
         else:
-            rows = _read_json_lines(self.root / "meta" / "episodes.jsonl")
+            rows = _read_json_lines(self._find_file("meta/episodes.jsonl"))
         rows.sort(key=lambda row: row["episode_index"])
         return [LeRobotEpisode(row["episode_index"], row["length"], tuple(row["tasks"]), row) for row in rows]
 
@@ -102,7 +113,7 @@ class LeRobotFiles:
             SchemaMismatchError: Frames are missing, or belong to another episode.
             CorruptDatasetError: A Parquet file is damaged.
         """
-        rows = _FrameReader(sorted((self.root / "data").glob("*/*.parquet")))
+        rows = _FrameReader(list_source_files(self.root, "data/*/*.parquet"))
         for episode in episodes:
             frames = rows.take(episode.length)
             indices = set(frames.column("episode_index").to_pylist())
@@ -117,10 +128,10 @@ class LeRobotFiles:
     def read_tasks(self) -> dict[int, str]:
         """Return the instruction of every task_index."""
         if self.version == "v3.0":
-            table = pq.read_table(self.root / "meta" / "tasks.parquet").to_pydict()
+            table = pq.read_table(self._find_file("meta/tasks.parquet")).to_pydict()
             texts = next(values for name, values in table.items() if name != "task_index")
             return dict(zip(table["task_index"], texts, strict=True))
-        return {row["task_index"]: row["task"] for row in _read_json_lines(self.root / "meta" / "tasks.jsonl")}
+        return {row["task_index"]: row["task"] for row in _read_json_lines(self._find_file("meta/tasks.jsonl"))}
 
     def read_pictures(self, name: str, episode: LeRobotEpisode, frames: pa.Table) -> np.ndarray:
         """Return the pictures of a camera, uint8 ``[T, H, W, 3]``."""
@@ -128,15 +139,14 @@ class LeRobotFiles:
             context = f"{self.root}, episode {episode.index}, {name}"
             contents = [frame["bytes"] for frame in frames.column(name).to_pylist()]
             return np.stack([decode_picture(content, context=context) for content in contents])
-        keys_of_path = {"episode_index": episode.index, "video_key": name, "episode_chunk": 0}
+        fields: dict[str, str | int] = {"video_key": name, "episode_index": episode.index}
         start_s = 0.0
         if self.version == "v3.0":
-            row = {key.removeprefix(f"videos/{name}/"): value for key, value in episode.row.items()}
-            start_s = row["from_timestamp"]
-            keys_of_path |= row
+            start_s = float(episode.row[f"videos/{name}/from_timestamp"])
+            fields |= {key: int(episode.row[f"videos/{name}/{key}"]) for key in ("chunk_index", "file_index")}
         else:
-            keys_of_path["episode_chunk"] = episode.index // self.info["chunks_size"]
-        path = self.root / self.info["video_path"].format(**keys_of_path)
+            fields["episode_chunk"] = episode.index // self.info["chunks_size"]
+        path = require_source_file(self.root, self._expand_path("video_path", **fields))
         return decode_video_frames(path, start_s=start_s, count=episode.length, fps=self.info["fps"])
 
     def read_rlhive_episodes(self) -> list[dict[str, Any]] | None:
@@ -145,9 +155,9 @@ class LeRobotFiles:
         Returns:
             Split, seed, policy, metadata (JSON) and final, the final values by column, of each episode.
         """
-        path = self.root / EPISODES_PATH
-        if not path.is_file():
+        if not (self.root / EPISODES_PATH).exists():
             return None
+        path = self._find_file(EPISODES_PATH)
         table = pq.read_table(path)
         columns = [name for name in table.column_names if name.startswith(_arrow.FINAL_PREFIX)]
         finals = {name.removeprefix(_arrow.FINAL_PREFIX): _stack_elements(table.column(name)) for name in columns}
@@ -155,6 +165,13 @@ class LeRobotFiles:
         return [
             {**row, "final": {name: values[index] for name, values in finals.items()}} for index, row in enumerate(rows)
         ]
+
+    def _expand_path(self, name: str, **fields: str | int) -> Path:
+        """Return the path that a template of info.json gives."""
+        return expand_path_template(self.root, self.info[name], fields, context=f"{self.root}, meta/info.json, {name}")
+
+    def _find_file(self, path: str) -> Path:
+        return require_source_file(self.root, self.root / path)
 
 
 class _FrameReader:

@@ -1,8 +1,8 @@
 """How much memory a foreign file may take: a small file must not unpack to gigabytes.
 
 An episode is held in memory whole, and healthy episodes of pictures take hundreds of megabytes. What tells them from a
-decompression bomb is the size of the file: data beyond :data:`FREE_BYTES` must be covered by stored bytes, multiplied by
-the largest factor by which the data of that kind are compressed in practice.
+decompression bomb is the size of the file: data beyond :data:`FREE_BYTES` must be covered by stored bytes, multiplied
+by the largest factor by which the data of that kind are compressed in practice.
 """
 
 from rlhive.errors import SchemaMismatchError
@@ -40,8 +40,8 @@ class MemoryBudget:
         self._uncovered += max(0, num_bytes - stored_bytes * expansion)
         if self._uncovered > FREE_BYTES:
             msg = (
-                f"{self._context}: expected data of a size that the file accounts for, got {format_bytes(stored_bytes)} "
-                f"that unpack to {format_bytes(self._num_bytes)} or more."
+                f"{self._context}: expected data of a size that the file accounts for, got "
+                f"{format_bytes(stored_bytes)} that unpack to {format_bytes(self._num_bytes)} or more."
             )
             raise SchemaMismatchError(msg)
 

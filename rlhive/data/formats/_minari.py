@@ -25,6 +25,7 @@ from rlhive.data._schema import Schema
 from rlhive.data.formats._episode_source import EpisodeArrays, EpisodeSource
 from rlhive.data.formats._minari_storage import INFO, Tree, read_minari_episode
 from rlhive.data.formats._pictures import decode_picture
+from rlhive.data.formats._source_files import require_source_file
 from rlhive.errors import SchemaMismatchError
 
 #: Keys of metadata.json that go into the run's provenance.
@@ -92,6 +93,7 @@ def read_minari(source: Path, *, split: str = "train") -> EpisodeSource:
 def _find_data_folder(source: Path) -> Path:
     for folder in (source, source / "data"):
         if (folder / "metadata.json").is_file():
+            require_source_file(source, folder / "metadata.json")
             return folder
     msg = f"{source}: expected a Minari dataset with data/metadata.json, got none."
     raise SchemaMismatchError(msg)

@@ -11,6 +11,7 @@ import pyarrow.ipc
 import pyarrow.parquet as pq
 
 from rlhive.data.formats._hdf5 import open_hdf5
+from rlhive.data.formats._source_files import list_source_files, require_source_file
 from rlhive.errors import SchemaMismatchError
 
 #: Arrays, or dictionaries of them by name.
@@ -39,15 +40,17 @@ def read_minari_episode(folder: Path, storage: str, episode: int) -> tuple[dict[
         SchemaMismatchError: The storage is none of the three, or the file is damaged.
     """
     if storage == "hdf5":
-        with open_hdf5(folder / HDF5_FILE) as h5:
-            group = h5[f"episode_{episode}"]
+        with open_hdf5(require_source_file(folder, folder / HDF5_FILE)) as h5:
+            group = h5.group(f"episode_{episode}")
+            group.require_bounded()
             return _read_group(group), _nest_attributes(dict(group.attrs))
     if storage not in ("arrow", "parquet"):
         msg = f"{folder}: expected a data_format of hdf5, arrow or parquet, got {storage!r}."
         raise SchemaMismatchError(msg)
-    path = folder / str(episode)
-    table = pa.concat_tables([_read_part(part) for part in sorted(path.glob(f"part-*.{storage}"))]).combine_chunks()
-    attributes = json.loads((path / "metadata.json").read_text(encoding="utf-8"))
+    parts = list_source_files(folder, f"{episode}/part-*.{storage}")
+    table = pa.concat_tables([_read_part(part) for part in parts]).combine_chunks()
+    metadata = require_source_file(folder, folder / str(episode) / "metadata.json")
+    attributes = json.loads(metadata.read_text(encoding="utf-8"))
     content = {name: _convert_array(table.column(name).combine_chunks()) for name in table.column_names}
     length = attributes["total_steps"]
     arrays = {name: _trim_padding(value, length) if name in _PADDED else value for name, value in content.items()}

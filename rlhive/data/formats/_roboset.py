@@ -30,6 +30,7 @@ from rlhive.data._episodes import REWARD, TERMINATED, EpisodeRecord
 from rlhive.data.formats._episode_source import EpisodeArrays, EpisodeSource, end_flags
 from rlhive.data.formats._hdf5 import open_hdf5
 from rlhive.data.formats._roboset_notes import STATE_PREFIX, describe_logs
+from rlhive.data.formats._source_files import list_source_files
 from rlhive.data.versions import compute_sha256
 from rlhive.errors import SchemaMismatchError
 
@@ -118,7 +119,7 @@ def _list_log_files(source: Path) -> tuple[Path, list[Path]]:
         msg = f"{source}: expected HDF5, got a pickle, which is never loaded. Trace.save('x.h5') writes HDF5."
         raise SchemaMismatchError(msg)
     if source.is_dir():
-        return source, sorted(source.rglob("*.h5"), key=lambda path: path.relative_to(source).as_posix())
+        return source, list_source_files(source, "**/*.h5")
     if not source.is_file():
         msg = f"{source}: expected an HDF5 file or a folder of them, got no such path."
         raise SchemaMismatchError(msg)
@@ -170,7 +171,8 @@ def _first_time(times: Any) -> Any:
 
 def _read_trial(trial: _Trial) -> EpisodeArrays:
     with open_hdf5(trial.file) as h5:
-        group = h5[trial.group]
+        group = h5.group(trial.group)
+        group.require_bounded()
         if trial.schema == "roboset":
             return _read_roboset_trial(group, trial)
         return _read_state_aligned(group, trial) if trial.alignment == "state" else _read_path_aligned(group, trial)

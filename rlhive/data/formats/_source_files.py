@@ -4,6 +4,7 @@ import re
 import string
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from rlhive.errors import SchemaMismatchError
 
@@ -56,7 +57,7 @@ def _list_allowed_folders(root: Path) -> Iterator[Path]:
             yield blobs
 
 
-def expand_path_template(root: Path, template: str, values: Mapping[str, str | int], *, context: str) -> Path:
+def expand_path_template(root: Path, template: Any, values: Mapping[str, str | int], *, context: str) -> Path:
     """Return the path that a foreign template such as ``videos/{video_key}/file-{file_index:03d}.mp4`` gives.
 
     Fields are plain names, numbers may have a width of two digits; the language of ``str.format``, which reads
@@ -85,7 +86,7 @@ def expand_path_template(root: Path, template: str, values: Mapping[str, str | i
     return root / text
 
 
-def _expand_parts(template: str, values: Mapping[str, str | int]) -> Iterator[str]:
+def _expand_parts(template: Any, values: Mapping[str, str | int]) -> Iterator[str]:
     for literal, field, spec, conversion in string.Formatter().parse(template):
         yield literal
         if field is None:

@@ -25,6 +25,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rlhive.data.formats._source_files import expand_path_template, require_source_file
 from rlhive.data.formats._tfrecord import Example, read_tfrecords
 from rlhive.errors import SchemaMismatchError
 
@@ -152,6 +153,7 @@ def _read_json(root: Path, name: str) -> Any:
         nested = f"one below {', '.join(below[:5])}" if below else "none"
         msg = f"{root}: expected the folder of a TFDS version, with {name}, got {nested}."
         raise SchemaMismatchError(msg)
+    require_source_file(root, path)
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -171,18 +173,20 @@ def _list_tfds_shards(root: Path, info: Mapping[str, Any]) -> Iterator[TfdsShard
     for split in info["splits"]:
         lengths = [int(length) for length in split["shardLengths"]]
         for index, length in enumerate(lengths):
-            name = (split.get("filepathTemplate") or _FILE_NAME).format(
-                DATASET=info["name"],
-                SPLIT=split["name"],
-                FILEFORMAT=file_format,
-                SHARD_INDEX=f"{index:05d}",
-                NUM_SHARDS=f"{len(lengths):05d}",
-                SHARD_X_OF_Y=f"{index:05d}-of-{len(lengths):05d}",
-            )
-            if Path(name).name != name or not (root / name).is_file():
-                msg = f"{root}: expected the file {name}, which {INFO_FILE} names, got no such file."
+            values = {
+                "DATASET": info["name"],
+                "SPLIT": split["name"],
+                "FILEFORMAT": file_format,
+                "SHARD_INDEX": f"{index:05d}",
+                "NUM_SHARDS": f"{len(lengths):05d}",
+                "SHARD_X_OF_Y": f"{index:05d}-of-{len(lengths):05d}",
+            }
+            template = split.get("filepathTemplate") or _FILE_NAME
+            path = expand_path_template(root, template, values, context=f"{root}, {INFO_FILE}, filepathTemplate")
+            if path.parent != root or not path.exists():
+                msg = f"{root}: expected the file {path.name}, which {INFO_FILE} names, got no such file."
                 raise SchemaMismatchError(msg)
-            yield TfdsShard(split["name"], root / name, length)
+            yield TfdsShard(split["name"], require_source_file(root, path), length)
 
 
 def _read_contents(path: Path) -> Iterator[bytes]:

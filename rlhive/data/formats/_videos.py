@@ -1,0 +1,64 @@
+"""Videos, decoded to arrays. The only module that imports PyAV.
+
+FFmpeg recognises hundreds of formats by content. Among them are playlists, which name other files and addresses of the
+network. Here the first bytes choose one of the few containers that hold their own data, and the container is read from
+an open file: no path and no protocol reaches FFmpeg.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlhive.errors import MissingExtraError, SchemaMismatchError
+
+#: FFmpeg's name of a container, by its first bytes and their offset.
+_CONTAINERS = {
+    **{(4, box): "mp4" for box in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")},
+    (0, b"\x1aE\xdf\xa3"): "matroska",
+}
+
+
+def decode_video_frames(path: Path, *, start_s: float, count: int, fps: float) -> np.ndarray:
+    """Decode consecutive frames of a video.
+
+    Args:
+        path: File of the video.
+        start_s: Time of the first frame in seconds; frames are ``1 / fps`` apart.
+        count: Number of frames.
+        fps: Frames per second.
+
+    Returns:
+        uint8 ``[count, H, W, 3]``, RGB.
+
+    Raises:
+        SchemaMismatchError: The file is no MP4, QuickTime, Matroska or WebM video, is damaged, or has fewer frames.
+        MissingExtraError: PyAV is not installed.
+    """
+    try:
+        import av
+    except ImportError as error:
+        msg = "Videos need av: pip install 'rlhive[formats]'"
+        raise MissingExtraError(msg) from error
+    frames: list[Any] = []
+    with path.open("rb") as file:
+        container_format = _detect_container(path, file.read(16))
+        file.seek(0)
+        with av.open(file, "r", format=container_format) as container:
+            if start_s > 0:
+                container.seek(int(start_s * 1_000_000))  # to the key frame before the first frame; in microseconds
+            for frame in container.decode(video=0):
+                if frame.time > start_s - 0.5 / fps:
+                    frames.append(frame.to_ndarray(format="rgb24"))
+                if len(frames) == count:
+                    return np.stack(frames)
+    msg = f"{path}: expected {count} frames from {start_s:.3f} s on, got {len(frames)}."
+    raise SchemaMismatchError(msg)
+
+
+def _detect_container(path: Path, head: bytes) -> str:
+    for (offset, magic), name in _CONTAINERS.items():
+        if head[offset:].startswith(magic):
+            return name
+    msg = f"{path}: expected an MP4, QuickTime, Matroska or WebM video, got a file that begins with {head!r}."
+    raise SchemaMismatchError(msg)

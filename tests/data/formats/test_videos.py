@@ -1,0 +1,61 @@
+"""Videos: frames by time, and files that are no videos but name others."""
+
+import av
+import numpy as np
+import pytest
+
+from rlhive.data.formats._videos import decode_video_frames
+from rlhive.errors import SchemaMismatchError
+
+FPS, COUNT, SIZE = 10, 12, 32
+#: Extension → container of PyAV and codec.
+HEALTHY = {"mp4": ("mp4", "mpeg4"), "mov": ("mov", "mpeg4"), "mkv": ("matroska", "ffv1"), "webm": ("matroska", "ffv1")}
+
+
+def write_video(path, container, codec):
+    with av.open(path, "w", format=container) as file:
+        stream = file.add_stream(codec, rate=FPS)
+        stream.width = stream.height = SIZE
+        stream.pix_fmt = "yuv420p"
+        for row in range(COUNT):
+            frame = av.VideoFrame.from_ndarray(np.full((SIZE, SIZE, 3), 20 * row, np.uint8), format="rgb24")
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode())
+    return path
+
+
+@pytest.mark.parametrize("extension", HEALTHY)
+def test_frames_are_found_by_time(extension, tmp_path):
+    path = write_video(tmp_path / f"video.{extension}", *HEALTHY[extension])
+
+    frames = decode_video_frames(path, start_s=0.5, count=4, fps=FPS)
+
+    assert frames.shape == (4, SIZE, SIZE, 3)
+    assert np.abs(frames.mean(axis=(1, 2, 3)) - 20 * np.arange(5, 9)).max() < 4
+
+
+def playlists(target):
+    yield f"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:1.0,\n{target}\n#EXT-X-ENDLIST\n"
+    yield f"ffconcat version 1.0\nfile {target}\n"
+    yield f"file '{target}'\n"
+    yield f"v=0\no=- 0 0 IN IP4 127.0.0.1\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 9 RTP/AVP 96\na=control:{target}\n"
+    yield f'<?xml version="1.0"?><MPD><Period><BaseURL>{target}</BaseURL></Period></MPD>'
+    yield f"[playlist]\nFile1={target}\n"
+    yield f"[Reference]\nRef1={target}\n"
+    yield f"RTSPtext {target}\n"
+
+
+@pytest.mark.parametrize("name", ["video.mp4", "video.m3u8", "video.ffconcat", "video.sdp", "video.mpd"])
+def test_a_playlist_is_no_video(name, tmp_path):
+    for target in (write_video(tmp_path / "private.mp4", "mp4", "mpeg4"), "http://127.0.0.1:9/beacon.ts"):
+        for content in playlists(target):
+            (tmp_path / name).write_text(content)
+            with pytest.raises(SchemaMismatchError, match="expected an MP4, QuickTime, Matroska or WebM video, got"):
+                decode_video_frames(tmp_path / name, start_s=0.0, count=1, fps=FPS)
+
+
+def test_other_containers_are_refused(tmp_path):
+    path = write_video(tmp_path / "video.mp4", "mpegts", "mpeg2video")
+
+    with pytest.raises(SchemaMismatchError, match="got a file that begins with b'G"):
+        decode_video_frames(path, start_s=0.0, count=1, fps=FPS)
