@@ -34,7 +34,7 @@ def read_record(path: Path) -> dict[str, Any]:
         raise ValueError(msg)
     if type(record["format_version"]) is not int or record["format_version"] != FORMAT_VERSION:
         msg = (
-            f"expected format_version {FORMAT_VERSION}, got {_abbreviate(record['format_version'])}. "
+            f"expected format_version {FORMAT_VERSION}, got {_to_short_json(record['format_version'])}. "
             f"Open it with the RLHive that wrote it."
         )
         raise ValueError(msg)
@@ -45,34 +45,34 @@ def require_network(record: Mapping[str, Any]) -> None:
     """Raise ValueError unless a record describes a network and the environment that it acts in."""
     env_name = record.get("env_name")
     if not isinstance(env_name, str) or not env_name.isprintable():  # bidi marks and surrogates are not printable
-        msg = f"env_name: expected the id of an environment, got {_abbreviate(env_name)}"
+        msg = f"env_name: expected the id of an environment, got {_to_short_json(env_name)}"
         raise ValueError(msg)
     for name in ("observation_dim", "action_dim"):
         _require_dim(record.get(name), name)
     network = record.get("network")
     if not isinstance(network, dict):
-        msg = f"network: expected an object, got {_abbreviate(network)}"
+        msg = f"network: expected an object, got {_to_short_json(network)}"
         raise ValueError(msg)
     hidden_sizes, activation, dropout = (network.get(name) for name in ("hidden_sizes", "activation", "dropout"))
     if not isinstance(hidden_sizes, list):
-        msg = f"network.hidden_sizes: expected a list, got {_abbreviate(hidden_sizes)}"
+        msg = f"network.hidden_sizes: expected a list, got {_to_short_json(hidden_sizes)}"
         raise ValueError(msg)
     for size in hidden_sizes:
         _require_dim(size, "network.hidden_sizes")
     if activation not in list(ACTIVATIONS):  # a list: the value may be unhashable
-        msg = f"network.activation: expected one of {', '.join(ACTIVATIONS)}, got {_abbreviate(activation)}"
+        msg = f"network.activation: expected one of {', '.join(ACTIVATIONS)}, got {_to_short_json(activation)}"
         raise ValueError(msg)
     if not isinstance(dropout, int | float) or isinstance(dropout, bool) or not 0 <= dropout < 1:
-        msg = f"network.dropout: expected a probability below 1, got {_abbreviate(dropout)}"
+        msg = f"network.dropout: expected a probability below 1, got {_to_short_json(dropout)}"
         raise ValueError(msg)
 
 
 def _require_dim(value: Any, name: str) -> None:
     if type(value) is not int or not 1 <= value <= _MAX_DIM:
-        msg = f"{name}: expected a size of at least 1, got {_abbreviate(value)}"
+        msg = f"{name}: expected a size of at least 1, got {_to_short_json(value)}"
         raise ValueError(msg)
 
 
-def _abbreviate(value: Any) -> str:
+def _to_short_json(value: Any) -> str:
     """Return the first characters of a value's JSON, in ASCII."""
     return json.dumps(value)[:80]
