@@ -25,6 +25,7 @@ import torch
 from tensordict import NonTensorStack, TensorDict, TensorDictBase
 
 from rlhive import keys
+from rlhive.data._parquet import MAX_TEXT_BYTES
 from rlhive.data._schema import STRING, Schema, flatten_tensordict
 from rlhive.errors import SchemaMismatchError
 
@@ -184,14 +185,18 @@ class EpisodeInfo:
             context: Prefix of error messages, for example ``"episode 7"``.
 
         Raises:
-            SchemaMismatchError: The metadata are not a mapping of JSON values (NaN and infinity are none), the seed is
-                not an int64, or a part of the start state is not an array of numbers.
+            SchemaMismatchError: The metadata are not a mapping of JSON values (without NaN and infinity), larger than
+                MAX_TEXT_BYTES, the seed is not an int64, or a part of the start state is not an array of numbers.
         """
         try:
-            json_metadata = json.loads(json.dumps(dict(metadata or {}), allow_nan=False))
-        except (TypeError, ValueError) as error:
+            text = json.dumps(dict(metadata or {}), allow_nan=False)
+            json_metadata = json.loads(text)
+        except (TypeError, ValueError, RecursionError) as error:
             msg = f"{context}, metadata: expected a mapping of JSON values, got: {error}."
             raise SchemaMismatchError(msg) from error
+        if len(text) > MAX_TEXT_BYTES:
+            msg = f"{context}, metadata: expected at most {MAX_TEXT_BYTES} bytes, got {len(text)}."
+            raise SchemaMismatchError(msg)
         try:
             int64_seed = None if seed is None else int(np.int64(operator.index(seed)))
             state = {name: np.array(value, dtype=np.float64) for name, value in (start_state or {}).items()}

@@ -12,6 +12,7 @@ from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from rlhive.errors import CorruptDatasetError
@@ -19,6 +20,13 @@ from rlhive.errors import CorruptDatasetError
 ROW_GROUP_ROWS = 10_000
 ROW_GROUP_BYTES = 32 * 2**20  # rows with images are large, so fewer of them make a group
 SHARD_BYTES = 256 * 2**20
+#: A table of episodes or statistics may decode to more than this only if its file is not MAX_EXPANSION times smaller.
+MAX_DECODED_BYTES = 256 * 2**20
+MAX_EXPANSION = 10_000
+#: Size of a text, such as an episode's metadata as JSON. Parquet may store it in a dictionary and in statistics too.
+MAX_TEXT_BYTES = 2**20
+_COPIES_OF_TEXT = 4
+_VALUE_BYTES = {"BOOLEAN": 1, "INT32": 4, "FLOAT": 4, "INT64": 8, "DOUBLE": 8, "INT96": 12}
 
 
 class ShardWriter:
@@ -110,14 +118,83 @@ def write_table(table: pa.Table, path: Path) -> None:
         writer.write_table(table, ROW_GROUP_ROWS)
 
 
-def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+def read_table(path: Path, columns: Sequence[str] | None = None, *, max_rows: int | None = None) -> pa.Table:
     """Read one Parquet file, or some of its columns, and verify its page checksums.
 
+    The file is one of episodes or statistics, small beside the shards. Its footer is compared with the limits of this
+    module before a value is decoded, since a file of some kilobytes can decode to gigabytes.
+
+    Args:
+        path: The file.
+        columns: Columns to read; all by default.
+        max_rows: Largest number of rows that is accepted.
+
     Raises:
-        CorruptDatasetError: The file is missing or damaged.
+        CorruptDatasetError: The file is missing or damaged, or decodes to more than the limits allow.
     """
-    with _open_parquet(path, page_checksum_verification=True) as file:
-        return file.read(columns)
+    with _open_parquet(path) as file:
+        names = [name for name in file.schema_arrow.names if columns is None or name in columns]
+        repeated_texts = _require_bounded(file.metadata, names, path, max_rows)
+    with _open_parquet(path, page_checksum_verification=True, read_dictionary=repeated_texts) as file:
+        table = file.read(columns)
+        for name in repeated_texts:
+            table = _decode_texts(table, name)
+        return table
+
+
+def _require_bounded(metadata: pq.FileMetaData, names: list[str], path: Path, max_rows: int | None) -> list[str]:
+    """Raise if the columns would decode to too much; return those whose texts may be repeated from a dictionary."""
+    if max_rows is not None and metadata.num_rows > max_rows:
+        raise _too_large_file(path, f"at most {max_rows} rows", f"{metadata.num_rows}")
+    num_bytes, repeated_texts = 0, dict.fromkeys(names, False)
+    for index in range(metadata.num_row_groups):
+        group = metadata.row_group(index)
+        for position in range(group.num_columns):
+            column = group.column(position)
+            name = next((name for name in names if f"{column.path_in_schema}.".startswith(f"{name}.")), None)
+            if name is None:
+                continue
+            if column.physical_type == "BYTE_ARRAY":
+                num_bytes += column.total_uncompressed_size
+                if column.total_uncompressed_size > _COPIES_OF_TEXT * MAX_TEXT_BYTES * max(group.num_rows, 1):
+                    got = f"{column.total_uncompressed_size} bytes in {group.num_rows} rows"
+                    raise _too_large_file(path, f"texts of at most {MAX_TEXT_BYTES} bytes in column {name}", got)
+                if column.total_uncompressed_size * column.num_values > MAX_DECODED_BYTES:
+                    repeated_texts[name] = True
+            else:
+                width = _VALUE_BYTES.get(column.physical_type) or metadata.schema.column(position).length
+                num_bytes += column.num_values * width
+    _require_expansion(num_bytes, path)
+    return [name for name, is_repeated in repeated_texts.items() if is_repeated]
+
+
+def _require_expansion(num_bytes: int, path: Path) -> None:
+    limit = max(MAX_DECODED_BYTES, MAX_EXPANSION * path.stat().st_size)
+    if num_bytes > limit:
+        raise _too_large_file(path, f"at most {limit} bytes after decoding", f"{num_bytes}")
+
+
+def _decode_texts(table: pa.Table, name: str) -> pa.Table:
+    """Replace a dictionary column by its texts, after their total size has been compared with the limit."""
+    column = table[name]
+    if not pa.types.is_dictionary(column.type):
+        return table
+    for chunk in column.chunks:
+        sizes = pc.binary_length(chunk.dictionary).take(chunk.indices)
+        _require_text_size(pc.sum(sizes).as_py() or 0, len(chunk), name)
+    return table.set_column(
+        table.schema.get_field_index(name), table.schema.field(name).with_type(pa.string()), column.cast(pa.string())
+    )
+
+
+def _require_text_size(num_bytes: int, num_rows: int, name: str) -> None:
+    if num_bytes > MAX_DECODED_BYTES + MAX_EXPANSION * num_rows:
+        msg = f"column {name} repeats texts of {num_bytes} bytes in {num_rows} rows"
+        raise pa.ArrowInvalid(msg)
+
+
+def _too_large_file(path: Path, expected: str, got: str) -> CorruptDatasetError:
+    return CorruptDatasetError(f"{path}: expected {expected}, got {got}. Fetch or make the version again.")
 
 
 def read_batches(paths: Iterable[Path]) -> Iterator[pa.RecordBatch]:
@@ -263,11 +340,13 @@ def split_into_chunks(
 
 
 @contextlib.contextmanager
-def _open_parquet(path: Path, **options: bool) -> Iterator[pq.ParquetFile]:
+def _open_parquet(path: Path, **options: bool | list[str]) -> Iterator[pq.ParquetFile]:
     """Open a Parquet file with options of ``pq.ParquetFile``; an error in the block raises CorruptDatasetError."""
     try:
         with pq.ParquetFile(path, **options) as file:
             yield file
+    except CorruptDatasetError:
+        raise
     except (OSError, ValueError, pa.ArrowException) as error:
         raise _unreadable_file(path, error) from error
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings, strategies as st
 from tensordict import TensorDict
 
 from rlhive import keys
-from rlhive.data._episodes import EpisodeRecord, pack, sum_exactly, unpack
+from rlhive.data._episodes import EpisodeInfo, EpisodeRecord, pack, sum_exactly, unpack
 from rlhive.data._schema import Schema
 from rlhive.errors import SchemaMismatchError
 from tests.data.strategies import endings, records, transitions
@@ -145,3 +145,12 @@ def test_extreme_rewards_have_a_return(rewards, expected):
 
 def test_the_sum_of_infinities_of_both_signs_is_not_a_number():
     assert math.isnan(sum_exactly(np.array([math.inf, -math.inf])))
+
+
+def test_metadata_beyond_a_mebibyte_is_refused_when_the_episode_is_added():
+    options = {"split": "a", "policy": "", "context": "episode 3"}
+    EpisodeInfo.create(metadata={"note": "x" * 1_000_000}, **options)
+    with pytest.raises(
+        SchemaMismatchError, match="episode 3, metadata: expected at most 1048576 bytes, got 11000"
+    ):
+        EpisodeInfo.create(metadata={"note": "x" * 1_100_000}, **options)

@@ -205,3 +205,49 @@ def test_an_error_of_the_transport_is_not_the_files_damage(tmp_path):
 
     with pytest.raises(TimeoutError, match="no answer"):
         _parquet.GroupReader(Source(), "datasets/org/knob")
+
+
+@pytest.fixture
+def small_limits(monkeypatch):
+    monkeypatch.setattr(_parquet, "MAX_DECODED_BYTES", 100_000)
+    monkeypatch.setattr(_parquet, "MAX_EXPANSION", 20)
+    monkeypatch.setattr(_parquet, "MAX_TEXT_BYTES", 1000)
+
+
+def test_a_table_with_more_rows_than_expected_is_not_decoded(tmp_path):
+    _parquet.write_table(pa.table({"x": [1.0, 2.0, 3.0]}), tmp_path / "x.parquet")
+
+    assert len(_parquet.read_table(tmp_path / "x.parquet", max_rows=3)) == 3
+    with pytest.raises(CorruptDatasetError, match=r"x\.parquet: expected at most 2 rows, got 3"):
+        _parquet.read_table(tmp_path / "x.parquet", max_rows=2)
+
+
+def test_lists_that_expand_too_much_are_refused_unless_other_columns_are_read(small_limits, tmp_path):
+    states = pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(40_000)), 10_000)
+    pq.write_table(pa.table({"episode": [0, 1, 2, 3], "start.qpos": states}), tmp_path / "x.parquet")
+
+    assert _parquet.read_table(tmp_path / "x.parquet", ["episode"])["episode"].to_pylist() == [0, 1, 2, 3]
+    with pytest.raises(
+        CorruptDatasetError, match=r"x\.parquet: expected at most 100000 bytes after decoding, got 320032"
+    ):
+        _parquet.read_table(tmp_path / "x.parquet")
+
+
+def test_a_long_text_and_a_text_that_is_repeated_too_often_are_refused(small_limits, tmp_path):
+    pq.write_table(pa.table({"metadata": ["x" * 5000]}), tmp_path / "long.parquet", compression="zstd")
+    pq.write_table(pa.table({"metadata": ["x" * 900] * 1000}), tmp_path / "repeated.parquet", compression="zstd")
+
+    with pytest.raises(CorruptDatasetError, match="expected texts of at most 1000 bytes in column metadata"):
+        _parquet.read_table(tmp_path / "long.parquet")
+    with pytest.raises(CorruptDatasetError, match="column metadata repeats texts of 900000 bytes in 1000 rows"):
+        _parquet.read_table(tmp_path / "repeated.parquet")
+
+
+def test_many_short_texts_are_read_as_they_are(small_limits, tmp_path):
+    texts = [f"episode {index % 7}" for index in range(3000)]
+    pq.write_table(pa.table({"a": texts, "b": texts}), tmp_path / "x.parquet", compression="zstd")
+
+    table = _parquet.read_table(tmp_path / "x.parquet")
+
+    assert table.schema == pa.schema([("a", pa.string()), ("b", pa.string())])
+    assert table.to_pydict() == {"a": texts, "b": texts}

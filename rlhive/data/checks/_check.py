@@ -109,7 +109,7 @@ def _check_episode_table(folder: Path, manifest: Manifest, builder: ReportBuilde
     """Return the episode table; None if it is damaged or does not have the columns of the manifest's schema."""
     path = folder / EPISODES_PATH
     try:
-        table = _parquet.read_table(path)
+        table = _parquet.read_table(path, max_rows=manifest.num_episodes)
     except CorruptDatasetError as error:
         builder.add("pages", str(error))
         return None

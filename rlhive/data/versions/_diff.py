@@ -127,7 +127,7 @@ def _read_rows_by_id(folder: Path, manifest: Manifest) -> EpisodeRows:
     """Return the columns of the episode table that are compared, by id. States are not read."""
     verify_files(folder, [entry for entry in manifest.files if entry.path == EPISODES_PATH])
     names = (keys.EPISODE, "length", "content_hash", *_METADATA_COLUMNS)
-    table = _parquet.read_table(folder / EPISODES_PATH, names)
+    table = _parquet.read_table(folder / EPISODES_PATH, names, max_rows=manifest.num_episodes)
     columns = [table[name].to_pylist() for name in names]
     return {row[0]: dict(zip(names[1:], row[1:], strict=True)) for row in zip(*columns, strict=True)}
 

@@ -148,7 +148,7 @@ def _digest_episode_table(folder: Path, manifest: Manifest) -> bytes:
     """Return the digest of a version's records, from its episode table."""
     verify_files(folder, [entry for entry in manifest.files if entry.path == EPISODES_PATH])
     names = (keys.EPISODE, "split", "seed", "content_hash")
-    table = _parquet.read_table(folder / EPISODES_PATH, names)
+    table = _parquet.read_table(folder / EPISODES_PATH, names, max_rows=manifest.num_episodes)
     digest = hashlib.sha256()
     for row in zip(*(table[name].to_pylist() for name in names), strict=True):
         _update_digest(digest, *row)

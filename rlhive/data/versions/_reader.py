@@ -40,7 +40,7 @@ def read_episodes(folder: Path, manifest: Manifest, columns: Sequence[str] | Non
     verify_files(folder, entries)
     require_consistent(find_table_mismatches(path, _parquet.read_arrow_schema(path), manifest))
     needed = None if columns is None else list(dict.fromkeys([*COUNT_COLUMNS, *columns]))
-    table = _parquet.read_table(path, needed)
+    table = _parquet.read_table(path, needed, max_rows=manifest.num_episodes)
     require_consistent(find_count_mismatches(manifest, table))
     return table if columns is None else table.select(columns)
 
