@@ -150,7 +150,5 @@ def test_the_sum_of_infinities_of_both_signs_is_not_a_number():
 def test_metadata_beyond_a_mebibyte_is_refused_when_the_episode_is_added():
     options = {"split": "a", "policy": "", "context": "episode 3"}
     EpisodeInfo.create(metadata={"note": "x" * 1_000_000}, **options)
-    with pytest.raises(
-        SchemaMismatchError, match="episode 3, metadata: expected at most 1048576 bytes, got 11000"
-    ):
+    with pytest.raises(SchemaMismatchError, match="episode 3, metadata: expected at most 1048576 bytes, got 11000"):
         EpisodeInfo.create(metadata={"note": "x" * 1_100_000}, **options)
