@@ -1,8 +1,13 @@
-"""Provenance of datasets and checkpoints: package versions, git state, environment and policy."""
+"""Provenance of datasets and checkpoints: package versions, git state, environment and policy.
+
+It is published with the dataset. So the command line, the machine and absolute paths are recorded on request only, and
+secrets never are.
+"""
 
 import hashlib
 import os
 import platform
+import re
 import subprocess
 import sys
 import uuid
@@ -11,6 +16,18 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from rlhive._secrets import mask_arguments, mask_secrets
+from rlhive.errors import InvalidOptionError
+
+MINIMAL = "minimal"
+FULL = "full"
+#: Fields of a run that describe the machine and the command; with provenance="full" only.
+MACHINE_FIELDS = ("command", "host")
+
+#: An absolute path in text: below a folder that holds people's files, or the user's home or working directory.
+_ROOTS = "home|Users|root|tmp|var|mnt|media|data|scratch|opt|srv|workspace|private|storage|net|lustre|gpfs|nfs|cluster"
+_PATH = re.compile(rf"(?<![\w/.:~-])(?:file:///?|/(?:{_ROOTS})/|~[\w.-]*/|[A-Za-z]:[\\/]|\\\\)[^\s\"'<>|;,()\[\]{{}}]*")
 
 _PACKAGES = ("rlhive", "torch", "torchrl", "tensordict", "numpy", "pyarrow")
 
@@ -30,23 +47,68 @@ def git_state() -> dict[str, Any] | None:
     return {"commit": commit, "dirty": bool(changes.strip())}
 
 
-def describe_run(run: str = "", **inputs: Any) -> dict[str, Any]:
+def describe_run(run: str = "", *, provenance: str = MINIMAL, **inputs: Any) -> dict[str, Any]:
     """Return the provenance of a run that this process starts now, JSON-able.
 
     Args:
         run: Id of the run; random by default.
+        provenance: ``"full"`` also records the command line, the machine and absolute paths. ``"minimal"`` leaves them
+            out, and of a path its last part stays.
         **inputs: What determines the run's content (``env``, ``policy``, …). They come before the fields that
-            describe the process and the machine.
+            describe the process and the machine. Tokens and passwords are replaced by ``***``.
+
+    Raises:
+        InvalidOptionError: ``provenance`` is neither.
     """
+    if provenance not in (MINIMAL, FULL):
+        msg = f"provenance: expected {MINIMAL!r} or {FULL!r}, got {provenance!r}."
+        raise InvalidOptionError(msg)
+    is_full = provenance == FULL
+    inputs = mask_secrets(inputs)
+    machine = {
+        "command": mask_arguments(sys.argv),
+        "host": {"name": platform.node(), "platform": platform.platform(), "cores": os.cpu_count()},
+    }
     return {
         "run": run or uuid.uuid4().hex[:12],
-        **inputs,
+        **(inputs if is_full else shorten_paths(inputs)),
         "versions": installed_versions(*_PACKAGES),
         "git": git_state(),
-        "command": sys.argv,
-        "host": {"name": platform.node(), "platform": platform.platform(), "cores": os.cpu_count()},
+        **(machine if is_full else {}),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def scrub_run(run: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the provenance of a run without command, machine, absolute paths and secrets."""
+    kept = {name: value for name, value in run.items() if name not in MACHINE_FIELDS}
+    scrubbed: dict[str, Any] = shorten_paths(mask_secrets(kept))
+    return scrubbed
+
+
+def shorten_paths(value: Any) -> Any:
+    """Return a JSON-able value in which the last part of every absolute path of a machine stands for the path."""
+    if isinstance(value, str):
+        return _shorten_text(value)
+    if isinstance(value, Mapping):
+        return {shorten_paths(name): shorten_paths(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [shorten_paths(item) for item in value]
+    return value
+
+
+def _shorten_text(text: str) -> str:
+    is_path = os.path.lexists(text) if text.startswith("/") and "\0" not in text else False
+    if is_path or (_PATH.match(text) and not re.search(r"[,;]\s|\n", text)):
+        return _last_part(text)  # a path as a whole, which may hold spaces
+    for folder in (Path.home(), Path.cwd()):
+        if len(folder.parts) > 2:
+            text = re.sub(rf"{re.escape(str(folder))}(?=/|\b)[^\s\"']*", lambda match: _last_part(match[0]), text)
+    return _PATH.sub(lambda match: _last_part(match[0]), text)
+
+
+def _last_part(path: str) -> str:
+    return re.split(r"[\\/]", path.rstrip("\\/"))[-1] or path
 
 
 def describe_env(env: Any) -> dict[str, Any]:

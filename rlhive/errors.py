@@ -7,12 +7,15 @@ class also inherits the builtin exception that fits, so that code which does not
 import warnings
 from typing import TYPE_CHECKING
 
+from rlhive._text import printable
+
 
 class RLHiveError(Exception):
     """Base class: ``except RLHiveError`` catches every error that RLHive raises on purpose."""
 
     def __str__(self) -> str:
-        return str(self.args[0]) if self.args else self.__class__.__name__
+        # A message quotes what came from outside: a manifest, a file, an answer of the Hub.
+        return printable(self.args[0], multiline=True) if self.args else self.__class__.__name__
 
 
 class InvalidArgumentError(RLHiveError, ValueError):

@@ -21,6 +21,7 @@ ALLOWED = {
             "pull",
             "push",
             "replay",
+            "scrub",
             "setup",
             "train",
             "versions",

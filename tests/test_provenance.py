@@ -10,7 +10,16 @@ import numpy as np
 import pytest
 import torch
 
-from rlhive._provenance import describe_env, describe_policy, describe_run, git_state, installed_versions
+from rlhive._provenance import (
+    describe_env,
+    describe_policy,
+    describe_run,
+    git_state,
+    installed_versions,
+    scrub_run,
+    shorten_paths,
+)
+from rlhive.errors import InvalidOptionError
 
 
 def run_git(folder, *arguments):
@@ -22,11 +31,51 @@ def run_git(folder, *arguments):
 def test_a_run_records_its_inputs_first_and_then_its_surroundings():
     run = describe_run("abc", env={"env_name": "FK1"}, policy={"name": "expert"})
 
-    assert list(run) == ["run", "env", "policy", "versions", "git", "command", "host", "started"]
+    assert list(run) == ["run", "env", "policy", "versions", "git", "started"]
     assert (run["run"], run["env"], run["policy"]) == ("abc", {"env_name": "FK1"}, {"name": "expert"})
-    assert run["command"] == sys.argv
     assert run["versions"]["numpy"] == np.__version__
     assert json.loads(json.dumps(run)) == run
+
+
+def test_the_machine_and_the_command_are_recorded_on_request(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/home/alice/run.py", "--token", "abc", "--seed", "3"])
+    checkpoint = {"name": "a", "checkpoint": "/home/alice/secret-project/a"}
+
+    full = describe_run(provenance="full", policy=checkpoint)
+    minimal = describe_run(policy=checkpoint, note="/home/alice/x.txt of 1/2, site /robot/hand", api_key="abc")
+
+    assert list(full) == ["run", "policy", "versions", "git", "command", "host", "started"]
+    assert full["command"] == ["/home/alice/run.py", "--token", "***", "--seed", "3"]
+    assert full["host"]["name"] == platform.node()
+    assert full["policy"] == checkpoint
+    assert minimal["policy"] == {"name": "a", "checkpoint": "a"}
+    assert (minimal["note"], minimal["api_key"]) == ("x.txt of 1/2, site /robot/hand", "***")
+    with pytest.raises(InvalidOptionError, match="expected 'minimal' or 'full', got 'all'"):
+        describe_run(provenance="all")
+
+
+def test_an_old_run_is_scrubbed():
+    run = {"run": "a", "command": ["x"], "host": {"name": "pc"}, "env": {"path": "/home/al/x", "n": 1, "api_key": "k"}}
+
+    assert scrub_run(run) == {"run": "a", "env": {"path": "x", "n": 1, "api_key": "***"}}
+
+
+@pytest.mark.parametrize(
+    ("text", "shortened"),
+    [
+        ("/home/alice/my project/a.pt", "a.pt"),
+        ("C:\\Users\\al\\a.pt", "a.pt"),
+        ("~/x/a.pt", "a.pt"),
+        ("file:///home/al/a.pt", "a.pt"),
+        ("from /tmp/x/a.pt, then b", "from a.pt, then b"),
+        ("https://a.b/home/x/c", "https://a.b/home/x/c"),
+        ("/robot/joint/1", "/robot/joint/1"),
+        ("/", "/"),
+        ("m/s", "m/s"),
+    ],
+)
+def test_of_a_path_of_a_machine_the_last_part_stays(text, shortened):
+    assert shorten_paths({"a": [text]}) == {"a": [shortened]}
 
 
 def test_the_ids_of_two_runs_differ():

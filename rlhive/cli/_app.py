@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 from typer.core import TyperGroup
 
 from rlhive import __version__
@@ -13,8 +12,8 @@ from rlhive.cli._datasets import check, list_, replay, show
 from rlhive.cli._diff import diff
 from rlhive.cli._envs import envs, setup
 from rlhive.cli._formats import export_to, import_
-from rlhive.cli._hub import delete, pull, push, versions
-from rlhive.cli._terminal import err, out
+from rlhive.cli._hub import delete, pull, push, scrub, versions
+from rlhive.cli._terminal import err, labelled, out
 from rlhive.cli._train import evaluate, train
 from rlhive.errors import RLHiveError
 
@@ -33,6 +32,7 @@ _VERBS: dict[str, Callable[..., None]] = {
     "list": list_,
     "versions": versions,
     "pull": pull,
+    "scrub": scrub,
     "push": push,
     "delete": delete,
     "import": import_,
@@ -50,7 +50,7 @@ class _Verbs(TyperGroup):
         try:
             return super().invoke(ctx)
         except RLHiveError as error:
-            err.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+            err.print(labelled("error:", "bold red", error), highlight=False, soft_wrap=True)
             raise typer.Exit(1) from error
         except KeyboardInterrupt as error:
             message = "Interrupted: no partial version was written. Run the same command again to resume."

@@ -18,12 +18,16 @@ if TYPE_CHECKING:
 def collect(
     task: Annotated[str, typer.Argument(help="Task of the catalogue, for example kitchen_knob1.")],
     workers: Workers = None,
+    provenance: Annotated[
+        str, typer.Option(help="full: also record the command line, the machine and absolute paths.")
+    ] = "minimal",
 ) -> None:
     """Make a task's dataset by running its recipe; an interrupted run is resumed."""
     from rlhive.dataset import RoboHiveDataset
     from rlhive.rollouts import collect as run_recipe
 
-    out.print(repr(RoboHiveDataset(run_recipe(task, num_workers=workers))), highlight=False)
+    folder = run_recipe(task, num_workers=workers, provenance=provenance)
+    out.print(repr(RoboHiveDataset(folder)), highlight=False, soft_wrap=True)
 
 
 def recover(

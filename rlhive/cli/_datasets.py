@@ -4,11 +4,11 @@ import json
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from rlhive.cli._hub import list_remote
-from rlhive.cli._terminal import Json, NameOrPath, Version, Workers, err, find_folder, out
+from rlhive.cli._terminal import Json, NameOrPath, Version, Workers, err, find_folder, labelled, out
 
 if TYPE_CHECKING:
     from rlhive.data.checks import CheckReport
@@ -28,7 +28,7 @@ def show(name: NameOrPath, version: Version = None, json_: Json = False) -> None
         description = describe(dataset) | {"certificate": certificate.to_json() if certificate else None}
         out.print_json(json.dumps(description))
         return
-    out.print(repr(dataset), highlight=False)
+    out.print(repr(dataset), highlight=False, soft_wrap=True)
     status = str(certificate) if certificate else f"none; make it: rlhive replay {name}"
     out.print(f"  certificate  {status}", highlight=False, soft_wrap=True)
 
@@ -65,7 +65,8 @@ def replay(
         folder, episodes=episodes, tolerance=tolerance, num_workers=workers, progress=not json_
     )
     for difference in certificate.differences:
-        err.print(f"[yellow]warning:[/] this environment is not the recorded one: {escape(difference)}", soft_wrap=True)
+        text = f"this environment is not the recorded one: {difference}"
+        err.print(labelled("warning:", "yellow", text), soft_wrap=True)
     if json_:
         out.print_json(json.dumps(certificate.to_json()))
     else:
@@ -79,8 +80,8 @@ def _format_report(report: "CheckReport") -> Table:
         lines = result.findings or [result.note or result.promise]
         if result.count > len(result.findings):
             lines = [*lines, f"and {result.count - len(result.findings)} more"]
-        status = f"[{_STATUS_COLOURS[result.status]}]{result.status}"
-        table.add_row(result.name, status, escape("\n".join(lines)))
+        status = Text(result.status, style=_STATUS_COLOURS[result.status])
+        table.add_row(result.name, status, "\n".join(lines))
     return table
 
 

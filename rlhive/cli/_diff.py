@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from rlhive.cli._terminal import Json, complete_names, find_folder, out
@@ -37,9 +36,9 @@ def diff(before: VersionAddress, after: VersionAddress, json_: Json = False) -> 
     if not difference:
         out.print(f"{names[0]} and {names[1]} hold the same.", highlight=False)
         return
-    table = Table("", *map(escape, names), title="what differs", title_justify="left")
+    table = Table("", *names, title="what differs", title_justify="left")
     for label, old, new in _make_diff_rows(difference):
-        table.add_row(label, escape(_format_value(old)), escape(_format_value(new)))
+        table.add_row(label, _format_value(old), _format_value(new))
     out.print(table)
     if not difference.comparable:
         note = (

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.box import SIMPLE_HEAD
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
-from rlhive.cli._terminal import Json, out
+from rlhive.cli._terminal import Json, labelled, out
 
 if TYPE_CHECKING:
     from rlhive.envs import PolicyResult, Task
@@ -33,7 +33,7 @@ def setup(
     )
     table = Table("environments", "available", "")
     for family in report.families:
-        table.add_row(family.name, "[green]yes" if family.available else "[red]no", family.note)
+        table.add_row(family.name, Text("yes", "green") if family.available else Text("no", "red"), family.note)
     out.print(table)
 
 
@@ -53,7 +53,7 @@ def envs(json_: Json = False) -> None:
         highlight=False,
     )
     for missing in sorted({missing for missing in missing_by_task.values() if missing}):
-        out.print(f"[red]not installed:[/] {escape(missing)}", highlight=False, soft_wrap=True)
+        out.print(labelled("not installed:", "red", missing), highlight=False, soft_wrap=True)
 
 
 def _make_task_table(missing_by_task: dict[str, str]) -> Table:
@@ -68,9 +68,9 @@ def _make_task_table(missing_by_task: dict[str, str]) -> Table:
     for name in ("steps", "expert solves", "return", "random"):
         table.add_column(name, no_wrap=True, justify="right")
     for task in catalogue().values():
-        levels = "all" if task.levels == LEVELS else ", ".join(task.levels)
+        levels = Text("all" if task.levels == LEVELS else ", ".join(task.levels))
         if missing_by_task[task.name]:
-            levels = "[red]not installed"
+            levels = Text("not installed", "red")
         names = [task.name, task.env_name] if is_wide else [task.name]
         table.add_row(*names, levels, str(task.horizon), *_format_reference(task))
     return table

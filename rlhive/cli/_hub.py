@@ -1,4 +1,4 @@
-"""The verbs of the ``rlhive`` command that move versions: versions, pull, push, delete."""
+"""The verbs of the ``rlhive`` command that move versions: versions, pull, push, scrub, delete."""
 
 import json
 from typing import Annotated
@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from rlhive.cli._terminal import Json, Name, Version, err, out
+from rlhive.cli._terminal import Json, Name, Version, err, labelled, out
 
 
 def versions(name: Name, json_: Json = False) -> None:
@@ -15,7 +15,7 @@ def versions(name: Name, json_: Json = False) -> None:
 
     rows, warning = list_all_versions(name)
     if warning:
-        err.print(f"[yellow]warning:[/] {warning}", highlight=False, soft_wrap=True)
+        err.print(labelled("warning:", "yellow", warning), highlight=False, soft_wrap=True)
     if json_:
         out.print_json(json.dumps(rows))
         return
@@ -81,6 +81,21 @@ def push(
         return
     text = f"{published.repo_id} {published.version} is commit {published.commit[:12]}: {published.url}"
     out.print(text, highlight=False, soft_wrap=True)
+
+
+def scrub(
+    name: Name,
+    version: Version = None,
+    json_: Json = False,
+) -> None:
+    """Write the next PATCH version without command lines, host names, absolute paths and secrets."""
+    from rlhive.dataset import RoboHiveDataset, describe
+
+    dataset = RoboHiveDataset(name, version=version, generate=False).scrub()
+    if json_:
+        out.print_json(json.dumps(describe(dataset)))
+    else:
+        out.print(f"made {dataset.path}", highlight=False, soft_wrap=True)
 
 
 def delete(

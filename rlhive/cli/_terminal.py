@@ -2,13 +2,40 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
-out = Console()
-err = Console(stderr=True)
+from rlhive._text import printable
+
+
+class _PlainConsole(Console):
+    """A console that shows strings as they are: no markup, no emoji codes, control characters escaped.
+
+    Every string that is printed or put into a table passes through here; what is coloured is a rich Text.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, **options)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Return a string as a Text."""
+        return super().render_str(printable(text, multiline=True), **options)
+
+    def print_json(self, json: str | None = None, **options: Any) -> None:
+        """Print JSON in ASCII, in which every control character is escaped."""
+        super().print_json(json, **{"ensure_ascii": True, **options})
+
+
+out = _PlainConsole()
+err = _PlainConsole(stderr=True)
+
+
+def labelled(label: str, style: str, text: object) -> Text:
+    """Return text after a coloured label."""
+    return Text.assemble((label, style), f" {printable(text, multiline=True)}")
 
 
 def complete_names(incomplete: str) -> Iterator[str]:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from rlhive.cli._terminal import Json, Workers, out
+from rlhive._text import printable
+from rlhive.cli._terminal import Json, Workers, labelled, out
 from rlhive.errors import EnvNotFoundError
 
 if TYPE_CHECKING:
@@ -51,10 +52,8 @@ def evaluate(
     for evaluation in evaluations:
         if evaluation.invalid:
             details = ", ".join(map(str, evaluation.invalid))
-            out.print(
-                f"[red]{evaluation.policy}: {len(evaluation.invalid)} episodes were invalid:[/] {details}",
-                highlight=False,
-            )
+            label = f"{printable(evaluation.policy)}: {len(evaluation.invalid)} episodes were invalid:"
+            out.print(labelled(label, "red", details), highlight=False)
     if evaluations[0].score is not None:
         out.print("score: mean return on a scale from 0 (random) to 100 (expert), measured for the task catalogue")
 

@@ -10,14 +10,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rlhive._text import printable
+
 #: Largest count: Arrow counts in 64 bits.
 MAX_COUNT = 2**63 - 1
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SPLIT_NAME = re.compile(r"[A-Za-z0-9_]{1,64}")
 _PATH_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,120}")
-#: Control characters except tab and newline, and the marks that reverse the direction of text.
-_CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+#: Control characters except tab and newline, the marks that reverse the direction of text, and surrogates.
+_CONTROL_CHARACTERS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 #: Names of devices on Windows, with any extension.
 _DEVICE_NAME = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
 
@@ -53,6 +55,11 @@ def parse_text(value: Any) -> str:
         msg = f"expected a string without control characters, got {_abbreviate(value)}"
         raise ValueError(msg)
     return value
+
+
+def escape_control_characters(text: str) -> str:
+    """Return a string that :func:`parse_text` accepts, with the characters escaped that it would refuse."""
+    return _CONTROL_CHARACTERS.sub(lambda match: printable(match[0]), text)
 
 
 def parse_split_name(value: Any) -> str:

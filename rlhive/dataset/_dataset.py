@@ -19,6 +19,7 @@ from torchrl.data import RobotDatasetMetadata
 from torchrl.data.datasets import register_dataset
 
 from rlhive import keys as keys_
+from rlhive._text import printable
 from rlhive.data import Schema, parse_splits
 from rlhive.data.hub import HubPin, PublishedVersion, fetch_missing_files, push
 from rlhive.data.replay import (
@@ -583,6 +584,19 @@ class RoboHiveDataset:
         target = Target(name=name, version=version, license=license)
         return self._open(_transforms.save_relabelled(self._view, reward, target))
 
+    def scrub(self, name: str = "", *, version: str | None = None) -> Self:
+        """Write the same transitions as a PATCH version, without what identifies a machine and without secrets.
+
+        The command line and the host go; in runs, metadata and the description absolute paths are shortened to their
+        last part, and tokens and passwords of known forms are replaced by ``***``. Nothing is changed on the Hub:
+        older versions that were pushed stay there until they are deleted there.
+
+        Args:
+            name: Name of the dataset; this dataset's own by default.
+            version: MAJOR.MINOR.PATCH; the next free PATCH version after this one by default.
+        """
+        return self._open(_transforms.save_scrubbed(self._view, Target(name=name or self.name, version=version)))
+
     def _open(self, folder: Path) -> Self:
         return type(self)(folder, store=self._view.store)
 
@@ -625,14 +639,15 @@ class RoboHiveDataset:
             for split, count in self.counts.items()
         ]
         fields = [f"{field.column}: {field.dtype} {list(field.shape)}" for field in self.schema.fields]
+        operations = [printable(operation) for operation in self._view.operations]
         lines = [
             f"RoboHiveDataset {self.name} {self.version}",
-            f"  environment  {self.env_name or 'unknown'}",
+            f"  environment  {printable(self.env_name or 'unknown')}",
             *(f"  {'splits' if not index else '':<11}  {text}" for index, text in enumerate(splits)),
             *(f"  {'keys' if not index else '':<11}  {text}" for index, text in enumerate(fields)),
-            *(f"  {'view' if not index else '':<11}  {text}" for index, text in enumerate(self._view.operations)),
+            *(f"  {'view' if not index else '':<11}  {text}" for index, text in enumerate(operations)),
             f"  fingerprint  {self.fingerprint[:16]}",
-            f"  path         {self.path}",
+            f"  path         {printable(self.path)}",
         ]
         return "\n".join(lines)
 

@@ -5,6 +5,7 @@
     save_view · save_merged · save_appended       episodes
     save_renamed · save_dropped · save_added      columns
     save_relabelled                               rewards, computed without stepping the simulator
+    save_scrubbed                                 provenance and metadata
 
 The old version stays as it is. Every new version names its parents and the operations that were applied to them.
 """
@@ -26,8 +27,10 @@ from rlhive.data.versions import (
     drop_columns,
     export,
     merge,
+    next_patch,
     relabel,
     rename_column,
+    scrub,
     to_source,
 )
 from rlhive.dataset._view import DatasetView
@@ -102,6 +105,15 @@ def save_added(view: DatasetView, column: str, compute: ColumnFunction, target: 
     """Write the episodes of a view with an additional column, computed episode by episode."""
     source = add_column(view.to_source(), column, compute, unit=unit)
     return _write_version(source, target, operation=f"add_column({column!r})", store=view.store)
+
+
+def save_scrubbed(view: DatasetView, target: Target) -> Path:
+    """Write the episodes of a version without what identifies a machine and without secrets, as a PATCH version."""
+    manifest = view.manifest
+    version = target.version or next_patch(target.name, manifest.version, store=view.store)
+    return _write_version(
+        scrub(view.to_source()), replace(target, version=version), operation="scrub", store=view.store
+    )
 
 
 def save_relabelled(view: DatasetView, reward: Reward, target: Target) -> Path:

@@ -22,7 +22,7 @@ import numpy as np
 from torchrl.envs import EnvBase
 from tqdm import tqdm
 
-from rlhive._provenance import describe_policy, describe_run
+from rlhive._provenance import MINIMAL, describe_policy, describe_run
 from rlhive.data import Schema, locked, recording_dir, version_dir
 from rlhive.data.recording import Recording, StreamWriter
 from rlhive.data.versions import export
@@ -52,6 +52,7 @@ def collect(
     task: str | Task,
     *,
     num_workers: int | None = None,
+    provenance: str = MINIMAL,
     store: Path | None = None,
     progress: bool = True,
 ) -> Path:
@@ -66,6 +67,7 @@ def collect(
     Args:
         task: Name in the catalogue, or a task.
         num_workers: Worker processes; one per core by default.
+        provenance: ``"full"`` also records the command line, the machine and absolute paths.
         store: Folder of all datasets.
         progress: Whether to show a progress bar.
 
@@ -94,8 +96,8 @@ def collect(
     with locked(folder):
         if target.exists():
             return target
-        provenance = describe_run(run, **identity, seeds="each episode's id")
-        recording = Recording.create(folder, schema, start_state=start_state, provenance=provenance)
+        described = describe_run(run, provenance=provenance, **identity, seeds="each episode's id")
+        recording = Recording.create(folder, schema, start_state=start_state, provenance=described)
         with recording.shared():
             invalid = _record_missing(task, recording, num_workers=num_workers, progress=progress)
         _export_recording(task, recording, run, invalid, num_workers=num_workers, store=store)

@@ -11,7 +11,7 @@ from tests.cli.conftest import invoke
 
 def test_help_lists_every_verb():
     verbs = (
-        "setup envs collect recover train evaluate show check replay diff list versions pull push delete import "
+        "setup envs collect recover train evaluate show check replay diff list versions pull scrub push delete import "
         "export-to"
     )
     shown = invoke("--help").stdout

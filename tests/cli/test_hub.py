@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from rlhive.data.versions._export import export
+from tests.data.strategies import records
 from tests.hub_client import read_files
 
 
@@ -45,6 +47,19 @@ def test_push_versions_pull_and_delete(hub, two_versions, rlhive, store):
     }
     assert parsed(rlhive("versions", "org/knob", "--json"))["1.0.0"] == remote["1.0.0"]
     assert sorted(path.name for path in (store / "org/knob").glob("[!.]*")) == ["2.0.0"]
+
+
+def test_scrub_makes_the_next_patch_version_which_a_push_accepts(hub, rlhive, store):
+    schema, episodes = records([3, 2])
+    token = "ghp_" + "aB3" * 12
+    episodes[0].metadata["note"] = token
+    export(episodes, "org/knob", schema=schema, license="mit", store=store)
+
+    status, _, said = rlhive("push", "org/knob")
+    assert (status, "holds a GitHub token" in said, token in said) == (1, True, False)
+    assert parsed(rlhive("scrub", "org/knob", "--version", "1.0.0", "--json"))["version"] == "1.0.1"
+    assert rlhive("scrub", "org/knob")[1] == f"made {store / 'org/knob/1.0.2'}\n"
+    assert parsed(rlhive("push", "org/knob", "--version", "1.0.1", "--json"))["version"] == "1.0.1"
 
 
 def test_list_remote_names_what_is_on_the_hub(hub, published, rlhive):

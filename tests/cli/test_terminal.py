@@ -1,10 +1,14 @@
 """Shared functions of the verbs: the folder of a version, found without opening it, and names for shell completion."""
 
+import io
+import json
 import subprocess
 import sys
 
 import pytest
+from rich.table import Table
 
+from rlhive.cli import _terminal
 from rlhive.cli._terminal import complete_names, find_folder
 from rlhive.errors import DatasetNotFoundError
 
@@ -45,3 +49,41 @@ def test_completion_offers_stored_datasets_and_recipes(filled):
     assert list(complete_names("org")) == ["org/other"]
     assert list(complete_names("toy")) == ["toy_point"]
     assert "kitchen_knob1" in list(complete_names(""))
+
+
+def show(*printed, width=200, **options):
+    """Return what the console writes."""
+    console = type(_terminal.out)(file=io.StringIO(), width=width, force_terminal=False)
+    console.print(*printed, **options)
+    return console.file.getvalue()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["data[/x]", "data [old]", "[bold red]hi[/]", "[link=http://evil]x[/link]", "[red", ":bomb:", "a\\[b]", "№ Ünal"],
+)
+def test_text_is_printed_as_it_is(text):
+    table = Table("column [/] " + "-" * 40, title=f"title {text}")
+    table.add_row(text)
+
+    assert show(text) == f"{text}\n"
+    assert text in show(_terminal.labelled("error:", "bold red", text))
+    shown = show(table)
+    assert text in shown.splitlines()[-2]
+    assert f"title {text}" in shown
+
+
+@pytest.mark.parametrize("text", ["\x1b[2J", "\x1b]8;;http://evil\x07x", "\x9b31m", "\u202e", "\ud800", "\x7f"])
+def test_control_characters_are_printed_escaped(text):
+    escaped = text.encode("unicode_escape").decode().replace("x\x1b", "")
+    table = Table("", title=text)
+    table.add_row(text)
+
+    for printed in (text, table, _terminal.labelled("warning:", "yellow", text)):
+        shown = show(printed)
+        assert text[0] not in shown
+        assert escaped.split("x1b")[-1][:6] in shown
+    console = type(_terminal.out)(file=io.StringIO(), width=200)
+    console.print_json(json.dumps({"a": text, "b": "Ünal"}))
+    assert console.file.getvalue().isascii()
+    assert json.loads(console.file.getvalue()) == {"a": text, "b": "Ünal"}

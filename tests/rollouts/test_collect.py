@@ -55,6 +55,13 @@ def test_provenance_holds_everything_that_determines_the_content(tmp_path):
     assert provenance["task"]["env_name"] == "ToyPoint-v0"
     assert provenance["policies"].keys() == {"expert", "medium", "random"}
     assert {"rlhive", "torch", "torchrl", "python"} <= provenance["versions"].keys()
+    assert not {"host", "command"} & provenance.keys()
+
+
+def test_full_provenance_adds_the_machine_and_the_command(tmp_path):
+    folder = collect(TOY, num_workers=1, provenance="full", store=tmp_path, progress=False)
+    (provenance,) = Manifest.read(folder).runs
+
     assert provenance["host"]["cores"] == os.cpu_count()
     assert provenance["command"] == sys.argv
 

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rlhive._text import escape_markdown
 from rlhive.data import _arrow, _store
 from rlhive.data._episodes import TERMINATED, TRUNCATED, EpisodeRecord
 from rlhive.data._schema import Field
@@ -21,7 +22,7 @@ from rlhive.data._statistics import ColumnStatistics
 from rlhive.data.formats._lerobot import DONE, IMAGES, SUCCESS
 from rlhive.data.formats._lerobot_features import build_features, name_features, summarise_feature, to_arrow
 from rlhive.data.formats._lerobot_files import EPISODES_PATH
-from rlhive.data.versions import Manifest
+from rlhive.data.versions import Manifest, front_matter_license
 from rlhive.errors import UnsupportedFormatError
 
 #: LeRobot's version of the format, which is also the git tag by which it finds a dataset on the Hub.
@@ -275,9 +276,10 @@ def _find_fps(manifest: Manifest) -> int:
 
 
 def _build_lerobot_card(manifest: Manifest) -> str:
+    license = front_matter_license(manifest.license)
     return (
-        f"---\nlicense: {manifest.license}\ntask_categories:\n- robotics\ntags:\n- LeRobot\nconfigs:\n"
-        f"- config_name: default\n  data_files: data/*/*.parquet\n---\n\n{manifest.description}\n\n"
+        f"---\nlicense: {license}\ntask_categories:\n- robotics\ntags:\n- LeRobot\nconfigs:\n"
+        f"- config_name: default\n  data_files: data/*/*.parquet\n---\n\n{escape_markdown(manifest.description)}\n\n"
         f"Made by RLHive from {manifest.name} {manifest.version}, fingerprint `{manifest.fingerprint}`.\n"
     )
 

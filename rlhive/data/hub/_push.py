@@ -10,19 +10,21 @@ Every step can be repeated. Files that the Hub already has are not sent again, s
 stopped.
 """
 
+import logging
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete, HfApi, constants, get_token
+from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete, HfApi, constants
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.hf_api import RepoFile
 
 from rlhive.data import _store
 from rlhive.data.checks import FAILED, CheckReport, run_checks
 from rlhive.data.hub._client import progress_bars, translate_errors, with_retries
+from rlhive.data.hub._inspection import describe_files, describe_provenance, require_no_secret
 from rlhive.data.hub._pull import git_blob_hash
 from rlhive.data.hub._refs import read_refs
 from rlhive.data.versions import (
@@ -44,9 +46,16 @@ from rlhive.errors import (
     InvalidNameError,
 )
 
+logger = logging.getLogger(__name__)
+
 CARD_NAME = "README.md"
 #: Folders of a repository that RLHive manages: a push deletes their files that the new version does not have.
 MANAGED_FOLDERS = ("data/", "meta/")
+
+_SCRUB = (
+    "Revoke the secret. Then make a version without it (rlhive scrub {name} --version {version}; drop_column() for a "
+    "column of the data), and push that."
+)
 
 
 @dataclass(frozen=True)
@@ -90,7 +99,8 @@ def push(
 
     Raises:
         CorruptDatasetError: A file is not what the manifest recorded.
-        CheckFailedError: The content fails a check.
+        CheckFailedError: The content fails a check, or a file holds a secret: a token of a known form, the Hub's token,
+            or a secret of this environment.
         DatasetExistsError: The Hub has that version with other content; a tag is never moved.
         HubConflictError: Somebody else committed meanwhile.
         HubAccessDeniedError: There is no token, or it may not write.
@@ -101,7 +111,8 @@ def push(
     _require_no_failure(check(folder), manifest)
     repo_id = _require_namespace(repo_id)
     with _stage_files(Path(folder), manifest, repo_id, license) as files, progress_bars(progress):
-        _require_no_token(files)
+        require_no_secret(files, next_step=_SCRUB.format(name=manifest.name, version=manifest.version))
+        logger.warning("%s %s publishes: %s", repo_id, manifest.version, describe_provenance(manifest, Path(folder)))
         commit = _commit_and_tag(
             repo_id,
             files,
@@ -127,11 +138,14 @@ def push_folder(
         progress: Whether to show the Hub client's progress bars.
 
     Raises:
+        CheckFailedError: A file holds a secret, as for :func:`push`.
         DatasetExistsError: The repository has that tag with other content; a tag is never moved.
         HubConflictError, HubAccessDeniedError, HubRefusedError, HubUnreachableError: As for :func:`push`.
     """
     repo_id = _require_namespace(repo_id)
     files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    require_no_secret(files, next_step="Revoke the secret, and export a version without it.")
+    logger.warning("%s %s publishes: %s", repo_id, tag, describe_files(files))
     with progress_bars(progress):
         commit = _commit_and_tag(
             repo_id,
@@ -174,15 +188,6 @@ def _commit_and_tag(
         )
         raise DatasetExistsError(msg)
     return commit
-
-
-def _require_no_token(files: Mapping[str, Path]) -> None:
-    """Raise CheckFailedError if card or manifest contain the token, which a recorded command line can."""
-    token = get_token()
-    for path in (MANIFEST_NAME, CARD_NAME):
-        if token and token in files[path].read_text(encoding="utf-8"):
-            msg = f"{path}: expected no secret, it quotes your Hub token. Revoke the token, and make the version again."
-            raise CheckFailedError(msg)
 
 
 def _require_no_failure(report: CheckReport, manifest: Manifest) -> None:

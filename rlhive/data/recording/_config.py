@@ -37,8 +37,17 @@ class RecorderConfig:
             raise InvalidOptionError(msg)
 
 
-def run_provenance(env: Any, policy: Any, facts: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return the provenance of a run that begins now; ``facts`` are further JSON-able entries."""
+def run_provenance(env: Any, policy: Any, facts: Mapping[str, Any] | str | None) -> dict[str, Any]:
+    """Return the provenance of a run that begins now.
+
+    Args:
+        env: Environment of the episodes.
+        policy: Behaviour policy.
+        facts: Further JSON-able entries, ``"provenance": "full"`` among them to record the machine as well; or only
+            ``"full"``.
+    """
+    if isinstance(facts, str):
+        facts = {"provenance": facts}
     described: dict[str, Any] = {}
     if env is not None:
         described["env"] = _provenance.describe_env(env)

@@ -47,7 +47,9 @@ class Recorder:
             the folder of the recording: a Path, or a string that begins with ``/``, ``.`` or ``~``.
         env: Environment of the episodes; see :func:`rlhive.describe_env`.
         policy: Behaviour policy; see :func:`rlhive.describe_policy`. Its name is stored with each episode.
-        provenance: Further JSON-able facts about the run, the seeds for example.
+        provenance: Further JSON-able facts about the run, the seeds for example. ``"full"``, or
+            ``{"provenance": "full", …}``, also records the command line, the machine and absolute paths, which are
+            published with the dataset; by default they are left out. Secrets in arguments are never written.
         split: Default split of the episodes.
         schema: Schema that every episode must have; by default that of the first one.
         on_incomplete: What becomes of an episode without an end flag: ``"unfinished"`` keeps it as it is,
@@ -87,7 +89,7 @@ class Recorder:
         *,
         env: Any = None,
         policy: Any = None,
-        provenance: Mapping[str, Any] | None = None,
+        provenance: Mapping[str, Any] | str | None = None,
         split: str = "train",
         schema: Schema | None = None,
         on_incomplete: str = "unfinished",
@@ -111,7 +113,7 @@ class Recorder:
         *,
         env: Any = None,
         policy: Any = None,
-        provenance: Mapping[str, Any] | None = None,
+        provenance: Mapping[str, Any] | str | None = None,
         split: str = "train",
         schema: Schema | None = None,
         on_incomplete: str = "unfinished",

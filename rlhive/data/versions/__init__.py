@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from rlhive._lazy import attach
 
 if TYPE_CHECKING:
-    from rlhive.data.versions._card import render_card as render_card
+    from rlhive.data.versions._card import front_matter_license as front_matter_license, render_card as render_card
     from rlhive.data.versions._certificate import (
         BIT_EXACT as BIT_EXACT,
         DIVERGES as DIVERGES,
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from rlhive.data.versions._numbering import (
         list_local_datasets as list_local_datasets,
         list_local_versions as list_local_versions,
+        next_patch as next_patch,
     )
     from rlhive.data.versions._operations import (
         ColumnFunction as ColumnFunction,
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
         merge as merge,
         relabel as relabel,
         rename_column as rename_column,
+        scrub as scrub,
         stream_selected as stream_selected,
     )
     from rlhive.data.versions._picture import PICTURE_PATH as PICTURE_PATH

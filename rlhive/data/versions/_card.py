@@ -10,11 +10,14 @@ from typing import Any
 
 import yaml
 
+from rlhive._text import escape_markdown, to_inline_code
 from rlhive.data.versions._manifest import EPISODES_PATH, Manifest
 
 # Size categories of the Hub: number of rows below which each applies.
 _SIZE_CATEGORIES = ((1e3, "n<1K"), (1e4, "1K<n<10K"), (1e5, "10K<n<100K"), (1e6, "100K<n<1M"), (1e7, "1M<n<10M"))
 _LIBRARIES = ("rlhive", "robohive", "mujoco", "torch")
+#: Identifiers of the Hub and of SPDX.
+LICENSE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]{0,63}")
 _MAX_PARAMETERS = 400  # characters of a policy's parameters
 _MAX_PARENT = 200  # characters of a parent without a name
 
@@ -35,7 +38,7 @@ def render_card(
         [
             f"---\n{front_matter}---\n",
             f"# {manifest.name} {manifest.version}\n",
-            f"{_escape(manifest.description)}\n",
+            f"{escape_markdown(manifest.description)}\n",
             *_render_usage(manifest),
             *([f"![Returns per split]({picture})\n"] if picture else []),
             "| split | episodes | transitions | mean return | success |\n|---|---:|---:|---:|---:|",
@@ -53,19 +56,24 @@ def render_card(
             "with standard deviations and quantiles.\n",
             "## Provenance\n",
             *_render_provenance(manifest),
-            *([f"- Replay: {_escape(certificate)}"] if certificate else []),
-            f"- Licence: {_escape(manifest.license)}",
+            *([f"- Replay: {escape_markdown(certificate)}"] if certificate else []),
+            f"- Licence: {escape_markdown(manifest.license)}",
             f"- Fingerprint of the content: `{manifest.fingerprint}`",
             "",
         ]
     )
 
 
+def front_matter_license(license: str) -> str:
+    """Return a licence for a card's front matter: an identifier, or ``"other"`` for what a foreign manifest may say."""
+    return license if LICENSE_ID.fullmatch(license) else "other"
+
+
 def _build_front_matter(manifest: Manifest) -> dict[str, Any]:
     size = next((name for limit, name in _SIZE_CATEGORIES if manifest.num_transitions < limit), "n>10M")
     data_files = [{"split": name, "path": f"data/{name}-*.parquet"} for name in manifest.splits]
     return {
-        "license": manifest.license,
+        "license": front_matter_license(manifest.license),
         "pretty_name": manifest.name.split("/")[-1],
         "task_categories": ["robotics", "reinforcement-learning"],
         "tags": ["rlhive", "robohive", "mujoco", "offline-rl", "torchrl"],
@@ -95,11 +103,11 @@ def _render_split_rows(manifest: Manifest, returns: Mapping[str, tuple[float, fl
 
 def _render_column_rows(manifest: Manifest) -> Iterator[str]:
     for item in manifest.schema.fields:
-        column = f"`{item.column}`"
+        column = to_inline_code(item.column)
         splits = [split[item.column] for split in manifest.statistics.values() if item.column in split]
         splits = [statistics for statistics in splits if statistics.get("count")]
         shape = ", ".join(map(str, item.shape)) or "scalar"
-        unit = _escape(item.unit or "")
+        unit = escape_markdown(item.unit or "")
         minimum = _format_extreme(splits, "min", min)
         maximum = _format_extreme(splits, "max", max)
         yield f"| {column} | {item.dtype} | {shape} | {unit} | {minimum} | {_format_mean(splits)} | {maximum} |"
@@ -124,12 +132,12 @@ def _format_mean(splits: Sequence[Mapping[str, Any]]) -> str:
 
 def _render_provenance(manifest: Manifest) -> Iterator[str]:
     if manifest.env_name:
-        yield f"- Environment: {_to_code(manifest.env_name)}"
+        yield f"- Environment: {to_inline_code(manifest.env_name)}"
     for run in manifest.runs:
         yield from _render_run(run)
     for parent in manifest.parents:
         name = " ".join(str(parent[key]) for key in ("name", "version") if key in parent)
-        yield f"- Derived from {_escape(name or json.dumps(parent, default=repr)[:_MAX_PARENT])}"
+        yield f"- Derived from {escape_markdown(name or json.dumps(parent, default=repr)[:_MAX_PARENT])}"
 
 
 def _render_run(run: Mapping[str, Any]) -> Iterator[str]:
@@ -137,26 +145,16 @@ def _render_run(run: Mapping[str, Any]) -> Iterator[str]:
     versions = {**_as_mapping(run.get("versions")), **_as_mapping(env.get("versions"))}
     libraries = [f"{name} {versions[name]}" for name in _LIBRARIES if name in versions]
     if libraries:
-        yield f"- Recorded with {_escape(', '.join(libraries))}"
+        yield f"- Recorded with {escape_markdown(', '.join(libraries))}"
     if env.get("model_hash"):
-        yield f"- Compiled model: {_to_code(env['model_hash'])}"
+        yield f"- Compiled model: {to_inline_code(env['model_hash'])}"
     for split, parameters in _as_mapping(run.get("policies")).items():
-        text = json.dumps(parameters, default=repr, sort_keys=True)[:_MAX_PARAMETERS]
-        yield f"- Policy of {_to_code(split)}: {_to_code(text)}"
+        text = json.dumps(parameters, default=repr, sort_keys=True).replace("<", "\\u003c")[:_MAX_PARAMETERS]
+        yield f"- Policy of {to_inline_code(split)}: {to_inline_code(text)}"
     if run.get("seeds"):
-        yield f"- Seeds: {_escape(run['seeds'])}"
+        yield f"- Seeds: {escape_markdown(run['seeds'])}"
 
 
 def _as_mapping(value: Any) -> Mapping[str, Any]:
     """Return an untrusted value if it is a mapping, and an empty mapping otherwise."""
     return value if isinstance(value, Mapping) else {}
-
-
-def _escape(text: object) -> str:
-    """Return text that Markdown shows unchanged, on one line: no HTML, link, table or front matter."""
-    return re.sub(r"([\\`*_{}\[\]<>#|!])", r"\\\1", " ".join(str(text).split()))
-
-
-def _to_code(text: object) -> str:
-    """Return text as inline code, on one line."""
-    return "`" + " ".join(str(text).split()).replace("`", "'").replace("|", "¦") + "`"

@@ -11,16 +11,15 @@ Memory: a row group per split, the statistics, and a few blocks of the episode t
 """
 
 import logging
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from rlhive.data import _parquet, _store
+from rlhive.data import _parquet, _store, _untrusted
 from rlhive.data._schema import Schema
-from rlhive.data.versions._card import render_card
+from rlhive.data.versions._card import LICENSE_ID, render_card
 from rlhive.data.versions._manifest import EPISODES_PATH, SKETCHES_PATH, FileEntry, Manifest, compute_sha256
 from rlhive.data.versions._numbering import FIRST_VERSION, VersionChange, find_earlier_version
 from rlhive.data.versions._picture import PICTURE_PATH, render_returns
@@ -31,9 +30,6 @@ from rlhive.errors import InvalidLicenseError
 logger = logging.getLogger(__name__)
 
 CARD_PATH = "README.md"
-
-# Identifiers of the Hub and of SPDX.
-_LICENSE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]{0,63}")
 
 # Name of the partial folder while the version's number is not known: the number depends on what is written.
 _UNNUMBERED = "next"
@@ -110,9 +106,9 @@ def export(
         splits={},
         files=(),
         license=license,
-        description=description or source.description,
-        env_name=env_name or source.env_name,
-        task=task or source.task,
+        description=_clean(description or source.description, "description"),
+        env_name=_clean(env_name or source.env_name, "environment"),
+        task=_clean(task or source.task, "task"),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         runs=tuple(source.runs if runs is None else runs),
         parents=tuple(source.parents if parents is None else parents),
@@ -199,8 +195,16 @@ def _build_file_entries(folder: Path, result: WriteResult) -> tuple[FileEntry, .
     return tuple(entries)
 
 
+def _clean(text: str, subject: str) -> str:
+    """Return text that a manifest may hold; characters that it may not are escaped, and logged."""
+    cleaned = _untrusted.escape_control_characters(text)
+    if cleaned != text:
+        logger.warning("The %s has characters that cannot be shown; they are escaped: %s", subject, cleaned)
+    return cleaned
+
+
 def _require_license(license: str) -> str:
-    if not isinstance(license, str) or not _LICENSE.fullmatch(license):
+    if not isinstance(license, str) or not LICENSE_ID.fullmatch(license):
         msg = f"License {license!r}: expected an identifier such as 'apache-2.0' or 'cc-by-4.0'."
         raise InvalidLicenseError(msg)
     return license

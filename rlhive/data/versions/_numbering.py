@@ -68,6 +68,15 @@ def find_earlier_version(name: str, version: str | None, *, store: Path | None =
     return next(reversed(versions.values()), None)
 
 
+def next_patch(name: str, version: str, *, store: Path | None = None) -> str:
+    """Return the PATCH version after a version that the store does not have: ``"1.0.1"`` for ``"1.0.0"``."""
+    existing = list_local_versions(name, store=store)
+    number = next_version(version, PATCH)
+    while number in existing:
+        number = next_version(number, PATCH)
+    return number
+
+
 class VersionChange:
     """What changed since an earlier version; fed with the new version's episodes as they are written.
 

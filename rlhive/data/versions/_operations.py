@@ -19,6 +19,8 @@ import numpy as np
 import pyarrow as pa
 
 from rlhive import keys
+from rlhive._provenance import scrub_run, shorten_paths
+from rlhive._secrets import mask_secrets
 from rlhive.data import _arrow, _parquet
 from rlhive.data._episodes import REWARD, TERMINATED, TRUNCATED, Columns, EpisodeRecord
 from rlhive.data._schema import DTYPES, INDEX_COLUMNS, Field, Schema
@@ -212,6 +214,26 @@ def relabel(source: VersionSource, compute: Callable[[EpisodeRecord], np.ndarray
         return replace(record, columns=record.columns | {REWARD: rewards})
 
     return _map_episodes(source, source.schema.fields, change)
+
+
+def scrub(source: VersionSource) -> VersionSource:
+    """Return the episodes without what identifies a machine, and without secrets of the known forms.
+
+    Runs lose the command line and the host; in runs, metadata, policies and the description absolute paths are
+    shortened and secrets masked. Transitions stay as they are.
+    """
+
+    def scrub_record(record: EpisodeRecord) -> EpisodeRecord:
+        return replace(
+            record, metadata=shorten_paths(mask_secrets(record.metadata)), policy=mask_secrets(record.policy)
+        )
+
+    scrubbed = _map_episodes(source, source.schema.fields, scrub_record)
+    return replace(
+        scrubbed,
+        runs=tuple(scrub_run(run) for run in source.runs),
+        description=shorten_paths(mask_secrets(source.description)),
+    )
 
 
 def compute_statistics(source: VersionSource) -> dict[str, ColumnStatistics]:

@@ -1,6 +1,7 @@
 """The card describes the version, and the Hub, datasets, pandas, Polars and DuckDB read its files."""
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -108,6 +109,26 @@ def test_text_from_a_manifest_is_escaped(folder):
     shown = card.replace("`x --- license: mit --- <script>alert(1)</script> [a](http://b) ¦ 'c'`", "")
     assert "<script" not in shown.replace("\\<", "")
     assert "[a](" not in shown
+
+
+@pytest.mark.parametrize("text", ["\x1b[2J", "\u202eevil", "\ud800", "\x9b31m", "</script><script>", "\u2028"])
+def test_no_text_of_a_manifest_acts_in_a_card(folder, text):
+    manifest = Manifest.read(folder)
+    run = {"run": text, "env": {"model_hash": text, "versions": {"mujoco": text}}, "seeds": text}
+    run |= {"policies": {text: {text: [text]}}, "versions": {"rlhive": text}}
+    hostile = replace(
+        manifest,
+        **dict.fromkeys(("license", "description", "env_name", "task", "created"), text),
+        runs=(run,),
+        parents=({"name": text, "version": text}, {"other": text}),
+        schema=replace(manifest.schema, fields=tuple(replace(item, unit=text) for item in manifest.schema.fields)),
+    )
+
+    card = render_card(hostile, dict.fromkeys(manifest.splits, (0.0, 0.0)), certificate=text)
+
+    assert front_matter(card)["license"] == "other"
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\ud800-\udfff]", card)
+    assert "<script>" not in re.sub(r"`[^`\n]*`", "", card).replace("\\<", "")
 
 
 def test_the_picture_is_in_the_version_and_not_in_the_fingerprint(folder, episodes, tmp_path):

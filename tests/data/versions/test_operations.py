@@ -330,3 +330,34 @@ def test_an_episode_that_lost_its_beginning_is_left_out(tmp_path, caplog):
 def test_the_error_for_text_given_to_filter_names_where(dataset):
     with pytest.raises(TypeError, match=r"filter\('length > 1'\): expected a function.*where\(\)"):
         dataset.filter("length > 1")
+
+
+# -- scrubbing --------------------------------------------------------------------------------------------------------
+
+
+def test_a_scrubbed_version_is_a_patch_with_the_same_transitions(tmp_path):
+    schema, episodes = records([4, 2, 7])
+    token = "ghp_" + "aB3" * 12
+    episodes[1].metadata.update(source="/home/alice/robot/log.h5", login={"api_key": "k1"}, note=f"see {token}", n=3)
+    env = {"env_name": "ToyPoint-v0", "path": "/home/alice/secret-project/env.xml", "horizon": 7}
+    runs = [{"run": "run", "env": env, "command": ["x", "--token=abc"], "host": {"name": "pc-7"}, "git": None}]
+    options = {"schema": schema, "license": "mit", "store": tmp_path, "runs": runs, "description": f"By {token}."}
+    old = RoboHiveDataset(export(episodes, "my/knob", **options), store=tmp_path)
+    before = read_files(old)
+
+    new = old.scrub()
+
+    assert (new.name, new.version) == ("my/knob", "1.0.1")
+    scrubbed_env = {"env_name": "ToyPoint-v0", "path": "env.xml", "horizon": 7}
+    assert new.manifest.runs == ({"run": "run", "env": scrubbed_env, "git": None},)
+    assert new.manifest.description == "By ***."
+    assert new.manifest.parents[0]["operations"] == ["scrub"]
+    records_before, records_after = read_episodes(old), read_episodes(new)
+    metadata = {"note": "see ***", "source": "log.h5", "login": {"api_key": "***"}, "n": 3}
+    assert records_after[6].metadata == metadata
+    changed = replace(records_before[6], metadata=metadata)
+    assert same(records_after[6], changed)
+    assert all(same(records_after[episode], records_before[episode]) for episode in (3, 9))
+    assert read_files(old) == before
+    assert not [path for path, content in read_files(new).items() if token.encode() in content]
+    assert old.scrub().version == "1.0.2"
