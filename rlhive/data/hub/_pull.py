@@ -11,20 +11,25 @@ records the commit::
 """
 
 import hashlib
+import logging
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from huggingface_hub import get_cached_repo_tree, snapshot_download
+from huggingface_hub import _tree_cache, constants, get_cached_repo_tree, snapshot_download
+from huggingface_hub.file_download import repo_folder_name
 
 from rlhive.data import _store
 from rlhive.data.hub._client import progress_bars, translate_errors, with_retries
+from rlhive.data.hub._guard import guarded
 from rlhive.data.hub._refs import HubPin, is_offline
-from rlhive.data.versions import MANIFEST_NAME, FileEntry, Manifest, compute_sha256
+from rlhive.data.versions import MANIFEST_NAME, MAX_MANIFEST_BYTES, FileEntry, Manifest, compute_sha256
 from rlhive.errors import CorruptDatasetError, DatasetExistsError, DatasetNotFoundError, HubUnreachableError
+
+logger = logging.getLogger(__name__)
 
 
 def fetch_version(
@@ -64,15 +69,17 @@ def fetch_version(
     if version not in (None, manifest.version):
         msg = f"{pin}: expected version {version}, got {manifest.version}. Tell the dataset's owner."
         raise CorruptDatasetError(msg)
+    if manifest.name != repo_id:
+        logger.warning("%s: its manifest names another dataset, %s; it is opened as %s", pin, manifest.name, repo_id)
     target = _store.version_dir(repo_id, manifest.version, store=store)
     entries = [entry for entry in manifest.files if not entry.split or splits is None or entry.split in splits]
     if not target.exists():
-        _download(pin, [entry.path for entry in entries], progress=progress)
+        _download(pin, _get_sizes(entries), progress=progress)
     try:
         with _store.atomic_dir(target) as partial:
             _fetch_verified(pin, entries, partial, progress=False)
             pin.write(partial)
-            snapshot = _download(pin, [MANIFEST_NAME], progress=False)
+            snapshot = _download(pin, {MANIFEST_NAME: MAX_MANIFEST_BYTES}, progress=False)
             _link_or_copy(snapshot / MANIFEST_NAME, partial / MANIFEST_NAME)
     except DatasetExistsError:
         _require_same_content(target, manifest, pin)
@@ -88,7 +95,7 @@ def fetch_manifest(pin: HubPin) -> Manifest:
         CorruptDatasetError: The downloaded manifest has another hash, twice.
     """
     for retry in (False, True):
-        snapshot = _download(pin, [MANIFEST_NAME], progress=False, force=retry)
+        snapshot = _download(pin, {MANIFEST_NAME: MAX_MANIFEST_BYTES}, progress=False, force=retry)
         tree = get_cached_repo_tree(pin.repo_id, repo_type="dataset", revision=pin.commit)
         expected = next((file.blob_id for file in tree if file.path == MANIFEST_NAME and file.lfs is None), None)
         if expected in (None, git_blob_hash((snapshot / MANIFEST_NAME).read_bytes())):
@@ -136,37 +143,57 @@ def fetch_missing_files(
             (Path(name) / entry.path).replace(folder / entry.path)
 
 
-def _download(pin: HubPin, paths: list[str], *, progress: bool, force: bool = False) -> Path:
+def _download(pin: HubPin, sizes: Mapping[str, int], *, progress: bool, force: bool = False) -> Path:
     """Fetch files of a commit into the Hub client's cache and return the folder of the snapshot.
 
     Args:
         pin: Repository and commit.
-        paths: Paths of the files in the repository.
+        sizes: Size of each file in bytes, or the most that it may have, by its path in the repository.
         progress: Whether to show the Hub client's progress bars.
         force: Whether to fetch files again that the cache has.
     """
-    with translate_errors(pin.repo_id, f"commit {pin.commit[:12]}"), progress_bars(progress):
+    if force:
+        _forget_listing(pin)
+    with (
+        translate_errors(pin.repo_id, f"commit {pin.commit[:12]}"),
+        progress_bars(progress),
+        guarded(sizes) as guard,
+    ):
         folder = with_retries(
             snapshot_download,
             pin.repo_id,
             repo_type="dataset",
             revision=pin.commit,
-            allow_patterns=[_escape_glob(path) for path in paths],
+            allow_patterns=[_escape_glob(path) for path in sizes],
             force_download=force,
+            headers=guard.headers,
         )
-    for path in paths:
+    for path in sizes:
         if not (Path(folder) / path).is_file():
+            _forget_listing(pin)  # the client keeps it for ever, and it may have been wrong
             msg = f"{pin}: expected the file {path}, the Hub has none. Tell the dataset's owner."
             raise DatasetNotFoundError(msg)
     return Path(folder)
 
 
+def _forget_listing(pin: HubPin) -> None:
+    """Remove the client's list of a commit's files from its caches, so that the next download asks for it again."""
+    folder = Path(constants.HF_HUB_CACHE).expanduser().resolve()
+    path = folder / repo_folder_name(repo_id=pin.repo_id, repo_type="dataset") / "trees" / f"{pin.commit}.json"
+    path.unlink(missing_ok=True)
+    _tree_cache._IN_MEMORY_TREE_CACHE.pop(str(path), None)
+
+
+def _get_sizes(entries: Iterable[FileEntry]) -> dict[str, int]:
+    return {entry.path: entry.bytes for entry in entries}
+
+
 def _fetch_verified(pin: HubPin, entries: Iterable[FileEntry], target: Path, *, progress: bool) -> None:
     """Fetch files of a commit into a folder and verify them; damaged files are fetched a second time."""
     entries = list(entries)
-    damaged = _link_files(_download(pin, [entry.path for entry in entries], progress=progress), entries, target)
+    damaged = _link_files(_download(pin, _get_sizes(entries), progress=progress), entries, target)
     if damaged:
-        snapshot = _download(pin, [entry.path for entry in damaged], progress=progress, force=True)
+        snapshot = _download(pin, _get_sizes(damaged), progress=progress, force=True)
         damaged = _link_files(snapshot, damaged, target)
     if damaged:
         entry = damaged[0]

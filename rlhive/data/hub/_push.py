@@ -24,9 +24,10 @@ from huggingface_hub.hf_api import RepoFile
 from rlhive.data import _store
 from rlhive.data.checks import FAILED, CheckReport, run_checks
 from rlhive.data.hub._client import progress_bars, translate_errors, with_retries
+from rlhive.data.hub._guard import guarded
 from rlhive.data.hub._inspection import describe_files, describe_provenance, require_no_secret
 from rlhive.data.hub._pull import git_blob_hash
-from rlhive.data.hub._refs import read_refs
+from rlhive.data.hub._refs import read_refs, require_commit
 from rlhive.data.versions import (
     MANIFEST_NAME,
     PICTURE_PATH,
@@ -288,7 +289,8 @@ def _commit_files(repo_id: str, files: Mapping[str, Path], head: str, *, message
     if not operations:
         return head
     try:
-        with translate_errors(repo_id, "the commit"):
+        sizes = {path: files[path].stat().st_size for path in changed}
+        with translate_errors(repo_id, "the commit"), guarded(sizes, is_upload=True):
             # May be sent twice: a repeated commit has another parent than the first one, and is refused.
             commit = with_retries(
                 HfApi().create_commit,
@@ -298,7 +300,7 @@ def _commit_files(repo_id: str, files: Mapping[str, Path], head: str, *, message
                 commit_message=message,
                 parent_commit=head,
             )
-        return commit.oid
+        return require_commit(commit.oid, repo_id, "the commit")
     except HubConflictError:
         new_head, _ = read_refs(repo_id)
         # Our own commit, whose answer was lost, or an equal one by somebody else.
@@ -316,6 +318,9 @@ def _create_tag(repo_id: str, tag: str, commit: str) -> str:
             if error.response.status_code != 409:
                 raise
             _, tags = read_refs(repo_id)
+            if tag not in tags:
+                msg = f"{repo_id}: the Hub says that tag {tag} exists, and does not list it. Push again."
+                raise HubConflictError(msg) from error
             return tags[tag]
     return commit
 
@@ -335,7 +340,11 @@ def _read_hashes(repo_id: str, commit: str) -> dict[str, str]:
         return [item for item in tree if isinstance(item, RepoFile)]
 
     with translate_errors(repo_id, f"commit {commit[:12]}"):
-        return {file.path: file.lfs.sha256 if file.lfs else file.blob_id for file in with_retries(list_files)}
+        hashes = {file.path: file.lfs.sha256 if file.lfs else file.blob_id for file in with_retries(list_files)}
+    if not all(isinstance(text, str) for item in hashes.items() for text in item):
+        msg = f"{repo_id}, commit {commit[:12]}: expected paths and hashes, got something else from the Hub."
+        raise HubRefusedError(msg)
+    return hashes
 
 
 def _has_hash(file: Path, expected: str | None) -> bool:

@@ -11,9 +11,11 @@ from pathlib import Path
 from huggingface_hub import HfApi, constants, get_session, hf_raise_for_status
 from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # in its __all__, which is computed
 
+from rlhive._text import printable
 from rlhive.data import _store
 from rlhive.data.hub._client import translate_errors, with_retries
-from rlhive.errors import CorruptDatasetError, DatasetNotFoundError
+from rlhive.data.hub._guard import guarded
+from rlhive.errors import CorruptDatasetError, DatasetNotFoundError, HubRefusedError, InvalidNameError
 
 PIN_NAME = ".hub.json"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -65,6 +67,7 @@ def read_refs(repo_id: str) -> tuple[str | None, dict[str, str]]:
     Raises:
         HubUnreachableError: The Hub did not answer, or HF_HUB_OFFLINE is set.
         HubAccessDeniedError: The token is not valid.
+        HubRefusedError: The answer is not one of a Hub, or a commit in it is none.
     """
     try:
         with translate_errors(repo_id, "its tags"):
@@ -72,7 +75,25 @@ def read_refs(repo_id: str) -> tuple[str | None, dict[str, str]]:
     except DatasetNotFoundError:
         return None, {}
     head = next((branch.target_commit for branch in refs.branches if branch.name == "main"), None)
-    return head, {tag.name: tag.target_commit for tag in refs.tags}
+    tags = {tag.name: tag.target_commit for tag in refs.tags if isinstance(tag.name, str)}
+    for name, commit in tags.items():
+        require_commit(commit, repo_id, f"tag {name}")
+    return None if head is None else require_commit(head, repo_id, "branch main"), tags
+
+
+def require_commit(value: object, repo_id: str, subject: str) -> str:
+    """Return a commit of an answer.
+
+    Raises:
+        HubRefusedError: It is none. A branch's name, for example, would mean another commit every time.
+    """
+    if not isinstance(value, str) or not _COMMIT.fullmatch(value):
+        msg = (
+            f"{repo_id}: expected the 40 hexadecimal digits of a commit for {printable(subject)}, got "
+            f"{printable(repr(value))[:80]} from the Hub. Try again later, or ask the dataset's owner."
+        )
+        raise HubRefusedError(msg)
+    return value
 
 
 def list_versions(repo_id: str) -> dict[str, str]:
@@ -110,10 +131,15 @@ def list_datasets(namespace: str | None = None) -> dict[str, str]:
     Raises:
         HubUnreachableError, HubAccessDeniedError: As for :func:`list_versions`.
     """
-    with translate_errors(namespace or "All datasets", "their list"):
+    with translate_errors(namespace or "All datasets", "their list"), guarded():
         with_retries(_probe)
         datasets = list(HfApi().list_datasets(filter="rlhive", author=namespace))
-    return {item.id: f"{item.last_modified:%Y-%m-%d}" if item.last_modified else "" for item in datasets}
+    days = {item.id: f"{item.last_modified:%Y-%m-%d}" if item.last_modified else "" for item in datasets}
+    try:
+        return {"/".join(_store.parse_name(name)): day for name, day in days.items()}
+    except (InvalidNameError, TypeError, AttributeError) as error:
+        msg = f"The list of datasets: expected names, got something else from the Hub: {printable(error)[:200]}"
+        raise HubRefusedError(msg) from None
 
 
 def resolve_revision(repo_id: str, revision: str) -> str:
@@ -131,7 +157,7 @@ def resolve_revision(repo_id: str, revision: str) -> str:
     if commit is None:
         msg = f"{repo_id}: expected a commit for revision {revision}, got none from the Hub."
         raise DatasetNotFoundError(msg)
-    return commit
+    return require_commit(commit, repo_id, f"revision {revision}")
 
 
 def require_tag_unmoved(folder: Path, version: str, commit: str) -> None:

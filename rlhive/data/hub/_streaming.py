@@ -24,6 +24,7 @@ from rlhive.data import _arrow, _parquet
 from rlhive.data._episodes import EpisodeRecord, unpack
 from rlhive.data._schema import Schema
 from rlhive.data.hub._client import translate_errors
+from rlhive.data.hub._guard import guarded
 from rlhive.data.hub._refs import HubPin
 from rlhive.data.versions import FileEntry, Manifest, iterate_shards
 
@@ -56,7 +57,8 @@ def stream_records(
                 first, stop = chunk.positions[0], chunk.positions[-1] + 1
                 if not is_requested[first:stop].any():
                     continue
-                with translate_errors(pin.repo_id if pin else manifest.name, entry.path):
+                owner = pin.repo_id if pin else manifest.name
+                with translate_errors(owner, entry.path), guarded({entry.path: entry.bytes}):
                     rows = reader.read(chunk.groups)
                 records = _arrow.table_to_records(rows, episodes.slice(first, stop - first), schema)
                 yield from itertools.compress(records, is_requested[first:stop])
@@ -124,7 +126,7 @@ def _open_shard(folder: Path, entry: FileEntry, pin: HubPin | None) -> Iterator[
             yield reader
         return
     address = f"datasets/{pin.repo_id}@{pin.commit}/{entry.path}"
-    with translate_errors(pin.repo_id, entry.path):
+    with translate_errors(pin.repo_id, entry.path), guarded({entry.path: entry.bytes}):
         # Without read-ahead: Parquet requests exactly the ranges that it needs.
         file = HfFileSystem(skip_instance_cache=True).open(address, "rb", cache_type="none")
         reader = _parquet.GroupReader(file, address)

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from rlhive.data.versions._manifest import (
         EPISODES_PATH as EPISODES_PATH,
         MANIFEST_NAME as MANIFEST_NAME,
+        MAX_MANIFEST_BYTES as MAX_MANIFEST_BYTES,
         FileEntry as FileEntry,
         Manifest as Manifest,
         compute_fingerprint as compute_fingerprint,

@@ -19,7 +19,7 @@ from rlhive.errors import CorruptDatasetError, DatasetNotFoundError, RLHiveError
 
 MANIFEST_NAME = "rlhive.json"
 FORMAT_VERSION = 1
-MAX_BYTES = 64 * 2**20
+MAX_MANIFEST_BYTES = 64 * 2**20
 EPISODES_PATH = "meta/episodes.parquet"
 SKETCHES_PATH = "meta/statistics.parquet"
 _COUNTS = ("num_episodes", "num_transitions")
@@ -222,9 +222,9 @@ def _require_small_file(path: Path) -> None:
         msg = f"{path.parent} is not a dataset version: expected its manifest, got {actual}. Collect or pull it again."
         raise DatasetNotFoundError(msg) from error
     is_file = stat.S_ISREG(status.st_mode)
-    if not is_file or status.st_size > MAX_BYTES:
+    if not is_file or status.st_size > MAX_MANIFEST_BYTES:
         actual = f"{status.st_size} bytes" if is_file else "something else"
-        msg = f"{path}: expected a file of at most {MAX_BYTES} bytes, got {actual}. Fetch the version again."
+        msg = f"{path}: expected a file of at most {MAX_MANIFEST_BYTES} bytes, got {actual}. Fetch the version again."
         raise CorruptDatasetError(msg)
 
 
