@@ -97,6 +97,8 @@ class Hub:
         served: Bytes of file content sent, by path in the repository.
         faults: What goes wrong next.
         before: Called with every request line before it is answered.
+        hostile: Called with the handler, the request line, and status, body and headers of every answer; where it
+            returns True, it has answered itself.
         broken: Answer everything with this status instead.
         xet_store: Folder in which the client's own xet store keeps what it is sent; None without xet.
         lock: Held while a repository changes.
@@ -111,6 +113,7 @@ class Hub:
     served: Counter = field(default_factory=Counter)
     faults: list[Fault] = field(default_factory=list)
     before: Callable[[str], None] | None = None
+    hostile: Callable[..., bool] | None = None
     broken: int | None = None
     xet_store: Path | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -120,7 +123,7 @@ class Hub:
         for member in (self.repositories, self.objects, self.tokens, self.requests, self.received, self.served):
             member.clear()
         self.faults.clear()
-        self.before = self.broken = self.xet_store = None
+        self.before = self.hostile = self.broken = self.xet_store = None
 
     def fault(self, line: str) -> Fault | None:
         """Return the fault that is due for a request, and count it."""
@@ -419,6 +422,10 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(status, b"{}", {"X-Error-Code": code, "X-Error-Message": code} | commit)
 
     def _answer(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
+        line = f"{self.command} {urlsplit(self.path).path}"
+        if self.hub.hostile is not None and self.hub.hostile(self, line, status, body, headers or {}):
+            self.close_connection = True
+            return
         self.send_response(status)
         for name, value in (headers or {}).items():
             self.send_header(name, value)

@@ -40,7 +40,7 @@ from rlhive.dataset._loaders import ReadKeywords
 from rlhive.dataset._robot_metadata import robot_metadata
 from rlhive.dataset._transforms import Target
 from rlhive.dataset._view import Condition, DatasetView, open_view
-from rlhive.errors import SchemaMismatchError, UnsavedViewError
+from rlhive.errors import InvalidNameError, SchemaMismatchError, UnsavedViewError
 from rlhive.rollouts import check
 
 if TYPE_CHECKING:
@@ -608,7 +608,8 @@ class RoboHiveDataset:
         Files that the Hub already has are not sent again; an interrupted push is resumed.
 
         Args:
-            repo_id: Repository, ``"org/name"``; the dataset's own name by default.
+            repo_id: Repository, ``"org/name"``. By default the dataset's own name, if that is where it lies or was
+                pulled from, and not only what a manifest says, which can come from anyone.
             private: Whether a new repository is private.
             license: Licence to publish under, if ``repo_id`` is not the dataset's own name.
             progress: Whether to show progress bars.
@@ -623,6 +624,7 @@ class RoboHiveDataset:
                 refuses the push.
             CorruptDatasetError, CheckFailedError: The version fails :func:`rlhive.check`; nothing was sent.
             UnsavedViewError: This is a view of some episodes and not a version.
+            InvalidNameError: ``repo_id`` is missing, and the name comes from the manifest alone.
         """
         if self._view.selection is not None:
             operation = self._view.operations[-1]
@@ -631,7 +633,24 @@ class RoboHiveDataset:
             )
             raise UnsavedViewError(msg)
         fetch_missing_files(self.path, self.manifest, self.manifest.files, progress=progress)
-        return push(self.path, repo_id or self.name, check=check, private=private, license=license, progress=progress)
+        return push(
+            self.path,
+            repo_id or self._require_own_name(),
+            check=check,
+            private=private,
+            license=license,
+            progress=progress,
+        )
+
+    def _require_own_name(self) -> str:
+        """Return the name of the repository that the version was pulled from, or of the folder in which it lies."""
+        if HubPin.read(self.path) is None and self.path.resolve().parts[-3:] != (*self.name.split("/"), self.version):
+            msg = (
+                f"{self.path}: expected a repository to push to, since only its manifest says that it is {self.name} "
+                f"{self.version}. Name one: push_to_hub('YOUR-NAME/{self.name.split('/')[-1]}')"
+            )
+            raise InvalidNameError(msg)
+        return self.name
 
     def __repr__(self) -> str:
         splits = [

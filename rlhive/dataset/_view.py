@@ -4,6 +4,7 @@ A :class:`DatasetView` is frozen: every selection (``where``, ``filter``, ``sele
 copy of the view with other fields. Selecting reads the episode table only; transitions are read by the loaders.
 """
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,7 +17,7 @@ import pyarrow.compute as pc
 
 from rlhive import keys
 from rlhive.data import Schema, merge_statistics, parse_splits
-from rlhive.data.hub import fetch_missing_files
+from rlhive.data.hub import HubPin, fetch_missing_files
 from rlhive.data.versions import (
     EPISODE_COLUMNS,
     FileEntry,
@@ -39,6 +40,8 @@ from rlhive.data.versions import (
     stream_selected,
 )
 from rlhive.errors import DatasetNotFoundError, SplitNotFoundError, StreamingOnlyError
+
+logger = logging.getLogger(__name__)
 
 #: Condition on episodes: text, an Arrow expression, or a function of the episode table that returns a boolean mask.
 Condition: TypeAlias = str | pc.Expression | Callable[[pa.Table], Any]
@@ -218,6 +221,15 @@ def _list_episode_ids(selection: Selection) -> list[int]:
     return [int(episode) for episode_ids in selection.values() for episode in episode_ids]
 
 
+def _read_manifest(folder: Path) -> Manifest:
+    """Return the manifest of a folder; a pulled version has the name of its repository, whatever the manifest says."""
+    manifest, pin = Manifest.read(folder), HubPin.read(folder)
+    if pin is None or pin.repo_id == manifest.name:
+        return manifest
+    logger.warning("%s: its manifest names another dataset, %s; it is opened as %s", pin, manifest.name, pin.repo_id)
+    return replace(manifest, name=pin.repo_id)
+
+
 def open_view(
     folder: Path,
     *,
@@ -244,7 +256,7 @@ def open_view(
         SplitNotFoundError: The version has no such split.
         CorruptDatasetError: A file is not what the manifest recorded.
     """
-    manifest = Manifest.read(folder)
+    manifest = _read_manifest(folder)
     if version not in (None, manifest.version):
         msg = f"{folder}: expected version {version}, got {manifest.version}."
         raise DatasetNotFoundError(msg)

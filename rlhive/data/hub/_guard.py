@@ -45,6 +45,12 @@ SLACK_BYTES = 2**16
 _MARK = "x-rlhive-call"
 _EXTENSION = "rlhive_guard"
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+_ENTITY_TAG = re.compile(r'(W/)?"?[A-Za-z0-9_+=-][A-Za-z0-9._+=-]{0,199}"?', re.ASCII)
+_FILE_HEADERS = {
+    "X-Repo-Commit": re.compile(r"[0-9a-f]{40}", re.ASCII),
+    "ETag": _ENTITY_TAG,
+    "X-Linked-Etag": _ENTITY_TAG,
+}
 _OTHER_HUBS = ("https://huggingface.co", "https://hf.co", "https://hub-ci.huggingface.co")
 
 
@@ -227,6 +233,7 @@ def _check_response(response: Any) -> None:
         _require_hub(target)
         _require_hub(urljoin(url, str(response.links.get("next", {}).get("url", url))))
     if request.method == "HEAD":
+        _require_file_names(headers)
         guard.note_size(url, target, _read_size(headers))
         return
     if headers.get("Content-Encoding", "identity").lower() != "identity":
@@ -245,6 +252,15 @@ def _clean_headers(headers: Any, longest_wait_s: float) -> None:
         seconds = read_retry_after(headers.pop("Retry-After"))
         if seconds is not None:
             headers["Retry-After"] = str(int(min(seconds, longest_wait_s)))
+
+
+def _require_file_names(headers: Any) -> None:
+    """Raise unless the headers of a file hold a commit and tags: the client uses them as names of files on disk."""
+    for name, form in _FILE_HEADERS.items():
+        if name in headers and not form.fullmatch(headers[name]):
+            text = printable(headers[name])[:80]
+            msg = f"The Hub at {hub_url()} describes a file with {name} {text!r}: expected a hash."
+            raise HubRefusedError(msg)
 
 
 def _read_size(headers: Any) -> int | None:

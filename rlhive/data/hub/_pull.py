@@ -11,7 +11,6 @@ records the commit::
 """
 
 import hashlib
-import logging
 import os
 import re
 import shutil
@@ -28,8 +27,6 @@ from rlhive.data.hub._guard import guarded
 from rlhive.data.hub._refs import HubPin, is_offline
 from rlhive.data.versions import MANIFEST_NAME, MAX_MANIFEST_BYTES, FileEntry, Manifest, compute_sha256
 from rlhive.errors import CorruptDatasetError, DatasetExistsError, DatasetNotFoundError, HubUnreachableError
-
-logger = logging.getLogger(__name__)
 
 
 def fetch_version(
@@ -69,8 +66,6 @@ def fetch_version(
     if version not in (None, manifest.version):
         msg = f"{pin}: expected version {version}, got {manifest.version}. Tell the dataset's owner."
         raise CorruptDatasetError(msg)
-    if manifest.name != repo_id:
-        logger.warning("%s: its manifest names another dataset, %s; it is opened as %s", pin, manifest.name, repo_id)
     target = _store.version_dir(repo_id, manifest.version, store=store)
     entries = [entry for entry in manifest.files if not entry.split or splits is None or entry.split in splits]
     if not target.exists():
