@@ -52,7 +52,7 @@ def require_inside(folder: Path, path: Path) -> None:
 def parse_text(value: Any) -> str:
     """Return a string without control characters, which a terminal would interpret."""
     if not isinstance(value, str) or _CONTROL_CHARACTERS.search(value):
-        msg = f"expected a string without control characters, got {_abbreviate(value)}"
+        msg = f"expected a string without control characters, got {_quote_json(value)}"
         raise ValueError(msg)
     return value
 
@@ -65,7 +65,7 @@ def escape_control_characters(text: str) -> str:
 def parse_split_name(value: Any) -> str:
     """Return the name of a split."""
     if not isinstance(value, str) or not _SPLIT_NAME.fullmatch(value):
-        msg = f"expected a split name of letters, digits and '_', got {_abbreviate(value)}"
+        msg = f"expected a split name of letters, digits and '_', got {_quote_json(value)}"
         raise ValueError(msg)
     return value
 
@@ -73,7 +73,7 @@ def parse_split_name(value: Any) -> str:
 def parse_count(value: Any) -> int:
     """Return an integer between 0 and MAX_COUNT."""
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MAX_COUNT:
-        msg = f"expected a count, got {_abbreviate(value)}"
+        msg = f"expected a count, got {_quote_json(value)}"
         raise ValueError(msg)
     return value
 
@@ -81,7 +81,7 @@ def parse_count(value: Any) -> int:
 def parse_sha256(value: Any) -> str:
     """Return a SHA-256 in hexadecimal digits."""
     if not isinstance(value, str) or not _SHA256.fullmatch(value):
-        msg = f"expected a SHA-256, got {_abbreviate(value)}"
+        msg = f"expected a SHA-256, got {_quote_json(value)}"
         raise ValueError(msg)
     return value
 
@@ -89,7 +89,7 @@ def parse_sha256(value: Any) -> str:
 def parse_objects(value: Any) -> tuple[Mapping[str, Any], ...]:
     """Return a list of JSON objects as a tuple."""
     if not isinstance(value, list) or not all(isinstance(row, dict) for row in value):
-        msg = f"expected a list of objects, got {_abbreviate(value)}"
+        msg = f"expected a list of objects, got {_quote_json(value)}"
         raise ValueError(msg)
     return tuple(value)
 
@@ -104,14 +104,14 @@ def parse_statistics(value: Any) -> Mapping[str, Mapping[str, Any]]:
             size = sizes.setdefault(column, len(lists.get("mean") or ()))
             has_all = lists.keys() >= {"mean", "std", "min", "max"}
             if not has_all or not all(_is_number_list(numbers, size) for numbers in lists.values()):
-                msg = f"expected statistics of {size} elements of {column!r}, got {_abbreviate(row)}"
+                msg = f"expected statistics of {size} elements of {column!r}, got {_quote_json(row)}"
                 raise ValueError(msg)
     return value
 
 
 def _parse_object(value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
-        msg = f"expected an object, got {_abbreviate(value)}"
+        msg = f"expected an object, got {_quote_json(value)}"
         raise ValueError(msg)
     return value
 
@@ -125,6 +125,6 @@ def _is_number_list(value: Any, size: int) -> bool:
     )
 
 
-def _abbreviate(value: Any) -> str:
+def _quote_json(value: Any) -> str:
     """Return the first characters of a value's JSON for an error message."""
     return json.dumps(value, default=repr)[:80]
