@@ -71,7 +71,7 @@ def load_dataloader(view: DatasetView, options: ReadOptions, iteration: DataLoad
 
 def load_tensordict(view: DatasetView, options: ReadOptions) -> TensorDict:
     """Return the transitions of a view as one TensorDict in memory."""
-    return load_storage(view, options).get(slice(None))
+    return load_storage(view, options).read_all()
 
 
 def load_table(view: DatasetView) -> pa.Table:

@@ -75,7 +75,7 @@ class _SliceDataset(_TransitionDataset):
         super().__init__(storage)
         self.item_len = slice_len
         self._starts = _find_slice_starts(storage, slice_len)
-        self._steps = torch.arange(slice_len)
+        self._steps = torch.arange(slice_len, device="cpu")
 
     def __len__(self) -> int:
         return len(self._starts)
@@ -109,7 +109,7 @@ class _BatchSampler(Sampler):
         self._num_items = num_items
         self._shuffle = options.shuffle
         self._drop_last = options.drop_last
-        self._generator = torch.Generator()
+        self._generator = torch.Generator("cpu")
         if options.seed is None:
             self._generator.seed()
         else:
@@ -121,9 +121,9 @@ class _BatchSampler(Sampler):
 
     def __iter__(self) -> Iterator[torch.Tensor]:
         if self._shuffle:
-            items = torch.randperm(self._num_items, generator=self._generator)
+            items = torch.randperm(self._num_items, generator=self._generator, device="cpu")
         else:
-            items = torch.arange(self._num_items)
+            items = torch.arange(self._num_items, device="cpu")
         yield from torch.split(items, self.batch_size)[: len(self)]
 
 
@@ -140,4 +140,4 @@ def _find_slice_starts(storage: PackedStorage, slice_len: int) -> torch.Tensor:
         raise EpisodesTooShortError(msg)
     first = lengths.cumsum(0) - lengths
     offset = first - (num_starts.cumsum(0) - num_starts)
-    return torch.arange(int(num_starts.sum())) + torch.repeat_interleave(offset, num_starts)
+    return torch.arange(int(num_starts.sum()), device="cpu") + torch.repeat_interleave(offset, num_starts)

@@ -29,6 +29,7 @@ import pyarrow as pa
 import torch
 
 from rlhive.data.replay._checksums import damaged_cache_error
+from rlhive.data.replay._mapping import MappedFiles
 from rlhive.errors import CorruptDatasetError
 
 #: Zstandard files are a tenth smaller and take four times as long to read, see benchmarks/picture_codecs.py.
@@ -148,6 +149,9 @@ class FrameReader:
         if size != expected or not self._path.is_file():
             msg = f"{index_path.name}: expected {expected} bytes and {self._path.name} beside it, got {size}"
             raise self._damaged_error(msg)
+        self._files = MappedFiles(self._path.parent)
+        self._files.add(index_path.name)
+        self._files.add(self._path.name)
         self._index = _map_file(index_path).view(np.int64).reshape(-1, 3)
         self._content = pa.py_buffer(_map_file(self._path))
 
@@ -164,9 +168,10 @@ class FrameReader:
             int64 ``[n, row_bytes // 8]`` in new memory; the bytes after the last frame of a row are undefined.
 
         Raises:
-            CorruptDatasetError: A frame cannot be decoded.
+            CorruptDatasetError: A frame cannot be decoded, or a file was cut.
         """
-        decoded = torch.empty(len(rows), self._format.row_bytes // _WORD, dtype=torch.int64)
+        self._files.require_whole()
+        decoded = torch.empty(len(rows), self._format.row_bytes // _WORD, dtype=torch.int64, device="cpu")
         target = decoded.numpy().view(np.uint8)
         numbers = rows.numpy()
         # Neighbouring rows go to the same thread: they share their key frames, and equal rows are decoded once.

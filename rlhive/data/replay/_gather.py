@@ -17,7 +17,6 @@ first row and to the row of its final observation::
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 
@@ -29,6 +28,7 @@ from rlhive.data.replay._leaves import (
     LeafLayout,
     LeafSplitter,
     LeafTransform,
+    Leaves,
     NormalizeStep,
     TransformChain,
     contiguous_strides,
@@ -113,6 +113,10 @@ class Window:
         return torch.cat([root, rewards, following], 1), num_steps
 
 
+#: A transition reads its own row and the following one.
+SINGLE_STEP = Window()
+
+
 class GatherPlan:
     """How rows of one block are copied and become leaves of a batch.
 
@@ -138,7 +142,7 @@ class GatherPlan:
                 self._item_words = self._width + -(-observed_bytes // _WORD)
                 self._data = data.as_strided((max(0, len(data) - 1), self._item_words), (self._width, 1))
             else:
-                self._next_offsets = torch.arange(2)
+                self._next_offsets = torch.arange(2, device="cpu")
         self._leaves: dict[torch.dtype, list[LeafLayout]] = {}
         root_slot = 0 if self._num_slots == 1 else window.frame_stack - 1
         for layout in fields:
@@ -182,11 +186,11 @@ class GatherPlan:
             copied = (copied.pin_memory() if device.type == "cuda" else copied).to(device, non_blocking=True)
         return [copied if dtype is torch.int64 else copied.view(dtype) for dtype in self._leaves]
 
-    def fill(self, batches: list[dict[str, Any]], copies: list[torch.Tensor]) -> None:
-        """Put the leaves of gathered rows into nested dicts.
+    def fill(self, batches: list[Leaves], copies: list[torch.Tensor]) -> None:
+        """Put the leaves of gathered rows into nested dictionaries.
 
         Args:
-            batches: One dict per batch, filled in place; the items are split evenly and in order.
+            batches: One dictionary per batch, filled in place; the items are split evenly and in order.
             copies: Result of :meth:`gather`.
         """
         for copied, splitter in zip(copies, self._splitters, strict=True):
@@ -198,7 +202,7 @@ class GatherPlan:
                 for number, chunk in enumerate(chunks):
                     target = batches[number]
                     for parent in parents:
-                        target = target.setdefault(parent, {})
+                        target = target.nested(parent)
                     target[name] = chunk
 
     def _add_leaf(self, layout: FieldLayout, key: keys.NestedKey, slot: int) -> None:
@@ -248,11 +252,11 @@ def build_plans(cache: PackedCache, selected_keys: Sequence[keys.NestedKey] | No
     return [plan for plan in plans if plan]
 
 
-def set_nested(entries: dict[str, Any], key: keys.NestedKey, value: torch.Tensor) -> None:
-    """Set the value of a nested key in nested dicts."""
+def set_nested(entries: Leaves, key: keys.NestedKey, value: torch.Tensor) -> None:
+    """Set the value of a nested key in nested dictionaries."""
     *parents, name = _key_parts(key)
     for parent in parents:
-        entries = entries.setdefault(parent, {})
+        entries = entries.nested(parent)
     entries[name] = value
 
 
@@ -279,11 +283,12 @@ def _select_slots(fields: Sequence[FieldLayout], window: Window) -> torch.Tensor
     """Return the slots of a window that a block has to read; None for all of them."""
     frames = window.frame_stack
     if not any(layout.field.observed for layout in fields):
-        return torch.tensor([frames - 1])
+        return torch.tensor([frames - 1], device="cpu")
     if window.n_step == 1 or any(layout.field.column == _REWARD for layout in fields):
         return None
     # The slots in the middle are read only for their rewards.
-    return torch.cat([torch.arange(frames), torch.arange(frames) + frames + window.n_step - 1])
+    own = torch.arange(frames, device="cpu")
+    return torch.cat([own, own + frames + window.n_step - 1])
 
 
 def _require_float_field(cache: PackedCache, column: str, option: str) -> None:

@@ -40,6 +40,7 @@ from rlhive.data._episodes import TERMINATED, TRUNCATED, Columns
 from rlhive.data._schema import Field, Schema
 from rlhive.data.replay._checksums import damaged_cache_error
 from rlhive.data.replay._frames import FrameFormat, FrameReader, FrameWriter
+from rlhive.data.replay._mapping import MappedFiles
 from rlhive.errors import CorruptDatasetError
 
 FORMAT_VERSION = 3
@@ -260,10 +261,12 @@ class PackedCache:
         rows: int64 ``[num_transitions]``, physical row of each transition.
         episodes: int64 ``[num_episodes, 4]``: id, index of the split, first transition, length.
         splits: Names of the splits.
+        files: The mapped files, to be checked before a read.
     """
 
     def __init__(self, folder: Path):
         self.folder = Path(folder)
+        self.files = MappedFiles(self.folder)
         try:
             layout = json.loads((self.folder / "layout.json").read_text(encoding="utf-8"))
             if layout["format_version"] != FORMAT_VERSION:
@@ -283,7 +286,7 @@ class PackedCache:
             for block in self.blocks
         )
         self.rows = self._map("rows.bin", (num_transitions,))
-        self.episodes = self._map("episodes.bin", (num_episodes, 4))
+        self.episodes = self._map("episodes.bin", (num_episodes, 4), kept=False).clone()
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -320,6 +323,7 @@ class PackedCache:
         rows = _concatenate_ranges(table[:, 2] + episodes, length + 1)
         selection = slice(int(rows[0]), int(rows[-1]) + 1) if _are_consecutive(episodes) else rows
         loaded = copy.copy(self)
+        loaded.files = MappedFiles(self.folder)
         loaded.data = tuple(
             torch.empty(0, block.row_words, dtype=torch.int64, device=device)
             if not block.holds_any(columns)
@@ -329,20 +333,22 @@ class PackedCache:
             for block, data in zip(self.blocks, self.data, strict=True)
         )
         # Before each transition lie the rows of the transitions before it and one final row per earlier episode.
-        num_final_rows = torch.repeat_interleave(torch.arange(len(episodes)), length)
-        loaded.rows = (torch.arange(int(length.sum())) + num_final_rows).to(device)
+        num_final_rows = torch.repeat_interleave(torch.arange(len(episodes), device="cpu"), length)
+        loaded.rows = (torch.arange(int(length.sum()), device="cpu") + num_final_rows).to(device)
         loaded.episodes = table.clone()
         loaded.episodes[:, 2] = length.cumsum(0) - length
         return loaded
 
-    def _map(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+    def _map(self, name: str, shape: tuple[int, ...], *, kept: bool = True) -> torch.Tensor:
         path, count = self.folder / name, int(np.prod(shape))
         size = path.stat().st_size if path.is_file() else None
         if size != count * _WORD:
             problem = f"{name}: expected {count * _WORD} bytes, got {'no file' if size is None else size}"
             raise damaged_cache_error(self.folder, problem)
         if not count:  # an empty file cannot be mapped
-            return torch.empty(shape, dtype=torch.int64)
+            return torch.empty(shape, dtype=torch.int64, device="cpu")
+        if kept:
+            self.files.add(name)
         return torch.from_file(str(path), shared=False, size=count, dtype=torch.int64).reshape(shape)
 
 
@@ -369,7 +375,7 @@ def _field_bytes(item: Field) -> int:
 def _concatenate_ranges(first: torch.Tensor, length: torch.Tensor) -> torch.Tensor:
     """Return ``[first[0], first[0] + 1, … first[0] + length[0] - 1, first[1], …]``, int64."""
     offset = first - (length.cumsum(0) - length)
-    return torch.arange(int(length.sum())) + torch.repeat_interleave(offset, length)
+    return torch.arange(int(length.sum()), device="cpu") + torch.repeat_interleave(offset, length)
 
 
 def _are_consecutive(episodes: torch.Tensor) -> bool:

@@ -1,14 +1,53 @@
 """From one copy of gathered rows to the leaves of a batch, and the computations on some of them."""
 
 import math
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
+import torch.utils.data
 
 from rlhive.normalization import normalize
 
 LeafTransform = Callable[[torch.Tensor], torch.Tensor]
+
+
+class Leaves(dict[str, Any]):
+    """The entries of a batch, whose leaves are views of one block of memory; they are pickled without the block.
+
+    ``torch.save`` refuses views of one memory with several dtypes, and would write the whole block, which may hold
+    other batches. A pickle therefore has the leaves of each dtype in memory of their own. Worker processes of a
+    DataLoader hand over the block as it is.
+    """
+
+    def nested(self, name: str) -> "Leaves":
+        """Return the entries below a name; empty ones are added if there are none."""
+        entries = self.get(name)
+        if entries is None:
+            entries = self[name] = Leaves()
+        return entries
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[type, tuple[dict[str, Any]]]:
+        if torch.utils.data.get_worker_info() is not None:
+            return Leaves, (dict(self),)
+        return dict, (join_leaves(self),)
+
+
+def join_leaves(leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the leaves with those of each dtype and device copied into one block that holds nothing else.
+
+    A leaf that requires a gradient, or has its memory for itself, is returned as it is.
+    """
+    joined = dict(leaves)
+    groups: dict[tuple[torch.dtype, torch.device], dict[str, torch.Tensor]] = {}
+    for name, leaf in leaves.items():
+        if isinstance(leaf, torch.Tensor) and not leaf.requires_grad and leaf.untyped_storage().nbytes() > leaf.nbytes:
+            groups.setdefault((leaf.dtype, leaf.device), {})[name] = leaf
+    for group in groups.values():
+        block = torch.cat([leaf.reshape(-1) for leaf in group.values()])
+        parts = torch.split(block, [leaf.numel() for leaf in group.values()])
+        joined |= {name: part.view(group[name].shape) for name, part in zip(group, parts, strict=True)}
+    return joined
 
 
 class LeafLayout(NamedTuple):
@@ -98,7 +137,8 @@ class DiscountedSum:
     """
 
     def __init__(self, n_step: int, gamma: float):
-        self._discounts = torch.tensor([gamma**step for step in range(n_step)], dtype=torch.float64)
+        discounts = [gamma**step for step in range(n_step)]
+        self._discounts = torch.tensor(discounts, dtype=torch.float64, device="cpu")
 
     def __call__(self, rewards: torch.Tensor) -> torch.Tensor:
         """Return the sums ``[n, …]`` of rewards ``[n, n_step, …]``, in their dtype."""

@@ -117,7 +117,7 @@ def _to_tensor(item: Field, values: list[float | None] | None) -> torch.Tensor |
     """Return one statistic in the shape of the field, or None where it is missing or not finite."""
     if values is None or None in values:
         return None
-    tensor = torch.tensor(values, dtype=torch.float64)
+    tensor = torch.tensor(values, dtype=torch.float64, device="cpu")
     if not tensor.isfinite().all():
         return None
     if tensor.numel() == item.width:

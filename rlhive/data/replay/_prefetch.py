@@ -70,4 +70,14 @@ def _gather_thread() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(max_workers=1, thread_name_prefix="rlhive-gather")
 
 
-os.register_at_fork(after_in_child=_gather_thread.cache_clear)  # a forked process has no threads of its parent's pool
+def _leave_threads() -> None:
+    """Forget the threads of the parent in a forked process, which has none of them.
+
+    Torch's own threads are gone as well, and the first operation that wants them would wait for ever. A forked process
+    therefore computes on one thread, as a worker of torch's DataLoader does.
+    """
+    _gather_thread.cache_clear()
+    torch.set_num_threads(1)
+
+
+os.register_at_fork(after_in_child=_leave_threads)

@@ -1,19 +1,19 @@
-"""Slice samplers that take the episode boundaries from the episode table.
+"""A slice sampler that takes the episode boundaries from the episode table.
 
-TorchRL's slice samplers find boundaries by reading a key of the whole storage, at every sample unless
-``cache_values=True``. A dataset knows its boundaries: :func:`set_boundaries` gives them to TorchRL's own samplers, and
-:class:`EpisodeSliceSampler` draws the same slices as TorchRL's ``SliceSampler`` from the same generator without
-reading the storage.
+:class:`EpisodeSliceSampler` draws the same slices as TorchRL's ``SliceSampler`` from the same generator, without
+reading the storage. TorchRL's own samplers get their boundaries from :mod:`rlhive.data.replay._boundaries`.
 """
 
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
+from weakref import WeakKeyDictionary
 
 import torch
 from torchrl.data import SliceSampler
-from torchrl.data.replay_buffers.samplers import Sampler
 from torchrl.data.replay_buffers.storages import Storage
 
 from rlhive import keys
+from rlhive.data.replay._boundaries import Boundaries, compute_boundaries
 from rlhive.data.replay._storage import PackedStorage
 from rlhive.data.replay._validation import require_choice
 from rlhive.errors import EpisodesTooShortError
@@ -25,11 +25,24 @@ MASK = ("collector", "mask")
 
 _END_KEYS = (keys.NEXT_TRUNCATED, keys.NEXT_DONE, keys.NEXT_TERMINATED)
 
-#: Key of the boundaries in the ``_cache`` of TorchRL's slice samplers.
-_BOUNDARIES = "static-stop-and-length"
 
-#: Attribute of a sampler whose boundaries were set by this module, not by the user.
-_BOUNDARIES_SET = "_rlhive_boundaries"
+@dataclass(frozen=True)
+class _SliceTable:
+    """The episodes of one storage that are sampled.
+
+    Attributes:
+        starts: int64 ``[E, 3]``. Of every episode its first transition, its number of starts, and the last of those if
+            it ends with a terminal transition (-1 otherwise). In one table, since one gather of all costs as much as
+            one of each.
+        take: Transitions of a slice of each episode, int64 ``[E]``.
+        done: Whether each episode is done, bool ``[E]``.
+        all_whole: Whether every slice has the full length.
+    """
+
+    starts: torch.Tensor
+    take: torch.Tensor
+    done: torch.Tensor
+    all_whole: bool
 
 
 class EpisodeSliceSampler(SliceSampler):
@@ -41,7 +54,8 @@ class EpisodeSliceSampler(SliceSampler):
     recorded.
 
     Args:
-        storage: Storage whose episodes are sampled.
+        storage: Storage whose episodes are sampled. The sampler may serve other storages as well, each with its own
+            episodes.
         slice_len: Transitions per slice.
         short: Treatment of an episode with fewer transitions: ``"drop"`` leaves it out; ``"pad"`` repeats its last
             transition, with ``("collector", "mask")`` False; ``"shorter"`` takes the whole episode, so that the batch
@@ -54,30 +68,29 @@ class EpisodeSliceSampler(SliceSampler):
 
     def __init__(self, storage: PackedStorage, *, slice_len: int, short: ShortEpisodes = "drop"):
         require_choice(short, get_args(ShortEpisodes), "short_episodes")
-        super().__init__(
-            slice_len=slice_len, cache_values=True, strict_length=short == "drop", pad_output=short == "pad"
-        )
+        super().__init__(slice_len=slice_len, strict_length=short == "drop", pad_output=short == "pad")
+        self._tables: WeakKeyDictionary[PackedStorage, _SliceTable] = WeakKeyDictionary()
+        self._tables[storage] = self._make_table(storage)
+        self._steps = torch.arange(slice_len, device=storage.device)
+        self._end_flags = torch.zeros(3, 0, slice_len, 1, dtype=torch.bool, device=storage.device)
+
+    def _make_table(self, storage: PackedStorage) -> _SliceTable:
         lengths = storage.lengths()
-        boundaries = compute_boundaries(lengths)
-        self._cache[_BOUNDARIES] = boundaries
-        is_sampled = lengths >= slice_len if short == "drop" else lengths > 0
+        is_sampled = lengths >= self.slice_len if self.strict_length else lengths > 0
         if not is_sampled.any():
             longest = int(lengths.max()) if len(lengths) else 0
             msg = (
-                f"slice_len={slice_len}: expected an episode of at least that many transitions, got {longest} at most. "
-                "Use a smaller slice_len, or short_episodes='pad' or 'shorter'."
+                f"slice_len={self.slice_len}: expected an episode of at least that many transitions, got {longest} at "
+                "most. Use a smaller slice_len, or short_episodes='pad' or 'shorter'."
             )
             raise EpisodesTooShortError(msg)
-        self._take = lengths[is_sampled].clamp_max(slice_len)
-        num_starts = lengths[is_sampled] - self._take + 1
-        terminated, self._done = (flags[is_sampled] for flags in storage.endings())
-        # Of every episode: its first transition, its number of starts, and the last of those if it ends with a
-        # terminal transition (-1 otherwise). In one table, since one gather of all costs as much as one of each.
+        first = compute_boundaries(lengths)[0][is_sampled, 0]
+        take = lengths[is_sampled].clamp_max(self.slice_len)
+        num_starts = lengths[is_sampled] - take + 1
+        terminated, done = (flags[is_sampled] for flags in storage.endings())
         last_start = torch.where(terminated, num_starts - 1, -1)
-        self._table = torch.stack([boundaries[0][is_sampled, 0], num_starts, last_start], 1)
-        self._all_whole = bool((self._take == slice_len).all())
-        self._steps = torch.arange(slice_len, device=lengths.device)
-        self._end_flags = torch.zeros(3, 0, slice_len, 1, dtype=torch.bool, device=lengths.device)
+        starts = torch.stack([first, num_starts, last_start], 1)
+        return _SliceTable(starts, take, done, bool((take == self.slice_len).all()))
 
     def sample(self, storage: Storage, batch_size: int) -> tuple[tuple[torch.Tensor], dict[Any, torch.Tensor]]:
         """Draw slices.
@@ -89,15 +102,31 @@ class EpisodeSliceSampler(SliceSampler):
         Raises:
             RuntimeError: The batch size is not a multiple of the slice length.
         """
+        if not isinstance(storage, PackedStorage):
+            return super().sample(storage, batch_size)
+        table = self._tables.get(storage)
+        if table is None:
+            table = self._tables[storage] = self._make_table(storage)
         _, num_slices = self._adjusted_batch_size(batch_size * (self._batch_size_multiplier or 1))
-        generator, device = self._rng, self._table.device
-        episode = torch.randint(len(self._table), (num_slices,), device=device, generator=generator)
-        first, num_starts, last_start = self._table.index_select(0, episode).unbind(1)
+        generator, device = self._rng, table.starts.device
+        episode = torch.randint(len(table.starts), (num_slices,), device=device, generator=generator)
+        first, num_starts, last_start = table.starts.index_select(0, episode).unbind(1)
         offset = (torch.rand(num_slices, device=device, generator=generator) * num_starts).to(torch.int64)
         start, terminated = first + offset, offset == last_start
-        if self._all_whole:
+        if table.all_whole:
             return self._whole_slices(start, terminated)
-        return self._short_slices(start, terminated, self._done[episode], self._take[episode])
+        return self._short_slices(start, terminated, table.done[episode], table.take[episode])
+
+    def _get_stop_and_length(self, storage: Storage, fallback: bool = True) -> Boundaries:
+        if isinstance(storage, PackedStorage):
+            return compute_boundaries(storage.lengths())
+        return super()._get_stop_and_length(storage, fallback)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"_tables": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _tables=WeakKeyDictionary())
 
     def _whole_slices(self, start: torch.Tensor, terminated: torch.Tensor) -> tuple[tuple, dict]:
         index = (start.unsqueeze(1) + self._steps).view(-1)
@@ -121,31 +150,3 @@ class EpisodeSliceSampler(SliceSampler):
         else:
             index, flags, mask = index[is_real], [flag[is_real] for flag in flags], {}
         return (index,), dict(zip(_END_KEYS, (flag.unsqueeze(1) for flag in flags), strict=True)) | mask
-
-
-def compute_boundaries(lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return the episode boundaries in TorchRL's form.
-
-    Args:
-        lengths: Lengths of the episodes, int64 ``[E]``.
-
-    Returns:
-        First and last transition of every episode, ``[E, 1]`` each, and the lengths.
-    """
-    stop = lengths.cumsum(0)
-    return (stop - lengths).unsqueeze(1), (stop - 1).unsqueeze(1), lengths
-
-
-def set_boundaries(sampler: Sampler, storage: PackedStorage) -> None:
-    """Set the episode boundaries of one of TorchRL's slice samplers, unless its user gave it some.
-
-    Without them the sampler reads a key of every transition, at every sample or at the first. A sampler that was used
-    with another dataset before gets the boundaries of this one.
-    """
-    if not isinstance(sampler, SliceSampler) or isinstance(sampler, EpisodeSliceSampler) or sampler.fragmented:
-        return
-    if not sampler._cache or getattr(sampler, _BOUNDARIES_SET, False):
-        sampler.cache_values = True
-        sampler._cache.clear()
-        sampler._cache[_BOUNDARIES] = compute_boundaries(storage.lengths())
-        setattr(sampler, _BOUNDARIES_SET, True)

@@ -13,6 +13,7 @@ from rlhive import keys
 from rlhive.data.replay._gather import (
     GAMMA,
     NONTERMINAL,
+    SINGLE_STEP,
     STEPS_TO_NEXT,
     Window,
     build_plans,
@@ -20,12 +21,11 @@ from rlhive.data.replay._gather import (
     set_nested,
 )
 from rlhive.data.replay._layout import PackedCache
+from rlhive.data.replay._leaves import Leaves
+from rlhive.data.replay._returns import compute_returns_to_go, count_steps
 from rlhive.errors import CheckpointMismatchError
 
-#: A transition reads its own row and the following one.
-SINGLE_STEP = Window()
-
-#: Rewards are read in chunks of this many rows.
+#: All transitions are read in chunks of this many rows.
 _CHUNK_ROWS = 65_536
 
 
@@ -69,7 +69,7 @@ class PackedStorage(Storage):
         device: torch.device | str = "cpu",
         resident: bool = False,
     ):
-        self._episodes = torch.arange(len(packed.episodes)) if episodes is None else episodes
+        self._episodes = torch.arange(len(packed.episodes), device="cpu") if episodes is None else episodes
         self._keys = keys
         self._window = window
         self._return_to_go_gamma = return_to_go
@@ -89,13 +89,14 @@ class PackedStorage(Storage):
             self._rows = packed.rows
         else:
             self._rows = packed.transition_rows(self._episodes)
+        self._files = packed.files
         self._data_device = self._rows.device
         self._num_transitions = len(self._rows)
         self._plans = build_plans(packed, self._keys, self._window)
         # Steps since the episode's start and to its final row, for a window of several rows.
         self._steps: tuple[torch.Tensor, torch.Tensor] | None = None
         if not self._window.is_pair:
-            self._steps = _count_steps(self._lengths, self._data_device)
+            self._steps = count_steps(self._lengths, self._data_device)
         self._returns_to_go: torch.Tensor | None = None
         if self._return_to_go_gamma is not None:
             returns = compute_returns_to_go(packed, self._rows, self._lengths, self._return_to_go_gamma)
@@ -149,6 +150,7 @@ class PackedStorage(Storage):
         Returns:
             The batches in order. They share one block of memory and do not overlap.
         """
+        self._files.require_whole()
         rows, device = self._rows.take(index), self._batch_device
         extra: dict[keys.NestedKey, torch.Tensor] = {}
         slots = None
@@ -162,7 +164,7 @@ class PackedStorage(Storage):
                     GAMMA: self._window.gamma**num_steps,
                     NONTERMINAL: num_steps != 1,
                 }
-        batches: list[dict[str, Any]] = [{} for _ in range(rows.shape[0] // batch_size)] if batch_size else [{}]
+        batches = [Leaves() for _ in range(rows.shape[0] // batch_size)] if batch_size else [Leaves()]
         for plan in self._plans:
             plan.fill(batches, plan.gather(rows, slots, device))
         if self._returns_to_go is not None:
@@ -172,6 +174,29 @@ class PackedStorage(Storage):
                 set_nested(entries, key, chunk)
         size = torch.Size([batch_size])
         return [_build_tensordict(entries, size, device) for entries in batches]
+
+    def read_all(self) -> TensorDict:
+        """Return all transitions as :meth:`get` does, each leaf in memory of its own."""
+        count = len(self)
+        loaded = self.get(slice(0, 1)).apply(lambda leaf: leaf.new_empty((count, *leaf.shape[1:])), batch_size=[count])
+        for start in range(0, count, _CHUNK_ROWS):
+            rows = slice(start, min(start + _CHUNK_ROWS, count))
+            loaded[rows].update_(self.get(rows))
+        return loaded
+
+    def read_key(self, key: keys.NestedKey) -> torch.Tensor:
+        """Return a key of the dataset for all transitions, ``[N, *shape]``, whatever this storage reads and computes.
+
+        Raises:
+            SchemaMismatchError: The schema has no field of that key.
+        """
+        packed = PackedCache(self._folder)
+        column = keys.key_to_column(key)
+        observed = [item.column for item in packed.schema.observed]
+        if column.removeprefix(f"{keys.NEXT}.") in observed:
+            column = column.removeprefix(f"{keys.NEXT}.")
+        plain = PackedStorage(packed, self._episodes, keys=[keys.column_to_key(column)])
+        return plain.read_all()[key].to(self._data_device)
 
     @property
     def item_bytes(self) -> int:
@@ -202,6 +227,16 @@ class PackedStorage(Storage):
     def _total_shape(self) -> torch.Size:
         """Shape of the storage, which TorchRL's prioritized slice sampler reads."""
         return torch.Size([len(self)])
+
+    @property
+    def _len_along_dim0(self) -> int:
+        """Number of transitions, which TorchRL's prioritized slice sampler reads."""
+        return len(self)
+
+    @property
+    def _is_full(self) -> bool:
+        """Whether the transitions are a ring, whose last one may continue at the first: never."""
+        return False
 
     @property
     def device(self) -> torch.device:
@@ -264,7 +299,7 @@ class PackedStorage(Storage):
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
-        derived = ("_rows", "_plans", "_steps", "_returns_to_go", "_episode_ids", "_lengths")
+        derived = ("_rows", "_plans", "_files", "_steps", "_returns_to_go", "_episode_ids", "_lengths")
         for name in (*derived, "_data_device", "_num_transitions"):
             del state[name]
         return state
@@ -274,55 +309,18 @@ class PackedStorage(Storage):
         self._open(PackedCache(self._folder))
 
 
-def compute_returns_to_go(packed: PackedCache, rows: torch.Tensor, lengths: torch.Tensor, gamma: float) -> torch.Tensor:
-    """Return the discounted sum of the rewards from every transition to its episode's end.
-
-    Args:
-        packed: The cache.
-        rows: Physical rows of the transitions, episode after episode, ``[N]``.
-        lengths: Lengths of the episodes, ``[E]``.
-        gamma: Discount; 1.0 for the plain sum.
-
-    Returns:
-        ``[N, *reward.shape]`` in the reward's dtype, summed from the end as TorchRL's ``reward2go`` does.
-    """
-    plan = build_plans(packed, [keys.NEXT_REWARD], SINGLE_STEP)[0]
-    rewards: list[torch.Tensor] = []
-    for chunk in torch.split(rows, _CHUNK_ROWS):
-        entries: dict[str, Any] = {}
-        plan.fill([entries], plan.gather(chunk, None, rows.device))
-        rewards.append(entries[keys.NEXT][keys.REWARD].clone())
-    returns = torch.cat(rewards)
-    lengths = lengths.to(rows.device)
-    last = lengths.cumsum(0) - 1
-    for step in range(1, int(lengths.max())):
-        position = (last - step)[lengths > step]
-        returns[position] += gamma * returns[position + 1]
-    return returns
-
-
 def identity_collate(batch: TensorDict) -> TensorDict:
     """Return a batch as it is: the collate function for a storage that returns whole batches."""
     return batch
 
 
-def _count_steps(lengths: torch.Tensor, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the steps since the episode's start and to its final row for all transitions, int32 ``[N]`` each."""
-    first = lengths.cumsum(0) - lengths
-    num_transitions = int(lengths.sum())
-    first_of_each = torch.repeat_interleave(first, lengths).to(torch.int32)
-    since_start = torch.arange(num_transitions, dtype=torch.int32) - first_of_each
-    to_end = torch.repeat_interleave(lengths, lengths).to(torch.int32) - since_start
-    return since_start.to(device), to_end.to(device)
+def _build_tensordict(entries: Leaves, size: torch.Size, device: torch.device) -> TensorDict:
+    """Return nested entries as a TensorDict without checks: every leaf has the batch's size and device by construction.
 
-
-def _build_tensordict(entries: dict[str, Any], size: torch.Size, device: torch.device) -> TensorDict:
-    """Return nested dicts as a TensorDict without checks: every leaf has the batch's size and device by construction.
-
-    The dicts become the TensorDict's own.
+    The dictionaries become the TensorDict's own.
     """
     for name, value in entries.items():
-        if type(value) is dict:
+        if type(value) is Leaves:
             entries[name] = _build_tensordict(value, size, device)
     batch = TensorDict._new_unsafe(None, size)
     # As arguments of _new_unsafe, which copies them one by one, the entries would cost a quarter of the gather.

@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from numbers import Integral
 from typing import Any
 
-from rlhive.errors import SchemaMismatchError
+import torch
+
+from rlhive.errors import InvalidArgumentError, SchemaMismatchError
 
 
 def require_integer(value: Any, minimum: int, argument: str) -> None:
@@ -39,3 +41,20 @@ def require_choice(value: Any, choices: Sequence[str], argument: str) -> None:
         *first, last = (repr(choice) for choice in choices)
         msg = f"{argument}={value!r}: expected {', '.join(first)} or {last}"
         raise ValueError(msg)
+
+
+def require_priorities(priority: Any) -> None:
+    """Raise unless every priority is finite and not negative.
+
+    A prioritized sampler keeps sums of priorities: one NaN makes each of them NaN.
+
+    Raises:
+        InvalidArgumentError: Names the first priority that is not.
+    """
+    priorities = torch.as_tensor(priority).detach().reshape(-1)
+    is_invalid = ~(priorities.isfinite() & (priorities >= 0))
+    if is_invalid.any():
+        position = int(is_invalid.nonzero()[0])
+        got = f"{priorities[position].item()} at position {position} of {len(priorities)}"
+        msg = f"Priorities: expected finite numbers of 0 or more, got {got}. No priority was set."
+        raise InvalidArgumentError(msg)

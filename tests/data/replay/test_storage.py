@@ -1,5 +1,6 @@
 """Values of the storage for every kind of index, key selection, device and copy."""
 
+import io
 import pickle
 
 import pytest
@@ -7,8 +8,9 @@ import torch
 
 from rlhive.data.replay import _layout
 from rlhive.data.replay._buffer import make_replay_buffer
+from rlhive.data.replay._dataloader import make_dataloader
 from rlhive.data.replay._gather import Window
-from rlhive.data.replay._options import SamplingOptions
+from rlhive.data.replay._options import DataLoaderOptions, ReadOptions, SamplingOptions, make_storage
 from rlhive.data.replay._storage import PackedStorage
 from rlhive.errors import SchemaMismatchError
 from tests.data.replay.caches import LENGTHS, assert_same, write_cache
@@ -182,3 +184,82 @@ def test_several_batches_from_one_gather_are_those_of_several_calls(cache):
 
     for batch, part in zip(storage.get_many(index, 5), index.split(5), strict=True):
         assert_same(batch, storage.get(part))
+
+
+def served(cache):
+    """Whatever hands out transitions."""
+    storage = PackedStorage(cache)
+    window = PackedStorage(cache, window=Window(n_step=2, frame_stack=2), return_to_go=1.0)
+    buffer = make_replay_buffer(storage, SamplingOptions(batch_size=8, seed=0))
+    yield "sample", buffer.sample()
+    yield "loop", next(iter(buffer))
+    yield "slice", buffer[0:3]
+    yield "slices", make_replay_buffer(window, SamplingOptions(batch_size=8, slice_len=4, seed=0)).sample()
+    yield "everything", storage.read_all()
+    yield "loader", next(iter(make_dataloader(storage, DataLoaderOptions(batch_size=8))))
+    yield "in memory", PackedStorage(cache, resident=True).get(torch.arange(5))
+
+
+def test_torch_saves_whatever_is_served(cache):
+    for name, batch in served(cache):
+        file = io.BytesIO()
+        torch.save(batch, file)
+        file.seek(0)
+        loaded = torch.load(file, weights_only=False)
+        assert file.tell() < sum(leaf.nbytes for leaf in batch.values(True, True)) + 20_000, name
+        for key in batch.keys(True, True):
+            assert loaded[key].contiguous().numpy().tobytes() == batch[key].contiguous().numpy().tobytes(), (name, key)
+
+
+def test_all_transitions_are_saved_once(cache):
+    file = io.BytesIO()
+    everything = PackedStorage(cache).read_all()
+    torch.save(everything, file)
+
+    assert file.tell() < sum(leaf.nbytes for leaf in everything.values(True, True)) + 20_000
+    assert_same(everything, PackedStorage(cache).get(slice(None)))
+    assert len(PackedStorage(cache, torch.tensor([], dtype=torch.int64)).read_all()) == 0
+
+
+def test_shared_memory_leaves_the_other_tensors_of_a_batch_as_they_are(cache):
+    for _, batch in served(cache):
+        leaves = dict(batch.items(True, True))
+        expected = {key: leaf.numpy(force=True).tobytes() for key, leaf in leaves.items()}
+        for leaf in leaves.values():
+            leaf.share_memory_()
+            filler = [torch.full((size,), 7.0) for size in range(1, 400, 9)]  # takes memory that was freed
+        assert {key: leaf.numpy(force=True).tobytes() for key, leaf in leaves.items()} == expected
+        del filler
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"slice_len": 4},
+        {"slice_len": 4, "short_episodes": "pad"},
+        {"n_step": 3, "frame_stack": 2},
+        {"in_memory": True},
+    ],
+    ids=str,
+)
+def test_the_default_device_changes_nothing(cache, options):
+    """ "meta" stands for a GPU: a tensor that is made there by mistake has no values."""
+    read = {name: options[name] for name in options if name not in ("slice_len", "short_episodes")}
+    sampling = {name: options[name] for name in options if name not in read}
+
+    def batches():
+        storage = make_storage(cache, torch.tensor([0, 2, 4], device="cpu"), ReadOptions(**read, return_to_go=True))
+        buffer = make_replay_buffer(storage, SamplingOptions(batch_size=8, seed=0, **sampling))
+        loader = make_dataloader(storage, DataLoaderOptions(batch_size=8, seed=0, slice_len=sampling.get("slice_len")))
+        loader = loader.dataset  # torch's own loader draws a number on the default device
+        return [buffer.sample(), *(batch for _, batch in zip(range(2), buffer, strict=False)), buffer[:5], *loader]
+
+    expected = batches()
+    torch.set_default_device("meta")
+    try:
+        got = batches()
+    finally:
+        torch.set_default_device(None)
+    for left, right in zip(got, expected, strict=True):
+        assert_same(left, right)
