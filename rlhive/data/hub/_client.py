@@ -174,7 +174,7 @@ def _arose_in_client(error: BaseException) -> bool:
     """Whether an error arose in the Hub's client or below it, and not in RLHive's own code."""
     trace = error.__traceback__
     while trace is not None:
-        if str(trace.tb_frame.f_globals.get("__name__", "")).split(".")[0] == "huggingface_hub":
+        if str(trace.tb_frame.f_globals.get("__name__", "")).startswith(("huggingface_hub.", "httpx", "httpcore")):
             return True
         trace = trace.tb_next
     return False

@@ -228,10 +228,10 @@ def _check_response(response: Any) -> None:
     remaining = guard.require_time()
     url, headers = str(request.url), response.headers
     _clean_headers(headers, min(remaining, LONGEST_WAIT_S))
-    target = urljoin(url, headers["Location"]) if "Location" in headers else url
+    target = _join(url, headers.get("Location", ""))
     if "/api/" in urlsplit(url).path:
         _require_hub(target)
-        _require_hub(urljoin(url, str(response.links.get("next", {}).get("url", url))))
+        _require_hub(_join(url, str(response.links.get("next", {}).get("url", ""))))
     if request.method == "HEAD":
         _require_file_names(headers)
         guard.note_size(url, target, _read_size(headers))
@@ -271,12 +271,20 @@ def _read_size(headers: Any) -> int | None:
 def _require_hub(url: str) -> None:
     """Raise unless an address is one of the Hub's."""
     if _origin(url) not in {_origin(hub) for hub in (constants.ENDPOINT, *_OTHER_HUBS)}:
-        host = printable(urlsplit(url).hostname or url)[:100]
+        host = printable(_origin(url)[1] or url)[:100]
         msg = (
             f"The Hub at {hub_url()} points to another host, {host}: expected one of the Hub's. It was not asked, and "
             "the token was not sent there."
         )
         raise HubRefusedError(msg)
+
+
+def _join(url: str, target: str) -> str:
+    """Return the address to which a link points, or the link itself where it is no address."""
+    try:
+        return urljoin(url, target)
+    except ValueError:
+        return target
 
 
 def _origin(url: str) -> tuple[str, str, int | None]:
