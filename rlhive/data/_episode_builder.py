@@ -11,7 +11,6 @@ Chunks are matched by trajectory id, or by environment index where there is none
 continuity. Every complete episode is checked against the schema. Nothing here reads or writes files.
 """
 
-import itertools
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -19,9 +18,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from tensordict import TensorDictBase
 
-from rlhive import keys
 from rlhive.data._episodes import TERMINATED, TRUNCATED, EpisodeInfo, EpisodeRecord, pack_leaves
 from rlhive.data._schema import Schema
+from rlhive.data._trajectories import ChunkKey, OpenTrajectories, chunk_bounds, chunk_key
 from rlhive.data._transition_batch import BOOKKEEPING, Leaves, TransitionBatch, describe_difference
 from rlhive.errors import SchemaMismatchError
 
@@ -45,7 +44,6 @@ class _OpenEpisode:
     Attributes:
         info: Metadata of the episode.
         chunks: The transitions in order, arrays ``[t, *shape]`` by column name.
-        next_observation: Bytes of the observed values after the last transition.
         ended: Whether the last transition terminated or truncated the episode.
         truncated_start: Whether the transitions before the first one are lost.
         mismatch: How a chunk differs from the first one in keys, dtypes or shapes; empty where none does.
@@ -53,7 +51,6 @@ class _OpenEpisode:
 
     info: EpisodeInfo
     chunks: list[Leaves]
-    next_observation: bytes = b""
     ended: bool = False
     truncated_start: bool = False
     mismatch: str = ""
@@ -123,14 +120,14 @@ class EpisodeBuilder:
         self._drop = drop
         self._context = context
         self._accept = accept
-        self._open: dict[tuple[str, int], list[_OpenEpisode]] = {}
+        self._open: OpenTrajectories[_OpenEpisode] = OpenTrajectories()
         self._num_built = 0
         self._checked_kinds: Mapping[str, tuple[np.dtype, tuple[int, ...]]] | None = None
 
     @property
     def num_open(self) -> int:
         """Number of episodes that have not ended yet."""
-        return sum(map(len, self._open.values()))
+        return len(self._open)
 
     @property
     def next_context(self) -> str:
@@ -186,7 +183,7 @@ class EpisodeBuilder:
             for batch in batches:
                 yield from self._add_chunks(batch, info_by_env, first_env, match_env_index, has_discontinuities)
             if end_all:
-                yield from self._pop_open()
+                yield from self._open.pop_all()
 
         return self._build_records(ended_episodes())
 
@@ -206,14 +203,8 @@ class EpisodeBuilder:
 
     def end_episodes(self, env_index: int | None = None) -> Iterator[EpisodeRecord]:
         """End the open episodes, or that of one environment, and yield their records."""
-        episodes = self._pop_open() if env_index is None else self._open.pop(("env", env_index), [])
+        episodes = self._open.pop_all() if env_index is None else self._open.pop(("env", env_index))
         return self._build_records(episodes)
-
-    def _pop_open(self) -> list[_OpenEpisode]:
-        """Return all open episodes and forget them."""
-        episodes = [episode for group in self._open.values() for episode in group]
-        self._open = {}
-        return episodes
 
     def _add_chunks(
         self,
@@ -226,15 +217,12 @@ class EpisodeBuilder:
         """Add the chunks of a batch and yield the episodes that end in it."""
         observed, ends, trajectory_ids = batch.observed, batch.ends, batch.trajectory_ids
         for env in range(batch.num_envs):
-            for start, stop in _chunk_bounds(batch, env, ends[env], has_discontinuities and trajectory_ids is None):
+            for start, stop in chunk_bounds(batch, env, ends[env], has_discontinuities and trajectory_ids is None):
                 chunk = batch.chunk(env, start, stop)
-                if trajectory_ids is not None:
-                    key = ("trajectory", int(trajectory_ids[env, start]))
-                else:
-                    key = ("env", first_env + env if match_env_index else -1)
-                episode = self._pop_continued(key, chunk, observed)
+                key = chunk_key(batch, env, start, env_index=first_env + env if match_env_index else -1)
+                episode = self._open.pop_continued(key, chunk, observed)
                 if episode is None and match_env_index and trajectory_ids is None:
-                    yield from self._open.pop(key, [])
+                    yield from self._open.pop(key)
                 if episode is None:
                     info = info_by_env(first_env + env)
                     info = replace(info, start_state=info.start_state or batch.start_state(env, start))
@@ -247,29 +235,12 @@ class EpisodeBuilder:
                 else:
                     self._keep_open(key, episode, chunk, observed)
 
-    def _pop_continued(self, key: tuple[str, int], chunk: Leaves, observed: list[str]) -> _OpenEpisode | None:
-        """Return the open episode that a chunk continues and remove it from the open ones; None where there is none."""
-        candidates = self._open.get(key)
-        if not candidates:
-            return None
-        observation = _to_bytes(chunk, observed, 0)
-        for index, episode in enumerate(candidates):
-            if episode.next_observation == observation:
-                del candidates[index]
-                if not candidates:
-                    del self._open[key]
-                return episode
-        if key[0] == "trajectory":
-            logger.warning("Trajectory %d: observations are not continuous; treated as a new episode", key[1])
-        return None
-
-    def _keep_open(self, key: tuple[str, int], episode: _OpenEpisode, chunk: Leaves, observed: list[str]) -> None:
+    def _keep_open(self, key: ChunkKey, episode: _OpenEpisode, chunk: Leaves, observed: list[str]) -> None:
         # A copy: collectors write their next batch into the same memory.
         episode.append({name: array.copy() for name, array in chunk.items()})
-        episode.next_observation = _to_bytes(chunk, [f"{keys.NEXT}.{name}" for name in observed], -1)
         if len(episode.chunks) > _MAX_CHUNKS:
             episode.concatenate()
-        self._open.setdefault(key, []).append(episode)
+        self._open.keep(key, episode, chunk, observed)
 
     def _build_records(self, episodes: Iterable[_OpenEpisode]) -> Iterator[EpisodeRecord]:
         """Yield the records of ended episodes; raise the first SchemaMismatchError at the end."""
@@ -337,26 +308,3 @@ def _mark_truncated(leaves: Leaves) -> Leaves:
     truncated = leaves[TRUNCATED].copy()
     truncated[-1] = True
     return {**leaves, TRUNCATED: truncated}
-
-
-def _chunk_bounds(
-    batch: TransitionBatch, env: int, ends: np.ndarray, has_discontinuities: bool
-) -> Iterator[tuple[int, int]]:
-    """Yield start and stop of every run of rows that belong to one episode; padding is left out."""
-    boundaries = ends[:-1].copy()
-    if batch.trajectory_ids is not None:
-        boundaries |= batch.trajectory_ids[env, 1:] != batch.trajectory_ids[env, :-1]
-    if batch.valid is not None:
-        boundaries |= batch.valid[env, 1:] != batch.valid[env, :-1]
-    if has_discontinuities:
-        boundaries |= ~batch.is_continuous(env)
-    bounds = [0, *(np.flatnonzero(boundaries) + 1).tolist(), len(ends)]
-    for start, stop in itertools.pairwise(bounds):
-        if stop > start and (batch.valid is None or batch.valid[env, start]):
-            yield start, stop
-
-
-def _to_bytes(rows: Leaves, names: list[str], index: int) -> bytes:
-    """Return the values of some columns in one row as bytes, for comparison."""
-    values = [rows[name][index] for name in names]
-    return b"\0".join(value.encode() if isinstance(value, str) else value.tobytes() for value in values)

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from tensordict import TensorDictBase, lazy_stack
 
+from rlhive import keys
 from rlhive.data._episode_builder import EpisodeBuilder, InfoByEnv
 from rlhive.data._episodes import EpisodeRecord
 from rlhive.data._transition_batch import TransitionBatch
@@ -87,6 +88,9 @@ class _RingReader:
         num_written = getattr(writer, "_write_count", self._length)
         self.num_overwritten = max(0, num_written - self._length)
         self._cursor = getattr(writer, "_cursor", 0) if self.num_overwritten else 0
+        # The buffers of rlhive.extend know which episodes are complete.
+        complete = getattr(buffer, "complete_episodes", None)
+        self._complete_ids = None if complete is None else list(complete())
 
     def batches(self) -> Iterator[TransitionBatch]:
         """Yield the transitions oldest first; ``starts`` marks rows of episodes whose beginning is still stored."""
@@ -96,6 +100,8 @@ class _RingReader:
                 yield replace(batch, starts=None)
             elif batch.starts is not None:
                 yield batch
+            elif batch.trajectory_ids is not None and self._complete_ids is not None:
+                yield replace(batch, starts=np.isin(batch.trajectory_ids, self._complete_ids))
             elif batch.trajectory_ids is not None:
                 if incomplete_ids is None:
                     incomplete_ids = self._find_incomplete_ids()
@@ -108,7 +114,10 @@ class _RingReader:
 
     def _read_batches(self) -> Iterator[TransitionBatch]:
         for transitions in self._read_chunks():
-            yield self._builder.to_batch(transitions, context=self._context)
+            batch = self._builder.to_batch(transitions, context=self._context)
+            if batch.trajectory_ids is None:
+                batch = replace(batch, trajectory_ids=_read_episode_ids(transitions, batch))
+            yield batch
 
     def _read_chunks(self) -> Iterator[TensorDictBase]:
         """Yield the transitions oldest first, ``[*envs, time]``, at most CHUNK_ROWS rows of the storage at a time."""
@@ -142,6 +151,15 @@ class _RingReader:
             "('collector', 'traj_ids'), 'step_count' or 'is_init', got none. Keep one of these keys in the buffer."
         )
         raise SchemaMismatchError(msg)
+
+
+def _read_episode_ids(transitions: TensorDictBase, batch: TransitionBatch) -> np.ndarray | None:
+    """Return the episode id of each row, ``[envs, time]``, as the buffers of ``rlhive.extend`` have them; or None."""
+    ids = transitions.get(keys.EPISODE, None)
+    shape = (batch.num_envs, batch.num_steps)
+    if not isinstance(ids, torch.Tensor) or ids.dtype != torch.int64 or ids.numel() != shape[0] * shape[1]:
+        return None
+    return ids.reshape(shape).numpy(force=True)
 
 
 def _first_round_ids(ids: np.ndarray) -> set[int]:

@@ -25,7 +25,9 @@ _DONE = keys.key_to_column(keys.NEXT_DONE)
 _TRAJECTORY_IDS = ("collector.traj_ids", "traj_ids")
 _MASKS = ("collector.mask", "mask")
 _STARTS = ("is_init",)
-_MARKER_KEYS = [keys.column_to_key(name) for name in (*_TRAJECTORY_IDS, *_MASKS, *_STARTS, keys.STEP_COUNT)]
+
+#: Keys by which rows are told apart, where the batch has them.
+MARKER_KEYS = [keys.column_to_key(name) for name in (*_TRAJECTORY_IDS, *_MASKS, *_STARTS, keys.STEP_COUNT)]
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ class TransitionBatch:
             name: array.reshape(num_envs, shape[-1], -1)
             for name, array in _read_simulator_states(transitions, context).items()
         }
-        markers = flatten_tensordict(transitions.select(*_MARKER_KEYS, strict=False), context=context)
+        markers = flatten_tensordict(transitions.select(*MARKER_KEYS, strict=False), context=context)
         markers = {name: array.reshape(num_envs, shape[-1]) for name, array in markers.items()}
         trajectory_ids, valid = _first_present(markers, _TRAJECTORY_IDS), _first_present(markers, _MASKS)
         if trajectory_ids is not None and (trajectory_ids < 0).any():  # frames that a preempted collector did not fill
@@ -121,8 +123,11 @@ class TransitionBatch:
         continuous = np.ones(self.num_steps - 1, dtype=bool)
         for name in self.observed:
             next_rows, rows = self.rows[f"{keys.NEXT}.{name}"][env, :-1], self.rows[name][env, 1:]
-            # By value: NaN is refused later in any case, and -0.0 and 0.0 are told apart when the episode is packed.
-            continuous &= (next_rows == rows).all(axis=tuple(range(1, rows.ndim)))
+            # By value: -0.0 and 0.0 are told apart when the episode is packed.
+            is_same = next_rows == rows
+            if rows.dtype.kind == "f":
+                is_same |= np.isnan(next_rows) & np.isnan(rows)
+            continuous &= is_same.all(axis=tuple(range(1, rows.ndim)))
         return continuous
 
 

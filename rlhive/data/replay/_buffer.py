@@ -24,6 +24,7 @@ from rlhive.data.replay._ahead import BatchesAhead, DrawnBatch, SamplerState, ca
 from rlhive.data.replay._boundaries import find_boundaries
 from rlhive.data.replay._fused import fuse, fuse_transforms, is_fused
 from rlhive.data.replay._info import INDEX, SampleInfo, add_info
+from rlhive.data.replay._mixing import is_mixed_by_torchrl, to_mixed
 from rlhive.data.replay._options import BatchTransform, SamplingOptions
 from rlhive.data.replay._samplers import EpisodeSliceSampler
 from rlhive.data.replay._storage import PackedStorage, identity_collate
@@ -57,6 +58,8 @@ class DatasetReplayBuffer(TensorDictReplayBuffer):
     ) -> TensorDict | tuple[TensorDict, SampleInfo]:
         """Sample a batch; see ``TensorDictReplayBuffer.sample``."""
         size = self._batch_size
+        if batch_size is not None and is_mixed_by_torchrl(batch_size):
+            return to_mixed(self._sample_directly(batch_size, False, None))
         if size is None or batch_size not in (None, size) or include_info is not None or self._service_shutdown:
             return self._sample_directly(batch_size, return_info, include_info)
         if self._prefetch:
