@@ -157,6 +157,10 @@ class Hdf5Group(Mapping[str, Any]):
                         raise SchemaMismatchError(msg)
                     pending.append((f"{prefix}{name}/", item))
 
+    def find_datasets(self) -> dict[str, "Hdf5Dataset"]:
+        """Return every dataset below the group by its relative path."""
+        return {path: item for path, item in self.walk() if isinstance(item, Hdf5Dataset)}
+
     def require_bounded(self) -> None:
         """Check the size of all data below the group before they are read.
 

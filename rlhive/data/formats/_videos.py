@@ -1,4 +1,4 @@
-"""Videos, decoded to arrays. The only module that imports PyAV.
+"""Videos, and pictures that Pillow cannot decode, as arrays. The only module that imports PyAV.
 
 FFmpeg recognises hundreds of formats by content. Among them are playlists, which name other files and addresses of the
 network. Here the first bytes choose one of the few containers that hold their own data, and the container is read from
@@ -54,6 +54,39 @@ def decode_video_frames(path: Path, *, start_s: float, count: int, fps: float) -
                     return np.stack(frames)
     msg = f"{path}: expected {count} frames from {start_s:.3f} s on, got {len(frames)}."
     raise SchemaMismatchError(msg)
+
+
+def decode_deep_png(content: bytes) -> np.ndarray:
+    """Decode a PNG of 16 bits for each of several channels, of which Pillow drops half.
+
+    Returns:
+        uint16 ``[H, W, channels]``: grey and alpha, three colours, or colours and alpha.
+
+    Raises:
+        ValueError: It is damaged, or another picture.
+        MissingExtraError: PyAV is not installed.
+    """
+    try:
+        import av
+    except ImportError as error:
+        msg = "PNG of 16 bits a channel needs av: pip install 'rlhive[formats]'"
+        raise MissingExtraError(msg) from error
+    layouts = {"rgb48": 3, "rgba64": 4, "ya16": 2}
+    try:
+        codec = av.CodecContext.create("png", "r")
+        frames = [*codec.decode(av.Packet(content)), *codec.decode(None)]
+    except av.FFmpegError as error:
+        raise ValueError(str(error)) from error
+    name = frames[0].format.name if frames else "nothing"
+    if name.removesuffix("be").removesuffix("le") not in layouts:
+        msg = f"pixels of the kind {name}"
+        raise ValueError(msg)
+    plane = frames[0].planes[0]
+    channels = layouts[name.removesuffix("be").removesuffix("le")]
+    dtype = ">u2" if name.endswith("be") else "<u2"
+    rows = np.frombuffer(bytes(plane), np.uint8).reshape(frames[0].height, plane.line_size)
+    used = np.ascontiguousarray(rows[:, : frames[0].width * channels * 2])
+    return used.view(dtype).reshape(frames[0].height, frames[0].width, channels).astype(np.uint16)
 
 
 def _detect_container(path: Path, head: bytes) -> str:
