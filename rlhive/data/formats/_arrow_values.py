@@ -83,6 +83,8 @@ def _split_rows(elements: pa.Array, lengths: np.ndarray, context: str) -> np.nda
     if pa.types.is_struct(elements.type):
         raise refuse_values(context, f"lists of {elements.type}")
     values = arrow_to_numpy(elements, context=context)
+    if not len(lengths):
+        return np.zeros((0, 0), values.dtype)
     if len(set(lengths.tolist())) == 1:
         return values.reshape(len(lengths), int(lengths[0]), *values.shape[1:])
     if values.dtype == object:

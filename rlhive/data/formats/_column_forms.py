@@ -1,7 +1,7 @@
 """The dtype and shape of every column over all episodes of a source, and the arrays of an episode in that form."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -117,6 +117,8 @@ class ColumnForms:
             self._forms[name] = form
         for name in before.keys() - columns.keys() - observed.keys():
             self._forms[name] = replace(before[name], has_nulls=_require_may_miss(name, context, "is missing"))
+        if self._forms.keys() != before.keys():
+            _require_no_prefix(self._forms, context)
         return self._forms != before
 
     @property
@@ -201,7 +203,8 @@ def _fit_rows(name: str, rows: np.ndarray, form: ColumnForm, context: str) -> It
     """Yield the rows of a column, and their lengths where it is padded."""
     if form.column_dtype == STRING:
         texts = np.empty(len(rows), object)
-        texts[:] = ["" if item is None else str(item) for item in rows.tolist()]
+        items = rows.ravel().tolist() if math.prod(form.shape) == 1 else rows.tolist()
+        texts[:] = ["" if item is None else str(item) for item in items]  # several numbers are a list in JSON
         yield name, texts
         return
     dtype = np.dtype(form.column_dtype)
@@ -228,3 +231,15 @@ def describe_dtypes(names: Mapping[str, set[str]], forms: ColumnForms) -> Iterat
     for name, dtypes in sorted(names.items()):
         if dtypes - {forms[name].column_dtype, STRING, _NULL}:
             yield f"{name} ({', '.join(sorted(dtypes))} to {forms[name].column_dtype})"
+
+
+def _require_no_prefix(names: Iterable[str], context: str) -> None:
+    """Refuse a column that is also a group of columns: no nested dictionary holds both."""
+    all_names = set(names)
+    for name in all_names:
+        parts = name.split(".")
+        for size in range(1, len(parts)):
+            group = ".".join(parts[:size])
+            if group in all_names:
+                msg = f"{context}: {group} is a column and the group of {name}. The options rename and drop part them."
+                raise SchemaMismatchError(msg)

@@ -5,7 +5,7 @@ r"""Arrays of any dtype that a file may hold, turned into arrays that a column c
     in the file                            in the column
     float, bool, int, uint8                the same, in the machine's byte order
     uint16, uint32                         int32, int64
-    uint64                                 int64; beyond 2^63, decimal text
+    uint64                                 int64; beyond 2^63, decimal text (a list in JSON for several numbers)
     long double                            float64, if it is exact
     complex                                [real, imaginary]
     date and time                          int64 in the file's own unit
@@ -75,16 +75,22 @@ def cast_exactly(values: np.ndarray, dtype: np.dtype, context: str) -> np.ndarra
     Raises:
         SchemaMismatchError: A number would change.
     """
+    cast = cast_if_exact(values, dtype)
+    if cast.dtype != dtype:
+        raise refuse_values(context, f"{values.dtype} numbers that {dtype} cannot hold")
+    return cast
+
+
+def cast_if_exact(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Return numbers in another dtype if that changes none of them; otherwise as they are."""
     if values.dtype == dtype:
         return values
     with np.errstate(all="ignore"):
         cast = values.astype(dtype)
-        same = cast.astype(values.dtype) == values
-    if values.dtype.kind == "f":
-        same |= np.isnan(values)
-    if not np.all(same):
-        raise refuse_values(context, f"{values.dtype} numbers that {dtype} cannot hold")
-    return cast
+        # Back again, since a comparison rounds int64 to float64; and compared, since int8 to uint8 and back wraps.
+        is_same = (cast.astype(values.dtype) == values) & (cast == values)
+    is_nan = values != values
+    return cast if np.all(is_same | is_nan) else values
 
 
 def _convert(array: np.ndarray, context: str) -> np.ndarray:

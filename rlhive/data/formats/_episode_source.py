@@ -9,7 +9,7 @@ import numpy as np
 from rlhive.data._episodes import TERMINATED, TRUNCATED, Columns, EpisodeRecord
 from rlhive.data._schema import Schema
 from rlhive.data.formats._column_forms import ColumnForms
-from rlhive.data.formats._column_values import split_values
+from rlhive.data.formats._column_values import cast_if_exact, split_values
 from rlhive.data.versions import VersionSource
 from rlhive.errors import SchemaMismatchError
 
@@ -78,7 +78,8 @@ class EpisodeArrays:
         known = {item.column: item for item in schema.fields}
         for values in (columns, final):
             for name, array in values.items():
-                values[name] = _cast_if_exact(array, known[name].dtype) if name in known else array
+                if name in known and not known[name].is_string and array.dtype != object:
+                    values[name] = cast_if_exact(array, np.dtype(known[name].dtype))
         return EpisodeRecord(episode=episode, columns=columns, final=final, **{**fields, **self.fields})
 
     def split(self) -> tuple[Columns, Columns]:
@@ -155,14 +156,5 @@ def _append_row(rows: np.ndarray, final: Any) -> np.ndarray:
         return joined
     value = np.asarray(final)
     if not rows.dtype.names and rows.dtype.kind == value.dtype.kind and value.dtype != rows.dtype:
-        value = _cast_if_exact(value, rows.dtype)
+        value = cast_if_exact(value, rows.dtype)
     return np.concatenate([rows, value[None]])
-
-
-def _cast_if_exact(values: np.ndarray, dtype: Any) -> np.ndarray:
-    """Return numbers in another dtype if that changes none of them."""
-    if values.dtype == object or dtype == "string" or values.dtype == dtype:
-        return values
-    with np.errstate(all="ignore"):
-        cast = values.astype(dtype)
-        return cast if np.array_equal(cast.astype(values.dtype), values, equal_nan=values.dtype.kind == "f") else values

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -177,7 +177,6 @@ class ImportPass:
             self._count_episode("episodes without a transition, left out", item)
             return None
         columns, observed = finished.split()
-        _require_no_prefix((*columns, *observed), finished.context)
         for name, rows in (*finished.columns.items(), *columns.items(), *observed.items()):
             if rows.dtype != object and not rows.dtype.names and rows.dtype.kind not in "SU":
                 self._dtypes.setdefault(name, set()).add(rows.dtype.newbyteorder("=").name)
@@ -274,15 +273,3 @@ def _advise(error: SchemaMismatchError, item: PendingEpisode) -> SchemaMismatchE
     if "skip_episode" in message:
         return error
     return SchemaMismatchError(f"{message} The option skip_episode={item.episode} leaves the episode out.")
-
-
-def _require_no_prefix(names: Iterable[str], context: str) -> None:
-    """Refuse a column that is also a group of columns: no nested dictionary holds both."""
-    all_names = set(names)
-    for name in all_names:
-        parts = name.split(".")
-        for size in range(1, len(parts)):
-            group = ".".join(parts[:size])
-            if group in all_names:
-                msg = f"{context}: {group} is a column and the group of {name}. The options rename and drop part them."
-                raise SchemaMismatchError(msg)
