@@ -51,7 +51,7 @@ def describe_logs(kinds: Sequence[tuple[str, str]], file: Path, group: str) -> t
         for (schema, alignment), count in sorted(Counter(kinds).items())
     ]
     with open_hdf5(file) as h5:
-        dtypes = {name: item.dtype for name, item in h5[group].find_datasets().items()}
+        dtypes = {name: item.dtype for name, item in h5.group(group).find_datasets().items()}
     if np.float16 in dtypes.values():
         notes.append("half precision, RoboHive's default: widened to float32; the digits were lost in the log")
     small = [name for name, dtype in dtypes.items() if dtype == np.int8]
