@@ -38,7 +38,7 @@ def arrow_to_numpy(array: pa.Array | pa.ChunkedArray, *, context: str) -> np.nda
     array = _simplify(array)
     if pa.types.is_null(array.type):
         return np.full(len(array), None, object)
-    if _is_text(array.type):
+    if _is_arrow_text(array.type):
         return _to_object_array(array.to_pylist())
     if pa.types.is_fixed_size_binary(array.type) and not array.null_count:
         return np.array(array.to_pylist(), f"V{array.type.byte_width}")
@@ -99,7 +99,7 @@ def _to_integers_of_time(array: pa.Array) -> pa.Array:
     return array.view(pa.int32() if array.type.bit_width == 32 else pa.int64())
 
 
-def _is_text(dtype: pa.DataType) -> bool:
+def _is_arrow_text(dtype: pa.DataType) -> bool:
     tests = ("string", "large_string", "binary", "large_binary", "string_view", "binary_view")
     return any(getattr(pa.types, f"is_{name}")(dtype) for name in tests)
 
