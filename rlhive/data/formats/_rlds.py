@@ -87,6 +87,7 @@ def read_rlds(
 
     return build_source(
         pending,
+        strict=True,
         splits=tuple(dict.fromkeys(shard.split for shard in shards)),
         runs=(run,),
         num_episodes=num_episodes,
