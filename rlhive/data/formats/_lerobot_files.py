@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from rlhive.data import _arrow, _parquet
 from rlhive.data.formats._arrow_values import read_arrow_columns
-from rlhive.data.formats._pictures import decode_picture, stack_pictures
+from rlhive.data.formats._pictures import decode_pictures, stack_pictures
 from rlhive.data.formats._source_files import expand_path_template, list_source_files, require_source_file
 from rlhive.data.formats._videos import decode_video_frames
 from rlhive.errors import CorruptDatasetError, SchemaMismatchError
@@ -130,7 +130,7 @@ class LeRobotFiles:
     def read_tasks(self) -> dict[int, str]:
         """Return the instruction of every task_index."""
         if self.version == "v3.0":
-            table = pq.read_table(self._find_file("meta/tasks.parquet")).to_pydict()
+            table = read_foreign_table(self._find_file("meta/tasks.parquet")).to_pydict()
             texts = next(values for name, values in table.items() if name != "task_index")
             return dict(zip(table["task_index"], texts, strict=True))
         return {row["task_index"]: row["task"] for row in _read_json_lines(self._find_file("meta/tasks.jsonl"))}
@@ -171,7 +171,7 @@ class LeRobotFiles:
         if name not in self.videos:
             context = f"{self.root}, episode {episode.index}, {name}"
             contents = _read_picture_contents(frames.column(name), context)
-            return stack_pictures([decode_picture(content, context=context) for content in contents], context=context)
+            return stack_pictures(decode_pictures(contents, context=context), context=context)
         fields: dict[str, str | int] = {"video_key": name, "episode_index": episode.index}
         start_s = 0.0
         if self.version == "v3.0":
@@ -191,7 +191,7 @@ class LeRobotFiles:
         if not (self.root / EPISODES_PATH).exists():
             return None
         path = self._find_file(EPISODES_PATH)
-        table = pq.read_table(path)
+        table = read_foreign_table(path)
         columns = [name for name in table.column_names if name.startswith(_arrow.FINAL_PREFIX)]
         finals = {name.removeprefix(_arrow.FINAL_PREFIX): _stack_elements(table.column(name)) for name in columns}
         rows = table.select(["split", "seed", "policy", "metadata"]).to_pylist()
@@ -211,7 +211,8 @@ class _FrameReader:
     """The rows of several Parquet files in order, any number at a time."""
 
     def __init__(self, paths: list[Path]):
-        self._batches = _parquet.read_batches(paths)
+        self._batches = read_foreign_batches(paths)
+        self._stored_bytes = sum(path.stat().st_size for path in paths)
         self._pending: list[pa.RecordBatch] = []
 
     def take(self, count: int) -> pa.Table:
@@ -221,6 +222,8 @@ class _FrameReader:
             if batch is None:
                 break
             self._pending.append(batch)
+            num_bytes = sum(batch.nbytes for batch in self._pending)
+            require_memory(num_bytes, self._stored_bytes, f"an episode of {count} frames")
         tables = [pa.Table.from_batches([batch]) for batch in self._pending]
         if not tables:
             return pa.table({"episode_index": pa.array([], pa.int64())})
@@ -280,7 +283,7 @@ def _stack_elements(column: pa.ChunkedArray) -> np.ndarray:
 def _read_without_statistics(path: Path) -> pa.Table:
     """Read a table of episodes without their statistics, which are most of it."""
     names = [name for name in pq.read_schema(path).names if not name.startswith("stats/")]
-    return pq.read_table(path, columns=names)
+    return read_foreign_table(path, names)
 
 
 def _read_json_lines(path: Path) -> list[dict[str, Any]]:

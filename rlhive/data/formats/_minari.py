@@ -29,7 +29,7 @@ from rlhive.data.formats._column_values import cast_exactly, to_text
 from rlhive.data.formats._episode_source import EpisodeArrays, EpisodeSource, Keeps, PendingEpisode
 from rlhive.data.formats._minari_storage import INFO, Tree, read_minari_episode
 from rlhive.data.formats._pending_source import build_source
-from rlhive.data.formats._pictures import decode_picture
+from rlhive.data.formats._pictures import decode_pictures
 from rlhive.data.formats._source_files import require_source_file
 from rlhive.errors import SchemaMismatchError
 
@@ -149,7 +149,7 @@ def _space_columns(
     elif space["type"] == "Text":
         yield column, np.array([to_text(text) for text in tree], object)
     elif has_jpeg and _is_jpeg_space(space):
-        yield column, np.stack([decode_picture(bytes(frame), context=column) for frame in tree])
+        yield column, np.stack(decode_pictures((bytes(frame) for frame in tree), context=column))
     elif space["type"] == "Discrete":
         rows = np.asarray(tree).reshape(-1)
         yield column, cast_exactly(rows, np.dtype(np.int64), column) if rows.dtype.kind in "bif" else rows

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.ipc
-import pyarrow.parquet as pq
 
 from rlhive.data.formats._arrow_values import arrow_to_numpy
+from rlhive.data.formats._foreign_arrow import read_foreign_arrow
+from rlhive.data.formats._foreign_parquet import read_foreign_table
 from rlhive.data.formats._hdf5 import open_hdf5
 from rlhive.data.formats._source_files import list_source_files, require_source_file
 from rlhive.errors import SchemaMismatchError
@@ -59,9 +59,8 @@ def read_minari_episode(folder: Path, storage: str, episode: int) -> tuple[dict[
 
 def _read_part(path: Path) -> pa.Table:
     if path.suffix == ".parquet":
-        return pq.ParquetFile(path).read()
-    with pa.memory_map(str(path)) as file:
-        return pa.ipc.open_file(file).read_all()
+        return read_foreign_table(path)
+    return read_foreign_arrow(path)
 
 
 def _read_group(group: Any) -> dict[str, Tree]:

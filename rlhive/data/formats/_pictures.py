@@ -1,11 +1,12 @@
 """Compressed pictures, decoded to arrays and back. The only module that imports Pillow."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
+from rlhive.data.formats._memory_limits import FREE_BYTES, PICTURE_EXPANSION, MemoryBudget, format_bytes
 from rlhive.data.formats._videos import decode_deep_png
 from rlhive.errors import MissingExtraError, SchemaMismatchError
 
@@ -33,10 +34,33 @@ def decode_picture(content: bytes, *, context: str) -> np.ndarray:
         raise MissingExtraError(_MISSING.format("pillow")) from error
     try:
         picture = Image.open(io.BytesIO(content), formats=("PNG", "JPEG"))
+        _require_bounded(picture)
         return decode_deep_png(content) if _has_deep_colour(content) else _to_shown_values(picture)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what Pillow raises on damage
         msg = f"{context}: expected a PNG or JPEG picture, got {len(content)} other bytes: {error}."
         raise SchemaMismatchError(msg) from error
+
+
+def decode_pictures(contents: Iterable[bytes], *, context: str) -> list[np.ndarray]:
+    """Decode the pictures of an episode as :func:`decode_picture` does.
+
+    Raises:
+        SchemaMismatchError: Also where they take more memory together than their encoded sizes account for.
+    """
+    pictures, budget = [], MemoryBudget(context)
+    for content in contents:
+        picture = decode_picture(content, context=context)
+        budget.add(picture.nbytes, len(content), expansion=PICTURE_EXPANSION)
+        pictures.append(picture)
+    return pictures
+
+
+def _require_bounded(picture: Any) -> None:
+    """Refuse a picture by the size that its header declares, before it is decoded."""
+    num_bytes = picture.width * picture.height * len(picture.getbands()) * (2 if picture.mode.startswith("I") else 1)
+    if num_bytes > FREE_BYTES:
+        msg = f"{picture.width} × {picture.height} pixels, more than {format_bytes(FREE_BYTES)}"
+        raise ValueError(msg)
 
 
 def _to_shown_values(picture: Any) -> np.ndarray:

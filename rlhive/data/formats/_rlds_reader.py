@@ -1,5 +1,6 @@
 """The second pass over RLDS episodes: records of a TFDS file, turned into arrays of transitions."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -9,6 +10,7 @@ import numpy as np
 
 from rlhive.data._episodes import REWARD, TRUNCATED
 from rlhive.data.formats._episode_source import EpisodeArrays, Keeps, end_flags
+from rlhive.data.formats._memory_limits import require_memory
 from rlhive.data.formats._rlds_scan import EpisodeFlags, StepFeatures, read_flags, require_length
 from rlhive.data.formats._tfds import Feature, TfdsShard
 from rlhive.data.formats._tfds_values import read_feature, read_ragged, read_sequence_lengths
@@ -91,7 +93,10 @@ class RldsReader:
         if feature.depth == 2:
             elements, lengths = read_ragged(feature, example)
             require_length(lengths, flags.length, feature, example)
-            return _pad_sequences(elements, lengths, self.sequence_lengths[column][1])
+            longest = self.sequence_lengths[column][1]
+            num_bytes = len(lengths) * longest * math.prod(elements.shape[1:]) * elements.itemsize
+            require_memory(num_bytes, elements.nbytes, f"{example.context}: {feature.name}, padded")
+            return _pad_sequences(elements, lengths, longest)
         rows = read_feature(feature, example)
         require_length(rows, flags.length, feature, example)
         return rows[:, None] if column == REWARD and rows.ndim == 1 else rows

@@ -2,10 +2,12 @@
 
 import math
 import zlib
+from collections.abc import Iterator
 
 import numpy as np
 
 from rlhive.data.formats._column_values import to_text
+from rlhive.data.formats._memory_limits import FREE_BYTES, PICTURE_EXPANSION, MemoryBudget
 from rlhive.data.formats._pictures import decode_picture
 from rlhive.data.formats._tfds import Feature
 from rlhive.data.formats._tfrecord import Example
@@ -56,7 +58,7 @@ def _read_elements(feature: Feature, name: str, example: Example) -> np.ndarray:
     """Return the elements of a feature, ``[N, *shape]``."""
     try:
         if feature.kind == "picture":
-            pictures = [_decode_feature_picture(feature, content, example.context) for content in example.texts(name)]
+            pictures = list(_decode_feature_pictures(feature, example.texts(name), example.context))
             return _stack_rows(pictures, feature)
         if feature.kind == "text":
             texts = [to_text(content) for content in example.texts(name)]
@@ -98,12 +100,14 @@ def _decode_tensors(feature: Feature, name: str, example: Example) -> np.ndarray
     if num_unknown > 1:
         shapes = example.numbers(f"{name}/shape").reshape(len(contents), len(feature.shape)).tolist()
     dtype = np.dtype(feature.dtype).newbyteorder("<")
-    rows = []
+    rows, budget = [], MemoryBudget(f"{example.context}: {feature.name}")
     for content, shape in zip(contents, shapes, strict=True):
         raw = content
         if feature.encoding == "zlib":  # at most what the shape promises, against decompression bombs
-            limit = 0 if -1 in shape else math.prod(shape) * dtype.itemsize + 1
-            raw = zlib.decompressobj().decompress(content, limit)
+            limit = FREE_BYTES if -1 in shape else math.prod(shape) * dtype.itemsize
+            budget.add(0 if -1 in shape else limit, len(content))
+            raw = zlib.decompressobj().decompress(content, limit + 1)
+            budget.add(len(raw) if -1 in shape else 0, len(content))
         rows.append(_widen(np.frombuffer(raw, dtype).reshape(shape), feature))
     return _stack_rows(rows, feature)
 
@@ -114,6 +118,14 @@ def _widen(values: np.ndarray, feature: Feature) -> np.ndarray:
         msg = f"numbers up to {values.max()}"
         raise ValueError(msg)
     return values.astype(feature.column_dtype)
+
+
+def _decode_feature_pictures(feature: Feature, contents: list[bytes], context: str) -> Iterator[np.ndarray]:
+    budget = MemoryBudget(f"{context}: {feature.name}")
+    for content in contents:
+        picture = _decode_feature_picture(feature, content, context)
+        budget.add(picture.nbytes, len(content), expansion=PICTURE_EXPANSION)
+        yield picture
 
 
 def _decode_feature_picture(feature: Feature, content: bytes, context: str) -> np.ndarray:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from rlhive.data.formats._memory_limits import FREE_BYTES, VIDEO_EXPANSION, require_memory
 from rlhive.errors import MissingExtraError, SchemaMismatchError
 
 #: FFmpeg's name of a container, by its first bytes and their offset.
@@ -45,10 +46,14 @@ def decode_video_frames(path: Path, *, start_s: float, count: int, fps: float) -
         container_format = _detect_container(path, file.read(16))
         file.seek(0)
         with av.open(file, "r", format=container_format) as container:
+            for stream in container.streams.video:  # a frame beyond these pixels is not decoded
+                stream.codec_context.options = {"max_pixels": str(FREE_BYTES // 3)}
             if start_s > 0:
                 container.seek(int(start_s * 1_000_000))  # to the key frame before the first frame; in microseconds
             for frame in container.decode(video=0):
                 if frame.time > start_s - 0.5 / fps:
+                    num_bytes = (len(frames) + 1) * frame.width * frame.height * 3
+                    require_memory(num_bytes, path.stat().st_size, str(path), expansion=VIDEO_EXPANSION)
                     frames.append(frame.to_ndarray(format="rgb24"))
                 if len(frames) == count:
                     return np.stack(frames)
