@@ -23,6 +23,8 @@ import pyarrow.parquet as pq
 
 from rlhive.data import _arrow, _parquet
 from rlhive.data.formats._arrow_values import read_arrow_columns
+from rlhive.data.formats._foreign_parquet import read_foreign_batches, read_foreign_table
+from rlhive.data.formats._memory_limits import require_memory
 from rlhive.data.formats._pictures import decode_pictures, stack_pictures
 from rlhive.data.formats._source_files import expand_path_template, list_source_files, require_source_file
 from rlhive.data.formats._videos import decode_video_frames
@@ -117,7 +119,7 @@ class LeRobotFiles:
         """
         rows = _FrameReader(self._list_frame_files())
         for episode in episodes:
-            frames = rows.take(episode.length)
+            frames = rows.take(episode.length, context=f"{self.root}, episode {episode.index}")
             indices = set(frames.column("episode_index").to_pylist())
             if len(frames) != episode.length or indices != {episode.index}:
                 msg = (
@@ -215,15 +217,19 @@ class _FrameReader:
         self._stored_bytes = sum(path.stat().st_size for path in paths)
         self._pending: list[pa.RecordBatch] = []
 
-    def take(self, count: int) -> pa.Table:
-        """Return the next rows; fewer at the end."""
+    def take(self, count: int, *, context: str) -> pa.Table:
+        """Return the next rows; fewer at the end.
+
+        Raises:
+            SchemaMismatchError: They would take more memory than the files account for.
+        """
         while sum(len(batch) for batch in self._pending) < count:
             batch = self._read_batch()
             if batch is None:
                 break
             self._pending.append(batch)
             num_bytes = sum(batch.nbytes for batch in self._pending)
-            require_memory(num_bytes, self._stored_bytes, f"an episode of {count} frames")
+            require_memory(num_bytes, self._stored_bytes, context)
         tables = [pa.Table.from_batches([batch]) for batch in self._pending]
         if not tables:
             return pa.table({"episode_index": pa.array([], pa.int64())})

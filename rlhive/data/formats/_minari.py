@@ -154,7 +154,9 @@ def _space_columns(
         rows = np.asarray(tree).reshape(-1)
         yield column, cast_exactly(rows, np.dtype(np.int64), column) if rows.dtype.kind in "bif" else rows
     else:
-        shape = space.get("shape") or np.shape(space.get("nvec", np.zeros(_binary_sizes(space.get("n", ())))))
+        shape = space.get("shape") or (
+            np.shape(space["nvec"]) if "nvec" in space else _binary_sizes(space.get("n", ()))
+        )
         rows = np.asarray(tree)
         fits = math.prod(rows.shape[1:]) == math.prod(shape)  # otherwise the file wins
         yield column, rows.reshape(len(rows), *shape) if fits else rows

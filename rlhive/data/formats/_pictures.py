@@ -59,7 +59,7 @@ def _require_bounded(picture: Any) -> None:
     """Refuse a picture by the size that its header declares, before it is decoded."""
     num_bytes = picture.width * picture.height * len(picture.getbands()) * (2 if picture.mode.startswith("I") else 1)
     if num_bytes > FREE_BYTES:
-        msg = f"{picture.width} × {picture.height} pixels, more than {format_bytes(FREE_BYTES)}"
+        msg = f"{picture.width} by {picture.height} pixels, more than {format_bytes(FREE_BYTES)}"
         raise ValueError(msg)
 
 
