@@ -107,7 +107,8 @@ def _decode_tensors(feature: Feature, name: str, example: Example) -> np.ndarray
             limit = FREE_BYTES if -1 in shape else math.prod(shape) * dtype.itemsize
             budget.add(0 if -1 in shape else limit, len(content))
             raw = zlib.decompressobj().decompress(content, limit + 1)
-            budget.add(len(raw) if -1 in shape else 0, len(content))
+            if -1 in shape:
+                budget.add(len(raw), 0)
         rows.append(_widen(np.frombuffer(raw, dtype).reshape(shape), feature))
     return _stack_rows(rows, feature)
 

@@ -6,7 +6,6 @@ an open file: no path and no protocol reaches FFmpeg.
 """
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -41,7 +40,22 @@ def decode_video_frames(path: Path, *, start_s: float, count: int, fps: float) -
     except ImportError as error:
         msg = "Videos need av: pip install 'rlhive[formats]'"
         raise MissingExtraError(msg) from error
-    frames: list[Any] = []
+    try:
+        frames = _decode_frames(path, start_s, count, fps)
+    except av.FFmpegError as error:
+        msg = f"{path}: expected a readable video, got: {error.strerror}."
+        raise SchemaMismatchError(msg) from error
+    if len(frames) < count:
+        msg = f"{path}: expected {count} frames from {start_s:.3f} s on, got {len(frames)}."
+        raise SchemaMismatchError(msg)
+    return np.stack(frames)
+
+
+def _decode_frames(path: Path, start_s: float, count: int, fps: float) -> list[np.ndarray]:
+    """Return up to ``count`` frames."""
+    import av
+
+    frames: list[np.ndarray] = []
     with path.open("rb") as file:
         container_format = _detect_container(path, file.read(16))
         file.seek(0)
@@ -56,9 +70,8 @@ def decode_video_frames(path: Path, *, start_s: float, count: int, fps: float) -
                     require_memory(num_bytes, path.stat().st_size, str(path), expansion=VIDEO_EXPANSION)
                     frames.append(frame.to_ndarray(format="rgb24"))
                 if len(frames) == count:
-                    return np.stack(frames)
-    msg = f"{path}: expected {count} frames from {start_s:.3f} s on, got {len(frames)}."
-    raise SchemaMismatchError(msg)
+                    break
+    return frames
 
 
 def decode_deep_png(content: bytes) -> np.ndarray:
