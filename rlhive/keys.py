@@ -49,3 +49,8 @@ def column_to_key(column: str) -> NestedKey:
     """Return the nested key of a column name, the inverse of :func:`key_to_column`."""
     parts = tuple(column.split("."))
     return parts[0] if len(parts) == 1 else parts
+
+
+def is_main_column(column: str) -> bool:
+    """Return whether a column is an observation, action, reward or success, of which learning needs every value."""
+    return column.split(".")[0] in (OBSERVATION, ACTION, SUCCESS) or column == key_to_column(NEXT_REWARD)

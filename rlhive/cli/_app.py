@@ -11,7 +11,7 @@ from rlhive.cli._collect import collect, recover
 from rlhive.cli._datasets import check, list_, replay, show
 from rlhive.cli._diff import diff
 from rlhive.cli._envs import envs, setup
-from rlhive.cli._formats import export_to, import_
+from rlhive.cli._formats import ImportCommand, export_to, import_
 from rlhive.cli._hub import delete, pull, push, scrub, versions
 from rlhive.cli._terminal import err, labelled, out
 from rlhive.cli._train import evaluate, train
@@ -41,6 +41,9 @@ _VERBS: dict[str, Callable[..., None]] = {
 
 #: ``train`` passes its arguments on to Hydra.
 _CONTEXT_SETTINGS = {"train": {"allow_extra_args": True, "ignore_unknown_options": True}}
+
+#: Verbs that parse their arguments in a way of their own.
+_COMMANDS = {"import": ImportCommand}
 
 
 class _Verbs(TyperGroup):
@@ -77,7 +80,7 @@ def _options(
 
 
 for _name, _function in _VERBS.items():
-    app.command(_name, context_settings=_CONTEXT_SETTINGS.get(_name))(_function)
+    app.command(_name, cls=_COMMANDS.get(_name), context_settings=_CONTEXT_SETTINGS.get(_name))(_function)
 
 
 def main() -> None:

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 from typer.models import OptionInfo
 
 from rlhive.cli._terminal import Json, Name, Version, out
-from rlhive.data.formats import BUILT_IN, Format, Option, available_formats, get_format
+from rlhive.data.formats import BUILT_IN, COMMON_OPTIONS, Format, Option, available_formats, get_format
 
 if TYPE_CHECKING:
     from rlhive.data.hub import PublishedVersion
@@ -31,7 +32,7 @@ def _complete_writable(incomplete: str) -> Iterator[str]:
 
 
 def _read_option(name: str) -> OptionInfo:
-    return _build_option(name, {item.name: item.read_options for item in BUILT_IN.values()})
+    return _build_option(name, {"": COMMON_OPTIONS} | {item.name: item.read_options for item in BUILT_IN.values()})
 
 
 def _write_option(name: str) -> OptionInfo:
@@ -45,9 +46,28 @@ def _build_option(name: str, declared: dict[str, tuple[Option, ...]]) -> OptionI
         for option in options:
             if option.name == name:
                 formats_by_help.setdefault(option.help, []).append(kind)
-    help = " ".join(f"{', '.join(kinds)}: {text}" for text, kinds in formats_by_help.items())
+    help = " ".join(f"{', '.join(kinds)}: {text}".removeprefix(": ") for text, kinds in formats_by_help.items())
     info: OptionInfo = typer.Option(f"--{name.replace('_', '-')}", help=help)
     return info
+
+
+_RENAME_HELP = (
+    "Columns by their names in the files: actions=action state=observation. The usual names of other libraries are "
+    "recognised without it."
+)
+
+
+class ImportCommand(TyperCommand):
+    """A command whose ``--rename`` takes all the NAME=COLUMN pairs that follow it."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # typer and click each have a class Context
+        """Repeat the option before every pair, and parse the arguments."""
+        expanded: list[str] = []
+        for word in args:
+            is_pair = "=" in word and not word.startswith("-")
+            follows_pair = len(expanded) > 1 and expanded[-2] == "--rename" and "=" in expanded[-1]
+            expanded += ["--rename", word] if is_pair and follows_pair else [word]
+        return super().parse_args(ctx, expanded)
 
 
 _Extra = Annotated[
@@ -67,6 +87,9 @@ def import_(
     horizon: Annotated[int | None, _read_option("horizon")] = None,
     last_step: Annotated[str | None, _read_option("last_step")] = None,
     drop: Annotated[list[str] | None, _read_option("drop")] = None,
+    skip_episode: Annotated[list[int] | None, _read_option("skip_episode")] = None,
+    on_nan: Annotated[str | None, _read_option("on_nan")] = None,
+    rename: Annotated[list[str] | None, typer.Option("--rename", help=_RENAME_HELP)] = None,
     split: Annotated[str | None, _read_option("split")] = None,
     option: _Extra = None,
     json_: Json = False,
@@ -77,7 +100,15 @@ def import_(
 
     item = get_format(kind)
     options = _drop_missing(
-        alignment=alignment, breaks=breaks, horizon=horizon, last_step=last_step, drop=drop or None, split=split
+        alignment=alignment,
+        breaks=breaks,
+        horizon=horizon,
+        last_step=last_step,
+        drop=drop or None,
+        skip_episode=skip_episode or None,
+        on_nan=on_nan,
+        rename=_parse_pairs(rename),
+        split=split,
     )
     options |= _parse_extra(option or [], item, item.read_options)
     folder = import_dataset(
@@ -147,6 +178,16 @@ def _report_export(target: Path | None, pushed: "PublishedVersion | None", tag: 
     if pushed:
         text = f"{pushed.repo_id} {tag} is commit {pushed.commit[:12]}: {pushed.url}"
         out.print(text, highlight=False, soft_wrap=True)
+
+
+def _parse_pairs(texts: Sequence[str] | None) -> dict[str, str] | None:
+    """Return the pairs of ``--rename``, NAME=COLUMN each."""
+    pairs = [pair.partition("=") for text in texts or [] for pair in text.split()]
+    wrong = next((name for name, separator, column in pairs if not (name and separator and column)), None)
+    if wrong is not None:
+        msg = f"--rename {wrong}: expected NAME=COLUMN, for example actions=action"
+        raise typer.BadParameter(msg)
+    return {name: column for name, _, column in pairs} or None
 
 
 def _parse_extra(pairs: Sequence[str], item: Format, declared: Sequence[Option]) -> dict[str, Any]:

@@ -142,15 +142,10 @@ class FormatTests:
 
     def test_an_unknown_option_is_refused_with_the_nearest_name(self, source: Path, dataset_store: Path) -> None:
         for wrong, option in [("no_such_option", None), *((f"{o.name}x", o.name) for o in self.format.read_options)]:
+            options: dict[str, Any] = {wrong: "x"}
             with pytest.raises(UnsupportedFormatError) as refused:
                 import_dataset(
-                    self.format,
-                    source,
-                    "lab/unknown",
-                    license="mit",
-                    store=dataset_store,
-                    progress=False,
-                    **{wrong: "x"},
+                    self.format, source, "lab/unknown", license="mit", store=dataset_store, progress=False, **options
                 )
             assert f"no option {wrong!r}" in str(refused.value)
             assert option is None or f"nearest {option}" in str(refused.value)

@@ -186,3 +186,36 @@ def test_every_declared_option_is_a_command_line_option():
                 assert option.help in info.help
                 assert item.name in info.help
                 assert option.value_type.__name__ in str(parameters[option.name].annotation)
+
+
+def test_the_common_options_of_an_import_are_options_of_the_command(tmp_path, monkeypatch):
+    from tests.cli.conftest import invoke
+    from tests.data.formats.odd_sources import minari_episode, write_minari
+
+    monkeypatch.setenv("RLHIVE_DATASETS_PATH", str(tmp_path / "store"))
+    source = write_minari(tmp_path / "m", [minari_episode(**{"infos/a": np.arange(3), "infos/b": np.arange(3)})] * 3)
+    words = ["import", "minari", source, "lab/odd", "--license", "mit", "--skip-episode", "0", "--skip-episode", "2"]
+    words += ["--on-nan", "keep", "--drop", "info.b", "--rename", "info.a=joint", "rewards=x"]
+    ran = invoke(*words)
+    assert ran.exit_code == 1
+    assert "rename='rewards': nearest next.reward" in " ".join(ran.stderr.split())
+    ran = invoke(*words[:-1])
+    assert ran.exit_code == 0, ran.output
+    dataset = RoboHiveDataset("lab/odd", store=tmp_path / "store", generate=False)
+    assert dataset.episodes["episode"].to_pylist() == [1]
+    assert {"joint", "info.b"} & set(dataset.manifest.schema.columns) == {"joint"}
+    for words, says in ((["--rename", "a"], "expected NAME=COLUMN"), (["--on-nan", "x"], "expected one of keep, skip")):
+        ran = invoke("import", "minari", source, "lab/other", "--license", "mit", *words)
+        assert ran.exit_code in (1, 2)
+        assert says in " ".join((ran.stderr + ran.output).replace("│", " ").split())
+
+
+def test_rename_takes_the_pairs_that_follow_it():
+    from typer.testing import CliRunner
+
+    from rlhive.cli import app
+
+    for words in (["--rename", "a=b", "c=d", "minari"], ["minari", "--rename", "a=b", "--rename", "c=d"]):
+        ran = CliRunner().invoke(app, ["import", *words, "no-such-source", "lab/x", "--license", "mit"])
+        assert ran.exit_code == 1
+        assert "no-such-source: expected a Minari dataset" in " ".join(ran.stderr.split())

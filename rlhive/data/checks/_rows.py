@@ -86,7 +86,8 @@ class RowChecks:
 
     def _report_non_finite(self, value: NonFiniteValue) -> None:
         row = f"row {value.row}" if value.row < self._rows[value.position]["length"] else "final value"
-        check = "nan" if value.kind == NAN else "infinite"
+        nan_check = "nan" if keys.is_main_column(value.column) else "nan_elsewhere"
+        check = nan_check if value.kind == NAN else "infinite"
         self._builder.add(check, f"{self._name_episode(value.position)}, {row}: {value.column} is {value.kind}.")
 
     def _find_defects(self, facts: EpisodeFacts, row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -21,7 +21,11 @@ if TYPE_CHECKING:
         EpisodeSource as EpisodeSource,
         end_flags as end_flags,
     )
-    from rlhive.data.formats._format import Format as Format, Option as Option
+    from rlhive.data.formats._format import (
+        COMMON_OPTIONS as COMMON_OPTIONS,
+        Format as Format,
+        Option as Option,
+    )
     from rlhive.data.formats._registry import (
         BUILT_IN as BUILT_IN,
         available_formats as available_formats,

@@ -2,7 +2,7 @@
 
 import inspect
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,13 @@ from tqdm import tqdm
 from rlhive.data import _store
 from rlhive.data._episodes import EpisodeRecord
 from rlhive.data.formats._episode_source import EpisodeSource
-from rlhive.data.formats._format import Format
+from rlhive.data.formats._format import COMMON_NAMES, Format
+from rlhive.data.formats._import_pass import FormsChangedError, ImportPass, describe_unforeseen
+from rlhive.data.formats._import_rules import ImportRules
 from rlhive.data.formats._interrupts import detect_interrupts
 from rlhive.data.formats._registry import available_formats, get_format
 from rlhive.data.versions import Manifest, export, read_records
-from rlhive.errors import DatasetExistsError, RLHiveError, SchemaMismatchError, UnsupportedFormatError
+from rlhive.errors import DatasetExistsError, RLHiveError, UnsupportedFormatError
 
 logger = logging.getLogger(__name__)
 
@@ -31,12 +33,17 @@ def import_dataset(
     description: str = "",
     env_name: str = "",
     store: Path | None = None,
+    drop: str | Sequence[str] | None = None,
+    skip_episode: int | Sequence[int] | None = None,
+    on_nan: str | None = None,
+    rename: Mapping[str, str] | None = None,
     progress: bool = True,
     **options: Any,
 ) -> Path:
     """Read another library's files and write them as a version of a dataset.
 
-    Holds one episode in memory at a time. An interrupt or an error leaves nothing.
+    Holds one episode in memory at a time. An interrupt or an error leaves nothing. What was renamed, converted and left
+    out is logged. Where episodes differ in the dtype of a column, all are read once more before the first is written.
 
     Args:
         kind: Name of a format, for example "roboset", or a Format.
@@ -48,6 +55,12 @@ def import_dataset(
         description: A sentence or two.
         env_name: Environment id, where the files have none or a wrong one.
         store: Folder of all datasets.
+        drop: Columns, or groups of columns, that are left out unread, by their name in the files or in RLHive.
+        skip_episode: Ids of episodes that are left out unread.
+        on_nan: "keep" keeps values that are NaN, "skip" leaves their episode out, "refuse" raises. By default they are
+            kept, but refused in observations, actions, rewards and success.
+        rename: Columns by their names in the files: ``{"state": "observation", "actions": "action"}``. Without it the
+            usual names of other libraries are recognised, such as state, actions, reward and done.
         progress: Whether to show a progress bar.
         **options: Options of the format's reader, as ``Format.read_options`` declares them.
 
@@ -56,8 +69,8 @@ def import_dataset(
 
     Raises:
         UnsupportedFormatError: No such format, or it has no such option.
-        SchemaMismatchError: The files are missing, damaged, ambiguous or of another format; the message has the
-            address.
+        SchemaMismatchError: The files are missing, damaged, ambiguous or of another format, or a value is NaN; the
+            message has the address and the option that helps.
         CorruptDatasetError: A Parquet file is damaged; the message names it.
         DatasetExistsError: The version exists.
     """
@@ -67,28 +80,43 @@ def import_dataset(
             msg = f"{folder} exists: a version is never overwritten."
             raise DatasetExistsError(msg)
     item = get_format(kind)
+    common = {"drop": drop, "skip_episode": skip_episode, "on_nan": on_nan, "rename": rename}
     with detect_interrupts() as raise_if_interrupted:
-        opened = open_source(item, source, **options, **_progress_option(item, progress))
-        for note in opened.notes:
-            logger.warning("%s: %s", source, note)
+        opened, episodes = _open(item, source, {**options, **_drop_default(common)}, progress)
+        _log(opened.notes, source)
 
-        def records() -> Iterator[EpisodeRecord]:
-            translated = _translate_reader_errors(opened.records(), item, source)
-            return _show_progress(translated, opened.num_episodes, name, progress, raise_if_interrupted)
+        def write(*, strict: bool) -> Path:
+            def records() -> Iterator[EpisodeRecord]:
+                read = episodes.records(strict=strict)
+                return _show_progress(read, opened.num_episodes, name, progress, raise_if_interrupted)
 
-        return export(
-            replace(opened, records=records),
-            name,
-            version=version,
-            license=license,
-            description=description or f"Imported from {item.name} files.",
-            env_name=env_name,
-            store=store,
-        )
+            return export(
+                replace(opened, schema=episodes.schema, records=records),
+                name,
+                version=version,
+                license=license,
+                description=description or f"Imported from {item.name} files.",
+                env_name=env_name,
+                store=store,
+            )
+
+        episodes.look_at_first()
+        try:
+            folder = write(strict=True)
+        except FormsChangedError:
+            logger.warning(
+                "%s: columns differ between episodes: all are read once more before they are written", source
+            )
+            episodes.look_at_all(raise_if_interrupted)
+            folder = write(strict=False)
+        _log(episodes.notes(), source)
+        return folder
 
 
 def open_source(kind: str | Format, source: str | Path, **options: Any) -> EpisodeSource:
     """Return the episodes of another library's files; nothing is written.
+
+    All episodes are read once, so that the schema and the notes are those of the whole source.
 
     Args:
         kind: Name of a format, or a Format.
@@ -99,12 +127,17 @@ def open_source(kind: str | Format, source: str | Path, **options: Any) -> Episo
         UnsupportedFormatError: No such format, or it has no such option.
         SchemaMismatchError, CorruptDatasetError: As for :func:`import_dataset`.
     """
-    item = get_format(kind)
-    item.require_read_options({name: value for name, value in options.items() if name != "progress"})
-    try:
-        return item.read(Path(source).expanduser(), **options)
-    except Exception as error:
-        raise _translate_reader_error(error, item, source) from error
+    progress = bool(options.pop("progress", False))
+    opened, episodes = _open(get_format(kind), source, options, progress)
+    episodes.look_at_all()
+    return replace(
+        opened,
+        schema=episodes.schema,
+        records=episodes.records,
+        pending=None,
+        num_episodes=episodes.num_episodes,
+        notes=(*opened.notes, *episodes.notes()),
+    )
 
 
 def export_to(kind: str | Format, folder: Path, target: str | Path, *, progress: bool = True, **options: Any) -> Path:
@@ -162,26 +195,34 @@ def get_hub_tag(kind: str | Format) -> str:
     return item.hub_tag
 
 
-def _progress_option(item: Format, progress: bool) -> dict[str, bool]:
-    """Return ``progress`` for a reader that looks through all files first, which takes a while."""
-    return {"progress": progress} if "progress" in inspect.signature(item.read).parameters else {}
-
-
-def _translate_reader_errors(
-    records: Iterator[EpisodeRecord], item: Format, source: str | Path
-) -> Iterator[EpisodeRecord]:
-    """Yield a reader's episodes; an exception that the reader did not foresee becomes one sentence with the source."""
+def _open(
+    item: Format, source: str | Path, options: Mapping[str, Any], progress: bool
+) -> tuple[EpisodeSource, ImportPass]:
+    """Check the options and return the reader's source, and its episodes as the common options give them."""
+    declared = {option.name for option in item.read_options}
+    common = {name: value for name, value in options.items() if name in COMMON_NAMES and name not in declared}
+    own = {name: value for name, value in options.items() if name not in common}
+    item.require_read_options(own)
+    rules = ImportRules.create(**common, format_name=item.name)
+    path = Path(source).expanduser()
+    if "progress" in inspect.signature(item.read).parameters:  # it looks through all files first, which takes a while
+        own["progress"] = progress
     try:
-        yield from records
+        opened = item.read(path, **own)
+    except (RLHiveError, MemoryError):
+        raise
     except Exception as error:
-        raise _translate_reader_error(error, item, source) from error
+        raise describe_unforeseen(error, str(source), item.name) from error
+    return opened, ImportPass(opened, rules, str(source))
 
 
-def _translate_reader_error(error: Exception, item: Format, source: str | Path) -> Exception:
-    if isinstance(error, (RLHiveError, MemoryError)):
-        return error
-    cause = " ".join(repr(error).split())
-    return SchemaMismatchError(f"{source}: expected complete files in the format {item.name}, got: {cause}.")
+def _log(notes: Iterable[str], source: str | Path) -> None:
+    for note in notes:
+        logger.warning("%s: %s", source, note)
+
+
+def _drop_default(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _show_progress(

@@ -6,6 +6,7 @@
     timeouts [N]             the time limit ended the episode after this row; some files lack it
     next_observations [N, …] the state that followed; in files without it, the last state of every episode is missing
     infos/<name> [N, …]      further values of the row, simulator positions (qpos, qvel) among them
+    <name> [N, …]            whatever else has one row per transition
 
 Known defects of published files are detected and noted, or refused where the data cannot resolve them: ends that are
 not marked or not where the trajectory breaks, no next observations, no timeouts at all, and rewards of the row's own
@@ -16,25 +17,34 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from rlhive import keys
-from rlhive.data._episodes import REWARD, TERMINATED, TRUNCATED, EpisodeRecord
-from rlhive.data._schema import Field, Schema
+from rlhive.data._episodes import REWARD
 from rlhive.data.formats._d4rl_ends import find_episode_ends
-from rlhive.data.formats._episode_source import EpisodeArrays, EpisodeSource, end_flags
+from rlhive.data.formats._episode_source import (
+    EpisodeArrays,
+    EpisodeSource,
+    Keeps,
+    PendingEpisode,
+    end_flags,
+)
 from rlhive.data.formats._hdf5 import Hdf5File, open_hdf5
 from rlhive.data.formats._hdf5_dataset import Hdf5Dataset
 from rlhive.data.formats._memory_limits import MemoryBudget, require_memory
+from rlhive.data.formats._pending_source import build_source
 from rlhive.data.versions import compute_sha256
 from rlhive.errors import SchemaMismatchError
 
 #: Bytes that the ends of the episodes take for each row of a dataset at most.
 _ROW_BYTES = 64
 _REQUIRED = ("observations", "actions", "rewards", "terminals")
+_READ = (*_REQUIRED, "timeouts", "next_observations")
+_INFOS = "infos/"
 
 
 @dataclass(frozen=True)
@@ -97,17 +107,18 @@ def read_d4rl(
         terminals, is_last, notes = find_episode_ends(h5, source, horizon, breaks)
         spans = list(_split_into_spans(h5, terminals, is_last, alignment))
         _require_bounded_spans(h5, spans)
-        schema = _infer_d4rl_schema(h5)
+        notes += _describe_left_out(h5, int(is_last.sum()) - len(spans))
     run = _describe_d4rl_run(source, alignment)
 
-    def records() -> Iterator[EpisodeRecord]:
+    def pending() -> Iterator[PendingEpisode]:
+        fields = {"split": split, "run": run["run"]}
         with open_hdf5(source) as h5:
             for episode, span in enumerate(spans):
-                arrays = _read_span(h5, span, alignment, f"{source}, rows from {span.start}")
-                yield arrays.to_record(schema, episode=episode, split=split, run=run["run"])
+                context = f"{source}, rows from {span.start}"
+                yield PendingEpisode(episode, context, partial(_read_span, h5, span, alignment, context), fields)
 
     notes += _describe_lost_rows(spans)
-    return EpisodeSource(schema, records, runs=(run,), num_episodes=len(spans), notes=tuple(notes))
+    return build_source(pending, runs=(run,), num_episodes=len(spans), notes=tuple(notes))
 
 
 def _require_d4rl_arrays(h5: Any, path: Path) -> None:
@@ -156,7 +167,7 @@ def _require_bounded_spans(h5: Hdf5File, spans: list[_Span]) -> None:
             budget.add(int(item.num_bytes * share), int(item.stored_bytes * share))
 
 
-def _read_span(h5: Any, span: _Span, alignment: str, context: str) -> EpisodeArrays:
+def _read_span(h5: Any, span: _Span, alignment: str, context: str, keeps: Keeps) -> EpisodeArrays:
     length, rows = span.stop - span.start, slice(span.start, span.stop)
     reward_rows = slice(span.start + 1, span.stop + 1) if alignment == "state" else rows
     columns = {
@@ -164,7 +175,7 @@ def _read_span(h5: Any, span: _Span, alignment: str, context: str) -> EpisodeArr
         keys.ACTION: np.asarray(h5["actions"][rows]),
         REWARD: np.asarray(h5["rewards"][reward_rows]).reshape(length, 1),
         **end_flags(length, terminated=span.terminated),
-        **{f"info.{name}": np.asarray(values[rows]) for name, values in _list_infos(h5).items()},
+        **{name: np.asarray(values[rows]) for name, values in _list_infos(h5).items() if keeps(name)},
     }
     final = h5["next_observations"][span.stop - 1] if span.final_row is None else h5["observations"][span.final_row]
     metadata = {} if span.has_final_state else {"final_observation": "unknown"}
@@ -179,26 +190,26 @@ def _read_positions(h5: Any, row: int) -> dict[str, np.ndarray]:
 
 
 def _list_infos(h5: Any) -> dict[str, Any]:
-    """Return the datasets below ``infos`` that have one row per transition, by name."""
-    infos, num_rows = h5.get("infos", {}), len(h5["observations"])
-    return {name: infos[name] for name in infos if getattr(infos[name], "shape", ())[:1] == (num_rows,)}
+    """Return the other datasets that have one row per transition by column: those below ``infos``, and at the top."""
+    named: dict[str, Any] = {}
+    for path, item in sorted(h5.find_datasets().items(), key=lambda pair: pair[0].startswith(_INFOS)):
+        if path not in _READ and item.shape[:1] == (len(h5["observations"]),):
+            name = path.removeprefix(_INFOS).replace("/", ".")
+            named[f"info.{name}" if f"info.{name}" not in named else f"info.infos.{name}"] = item
+    return named
 
 
-def _infer_d4rl_schema(h5: Any) -> Schema:
-    """Return the schema from the dtypes and shapes of the datasets, without reading them."""
-
-    def describe_dataset(column: str, values: Any, *, observed: bool = False) -> Field:
-        return Field(column, values.dtype.name, tuple(values.shape[1:]), observed=observed)
-
-    fields = [
-        describe_dataset(keys.OBSERVATION, h5["observations"], observed=True),
-        describe_dataset(keys.ACTION, h5["actions"]),
-        Field(REWARD, h5["rewards"].dtype.name, (1,), observed=False),
-        Field(TERMINATED, "bool", (1,), observed=False),
-        Field(TRUNCATED, "bool", (1,), observed=False),
-        *(describe_dataset(f"info.{name}", values) for name, values in _list_infos(h5).items()),
+def _describe_left_out(h5: Any, num_without_transition: int) -> Iterator[str]:
+    num_rows = len(h5["observations"])
+    ignored = [
+        f"{path} {list(item.shape)}"
+        for path, item in h5.find_datasets().items()
+        if path not in _READ and item.shape[:1] != (num_rows,)
     ]
-    return Schema(tuple(sorted(fields, key=lambda item: item.column)))
+    if ignored:
+        yield f"left out, since they have no row for each transition: {', '.join(sorted(ignored))}"
+    if num_without_transition:
+        yield f"episodes of one row, whose next state is unknown, left out: {num_without_transition}"
 
 
 def _describe_d4rl_run(path: Path, alignment: str) -> dict[str, Any]:

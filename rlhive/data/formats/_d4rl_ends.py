@@ -91,8 +91,10 @@ def _find_jumps(h5: Any) -> np.ndarray:
         rows = np.asarray(observations[start : stop + 1]).reshape(stop - start + 1, -1)
         if "next_observations" in h5:
             following = np.asarray(h5["next_observations"][start:stop]).reshape(stop - start, -1)
-            differs[start:stop] = (following != rows[1:]).any(axis=1)
-        step_lengths[start:stop] = np.abs(np.diff(rows.astype(np.float64), axis=0)).max(axis=1)
+            is_nan = (following != following) & (rows[1:] != rows[1:])  # a NaN is no jump
+            differs[start:stop] = ((following != rows[1:]) & ~is_nan).any(axis=1)
+        steps = np.abs(np.diff(rows.astype(np.float64), axis=0))
+        step_lengths[start:stop] = np.where(np.isnan(steps), 0, steps).max(axis=1)
     if "next_observations" in h5 or num_rows < 2:
         return differs
     usual = np.quantile(step_lengths[: num_rows - 1], 0.999)

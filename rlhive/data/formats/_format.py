@@ -77,6 +77,24 @@ class Option:
         return isinstance(value, (int, float) if self.value_type is float else self.value_type)
 
 
+#: What becomes of a NaN; by default it is kept, but refused in an observation, action, reward or success.
+ON_NAN = ("keep", "skip", "refuse")
+
+#: The options of every importer, besides ``rename``. A format that declares one of these names itself gets its values.
+COMMON_OPTIONS = (
+    Option("drop", str, "Column, or group of columns, to leave out: info.x, info; repeatable.", repeatable=True),
+    Option("skip_episode", int, "Id of an episode to leave out; repeatable.", repeatable=True),
+    Option(
+        "on_nan",
+        str,
+        "What becomes of NaN: keep it, skip the episode, or refuse; by default it is refused in observations, actions, "
+        "rewards and success, and kept elsewhere.",
+        choices=ON_NAN,
+    ),
+)
+COMMON_NAMES = (*(option.name for option in COMMON_OPTIONS), "rename")
+
+
 class Format(abc.ABC):
     """A file format of another library: how its files are read into episodes and, where possible, how they are written.
 
@@ -85,6 +103,10 @@ class Format(abc.ABC):
     :func:`export_to` check them by that declaration before they call the methods. A package adds a format by an entry
     point of the group ``rlhive.formats``; docs/formats.md shows one. :class:`rlhive.testing.FormatTests` are tests that
     every format passes.
+
+    Every format also has the options in :data:`COMMON_OPTIONS` and ``rename``, which the import applies to whatever
+    ``read`` returns; those that name columns or episodes take effect before an episode is read where the source has
+    ``pending`` episodes.
 
     Attributes:
         name: Name of the format on the command line and in ``import_dataset(name, …)``.
@@ -161,18 +183,20 @@ class Format(abc.ABC):
             UnsupportedFormatError: The format has no such option; the message names the nearest.
             SchemaMismatchError: A value has another type, or is not among the choices.
         """
-        _require_declared(self.name, self.read_options, options)
+        _require_declared(self.name, self.read_options, options, COMMON_NAMES)
 
     def require_write_options(self, options: Mapping[str, Any]) -> None:
         """Check options of :meth:`write`; raises as :meth:`require_read_options` does."""
         _require_declared(self.name, self.write_options, options)
 
 
-def _require_declared(name: str, declared: Iterable[Option], options: Mapping[str, Any]) -> None:
+def _require_declared(
+    name: str, declared: Iterable[Option], options: Mapping[str, Any], common: Sequence[str] = ()
+) -> None:
     by_name = {option.name: option for option in declared}
     for option, value in options.items():
         if option not in by_name:
-            nearest = difflib.get_close_matches(option, by_name, n=3, cutoff=0.5)
+            nearest = difflib.get_close_matches(option, [*by_name, *common], n=3, cutoff=0.5)
             hint = f"nearest {', '.join(nearest)}; " if nearest else ""
             msg = f"Format {name} has no option {option!r}: {hint}expected one of {', '.join(by_name) or 'none'}."
             raise UnsupportedFormatError(msg)

@@ -19,6 +19,8 @@ from rlhive.errors import MissingExtraError, SchemaMismatchError
 _MAX_LINKS = 16
 #: Groups that may lie in one another.
 _MAX_DEPTH = 32
+#: Datasets whose checks are remembered; each keeps some 10 kB in HDF5.
+_CACHED_DATASETS = 64
 #: Memory of an object of the file besides its data, for the sum over a group.
 _OBJECT_BYTES = 1024
 
@@ -157,6 +159,10 @@ class Hdf5Group(Mapping[str, Any]):
                         raise SchemaMismatchError(msg)
                     pending.append((f"{prefix}{name}/", item))
 
+    def find_datasets(self) -> dict[str, "Hdf5Dataset"]:
+        """Return every dataset below the group by its relative path."""
+        return {path: item for path, item in self.walk() if isinstance(item, Hdf5Dataset)}
+
     def require_bounded(self) -> None:
         """Check the size of all data below the group before they are read.
 
@@ -245,6 +251,7 @@ class Hdf5File(Hdf5Group):
 
     def close(self) -> None:
         """Close the file."""
+        self._datasets.clear()  # they refer to the file: the circle would stay until Python collects garbage
         self._h5.close()
 
     def wrap(self, item: Any) -> "Hdf5Group | Hdf5Dataset":
@@ -260,6 +267,8 @@ class Hdf5File(Hdf5Group):
             msg = f"{self.path}, {item.name}: expected a group or a dataset, got a {type(item).__name__}."
             raise SchemaMismatchError(msg)
         if item.id not in self._datasets:  # a dataset is checked once, also if it is read in many pieces
+            if len(self._datasets) >= _CACHED_DATASETS:
+                del self._datasets[next(iter(self._datasets))]
             self._datasets[item.id] = Hdf5Dataset(item, self)
         return self._datasets[item.id]
 

@@ -4,7 +4,7 @@
 
     feature                               column
     observation.state                     observation, if it is the only vector of observations; else its own name
-    observation.images.<camera>           pixels.<camera>, uint8 [H, W, 3]
+    observation.images.<camera>           pixels.<camera>, uint8 [H, W, 3]; as many channels and bits as the picture has
     next.success                          success, one row later: it is a property of the state
     task                                  metadata of the episode; a column where an episode has several
 
@@ -14,6 +14,7 @@ that did not end the task therefore gives its last frame as the final observatio
 
 import json
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,10 @@ import numpy as np
 import pyarrow as pa
 
 from rlhive import keys
-from rlhive.data._episodes import REWARD, TERMINATED, TRUNCATED, Columns, EpisodeRecord
-from rlhive.data.formats._episode_source import EpisodeArrays, EpisodeSource, end_flags
-from rlhive.data.formats._lerobot_files import LeRobotEpisode, LeRobotFiles
+from rlhive.data._episodes import REWARD, Columns
+from rlhive.data.formats._episode_source import EpisodeArrays, EpisodeSource, Keeps, PendingEpisode
+from rlhive.data.formats._lerobot_files import BOOKKEEPING, LeRobotEpisode, LeRobotFiles
+from rlhive.data.formats._pending_source import build_source
 from rlhive.errors import SchemaMismatchError
 
 STATE = "observation.state"
@@ -60,22 +62,21 @@ def read_lerobot(source: Path, *, split: str = "train") -> EpisodeSource:
         msg = f"{files.root}: expected episodes, got none."
         raise SchemaMismatchError(msg)
     extras = files.read_rlhive_episodes()
-    first_frames = next(iter(files.read_frames(episodes[:1])))
-    schema = _build_lerobot_arrays(files, episodes[0], first_frames, extras[0] if extras else None).infer_schema()
     provenance = {key: files.info[key] for key in _PROVENANCE_KEYS if files.info.get(key) is not None}
     run = {"run": "lerobot", "imported_from": f"lerobot-{files.version}", **provenance}
 
-    def records() -> Iterator[EpisodeRecord]:
+    def pending() -> Iterator[PendingEpisode]:
         for episode, frames in zip(episodes, files.read_frames(episodes), strict=True):
             extra = None if extras is None else extras[episode.index]
-            arrays = _build_lerobot_arrays(files, episode, frames, extra)
-            yield arrays.to_record(schema, episode=episode.index, split=split, run=run["run"])
+            context = f"{files.root}, episode {episode.index}"
+            read = partial(_build_lerobot_arrays, files, episode, frames, extra, context)
+            yield PendingEpisode(episode.index, context, read, {"split": split, "run": run["run"]})
 
     notes = [] if extras is not None else ["the last frame of an episode that was cut off is its final observation"]
     notes += [f"video, decoded: {', '.join(files.videos)}"] if files.videos else []
-    return EpisodeSource(
-        schema,
-        records,
+    notes += files.describe_differences()
+    return build_source(
+        pending,
         runs=(run,),
         num_episodes=len(episodes),
         notes=tuple(notes),
@@ -84,73 +85,54 @@ def read_lerobot(source: Path, *, split: str = "train") -> EpisodeSource:
 
 
 def _build_lerobot_arrays(
-    files: LeRobotFiles, episode: LeRobotEpisode, frames: pa.Table, extra: Mapping[str, Any] | None
+    files: LeRobotFiles,
+    episode: LeRobotEpisode,
+    frames: pa.Table,
+    extra: Mapping[str, Any] | None,
+    context: str,
+    keeps: Keeps,
 ) -> EpisodeArrays:
     """Return an episode's arrays; ``extra`` is what RLHive kept beside the frames, if it wrote them."""
-    context = f"{files.root}, episode {episode.index}"
-    values = {name: _read_feature(files, name, episode, frames) for name in files.features}
-    terminated = _is_terminated(values)
-    success = values.pop(SUCCESS, None)
-    for name in (DONE, TERMINATED, TRUNCATED):
-        values.pop(name, None)
     column_names = _name_columns(files.features)
-    columns = {column_names[name]: rows for name, rows in values.items()}
+    columns: Columns = {}
+    origins: dict[str, str] = {}
+    for name, column in column_names.items():
+        if (name in files.videos or name in frames.column_names) and keeps(name, column):
+            for part, rows in files.read_feature(name, episode, frames):
+                target = column + part.removeprefix(name)
+                columns[target], origins[target] = rows, part
     final: Columns = {}
-    if success is not None:
-        solved = success.reshape(episode.length, 1).astype(bool)
+    if SUCCESS in columns:
+        solved = columns.pop(SUCCESS).reshape(episode.length, 1).astype(bool)
         columns[keys.SUCCESS] = np.concatenate([[[False]], solved[:-1]])
         final[keys.SUCCESS] = solved[-1]
-    observed = [name for name in columns if name.split(".")[0] in (keys.OBSERVATION, keys.PIXELS)]
+    left_out = tuple(_list_left_out(files, frames))
     if extra is not None:
+        observed = [name for name in columns if name.split(".")[0] in (keys.OBSERVATION, keys.PIXELS)]
         final = {name: _read_final(extra["final"], name, columns[name]) for name in (*observed, *final)}
         fields = {"split": extra["split"], "seed": extra["seed"], "policy": extra["policy"]}
         fields["metadata"] = json.loads(extra["metadata"])
-        return EpisodeArrays(columns | end_flags(episode.length, terminated=terminated), final, context, fields)
+        return EpisodeArrays(columns, final, context, fields, left_out=left_out, origins=origins)
     metadata = {"task": episode.tasks[0]} if len(episode.tasks) == 1 else {}
-    if len(episode.tasks) > 1:
+    if len(episode.tasks) > 1 and keeps("task"):
         texts = files.read_tasks()
         columns["task"] = np.array([texts[index] for index in frames.column("task_index").to_pylist()], object)
-    final |= {name: columns[name][-1] for name in observed}
-    if terminated:
-        metadata["final_observation"] = "unknown"
-        return EpisodeArrays(
-            columns | end_flags(episode.length, terminated=True), final, context, {"metadata": metadata}
-        )
-    return _drop_last_frame(columns, final, context, metadata)
+    fields = {"metadata": metadata}
+    return EpisodeArrays(columns, final, context, fields, has_frames=True, left_out=left_out, origins=origins)
 
 
-def _drop_last_frame(columns: Columns, final: Columns, context: str, metadata: Mapping[str, Any]) -> EpisodeArrays:
-    """Return a truncated episode whose last frame is its final observation, since no frame follows it."""
-    length = len(next(iter(columns.values())))
-    if length < 2:
-        msg = f"{context}: expected at least 2 frames, the last of which is the final observation, got {length}."
-        raise SchemaMismatchError(msg)
-    if keys.SUCCESS in final:
-        final = final | {keys.SUCCESS: columns[keys.SUCCESS][-1]}
-    shortened = {name: rows[:-1] for name, rows in columns.items()}
-    return EpisodeArrays(shortened | end_flags(length - 1, terminated=False), final, context, {"metadata": metadata})
-
-
-def _read_feature(files: LeRobotFiles, name: str, episode: LeRobotEpisode, frames: pa.Table) -> np.ndarray:
-    feature = files.features[name]
-    if feature["dtype"] in ("image", "video"):
-        return files.read_pictures(name, episode, frames)
-    column = frames.column(name)
-    if feature["dtype"] == "string":
-        return np.array(column.to_pylist(), object)
-    rows = np.array(column.to_pylist(), feature["dtype"])
-    return rows.reshape(len(rows), *feature["shape"])
-
-
-def _is_terminated(values: Mapping[str, np.ndarray]) -> bool:
-    """Return whether the last frame's action ended the task."""
-    if TERMINATED in values:
-        return bool(values[TERMINATED][-1].any())
-    return DONE in values and bool(values[DONE][-1].any()) and bool(np.any(values.get(SUCCESS, np.ones(1))[-1]))
+def _list_left_out(files: LeRobotFiles, frames: pa.Table) -> Iterator[str]:
+    """Yield what info.json and the files do not agree on."""
+    for name in frames.column_names:
+        if name not in files.features and name not in BOOKKEEPING:
+            yield f"{name}, which info.json does not name"
+    for name in files.features:
+        if name not in files.videos and name not in frames.column_names:
+            yield f"{name}, which info.json names and no file holds"
 
 
 def _name_columns(features: Mapping[str, Any]) -> dict[str, str]:
-    """Return the column of every feature."""
+    """Return the column of every feature; the usual flat names are recognised by the import."""
     vectors = [
         name
         for name, feature in features.items()

@@ -11,6 +11,7 @@
 """
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +22,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rlhive.data import _arrow, _parquet
-from rlhive.data.formats._pictures import decode_picture
+from rlhive.data.formats._arrow_values import read_arrow_columns
+from rlhive.data.formats._foreign_parquet import read_foreign_batches, read_foreign_table
+from rlhive.data.formats._memory_limits import require_memory
+from rlhive.data.formats._pictures import decode_pictures, stack_pictures
 from rlhive.data.formats._source_files import expand_path_template, list_source_files, require_source_file
 from rlhive.data.formats._videos import decode_video_frames
-from rlhive.errors import SchemaMismatchError
+from rlhive.errors import CorruptDatasetError, SchemaMismatchError
 
 #: What RLHive adds to a LeRobot dataset; LeRobot ignores the file.
 EPISODES_PATH = "meta/rlhive_episodes.parquet"
@@ -113,9 +117,9 @@ class LeRobotFiles:
             SchemaMismatchError: Frames are missing, or belong to another episode.
             CorruptDatasetError: A Parquet file is damaged.
         """
-        rows = _FrameReader(list_source_files(self.root, "data/*/*.parquet"))
+        rows = _FrameReader(self._list_frame_files())
         for episode in episodes:
-            frames = rows.take(episode.length)
+            frames = rows.take(episode.length, context=f"{self.root}, episode {episode.index}")
             indices = set(frames.column("episode_index").to_pylist())
             if len(frames) != episode.length or indices != {episode.index}:
                 msg = (
@@ -128,17 +132,48 @@ class LeRobotFiles:
     def read_tasks(self) -> dict[int, str]:
         """Return the instruction of every task_index."""
         if self.version == "v3.0":
-            table = pq.read_table(self._find_file("meta/tasks.parquet")).to_pydict()
+            table = read_foreign_table(self._find_file("meta/tasks.parquet")).to_pydict()
             texts = next(values for name, values in table.items() if name != "task_index")
             return dict(zip(table["task_index"], texts, strict=True))
         return {row["task_index"]: row["task"] for row in _read_json_lines(self._find_file("meta/tasks.jsonl"))}
 
+    def read_feature(self, name: str, episode: LeRobotEpisode, frames: pa.Table) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield the values of a feature, ``[T, *shape]``, as the files hold them; a struct as its fields, by name.
+
+        Raises:
+            SchemaMismatchError: No column can hold the values, or a picture cannot be decoded.
+        """
+        feature = self.features[name]
+        if feature["dtype"] in ("image", "video"):
+            yield name, self.read_pictures(name, episode, frames)
+            return
+        context = f"{self.root}, episode {episode.index}"
+        shape = tuple(feature.get("shape") or ())
+        for part, rows in read_arrow_columns(name, frames.column(name), context=context):
+            fits = rows.dtype != object and math.prod(rows.shape[1:]) == math.prod(shape)
+            yield part, rows.reshape(len(rows), *shape) if fits and part == name else rows
+
+    def describe_differences(self) -> Iterator[str]:
+        """Yield where info.json declares another dtype or shape than the files of frames have."""
+        paths = self._list_frame_files()
+        actual = _parquet.read_arrow_schema(paths[0]) if paths else pa.schema([])
+        for name, feature in self.features.items():
+            if feature["dtype"] in ("image", "video") or name not in actual.names:
+                continue
+            stored = _describe_stored_dtype(actual.field(name).type)
+            declared = str(feature["dtype"])
+            if stored != declared:
+                yield f"{name}: info.json declares {declared}, the files hold {stored}, which is taken"
+
+    def _list_frame_files(self) -> list[Path]:
+        return list_source_files(self.root, "data/*/*.parquet")
+
     def read_pictures(self, name: str, episode: LeRobotEpisode, frames: pa.Table) -> np.ndarray:
-        """Return the pictures of a camera, uint8 ``[T, H, W, 3]``."""
+        """Return the pictures of a camera, uint8 ``[T, H, W, 3]`` for colour pictures of 8 bits."""
         if name not in self.videos:
             context = f"{self.root}, episode {episode.index}, {name}"
-            contents = [frame["bytes"] for frame in frames.column(name).to_pylist()]
-            return np.stack([decode_picture(content, context=context) for content in contents])
+            contents = _read_picture_contents(frames.column(name), context)
+            return stack_pictures(decode_pictures(contents, context=context), context=context)
         fields: dict[str, str | int] = {"video_key": name, "episode_index": episode.index}
         start_s = 0.0
         if self.version == "v3.0":
@@ -158,7 +193,7 @@ class LeRobotFiles:
         if not (self.root / EPISODES_PATH).exists():
             return None
         path = self._find_file(EPISODES_PATH)
-        table = pq.read_table(path)
+        table = read_foreign_table(path)
         columns = [name for name in table.column_names if name.startswith(_arrow.FINAL_PREFIX)]
         finals = {name.removeprefix(_arrow.FINAL_PREFIX): _stack_elements(table.column(name)) for name in columns}
         rows = table.select(["split", "seed", "policy", "metadata"]).to_pylist()
@@ -178,19 +213,67 @@ class _FrameReader:
     """The rows of several Parquet files in order, any number at a time."""
 
     def __init__(self, paths: list[Path]):
-        self._batches = _parquet.read_batches(paths)
+        self._batches = read_foreign_batches(paths)
+        self._stored_bytes = sum(path.stat().st_size for path in paths)
         self._pending: list[pa.RecordBatch] = []
 
-    def take(self, count: int) -> pa.Table:
-        """Return the next rows; fewer at the end."""
+    def take(self, count: int, *, context: str) -> pa.Table:
+        """Return the next rows; fewer at the end.
+
+        Raises:
+            SchemaMismatchError: They would take more memory than the files account for.
+        """
         while sum(len(batch) for batch in self._pending) < count:
-            batch = next(self._batches, None)
+            batch = self._read_batch()
             if batch is None:
                 break
             self._pending.append(batch)
-        table = pa.Table.from_batches(self._pending)
-        self._pending = table.slice(count).to_batches()
+            num_bytes = sum(batch.nbytes for batch in self._pending)
+            require_memory(num_bytes, self._stored_bytes, context)
+        tables = [pa.Table.from_batches([batch]) for batch in self._pending]
+        if not tables:
+            return pa.table({"episode_index": pa.array([], pa.int64())})
+        # Files may differ in the dtype of a column.
+        table = pa.concat_tables(tables, promote_options="permissive")
+        self._pending = [batch for batch in table.slice(count).to_batches() if len(batch)]
         return table.slice(0, count)
+
+    def _read_batch(self) -> pa.RecordBatch | None:
+        """Return the next batch; None at the end.
+
+        Raises:
+            SchemaMismatchError: The file is whole, but Arrow cannot read a type in it.
+            CorruptDatasetError: The file is damaged.
+        """
+        try:
+            return next(self._batches, None)
+        except CorruptDatasetError as error:
+            if isinstance(error.__cause__, (pa.ArrowNotImplementedError, pa.ArrowTypeError, pa.ArrowKeyError)):
+                message = f"{str(error).partition(': ')[0]}: not understood: {' '.join(str(error.__cause__).split())}."
+                raise SchemaMismatchError(message) from error
+            raise
+
+
+def _read_picture_contents(column: pa.ChunkedArray, context: str) -> list[bytes]:
+    """Return the encoded pictures of a column of ``{"bytes", "path"}``, or of bytes alone."""
+    contents = []
+    for row, value in enumerate(column.to_pylist()):
+        content = value.get("bytes") if isinstance(value, dict) else value
+        if not isinstance(content, bytes):
+            msg = f"{context}, row {row}: expected an encoded picture, got {column.type} without bytes."
+            raise SchemaMismatchError(msg)
+        contents.append(content)
+    return contents
+
+
+def _describe_stored_dtype(dtype: pa.DataType) -> str:
+    """Return the name that info.json would have for the elements of a column."""
+    while pa.types.is_list(dtype) or pa.types.is_large_list(dtype) or pa.types.is_fixed_size_list(dtype):
+        dtype = dtype.value_type
+    if isinstance(dtype, pa.BaseExtensionType):
+        return _describe_stored_dtype(dtype.storage_type)
+    names = {"float": "float32", "double": "float64", "halffloat": "float16", "large_string": "string"}
+    return names.get(str(dtype), str(dtype))
 
 
 def _stack_elements(column: pa.ChunkedArray) -> np.ndarray:
@@ -206,7 +289,7 @@ def _stack_elements(column: pa.ChunkedArray) -> np.ndarray:
 def _read_without_statistics(path: Path) -> pa.Table:
     """Read a table of episodes without their statistics, which are most of it."""
     names = [name for name in pq.read_schema(path).names if not name.startswith("stats/")]
-    return pq.read_table(path, columns=names)
+    return read_foreign_table(path, names)
 
 
 def _read_json_lines(path: Path) -> list[dict[str, Any]]:

@@ -11,6 +11,10 @@ from rlhive.errors import SchemaMismatchError
 FREE_BYTES = 64 * 2**20
 #: Factor by which lossless compression of numbers may shrink data beyond that.
 NUMBER_EXPANSION = 16
+#: Factor for pictures: PNG and JPEG of simulated scenes.
+PICTURE_EXPANSION = 100
+#: Factor for videos: a scene in which little moves.
+VIDEO_EXPANSION = 1000
 
 
 class MemoryBudget:

@@ -13,21 +13,28 @@
 """
 
 import json
+import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from rlhive import keys
-from rlhive.data._episodes import REWARD, TERMINATED, TRUNCATED, EpisodeRecord
+from rlhive.data._episodes import REWARD, TERMINATED, TRUNCATED
 from rlhive.data._schema import Schema
-from rlhive.data.formats._episode_source import EpisodeArrays, EpisodeSource
+from rlhive.data.formats._column_values import cast_exactly, to_text
+from rlhive.data.formats._episode_source import EpisodeArrays, EpisodeSource, Keeps, PendingEpisode
 from rlhive.data.formats._minari_storage import INFO, Tree, read_minari_episode
-from rlhive.data.formats._pictures import decode_picture
+from rlhive.data.formats._pending_source import build_source
+from rlhive.data.formats._pictures import decode_pictures
 from rlhive.data.formats._source_files import require_source_file
 from rlhive.errors import SchemaMismatchError
 
+#: What an episode holds.
+_READ = ("observations", "actions", "rewards", "terminations", "truncations", "infos")
 #: Keys of metadata.json that go into the run's provenance.
 _PROVENANCE_KEYS = (
     "dataset_id",
@@ -43,9 +50,10 @@ _PROVENANCE_KEYS = (
 def read_minari(source: Path, *, split: str = "train") -> EpisodeSource:
     """Read one Minari dataset, in HDF5, Arrow or Parquet.
 
-    Kept: every observation with the true last one, actions, rewards, both ends, seeds, reset options (as metadata),
-    infos as ``info.<key>``, the spaces and the environment's specification (as provenance). Frames that Minari stored
-    as JPEG are decoded; what JPEG lost is lost.
+    Kept: every observation with the true last one, actions, rewards, both ends, seeds (in the metadata where they are
+    no int64, as half of those that Minari draws), reset options (as metadata), infos as ``info.<key>``, the spaces and
+    the environment's specification (as provenance). Frames that Minari stored as JPEG are decoded; what JPEG lost is
+    lost.
 
     Args:
         source: Folder of the dataset, ``…/door/human-v2`` for example, or its ``data`` folder.
@@ -70,24 +78,23 @@ def read_minari(source: Path, *, split: str = "train") -> EpisodeSource:
         raise SchemaMismatchError(msg)
     run = _describe_minari_run(metadata)
 
-    def read_arrays(episode: int) -> EpisodeArrays:
+    def read_arrays(episode: int, keeps: Keeps) -> EpisodeArrays:
         content, attributes = read_minari_episode(folder, metadata["data_format"], episode)
-        return _build_minari_arrays(content, attributes, spaces, has_jpeg, f"{folder}, episode {episode}")
+        return _build_minari_arrays(content, attributes, spaces, has_jpeg, f"{folder}, episode {episode}", keeps)
 
-    schema = read_arrays(0).infer_schema()
-
-    def records() -> Iterator[EpisodeRecord]:
+    def pending() -> Iterator[PendingEpisode]:
+        fields = {"split": split, "run": run["run"]}
         for episode in range(num_episodes):
-            yield read_arrays(episode).to_record(schema, episode=episode, split=split, run=run["run"])
+            yield PendingEpisode(episode, f"{folder}, episode {episode}", partial(read_arrays, episode), fields)
 
-    return EpisodeSource(
-        schema,
-        records,
+    episodes = build_source(
+        pending,
         runs=(run,),
         env_name=json.loads(metadata["env_spec"])["id"] if metadata.get("env_spec") else "",
         num_episodes=num_episodes,
-        notes=tuple(_describe_minari_losses(schema, _list_picture_columns(spaces) if has_jpeg else [])),
     )
+    jpeg_columns = _list_picture_columns(spaces) if has_jpeg else []
+    return replace(episodes, notes=tuple(_describe_minari_losses(episodes.schema, jpeg_columns)))
 
 
 def _find_data_folder(source: Path) -> Path:
@@ -105,43 +112,54 @@ def _build_minari_arrays(
     spaces: Mapping[str, Any],
     has_jpeg: bool,
     context: str,
+    keeps: Keeps,
 ) -> EpisodeArrays:
-    states = dict(_space_columns(content["observations"], spaces["observation"], keys.OBSERVATION, has_jpeg))
-    columns = dict(_space_columns(content["actions"], spaces["action"], keys.ACTION, has_jpeg))
+    states = dict(_space_columns(content["observations"], spaces["observation"], keys.OBSERVATION, has_jpeg, keeps))
+    columns = dict(_space_columns(content["actions"], spaces["action"], keys.ACTION, has_jpeg, keeps))
     length = len(content["rewards"])
-    infos = dict(_info_columns(content.get("infos") or {}, INFO))
-    states |= {name: rows for name, rows in infos.items() if len(rows) == length + 1}
-    columns |= {name: rows for name, rows in infos.items() if len(rows) == length}
     wrong = {name: len(rows) for name, rows in states.items() if len(rows) != length + 1}
     wrong |= {name: len(rows) for name, rows in columns.items() if len(rows) != length}
-    if wrong or not length:
+    if wrong:
         msg = f"{context}: expected {length + 1} observations for {length} rewards, got {wrong}."
         raise SchemaMismatchError(msg)
+    left_out = [f"{name} (not part of Minari's layout)" for name in content if name not in _READ]
+    for name, rows in _info_columns(content.get("infos") or {}, INFO, keeps):
+        if len(rows) in (length, length + 1):
+            (columns if len(rows) == length else states)[name] = rows
+        else:
+            left_out.append(f"{name} ({len(rows)} rows for {length} actions)")
     for column, name in ((REWARD, "rewards"), (TERMINATED, "terminations"), (TRUNCATED, "truncations")):
         columns[column] = np.asarray(content[name]).reshape(length, 1)
     columns |= {name: rows[:-1] for name, rows in states.items()}
-    seed, options = attributes.get("seed"), attributes.get("options")
-    fields = {"seed": None if seed is None else int(seed), "metadata": {"options": options} if options else {}}
-    return EpisodeArrays(columns, {name: rows[-1] for name, rows in states.items()}, context, fields)
+    options = attributes.get("options")
+    fields = {"seed": attributes.get("seed"), "metadata": {"options": options} if options else {}}
+    final = {name: rows[-1] for name, rows in states.items()}
+    return EpisodeArrays(columns, final, context, fields, left_out=tuple(left_out))
 
 
 def _space_columns(
-    tree: Tree, space: Mapping[str, Any], column: str, has_jpeg: bool
+    tree: Tree, space: Mapping[str, Any], column: str, has_jpeg: bool, keeps: Keeps
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Yield the columns of a space; a key with a dot gives an ambiguous column, which is refused later."""
     if space["type"] in ("Dict", "Tuple"):
         for name, subspace in _list_subspaces(space):
-            yield from _space_columns(tree[name], subspace, f"{column}.{name}", has_jpeg)
+            yield from _space_columns(tree[name], subspace, f"{column}.{name}", has_jpeg, keeps)
+    elif not keeps(column):
+        return
     elif space["type"] == "Text":
-        yield column, np.array([text if isinstance(text, str) else text.decode() for text in tree], object)
+        yield column, np.array([to_text(text) for text in tree], object)
     elif has_jpeg and _is_jpeg_space(space):
-        yield column, np.stack([decode_picture(bytes(frame), context=column) for frame in tree])
+        yield column, np.stack(decode_pictures((bytes(frame) for frame in tree), context=column))
     elif space["type"] == "Discrete":
-        yield column, np.asarray(tree).reshape(-1).astype(np.int64)
+        rows = np.asarray(tree).reshape(-1)
+        yield column, cast_exactly(rows, np.dtype(np.int64), column) if rows.dtype.kind in "bif" else rows
     else:
-        shape = space.get("shape") or np.shape(space.get("nvec", np.zeros(_binary_sizes(space.get("n", ())))))
+        shape = space.get("shape") or (
+            np.shape(space["nvec"]) if "nvec" in space else _binary_sizes(space.get("n", ()))
+        )
         rows = np.asarray(tree)
-        yield column, rows.reshape(len(rows), *shape)
+        fits = math.prod(rows.shape[1:]) == math.prod(shape)  # otherwise the file wins
+        yield column, rows.reshape(len(rows), *shape) if fits else rows
 
 
 def _list_subspaces(space: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
@@ -156,12 +174,12 @@ def _binary_sizes(n: Any) -> tuple[int, ...]:
     return tuple(n) if isinstance(n, (list, tuple)) else (int(n),)
 
 
-def _info_columns(tree: Mapping[str, Tree], prefix: str) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield the infos that are numbers."""
+def _info_columns(tree: Mapping[str, Tree], prefix: str, keeps: Keeps) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield the infos, numbers and texts."""
     for name, value in tree.items():
         if isinstance(value, dict):
-            yield from _info_columns(value, f"{prefix}.{name}")
-        elif np.asarray(value).dtype.kind in "fiub":
+            yield from _info_columns(value, f"{prefix}.{name}", keeps)
+        elif np.ndim(value) and keeps(f"{prefix}.{name}"):
             yield f"{prefix}.{name}", np.asarray(value)
 
 

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.ipc
-import pyarrow.parquet as pq
 
+from rlhive.data.formats._arrow_values import arrow_to_numpy
+from rlhive.data.formats._foreign_arrow import read_foreign_arrow
+from rlhive.data.formats._foreign_parquet import read_foreign_table
 from rlhive.data.formats._hdf5 import open_hdf5
 from rlhive.data.formats._source_files import list_source_files, require_source_file
 from rlhive.errors import SchemaMismatchError
@@ -59,9 +59,8 @@ def read_minari_episode(folder: Path, storage: str, episode: int) -> tuple[dict[
 
 def _read_part(path: Path) -> pa.Table:
     if path.suffix == ".parquet":
-        return pq.ParquetFile(path).read()
-    with pa.memory_map(str(path)) as file:
-        return pa.ipc.open_file(file).read_all()
+        return read_foreign_table(path)
+    return read_foreign_arrow(path)
 
 
 def _read_group(group: Any) -> dict[str, Tree]:
@@ -77,19 +76,11 @@ def _convert_array(array: pa.Array, metadata: Mapping[bytes, bytes] | None = Non
     if pa.types.is_struct(array.type):
         parts = zip(array.type, array.flatten(), strict=True)
         return {field.name: _convert_array(part, field.metadata) for field, part in parts}
-    if pa.types.is_fixed_size_list(array.type):
+    values = arrow_to_numpy(array, context="Minari")
+    if metadata and b"shape" in metadata and values.ndim == 2:
         # Only infos carry their shape; that of observations and actions is in their space.
-        shape = [array.type.list_size]
-        if metadata and b"shape" in metadata:
-            shape = [int(size) for size in metadata[b"shape"].split(b",") if size]
-        return array.flatten().to_numpy(zero_copy_only=False).reshape(len(array), *shape)
-    if not _is_numeric(array.type):
-        return np.array(array.to_pylist(), object)
-    return array.to_numpy(zero_copy_only=False)
-
-
-def _is_numeric(dtype: pa.DataType) -> bool:
-    return pa.types.is_integer(dtype) or pa.types.is_floating(dtype) or pa.types.is_boolean(dtype)
+        return values.reshape(len(values), *(int(size) for size in metadata[b"shape"].split(b",") if size))
+    return values
 
 
 def _trim_padding(tree: Tree, length: int) -> Tree:

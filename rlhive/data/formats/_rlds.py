@@ -12,9 +12,9 @@ from typing import Any
 from tqdm import tqdm
 
 from rlhive import keys
-from rlhive.data._episodes import REWARD, EpisodeRecord
 from rlhive.data._schema import DTYPES
-from rlhive.data.formats._episode_source import EpisodeArrays, EpisodeSource
+from rlhive.data.formats._episode_source import EpisodeSource, PendingEpisode
+from rlhive.data.formats._pending_source import build_source
 from rlhive.data.formats._rlds_reader import RldsReader
 from rlhive.data.formats._rlds_scan import FLAGS, STEPS, LastStep, RldsScan, StepFeatures
 from rlhive.data.formats._tfds import Feature, TfdsFolder, TfdsShard
@@ -44,7 +44,8 @@ def read_rlds(
         last_step: "observation" if the last step of an episode is its final observation alone, as RLDS specifies.
             "transition" if its action and reward count and what followed is unknown. "each" for the first where the
             step's action, reward and discount are empty and the second elsewhere. By default it is detected.
-        drop: Features to leave out, ``"observation/wrist_image"`` for example; a dictionary with all its features.
+        drop: Features to leave out, ``"observation/wrist_image"`` for example, or their columns; a dictionary with all
+            its features.
         split: The only split to read; all by default.
         progress: Whether to show a progress bar during the first pass.
 
@@ -74,23 +75,19 @@ def read_rlds(
     num_episodes, num_without_transition = scan.count_episodes(decision.kind)
     reader = RldsReader(features, decision.kind, scan.sequence_lengths)
 
-    def read_episodes() -> Iterator[EpisodeArrays]:
-        return (arrays for shard in shards for arrays in reader.read_episodes(shard))
-
-    first = next(read_episodes(), None)
-    if first is None:
+    if not num_episodes:
         msg = f"{folder.root}: expected episodes with a transition, got none."
         raise SchemaMismatchError(msg)
-    schema = first.infer_schema()
     run = _describe_rlds_run(folder, decision.kind, scan.digests)
 
-    def records() -> Iterator[EpisodeRecord]:
-        for episode, arrays in enumerate(read_episodes()):
-            yield arrays.to_record(schema, episode=episode, run=run["run"])
+    def pending() -> Iterator[PendingEpisode]:
+        found = (item for shard in shards for item in reader.find_episodes(shard))
+        for episode, (context, read) in enumerate(found):
+            yield PendingEpisode(episode, context, read, {"run": run["run"]})
 
-    return EpisodeSource(
-        schema,
-        records,
+    return build_source(
+        pending,
+        strict=True,
         splits=tuple(dict.fromkeys(shard.split for shard in shards)),
         runs=(run,),
         num_episodes=num_episodes,
@@ -147,8 +144,11 @@ def _is_observed(column: str) -> bool:
 
 
 def _is_at_or_below(feature: Feature, name: str) -> bool:
-    """Return whether a feature is the named one or inside it; a step's may be named without "steps/"."""
-    return any(f"{feature.name}/".startswith(f"{root}{name.strip('/')}/") for root in ("", STEPS))
+    """Return whether a feature is the named one or inside it; a step's may be named without "steps/", and by dots."""
+    path = name.strip("/").replace(".", "/")
+    return any(f"{feature.name}/".startswith(f"{root}{path}/") for root in ("", STEPS)) or (
+        feature.name.startswith(STEPS) and f"{'/'.join(_rename_parts(feature))}/".startswith(f"{path}/")
+    )
 
 
 def _require_readable(root: Path, feature: Feature) -> None:
@@ -175,19 +175,22 @@ def _require_readable(root: Path, feature: Feature) -> None:
 
 def _name_column(root: Path, feature: Feature) -> str:
     """Return the column of a step's feature."""
-    _, *parts = feature.path
-    if parts == [keys.REWARD]:
-        return REWARD
-    if parts[0] == keys.OBSERVATION and feature.kind == "picture":
-        parts = [keys.PIXELS if feature.dtype == "uint8" else keys.DEPTH, *parts[1:]]
-    elif parts[0] in _RESERVED:
-        parts = ["info", *parts]
     try:
-        return keys.key_to_column(tuple(parts))
+        return keys.key_to_column(tuple(_rename_parts(feature)))
     except ValueError as error:
         drop = f"drop={feature.name.removeprefix(STEPS)!r} leaves it out."
         msg = f"{root}: feature {feature.name}: {error} {drop}"
         raise SchemaMismatchError(msg) from error
+
+
+def _rename_parts(feature: Feature) -> list[str]:
+    """Return the parts of the name of a step's column."""
+    _, *parts = feature.path
+    if parts == [keys.REWARD]:
+        return [keys.NEXT, keys.REWARD]
+    if parts[0] == keys.OBSERVATION and feature.kind == "picture":
+        return [keys.PIXELS if feature.dtype == "uint8" else keys.DEPTH, *parts[1:]]
+    return ["info", *parts] if parts[0] in _RESERVED else parts
 
 
 def _describe_rlds_run(folder: TfdsFolder, last_step: str, digests: dict[str, str]) -> dict[str, Any]:

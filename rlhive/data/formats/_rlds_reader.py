@@ -1,13 +1,16 @@
 """The second pass over RLDS episodes: records of a TFDS file, turned into arrays of transitions."""
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from rlhive.data._episodes import REWARD, TRUNCATED
-from rlhive.data.formats._episode_source import EpisodeArrays, end_flags
+from rlhive.data.formats._episode_source import EpisodeArrays, Keeps, end_flags
+from rlhive.data.formats._memory_limits import require_memory
 from rlhive.data.formats._rlds_scan import EpisodeFlags, StepFeatures, read_flags, require_length
 from rlhive.data.formats._tfds import Feature, TfdsShard
 from rlhive.data.formats._tfds_values import read_feature, read_ragged, read_sequence_lengths
@@ -35,8 +38,8 @@ class RldsReader:
         """The columns of sequences of different lengths, which are padded with zeros."""
         return [column for column, (shortest, longest) in self.sequence_lengths.items() if shortest != longest]
 
-    def read_episodes(self, shard: TfdsShard) -> Iterator[EpisodeArrays]:
-        """Yield the episodes of a file that have a transition, one at a time.
+    def find_episodes(self, shard: TfdsShard) -> Iterator[tuple[str, Callable[[Keeps], EpisodeArrays]]]:
+        """Yield the address of each episode of a file that has a transition, and the function that reads it.
 
         Raises:
             SchemaMismatchError: A record is damaged, or differs from features.json.
@@ -46,20 +49,22 @@ class RldsReader:
             length = flags.count_transitions(self.last_step)
             if length:
                 origin = {"file": shard.path.name, "record": number}
-                yield self._read_arrays(example, flags, length, shard.split, origin)
+                yield example.context, partial(self._read_arrays, example, flags, length, shard.split, origin)
 
     def _read_arrays(
-        self, example: Example, flags: EpisodeFlags, length: int, split: str, origin: Mapping[str, Any]
+        self, example: Example, flags: EpisodeFlags, length: int, split: str, origin: Mapping[str, Any], keeps: Keeps
     ) -> EpisodeArrays:
         steps = {
             column: self._read_steps(column, feature, example, flags)
             for column, feature in self.features.columns.items()
+            if keeps(feature.name, column)
         }
-        final = {column: steps[column][-1] for column in self.features.observed}
+        final = {column: steps[column][-1] for column in self.features.observed if column in steps}
         columns = {column: rows[:length] for column, rows in steps.items()}
         for column in self.padded_columns:
-            lengths = read_sequence_lengths(self.features.columns[column], example)
-            columns[f"{column}_length"] = lengths[:length]
+            if column in steps:
+                lengths = read_sequence_lengths(self.features.columns[column], example)
+                columns[f"{column}_length"] = lengths[:length]
         ends = end_flags(length, terminated=flags.is_terminal)
         if not flags.ends_last:
             ends[TRUNCATED][:] = False
@@ -71,12 +76,14 @@ class RldsReader:
         is_blank = all(not value.any() for value in final.values() if value.dtype != object)
         if flags.is_terminal and (length == flags.length or is_blank):
             metadata["final_observation"] = "unknown"
-        return EpisodeArrays(columns | ends, final, example.context, {"split": split, "metadata": metadata})
+        origins = {column: feature.name for column, feature in self.features.columns.items()}
+        fields = {"split": split, "metadata": metadata}
+        return EpisodeArrays(columns | ends, final, example.context, fields, origins=origins)
 
     def _find_task(self, steps: Mapping[str, np.ndarray]) -> str | None:
         """Return the instruction of an episode; None where it has none, or several."""
         for column, feature in self.features.columns.items():
-            if feature.path[-1] in _INSTRUCTIONS:
+            if feature.path[-1] in _INSTRUCTIONS and column in steps:
                 texts = set(steps[column])
                 return texts.pop() if len(texts) == 1 else None
         return None
@@ -86,7 +93,10 @@ class RldsReader:
         if feature.depth == 2:
             elements, lengths = read_ragged(feature, example)
             require_length(lengths, flags.length, feature, example)
-            return _pad_sequences(elements, lengths, self.sequence_lengths[column][1])
+            longest = self.sequence_lengths[column][1]
+            num_bytes = len(lengths) * longest * math.prod(elements.shape[1:]) * elements.itemsize
+            require_memory(num_bytes, elements.nbytes, f"{example.context}: {feature.name}, padded")
+            return _pad_sequences(elements, lengths, longest)
         rows = read_feature(feature, example)
         require_length(rows, flags.length, feature, example)
         return rows[:, None] if column == REWARD and rows.ndim == 1 else rows

@@ -19,25 +19,39 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from rlhive import keys
-from rlhive.data._episodes import REWARD, TERMINATED, EpisodeRecord
-from rlhive.data.formats._episode_source import EpisodeArrays, EpisodeSource, end_flags
+from rlhive.data._episodes import REWARD, TERMINATED
+from rlhive.data.formats._episode_source import (
+    EpisodeArrays,
+    EpisodeSource,
+    Keeps,
+    PendingEpisode,
+    end_flags,
+)
 from rlhive.data.formats._hdf5 import open_hdf5
-from rlhive.data.formats._roboset_notes import STATE_PREFIX, describe_logs
+from rlhive.data.formats._pending_source import build_source
+from rlhive.data.formats._roboset_notes import (
+    ROBOSET_STATES,
+    STATE_PREFIX,
+    TRIAL,
+    VISUALS,
+    describe_logs,
+    describe_other_groups,
+    list_ignored,
+    name_camera,
+)
 from rlhive.data.formats._source_files import list_source_files
 from rlhive.data.versions import compute_sha256
 from rlhive.errors import SchemaMismatchError
 
-_TRIAL = re.compile(r"(\D*)(\d+)")
 _ENVIRONMENT_ID = re.compile(r"[A-Za-z][\w-]*-v\d+")
-_CAMERA = re.compile(r"rgb:(?P<camera>.+):(?P<size>\d+x\d+):.*")
-_ROBOSET_STATES = ("qp_arm", "qv_arm", "tau_arm", "qp_ee", "qv_ee")
 #: Trials that are read before the file is reopened: HDF5 keeps 10 KB of memory for each trial that was opened.
 _TRIALS_PER_OPENING = 256
 
@@ -73,19 +87,21 @@ def read_roboset(source: Path, *, alignment: str | None = None, split: str = "tr
     if not trials:
         msg = f"{source}: expected trials (groups such as Trial0) in its HDF5 files, got none."
         raise SchemaMismatchError(msg)
-    schema = _read_trial(trials[0]).infer_schema()
 
-    def records() -> Iterator[EpisodeRecord]:
+    def pending() -> Iterator[PendingEpisode]:
         for episode, trial in enumerate(trials):
-            yield _read_trial(trial).to_record(schema, episode=episode, split=split, run=_trial_run_id(trial))
+            fields = {"split": split, "run": _trial_run_id(trial)}
+            yield PendingEpisode(episode, trial.context, partial(_read_trial, trial), fields)
 
-    return EpisodeSource(
-        schema=schema,
-        records=records,
+    return build_source(
+        pending,
         num_episodes=len(trials),
         env_name=_find_env_name(root, files),
         runs=_describe_log_runs(trials),
-        notes=describe_logs([(trial.schema, trial.alignment) for trial in trials], trials[0].file, trials[0].group),
+        notes=(
+            *describe_logs([(trial.schema, trial.alignment) for trial in trials], trials[0].file, trials[0].group),
+            *describe_other_groups(files),
+        ),
     )
 
 
@@ -128,7 +144,7 @@ def _list_log_files(source: Path) -> tuple[Path, list[Path]]:
 
 def _list_trials(root: Path, file: Path, alignment: str | None) -> Iterator[_Trial]:
     with open_hdf5(file) as h5:
-        matches = {name: match for name in h5 if (match := _TRIAL.fullmatch(name))}
+        matches = {name: match for name in h5 if (match := TRIAL.fullmatch(name))}
     names = sorted(matches, key=lambda name: int(matches[name][2]))
     for start in range(0, len(names), _TRIALS_PER_OPENING):
         with open_hdf5(file) as h5:
@@ -169,19 +185,22 @@ def _first_time(times: Any) -> Any:
     return "unknown" if times is None else times[0]
 
 
-def _read_trial(trial: _Trial) -> EpisodeArrays:
+def _read_trial(trial: _Trial, keeps: Keeps) -> EpisodeArrays:
     with open_hdf5(trial.file) as h5:
         group = h5.group(trial.group)
         group.require_bounded()
         if trial.schema == "roboset":
-            return _read_roboset_trial(group, trial)
-        return _read_state_aligned(group, trial) if trial.alignment == "state" else _read_path_aligned(group, trial)
+            arrays = _read_roboset_trial(group, trial, keeps)
+        elif trial.alignment == "state":
+            arrays = _read_state_aligned(group, trial, keeps)
+        else:
+            arrays = _read_path_aligned(group, trial)
+        return replace(arrays, left_out=list_ignored(group, trial.schema, trial.alignment))
 
 
-def _read_state_aligned(group: Any, trial: _Trial) -> EpisodeArrays:
+def _read_state_aligned(group: Any, trial: _Trial, keeps: Keeps) -> EpisodeArrays:
     num_rows = len(group["observations"])
-    _require_two_rows(num_rows, trial, "a state and the one that followed")
-    states = {keys.OBSERVATION: _read_numbers(group["observations"]), **_read_camera_pictures(group)}
+    states = {keys.OBSERVATION: _read_numbers(group["observations"]), **_read_camera_pictures(group, keeps)}
     solved = _read_flag(group, "env_infos/solved")
     if solved is not None:
         states[keys.SUCCESS] = solved
@@ -199,45 +218,36 @@ def _read_path_aligned(group: Any, trial: _Trial) -> EpisodeArrays:
     observations = _read_numbers(group["observations"])
     final = _rebuild_final_observation(group, observations)
     length = len(observations) if final is not None else len(observations) - 1
-    if length < 1:
-        _require_two_rows(len(observations), trial, "since the next observation of the last row is unknown")
     columns = {keys.OBSERVATION: observations[:length], keys.ACTION: _read_numbers(group["actions"])[:length]}
     if "rewards" in group:
         columns[REWARD] = _read_numbers(group["rewards"]).reshape(-1, 1)[:length]
     done = _read_flag(group, "done")
     terminated = np.zeros((length, 1), bool) if done is None else done[:length]
-    if done is None and "terminated" in group and final is not None:
+    if done is None and "terminated" in group and final is not None and length:
         terminated[-1] = bool(np.ravel(group["terminated"])[-1])
-    last_state = final if final is not None else observations[length]
+    last_state = final if final is not None else observations[-1]
     return _finish_trial(trial, columns, {keys.OBSERVATION: last_state}, terminated)
 
 
-def _read_roboset_trial(group: Any, trial: _Trial) -> EpisodeArrays:
+def _read_roboset_trial(group: Any, trial: _Trial, keeps: Keeps) -> EpisodeArrays:
     data = group["data"]
     actions = np.concatenate([_flatten_rows(_read_numbers(data[name])) for name in ("ctrl_arm", "ctrl_ee")], axis=1)
-    _require_two_rows(len(actions), trial, "a state and the one that followed")
     states = {
         f"{keys.OBSERVATION}.{name}": _flatten_rows(_read_numbers(data[name]))
-        for name in _ROBOSET_STATES
-        if name in data
+        for name in ROBOSET_STATES
+        if name in data and keeps(f"data/{name}", f"{keys.OBSERVATION}.{name}")
     }
     for name in data:
-        if name.startswith("rgb_"):
-            states[f"{keys.PIXELS}.{name.removeprefix('rgb_')}"] = np.asarray(data[name])
-        elif name.startswith("d_"):
-            states[f"{keys.DEPTH}.{name.removeprefix('d_')}"] = _read_numbers(data[name])
+        root = keys.PIXELS if name.startswith("rgb_") else keys.DEPTH
+        column = f"{root}.{name.removeprefix('rgb_').removeprefix('d_')}"
+        if name.startswith(("rgb_", "d_")) and keeps(f"data/{name}", column):
+            states[column] = _read_numbers(data[name])
     if "derived/pose_ee" in group:
         states[f"{keys.OBSERVATION}.pose_ee"] = _read_numbers(group["derived/pose_ee"])
     columns = {name: rows[:-1] for name, rows in states.items()} | {keys.ACTION: actions[:-1]}
     final = {name: rows[-1] for name, rows in states.items()}
     metadata = {"solved": bool(np.ravel(group["config/solved"])[-1])} if "config/solved" in group else {}
     return _finish_trial(trial, columns, final, np.zeros((len(actions) - 1, 1), bool), metadata=metadata)
-
-
-def _require_two_rows(num_rows: int, trial: _Trial, reason: str) -> None:
-    if num_rows < 2:
-        msg = f"{trial.context}: expected at least 2 rows, {reason}, got {num_rows}."
-        raise SchemaMismatchError(msg)
 
 
 def _finish_trial(
@@ -250,6 +260,8 @@ def _finish_trial(
     metadata: dict[str, Any] | None = None,
 ) -> EpisodeArrays:
     """Add the end columns; an episode without a marked end of the task is truncated."""
+    if not len(terminated):  # one state: an episode without a transition
+        return EpisodeArrays({keys.ACTION: columns[keys.ACTION][:0]}, {}, trial.context)
     flags = end_flags(len(columns[keys.ACTION]), terminated=bool(terminated[-1].any()))
     flags[TERMINATED] |= terminated  # an end before the last row is refused where the record is checked
     return EpisodeArrays(
@@ -302,14 +314,11 @@ def _read_simulator_state(group: Any) -> dict[str, np.ndarray]:
     return {name: value for name, value in state.items() if value.size and np.isfinite(value).all()}
 
 
-def _read_camera_pictures(group: Any) -> dict[str, np.ndarray]:
-    visuals = group.get("env_infos/visual_dict", {})
-    matches = {name: _CAMERA.fullmatch(name) for name in visuals}
-    return {
-        f"{keys.PIXELS}.{match['camera']}": np.asarray(visuals[name])
-        for name, match in matches.items()
-        if match and visuals[name].dtype == np.uint8
-    }
+def _read_camera_pictures(group: Any, keeps: Keeps) -> dict[str, np.ndarray]:
+    visuals = group.get(VISUALS.rstrip("/"), {})
+    cameras = {name: name_camera(name, visuals[name].dtype) for name in visuals}
+    columns = {name: f"{keys.PIXELS}.{camera}" for name, camera in cameras.items() if camera}
+    return {column: np.asarray(visuals[name]) for name, column in columns.items() if keeps(VISUALS + name, column)}
 
 
 def _read_flag(group: Any, key: str) -> np.ndarray | None:

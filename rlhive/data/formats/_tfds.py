@@ -22,18 +22,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
+from rlhive.data.formats._foreign_parquet import read_foreign_batches
 from rlhive.data.formats._source_files import expand_path_template, require_source_file
 from rlhive.data.formats._tfrecord import Example, read_tfrecords
-from rlhive.errors import SchemaMismatchError
+from rlhive.errors import CorruptDatasetError, SchemaMismatchError
 
 INFO_FILE, FEATURES_FILE = "dataset_info.json", "features.json"
 _FILE_NAME = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
 #: Dtypes of columns that are wider than those of the files; NumPy has no bfloat16, and a column is unsigned only as
 #: uint8. Every value is represented exactly.
-_WIDENED = {"bfloat16": "float32", "uint16": "int32", "uint32": "int64"}
+_WIDENED = {"bfloat16": "float32", "uint16": "int32", "uint32": "int64", "uint64": "int64"}
 _TEXT = ("string", "str", "object")
 
 
@@ -195,13 +193,11 @@ def _read_contents(path: Path) -> Iterator[bytes]:
         yield from read_tfrecords(path)
         return
     try:
-        with pq.ParquetFile(path, buffer_size=2**20, pre_buffer=False, page_checksum_verification=True) as file:
-            for group in range(file.num_row_groups):  # all at once, their pages would be read ahead
-                for batch in file.iter_batches(batch_size=1, row_groups=[group], columns=["data"]):
-                    yield batch.column("data")[0].as_py()
-    except (OSError, KeyError, pa.ArrowException) as error:
-        cause = " ".join(str(error).split())
-        msg = f"{path}: expected Parquet with a column of records, got: {cause}."
+        for batch in read_foreign_batches([path], ["data"]):
+            for content in batch.column("data"):
+                yield content.as_py()
+    except (CorruptDatasetError, KeyError) as error:
+        msg = f"{path}: expected Parquet with a column of records, got: {error}."
         raise SchemaMismatchError(msg) from error
 
 

@@ -2,9 +2,12 @@
 
 import math
 import zlib
+from collections.abc import Iterator
 
 import numpy as np
 
+from rlhive.data.formats._column_values import to_text
+from rlhive.data.formats._memory_limits import FREE_BYTES, PICTURE_EXPANSION, MemoryBudget
 from rlhive.data.formats._pictures import decode_picture
 from rlhive.data.formats._tfds import Feature
 from rlhive.data.formats._tfrecord import Example
@@ -55,10 +58,10 @@ def _read_elements(feature: Feature, name: str, example: Example) -> np.ndarray:
     """Return the elements of a feature, ``[N, *shape]``."""
     try:
         if feature.kind == "picture":
-            pictures = [_decode_feature_picture(feature, content, example.context) for content in example.texts(name)]
+            pictures = list(_decode_feature_pictures(feature, example.texts(name), example.context))
             return _stack_rows(pictures, feature)
         if feature.kind == "text":
-            texts = [content.decode() for content in example.texts(name)]
+            texts = [to_text(content) for content in example.texts(name)]
             return np.array(texts, object).reshape(-1, *feature.shape)
         if feature.encoding == "none":
             return _convert_numbers(feature, example.numbers(name))
@@ -97,14 +100,33 @@ def _decode_tensors(feature: Feature, name: str, example: Example) -> np.ndarray
     if num_unknown > 1:
         shapes = example.numbers(f"{name}/shape").reshape(len(contents), len(feature.shape)).tolist()
     dtype = np.dtype(feature.dtype).newbyteorder("<")
-    rows = []
+    rows, budget = [], MemoryBudget(f"{example.context}: {feature.name}")
     for content, shape in zip(contents, shapes, strict=True):
         raw = content
         if feature.encoding == "zlib":  # at most what the shape promises, against decompression bombs
-            limit = 0 if -1 in shape else math.prod(shape) * dtype.itemsize + 1
-            raw = zlib.decompressobj().decompress(content, limit)
-        rows.append(np.frombuffer(raw, dtype).reshape(shape).astype(feature.column_dtype))
+            limit = FREE_BYTES if -1 in shape else math.prod(shape) * dtype.itemsize
+            budget.add(0 if -1 in shape else limit, len(content))
+            raw = zlib.decompressobj().decompress(content, limit + 1)
+            if -1 in shape:
+                budget.add(len(raw), 0)
+        rows.append(_widen(np.frombuffer(raw, dtype).reshape(shape), feature))
     return _stack_rows(rows, feature)
+
+
+def _widen(values: np.ndarray, feature: Feature) -> np.ndarray:
+    """Return numbers in the dtype of the column; raise ValueError where one does not fit."""
+    if feature.dtype == "uint64" and values.size and values.max() >= 2**63:
+        msg = f"numbers up to {values.max()}"
+        raise ValueError(msg)
+    return values.astype(feature.column_dtype)
+
+
+def _decode_feature_pictures(feature: Feature, contents: list[bytes], context: str) -> Iterator[np.ndarray]:
+    budget = MemoryBudget(f"{context}: {feature.name}")
+    for content in contents:
+        picture = _decode_feature_picture(feature, content, context)
+        budget.add(picture.nbytes, len(content), expansion=PICTURE_EXPANSION)
+        yield picture
 
 
 def _decode_feature_picture(feature: Feature, content: bytes, context: str) -> np.ndarray:
@@ -117,12 +139,19 @@ def _decode_feature_picture(feature: Feature, content: bytes, context: str) -> n
         raise ValueError(msg)
     picture = picture.reshape(*picture.shape[:2], -1)
     expected = feature.shape or picture.shape
+    picture = _match_channels(picture, expected[-1])
     if len(expected) != 3 or any(
         size not in (None, actual) for size, actual in zip(expected, picture.shape, strict=True)
     ):
         msg = f"a picture of {picture.shape}"
         raise ValueError(msg)
     return picture.astype(feature.column_dtype, copy=False)
+
+
+def _match_channels(picture: np.ndarray, num_channels: int | None) -> np.ndarray:
+    """Return a picture with the channels that features.json names, as TFDS decodes it: without alpha, grey repeated."""
+    colours = picture[:, :, :-1] if picture.shape[2] in (2, 4) and num_channels in (1, 3) else picture
+    return np.repeat(colours, 3, axis=2) if colours.shape[2] == 1 and num_channels == 3 else colours
 
 
 def _stack_rows(rows: list[np.ndarray], feature: Feature) -> np.ndarray:

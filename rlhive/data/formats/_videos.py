@@ -1,4 +1,4 @@
-"""Videos, decoded to arrays. The only module that imports PyAV.
+"""Videos, and pictures that Pillow cannot decode, as arrays. The only module that imports PyAV.
 
 FFmpeg recognises hundreds of formats by content. Among them are playlists, which name other files and addresses of the
 network. Here the first bytes choose one of the few containers that hold their own data, and the container is read from
@@ -6,10 +6,10 @@ an open file: no path and no protocol reaches FFmpeg.
 """
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from rlhive.data.formats._memory_limits import FREE_BYTES, VIDEO_EXPANSION, require_memory
 from rlhive.errors import MissingExtraError, SchemaMismatchError
 
 #: FFmpeg's name of a container, by its first bytes and their offset.
@@ -40,20 +40,71 @@ def decode_video_frames(path: Path, *, start_s: float, count: int, fps: float) -
     except ImportError as error:
         msg = "Videos need av: pip install 'rlhive[formats]'"
         raise MissingExtraError(msg) from error
-    frames: list[Any] = []
+    try:
+        frames = _decode_frames(path, start_s, count, fps)
+    except av.FFmpegError as error:
+        msg = f"{path}: expected a readable video, got: {error.strerror}."
+        raise SchemaMismatchError(msg) from error
+    if len(frames) < count:
+        msg = f"{path}: expected {count} frames from {start_s:.3f} s on, got {len(frames)}."
+        raise SchemaMismatchError(msg)
+    return np.stack(frames)
+
+
+def _decode_frames(path: Path, start_s: float, count: int, fps: float) -> list[np.ndarray]:
+    """Return up to ``count`` frames."""
+    import av
+
+    frames: list[np.ndarray] = []
     with path.open("rb") as file:
         container_format = _detect_container(path, file.read(16))
         file.seek(0)
         with av.open(file, "r", format=container_format) as container:
+            for stream in container.streams.video:  # a frame beyond these pixels is not decoded
+                stream.codec_context.options = {"max_pixels": str(FREE_BYTES // 3)}
             if start_s > 0:
                 container.seek(int(start_s * 1_000_000))  # to the key frame before the first frame; in microseconds
             for frame in container.decode(video=0):
                 if frame.time > start_s - 0.5 / fps:
+                    num_bytes = (len(frames) + 1) * frame.width * frame.height * 3
+                    require_memory(num_bytes, path.stat().st_size, str(path), expansion=VIDEO_EXPANSION)
                     frames.append(frame.to_ndarray(format="rgb24"))
                 if len(frames) == count:
-                    return np.stack(frames)
-    msg = f"{path}: expected {count} frames from {start_s:.3f} s on, got {len(frames)}."
-    raise SchemaMismatchError(msg)
+                    break
+    return frames
+
+
+def decode_deep_png(content: bytes) -> np.ndarray:
+    """Decode a PNG of 16 bits for each of several channels, of which Pillow drops half.
+
+    Returns:
+        uint16 ``[H, W, channels]``: grey and alpha, three colours, or colours and alpha.
+
+    Raises:
+        ValueError: It is damaged, or another picture.
+        MissingExtraError: PyAV is not installed.
+    """
+    try:
+        import av
+    except ImportError as error:
+        msg = "PNG of 16 bits a channel needs av: pip install 'rlhive[formats]'"
+        raise MissingExtraError(msg) from error
+    layouts = {"rgb48": 3, "rgba64": 4, "ya16": 2}
+    try:
+        codec = av.CodecContext.create("png", "r")
+        frames = [*codec.decode(av.Packet(content)), *codec.decode(None)]
+    except av.FFmpegError as error:
+        raise ValueError(str(error)) from error
+    name = frames[0].format.name if frames else "nothing"
+    if name.removesuffix("be").removesuffix("le") not in layouts:
+        msg = f"pixels of the kind {name}"
+        raise ValueError(msg)
+    plane = frames[0].planes[0]
+    channels = layouts[name.removesuffix("be").removesuffix("le")]
+    dtype = ">u2" if name.endswith("be") else "<u2"
+    rows = np.frombuffer(bytes(plane), np.uint8).reshape(frames[0].height, plane.line_size)
+    used = np.ascontiguousarray(rows[:, : frames[0].width * channels * 2])
+    return used.view(dtype).reshape(frames[0].height, frames[0].width, channels).astype(np.uint16)
 
 
 def _detect_container(path: Path, head: bytes) -> str:

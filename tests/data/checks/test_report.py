@@ -53,7 +53,7 @@ def test_the_json_has_a_row_per_check():
     assert next(row for row in content["checks"] if row["name"] == "nan") == {
         "name": "nan",
         "severity": "error",
-        "promise": "no value is NaN",
+        "promise": "no observation, action, reward or success is NaN",
         "status": "failed",
         "count": 1,
         "findings": ["row 3"],

@@ -30,6 +30,14 @@ def nan_final(walks):
     walks[3].final["observation"][1] = np.nan
 
 
+def nan_elsewhere(walks):
+    """Only columns that learning does not need may hold a NaN: none of the walk's own."""
+    for record in walks:
+        record.columns["info.force"] = np.random.default_rng(record.episode).normal(size=(record.length, 1))
+    walks[3].columns["info.force"][7] = np.nan
+    return Schema((*SCHEMA.fields[:1], Field("info.force", "float64", (1,), observed=False), *SCHEMA.fields[1:]))
+
+
 def infinite(walks):
     walks[3].columns["observation"][7, 2] = np.inf
 
@@ -112,6 +120,7 @@ def saturated(walks):
 DEFECTS = [
     (nan, "nan", "episode 3 (train), row 7: observation is NaN"),
     (nan_final, "nan", "episode 3 (train), final value: observation is NaN"),
+    (nan_elsewhere, "nan_elsewhere", "episode 3 (train), row 7: info.force is NaN"),
     (infinite, "infinite", "episode 3 (train), row 7: observation is infinite"),
     (early_end, "ends", "episode 3 (train): row 4: expected the end at the last row, 29"),
     (beyond_horizon, "ends", "episode 3 (train): expected at most the horizon's 30 rows, got 35"),
@@ -135,11 +144,11 @@ DEFECTS = [
 @pytest.mark.parametrize(("plant", "check", "message"), DEFECTS, ids=lambda value: getattr(value, "__name__", ""))
 def test_a_defect_of_episodes_is_found_by_its_check(plant, check, message, tmp_path):
     walks = make_walks()
-    plant(walks)
+    schema = plant(walks) or SCHEMA
 
     # The walk's rewards follow from its observations: they are recomputed only where they are the point.
     reward_checker = check_rewards if check in ("reward", "success") else None
-    report = run_checks(write_version(tmp_path, walks), reward_checker=reward_checker)
+    report = run_checks(write_version(tmp_path, walks, schema), reward_checker=reward_checker)
 
     checks_with_findings = {name for name, result in report.results.items() if result.count}
     assert message in report.results[check].findings[0]
