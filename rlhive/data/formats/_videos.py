@@ -5,6 +5,7 @@ network. Here the first bytes choose one of the few containers that hold their o
 an open file: no path and no protocol reaches FFmpeg.
 """
 
+import errno
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,9 @@ def decode_video_frames(path: Path, *, start_s: float, count: int, fps: float) -
     try:
         frames = _decode_frames(path, start_s, count, fps)
     except av.FFmpegError as error:
+        if error.errno == errno.ENOMEM:
+            msg = f"{path}: {error.strerror}"
+            raise MemoryError(msg) from error
         msg = f"{path}: expected a readable video, got: {error.strerror}."
         raise SchemaMismatchError(msg) from error
     if len(frames) < count:

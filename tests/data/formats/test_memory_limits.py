@@ -94,17 +94,17 @@ def bomb_shared_prefixes(folder):
 
 
 def bomb_video(folder):
-    """200 black frames of 12 MB each."""
-    size = 2000
+    """Black frames of 3 MB each."""
+    size = 1000
     source = write_lerobot(
         folder, {}, {"observation.images.cam": {"dtype": "video", "shape": [size, size, 3]}}, rows=200
     )
     black = av.VideoFrame.from_ndarray(np.zeros((size, size, 3), np.uint8), format="rgb24")
     with av.open(folder / "video.mp4", "w", format="mp4") as file:
-        stream = file.add_stream("mpeg4", rate=10)
+        stream = file.add_stream("libx264", rate=10)
         stream.width = stream.height = size
         stream.pix_fmt = "yuv420p"
-        for row in range(20):
+        for row in range(60):
             black.pts = row
             file.mux(stream.encode(black))
         file.mux(stream.encode())
