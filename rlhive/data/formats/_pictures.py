@@ -34,7 +34,7 @@ def decode_picture(content: bytes, *, context: str) -> np.ndarray:
         raise MissingExtraError(_MISSING.format("pillow")) from error
     try:
         picture = Image.open(io.BytesIO(content), formats=("PNG", "JPEG"))
-        _require_bounded(picture)
+        _require_bounded_picture(picture)
         return decode_deep_png(content) if _has_deep_colour(content) else _to_shown_values(picture)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what Pillow raises on damage
         msg = f"{context}: expected a PNG or JPEG picture, got {len(content)} other bytes: {error}."
@@ -55,7 +55,7 @@ def decode_pictures(contents: Iterable[bytes], *, context: str) -> list[np.ndarr
     return pictures
 
 
-def _require_bounded(picture: Any) -> None:
+def _require_bounded_picture(picture: Any) -> None:
     """Refuse a picture by the size that its header declares, before it is decoded."""
     num_bytes = picture.width * picture.height * len(picture.getbands()) * (2 if picture.mode.startswith("I") else 1)
     if num_bytes > FREE_BYTES:
