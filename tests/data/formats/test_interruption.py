@@ -137,11 +137,11 @@ def test_an_import_ends_after_an_interrupt_that_python_drops(tmp_path, monkeypat
     source, read_trial, calls = tmp_path / "log.h5", _roboset._read_trial, []
     SOURCES["roboset"][1](source, 6)
 
-    def read_and_be_interrupted(trial):
-        calls.append(trial)
+    def read_and_be_interrupted(*arguments):
+        calls.append(arguments)
         if len(calls) == 3:
             drop_an_interrupt()
-        return read_trial(trial)
+        return read_trial(*arguments)
 
     monkeypatch.setattr(_roboset, "_read_trial", read_and_be_interrupted)
     with pytest.raises(KeyboardInterrupt):
