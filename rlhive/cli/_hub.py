@@ -105,9 +105,9 @@ def delete(
     json_: Json = False,
 ) -> None:
     """Remove a version from the local store. Published versions stay on the Hub."""
-    from rlhive.dataset import delete as delete_version, local_version
+    from rlhive.dataset import delete as delete_version, find_deletable
 
-    local_version(name, version)  # a missing version is an error before the confirmation
+    find_deletable(name, version)  # a missing version is an error before the confirmation
     if not yes:
         typer.confirm(f"Remove {name} {version} from the local store?", abort=True, err=True)
     folder = delete_version(name, version)

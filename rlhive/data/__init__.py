@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from rlhive.data._store import (
         DEFAULT_NAMESPACE as DEFAULT_NAMESPACE,
         as_path as as_path,
+        is_version as is_version,
+        list_memmap_dirs as list_memmap_dirs,
+        list_remains as list_remains,
         locked as locked,
         memmap_dir as memmap_dir,
         parse_name as parse_name,
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
         parse_version as parse_version,
         recording_dir as recording_dir,
         remove_dir as remove_dir,
+        remove_remains as remove_remains,
         store_dir as store_dir,
         version_dir as version_dir,
     )

@@ -106,6 +106,13 @@ def memmap_dir(fingerprint: str, *, encoded: bool = False, store: Path | None = 
     return (store or store_dir()) / ".cache" / (f"{fingerprint}.encoded" if encoded else fingerprint)
 
 
+def list_memmap_dirs(fingerprint: str, *, store: Path | None = None) -> list[Path]:
+    """Return the caches of a fingerprint, whole or partial, without the partial suffix."""
+    folder = (store or store_dir()) / ".cache"
+    names = {path.name.partition(PARTIAL_SUFFIX)[0] for path in folder.glob(f"{fingerprint}*")}
+    return [folder / name for name in sorted(names)]
+
+
 def certificate_path(fingerprint: str, *, store: Path | None = None) -> Path:
     """Return the path of the replay certificate of a fingerprint; see :class:`rlhive.data.versions.Certificate`."""
     return (store or store_dir()) / ".certificates" / f"{fingerprint}.json"
@@ -148,7 +155,7 @@ def partial_dir(target: Path) -> Iterator[Path]:
     """
     with translate_disk_errors(target), locked(target):
         _require_absent(target)
-        for stale in target.parent.glob(f"{target.name}{PARTIAL_SUFFIX}*"):
+        for stale in list_remains(target):
             shutil.rmtree(stale, ignore_errors=True)
         partial = _make_partial_path(target)
         partial.mkdir()
@@ -212,11 +219,30 @@ def translate_disk_errors(target: Path) -> Iterator[None]:
 
 
 def remove_dir(target: Path) -> None:
-    """Remove a folder. It is renamed first, so that no reader sees half of it under its name."""
+    """Remove a folder, and what killed processes left of it.
+
+    The folder is renamed first, so that no reader sees half of it under its name.
+    """
     doomed = _make_partial_path(target)
-    with locked(target), contextlib.suppress(FileNotFoundError):
-        target.rename(doomed)
-    shutil.rmtree(doomed, ignore_errors=True)
+    with locked(target):
+        with contextlib.suppress(FileNotFoundError):
+            target.rename(doomed)
+        remains = list_remains(target)
+    for folder in remains:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_remains(target: Path) -> None:
+    """Remove what killed processes left of a folder, and not the folder itself."""
+    with locked(target):
+        remains = list_remains(target)
+    for folder in remains:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def list_remains(target: Path) -> list[Path]:
+    """Return the partial folders of a target: of a process that was killed, or, without its lock, of one that runs."""
+    return sorted(target.parent.glob(f"{target.name}{PARTIAL_SUFFIX}*"))
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from rlhive.dataset._dataset import RoboHiveDataset as RoboHiveDataset, describe as describe
     from rlhive.dataset._lookup import (
         delete as delete,
+        find_deletable as find_deletable,
         find_version as find_version,
         local_version as local_version,
         pull as pull,

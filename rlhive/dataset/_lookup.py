@@ -4,7 +4,19 @@ import difflib
 import logging
 from pathlib import Path
 
-from rlhive.data import DEFAULT_NAMESPACE, as_path, memmap_dir, parse_name, parse_version, remove_dir, store_dir
+from rlhive.data import (
+    DEFAULT_NAMESPACE,
+    as_path,
+    is_version,
+    list_memmap_dirs,
+    list_remains,
+    parse_name,
+    parse_version,
+    remove_dir,
+    remove_remains,
+    store_dir,
+    version_dir,
+)
 from rlhive.data.hub import HubPin, fetch_version, is_offline, list_versions, require_tag_unmoved, resolve_revision
 from rlhive.data.versions import Manifest, list_local_datasets, list_local_versions
 from rlhive.envs import Task, catalogue
@@ -127,9 +139,9 @@ def versions(name: str, *, store: Path | None = None) -> tuple[dict[str, dict[st
 
 
 def delete(name: str, version: str, *, store: Path | None = None) -> Path:
-    """Remove a version from the local store, and its memmap cache unless another version has the same content.
+    """Remove a version from the local store, and its memmap caches unless another version has the same content.
 
-    Published versions stay on the Hub.
+    Published versions stay on the Hub. The folder goes last: after a kill, the same call removes the rest.
 
     Args:
         name: Dataset name.
@@ -142,15 +154,30 @@ def delete(name: str, version: str, *, store: Path | None = None) -> Path:
     Raises:
         DatasetNotFoundError: The store has no such version.
     """
-    folder = local_version(name, version, store=store)
+    folder = find_deletable(name, version, store=store)
+    if not folder.exists():
+        remove_remains(folder)
+        return folder
     fingerprint = _read_fingerprint(folder)
-    remove_dir(folder)
     others = [list_local_versions(other, store=store) for other in list_local_datasets(store=store)]
-    remaining = (_read_fingerprint(path) for paths in others for path in paths.values())
+    remaining = (_read_fingerprint(path) for paths in others for path in paths.values() if path != folder)
     if fingerprint is not None and fingerprint not in remaining:
-        for encoded in (False, True):
-            remove_dir(memmap_dir(fingerprint, encoded=encoded, store=store))
+        for cache in list_memmap_dirs(fingerprint, store=store):
+            remove_dir(cache)
+    remove_dir(folder)
     return folder
+
+
+def find_deletable(name: str, version: str, *, store: Path | None = None) -> Path:
+    """Return the folder of a version in the local store, also if a killed process left only a part of it.
+
+    Raises:
+        DatasetNotFoundError: The store has no such version and no part of it.
+    """
+    folder = version_dir(name, version, store=store) if is_version(version) else None
+    if folder is not None and not folder.exists() and list_remains(folder):
+        return folder
+    return local_version(name, version, store=store)
 
 
 def local_version(name: str, version: str, *, store: Path | None = None) -> Path:

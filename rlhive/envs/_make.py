@@ -74,7 +74,8 @@ def make_policy(env: EnvBase, level: str, *, task: Task | None = None) -> Callab
     """Return a behaviour policy of the environment.
 
     Args:
-        env: An environment that :func:`make_env` returned. The policy may read the simulator's state through it.
+        env: An environment that :func:`make_env` returned, or a ``SerialEnv`` or ``ParallelEnv`` of such. The policy
+            may read the simulator's state through it.
         level: "expert", "noisy", "medium", "random" or another level in ``task.levels``.
         task: The environment's task. Its own policies take precedence.
 
@@ -85,9 +86,13 @@ def make_policy(env: EnvBase, level: str, *, task: Task | None = None) -> Callab
     Raises:
         ValueError: The environment has no policy of that level.
     """
+    from rlhive.envs._batched import BatchedPolicy, find_batched
     from rlhive.envs._custom import TaskEnv, TaskPolicy, random_actions
     from rlhive.envs._toy import ToyEnv, make_toy_policy
 
+    batched = find_batched(env)
+    if batched is not None:
+        return BatchedPolicy(batched, level, lambda one: make_policy(one, level, task=task))
     if task is not None and level in task.policies:
         return TaskPolicy(level, task.policies[level], env)
     if isinstance(env, TaskEnv):

@@ -21,6 +21,7 @@ from torchrl.data import Binary, Bounded, Composite, Unbounded
 from torchrl.envs import EnvBase
 
 from rlhive import keys
+from rlhive.envs._copying import reduce_env, restore_env
 from rlhive.envs._loading import (
     ClosedSimulator,
     RoboHiveWarning as RoboHiveWarning,
@@ -58,6 +59,8 @@ class RoboHiveEnv(EnvBase):
 
     Every reset and step returns new tensors that own their memory. The ``success`` of a reset is computed from the
     start state. A time limit sets ``truncated``, RoboHive's own end of an episode sets ``terminated``.
+
+    ``copy`` and ``pickle`` give an environment with a simulator of its own that goes on like this one.
 
     The same seed gives the same episode, bit for bit, in every process. Exceptions are a few families that draw
     random numbers outside RoboHive's generator when they are built (MyoDM, D'Kitty).
@@ -123,6 +126,11 @@ class RoboHiveEnv(EnvBase):
         **env_kwargs: Any,
     ) -> None:
         super().__init__(device=device, batch_size=[])
+        self._arguments = {
+            **{"obs_keys": obs_keys, "info_keys": info_keys, "state": state, "frame_skip": frame_skip, "dtype": dtype},
+            **{"from_pixels": from_pixels, "cameras": cameras, "image_size": image_size, "depth": depth},
+            **{"render_quality": render_quality, **env_kwargs},
+        }
         options = {"cameras": cameras, "image_size": image_size, "depth": depth, "render_quality": render_quality}
         defaults = VISUAL.get(env_name)
         self.env_name = env_name
@@ -148,6 +156,7 @@ class RoboHiveEnv(EnvBase):
         self._elapsed = 0
         self._make_specs()
         self.is_closed = False  # TorchRL's own default is True
+        self._built_attributes = {*vars(self), "_built_attributes", "_cache"}
 
     def __repr__(self) -> str:
         pixels = ", from_pixels=True" if keys.PIXELS in self.observation_spec else ""
@@ -348,6 +357,12 @@ class RoboHiveEnv(EnvBase):
             "model_hash": self._model_hash,
             **rendering,
         }
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return reduce_env(self, self._arguments)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        restore_env(self, state)
 
     def close(self, *, raise_if_closed: bool = True) -> None:
         """Free the memory of the simulator and of its renderer at once; tensors that were returned remain valid."""

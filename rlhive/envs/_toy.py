@@ -172,8 +172,14 @@ class ToyPolicy:
         self._steps_left = int(time * HORIZON / 2) if chance < self._parameters["give_up"] else math.inf
 
     def __call__(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Write ``action``, float32 ``[1]`` in [-1, 1], computed from ``observation``."""
-        position, goal = tensordict[keys.OBSERVATION].tolist()
+        """Write ``action``, float32 ``[*batch, 1]`` in [-1, 1], computed from ``observation``."""
+        observation = tensordict[keys.OBSERVATION]
+        actions = [self._compute_action(*row) for row in observation.reshape(-1, 2).tolist()]
+        self._steps_left -= 1
+        action = torch.tensor(actions, dtype=torch.float32, device=tensordict.device)
+        return tensordict.set(keys.ACTION, action.reshape(*observation.shape[:-1], 1))
+
+    def _compute_action(self, position: float, goal: float) -> float:
         uniform, normal = torch.rand((), generator=self._generator), torch.randn((), generator=self._generator)
         if self._parameters["uniform"]:
             action = 2 * float(uniform) - 1
@@ -181,9 +187,7 @@ class ToyPolicy:
             action = 0.0
         else:
             action = (goal - position) / STEP + self._parameters["noise"] * float(normal)
-        self._steps_left -= 1
-        clipped = torch.tensor([min(max(action, -1.0), 1.0)], dtype=torch.float32, device=tensordict.device)
-        return tensordict.set(keys.ACTION, clipped)
+        return min(max(action, -1.0), 1.0)
 
 
 _POLICIES: dict[str, dict[str, Any]] = {

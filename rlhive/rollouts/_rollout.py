@@ -5,7 +5,6 @@ that draws random numbers is seeded after it. It does not matter which process r
 """
 
 import os
-import signal
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -20,6 +19,7 @@ from rlhive import keys
 from rlhive.data import sum_exactly
 from rlhive.envs import Task, make_env
 from rlhive.errors import SimulationDivergedError
+from rlhive.rollouts._worker import start_worker
 
 #: Seconds after which an idle worker process ends. A new one takes seconds to import torch and RoboHive.
 IDLE_S = 300
@@ -137,23 +137,19 @@ def map_unordered(
     """Yield ``function(*job)`` of every job in the order of completion, computed in worker processes.
 
     The workers stay alive for the next call, so that an environment or policy that ``function`` caches is built once
-    per process. An interrupt or an error kills them at once.
+    per process. An interrupt or an error kills them at once, and they end when this process does.
 
     Args:
         function: Module-level function; its arguments and results are pickled.
         jobs: Argument tuples, one per call.
         num_workers: Number of processes.
     """
-    executor = get_reusable_executor(max_workers=num_workers, timeout=IDLE_S, initializer=_quiet_worker)
+    executor = get_reusable_executor(
+        max_workers=num_workers, timeout=IDLE_S, initializer=start_worker, initargs=(os.getpid(),)
+    )
     try:
         for future in as_completed([executor.submit(function, *job) for job in jobs]):
             yield future.result()
     except BaseException:
         executor.shutdown(wait=True, kill_workers=True)
         raise
-
-
-def _quiet_worker() -> None:
-    """Ignore Ctrl-C, since the parent ends the workers, and use one thread per worker."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(1)

@@ -1,8 +1,10 @@
 """Lookup of a version by name: local store, Hub, recipe, and the errors for unknown names."""
 
+import contextlib
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -106,3 +108,37 @@ def test_delete_removes_the_cache_unless_another_version_has_the_same_content(fi
     assert not cache.exists()
     with pytest.raises(DatasetNotFoundError, match=r"toy_point has no version 1\.0\.0 in"):
         _lookup.delete("toy_point", "1.0.0")
+
+
+@pytest.mark.parametrize("stop_at", range(1, 7))
+def test_a_killed_delete_is_finished_by_the_next_one(filled, monkeypatch, stop_at):
+    """The n-th removal or renaming never happens, as if the process had been killed there."""
+
+    class Killed(BaseException):
+        pass
+
+    dataset = RoboHiveDataset("toy_point")
+    dataset.as_storage()
+    calls = []
+
+    def counted(function):
+        def call(*args, **kwargs):
+            calls.append(function.__name__)
+            if len(calls) == stop_at:
+                raise Killed
+            return function(*args, **kwargs)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", counted(shutil.rmtree))
+        patch.setattr(Path, "rename", counted(Path.rename))
+        with contextlib.suppress(Killed):
+            _lookup.delete("toy_point", "1.0.0")
+    with contextlib.suppress(DatasetNotFoundError):  # where the first call had finished
+        assert _lookup.delete("toy_point", "1.0.0") == dataset.path
+
+    left = [path for path in filled.rglob("*") if path.is_file() and not path.name.endswith(".lock")]
+    assert [path for path in left if "toy_point" in str(path) or dataset.fingerprint in str(path)] == []
+    with pytest.raises(DatasetNotFoundError):
+        _lookup.find_deletable("toy_point", "1.0.0")

@@ -12,6 +12,7 @@ from tensordict import TensorDictBase
 
 from rlhive import keys
 from rlhive.envs._robohive import RoboHiveEnv
+from rlhive.errors import InvalidOptionError
 
 T = TypeVar("T")
 
@@ -47,7 +48,17 @@ class ScriptedPolicy(abc.ABC):
         """Return the action [n] in [-1, 1] for the simulator's current state."""
 
     def __call__(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Write ``action``, float32 [n], for the simulator's current state; the TensorDict's values are not read."""
+        """Write ``action``, float32 [n], for the simulator's current state; the TensorDict's values are not read.
+
+        Raises:
+            InvalidOptionError: The TensorDict is of several environments.
+        """
+        if tensordict.ndim:
+            msg = (
+                f"Policy {self.name!r} of {self._env.env_name}: expected the TensorDict of one environment, got batch "
+                f"size {list(tensordict.batch_size)}. Make the policy for the batched environment: make_policy(env, …)."
+            )
+            raise InvalidOptionError(msg)
         action = torch.tensor(self.act(), dtype=torch.float32, device=tensordict.device)
         return tensordict.set(keys.ACTION, action)
 
