@@ -48,7 +48,7 @@ class SamplerState(NamedTuple):
         return is_same_order and torch.equal(self.generator, other.generator)
 
 
-@dataclass
+@dataclass(slots=True)
 class DrawnBatch:
     """A batch that was drawn ahead.
 

@@ -83,10 +83,10 @@ class DatasetReplayBuffer(TensorDictReplayBuffer):
             return
         if self._sampler.ran_out and not self._batches_ahead:
             self._sampler.ran_out = False
-        num_epochs = self._num_epochs
+        num_epochs, num_ahead = self._num_epochs, _prefetch.num_batches_ahead(self._storage, self._batch_size)
         while self._num_epochs == num_epochs:
-            if not self._prefetch:
-                self._draw_ahead(self._batch_size)
+            if len(self._batches_ahead.batches) < num_ahead and not self._prefetch:
+                self._draw_ahead(num_ahead)
             yield self.sample()
 
     def set_sampler(self, sampler: Sampler) -> Sampler:
@@ -181,17 +181,16 @@ class DatasetReplayBuffer(TensorDictReplayBuffer):
         result = drawn.future.result()
         return result if drawn.position is None else self._finish_batch(result[drawn.position], drawn.info)
 
-    def _draw_ahead(self, batch_size: int) -> None:
+    def _draw_ahead(self, num_batches: int) -> None:
         """Draw several batches, in the order in which they will be returned, and gather them in a thread."""
         sampler = self._sampler
         if (sampler.ran_out and self._batches_ahead) or type(sampler) not in (RandomSampler, SamplerWithoutReplacement):
             return
-        num_batches = _prefetch.num_batches_ahead(self._storage, batch_size)
-        if len(self._batches_ahead) >= num_batches or not can_take_back(sampler, self._rng):
+        if not can_take_back(sampler, self._rng):
             return
         before, batches = SamplerState.of(sampler, self._rng), []
         for position in range(num_batches):
-            info = self._draw(batch_size)[1]
+            info = self._draw(self._batch_size)[1]
             batches.append(DrawnBatch(info, sampler.ran_out, position=position))
             if sampler.ran_out:
                 break

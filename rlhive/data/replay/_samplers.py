@@ -70,9 +70,16 @@ class EpisodeSliceSampler(SliceSampler):
         require_choice(short, get_args(ShortEpisodes), "short_episodes")
         super().__init__(slice_len=slice_len, strict_length=short == "drop", pad_output=short == "pad")
         self._tables: WeakKeyDictionary[PackedStorage, _SliceTable] = WeakKeyDictionary()
-        self._tables[storage] = self._make_table(storage)
+        # The last one, without a look-up.
+        self._storage: PackedStorage | None = storage
+        self._table = self._find_table(storage)
         self._steps = torch.arange(slice_len, device=storage.device)
         self._end_flags = torch.zeros(3, 0, slice_len, 1, dtype=torch.bool, device=storage.device)
+
+    def _find_table(self, storage: PackedStorage) -> _SliceTable:
+        if storage not in self._tables:
+            self._tables[storage] = self._make_table(storage)
+        return self._tables[storage]
 
     def _make_table(self, storage: PackedStorage) -> _SliceTable:
         lengths = storage.lengths()
@@ -104,9 +111,9 @@ class EpisodeSliceSampler(SliceSampler):
         """
         if not isinstance(storage, PackedStorage):
             return super().sample(storage, batch_size)
-        table = self._tables.get(storage)
-        if table is None:
-            table = self._tables[storage] = self._make_table(storage)
+        if storage is not self._storage:
+            self._storage, self._table = storage, self._find_table(storage)
+        table = self._table
         _, num_slices = self._adjusted_batch_size(batch_size * (self._batch_size_multiplier or 1))
         generator, device = self._rng, table.starts.device
         episode = torch.randint(len(table.starts), (num_slices,), device=device, generator=generator)
@@ -123,7 +130,7 @@ class EpisodeSliceSampler(SliceSampler):
         return super()._get_stop_and_length(storage, fallback)
 
     def __getstate__(self) -> dict[str, Any]:
-        return super().__getstate__() | {"_tables": None}
+        return super().__getstate__() | {"_tables": None, "_storage": None, "_table": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _tables=WeakKeyDictionary())
