@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +30,8 @@ class _Episode:
     """An episode under its final column names, in the dtypes of its file."""
 
     pending: PendingEpisode
-    arrays: EpisodeArrays
+    length: int
+    fields: Mapping[str, Any]
     columns: Columns
     observed: Columns
     context: str
@@ -182,7 +183,7 @@ class ImportPass:
                 self._dtypes.setdefault(name, set()).add(rows.dtype.newbyteorder("=").name)
         name = f", episode {item.episode}"
         context = finished.context if finished.context.endswith(name) else finished.context + name
-        episode = _Episode(item, finished, columns, observed, context)
+        episode = _Episode(item, finished.length, finished.fields, columns, observed, context)
         return episode if self._accept_nan({**columns, **observed}, episode) else None
 
     def _accept_nan(self, columns: Columns, episode: _Episode) -> bool:
@@ -206,7 +207,7 @@ class ImportPass:
         return True
 
     def _build_record(self, episode: _Episode) -> EpisodeRecord | None:
-        columns, final = self._forms.fit(episode.columns, episode.observed, episode.arrays.length, episode.context)
+        columns, final = self._forms.fit(episode.columns, episode.observed, episode.length, episode.context)
         given = {**episode.columns, **episode.observed}
         filled = {name: rows for name, rows in columns.items() if name not in given or given[name].dtype == object}
         if not self._accept_nan(filled, episode):
@@ -217,7 +218,7 @@ class ImportPass:
         if REWARD in columns and columns[REWARD].dtype == object:
             msg = f"{episode.context}: column {REWARD}: expected numbers, got text. The option drop leaves it out."
             raise SchemaMismatchError(msg)
-        fields: dict[str, Any] = {"split": "train", **episode.pending.fields, **episode.arrays.fields}
+        fields: dict[str, Any] = {"split": "train", **episode.pending.fields, **episode.fields}
         fields["seed"], metadata = split_seed(fields.get("seed"), fields.get("metadata") or {})
         if metadata is not None:
             fields["metadata"] = metadata
