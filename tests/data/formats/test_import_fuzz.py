@@ -116,10 +116,8 @@ def same_value(stored, read):
     if stored.dtype.kind == "V":
         return np.array_equal(np.frombuffer(stored.tobytes(), np.uint8), read.ravel())
     if stored.dtype.kind in "SU":
-        texts = [
-            item.decode("utf-8", "backslashreplace") if isinstance(item, bytes) else item for item in stored.tolist()
-        ]
-        return texts == read.tolist()
+        items = [item.decode("utf-8", "backslashreplace") if isinstance(item, bytes) else item for item in stored.flat]
+        return items == read.ravel().tolist()
     if read.dtype == object:  # numbers beyond int64
         rows = [np.ravel(np.array(json.loads(text), object)).tolist() for text in read]
         return rows == [row.ravel().tolist() for row in stored]
