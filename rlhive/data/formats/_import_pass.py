@@ -178,7 +178,11 @@ class ImportPass:
             self._count_episode("episodes without a transition, left out", item)
             return None
         columns, observed = finished.split()
-        for name, rows in (*finished.columns.items(), *columns.items(), *observed.items()):
+        for name, rows in {
+            **columns,
+            **observed,
+            **finished.columns,
+        }.items():  # as the file has it, if known
             if rows.dtype != object and not rows.dtype.names and rows.dtype.kind not in "SU":
                 self._dtypes.setdefault(name, set()).add(rows.dtype.newbyteorder("=").name)
         name = f", episode {item.episode}"

@@ -110,8 +110,9 @@ def _write_episode_group(
     group: Any, record: EpisodeRecord, schema: Schema, spaces: Mapping[str, Any], episode: int
 ) -> None:
     group.attrs.update({"id": episode, "total_steps": record.length})
-    if record.seed is not None:
-        group.attrs["seed"] = record.seed
+    seed = record.metadata.get("seed") if record.seed is None else record.seed
+    if isinstance(seed, int):
+        group.attrs["seed"] = np.uint64(seed) if 2**63 <= seed < 2**64 else seed
     options = {**record.metadata.get("options", {}), "split": record.split}
     group.attrs.update({f"options/{name}": value for name, value in options.items()})
     for item in schema.fields:

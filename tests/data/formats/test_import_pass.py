@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from rlhive import RoboHiveDataset, check
-from rlhive.data.formats import import_dataset, open_source
+from rlhive.data.formats import export_to, import_dataset, open_source
 from rlhive.data.formats._import_pass import split_seed
 from rlhive.errors import RLHiveError, SchemaMismatchError
 from tests.data.formats.odd_sources import (
@@ -46,6 +46,9 @@ def test_a_seed_of_64_bits_is_kept_exactly(seed, tmp_path, imported):
     assert (episode["seed"], "seed" in episode["metadata"]) == ((seed, False) if seed < 2**63 else (None, True))
     (record,) = read("minari", source)
     assert record.metadata.get("seed", record.seed) == seed
+    written = export_to("minari", dataset.path, tmp_path / "out", progress=False)
+    (again,) = read("minari", written)
+    assert (again.seed, again.metadata.get("seed")) == (record.seed, record.metadata.get("seed"))
 
 
 @pytest.mark.parametrize(
@@ -126,6 +129,7 @@ def test_the_dtype_of_a_column_is_that_of_all_episodes(tmp_path, imported, caplo
     assert rewards == [0, 0, 0, 0, 0.75, 2**40 + 0.5, 0, 0, 0]
     assert dataset.as_tensordict()["info", "x"].tolist() == [1, 2, 3, 0.5, 1, 2, 7, 8, 9]
     assert "next.reward (bool, float64, int64 to float64)" in caplog.text
+    assert "info.x (float32, int64, uint16 to float64)" in caplog.text
 
 
 def test_a_number_that_the_common_dtype_would_change_is_refused(tmp_path):
