@@ -21,9 +21,10 @@ quickstart: $(VENV)/assets  ## expert -> dataset -> replay buffer -> BC and IQL 
 test: $(VENV)/assets  ## run the tests, those on real RoboHive included, on all cores
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
-fuzz: $(VENV)/assets  ## damage manifests, shards and caches 2,000 times each (10 min)
+fuzz: $(VENV)/assets  ## damage manifests, shards and caches, and use buffers in 2,000 ways each (20 min)
 	RLHIVE_FUZZ=2000 $(BIN)/python -m pytest -q tests/data/test_fuzz.py tests/data/formats/test_import_fuzz.py \
-		tests/data/formats/test_hdf5.py tests/data/formats/test_source_files.py
+		tests/data/formats/test_hdf5.py tests/data/formats/test_source_files.py \
+		tests/data/replay/test_ahead.py tests/data/replay/test_online.py --timeout 1800
 
 torture: $(VENV)/installed  ## kill a recorder 500 times at random moments and look for what is lost (some minutes)
 	folder=$$(mktemp -d) && $(BIN)/python -m tests.data.recording.torture $$folder 500 $$RANDOM && rm -r $$folder

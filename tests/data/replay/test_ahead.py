@@ -25,7 +25,7 @@ from rlhive.errors import InvalidArgumentError, InvalidOptionError
 from tests.data.replay.caches import LENGTHS, assert_same, write_cache
 
 COUNT = sum(LENGTHS)
-NUM_EXAMPLES = int(os.environ.get("RLHIVE_FUZZ", "1")) * 15
+NUM_EXAMPLES = int(os.environ.get("RLHIVE_FUZZ", "15"))
 
 SAMPLERS = {
     "random": RandomSampler,

@@ -26,7 +26,7 @@ from tests.data.replay.caches import LENGTHS, assert_same, write_cache
 from tests.data.strategies import transitions
 
 TOTAL = sum(LENGTHS)
-NUM_EXAMPLES = int(os.environ.get("RLHIVE_FUZZ", "1")) * 12
+NUM_EXAMPLES = int(os.environ.get("RLHIVE_FUZZ", "12"))
 
 
 @pytest.fixture
