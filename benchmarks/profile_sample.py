@@ -23,7 +23,8 @@ from tensordict import TensorDict
 
 from benchmarks.peers import packed, rlhive, source, torchrl
 from rlhive.data.replay import _prefetch
-from rlhive.data.replay._buffer import DatasetReplayBuffer, _add_info
+from rlhive.data.replay._buffer import DatasetReplayBuffer
+from rlhive.data.replay._info import add_info
 
 SIZE, LENGTH, BATCH = 100_000, 100, 256
 RUNS, CALLS, DRAWS = 40, 100, 3_000
@@ -59,7 +60,7 @@ def steps_of(buffer: DatasetReplayBuffer, size: int = BATCH) -> dict[str, Callab
         f"    copy {gather.item_bytes} bytes per transition": lambda: gather._data.index_select(0, next(row_of)),
         "    split the copy into leaves": lambda: gather.fill([{}], copies),
         "    build two TensorDicts": tensordicts,
-        "  add index and flags": lambda: _add_info(batch, info),
+        "  add index and flags": lambda: add_info(batch, info),
     }
 
 

@@ -81,8 +81,8 @@ def describe_run(run: str = "", *, provenance: str = MINIMAL, **inputs: Any) -> 
 
 def scrub_run(run: Mapping[str, Any]) -> dict[str, Any]:
     """Return the provenance of a run without command, machine, absolute paths and secrets."""
-    kept = {name: value for name, value in run.items() if name not in MACHINE_FIELDS}
-    scrubbed: dict[str, Any] = shorten_paths(mask_secrets(kept))
+    published_fields = {name: value for name, value in run.items() if name not in MACHINE_FIELDS}
+    scrubbed: dict[str, Any] = shorten_paths(mask_secrets(published_fields))
     return scrubbed
 
 

@@ -1,5 +1,6 @@
 """The ``rlhive`` command: the verbs put together, and RLHive's errors printed as one sentence."""
 
+import logging
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -70,13 +71,22 @@ def _print_version(requested: bool) -> None:
         raise typer.Exit
 
 
+def _print_warnings() -> None:
+    """Print RLHive's warnings on stderr, even if a library gave the root logger a handler of its own."""
+    if logging.lastResort is not None:
+        logging.getLogger("rlhive").addHandler(logging.lastResort)
+
+
 @app.callback()
 def _options(
+    ctx: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", help="Print the version of RLHive.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
     """Offline robot learning with RoboHive: record, version, publish and train."""
+    if ctx.invoked_subcommand != "train":  # Hydra sets the handlers of a training
+        _print_warnings()
 
 
 for _name, _function in _VERBS.items():

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from rlhive.data._parquet_sizes import VALUE_BYTES
 from rlhive.errors import CorruptDatasetError
 
 ROW_GROUP_ROWS = 10_000
@@ -26,7 +27,6 @@ MAX_EXPANSION = 10_000
 #: Size of a text, such as an episode's metadata as JSON. Parquet may store it in a dictionary and in statistics too.
 MAX_TEXT_BYTES = 2**20
 _COPIES_OF_TEXT = 4
-_VALUE_BYTES = {"BOOLEAN": 1, "INT32": 4, "FLOAT": 4, "INT64": 8, "DOUBLE": 8, "INT96": 12}
 
 
 class ShardWriter:
@@ -162,7 +162,7 @@ def _require_bounded(metadata: pq.FileMetaData, names: list[str], path: Path, ma
                 if column.total_uncompressed_size * column.num_values > MAX_DECODED_BYTES:
                     repeated_texts[name] = True
             else:
-                width = _VALUE_BYTES.get(column.physical_type) or metadata.schema.column(position).length
+                width = VALUE_BYTES.get(column.physical_type) or metadata.schema.column(position).length
                 num_bytes += column.num_values * width
     _require_expansion(num_bytes, path)
     return [name for name, is_repeated in repeated_texts.items() if is_repeated]

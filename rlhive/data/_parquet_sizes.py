@@ -24,7 +24,8 @@ _HEADER_BYTES = 2**16
 _DICTIONARY_PAGE, _DELTA_BYTE_ARRAY = 2, 7
 #: Types of Thrift's compact protocol.
 _TRUE, _FALSE, _BYTE, _DOUBLE, _BINARY, _LIST, _SET, _STRUCT = 1, 2, 3, 7, 8, 9, 10, 12
-_WIDTHS = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "INT96": 12, "FLOAT": 4, "DOUBLE": 8}
+#: Size of a decoded value by physical type.
+VALUE_BYTES = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "INT96": 12, "FLOAT": 4, "DOUBLE": 8}
 
 
 @dataclass(frozen=True)
@@ -87,8 +88,8 @@ def _count_decoded_bytes(pages: list[_Page], physical_type: str) -> int:
     """Return the size of all values of a column, or a bound where pages repeat texts."""
     values = [page for page in pages if not page.is_dictionary]
     num_values = sum(page.num_values for page in values)
-    if physical_type in _WIDTHS:
-        return num_values * _WIDTHS[physical_type]
+    if physical_type in VALUE_BYTES:
+        return num_values * VALUE_BYTES[physical_type]
     # A value that is repeated may be as large as the whole page that holds it.
     repeated = [page.num_bytes for page in pages if page.is_dictionary or page.shares_prefixes]
     return sum(page.num_bytes for page in values) + num_values * max(repeated, default=0)

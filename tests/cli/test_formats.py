@@ -15,6 +15,7 @@ from rlhive.cli import _formats
 from rlhive.data.formats import BUILT_IN
 from rlhive.data.formats._convert import export_to
 from rlhive.data.formats._lerobot import read_lerobot
+from tests.cli.conftest import TYPE
 from tests.cli.test_hub import parsed
 from tests.data.formats import make_lerobot
 from tests.data.formats.test_lerobot import NEEDS
@@ -40,6 +41,16 @@ def content(hub, tag="v3.0"):
     files = dict(repository.commits[repository.tags[tag]])
     del files[".gitattributes"]
     return files
+
+
+def test_the_notes_are_printed_if_a_library_handles_the_root_logger(online, store):
+    """Python's last resort prints warnings only while no logger has a handler."""
+    words = ["import", "lerobot", str(LEROBOT), "lab/other", "--license", "mit"]
+    handled = "import logging\nhandler = logging.NullHandler()\nlogging.getLogger().addHandler(handler)"
+    code = handled + TYPE + "logging.getLogger().removeHandler(handler)"
+    status, _, stderr = online.run(code, store=str(store), words=words)
+    assert status == 0
+    assert stderr.count("the last frame of an episode that was cut off is its final observation") == 1
 
 
 def test_an_import_prints_the_version_and_the_notes_of_the_reader(rlhive, store):

@@ -201,14 +201,14 @@ def _open(
     """Check the options and return the reader's source, and its episodes as the common options give them."""
     declared = {option.name for option in item.read_options}
     common = {name: value for name, value in options.items() if name in COMMON_NAMES and name not in declared}
-    own = {name: value for name, value in options.items() if name not in common}
-    item.require_read_options(own)
+    read_options = {name: value for name, value in options.items() if name not in common}
+    item.require_read_options(read_options)
     rules = ImportRules.create(**common, format_name=item.name)
     path = Path(source).expanduser()
     if "progress" in inspect.signature(item.read).parameters:  # it looks through all files first, which takes a while
-        own["progress"] = progress
+        read_options["progress"] = progress
     try:
-        opened = item.read(path, **own)
+        opened = item.read(path, **read_options)
     except (RLHiveError, MemoryError):
         raise
     except Exception as error:

@@ -75,11 +75,12 @@ class EpisodeArrays:
         columns, observed = self.split()
         forms.add(columns, observed, self.context)
         columns, final = forms.fit(columns, observed, self.length, self.context)
-        known = {item.column: item for item in schema.fields}
+        fields_by_column = {item.column: item for item in schema.fields}
         for values in (columns, final):
             for name, array in values.items():
-                if name in known and not known[name].is_string and array.dtype != object:
-                    values[name] = cast_if_exact(array, np.dtype(known[name].dtype))
+                item = fields_by_column.get(name)
+                if item is not None and not item.is_string and array.dtype != object:
+                    values[name] = cast_if_exact(array, np.dtype(item.dtype))
         return EpisodeRecord(episode=episode, columns=columns, final=final, **{**fields, **self.fields})
 
     def split(self) -> tuple[Columns, Columns]:

@@ -141,8 +141,8 @@ class ImportRules:
                     raise SchemaMismatchError(msg)
         missing = sorted(self.skip_episode - set(episodes))
         if missing:
-            known = f"ids from {min(episodes)} to {max(episodes)}" if episodes else "no episode"
-            msg = f"{context}: skip_episode={missing[0]}: expected the id of an episode, got {known}."
+            id_range = f"ids from {min(episodes)} to {max(episodes)}" if episodes else "no episode"
+            msg = f"{context}: skip_episode={missing[0]}: expected the id of an episode, got {id_range}."
             raise SchemaMismatchError(msg)
 
     def _rename(self, name: str, origin: str) -> str:

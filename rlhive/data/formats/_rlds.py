@@ -81,8 +81,8 @@ def read_rlds(
     run = _describe_rlds_run(folder, decision.kind, scan.digests)
 
     def pending() -> Iterator[PendingEpisode]:
-        found = (item for shard in shards for item in reader.find_episodes(shard))
-        for episode, (context, read) in enumerate(found):
+        shard_episodes = (item for shard in shards for item in reader.find_episodes(shard))
+        for episode, (context, read) in enumerate(shard_episodes):
             yield PendingEpisode(episode, context, read, {"run": run["run"]})
 
     return build_source(

@@ -32,8 +32,8 @@ def require_source_file(root: Path, path: Path) -> Path:
         )
         raise SchemaMismatchError(msg)
     if not target.is_file():
-        found = "a file of another kind" if target.exists() else "none"
-        msg = f"{path}: expected a file, got {found}."
+        actual = "a file of another kind" if target.exists() else "none"
+        msg = f"{path}: expected a file, got {actual}."
         raise SchemaMismatchError(msg)
     return path
 

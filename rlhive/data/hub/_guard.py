@@ -67,7 +67,7 @@ class Guard:
         self.expired = False
         self.is_damaged = False  # whether an answer was longer than it should be
         self._sizes = {quote(path): size for path, size in sizes.items()}
-        self._told: dict[str, int] = {}
+        self._sizes_by_url: dict[str, int] = {}
         # Bytes that are sent, or that xet receives, do not pass through the hooks.
         is_unseen = is_upload or (is_xet_available() and not constants.HF_HUB_DISABLE_XET)
         self._limit_s = CALL_LIMIT_S + (sum(sizes.values()) / SLOWEST_BYTES_PER_S if is_unseen else 0.0)
@@ -87,7 +87,7 @@ class Guard:
         """Return how many seconds are left.
 
         Raises:
-            HubUnreachableError: None.
+            HubUnreachableError: The time of the call is over.
         """
         remaining = self._deadline - time.monotonic()
         if self.expired or remaining <= 0:
@@ -102,16 +102,15 @@ class Guard:
         )
         return HubUnreachableError(msg)
 
-    def note_size(self, request_url: str, target: str, told: int | None) -> None:
-        """Remember how large a file is, as the Hub tells before it sends the file from a target."""
-        known = self._size_of(request_url)
-        sizes = [size for size in (known, told) if size is not None]
+    def note_size(self, request_url: str, target: str, declared_size: int | None) -> None:
+        """Remember how large a file is, as the Hub declares before it sends the file from a target."""
+        sizes = [size for size in (self._size_of(request_url), declared_size) if size is not None]
         if sizes:
-            self._told[target] = min(sizes)
+            self._sizes_by_url[target] = min(sizes)
 
     def body_limit(self, url: str) -> int:
         """Return how many bytes an answer from an address may have."""
-        size = self._told.get(url, self._size_of(url))
+        size = self._sizes_by_url.get(url, self._size_of(url))
         if size is None and self._sizes and "/api/" not in url:
             size = max(self._sizes.values())
         return MAX_ANSWER_BYTES if size is None else size + SLACK_BYTES

@@ -156,8 +156,8 @@ def _search_bytes(file: Path, pattern: str) -> Iterator[tuple[str, str]]:
         text = _extract_text(chunk)
         if text and pc.match_substring_regex(pa.array([text], pa.binary()), pattern)[0].as_py():
             match = compiled.search(text)
-            found = match[0] if match else text
-            yield f", byte {start + chunk.find(found)}", found.decode(errors="replace")
+            secret = match[0] if match else text
+            yield f", byte {start + chunk.find(secret)}", secret.decode(errors="replace")
 
 
 def _extract_text(content: bytes) -> bytes:

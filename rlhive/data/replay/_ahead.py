@@ -34,8 +34,8 @@ class SamplerState(NamedTuple):
     @classmethod
     def of(cls, sampler: Sampler, generator: torch.Generator) -> "SamplerState":
         """Return the current state. Tensors are not copied: samplers replace theirs."""
-        own = sampler.__dict__
-        return cls(generator.get_state(), {name: own[name] for name in _STATE if name in own})
+        attributes = sampler.__dict__
+        return cls(generator.get_state(), {name: attributes[name] for name in _STATE if name in attributes})
 
     def restore(self, sampler: Sampler, generator: torch.Generator) -> None:
         """Return the sampler and the generator to this state."""

@@ -41,13 +41,13 @@ class LentBoundaries:
     @contextlib.contextmanager
     def lent_to(self, sampler: SliceSampler, batch_size: int) -> Iterator[None]:
         """Let a sampler find these boundaries, and those only, while the block runs."""
-        own = sampler._cache, sampler.cache_values
+        previous = sampler._cache, sampler.cache_values
         sampler._cache = self._find_cache(sampler, batch_size)
         sampler.cache_values = True
         try:
             yield
         finally:
-            sampler._cache, sampler.cache_values = own
+            sampler._cache, sampler.cache_values = previous
 
     def _find_cache(self, sampler: SliceSampler, batch_size: int) -> dict[str, Any]:
         if batch_size not in self._caches:

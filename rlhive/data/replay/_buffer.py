@@ -213,12 +213,12 @@ class DatasetReplayBuffer(TensorDictReplayBuffer):
 
     def _prefetch_one(self, batch_size: int) -> None:
         sampler, rng = self._sampler, self._rng
-        known = can_take_back(sampler, rng)
-        before = SamplerState.of(sampler, rng) if known else None
+        is_reversible = can_take_back(sampler, rng)
+        before = SamplerState.of(sampler, rng) if is_reversible else None
         index, info = self._draw(batch_size)
         future = self._threads().submit(self._gather, index, info)
         batch = DrawnBatch(info, sampler.ran_out, future, before=before)
-        self._batches_ahead.append([batch], SamplerState.of(sampler, rng) if known else None)
+        self._batches_ahead.append([batch], SamplerState.of(sampler, rng) if is_reversible else None)
 
     def _threads(self) -> ThreadPoolExecutor:
         """Return the threads that prefetch; a forked process has none of its parent's."""

@@ -287,8 +287,8 @@ def _select_slots(fields: Sequence[FieldLayout], window: Window) -> torch.Tensor
     if window.n_step == 1 or any(layout.field.column == _REWARD for layout in fields):
         return None
     # The slots in the middle are read only for their rewards.
-    own = torch.arange(frames, device="cpu")
-    return torch.cat([own, own + frames + window.n_step - 1])
+    state_slots = torch.arange(frames, device="cpu")
+    return torch.cat([state_slots, state_slots + frames + window.n_step - 1])
 
 
 def _require_float_field(cache: PackedCache, column: str, option: str) -> None:
