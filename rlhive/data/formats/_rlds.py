@@ -66,7 +66,7 @@ def read_rlds(
     dropped = (drop,) if isinstance(drop, str) else tuple(drop)
     features = _assign_features(folder, dropped)
     shards = _select_split(folder, split)
-    scan = RldsScan(features)
+    scan = RldsScan(features, folder.features)
     total = sum(shard.num_records for shard in shards)
     with tqdm(total=total, desc=f"scan {folder.full_name}", unit="ep", disable=not progress) as bar:
         for shard in shards:
@@ -91,7 +91,10 @@ def read_rlds(
         splits=tuple(dict.fromkeys(shard.split for shard in shards)),
         runs=(run,),
         num_episodes=num_episodes,
-        notes=tuple(_describe_rlds_import(folder, reader, decision, num_without_transition, dropped)),
+        notes=(
+            *_describe_rlds_import(folder, reader, decision, num_without_transition, dropped),
+            *_describe_unlisted(scan),
+        ),
     )
 
 
@@ -197,6 +200,13 @@ def _describe_rlds_run(folder: TfdsFolder, last_step: str, digests: dict[str, st
     origin = {"imported_from": f"rlds-{folder.file_format}", "dataset": folder.full_name, "last_step": last_step}
     run_id = hashlib.sha256(json.dumps([origin, digests]).encode()).hexdigest()[:12]
     return {"run": run_id, **origin, "sha256": digests}
+
+
+def _describe_unlisted(scan: RldsScan) -> Iterator[str]:
+    """Yield what the records hold beside the features of features.json."""
+    if scan.num_unlisted:
+        counts = ", ".join(f"{name} (in {number} records)" for name, number in sorted(scan.num_unlisted.items()))
+        yield f"left out, as features.json does not list them: {counts}"
 
 
 def _describe_rlds_import(

@@ -17,7 +17,7 @@ An episode whose last step is not ``is_last`` was cut while it was recorded; it 
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -123,14 +123,18 @@ class RldsScan:
 
     Args:
         features: The features of the dataset.
+        listed: Names of all features of features.json, those that are left out included.
 
     Attributes:
         digests: SHA-256 of the files, by name.
+        num_unlisted: Number of records that hold a list which belongs to no feature, by the list's name.
         sequence_lengths: Smallest and largest length of a sequence that every step has, by column.
     """
 
-    def __init__(self, features: StepFeatures):
+    def __init__(self, features: StepFeatures, listed: Iterable[str]):
         self.digests: dict[str, str] = {}
+        self.num_unlisted: Counter[str] = Counter()
+        self._listed = frozenset(listed)
         self.sequence_lengths: dict[str, tuple[int, int]] = {}
         self._features = features
         self._num_ended = 0
@@ -150,12 +154,19 @@ class RldsScan:
         for example in shard.read_examples():
             flags = read_flags(self._features, example)
             self._count(flags)
+            self.num_unlisted.update(name for name in example.names() if not self._is_listed(name))
             for column, feature in self._features.columns.items():
                 if feature.depth == 2:
                     lengths = read_sequence_lengths(feature, example)[: flags.length].tolist()
                     shortest, longest = self.sequence_lengths.get(column, (2**62, 0))
                     self.sequence_lengths[column] = (min([shortest, *lengths]), max([longest, *lengths]))
             advance()
+
+    def _is_listed(self, name: str) -> bool:
+        """Return whether a list belongs to a feature; TFDS adds parts such as "/ragged_flat_values" to some names."""
+        while name and name not in self._listed:
+            name = name.rpartition("/")[0]
+        return bool(name)
 
     def _count(self, flags: EpisodeFlags) -> None:
         self._num_ended += flags.ends_last

@@ -100,6 +100,10 @@ class Example:
     def __contains__(self, name: str) -> bool:
         return name in self._features  # a look-up by index would add the name
 
+    def names(self) -> Iterator[str]:
+        """Yield the names of the lists."""
+        yield from self._features
+
     def numbers(self, name: str) -> np.ndarray:
         """Return a list of numbers, float32 or int64 ``[N]``; a copy.
 

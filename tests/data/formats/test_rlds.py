@@ -364,6 +364,19 @@ def test_a_missing_is_first_flag_is_recorded_in_the_metadata(copy):
     assert all(record.metadata["is_first"] is False for record in read_rlds(copy(CLOSED, change)).records())
 
 
+def test_lists_of_a_record_that_features_json_does_not_list_are_counted(copy):
+    def add(number, features):
+        features["steps/observation/force"].float_list.value.extend([1.0, 2.0])
+        if number == 3:
+            features["comment"].bytes_list.value.append(b"rain")
+
+    (note,) = [note for note in read_rlds(copy(CLOSED, add)).notes if "not list" in note]
+    listed = "comment (in 1 records), steps/observation/force (in 5 records)"
+    assert note == f"left out, as features.json does not list them: {listed}"
+    for kind in ("closed-tfrecord", "closed-parquet", "logged-tfrecord"):
+        assert not any("not list" in note for note in read_rlds(FILES / kind).notes)
+
+
 # --- damage ---
 
 
