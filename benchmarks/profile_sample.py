@@ -25,6 +25,7 @@ from benchmarks.peers import packed, rlhive, source, torchrl
 from rlhive.data.replay import _prefetch
 from rlhive.data.replay._buffer import DatasetReplayBuffer
 from rlhive.data.replay._info import add_info
+from rlhive.data.replay._leaves import Leaves
 
 SIZE, LENGTH, BATCH = 100_000, 100, 256
 RUNS, CALLS, DRAWS = 40, 100, 3_000
@@ -41,7 +42,7 @@ def steps_of(buffer: DatasetReplayBuffer, size: int = BATCH) -> dict[str, Callab
     gather = max(storage._plans, key=lambda gather: gather.item_bytes)
     copies = gather.gather(next(row_of), None, storage.device)
     flat, info = flats[0], draws[0][1]
-    leaves: dict[str, Any] = {}
+    leaves = Leaves()
     gather.fill([leaves], copies)
     next_leaves = leaves["next"]
 
@@ -58,7 +59,7 @@ def steps_of(buffer: DatasetReplayBuffer, size: int = BATCH) -> dict[str, Callab
         "  storage.get": lambda: storage.get(next(index_of)),
         "    look up the rows": lambda: storage._rows.take(next(flat_of)),
         f"    copy {gather.item_bytes} bytes per transition": lambda: gather._data.index_select(0, next(row_of)),
-        "    split the copy into leaves": lambda: gather.fill([{}], copies),
+        "    split the copy into leaves": lambda: gather.fill([Leaves()], copies),
         "    build two TensorDicts": tensordicts,
         "  add index and flags": lambda: add_info(batch, info),
     }
