@@ -1,7 +1,7 @@
 # Every target does its own set-up. `make help` lists them.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test package fuzz torture memory lint setup latest peers bench bench-sampling bench-export bench-import clean
+.PHONY: help quickstart test test-slow package fuzz torture memory lint setup latest peers bench bench-sampling bench-export bench-import clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
@@ -18,8 +18,11 @@ help:  ## list the targets
 quickstart: $(VENV)/assets  ## expert -> dataset -> replay buffer -> BC and IQL -> evaluation on a RoboHive kitchen (5 min)
 	$(BIN)/python examples/quickstart.py
 
-test: $(VENV)/assets  ## run the tests, those on real RoboHive included, on all cores
-	$(BIN)/python -m pytest -n auto --dist loadfile
+test: $(VENV)/assets  ## run the tests, those on real RoboHive included, on all cores (10 min on 2 cores)
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow"
+
+test-slow: $(VENV)/assets  ## run the tests that make test leaves out: trainings, experts, memory, benchmarks (10 min)
+	$(BIN)/python -m pytest -n auto --dist loadfile -m slow
 
 fuzz: $(VENV)/assets  ## damage manifests, shards and caches, and use buffers in 2,000 ways each (20 min)
 	RLHIVE_FUZZ=2000 $(BIN)/python -m pytest -q tests/data/test_fuzz.py tests/data/formats/test_import_fuzz.py \
@@ -45,7 +48,7 @@ package: $(UV_READY)  ## build the sdist and the wheel, and test the wheel with 
 	$(UV) venv --quiet --python $(PYTHON) .venv-wheel
 	$(UV) pip install --quiet --python .venv-wheel/bin/python $(CONSTRAINTS) "$$(ls dist/*.whl)[robohive,train,formats,dev]"
 	folder=$$(mktemp -d) && trap "rm -rf $$folder .venv-wheel" EXIT && tar xzf dist/*.tar.gz -C $$folder --strip-components=1 && \
-		rm -r $$folder/rlhive && cd $$folder && $(CURDIR)/.venv-wheel/bin/python -m pytest -q -n auto --dist loadfile $(PACKAGE_TESTS)
+		rm -r $$folder/rlhive && cd $$folder && $(CURDIR)/.venv-wheel/bin/python -m pytest -q -n auto --dist loadfile -m "not slow" $(PACKAGE_TESTS)
 
 setup: $(VENV)/assets  ## only build the environment, with RoboHive and its assets
 

@@ -33,10 +33,12 @@ def test_basic():
     assert "return " in run("basic.py", "--steps", 5)
 
 
+@pytest.mark.slow
 def test_parallel():
     assert "batch_size=torch.Size([2, 4])" in run("parallel.py", "--num-envs", 2, "--steps", 4)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("opengl")
 def test_r3m_takes_its_weights_from_a_local_file(tmp_path):
     from torchrl.envs import R3MTransform
@@ -51,6 +53,7 @@ def test_r3m_takes_its_weights_from_a_local_file(tmp_path):
     assert "embeddings (2, 2, 1, 512) torch.float32" in output
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("opengl")
 def test_the_asynchronous_collector_fills_the_buffer():
     arguments = ["--frames", 40, "--num-envs", 1, "--frames-per-batch", 20, "--norm-iter", 3]

@@ -123,6 +123,7 @@ def plain(sources):
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.mark.slow
 def test_a_plain_install_is_the_data_layer(plain, tmp_path):
     ran = subprocess.run([plain, "-c", FLOW], capture_output=True, text=True, check=True, cwd=tmp_path)
     simulators, fingerprint, shape, messages = json.loads(ran.stdout)

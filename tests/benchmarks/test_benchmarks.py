@@ -16,6 +16,8 @@ from benchmarks.peers.rounds import in_turn, ratio
 from benchmarks.peers.source import NUM_STEPS, WrongValuesError
 from benchmarks.peers.worker import Server, UnavailableError
 
+pytestmark = pytest.mark.slow
+
 OWN = ["rlhive", "torchrl", "numpy", "packed"]
 OTHERS = [peer for peer in PEERS if peer not in OWN and not peer.startswith("lerobot")]  # which takes a minute
 

@@ -167,6 +167,7 @@ def test_a_published_dataset_is_imported_by_its_tag(hub, rlhive, imported, onlin
     np.testing.assert_array_equal(last, ours["next", "observation"][ends].numpy())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (VENVS / "lerobot").exists(), reason=NEEDS)
 def test_lerobots_client_loads_a_published_dataset(hub, rlhive, imported, tmp_path):
     pushed(rlhive)

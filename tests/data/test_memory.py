@@ -29,6 +29,7 @@ def run_limited(folder, *, group_bytes):
     return ran.returncode, ran.stdout, ran.stderr[-3000:]
 
 
+@pytest.mark.slow
 def test_a_dataset_ten_times_larger_than_the_memory_limit_is_processed(tmp_path):
     status, output, errors = run_limited(tmp_path, group_bytes=2**20)
 
@@ -39,6 +40,7 @@ def test_a_dataset_ten_times_larger_than_the_memory_limit_is_processed(tmp_path)
     assert result["packed_bytes"] > result["raw_bytes"]
 
 
+@pytest.mark.slow
 def test_row_groups_as_large_as_a_split_exceed_the_limit(tmp_path):
     status, _, errors = run_limited(tmp_path, group_bytes=2**31)
 

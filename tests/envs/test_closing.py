@@ -82,6 +82,7 @@ def test_using_a_closed_environment_is_an_error_that_says_so():
             use()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_building_and_closing_again_and_again_takes_no_more_memory(opengl):
     """Without closing, a kitchen with pictures keeps 275 MB; the first build loads what stays.

@@ -202,6 +202,7 @@ TASKS = [
 }
 
 
+@pytest.mark.slow
 def test_the_tasks_of_an_installed_package_are_collected_and_loaded(tmp_path):
     source, target = tmp_path / "source", tmp_path / "site"
     source.mkdir()

@@ -234,6 +234,7 @@ def _worker(env_name, **kwargs):
     return RoboHiveEnv(env_name, **kwargs)
 
 
+@pytest.mark.slow
 def test_parallel_workers_reproduce_a_seed_bit_for_bit(make):
     """TorchRL spawns its workers, so this is also the test of a spawned process."""
     options = {**SMALL, "cameras": ["left_cam"]}

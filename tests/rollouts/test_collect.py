@@ -66,6 +66,7 @@ def test_full_provenance_adds_the_machine_and_the_command(tmp_path):
     assert provenance["command"] == sys.argv
 
 
+@pytest.mark.slow
 def test_a_killed_collection_resumes(tmp_path):
     task = replace(TOY, recipe=Recipe("1.0.0", {"expert": 400, "medium": 400}, "mit"))
     script = """
@@ -123,6 +124,7 @@ def test_an_existing_version_is_returned_at_once(tmp_path):
     assert (folder / "rlhive.json").stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_a_script_needs_no_main_guard(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
@@ -165,6 +167,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "--lazy", path], check=True)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_reported_and_loses_nothing(small_disk):
     task = replace(TOY, recipe=Recipe("1.0.0", {"expert": 100, "medium": 100}, "mit"))
 
@@ -196,6 +199,7 @@ rlhive.cli.main()
 """
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_a_recording_that_can_be_resumed(tmp_path, caplog):
     environment = os.environ | {"RLHIVE_DATASETS_PATH": str(tmp_path)}
     ran = subprocess.run([sys.executable, "-c", CTRL_C], env=environment, capture_output=True, text=True, timeout=120)

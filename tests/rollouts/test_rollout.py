@@ -100,6 +100,7 @@ def test_a_diverged_episode_counts_as_unsolved_and_has_no_return(caplog):
         evaluate(stand_still, FRAGILE, seed=11, num_episodes=1, num_workers=1, progress=False)
 
 
+@pytest.mark.slow
 def test_torchrls_collector_and_parallel_environments_report_the_divergence(capfd):
     collector = Collector(make_fragile, stand_still, frames_per_batch=10, total_frames=10)
     with pytest.raises(SimulationDivergedError, match="diverged in step 3"):

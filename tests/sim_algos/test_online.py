@@ -26,6 +26,7 @@ def train_sac(folder, *overrides, **arguments):
     )
 
 
+@pytest.mark.slow
 def test_sac_learns_the_toy(tmp_path) -> None:
     result = train_sac(tmp_path, "train.num_steps=1200", "optim.actor_lr=3e-3", "optim.critic_lr=3e-3")
 

@@ -35,6 +35,7 @@ def test_bc_clones_the_toy_expert(tmp_path) -> None:
     assert evaluation.policy == str(tmp_path)
 
 
+@pytest.mark.slow
 def test_iql_improves_on_data_that_bc_merely_repeats(tmp_path) -> None:
     buffer = collect_buffer("medium", "random", num_episodes=20)
     rates = {}

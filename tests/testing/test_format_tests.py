@@ -190,6 +190,7 @@ DEFECTS = {
 }
 
 
+@pytest.mark.slow
 def test_every_defect_fails_the_test_meant_for_it(tmp_path):
     """All defects in one run of pytest, whose modules are imported once."""
     names = [defect.__name__ for defect in DEFECTS]

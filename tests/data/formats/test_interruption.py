@@ -96,6 +96,7 @@ def results(tmp_path_factory):
     return json.loads(ran.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SOURCES)
 def test_progress_is_shown_and_memory_is_bounded(results, name):
     small, large = results[name]["small"], results[name]["large"]
@@ -108,6 +109,7 @@ def test_progress_is_shown_and_memory_is_bounded(results, name):
     assert large["peak"] - small["peak"] < more / 3, (small["peak"], large["peak"], more)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SOURCES)
 def test_an_interrupt_leaves_nothing_and_a_kill_leaves_no_version(results, name):
     interrupted, killed, after = (results[name][what] for what in ("interrupted", "killed", "large"))

@@ -164,6 +164,7 @@ def test_an_exported_version_is_imported_unchanged(records_and_target):
 NEEDS = "needs LeRobot's environment: python -m benchmarks.peers.environments lerobot"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (VENVS / "lerobot").exists(), reason=NEEDS)
 def test_lerobot_reads_an_exported_version(records_and_target, tmp_path):
     records, target = records_and_target

@@ -91,7 +91,16 @@ def record_all(collector, path):
     return list(recorder.recording.sorted_records()), batches
 
 
-@pytest.mark.parametrize("kind", ["one", "two", "padded", "multi-sync", "multi-async"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "one",
+        "two",
+        "padded",
+        pytest.param("multi-sync", marks=pytest.mark.slow),
+        pytest.param("multi-async", marks=pytest.mark.slow),
+    ],
+)
 def test_a_collector_is_recorded_completely_without_mixing_episodes(kind, tmp_path):
     kwargs = {"frames_per_batch": 24, "total_frames": 240}
     policy = random_policy(ToyEnv())

@@ -49,14 +49,17 @@ def mean_return(episodes):
     return float(np.mean([episode.episode_return for episode in episodes]))
 
 
+@pytest.mark.slow
 def test_the_expert_solves_four_of_five_unseen_seeds(episodes):
     assert successes(episodes("expert")) >= 40
 
 
+@pytest.mark.slow
 def test_the_medium_policy_solves_about_half(episodes):
     assert 15 <= successes(episodes("medium")) <= 30
 
 
+@pytest.mark.slow
 def test_the_random_policy_solves_nothing_and_the_returns_are_ordered(episodes):
     assert successes(episodes("random")) == 0
     returns = [mean_return(episodes(level)) for level in ("random", "medium", "expert")]
@@ -189,6 +192,7 @@ def test_the_policy_reads_the_simulator_and_not_the_tensordict(env):
     assert torch.equal(policy(start)[keys.ACTION], policy(TensorDict({}, []))[keys.ACTION])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "env_name",
     [

@@ -51,6 +51,7 @@ def test_the_tuner_simulates_an_appliance_as_robohive_does():
     fast.close()
 
 
+@pytest.mark.slow
 def test_further_plans_solve_seeds_that_the_first_one_fails(make):
     from rlhive.envs._references import read_expert_rows
     from rlhive.envs.experts import _search

@@ -25,6 +25,7 @@ def knob():
     return {key: value for key, value in read_expert_rows()[KNOB]["expert"].items() if key != "otherwise"}
 
 
+@pytest.mark.slow
 def test_the_success_predicted_for_giving_up_is_measured(env, knob):
     """The success that is foretold for the chance is what the medium policy then has."""
     from rlhive.envs.experts import _search, _tune
