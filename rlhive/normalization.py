@@ -10,8 +10,11 @@ in checkpoints all use :func:`normalize` with the same mean and scale. docs/deci
 threshold and the clip.
 """
 
+from typing import Any
+
 import torch
 from torch import nn
+from torchrl.data import Composite, TensorSpec
 from torchrl.envs.transforms import ObservationNorm
 
 #: Largest absolute value of a normalised element, in standard deviations.
@@ -75,11 +78,41 @@ class Normalizer(nn.Module):
         return normalize(observation, self.mean, self.std).to(torch.float32)
 
 
-class ClippedObservationNorm(ObservationNorm):
-    """TorchRL's ``ObservationNorm`` with ``standard_normal=True``, clipped to ±10 by :func:`normalize`.
+class CastObservationNorm(ObservationNorm):
+    """TorchRL's ``ObservationNorm`` with ``standard_normal=True``, whose result has a given dtype.
 
-    The result has the dtype of the input, even where ``loc`` and ``scale`` are float64 and the input is float32.
+    It serves in a replay buffer, in an environment, and as the first module of a policy in a ``TensorDictSequential``.
+
+    Args:
+        dtype: Dtype of the result; None for that of the input, even where ``loc`` and ``scale`` have a wider one.
+        kwargs: ``loc``, ``scale``, ``in_keys`` and ``out_keys`` of ``ObservationNorm``.
     """
 
+    def __init__(self, *, dtype: torch.dtype | None = None, **kwargs: Any) -> None:
+        super().__init__(standard_normal=True, **kwargs)
+        self.result_dtype = dtype
+
     def _apply_transform(self, obs: torch.Tensor) -> torch.Tensor:
-        return normalize(obs, self.loc, self.scale).to(obs.dtype)
+        return self._normalize(obs).to(obs.dtype if self.result_dtype is None else self.result_dtype)
+
+    def _normalize(self, obs: torch.Tensor) -> torch.Tensor:
+        return (obs - self.loc) / self.scale
+
+    def transform_observation_spec(self, observation_spec: TensorSpec) -> TensorSpec:
+        """Return the spec with the bounds and the dtype of the result."""
+        spec = super().transform_observation_spec(observation_spec)
+        if self.result_dtype is None:
+            return spec
+        if not isinstance(spec, Composite):
+            return spec.to(self.result_dtype)
+        for key in self.out_keys:
+            if key in spec.keys(True, True):
+                spec[key] = spec[key].to(self.result_dtype)
+        return spec
+
+
+class ClippedObservationNorm(CastObservationNorm):
+    """The rule of :func:`normalize` as a transform: clipped to ±10."""
+
+    def _normalize(self, obs: torch.Tensor) -> torch.Tensor:
+        return normalize(obs, self.loc, self.scale)

@@ -188,7 +188,7 @@ class Peer:
         return RoboHiveDataset(NAME, version=VERSION, generate=False, store=self._store)
 
     def _buffer(self, **arguments: Any) -> Any:
-        return self._dataset().as_replay_buffer(**arguments)
+        return self._dataset().as_replay_buffer(dtype=None, **arguments)  # what was stored, as the peers serve
 
     def _first_batch(self) -> TensorDict:
         return self._buffer(batch_size=256).sample()
@@ -210,4 +210,4 @@ class Peer:
         return Drawing(prioritized_draw(buffer, sampler, count, size), arrays_of)
 
     def _dataloader(self, size: int) -> Drawing:
-        return Drawing(endless(self._dataset().as_dataloader(batch_size=size)), arrays_of)
+        return Drawing(endless(self._dataset().as_dataloader(batch_size=size, dtype=None)), arrays_of)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from rlhive._lazy import attach
 
 if TYPE_CHECKING:
+    from rlhive.data._cast import ColumnCast as ColumnCast
     from rlhive.data._episodes import (
         REWARD as REWARD,
         TERMINATED as TERMINATED,

@@ -14,7 +14,7 @@ import functools
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,7 +27,8 @@ if TYPE_CHECKING:  # importing torch takes seconds, and reading a manifest does 
     from tensordict import TensorDictBase
 
 STRING = "string"
-DTYPES = ("float64", "float32", "float16", "int64", "int32", "int16", "int8", "uint8", "bool", STRING)
+FLOAT_DTYPES = ("float64", "float32", "float16")
+DTYPES = (*FLOAT_DTYPES, "int64", "int32", "int16", "int8", "uint8", "bool", STRING)
 
 #: Largest number of elements in one row of a field: the limit of Arrow's fixed-size lists.
 MAX_WIDTH = 2**31 - 1
@@ -134,6 +135,14 @@ class Schema:
     def observed(self) -> tuple[Field, ...]:
         """Fields that have a twin below ``"next"``."""
         return tuple(field for field in self.fields if field.observed)
+
+    def cast(self, dtype: str | None) -> "Schema":
+        """Return the schema with every floating-point field in a dtype, NumPy's name of it; itself for None."""
+        if dtype is None:
+            return self
+        return Schema(
+            tuple(replace(field, dtype=dtype) if field.dtype in FLOAT_DTYPES else field for field in self.fields)
+        )
 
     @property
     def tensors(self) -> tuple[Field, ...]:

@@ -98,12 +98,17 @@ def recording_dir(name: str, version: str, run: str, *, store: Path | None = Non
     return (store or store_dir()) / ".recordings" / namespace / dataset / f"{version}-{run}"
 
 
-def memmap_dir(fingerprint: str, *, encoded: bool = False, store: Path | None = None) -> Path:
-    """Return the folder of a version's packed memmap cache, or of its cache of encoded images.
+def memmap_dir(fingerprint: str, *, dtype: str | None = None, encoded: bool = False, store: Path | None = None) -> Path:
+    """Return the folder of a version's packed memmap cache, which is derived from the version and safe to delete.
 
-    A cache is derived from the version and safe to delete.
+    Args:
+        fingerprint: The version's fingerprint.
+        dtype: Dtype of the floating-point fields, if it is not the stored one.
+        encoded: Whether the cache holds encoded images.
+        store: Folder of all datasets; the default store for None.
     """
-    return (store or store_dir()) / ".cache" / (f"{fingerprint}.encoded" if encoded else fingerprint)
+    suffixes = [*([dtype] if dtype else []), *(["encoded"] if encoded else [])]
+    return (store or store_dir()) / ".cache" / ".".join([fingerprint, *suffixes])
 
 
 def list_memmap_dirs(fingerprint: str, *, store: Path | None = None) -> list[Path]:

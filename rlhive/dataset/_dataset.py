@@ -257,6 +257,7 @@ class RoboHiveDataset:
         frame_stack: int = 1,
         return_to_go: bool = False,
         normalize: Normalize = False,
+        dtype: torch.dtype | None = torch.float32,
         image_cache: ImageCache | None = None,
         sampler: "Sampler | None" = None,
         transform: BatchTransform | None = None,
@@ -291,6 +292,9 @@ class RoboHiveDataset:
                 ``{key: (mean, std)}`` brings its own numbers. The rule is that of :mod:`rlhive.normalization`:
                 ``(value - mean) / std`` as TorchRL's ``ObservationNorm``, clipped to ±10; elements that do not vary
                 are not scaled.
+            dtype: Dtype of all floating-point fields in batches, float32 by default whatever was stored, since
+                float32 is what networks and TorchRL's losses compute in. ``None`` serves the stored values, bit for
+                bit. Integers, bools and pictures keep their dtype.
             image_cache: How the cache stores images (any field of 4 KB or more): ``"raw"`` rows, read at memory
                 speed, or ``"encoded"`` losslessly, about an eighth of the size where the camera does not move, decoded
                 on all cores. By default as an existing cache does; otherwise raw while that takes at most half of the
@@ -306,14 +310,15 @@ class RoboHiveDataset:
             seed: Seed of the sampler. The same seed gives the same batches, with any ``prefetch``.
 
         Returns:
-            A buffer. Batches have the environment's own dtypes: ``observation``, ``action``, ``success``, ``episode``
+            A buffer. Batches hold ``observation``, ``action``, ``success``, ``episode``
             (int64), and below ``"next"`` ``observation`` (the true one, also at an episode's end), ``reward``,
             ``terminated``, ``truncated`` and ``done`` with a trailing dimension of 1. A batch owns its memory. Its
             tensors are windows into one block: use ``reshape`` instead of ``view``, and ``.contiguous()`` for a
             tensor that is kept for long.
 
         Raises:
-            SchemaMismatchError: A key names no field, or not one of the kind that an option needs.
+            SchemaMismatchError: A key names no field, or not one of the kind that an option needs; or ``dtype`` cannot
+                represent a stored number, such as 1e300.
             EpisodesTooShortError: No episode is as long as a slice.
             SplitNotFoundError: No such split.
         """
@@ -324,6 +329,7 @@ class RoboHiveDataset:
             frame_stack=frame_stack,
             return_to_go=return_to_go,
             normalize=normalize,
+            dtype=dtype,
             image_cache=image_cache,
             device=device,
             in_memory=in_memory,
@@ -389,8 +395,9 @@ class RoboHiveDataset:
     ) -> TensorDict:
         """Return all transitions as one TED TensorDict in memory, episode by episode.
 
-        The arguments are those of :meth:`as_storage`.
+        The arguments are those of :meth:`as_storage`; ``dtype`` is None by default, so that nothing is lost.
         """
+        options.setdefault("dtype", None)
         return _loaders.load_tensordict(self._view.narrow(split=split, where=where), ReadOptions(**options))
 
     def as_arrow(self) -> pa.Table:
@@ -413,7 +420,13 @@ class RoboHiveDataset:
         return _loaders.iter_episodes(self._view)
 
     def iter_batches(
-        self, batch_size: int = 256, *, shuffle: int = 0, seed: int | None = None, drop_last: bool = False
+        self,
+        batch_size: int = 256,
+        *,
+        shuffle: int = 0,
+        seed: int | None = None,
+        drop_last: bool = False,
+        dtype: torch.dtype | None = torch.float32,
     ) -> Iterator[TensorDict]:
         """Yield the transitions as TED batches, each transition once, from disk or directly from the Hub.
 
@@ -422,10 +435,15 @@ class RoboHiveDataset:
             shuffle: Size of the shuffle pool in transitions; 0 keeps the stored order.
             seed: Seed of the shuffle. The same seed gives the same batches.
             drop_last: Whether the last batch is left out if it is smaller.
+            dtype: Dtype of the floating-point fields, as for :meth:`as_replay_buffer`; None for the stored ones.
         """
-        return _loaders.iter_batches(self._view, batch_size, shuffle=shuffle, seed=seed, drop_last=drop_last)
+        return _loaders.iter_batches(
+            self._view, batch_size, shuffle=shuffle, seed=seed, drop_last=drop_last, dtype=dtype
+        )
 
-    def normalization(self, key: keys_.NestedKey, *, how: str = MEAN_STD) -> "ObservationNorm":
+    def normalization(
+        self, key: keys_.NestedKey, *, how: str = MEAN_STD, dtype: torch.dtype | None = torch.float32
+    ) -> "ObservationNorm":
         """Return a TorchRL transform that normalises a key by the statistics of the dataset or view.
 
         With ``how="mean_std"`` mean, scale and result equal those of ``as_replay_buffer(normalize=[key])`` bit for bit.
@@ -434,9 +452,11 @@ class RoboHiveDataset:
             key: Key to normalise, for example ``"observation"``; its twin below ``"next"`` is normalised as well.
             how: ``"mean_std"`` gives ``(value - mean) / std``, clipped to ±10, see :mod:`rlhive.normalization`.
                 ``"min_max"`` maps the extremes and ``"quantiles"`` the 1 % and 99 % quantiles to -1 and 1.
+            dtype: Dtype of the result, whatever the dtype of the observation; None for that of the observation.
 
         Returns:
-            An ``ObservationNorm``, for a replay buffer or an environment.
+            An ``ObservationNorm`` for a replay buffer, for an environment, or as the first module of a policy:
+            ``TensorDictSequential(dataset.normalization("observation"), actor)``.
 
         Raises:
             SchemaMismatchError: There is no such column, it holds no floats, or its statistics are not finite.
@@ -448,7 +468,7 @@ class RoboHiveDataset:
         if column not in self.schema.columns:
             msg = f"There is no column {column}: expected one of {', '.join(self.schema.columns)}."
             raise SchemaMismatchError(msg)
-        return observation_norm(self.schema[column], self.statistics.get(column, {}), how=how)
+        return observation_norm(self.schema[column], self.statistics.get(column, {}), how=how, dtype=dtype)
 
     def as_source(self, schema: Schema | None = None) -> VersionSource:
         """Return the episodes with their metadata, as :func:`rlhive.data.versions.export` takes them.

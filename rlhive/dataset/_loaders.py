@@ -5,6 +5,7 @@ shards, and iterators read the shards in pieces, from disk or from the Hub.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypedDict
 
 import pyarrow as pa
@@ -12,7 +13,7 @@ import torch
 from tensordict import TensorDict
 
 from rlhive import keys as field_keys
-from rlhive.data import EpisodeRecord, unpack
+from rlhive.data import ColumnCast, EpisodeRecord, unpack
 from rlhive.data.hub import iterate_batches, stream_records
 from rlhive.data.replay import (
     DataLoaderOptions,
@@ -46,6 +47,7 @@ class ReadKeywords(TypedDict, total=False):
     return_to_go: bool
     normalize: Normalize
     image_cache: ImageCache | None
+    dtype: torch.dtype | None
     device: torch.device | str
     in_memory: bool | None
 
@@ -53,7 +55,14 @@ class ReadKeywords(TypedDict, total=False):
 def load_storage(view: DatasetView, options: ReadOptions) -> PackedStorage:
     """Return the read-only TorchRL storage of a view; builds the memmap cache if the store has none."""
     shards = view.require_shards()
-    packed = open_packed(view.folder, view.manifest, shards=shards, image_cache=options.image_cache, store=view.store)
+    packed = open_packed(
+        view.folder,
+        view.manifest,
+        shards=shards,
+        image_cache=options.image_cache,
+        dtype=options.cache_dtype,
+        store=view.store,
+    )
     needs_statistics = options.normalize is not False and not isinstance(options.normalize, Mapping)
     statistics = view.compute_statistics() if needs_statistics else None
     return make_storage(packed, _find_episodes(packed, view), options, statistics=statistics)
@@ -108,11 +117,19 @@ def iter_episodes(view: DatasetView) -> Iterator[TensorDict]:
 
 
 def iter_batches(
-    view: DatasetView, batch_size: int, *, shuffle: int, seed: int | None, drop_last: bool
+    view: DatasetView,
+    batch_size: int,
+    *,
+    shuffle: int,
+    seed: int | None,
+    drop_last: bool,
+    dtype: torch.dtype | None,
 ) -> Iterator[TensorDict]:
     """Yield the transitions of a view as TED batches, each transition once."""
-    schema = view.manifest.schema
-    return iterate_batches(iter_records(view), schema, batch_size, shuffle=shuffle, seed=seed, drop_last=drop_last)
+    schema = view.manifest.schema.cast(ReadOptions(dtype=dtype).cache_dtype)
+    cast = ColumnCast(schema, f"{view.manifest.name} {view.manifest.version}")
+    records = (replace(record, columns=cast(record.columns), final=cast(record.final)) for record in iter_records(view))
+    return iterate_batches(records, schema, batch_size, shuffle=shuffle, seed=seed, drop_last=drop_last)
 
 
 def _find_episodes(packed: PackedCache, view: DatasetView) -> torch.Tensor | None:

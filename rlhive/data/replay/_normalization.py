@@ -4,13 +4,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torchrl.envs.transforms import ObservationNorm
 
 from rlhive import keys
 from rlhive.data._schema import Field, Schema
 from rlhive.errors import SchemaMismatchError
 from rlhive.keys import NestedKey
-from rlhive.normalization import ClippedObservationNorm, compute_scale
+from rlhive.normalization import CastObservationNorm, ClippedObservationNorm, compute_scale
 
 #: True for ``observation``, a list of keys, or mean and standard deviation by key.
 Normalize = bool | Sequence[NestedKey] | Mapping[NestedKey, tuple[torch.Tensor, torch.Tensor]]
@@ -70,14 +69,21 @@ def mean_and_scale(item: Field, statistics: Mapping[str, Any]) -> tuple[torch.Te
     return mean, compute_scale(mean, std)
 
 
-def observation_norm(item: Field, statistics: Mapping[str, Any], *, how: str = MEAN_STD) -> ObservationNorm:
+def observation_norm(
+    item: Field,
+    statistics: Mapping[str, Any],
+    *,
+    how: str = MEAN_STD,
+    dtype: torch.dtype | None = torch.float32,
+) -> CastObservationNorm:
     """Return a transform that normalises a column, and its twin below ``"next"`` where there is one.
 
     Args:
-        item: The column's field; the transform keeps its dtype.
+        item: The column's field.
         statistics: Statistics of the column, as :meth:`rlhive.data.ColumnStatistics.to_json` returns them.
         how: ``"mean_std"`` is the rule of :mod:`rlhive.normalization`. ``"min_max"`` maps the extremes and
             ``"quantiles"`` the 1 % and 99 % quantiles to -1 and 1; elements that do not vary are shifted only.
+        dtype: Dtype of the result; None for that of the input.
 
     Raises:
         SchemaMismatchError: The field is not of a floating-point dtype, or statistics that ``how`` needs are missing or
@@ -88,14 +94,11 @@ def observation_norm(item: Field, statistics: Mapping[str, Any], *, how: str = M
         in_keys.append((keys.NEXT, item.key) if isinstance(item.key, str) else (keys.NEXT, *item.key))
     if how == MEAN_STD:
         mean, scale = mean_and_scale(item, statistics)
-        return ClippedObservationNorm(loc=mean, scale=scale, in_keys=in_keys, standard_normal=True)
+        return ClippedObservationNorm(loc=mean, scale=scale, in_keys=in_keys, dtype=dtype)
     low, high = _read_pair(item, statistics, how)
-    dtype = getattr(torch, item.dtype)
     half_range = (high - low) / 2
     scale = torch.where(half_range > 0, half_range, torch.ones_like(half_range))
-    return ObservationNorm(
-        loc=((low + high) / 2).to(dtype), scale=scale.to(dtype), in_keys=in_keys, standard_normal=True
-    )
+    return CastObservationNorm(loc=(low + high) / 2, scale=scale, in_keys=in_keys, dtype=dtype)
 
 
 def _read_pair(item: Field, statistics: Mapping[str, Any], how: str) -> tuple[torch.Tensor, torch.Tensor]:

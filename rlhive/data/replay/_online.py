@@ -135,14 +135,14 @@ class OnlineReplayBuffer(TensorDictReplayBuffer):
             value = flat.get(key, None)
             if key == keys.EPISODE and value is None:
                 continue
-            if value is None or value.dtype != expected.dtype or value.shape[1:] != expected.shape:
+            if value is None or not _is_convertible(value, expected) or value.shape[1:] != expected.shape:
                 got = "none" if value is None else f"{value.dtype} {tuple(value.shape[1:])}"
                 msg = (
                     f"Key {keys.key_to_column(key)}: expected {expected.dtype} {tuple(expected.shape)} as in the "
                     f"dataset, got {got}. Add or convert it in the environment, or leave it out with keys=."
                 )
                 raise SchemaMismatchError(msg)
-            rows.set(key, value.to("cpu"))
+            rows.set(key, value.to("cpu", expected.dtype))
         episode_ids = self._assign_episodes(data, rows, is_valid)
         is_valid &= episode_ids >= 0
         return rows.set(keys.EPISODE, episode_ids)[is_valid], is_valid
@@ -159,6 +159,11 @@ class OnlineReplayBuffer(TensorDictReplayBuffer):
         return self._ids.assign(batch, row=self._writer._write_count, are_episodes=own_ids is not None)
 
 
+def _is_convertible(value: torch.Tensor, expected: torch.Tensor) -> bool:
+    """Return whether a value has the dtype that is expected, or both are floating point."""
+    return value.dtype == expected.dtype or (value.is_floating_point() and expected.is_floating_point())
+
+
 def extend(
     source: PackedStorage | TensorDictReplayBuffer,
     capacity: int,
@@ -169,6 +174,9 @@ def extend(
     **options: Any,
 ) -> OnlineReplayBuffer:
     """Return a replay buffer that starts with a dataset's transitions, in order, and can be extended.
+
+    Floating-point values that are added are converted to the dtypes of ``source``: float32 by default, which is what
+    networks compute in. Pass ``as_replay_buffer(dtype=None)`` to keep what environments return, for an export.
 
     Args:
         source: Replay buffer or storage of a dataset; it does not change.

@@ -17,6 +17,7 @@ import torch
 from tensordict import TensorDictBase
 from torchrl.data.replay_buffers.samplers import Sampler
 
+from rlhive.data._schema import FLOAT_DTYPES
 from rlhive.data.replay._gather import Window, select_columns
 from rlhive.data.replay._layout import ImageCache, PackedCache
 from rlhive.data.replay._normalization import Normalize, resolve_normalization
@@ -56,6 +57,8 @@ class ReadOptions:
             speed, or ``"encoded"``, lossless, about an eighth of the size where the camera stands still, decoded on
             all cores. By default the kind of an existing cache; otherwise ``"raw"`` if that takes no more than half
             of the memory and of the free disk.
+        dtype: Dtype of the floating-point fields in batches, whatever their stored dtype: the parameters of a network
+            are float32 by default. ``None`` serves what was stored, bit for bit. Each dtype has a cache of its own.
         device: Device of the batches. A GPU with enough free memory holds the dataset and samples there; otherwise
             batches are copied to it from pinned memory, prefetched.
         in_memory: Whether to copy the dataset into the device's memory first; None decides as ``device`` says.
@@ -63,7 +66,7 @@ class ReadOptions:
     Raises:
         ValueError: ``n_step``, ``frame_stack``, ``gamma`` or ``image_cache`` is out of range.
         SchemaMismatchError: ``keys`` or ``normalize`` is a string.
-        InvalidOptionError: ``device`` is a GPU, and torch cannot use one.
+        InvalidOptionError: ``device`` is a GPU, and torch cannot use one, or ``dtype`` is none that fields can have.
     """
 
     keys: Sequence[NestedKey] | None = None
@@ -73,6 +76,7 @@ class ReadOptions:
     return_to_go: bool = False
     normalize: Normalize = False
     image_cache: ImageCache | None = None
+    dtype: torch.dtype | None = torch.float32
     device: torch.device | str = "cpu"
     in_memory: bool | None = None
 
@@ -82,9 +86,18 @@ class ReadOptions:
         self.window()  # validates n_step, gamma and frame_stack
         if self.image_cache is not None:
             require_choice(self.image_cache, get_args(ImageCache), "image_cache")
+        if self.dtype is not None and self.cache_dtype not in FLOAT_DTYPES:
+            expected = ", ".join(f"torch.{name}" for name in FLOAT_DTYPES)
+            msg = f"dtype={self.dtype!r}: expected {expected}, or None for the stored dtypes"
+            raise InvalidOptionError(msg)
         if torch.device(self.device).type == "cuda" and not torch.cuda.is_available():
             msg = f"device={str(self.device)!r}: expected a GPU that torch can use, got none"
             raise InvalidOptionError(msg)
+
+    @property
+    def cache_dtype(self) -> str | None:
+        """NumPy's name of ``dtype``."""
+        return str(self.dtype).removeprefix("torch.") if isinstance(self.dtype, torch.dtype) else None
 
     def window(self) -> Window:
         """Return the rows that make one item of a batch, before normalisation."""

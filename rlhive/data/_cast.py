@@ -1,0 +1,43 @@
+"""Floating-point columns in another dtype, without a finite number that becomes infinite."""
+
+import numpy as np
+
+from rlhive.data._episodes import Columns
+from rlhive.data._schema import FLOAT_DTYPES, Schema
+from rlhive.errors import SchemaMismatchError
+
+
+class ColumnCast:
+    """Convert the floating-point columns to the dtypes of another schema; others stay as they are.
+
+    Args:
+        schema: Schema that the result has.
+        context: Address for messages.
+    """
+
+    def __init__(self, schema: Schema, context: str):
+        self._dtypes = {field.column: np.dtype(field.dtype) for field in schema.tensors if field.dtype in FLOAT_DTYPES}
+        self._context = context
+
+    def __call__(self, columns: Columns) -> Columns:
+        """Return the columns.
+
+        Raises:
+            SchemaMismatchError: A finite number has no finite counterpart in the other dtype.
+        """
+        return {
+            name: self._convert(name, values, self._dtypes[name]) if name in self._dtypes else values
+            for name, values in columns.items()
+        }
+
+    def _convert(self, name: str, values: np.ndarray, dtype: np.dtype) -> np.ndarray:
+        try:
+            with np.errstate(over="raise"):
+                return values.astype(dtype, copy=False)
+        except FloatingPointError:
+            largest = np.abs(values[np.isfinite(values)]).max()
+        msg = (
+            f"{self._context}: column {name} holds {largest:.3g}, which {dtype} cannot represent "
+            f"(at most {np.finfo(dtype).max:.3g}). dtype=None serves the stored values."
+        )
+        raise SchemaMismatchError(msg)
