@@ -67,6 +67,7 @@ def test_the_random_policy_solves_nothing_and_the_returns_are_ordered(episodes):
     assert returns[2] - returns[0] > 40
 
 
+@pytest.mark.slow
 def test_actions_are_float32_within_the_bounds(episodes):
     for level in ("expert", "medium", "random"):
         action = torch.cat([episode.transitions[keys.ACTION] for episode in episodes(level)])
