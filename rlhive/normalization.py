@@ -13,6 +13,7 @@ threshold and the clip.
 from typing import Any
 
 import torch
+from tensordict import TensorDictBase
 from torch import nn
 from torchrl.data import Composite, TensorSpec
 from torchrl.envs.transforms import ObservationNorm
@@ -81,7 +82,9 @@ class Normalizer(nn.Module):
 class CastObservationNorm(ObservationNorm):
     """TorchRL's ``ObservationNorm`` with ``standard_normal=True``, whose result has a given dtype.
 
-    It serves in a replay buffer, in an environment, and as the first module of a policy in a ``TensorDictSequential``.
+    It serves in a replay buffer, in an environment, and as the first module of a policy in a ``TensorDictSequential``:
+    the first of ``in_keys`` must be there, and the others, such as ``("next", "observation")``, are normalised where
+    they are.
 
     Args:
         dtype: Dtype of the result; None for that of the input, even where ``loc`` and ``scale`` have a wider one.
@@ -91,6 +94,26 @@ class CastObservationNorm(ObservationNorm):
     def __init__(self, *, dtype: torch.dtype | None = None, **kwargs: Any) -> None:
         super().__init__(standard_normal=True, **kwargs)
         self.result_dtype = dtype
+
+    @property
+    def missing_tolerance(self) -> bool:
+        """Whether keys may be missing; :meth:`_require_first_key` insists on the first one."""
+        return True
+
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Normalise a batch, or what a policy gets, in place."""
+        self._require_first_key(tensordict)
+        return super().forward(tensordict)
+
+    def _call(self, next_tensordict: TensorDictBase) -> TensorDictBase:
+        self._require_first_key(next_tensordict)
+        return super()._call(next_tensordict)
+
+    def _require_first_key(self, tensordict: TensorDictBase) -> None:
+        if not self._missing_tolerance and tensordict.get(self.in_keys[0], None) is None:
+            got = sorted(map(str, tensordict.keys()))
+            msg = f"{type(self).__name__}: expected {self.in_keys[0]!r}, got the keys {got}"
+            raise KeyError(msg)
 
     def _apply_transform(self, obs: torch.Tensor) -> torch.Tensor:
         return self._normalize(obs).to(obs.dtype if self.result_dtype is None else self.result_dtype)

@@ -33,6 +33,15 @@ def test_basic():
     assert "return " in run("basic.py", "--steps", 5)
 
 
+def test_an_algorithm_of_ones_own_is_trained_saved_and_evaluated(tmp_path):
+    lines = (EXAMPLES / "td3_bc.py").read_text().splitlines()
+    output = run("td3_bc.py", "--dataset", "toy_point", "--steps", 1500, "--output", tmp_path / "td3_bc").splitlines()
+
+    assert len(lines) < 80
+    assert output[0] == output[1]  # in memory, and loaded from disk
+    assert output[0].startswith("success 100%")
+
+
 @pytest.mark.slow
 def test_parallel():
     assert "batch_size=torch.Size([2, 4])" in run("parallel.py", "--num-envs", 2, "--steps", 4)

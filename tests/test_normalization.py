@@ -53,9 +53,8 @@ def test_normalize_clips_and_leaves_its_arguments_alone() -> None:
 
 def test_the_transform_is_torchrls_within_the_clip_and_keeps_the_dtype() -> None:
     mean, scale = torch.tensor([1.0, 1e8], dtype=torch.float64), torch.tensor([0.5, 2.0], dtype=torch.float64)
-    options = {"in_keys": ["observation"], "standard_normal": True}
-    ours = Compose(ClippedObservationNorm(loc=mean, scale=scale, **options))
-    theirs = ObservationNorm(loc=mean, scale=scale, **options)
+    ours = Compose(ClippedObservationNorm(loc=mean, scale=scale, in_keys=["observation"]))
+    theirs = ObservationNorm(loc=mean, scale=scale, in_keys=["observation"], standard_normal=True)
     value = torch.tensor([[3.0, 1e8 + 8], [1.25, 1e8 - 24]])
     exact = theirs(TensorDict({"observation": value.clone()}, [2]))["observation"]
     assert exact.tolist() == [[4.0, 4.0], [0.5, -12.0]]
@@ -107,7 +106,7 @@ def test_buffer_transform_and_checkpoint_have_the_same_numbers_and_give_the_same
     assert scale.tolist() == transform.scale.tolist() == normalizer.std.tolist()
     assert {mean.dtype, transform.loc.dtype, normalizer.mean.dtype} == {torch.float64}
 
-    raw, served = dataset.as_tensordict(), buffer[:]
+    raw, served = dataset.as_tensordict(dtype=torch.float32), buffer[:]
     transformed = transform(raw.clone())
     for key in ("observation", ("next", "observation")):
         assert served[key].contiguous().numpy().tobytes() == transformed[key].contiguous().numpy().tobytes()

@@ -11,7 +11,7 @@ from rlhive.errors import CorruptDatasetError
 def test_every_loader_returns_the_same_values(filled):
     dataset = RoboHiveDataset("toy_point")
     td, table, rows = dataset.as_tensordict(), dataset.as_arrow(), dataset.to_hf()
-    sampled = dataset.as_replay_buffer(len(dataset))[:]
+    sampled = dataset.as_replay_buffer(len(dataset), dtype=None)[:]
 
     assert (td == sampled).all()
     observation = np.stack(table["observation"].to_numpy(zero_copy_only=False))

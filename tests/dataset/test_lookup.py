@@ -97,7 +97,7 @@ def test_delete_removes_the_cache_unless_another_version_has_the_same_content(fi
 
     dataset = RoboHiveDataset("toy_point")
     dataset.as_storage()
-    cache = memmap_dir(dataset.fingerprint)
+    cache = memmap_dir(dataset.fingerprint, dtype="float32")
     copied = dataset.save("my/copy")
     assert copied.fingerprint == dataset.fingerprint
     assert cache.exists()

@@ -28,7 +28,7 @@ def test_offline_to_online_replay_buffer_opens_a_dataset(dataset):
     buffer = OfflineToOnlineReplayBuffer(
         "rlhive:toy_point", online_capacity=100, offline_fraction=0.5, batch_size=8, split="expert"
     )
-    offline = dataset.as_tensordict()
+    offline = dataset.as_tensordict(dtype=torch.float32)
     # Rewards above 1000 mark the transitions that were collected online.
     online = make_env("toy_point").rollout(20, break_when_any_done=False)
     online["next", "reward"] += 1000

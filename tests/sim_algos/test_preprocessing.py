@@ -65,7 +65,7 @@ def test_a_buffer_that_normalises_keeps_its_numbers(filled) -> None:
     assert stacked.std.tolist() == 3 * moments["std"]
     plain = compute_training_statistics(dataset.as_replay_buffer(normalize=["action"]), BehaviorCloning.in_keys)
     assert not plain.is_normalized
-    np.testing.assert_allclose(plain.std.numpy(), moments["std"], rtol=1e-12)
+    np.testing.assert_allclose(plain.std.numpy(), moments["std"], rtol=1e-6)  # of float32 values
 
 
 def test_an_infinite_observation_is_found_before_it_is_clipped(tmp_path) -> None:

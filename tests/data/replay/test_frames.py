@@ -204,7 +204,7 @@ def test_both_caches_hold_the_recorded_pictures(version, tmp_path, monkeypatch):
 def test_an_encoded_buffer_gives_the_batches_of_a_raw_one(dataset, options):
     def buffer(kind):
         made = {"sampler": options["sampler"]()} if "sampler" in options else {}
-        return dataset.as_replay_buffer(4, seed=0, image_cache=kind, **options | made)
+        return dataset.as_replay_buffer(4, dtype=None, seed=0, image_cache=kind, **options | made)
 
     raw, encoded = buffer("raw"), buffer("encoded")
     assert encoded._storage._folder != raw._storage._folder
@@ -217,7 +217,7 @@ def test_an_encoded_buffer_gives_the_batches_of_a_raw_one(dataset, options):
 
 def test_loader_workers_decode_for_themselves(dataset):
     def batches(**how):
-        return list(dataset.as_dataloader(4, seed=0, **how))
+        return list(dataset.as_dataloader(4, dtype=None, seed=0, **how))
 
     expected = batches(image_cache="raw")
     for workers in (0, 2):
@@ -226,7 +226,9 @@ def test_loader_workers_decode_for_themselves(dataset):
 
 
 def test_a_checkpoint_goes_from_one_cache_to_the_other(dataset, tmp_path):
-    raw, encoded = (dataset.as_replay_buffer(4, seed=seed, image_cache=kind) for seed, kind in enumerate(KINDS))
+    raw, encoded = (
+        dataset.as_replay_buffer(4, dtype=None, seed=seed, image_cache=kind) for seed, kind in enumerate(KINDS)
+    )
     raw.sample()
     raw.dumps(tmp_path / "checkpoint")
     encoded.loads(tmp_path / "checkpoint")
@@ -240,34 +242,34 @@ def test_the_default_is_raw_as_long_as_it_fits(dataset, monkeypatch, caplog, mem
     monkeypatch.setattr(_store, "memory_bytes", lambda: memory)
     monkeypatch.setattr(_store, "free_bytes", lambda store: free)
     with caplog.at_level(logging.INFO, "rlhive"):
-        cache_folder = dataset.as_storage()._folder
+        cache_folder = dataset.as_storage(dtype=None)._folder
     assert sorted(path.name for path in cache_folder.glob("wide-0.*")) == (
         ["wide-0.bin"] if kind == "raw" else ["wide-0.idx", "wide-0.lz4"]
     )
     assert f"my/knob 1.0.0: {kind} image cache, since" in caplog.text
 
     monkeypatch.setattr(_store, "memory_bytes", lambda: 1)
-    assert dataset.as_storage()._folder == cache_folder, "an existing cache is opened"
+    assert dataset.as_storage(dtype=None)._folder == cache_folder, "an existing cache is opened"
 
 
 def test_a_full_disk_also_makes_the_default_encoded(dataset, monkeypatch):
     monkeypatch.setattr(_store, "free_bytes", lambda store: 10**5)
-    assert dataset.as_storage()._folder.suffix == ".encoded"
+    assert dataset.as_storage(dtype=None)._folder.suffix == ".encoded"
 
 
 def test_another_kind_is_an_error_and_without_pictures_there_is_one_cache(dataset, tmp_path):
     with pytest.raises(ValueError, match="image_cache='png': expected 'raw' or 'encoded'"):
-        dataset.as_replay_buffer(image_cache="png")
+        dataset.as_replay_buffer(dtype=None, image_cache="png")
 
     schema, made = records(LENGTHS)
     folder = export(made, "my/plain", version="1.0.0", schema=schema, license="mit", store=tmp_path)
     plain = RoboHiveDataset(folder, store=tmp_path)
-    assert plain.as_storage(image_cache="encoded")._folder == plain.as_storage()._folder
+    assert plain.as_storage(dtype=None, image_cache="encoded")._folder == plain.as_storage(dtype=None)._folder
 
 
 def test_a_damaged_encoded_cache_is_built_again(dataset):
     expected = dataset.as_tensordict(image_cache="encoded")
-    path = dataset.as_storage(image_cache="encoded")._folder / "wide-0.lz4"
+    path = dataset.as_storage(dtype=None, image_cache="encoded")._folder / "wide-0.lz4"
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
@@ -282,7 +284,7 @@ def test_an_interrupt_leaves_no_partial_encoded_cache(dataset, version, tmp_path
     with monkeypatch.context() as patch:
         patch.setattr(FrameWriter, "write", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            dataset.as_storage(image_cache="encoded")
+            dataset.as_storage(dtype=None, image_cache="encoded")
     assert not [path for path in (tmp_path / ".cache").rglob("*") if path.suffix in (".lz4", ".idx", ".json")]
     assert_holds(open_packed(version[0], dataset.manifest, image_cache="encoded", store=tmp_path), version[1])
 
@@ -296,7 +298,7 @@ def test_a_full_disk_is_reported_and_leaves_nothing(dataset, version, tmp_path, 
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
         with pytest.raises(DiskFullError, match="No space left"):
-            dataset.as_storage(image_cache=kind)
+            dataset.as_storage(dtype=None, image_cache=kind)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, handler)
@@ -315,11 +317,11 @@ def test_a_disk_that_is_full_for_the_last_file_is_reported(dataset, monkeypatch,
 
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(DiskFullError, match="No space left"):
-        dataset.as_storage(image_cache="encoded")
+        dataset.as_storage(dtype=None, image_cache="encoded")
 
 
 def test_deleting_a_version_deletes_both_caches(dataset, tmp_path):
-    folders = [dataset.as_storage(image_cache=kind)._folder for kind in KINDS]
+    folders = [dataset.as_storage(dtype=None, image_cache=kind)._folder for kind in KINDS]
     assert all(folder.exists() for folder in folders)
 
     _lookup.delete("my/knob", "1.0.0", store=tmp_path)

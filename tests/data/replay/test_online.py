@@ -86,7 +86,8 @@ def test_transitions_that_do_not_fit_are_an_error_that_names_the_key(storage):
     online = extend(storage, 60)
     for wrong, says in (
         (transitions(3, 1).exclude("gripper"), "Key gripper: expected torch.int64 .1,. as in the dataset, got none"),
-        (transitions(3, 1).set("action", torch.zeros(3, 2).double()), "Key action: .* got torch.float64"),
+        (transitions(3, 1).set("action", torch.zeros(3, 2).long()), "Key action: .* got torch.int64"),
+        (transitions(3, 1).set("gripper", torch.zeros(3, 1)), "Key gripper: .* got torch.float32"),
         (transitions(3, 1).set("action", torch.zeros(3, 5)), r"Key action: .* got torch.float32 \(5,\)"),
     ):
         with pytest.raises(SchemaMismatchError, match=says):
@@ -94,6 +95,13 @@ def test_transitions_that_do_not_fit_are_an_error_that_names_the_key(storage):
     assert len(online) == TOTAL
     with pytest.raises(ValueError, match="capacity=33: expected at least 34"):
         extend(storage, 33)
+
+
+def test_floats_of_another_width_are_converted(storage):
+    online = extend(storage, 60)
+    action = torch.tensor([[0.1, 0.2]], dtype=torch.float64).expand(3, 2)
+    index = online.extend(transitions(3, 1).set("action", action))
+    assert online[index]["action"].equal(action.float())
 
 
 @pytest.mark.parametrize("num_envs", [1, 2])

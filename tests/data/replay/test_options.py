@@ -35,7 +35,7 @@ def test_the_options_reach_the_batches(dataset):
     rows = everything["episode"]
 
     def index(**options):
-        buffer = dataset.as_replay_buffer(8, seed=0, **options)
+        buffer = dataset.as_replay_buffer(8, seed=0, dtype=None, **options)
         return buffer[:], buffer.sample()
 
     some, _ = index(split="b")

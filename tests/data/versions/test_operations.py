@@ -50,7 +50,7 @@ def test_a_view_serves_its_episodes_everywhere(dataset, episodes):
     order = [record.episode for split in "ab" for record in long_episodes if record.split == split]
 
     assert view.episodes["episode"].to_pylist() == [record.episode for record in long_episodes]
-    assert len(view) == sum(record.length for record in long_episodes) == len(view.as_replay_buffer(4))
+    assert len(view) == sum(record.length for record in long_episodes) == len(view.as_replay_buffer(4, dtype=None))
     assert view.as_tensordict()["episode"].unique_consecutive().tolist() == order
     expected = torch.cat([dataset.select([e]).as_tensordict()["observation"] for e in order])
     assert (view.as_tensordict()["observation"] == expected).all()
@@ -115,14 +115,16 @@ def test_statistics_and_normalization_are_those_of_the_view(episodes, tmp_path):
         true = np.quantile(rows, 0.9, axis=0, method="lower")
         assert (np.abs(row["q90"] - true) <= 0.01 * np.ptp(rows, axis=0) + 1e-9).all()
 
-        batch = view.normalization("observation")(view.as_tensordict())
+        batch = view.normalization("observation", dtype=None)(view.as_tensordict())
         scale = np.where(rows.std(axis=0) > 1e-12, rows.std(axis=0), 1)
         np.testing.assert_allclose(batch["observation"], (rows - rows.mean(axis=0)) / scale, atol=1e-9)
         following = view.as_tensordict()["next", "observation"].numpy()
         np.testing.assert_allclose(batch["next", "observation"], (following - rows.mean(axis=0)) / scale, atol=1e-9)
         assert batch["observation"].dtype == torch.float64
 
-    spread = dataset.normalization("observation", how="min_max")(dataset.as_tensordict())["observation"][:, :2]
+    spread = dataset.normalization("observation", how="min_max", dtype=None)(dataset.as_tensordict())["observation"][
+        :, :2
+    ]
     np.testing.assert_allclose([spread.min(), spread.max()], [-1, 1], rtol=1e-12)
     with pytest.raises(SchemaMismatchError, match="expected floats"):
         dataset.normalization("gripper")
