@@ -33,7 +33,7 @@ from benchmarks.import_sources import EPISODE_BYTES, LENGTH, SOURCES, episode
 from benchmarks.peers.rounds import machine, write_results
 from rlhive import RoboHiveDataset
 from rlhive.data.hub._streaming import stream_records
-from rlhive.data.versions._numbering import list_local_versions
+from rlhive.data.versions import list_local_versions
 
 NAME = "lab/walk"
 

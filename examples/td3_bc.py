@@ -1,7 +1,7 @@
 """TD3+BC (Fujimoto and Gu, 2021) by TorchRL's loss: train, evaluate, save, and evaluate again from disk.
 
-    python examples/td3_bc.py --dataset kitchen_knob1 --steps 20000 --output runs/td3_bc
-    rlhive evaluate runs/td3_bc
+python examples/td3_bc.py --dataset kitchen_knob1 --steps 20000 --output runs/td3_bc
+rlhive evaluate runs/td3_bc
 """
 
 import argparse
@@ -26,6 +26,7 @@ class QNetwork(nn.Module):
         self.mlp = MLP(observation_dim + action_dim, 1, num_cells=NETWORK["hidden_sizes"], activation_class=nn.ReLU)
 
     def forward(self, observation, action):
+        """Return the values, shape [..., 1]."""
         return self.mlp(torch.cat([observation, action], -1))
 
 

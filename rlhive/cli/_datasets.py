@@ -1,9 +1,11 @@
 """The verbs of the ``rlhive`` command that inspect versions: show, check, replay, list."""
 
 import json
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
@@ -11,26 +13,84 @@ from rlhive.cli._hub import list_remote
 from rlhive.cli._terminal import Json, NameOrPath, Version, Workers, err, find_folder, labelled, out
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from rlhive.data.checks import CheckReport
+    from rlhive.dataset import SplitSummary
 
 _STATUS_COLOURS = {"passed": "green", "failed": "bold red", "warned": "yellow", "skipped": "dim"}
 
 
-def show(name: NameOrPath, version: Version = None, json_: Json = False) -> None:
-    """Print splits, columns and location of a dataset. Never runs a recipe."""
+def show(
+    name: NameOrPath,
+    version: Version = None,
+    statistics: Annotated[bool, typer.Option("--statistics", help="Also print the range of every column.")] = False,
+    json_: Json = False,
+) -> None:
+    """Print what a dataset holds, and success, returns and lengths per split. Never runs a recipe."""
     from rlhive.data.versions import read_certificate
-    from rlhive.dataset import RoboHiveDataset, describe
+    from rlhive.dataset import describe_view, find_version, format_view, open_view, summarize_splits
 
-    # The manifest is enough, so that no shard is fetched.
-    dataset = RoboHiveDataset(name, version=version, generate=False, streaming=True)
-    certificate = read_certificate(dataset.fingerprint)
+    # Manifest and episode table are enough, so that no shard is fetched and torch is not imported.
+    folder = find_version(name, version=version, splits=[], generate=False)
+    view = open_view(folder, version=version, streaming=True)
+    certificate = read_certificate(view.manifest.fingerprint)
     if json_:
-        description = describe(dataset) | {"certificate": certificate.to_json() if certificate else None}
+        description = describe_view(view) | {"certificate": certificate.to_json() if certificate else None}
+        description["summary"] = [asdict(summary) for summary in summarize_splits(view)]
+        if statistics:
+            description["statistics"] = view.compute_statistics()
         out.print_json(json.dumps(description))
         return
-    out.print(repr(dataset), highlight=False, soft_wrap=True)
+    out.print(format_view(view), highlight=False, soft_wrap=True)
     status = str(certificate) if certificate else f"none; make it: rlhive replay {name}"
     out.print(f"  certificate  {status}", highlight=False, soft_wrap=True)
+    out.print(_make_split_table(summarize_splits(view)))
+    if statistics:
+        out.print(_make_statistics_table(view.compute_statistics()))
+
+
+def _make_split_table(summaries: "list[SplitSummary]") -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table.add_column("split", overflow="fold")
+    for name in ("episodes", "success", "return", "min to max", "length", "min to max"):
+        table.add_column(name, no_wrap=True, justify="right")
+    for summary in summaries:
+        success = "-" if summary.success_rate is None else f"{summary.success_rate:.0%}"
+        returns, lengths = _format_range(summary.returns, ".4g"), _format_range(summary.lengths, ".0f")
+        table.add_row(summary.split, f"{summary.num_episodes:,}", success, *returns, *lengths)
+    return table
+
+
+def _format_range(values: tuple[float, float, float] | None, spec: str) -> tuple[str, str]:
+    if values is None:
+        return "-", "-"
+    mean, low, high = values
+    return f"{mean:{spec}}", f"{low:{spec}} to {high:{spec}}"
+
+
+def _make_statistics_table(statistics: "dict[str, dict[str, Any]]") -> Table:
+    """Return for each column its number of elements, how many of them do not vary, and extremes over all of them."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table.add_column("column", overflow="fold")
+    for name in ("width", "constant", "min", "max", "std"):
+        table.add_column(name, no_wrap=True, justify="right")
+    for column, row in statistics.items():
+        stds = row.get("std") or []
+        constant = sum(value == 0 for value in stds)
+        extremes = [_format_extremes(row.get("min"), min), _format_extremes(row.get("max"), max)]
+        table.add_row(column, str(len(stds)), str(constant), *extremes, _format_extremes(stds))
+    return table
+
+
+def _format_extremes(values: "Sequence[float | None] | None", choose: "Callable[..., float] | None" = None) -> str:
+    """Return the chosen one of some numbers, or the smallest and the largest of them."""
+    numbers = [value for value in values or [] if value is not None]
+    if not numbers:
+        return "-"
+    if choose is not None or min(numbers) == max(numbers):
+        return f"{(choose or min)(numbers):.3g}"
+    return f"{min(numbers):.3g}..{max(numbers):.3g}"
 
 
 def check(name: NameOrPath, version: Version = None, json_: Json = False) -> None:

@@ -17,17 +17,19 @@ import math
 import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from tensordict import NonTensorStack, TensorDict, TensorDictBase
 
 from rlhive import keys
 from rlhive.data._parquet import MAX_TEXT_BYTES
 from rlhive.data._schema import STRING, Schema, flatten_tensordict
 from rlhive.errors import SchemaMismatchError
+
+if TYPE_CHECKING:  # importing torch takes seconds, and reading an episode table does not need it
+    import torch
+    from tensordict import NonTensorStack, TensorDict, TensorDictBase
 
 Columns = dict[str, np.ndarray]
 
@@ -206,7 +208,7 @@ class EpisodeInfo:
         return cls(split, int64_seed, state, policy, json_metadata)
 
 
-def pack(transitions: TensorDictBase, schema: Schema, *, context: str) -> tuple[Columns, Columns]:
+def pack(transitions: "TensorDictBase", schema: Schema, *, context: str) -> tuple[Columns, Columns]:
     """Turn the TED transitions of one episode into columns and final values.
 
     Args:
@@ -245,13 +247,16 @@ def pack_leaves(leaves: Mapping[str, np.ndarray], schema: Schema, *, context: st
     return columns, final
 
 
-def unpack(columns: Columns, final: Columns, schema: Schema, *, episode: int) -> TensorDict:
+def unpack(columns: Columns, final: Columns, schema: Schema, *, episode: int) -> "TensorDict":
     """Return the TED transitions of one episode: the inverse of :func:`pack`.
 
     Returns:
         A TensorDict of batch size ``[T]`` that owns its memory: ``episode`` (int64) at the root, ``next`` taken from
         the following row and the final values, the root flags False, and ``("next", "done")`` derived.
     """
+    import torch
+    from tensordict import TensorDict
+
     length = len(next(iter(columns.values())))
     td = TensorDict({keys.EPISODE: torch.full((length,), episode)}, [length])
     for item in schema.fields:
@@ -268,7 +273,10 @@ def unpack(columns: Columns, final: Columns, schema: Schema, *, episode: int) ->
     return td
 
 
-def _to_tensor_or_text(array: np.ndarray) -> torch.Tensor | NonTensorStack:
+def _to_tensor_or_text(array: np.ndarray) -> "torch.Tensor | NonTensorStack":
+    import torch
+    from tensordict import NonTensorStack
+
     return NonTensorStack(*array.tolist()) if array.dtype == object else torch.from_numpy(array)
 
 

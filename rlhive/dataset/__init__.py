@@ -9,6 +9,12 @@ from rlhive._lazy import attach
 
 if TYPE_CHECKING:
     from rlhive.dataset._dataset import RoboHiveDataset as RoboHiveDataset, describe as describe
+    from rlhive.dataset._description import (
+        SplitSummary as SplitSummary,
+        describe_view as describe_view,
+        format_view as format_view,
+        summarize_splits as summarize_splits,
+    )
     from rlhive.dataset._lookup import (
         delete as delete,
         find_deletable as find_deletable,
@@ -17,5 +23,6 @@ if TYPE_CHECKING:
         pull as pull,
         versions as versions,
     )
+    from rlhive.dataset._view import open_view as open_view
 else:
     __getattr__, __dir__, __all__ = attach(__name__, __file__)

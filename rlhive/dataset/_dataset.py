@@ -19,7 +19,6 @@ from torchrl.data import RobotDatasetMetadata
 from torchrl.data.datasets import register_dataset
 
 from rlhive import keys as keys_
-from rlhive._text import printable
 from rlhive.data import Schema, parse_splits
 from rlhive.data.hub import HubPin, PublishedVersion, fetch_missing_files, push
 from rlhive.data.replay import (
@@ -36,6 +35,7 @@ from rlhive.data.replay import (
 )
 from rlhive.data.versions import ColumnFunction, Manifest, VersionSource
 from rlhive.dataset import _loaders, _lookup, _transforms
+from rlhive.dataset._description import describe_view, format_view
 from rlhive.dataset._loaders import ReadKeywords
 from rlhive.dataset._robot_metadata import robot_metadata
 from rlhive.dataset._transforms import Target
@@ -673,35 +673,9 @@ class RoboHiveDataset:
         return self.name
 
     def __repr__(self) -> str:
-        splits = [
-            f"{split}: {count['num_episodes']:,} episodes, {count['num_transitions']:,} transitions"
-            for split, count in self.counts.items()
-        ]
-        fields = [f"{field.column}: {field.dtype} {list(field.shape)}" for field in self.schema.fields]
-        operations = [printable(operation) for operation in self._view.operations]
-        lines = [
-            f"RoboHiveDataset {self.name} {self.version}",
-            f"  environment  {printable(self.env_name or 'unknown')}",
-            *(f"  {'splits' if not index else '':<11}  {text}" for index, text in enumerate(splits)),
-            *(f"  {'keys' if not index else '':<11}  {text}" for index, text in enumerate(fields)),
-            *(f"  {'view' if not index else '':<11}  {text}" for index, text in enumerate(operations)),
-            f"  fingerprint  {self.fingerprint[:16]}",
-            f"  path         {printable(self.path)}",
-        ]
-        return "\n".join(lines)
+        return format_view(self._view)
 
 
 def describe(dataset: RoboHiveDataset) -> dict[str, Any]:
     """Return name, version, content and location of a dataset as one JSON-able dict, for tools."""
-    return {
-        "name": dataset.name,
-        "version": dataset.version,
-        "fingerprint": dataset.fingerprint,
-        "env_name": dataset.env_name,
-        "splits": dataset.counts,
-        "schema": dataset.schema.to_json(),
-        "bytes": dataset.manifest.num_bytes,
-        "license": dataset.manifest.license,
-        "created": dataset.manifest.created,
-        "path": str(dataset.path),
-    }
+    return describe_view(dataset._view)

@@ -7,6 +7,7 @@ from pathlib import Path
 from rlhive.data import (
     DEFAULT_NAMESPACE,
     as_path,
+    hub,
     is_version,
     list_memmap_dirs,
     list_remains,
@@ -17,7 +18,6 @@ from rlhive.data import (
     store_dir,
     version_dir,
 )
-from rlhive.data.hub import HubPin, fetch_version, is_offline, list_versions, require_tag_unmoved, resolve_revision
 from rlhive.data.versions import Manifest, list_local_datasets, list_local_versions
 from rlhive.envs import Task, catalogue
 from rlhive.errors import DatasetNotFoundError, HubUnreachableError, RLHiveError
@@ -90,11 +90,11 @@ def pull(
     """
     repo_id = "/".join(parse_name(name))
     if revision is not None:
-        return fetch_version(repo_id, version, resolve_revision(repo_id, revision), splits=splits, store=store)
-    if is_offline():
+        return hub.fetch_version(repo_id, version, hub.resolve_revision(repo_id, revision), splits=splits, store=store)
+    if hub.is_offline():
         msg = f"{repo_id}: cannot be pulled while HF_HUB_OFFLINE is set. Unset it, or open the local versions."
         raise HubUnreachableError(msg)
-    remote = list_versions(repo_id)
+    remote = hub.list_versions(repo_id)
     number = version or next(reversed(remote), None)
     if number is None or number not in remote:
         available = f"expected one of {', '.join(remote)}" if remote else "the Hub has no dataset of that name for you"
@@ -102,8 +102,8 @@ def pull(
         raise DatasetNotFoundError(msg)
     local = list_local_versions(name, store=store)
     if number in local:
-        require_tag_unmoved(local[number], number, remote[number])
-    return fetch_version(repo_id, number, remote[number], splits=splits, store=store)
+        hub.require_tag_unmoved(local[number], number, remote[number])
+    return hub.fetch_version(repo_id, number, remote[number], splits=splits, store=store)
 
 
 def versions(name: str, *, store: Path | None = None) -> tuple[dict[str, dict[str, str | None]], str]:
@@ -124,10 +124,10 @@ def versions(name: str, *, store: Path | None = None) -> tuple[dict[str, dict[st
     remote: dict[str, str] = {}
     warning = ""
     try:
-        remote = list_versions("/".join(parse_name(name)))
+        remote = hub.list_versions("/".join(parse_name(name)))
     except RLHiveError as error:
         warning = str(error)
-    if is_offline():
+    if hub.is_offline():
         warning = "The Hub was not asked, because HF_HUB_OFFLINE is set."
     rows: dict[str, dict[str, str | None]] = {}
     for version in sorted({*local, *remote}, key=parse_version):
@@ -208,24 +208,27 @@ def _fetch_or_generate(
     """Fetch a version that the store does not have from the Hub, or run the recipe that makes it."""
     task = _find_task(name)
     recipe = task.recipe if task is not None else None
-    can_generate = recipe is not None and version in (None, recipe.version)
+    can_generate = task is not None and recipe is not None and version in (None, recipe.version)
     repo_id = "/".join(parse_name(name))
     remote: dict[str, str] = {}
     try:
-        remote = list_versions(repo_id)
+        remote = hub.list_versions(repo_id)
     except HubUnreachableError as error:
-        if not (can_generate and generate):
+        if task is None or not can_generate:
             raise
+        if not generate:
+            msg = f"{error} The store {store or store_dir()} has no version of it. Make one: rlhive collect {task.name}"
+            raise HubUnreachableError(msg) from error
         logger.warning("%s", error)
     if remote and version in (None, *remote):
         number = version or list(remote)[-1]
-        return fetch_version(repo_id, number, remote[number], splits=splits, store=store)
+        return hub.fetch_version(repo_id, number, remote[number], splits=splits, store=store)
     if task is None or recipe is None or not can_generate:
         raise DatasetNotFoundError(_describe_missing(name, version, [*local, *remote], task, store))
     if not generate:
         msg = (
-            f"{name}: expected a version in the store {store or store_dir()} or on the Hub, got none, and "
-            f"generate=False does not allow running its recipe. Run: rlhive collect {task.name}"
+            f"{name}: expected a version in the store {store or store_dir()} or on the Hub, got none. "
+            f"Make it: rlhive collect {task.name}"
         )
         raise DatasetNotFoundError(msg)
     logger.warning(
@@ -246,11 +249,11 @@ def _find_revision(
     repo_id = "/".join(parse_name(name))
     local = list_local_versions(name, store=store)
     for number, path in local.items():
-        pin = HubPin.read(path)
+        pin = hub.HubPin.read(path)
         # A version's tag is never moved, so it identifies the content as the commit does.
         if pin is not None and pin.repo_id == repo_id and revision in (pin.commit, f"v{number}"):
             return path
-    return fetch_version(repo_id, version, resolve_revision(repo_id, revision), splits=splits, store=store)
+    return hub.fetch_version(repo_id, version, hub.resolve_revision(repo_id, revision), splits=splits, store=store)
 
 
 def _find_task(name: str) -> Task | None:

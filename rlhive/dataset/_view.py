@@ -16,8 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rlhive import keys
-from rlhive.data import Schema, merge_statistics, parse_splits
-from rlhive.data.hub import HubPin, fetch_missing_files
+from rlhive.data import Schema, hub, merge_statistics, parse_splits
 from rlhive.data.versions import (
     EPISODE_COLUMNS,
     FileEntry,
@@ -140,6 +139,8 @@ class DatasetView:
         table = read_episodes(self.folder, self.manifest)
         if self.selection is not None:
             return apply_selection(table, self.selection)
+        if set(self.splits) == set(self.manifest.splits):
+            return table
         return table.filter(pc.is_in(table["split"], pa.array(self.splits, pa.string())))
 
     def count(self) -> dict[str, dict[str, int]]:
@@ -223,7 +224,7 @@ def _list_episode_ids(selection: Selection) -> list[int]:
 
 def _read_manifest(folder: Path) -> Manifest:
     """Return the manifest of a folder; a pulled version has the name of its repository, whatever the manifest says."""
-    manifest, pin = Manifest.read(folder), HubPin.read(folder)
+    manifest, pin = Manifest.read(folder), hub.HubPin.read(folder)
     if pin is None or pin.repo_id == manifest.name:
         return manifest
     logger.warning("%s: its manifest names another dataset, %s; it is opened as %s", pin, manifest.name, pin.repo_id)
@@ -278,7 +279,7 @@ def open_view(
         view = replace(view, available=manifest.restrict_to_shards(shards))
     if not streaming:
         needed = [entry for entry in view.available.files if not entry.split or entry.split in splits]
-        fetch_missing_files(folder, manifest, needed)
+        hub.fetch_missing_files(folder, manifest, needed)
     return view
 
 

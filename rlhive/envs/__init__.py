@@ -6,12 +6,9 @@ from rlhive._lazy import attach
 
 if TYPE_CHECKING:
     from rlhive.envs._install import require_robohive as require_robohive, setup as setup
-    from rlhive.envs._make import (
-        make_env as make_env,
-        make_policy as make_policy,
-        missing_requirements as missing_requirements,
-    )
+    from rlhive.envs._make import make_env as make_env, make_policy as make_policy
     from rlhive.envs._references import PolicyResult as PolicyResult, Reference as Reference
+    from rlhive.envs._requirements import missing_requirements as missing_requirements
     from rlhive.envs._rewards import (
         DENSE as DENSE,
         SOLVED as SOLVED,

@@ -1,6 +1,5 @@
 """Build the environment of a task and its behaviour policies, for every simulation backend."""
 
-import importlib.util
 import re
 from collections.abc import Callable
 from typing import Any
@@ -8,8 +7,8 @@ from typing import Any
 from tensordict import TensorDictBase
 from torchrl.envs import EnvBase
 
-from rlhive.envs._tasks import ASSETS, Task, get_task
-from rlhive.errors import EnvNotFoundError, RoboHiveMissingError
+from rlhive.envs._tasks import Task, get_task
+from rlhive.errors import EnvNotFoundError
 
 _ENVIRONMENT_ID = re.compile(r"[\w:./-]+-v\d+")
 
@@ -51,23 +50,6 @@ def make_env(task: Task | str, **kwargs: Any) -> EnvBase:
     from rlhive.envs._custom import make_task_env
 
     return make_task_env(task, **kwargs)
-
-
-def missing_requirements(task: Task) -> str:
-    """Return a sentence that names what a task's environment needs and this machine lacks; empty if nothing is missing.
-
-    The check costs a few file look-ups and builds no environment.
-    """
-    if task.backend == "robohive":
-        from rlhive.envs._install import require_robohive
-
-        try:
-            require_robohive(ASSETS)
-        except RoboHiveMissingError as error:
-            return str(error)
-    if task.backend == "gymnasium" and importlib.util.find_spec("gymnasium") is None:
-        return "gymnasium is not installed. Type: pip install 'rlhive[robohive]'"
-    return ""
 
 
 def make_policy(env: EnvBase, level: str, *, task: Task | None = None) -> Callable[[TensorDictBase], TensorDictBase]:

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 
+from rlhive import RoboHiveDataset
 from rlhive.envs._tasks import TASKS
 from tests.cli.conftest import invoke
 
@@ -15,6 +16,48 @@ def test_show_prints_splits_and_version():
     described = json.loads(invoke("show", "toy_point", "--json").stdout)
     assert described["splits"]["random"] == {"num_episodes": 8, "num_transitions": 160}
     assert described["version"] == "1.0.0"
+
+
+def test_show_prints_success_returns_and_lengths_of_each_split(filled):
+    episodes = RoboHiveDataset("toy_point").episodes.to_pylist()
+    lines = invoke("show", "toy_point").stdout.splitlines()
+    summary = {row["split"]: row for row in json.loads(invoke("show", "toy_point", "--json").stdout)["summary"]}
+
+    for split in ("expert", "medium", "random"):
+        rows = [row for row in episodes if row["split"] == split]
+        returns = [row["return"] for row in rows]
+        success = sum(row["success"] for row in rows) / len(rows)
+        (line,) = [line.split() for line in lines if line.split()[:1] == [split]]
+        mean = f"{sum(returns) / len(returns):.4g}"
+        shown = [split, "8", f"{success:.0%}", mean, f"{min(returns):.4g}", "to", f"{max(returns):.4g}", "20"]
+        assert line == [*shown, "20", "to", "20"]
+        assert summary[split]["success_rate"] == success
+        assert summary[split]["returns"][1:] == [min(returns), max(returns)]
+
+
+def test_show_prints_the_extremes_of_every_column_on_request(filled):
+    observation = RoboHiveDataset("toy_point").as_tensordict()["observation"]
+    output = invoke("show", "toy_point", "--statistics").stdout
+    (line,) = [line.split() for line in output.splitlines() if line.split()[:2] == ["observation", "2"]]
+    spread = observation.std(0, correction=0)
+
+    assert line[2:5] == ["0", f"{observation.min():.3g}", f"{observation.max():.3g}"]
+    assert line[5] == f"{spread.min():.3g}..{spread.max():.3g}"
+    assert "statistics" not in json.loads(invoke("show", "toy_point", "--json").stdout)
+    assert json.loads(invoke("show", "toy_point", "--statistics", "--json").stdout)["statistics"]["observation"]
+
+
+def test_show_says_how_to_make_a_dataset(store):
+    shown = invoke("show", "kitchen_knob2")
+
+    assert shown.exit_code == 1
+    assert (
+        shown.stderr.split()
+        == (
+            f"error: kitchen_knob2: expected a version in the store {store} or on the Hub, got none. "
+            "Make it: rlhive collect kitchen_knob2"
+        ).split()
+    )
 
 
 def test_check_exits_with_1_for_damage_and_for_an_unreadable_manifest(filled):

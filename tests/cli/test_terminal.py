@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import subprocess
 import sys
 
@@ -87,3 +88,23 @@ def test_control_characters_are_printed_escaped(text):
     console.print_json(json.dumps({"a": text, "b": "Ünal"}))
     assert console.file.getvalue().isascii()
     assert json.loads(console.file.getvalue()) == {"a": text, "b": "Ünal"}
+
+
+@pytest.mark.parametrize(
+    "words", ["--help", "envs", "list", "show toy_point", "show toy_point --json", "versions toy_point"]
+)
+def test_the_verbs_that_look_import_no_torch(filled, words):
+    script = """
+import sys
+from rlhive.cli import main
+sys.argv = ["rlhive", *sys.argv[1:]]
+try:
+    main()
+except SystemExit as end:
+    assert not end.code
+print({"torch", "torchrl", "robohive", "mujoco", "pandas"} & {*sys.modules}, file=sys.stderr)
+"""
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "RLHIVE_DATASETS_PATH": str(filled)}
+    command = [sys.executable, "-c", script, *words.split()]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert ran.stderr.splitlines()[-1] == "set()"

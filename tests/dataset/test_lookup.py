@@ -72,7 +72,7 @@ def test_a_folder_without_manifest_is_refused(tmp_path):
 
 def test_a_name_is_looked_up_in_the_store_then_on_the_hub_then_collected(filled, monkeypatch):
     asked = []
-    monkeypatch.setattr(_lookup, "list_versions", lambda repo_id: asked.append(repo_id) or {})
+    monkeypatch.setattr(_lookup.hub, "list_versions", lambda repo_id: asked.append(repo_id) or {})
 
     RoboHiveDataset("toy_point", version="1.0.0")
     assert asked == []

@@ -77,7 +77,9 @@ def test_samples_come_from_the_selection_only(filled):
 def test_where_is_evaluated_before_the_shards_are_fetched(filled, monkeypatch):
     fetched = []
     monkeypatch.setattr(
-        _view, "fetch_missing_files", lambda folder, manifest, entries: fetched.extend(entry.split for entry in entries)
+        _view.hub,
+        "fetch_missing_files",
+        lambda folder, manifest, entries: fetched.extend(entry.split for entry in entries),
     )
 
     dataset = RoboHiveDataset("toy_point", where="split == 'medium' and length > 5")

@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 
 from rlhive.envs import _install
-from rlhive.envs._make import make_env, make_policy, missing_requirements
+from rlhive.envs._make import make_env, make_policy
+from rlhive.envs._requirements import missing_requirements
 from rlhive.envs._tasks import Task, get_task
 from rlhive.envs._toy import ToyEnv, ToyPolicy
 from rlhive.errors import EnvNotFoundError

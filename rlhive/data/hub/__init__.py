@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 from rlhive._lazy import attach
 
 if TYPE_CHECKING:
+    from rlhive.data.hub._pin import HubPin as HubPin
     from rlhive.data.hub._pull import fetch_missing_files as fetch_missing_files, fetch_version as fetch_version
     from rlhive.data.hub._push import PublishedVersion as PublishedVersion, push as push, push_folder as push_folder
     from rlhive.data.hub._refs import (
-        HubPin as HubPin,
         is_offline as is_offline,
         list_datasets as list_datasets,
         list_versions as list_versions,

@@ -24,7 +24,8 @@ from huggingface_hub.file_download import repo_folder_name
 from rlhive.data import _store
 from rlhive.data.hub._client import progress_bars, translate_errors, with_retries
 from rlhive.data.hub._guard import guarded
-from rlhive.data.hub._refs import HubPin, is_offline
+from rlhive.data.hub._pin import HubPin
+from rlhive.data.hub._refs import is_offline
 from rlhive.data.versions import MANIFEST_NAME, MAX_MANIFEST_BYTES, FileEntry, Manifest, compute_sha256
 from rlhive.errors import CorruptDatasetError, DatasetExistsError, DatasetNotFoundError, HubUnreachableError
 

@@ -3,9 +3,6 @@
 A version is the git tag ``v<version>`` of a dataset repository.
 """
 
-import json
-import re
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from huggingface_hub import HfApi, constants, get_session, hf_raise_for_status
@@ -15,45 +12,8 @@ from rlhive._text import printable
 from rlhive.data import _store
 from rlhive.data.hub._client import translate_errors, with_retries
 from rlhive.data.hub._guard import guarded
+from rlhive.data.hub._pin import COMMIT, HubPin
 from rlhive.errors import CorruptDatasetError, DatasetNotFoundError, HubRefusedError, InvalidNameError
-
-PIN_NAME = ".hub.json"
-_COMMIT = re.compile(r"[0-9a-f]{40}")
-
-
-@dataclass(frozen=True)
-class HubPin:
-    """Repository and commit from which the files of a local version come.
-
-    Attributes:
-        repo_id: ``namespace/name`` on the Hub.
-        commit: The 40 hexadecimal digits of the commit.
-    """
-
-    repo_id: str
-    commit: str
-
-    @classmethod
-    def read(cls, folder: Path) -> "HubPin | None":
-        """Return the pin in a version's folder; None if the version was not pulled from the Hub."""
-        try:
-            row = json.loads((Path(folder) / PIN_NAME).read_text(encoding="utf-8"))
-            pin = cls(str(row["repo_id"]), str(row["commit"]))
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-        return pin if _COMMIT.fullmatch(pin.commit) else None
-
-    @property
-    def url(self) -> str:
-        """Address of the commit's page."""
-        return f"{constants.ENDPOINT}/datasets/{self.repo_id}/tree/{self.commit}"
-
-    def __str__(self) -> str:
-        return f"{self.repo_id}@{self.commit[:12]}"
-
-    def write(self, folder: Path) -> None:
-        """Write the pin into a version's folder."""
-        _store.write_atomically(Path(folder) / PIN_NAME, json.dumps(asdict(self)).encode())
 
 
 def is_offline() -> bool:
@@ -87,7 +47,7 @@ def require_commit(value: object, repo_id: str, subject: str) -> str:
     Raises:
         HubRefusedError: It is none. A branch's name, for example, would mean another commit every time.
     """
-    if not isinstance(value, str) or not _COMMIT.fullmatch(value):
+    if not isinstance(value, str) or not COMMIT.fullmatch(value):
         msg = (
             f"{repo_id}: expected the 40 hexadecimal digits of a commit for {printable(subject)}, got "
             f"{printable(repr(value))[:80]} from the Hub. Try again later, or ask the dataset's owner."
@@ -150,7 +110,7 @@ def resolve_revision(repo_id: str, revision: str) -> str:
         HubUnreachableError: The Hub did not answer, or HF_HUB_OFFLINE is set and the revision is not a full commit sha.
         HubAccessDeniedError: The token is not valid.
     """
-    if _COMMIT.fullmatch(revision):
+    if COMMIT.fullmatch(revision):
         return revision
     with translate_errors(repo_id, f"revision {revision}"):
         commit = with_retries(HfApi().dataset_info, repo_id, revision=revision).sha

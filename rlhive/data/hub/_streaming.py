@@ -25,7 +25,7 @@ from rlhive.data._episodes import EpisodeRecord, unpack
 from rlhive.data._schema import Schema
 from rlhive.data.hub._client import translate_errors
 from rlhive.data.hub._guard import guarded
-from rlhive.data.hub._refs import HubPin
+from rlhive.data.hub._pin import HubPin
 from rlhive.data.versions import FileEntry, Manifest, iterate_shards
 
 

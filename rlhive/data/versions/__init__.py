@@ -38,9 +38,13 @@ if TYPE_CHECKING:
     )
     from rlhive.data.versions._diff import Diff as Diff, diff as diff
     from rlhive.data.versions._export import export as export
+    from rlhive.data.versions._local import (
+        MANIFEST_NAME as MANIFEST_NAME,
+        list_local_datasets as list_local_datasets,
+        list_local_versions as list_local_versions,
+    )
     from rlhive.data.versions._manifest import (
         EPISODES_PATH as EPISODES_PATH,
-        MANIFEST_NAME as MANIFEST_NAME,
         MAX_MANIFEST_BYTES as MAX_MANIFEST_BYTES,
         FileEntry as FileEntry,
         Manifest as Manifest,
@@ -49,8 +53,6 @@ if TYPE_CHECKING:
         verify_files as verify_files,
     )
     from rlhive.data.versions._numbering import (
-        list_local_datasets as list_local_datasets,
-        list_local_versions as list_local_versions,
         next_patch as next_patch,
     )
     from rlhive.data.versions._operations import (

@@ -15,9 +15,9 @@ from typing import Any
 from rlhive import keys
 from rlhive.data import _store, _untrusted
 from rlhive.data._schema import Schema
+from rlhive.data.versions._local import MANIFEST_NAME
 from rlhive.errors import CorruptDatasetError, DatasetNotFoundError, RLHiveError, UnsupportedFormatError
 
-MANIFEST_NAME = "rlhive.json"
 FORMAT_VERSION = 1
 MAX_MANIFEST_BYTES = 64 * 2**20
 EPISODES_PATH = "meta/episodes.parquet"

@@ -1,4 +1,4 @@
-"""Versions in the local store, and the rule that decides the number of the next one.
+"""The rule that decides the number of the next version.
 
 The rule is that of TensorFlow Datasets. It compares the new version with the newest earlier version of the same
 dataset in the store::
@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING
 from rlhive import keys
 from rlhive.data import _parquet, _store
 from rlhive.data._schema import Schema
-from rlhive.data.versions._manifest import EPISODES_PATH, MANIFEST_NAME, Manifest, verify_files
+from rlhive.data.versions._local import list_local_versions
+from rlhive.data.versions._manifest import EPISODES_PATH, Manifest, verify_files
 from rlhive.errors import WrongVersionError
 
 if TYPE_CHECKING:  # episodes need torch, whose import takes seconds
@@ -36,21 +37,6 @@ _DESCRIPTIONS = {
     MINOR: "the same records have more columns",
     PATCH: "the records are the same",
 }
-
-
-def list_local_versions(name: str, *, store: Path | None = None) -> dict[str, Path]:
-    """Return the complete versions of a dataset in the local store and their folders, oldest first."""
-    namespace, dataset = _store.parse_name(name)
-    root = (store or _store.store_dir()) / namespace / dataset
-    folders = [manifest.parent for manifest in root.glob(f"*/{MANIFEST_NAME}")]
-    versions = {folder.name: folder for folder in folders if _store.is_version(folder.name)}
-    return {version: versions[version] for version in sorted(versions, key=_store.parse_version)}
-
-
-def list_local_datasets(*, store: Path | None = None) -> list[str]:
-    """Return the names ``namespace/name`` of all datasets in the local store."""
-    root = store or _store.store_dir()
-    return sorted({"/".join(path.parts[-4:-2]) for path in root.glob(f"[!.]*/[!.]*/*/{MANIFEST_NAME}")})
 
 
 def find_earlier_version(name: str, version: str | None, *, store: Path | None = None) -> Path | None:

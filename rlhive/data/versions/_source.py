@@ -10,9 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from rlhive.data._episode_builder import EpisodeBuilder
 from rlhive.data._episodes import EpisodeInfo, EpisodeRecord
-from rlhive.data._replay_reader import is_replay_buffer, read_replay_buffer
 from rlhive.data._schema import Field, Schema, dtype_name
 from rlhive.errors import SchemaMismatchError
 
@@ -78,6 +76,8 @@ def to_source(episodes: Exportable, schema: Schema | None = None) -> VersionSour
     Raises:
         SchemaMismatchError: There is no schema and no episode to derive it from, or the recording has another schema.
     """
+    from rlhive.data._replay_reader import is_replay_buffer  # loads torch, which a view of a version does not need
+
     if isinstance(episodes, VersionSource):
         return episodes
     if hasattr(episodes, "as_source"):
@@ -104,6 +104,8 @@ def _read_buffer_source(buffer: Any, schema: Schema | None) -> VersionSource:
 
     An episode whose beginning was overwritten is left out, with a warning; one without an end flag is "unfinished".
     """
+    from rlhive.data._episode_builder import EpisodeBuilder
+    from rlhive.data._replay_reader import read_replay_buffer
 
     def records() -> Iterator[EpisodeRecord]:
         builder = EpisodeBuilder(schema=schema, context="episode {} of the replay buffer".format)

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from rlhive.data.hub._refs import PIN_NAME, HubPin, require_tag_unmoved
+from rlhive.data.hub._pin import PIN_NAME, HubPin
+from rlhive.data.hub._refs import require_tag_unmoved
 from rlhive.errors import CorruptDatasetError
 from tests.data.hub.transfers import assert_raises
 from tests.hub_server import Repository

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from rlhive.data.versions._export import export
+from rlhive.data.versions._local import list_local_datasets, list_local_versions
 from rlhive.data.versions._manifest import Manifest
 from rlhive.data.versions._numbering import (
     MAJOR,
@@ -13,8 +14,6 @@ from rlhive.data.versions._numbering import (
     PATCH,
     VersionChange,
     find_earlier_version,
-    list_local_datasets,
-    list_local_versions,
     next_version,
 )
 from rlhive.errors import CorruptDatasetError, DatasetExistsError, WrongVersionError

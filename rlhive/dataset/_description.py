@@ -1,0 +1,95 @@
+"""What a view holds, as text and as JSON: read from the manifest and the episode table, without torch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rlhive._text import printable
+from rlhive.data import sum_exactly
+from rlhive.dataset._view import DatasetView
+
+
+@dataclass(frozen=True)
+class SplitSummary:
+    """The episodes of one split in numbers.
+
+    Attributes:
+        split: Name of the split.
+        num_episodes: Number of episodes.
+        num_transitions: Number of transitions.
+        success_rate: Share of the episodes whose success was recorded that were solved; None if none was recorded.
+        returns: Mean, smallest and largest return; None if no return was recorded.
+        lengths: Mean, smallest and largest number of transitions; None without episodes.
+    """
+
+    split: str
+    num_episodes: int
+    num_transitions: int
+    success_rate: float | None
+    returns: tuple[float, float, float] | None
+    lengths: tuple[float, float, float] | None
+
+
+def format_view(view: DatasetView) -> str:
+    """Return name, splits, columns and location of a view as lines of text."""
+    manifest = view.manifest
+    splits = [
+        f"{split}: {count['num_episodes']:,} episodes, {count['num_transitions']:,} transitions"
+        for split, count in view.count().items()
+    ]
+    fields = [f"{field.column}: {field.dtype} {list(field.shape)}" for field in manifest.schema.fields]
+    operations = [printable(operation) for operation in view.operations]
+    lines = [
+        f"RoboHiveDataset {manifest.name} {manifest.version}",
+        f"  environment  {printable(manifest.env_name or 'unknown')}",
+        *(f"  {'splits' if not index else '':<11}  {text}" for index, text in enumerate(splits)),
+        *(f"  {'keys' if not index else '':<11}  {text}" for index, text in enumerate(fields)),
+        *(f"  {'view' if not index else '':<11}  {text}" for index, text in enumerate(operations)),
+        f"  fingerprint  {manifest.fingerprint[:16]}",
+        f"  path         {printable(view.folder)}",
+    ]
+    return "\n".join(lines)
+
+
+def describe_view(view: DatasetView) -> dict[str, Any]:
+    """Return name, version, content and location of a view as one JSON-able dict, for tools."""
+    manifest = view.manifest
+    return {
+        "name": manifest.name,
+        "version": manifest.version,
+        "fingerprint": manifest.fingerprint,
+        "env_name": manifest.env_name,
+        "splits": view.count(),
+        "schema": manifest.schema.to_json(),
+        "bytes": manifest.num_bytes,
+        "license": manifest.license,
+        "created": manifest.created,
+        "path": str(view.folder),
+    }
+
+
+def summarize_splits(view: DatasetView) -> list[SplitSummary]:
+    """Return success, returns and lengths of each split, from the episode table."""
+    table = view.read_episode_table()
+    rows = list(zip(*(table[name].to_pylist() for name in ("split", "length", "success", "return")), strict=True))
+    return [_summarize(split, [row[1:] for row in rows if row[0] == split]) for split in view.splits]
+
+
+def _summarize(split: str, rows: Sequence[tuple[int, bool | None, float | None]]) -> SplitSummary:
+    """Return the summary of one split from length, success and return of its episodes; None for what is not known."""
+    lengths = [length for length, _, _ in rows]
+    successes = [success for _, success, _ in rows if success is not None]
+    returns = [value for _, _, value in rows if value is not None]
+    return SplitSummary(
+        split=split,
+        num_episodes=len(rows),
+        num_transitions=sum(lengths),
+        success_rate=sum(successes) / len(successes) if successes else None,
+        returns=_summarize_range(returns),
+        lengths=_summarize_range(lengths),
+    )
+
+
+def _summarize_range(values: Sequence[float]) -> tuple[float, float, float] | None:
+    """Return mean, smallest and largest value; None without any."""
+    return (sum_exactly(values) / len(values), float(min(values)), float(max(values))) if values else None
