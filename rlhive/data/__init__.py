@@ -14,7 +14,7 @@ if TYPE_CHECKING:
         sum_exactly as sum_exactly,
         unpack as unpack,
     )
-    from rlhive.data._schema import Field as Field, Schema as Schema
+    from rlhive.data._schema import Field as Field, Schema as Schema, find_unrecorded as find_unrecorded
     from rlhive.data._statistics import (
         MAX_ELEMENTS as MAX_ELEMENTS,
         ColumnStatistics as ColumnStatistics,

@@ -2,7 +2,7 @@
 
 A field of shape ``()`` or ``(1,)`` is a plain column. A field of any other shape is a ``fixed_size_list`` of its
 elements in row-major order; its shape is in the schema's metadata, because ``datasets`` refuses Arrow's tensor types.
-A string is a UTF-8 column. No column of transitions has nulls.
+A string is a UTF-8 column. No column of transitions has nulls. In the episode table, null is what nobody recorded.
 """
 
 import functools
@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from rlhive import keys
 from rlhive.data._episodes import Columns, EpisodeRecord
-from rlhive.data._schema import Field, Schema
+from rlhive.data._schema import SUMMARIZED, Field, Schema, find_unrecorded
 from rlhive.errors import CorruptDatasetError
 
 #: Prefix of the columns of the episode table that hold the simulator start state.
@@ -29,8 +29,8 @@ EPISODE_FIELDS = (
     pa.field(keys.EPISODE, pa.int64(), nullable=False),
     pa.field("split", pa.string(), nullable=False),
     pa.field("length", pa.int64(), nullable=False),
-    pa.field("return", pa.float64(), nullable=False),
-    pa.field("success", pa.bool_(), nullable=False),
+    pa.field("return", pa.float64()),
+    pa.field("success", pa.bool_()),
     pa.field("ended", pa.string(), nullable=False),
     pa.field("seed", pa.int64()),
     pa.field("policy", pa.string(), nullable=False),
@@ -58,12 +58,17 @@ def episode_schema(schema: Schema, start_state: Mapping[str, np.ndarray]) -> pa.
         start_state: Start state of any episode. Its names and sizes become the ``start.*`` columns.
     """
     element = pa.field("element", pa.float64(), nullable=False)
+    unrecorded = find_unrecorded(schema)
+    columns = [
+        column.with_nullable(column.name in unrecorded) if column.name in SUMMARIZED else column
+        for column in EPISODE_FIELDS
+    ]
     finals = [_arrow_field(field, prefix=FINAL_PREFIX) for field in schema.observed]
     starts = [
         pa.field(START_PREFIX + name, pa.list_(element, np.size(value)), nullable=False)
         for name, value in sorted(start_state.items())
     ]
-    return pa.schema([*EPISODE_FIELDS, *finals, *starts])
+    return pa.schema([*columns, *finals, *starts])
 
 
 def columns_to_batch(

@@ -92,15 +92,17 @@ class EpisodeRecord:
         return sum(array.nbytes for array in self.columns.values())
 
     @property
-    def episode_return(self) -> float:
-        """Undiscounted sum of the rewards, rounded once; 0.0 without a reward."""
-        return sum_exactly(self.columns[REWARD]) if REWARD in self.columns else 0.0
+    def episode_return(self) -> float | None:
+        """Undiscounted sum of the rewards, rounded once; None where no reward was recorded."""
+        return sum_exactly(self.columns[REWARD]) if REWARD in self.columns else None
 
     @property
-    def success(self) -> bool:
-        """Whether the task was solved after any of the actions; False without a success column."""
+    def success(self) -> bool | None:
+        """Whether the task was solved after any of the actions; None where success was not recorded."""
         if keys.SUCCESS not in self.columns:
-            return False
+            return None
+        if keys.SUCCESS not in self.final:  # of the steps, not of the states between them
+            return bool(self.columns[keys.SUCCESS].any())
         return bool(self.columns[keys.SUCCESS][1:].any() or self.final[keys.SUCCESS].any())
 
     @property

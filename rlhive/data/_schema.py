@@ -202,6 +202,16 @@ class Schema:
         return cls(tuple(sorted(fields, key=lambda field: field.column)))
 
 
+#: Columns of the episode table that summarise a column of the transitions, which a recording may lack. They are null for
+#: all episodes without it, and never null with it.
+SUMMARIZED = {"return": key_to_column(keys.NEXT_REWARD), keys.SUCCESS: keys.SUCCESS}
+
+
+def find_unrecorded(schema: Schema) -> list[str]:
+    """Return the columns of the episode table that are unknown, since no column of the transitions gives them."""
+    return [name for name, column in SUMMARIZED.items() if column not in schema.columns]
+
+
 def _compare_fields(expected: Field, got: Field) -> str:
     """Return how two fields of the same column differ; empty if they do not."""
     if (expected.dtype, expected.shape) != (got.dtype, got.shape):

@@ -58,11 +58,13 @@ class TransitionBatch:
 
         Args:
             transitions: Without ``("next", "truncated")``, rows that are done and not terminated count as truncated.
+                Without any end flag, as a robot gives them, no row ends an episode.
             drop: Names of keys that are left out, at the root and below ``"next"``.
             context: Prefix of error messages.
 
         Raises:
-            SchemaMismatchError: The time dimension or an end flag is missing, or a key cannot be recorded.
+            SchemaMismatchError: The time dimension is missing, a row is done without a flag that says why, or a key
+                cannot be recorded.
         """
         _require_time_dimension(transitions, context)
         shape = transitions.shape
@@ -72,7 +74,7 @@ class TransitionBatch:
             name: array.reshape(num_envs, shape[-1], *array.shape[len(shape) :])
             for name, array in flatten_tensordict(recorded_transitions, context=context).items()
         }
-        _complete_end_flags(rows, context)
+        _complete_end_flags(rows, (num_envs, shape[-1]), context)
         if REWARD in rows:
             rows.pop(keys.REWARD, None)  # the root reward that `td = td["next"]` leaves behind
         rows = {name: array for name, array in rows.items() if _is_column_or_twin(name, rows)}
@@ -164,13 +166,22 @@ def _dropped_keys(node: TensorDictBase, drop: tuple[str, ...]) -> list[tuple[str
     ]
 
 
-def _complete_end_flags(rows: Leaves, context: str) -> None:
+def _complete_end_flags(rows: Leaves, shape: tuple[int, ...], context: str) -> None:
+    """Add the flags that nobody recorded: not set in any row, unless ``done`` says that a row ends an episode."""
     if TRUNCATED not in rows and TERMINATED in rows and _DONE in rows:
         rows[TRUNCATED] = rows[_DONE] & ~rows[TERMINATED]
+    done = rows.get(_DONE)
     for name in (TERMINATED, TRUNCATED):
-        if name not in rows:
-            msg = f"{context}: key {name} is missing: expected a flag that says why an episode ends."
+        if name not in rows and done is not None and done.any():
+            msg = (
+                f"{context}: key {name} is missing where next.done is set: expected a flag that says why an episode "
+                "ends."
+            )
             raise SchemaMismatchError(msg)
+    # bool [..., 1] as every environment of TorchRL gives them, in a shape that the other flags have where there are any.
+    known = next((rows[name] for name in (TERMINATED, TRUNCATED, _DONE) if name in rows), np.zeros((*shape, 1), bool))
+    for name in (TERMINATED, TRUNCATED):
+        rows.setdefault(name, np.zeros(known.shape, bool))
 
 
 def _is_column_or_twin(name: str, rows: Leaves) -> bool:

@@ -170,6 +170,7 @@ class RoboHiveDataset:
 
         Columns: ``episode``, ``split``, ``length``, ``return``, ``success``, ``ended``, ``seed``, ``policy``,
         ``run``, ``content_hash``, ``metadata``, and ``final.*`` and ``start.*`` (final observation, simulator state).
+        Without rewards ``return`` is null, and without a column ``success`` that is.
         """
         return self._view.read_episode_table()
 
@@ -199,7 +200,8 @@ class RoboHiveDataset:
                 table and returns a boolean mask.
 
         Raises:
-            InvalidExpressionError: The condition cannot be parsed or computed; the message names the columns.
+            InvalidExpressionError: The condition cannot be parsed or computed; the message names the columns. Or it
+                needs a return, success or seed that was not recorded: ``"success is None"`` may be asked.
         """
         return self._with_view(self._view.where(condition))
 

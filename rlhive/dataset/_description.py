@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
+
 from rlhive._text import printable
-from rlhive.data import sum_exactly
+from rlhive.data import find_unrecorded, sum_exactly
 from rlhive.dataset._view import DatasetView
 
 
@@ -39,11 +41,13 @@ def format_view(view: DatasetView) -> str:
     ]
     fields = [f"{field.column}: {field.dtype} {list(field.shape)}" for field in manifest.schema.fields]
     operations = [printable(operation) for operation in view.operations]
+    unrecorded = find_unrecorded(manifest.schema)
     lines = [
         f"RoboHiveDataset {manifest.name} {manifest.version}",
         f"  environment  {printable(manifest.env_name or 'unknown')}",
         *(f"  {'splits' if not index else '':<11}  {text}" for index, text in enumerate(splits)),
         *(f"  {'keys' if not index else '':<11}  {text}" for index, text in enumerate(fields)),
+        *([f"  unknown      {', '.join(unrecorded)}: not recorded"] if unrecorded else []),
         *(f"  {'view' if not index else '':<11}  {text}" for index, text in enumerate(operations)),
         f"  fingerprint  {manifest.fingerprint[:16]}",
         f"  path         {printable(view.folder)}",
@@ -61,6 +65,7 @@ def describe_view(view: DatasetView) -> dict[str, Any]:
         "env_name": manifest.env_name,
         "splits": view.count(),
         "schema": manifest.schema.to_json(),
+        "not_recorded": find_unrecorded(manifest.schema),
         "bytes": manifest.num_bytes,
         "license": manifest.license,
         "created": manifest.created,
@@ -71,6 +76,9 @@ def describe_view(view: DatasetView) -> dict[str, Any]:
 def summarize_splits(view: DatasetView) -> list[SplitSummary]:
     """Return success, returns and lengths of each split, from the episode table."""
     table = view.read_episode_table()
+    for name in find_unrecorded(view.manifest.schema):  # older versions hold 0.0 and False there
+        field = table.schema.field(name).with_nullable(nullable=True)
+        table = table.set_column(table.column_names.index(name), field, pa.nulls(len(table), field.type))
     rows = list(zip(*(table[name].to_pylist() for name in ("split", "length", "success", "return")), strict=True))
     return [_summarize(split, [row[1:] for row in rows if row[0] == split]) for split in view.splits]
 

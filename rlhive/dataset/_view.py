@@ -35,6 +35,7 @@ from rlhive.data.versions import (
     read_statistics,
     require_episodes,
     select_by,
+    select_by_mask,
     select_where,
     stream_selected,
 )
@@ -75,15 +76,15 @@ class DatasetView:
     def where(self, condition: Condition) -> "DatasetView":
         """Select the episodes that meet a condition; see :meth:`rlhive.RoboHiveDataset.where`."""
         columns = None
+        description = getattr(condition, "__qualname__", repr(str(condition)))
         if isinstance(condition, str):
             columns = list(dict.fromkeys([keys.EPISODE, "split", *find_referenced_columns(condition)]))
         selection = self.read_selection()
         table = apply_selection(read_episodes(self.folder, self.manifest, columns), selection)
         if callable(condition):
-            episode_ids = table.filter(pa.array(condition(table), pa.bool_()))[keys.EPISODE].to_pylist()
+            episode_ids = select_by_mask(table, pa.array(condition(table), pa.bool_()), description)
         else:
             episode_ids = select_where(table, condition)
-        description = getattr(condition, "__qualname__", repr(str(condition)))
         return self._select(intersect_selection(selection, episode_ids), f"where({description})")
 
     def filter(self, predicate: Callable[[dict[str, Any]], bool]) -> "DatasetView":

@@ -207,12 +207,13 @@ class _Tally:
         self._steps = 0
         self._started = time.monotonic()
 
-    def add_recorded(self, results: Mapping[int, tuple[int, bool]]) -> None:
+    def add_recorded(self, results: Mapping[int, tuple[int, bool | None]]) -> None:
         """Count episodes that an earlier run recorded: id → (length, success)."""
         for episode, (_, success) in results.items():
-            self._successes[self._split_by_episode[episode]].append(success)
+            if success is not None:
+                self._successes[self._split_by_episode[episode]].append(success)
 
-    def add(self, results: Mapping[int, tuple[int, bool]]) -> None:
+    def add(self, results: Mapping[int, tuple[int, bool | None]]) -> None:
         """Count episodes that this run recorded, with their steps: id → (length, success)."""
         self.add_recorded(results)
         self._steps += sum(length for length, _ in results.values())
@@ -223,10 +224,10 @@ class _Tally:
             for split, successes in self._successes.items()
             if successes
         ]
-        if not rates:
+        if not rates and not self._steps:
             return "starting workers"
         speed = [f"{self._steps / (time.monotonic() - self._started):.0f} steps/s"] if self._steps else []
-        return "solved: " + ", ".join(rates + speed)
+        return ("solved: " if rates else "") + ", ".join(rates + speed)
 
 
 # --- in the worker processes, each of which caches its environment for the next job ---
@@ -256,7 +257,7 @@ def _run_valid_episode(env: EnvBase, policy: Policy) -> Rollout:
 
 def _record_episodes(
     task: Task, recording: str, episodes: list[tuple[int, str]]
-) -> tuple[dict[int, tuple[int, bool]], dict[int, DivergedRollout]]:
+) -> tuple[dict[int, tuple[int, bool | None]], dict[int, DivergedRollout]]:
     """Run and record some episodes.
 
     Args:
@@ -268,7 +269,7 @@ def _record_episodes(
         Length and success of each valid episode, and the episodes whose simulation diverged, by id.
     """
     env = get_cached_env(task)
-    results: dict[int, tuple[int, bool]] = {}
+    results: dict[int, tuple[int, bool | None]] = {}
     diverged: dict[int, DivergedRollout] = {}
     with StreamWriter(Recording(Path(recording)), f"{episodes[0][0]:08d}-{uuid.uuid4().hex[:8]}") as writer:
         for episode, level in episodes:

@@ -96,6 +96,12 @@ def _iter_chunks(rows: ReplayBuffer | Storage) -> Iterator[TensorDictBase]:
 def _require_finite(chunk: TensorDictBase, in_keys: Sequence[keys.NestedKey]) -> None:
     """Raise SchemaMismatchError if transitions lack a key or hold NaN or infinite values."""
     missing_keys = [key for key in in_keys if key not in chunk.keys(True)]
+    if keys.NEXT_REWARD in missing_keys:
+        msg = (
+            "The transitions have no reward, which this algorithm learns from: none was recorded. Behaviour cloning "
+            "(bc) learns without."
+        )
+        raise SchemaMismatchError(msg)
     if missing_keys:
         msg = f"The replay buffer's transitions lack {missing_keys}: expected {list(in_keys)}"
         raise SchemaMismatchError(msg)

@@ -40,6 +40,7 @@ class RowChecks:
         self._observations: dict[int, ObservationHashes] = {}
         self._codes: dict[int, np.ndarray] = {}
         self._unavailable_reason = ""
+        self._unfinished: list[int] = []
 
     def add(self, facts: ChunkFacts) -> None:
         """CheckReport the defects of a chunk, and keep what :meth:`finish` needs."""
@@ -74,6 +75,7 @@ class RowChecks:
         self._check_near_duplicates()
         self._check_finals()
         self._check_elements()
+        self._check_unfinished()
         reason = skip_reason or self._unavailable_reason
         if reason:
             self._builder.skip("reward", reason)
@@ -98,7 +100,9 @@ class RowChecks:
             yield "content", f"expected content hash {row['content_hash']}, got {facts.content_hash}"
         computed = {"return": facts.episode_return, "success": facts.success, "ended": facts.ended}
         for name, value in computed.items():
-            if not _equal_or_nan(value, row[name]):
+            # Versions that were written before the table had nulls hold 0.0 and False for what was not recorded.
+            is_older_zero = value is None and not row[name]
+            if not is_older_zero and not _equal_or_nan(value, row[name]):
                 yield "summary", f"{name} is {row[name]} in the episode table, {value} by its rows"
         yield from self._find_ending_defects(facts, row["length"], self._horizons.get(row["run"]))
         for name in ("reward", "success"):
@@ -109,7 +113,7 @@ class RowChecks:
         if facts.early_end >= 0:
             yield "ends", f"row {facts.early_end}: expected the end at the last row, {length - 1}, got one here"
         if facts.ended == "unfinished":
-            yield "horizon", f"does not end; its last row is {length - 1}"
+            self._unfinished.append(facts.position)
         if horizon is None:
             return
         if length > horizon:
@@ -118,6 +122,15 @@ class RowChecks:
             yield "ends", f"expected to end at the horizon, row {length - 1}, got no end"
         elif length < horizon and facts.ended == "truncated":
             yield "horizon", f"is truncated after {length} of {horizon} rows"
+
+    def _check_unfinished(self) -> None:
+        """Find the episodes without an end; where no episode has one, nobody recorded why they end."""
+        if len(self._unfinished) == len(self._rows):
+            self._builder.skip("horizon", "why the episodes end was not recorded: no row sets an end flag")
+            return
+        for position in sorted(self._unfinished):
+            finding = f"does not end; its last row is {self._rows[position]['length'] - 1}"
+            self._builder.add("horizon", f"{self._name_episode(position)}: {finding}.")
 
     def _check_fingerprint(self) -> None:
         identities = [self._identities[position] for position in range(len(self._rows))]

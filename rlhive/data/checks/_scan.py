@@ -57,8 +57,8 @@ class EpisodeFacts:
         position: Position of the episode in the episode table.
         content_hash: Hash of the transitions.
         identity: Hash of everything that the version promises about the episode.
-        episode_return: Sum of the rewards.
-        success: Whether the task was solved after any action.
+        episode_return: Sum of the rewards; None without a reward.
+        success: Whether the task was solved after any action; None where success was not recorded.
         ended: "terminated", "truncated" or "unfinished".
         order_defect: First row with a wrong episode id or step count, described; empty without one.
         early_end: First row before the last one that ends the episode; -1 without one.
@@ -69,8 +69,8 @@ class EpisodeFacts:
     position: int
     content_hash: str
     identity: str
-    episode_return: float
-    success: bool
+    episode_return: float | None
+    success: bool | None
     ended: str
     order_defect: str
     early_end: int

@@ -17,11 +17,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import pyarrow as pa
 from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete, HfApi, constants
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.hf_api import RepoFile
 
 from rlhive.data import _store
+from rlhive.data._arrow import START_PREFIX
+from rlhive.data._schema import find_unrecorded
 from rlhive.data.checks import FAILED, CheckReport, run_checks
 from rlhive.data.hub._client import progress_bars, translate_errors, with_retries
 from rlhive.data.hub._guard import guarded
@@ -238,23 +241,35 @@ def _stage_files(folder: Path, manifest: Manifest, repo_id: str, license: str | 
         card = staging / CARD_NAME
         picture = PICTURE_PATH if PICTURE_PATH in paths else ""
         certificate = str(read_certificate(manifest.fingerprint) or "")
-        results = _compute_outcomes(folder, manifest)
-        card.write_text(render_card(renamed, results, picture=picture, certificate=certificate), encoding="utf-8")
+        episodes = read_episodes(folder, manifest)
+        text = render_card(
+            renamed,
+            _compute_outcomes(episodes, manifest),
+            picture=picture,
+            certificate=certificate,
+            has_seeds=episodes["seed"].null_count < len(episodes),
+            has_start_states=any(name.startswith(START_PREFIX) for name in episodes.column_names),
+        )
+        card.write_text(text, encoding="utf-8")
         card_entry = FileEntry(CARD_NAME, compute_sha256(card), card.stat().st_size)
         other_entries = tuple(entry for entry in manifest.files if entry.path != CARD_NAME)
         replace(renamed, files=(*other_entries, card_entry)).write(staging)
         yield files | {CARD_NAME: card, MANIFEST_NAME: staging / MANIFEST_NAME}
 
 
-def _compute_outcomes(folder: Path, manifest: Manifest) -> dict[str, tuple[float, float]]:
-    """Return mean return and success rate of each split."""
-    rows = read_episodes(folder, manifest).select(["split", "return", "success"]).to_pylist()
+def _compute_outcomes(episodes: pa.Table, manifest: Manifest) -> dict[str, tuple[float | None, float | None]]:
+    """Return mean return and success rate of each split; None for what was not recorded."""
+    unrecorded = find_unrecorded(manifest.schema)  # older versions hold 0.0 and False there
+    rows = episodes.select(["split", "return", "success"]).to_pylist()
     results = {}
     for split in manifest.splits:
         split_rows = [row for row in rows if row["split"] == split]
         count = max(len(split_rows), 1)
-        mean_return = sum(row["return"] for row in split_rows) / count
-        results[split] = (mean_return, sum(row["success"] for row in split_rows) / count)
+        mean_return, success = (
+            None if name in unrecorded else sum(row[name] for row in split_rows) / count
+            for name in ("return", "success")
+        )
+        results[split] = (mean_return, success)
     return results
 
 

@@ -249,8 +249,8 @@ class Recording:
             recording_schema.require(schema, context=str(self.path))
         return VersionSource(recording_schema, self.sorted_records, ids=self.episode_outcomes, runs=tuple(self.runs))
 
-    def episode_outcomes(self) -> dict[int, tuple[int, bool]]:
-        """Return length and success of every complete episode, by id."""
+    def episode_outcomes(self) -> dict[int, tuple[int, bool | None]]:
+        """Return length and success of every complete episode, by id; None where success was not recorded."""
         return {record.episode: (record.length, record.success) for record in self.records()}
 
     def summarize(self) -> RecordingSummary:

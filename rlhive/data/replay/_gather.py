@@ -243,6 +243,8 @@ def build_plans(cache: PackedCache, selected_keys: Sequence[keys.NestedKey] | No
     columns = select_columns(cache, selected_keys)
     for key in window.normalize:
         _require_float_field(cache, keys.key_to_column(key), "normalize")
+    if window.n_step > 1:
+        require_reward(cache, f"n_step={window.n_step}")
     if window.n_step > 1 and _REWARD in columns:
         _require_float_field(cache, _REWARD, "n_step")
     if window.frame_stack > 1 and not any(item.key in STACKED for item in cache.schema.observed):
@@ -250,6 +252,17 @@ def build_plans(cache: PackedCache, selected_keys: Sequence[keys.NestedKey] | No
         raise SchemaMismatchError(msg)
     plans = (GatherPlan(block, data, window, columns) for block, data in zip(cache.blocks, cache.data, strict=True))
     return [plan for plan in plans if plan]
+
+
+def require_reward(cache: PackedCache, option: str) -> None:
+    """Raise for an option that sums rewards, where none were recorded.
+
+    Raises:
+        SchemaMismatchError: The transitions have no reward.
+    """
+    if _REWARD not in cache.schema.columns:
+        msg = f"{option}: expected rewards to sum, got transitions without {_REWARD}: no reward was recorded."
+        raise SchemaMismatchError(msg)
 
 
 def set_nested(entries: Leaves, key: keys.NestedKey, value: torch.Tensor) -> None:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     )
     from rlhive.data.versions._conditions import (
         find_referenced_columns as find_referenced_columns,
+        select_by_mask as select_by_mask,
         select_where as select_where,
     )
     from rlhive.data.versions._consistency import (

@@ -6,16 +6,24 @@ A manifest can come from anyone, and a browser shows the card as Markdown. So te
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import yaml
 
+from rlhive import keys
 from rlhive._text import escape_markdown, to_inline_code
+from rlhive.data._schema import find_unrecorded
 from rlhive.data.versions._manifest import EPISODES_PATH, Manifest
 
 # Size categories of the Hub: number of rows below which each applies.
 _SIZE_CATEGORIES = ((1e3, "n<1K"), (1e4, "1K<n<10K"), (1e5, "10K<n<100K"), (1e6, "100K<n<1M"), (1e7, "1M<n<10M"))
 _LIBRARIES = ("rlhive", "robohive", "mujoco", "torch")
+#: Simulators that are tags of a dataset whose environment ran in them.
+_SIMULATORS = ("robohive", "mujoco")
+_NOT_RECORDED = "not recorded"
+_FLAGS = (keys.key_to_column(keys.NEXT_TERMINATED), keys.key_to_column(keys.NEXT_TRUNCATED))
+#: Mean return and success rate of each split; None for what was not recorded.
+Outcomes: TypeAlias = Mapping[str, tuple[float | None, float | None]]
 #: Identifiers of the Hub and of SPDX.
 LICENSE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]{0,63}")
 _MAX_PARAMETERS = 400  # characters of a policy's parameters
@@ -23,15 +31,23 @@ _MAX_PARENT = 200  # characters of a parent without a name
 
 
 def render_card(
-    manifest: Manifest, returns: Mapping[str, tuple[float, float]], *, picture: str = "", certificate: str = ""
+    manifest: Manifest,
+    outcomes: Outcomes,
+    *,
+    picture: str = "",
+    certificate: str = "",
+    has_seeds: bool = True,
+    has_start_states: bool = True,
 ) -> str:
     """Return the card of a version.
 
     Args:
         manifest: Manifest of the version; its files may be missing.
-        returns: Mean return and success rate of each split.
+        outcomes: Mean return and success rate of each split; None for what was not recorded.
         picture: Path of the picture in the version; none by default.
         certificate: Result of replaying the episodes, as a sentence; none by default.
+        has_seeds: Whether the seed of any episode was recorded.
+        has_start_states: Whether the simulator's start state of any episode was recorded.
     """
     front_matter = yaml.safe_dump(_build_front_matter(manifest), sort_keys=False, allow_unicode=True)
     return "\n".join(
@@ -42,12 +58,9 @@ def render_card(
             *_render_usage(manifest),
             *([f"![Returns per split]({picture})\n"] if picture else []),
             "| split | episodes | transitions | mean return | success |\n|---|---:|---:|---:|---:|",
-            *_render_split_rows(manifest, returns),
+            *_render_split_rows(manifest, outcomes),
             "",
-            "Each row is one transition; `episode` and `step_count` identify it. Each observation is stored once: the "
-            "next observation is in the row below, and the last observation of every episode is in the `final.*` "
-            f"columns of `{EPISODES_PATH}`, with the episode's seed and the simulator's start state. A time limit sets "
-            "`next.truncated`, the end of the task sets `next.terminated`.\n",
+            f"{_describe_rows(manifest, has_seeds=has_seeds, has_start_states=has_start_states)}\n",
             "## Columns\n",
             "| column | dtype | shape | unit | minimum | mean | maximum |\n|---|---|---|---|---:|---:|---:|",
             *_render_column_rows(manifest),
@@ -75,14 +88,53 @@ def _build_front_matter(manifest: Manifest) -> dict[str, Any]:
     return {
         "license": front_matter_license(manifest.license),
         "pretty_name": manifest.name.split("/")[-1],
-        "task_categories": ["robotics", "reinforcement-learning"],
-        "tags": ["rlhive", "robohive", "mujoco", "offline-rl", "torchrl"],
+        "task_categories": ["robotics", *(["reinforcement-learning"] if _has_reward(manifest) else [])],
+        "tags": _list_tags(manifest),
         "size_categories": [size],
         "configs": [
             {"config_name": "default", "default": True, "data_files": data_files},
             {"config_name": "episodes", "data_files": EPISODES_PATH},
         ],
     }
+
+
+def _list_tags(manifest: Manifest) -> list[str]:
+    """Return the tags by which the Hub finds the dataset; they say what it holds and where it was recorded."""
+    versions = [_as_mapping(_as_mapping(run.get("env")).get("versions")) for run in manifest.runs]
+    simulators = [name for name in _SIMULATORS if any(name in names for names in versions)]
+    return ["rlhive", *simulators, "offline-rl" if _has_reward(manifest) else "imitation-learning", "torchrl"]
+
+
+def _has_reward(manifest: Manifest) -> bool:
+    return "return" not in find_unrecorded(manifest.schema)
+
+
+def _describe_rows(manifest: Manifest, *, has_seeds: bool, has_start_states: bool) -> str:
+    """Return what a row is, where the last observation of an episode is, and what its flags say."""
+    sentences = ["Each row is one transition; `episode` and `step_count` identify it."]
+    extras = [*(["the episode's seed"] * has_seeds), *(["the simulator's start state"] * has_start_states)]
+    if manifest.schema.observed:
+        also = f", with {' and '.join(extras)}" if extras else ""
+        sentences.append(
+            "Each observation is stored once: the next observation is in the row below, and the last observation of "
+            f"every episode is in the `final.*` columns of `{EPISODES_PATH}`{also}."
+        )
+    elif extras:
+        sentences.append(f"`{EPISODES_PATH}` has {' and '.join(extras)}.")
+    if _is_any_flag_set(manifest):
+        sentences.append("A time limit sets `next.truncated`, the end of the task sets `next.terminated`.")
+    else:
+        sentences.append(
+            "Why an episode ends was not recorded: `next.terminated` and `next.truncated` are set in no row."
+        )
+    return " ".join(sentences)
+
+
+def _is_any_flag_set(manifest: Manifest) -> bool:
+    """Return whether a row ends the task or cuts it off, as far as statistics are known."""
+    splits = [split for split in manifest.statistics.values() if any(flag in split for flag in _FLAGS)]
+    largest = [value for split in splits for flag in _FLAGS for value in split.get(flag, {}).get("max") or []]
+    return not largest or any(largest)
 
 
 def _render_usage(manifest: Manifest) -> list[str]:
@@ -95,10 +147,11 @@ def _render_usage(manifest: Manifest) -> list[str]:
     ]
 
 
-def _render_split_rows(manifest: Manifest, returns: Mapping[str, tuple[float, float]]) -> Iterator[str]:
+def _render_split_rows(manifest: Manifest, outcomes: Outcomes) -> Iterator[str]:
     for name, split in manifest.splits.items():
-        mean, success = returns[name]
-        yield f"| {name} | {split['num_episodes']} | {split['num_transitions']} | {mean:.2f} | {success:.0%} |"
+        mean, success = outcomes[name]
+        cells = [_NOT_RECORDED if mean is None else f"{mean:.2f}", _NOT_RECORDED if success is None else f"{success:.0%}"]
+        yield f"| {name} | {split['num_episodes']} | {split['num_transitions']} | {' | '.join(cells)} |"
 
 
 def _render_column_rows(manifest: Manifest) -> Iterator[str]:

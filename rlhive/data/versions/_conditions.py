@@ -6,6 +6,7 @@
 """
 
 import ast
+import itertools
 import json
 import operator
 import re
@@ -16,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rlhive import keys
-from rlhive.data.versions._selection import EPISODE_COLUMNS, METADATA
+from rlhive.data.versions._selection import EPISODE_COLUMNS, METADATA, find_null_columns
 from rlhive.errors import InvalidExpressionError
 
 _MAX_LENGTH = 10_000
@@ -49,13 +50,17 @@ def select_where(table: pa.Table, condition: str | pc.Expression) -> list[int]:
             is false.
 
     Raises:
-        InvalidExpressionError: The condition cannot be parsed, names an unknown column, or compares values of types
-            that cannot be compared.
+        InvalidExpressionError: The condition cannot be parsed, names an unknown column, compares values of types that
+            cannot be compared, or needs a return, success or seed that was not recorded for any of the episodes.
     """
     try:
         if isinstance(condition, str):
+            _require_recorded(table, condition)
             table, condition = _compile(table, condition)
-        return table.filter(condition)[keys.EPISODE].to_pylist()
+        selected = table.filter(condition)
+        if not len(selected) and len(table) and not len(table.filter(condition.is_valid())):
+            _refuse_unknown(str(condition), find_null_columns(table), len(table))
+        return selected[keys.EPISODE].to_pylist()
     except InvalidExpressionError:
         raise
     except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
@@ -63,6 +68,44 @@ def select_where(table: pa.Table, condition: str | pc.Expression) -> list[int]:
         text = str(condition)
         msg = f"Condition {text!r} cannot be computed: {reason}. Columns are {', '.join(EPISODE_COLUMNS)}."
         raise InvalidExpressionError(msg) from error
+
+
+def select_by_mask(table: pa.Table, mask: pa.Array, description: str) -> list[int]:
+    """Return the ids of the episodes for which a mask is True.
+
+    Raises:
+        InvalidExpressionError: The mask is null for every episode, since it was computed from what was not recorded.
+    """
+    if len(mask) and mask.null_count == len(mask):
+        _refuse_unknown(description, find_null_columns(table), len(table))
+    return table.filter(mask)[keys.EPISODE].to_pylist()
+
+
+def _require_recorded(table: pa.Table, text: str) -> None:
+    """Refuse a condition on a column that is null for all episodes, unless it says what becomes of a missing value."""
+    null_columns = find_null_columns(table)
+    if not null_columns:
+        return
+    nodes = list(ast.walk(_parse(text)))
+    compared_with_none = {
+        _column_name(value)
+        for node in nodes
+        if isinstance(node, ast.Compare)
+        for pair in itertools.pairwise([node.left, *node.comparators])
+        for value, other in (pair, pair[::-1])
+        if isinstance(other, ast.Constant) and other.value is None and isinstance(value, ast.Name)
+    }
+    names = {_column_name(node) for node in nodes if isinstance(node, ast.Name)} - compared_with_none
+    unknown = [name for name in null_columns if name in names]
+    if unknown:
+        _refuse_unknown(text, unknown, len(table))
+
+
+def _refuse_unknown(text: str, columns: list[str], num_episodes: int) -> NoReturn:
+    names = " and ".join(columns) or "what it names"
+    msg = f"Condition {text!r}: {names} {'were' if len(columns) > 1 else 'was'} not recorded for any of the "
+    msg += f"{num_episodes} episodes, so that it is unknown which of them meet it. Use another column or metadata."
+    raise InvalidExpressionError(msg)
 
 
 def _compile(table: pa.Table, text: str) -> tuple[pa.Table, pc.Expression]:

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from rlhive import keys
 from rlhive.data import _arrow
+from rlhive.data._schema import find_unrecorded
 from rlhive.data.versions._manifest import EPISODES_PATH, Manifest
 from rlhive.errors import CorruptDatasetError
 
@@ -32,13 +33,21 @@ def find_schema_mismatches(path: Path, actual: pa.Schema, expected: pa.Schema) -
 
 
 def find_table_mismatches(path: Path, actual: pa.Schema, manifest: Manifest) -> Iterator[str]:
-    """Yield how the columns of an episode table differ from the manifest's; start states may have any size."""
+    """Yield how the columns of an episode table differ from the manifest's; start states may have any size.
+
+    A version that was written before the table had nulls holds return 0.0 and success False where nothing was recorded.
+    """
     start_state = {
         column.name.removeprefix(_arrow.START_PREFIX): np.broadcast_to(0.0, getattr(column.type, "list_size", 1))
         for column in actual
         if column.name.startswith(_arrow.START_PREFIX)
     }
-    yield from find_schema_mismatches(path, actual, _arrow.episode_schema(manifest.schema, start_state))
+    expected = _arrow.episode_schema(manifest.schema, start_state)
+    for name in find_unrecorded(manifest.schema):
+        index = expected.get_field_index(name)
+        if len(actual.get_all_field_indices(name)) == 1 and not actual.field(name).nullable:
+            expected = expected.set(index, expected.field(index).with_nullable(nullable=False))
+    yield from find_schema_mismatches(path, actual, expected)
 
 
 def find_count_mismatches(manifest: Manifest, episodes: pa.Table) -> Iterator[str]:

@@ -17,8 +17,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from rlhive.data import _parquet, _store, _untrusted
-from rlhive.data._schema import Schema
+from rlhive.data import _arrow, _parquet, _store, _untrusted
+from rlhive.data._schema import Schema, find_unrecorded
 from rlhive.data.versions._card import LICENSE_ID, render_card
 from rlhive.data.versions._manifest import EPISODES_PATH, SKETCHES_PATH, FileEntry, Manifest, compute_sha256
 from rlhive.data.versions._numbering import FIRST_VERSION, VersionChange, find_earlier_version
@@ -177,18 +177,30 @@ def _has_same_content(new: Manifest, old: Manifest) -> bool:
 
 def _write_card(folder: Path, manifest: Manifest, result: WriteResult, certificate: str) -> None:
     """Write the dataset card and its picture."""
-    rows = _parquet.read_table(folder / EPISODES_PATH, ["split", "return"]).to_pylist()
-    returns = {split: [row["return"] for row in rows if row["split"] == split] for split in manifest.splits}
-    picture = render_returns(returns, f"{manifest.name} {manifest.version}: return of each episode")
-    (folder / PICTURE_PATH).write_text(picture, encoding="utf-8")
-    card = render_card(manifest, result.outcomes, picture=PICTURE_PATH, certificate=certificate)
+    table = _parquet.read_table(folder / EPISODES_PATH, ["split", "return", "seed"])
+    has_picture = "return" not in find_unrecorded(manifest.schema)
+    if has_picture:
+        rows = table.to_pylist()
+        returns = {split: [row["return"] for row in rows if row["split"] == split] for split in manifest.splits}
+        picture = render_returns(returns, f"{manifest.name} {manifest.version}: return of each episode")
+        (folder / PICTURE_PATH).write_text(picture, encoding="utf-8")
+    columns = _parquet.read_arrow_schema(folder / EPISODES_PATH).names
+    card = render_card(
+        manifest,
+        result.outcomes,
+        picture=PICTURE_PATH if has_picture else "",
+        certificate=certificate,
+        has_seeds=table["seed"].null_count < len(table),
+        has_start_states=any(name.startswith(_arrow.START_PREFIX) for name in columns),
+    )
     (folder / CARD_PATH).write_text(card, encoding="utf-8")
 
 
 def _build_file_entries(folder: Path, result: WriteResult) -> tuple[FileEntry, ...]:
     """Return the entry of every file of the folder; shards first, in the order in which they were written."""
     entries = []
-    for path in (*result.shards, CARD_PATH, PICTURE_PATH, EPISODES_PATH, SKETCHES_PATH):
+    pictures = [PICTURE_PATH] if (folder / PICTURE_PATH).exists() else []
+    for path in (*result.shards, CARD_PATH, *pictures, EPISODES_PATH, SKETCHES_PATH):
         split, num_transitions, num_episodes = result.shards.get(path, ("", 0, 0))
         file = folder / path
         entries.append(FileEntry(path, compute_sha256(file), file.stat().st_size, split, num_transitions, num_episodes))

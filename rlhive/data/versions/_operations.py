@@ -201,7 +201,10 @@ def relabel(source: VersionSource, compute: Callable[[EpisodeRecord], np.ndarray
     item = next((field for field in source.schema.fields if field.column == REWARD), None)
     if item is None:
         columns = ", ".join(source.schema.columns)
-        msg = f"Relabelling: expected a column {REWARD}, got {columns}. Add the column instead."
+        msg = (
+            f"Relabelling: expected a column {REWARD}, got {columns}: no reward was recorded. "
+            f"add_column({REWARD!r}, …) adds one: its function returns [T, 1] numbers of an episode."
+        )
         raise SchemaMismatchError(msg)
     dtype, shape, width = item.dtype, item.shape, item.width
 

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from rlhive import keys
 from rlhive.data._arrow import EPISODE_FIELDS
-from rlhive.errors import SchemaMismatchError
+from rlhive.errors import InvalidExpressionError, SchemaMismatchError
 
 #: Episode ids of each split, int64, in rising order.
 Selection = dict[str, np.ndarray]
@@ -97,10 +97,34 @@ def select_by(table: pa.Table, predicate: Callable[[dict[str, Any]], bool]) -> l
 
     Args:
         table: The episode table.
-        predicate: Takes the values of :data:`EPISODE_COLUMNS` by name; ``metadata`` is a dict.
+        predicate: Takes the values of :data:`EPISODE_COLUMNS` by name; ``metadata`` is a dict, and what was not
+            recorded is None.
+
+    Raises:
+        InvalidExpressionError: The function returns None for every episode, or cannot compute with None, since a column
+            was not recorded.
     """
     rows = table.select([name for name in EPISODE_COLUMNS if name in table.column_names]).to_pylist()
-    return [row[keys.EPISODE] for row in rows if predicate(row | {METADATA: json.loads(row[METADATA])})]
+    null_columns = find_null_columns(table)
+    try:
+        results = [predicate(row | {METADATA: json.loads(row[METADATA])}) for row in rows]
+    except TypeError as error:
+        if "NoneType" not in str(error) or not null_columns:
+            raise
+        raise InvalidExpressionError(_describe_unknown(null_columns, len(table), str(error))) from error
+    if null_columns and all(result is None for result in results):
+        raise InvalidExpressionError(_describe_unknown(null_columns, len(table), "the function returns None for all"))
+    return [row[keys.EPISODE] for row, result in zip(rows, results, strict=True) if result]
+
+
+def find_null_columns(table: pa.Table) -> list[str]:
+    """Return the columns of an episode table that are null for every episode; none for a table without episodes."""
+    names = [field.name for field in EPISODE_FIELDS if field.nullable and field.name in table.column_names]
+    return [name for name in names if len(table) and table[name].null_count == len(table)]
+
+
+def _describe_unknown(columns: Sequence[str], num_episodes: int, reason: str) -> str:
+    return f"filter(): {' and '.join(columns)} of all {num_episodes} episodes are None, since not recorded: {reason}."
 
 
 def _concatenate_ids(selection: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -16,9 +16,10 @@ import numpy as np
 
 from rlhive.data import _arrow, _parquet
 from rlhive.data._episodes import EpisodeRecord
-from rlhive.data._schema import DTYPES, Schema
+from rlhive.data._schema import DTYPES, Schema, find_unrecorded
 from rlhive.data._statistics import ColumnStatistics, choose_anchor
 from rlhive.data.versions import _sketches
+from rlhive.data.versions._card import Outcomes
 from rlhive.data.versions._manifest import EPISODES_PATH, SKETCHES_PATH, Fingerprint
 from rlhive.data.versions._numbering import VersionChange
 from rlhive.data.versions._source import VersionSource
@@ -37,14 +38,14 @@ class WriteResult:
     Attributes:
         fingerprint: Fingerprint of the schema and the episodes.
         counts: Number of episodes and transitions per split.
-        outcomes: Mean return and success rate per split.
+        outcomes: Mean return and success rate per split; None for what was not recorded.
         statistics: Statistics per split and column, in the manifest's form.
         shards: Split, number of transitions and number of episodes of each shard, by its path in the folder.
     """
 
     fingerprint: str
     counts: dict[str, dict[str, int]]
-    outcomes: dict[str, tuple[float, float]]
+    outcomes: Outcomes
     statistics: dict[str, dict[str, Any]]
     shards: dict[str, tuple[str, int, int]]
 
@@ -193,8 +194,8 @@ class _SplitWriter:
         self._block.add(record)
         self._num_episodes += 1
         self._num_transitions += record.length
-        self._sum_of_returns += row.values["return"]
-        self._num_successes += row.values["success"]
+        self._sum_of_returns += row.values["return"] or 0.0
+        self._num_successes += row.values["success"] or 0
         is_full = self._block.num_rows >= _parquet.ROW_GROUP_ROWS or self._block.num_bytes >= self._max_block_bytes
         return self.take_block() if is_full else None
 
@@ -226,10 +227,14 @@ class _SplitWriter:
         """Return the number of episodes and transitions."""
         return {"num_episodes": self._num_episodes, "num_transitions": self._num_transitions}
 
-    def outcome(self) -> tuple[float, float]:
-        """Return the mean return and the success rate; zeros for an empty split."""
+    def outcome(self) -> tuple[float | None, float | None]:
+        """Return the mean return and the success rate, zeros for an empty split; None for what was not recorded."""
         num_episodes = max(self._num_episodes, 1)
-        return self._sum_of_returns / num_episodes, self._num_successes / num_episodes
+        unrecorded = find_unrecorded(self._schema)
+        return (
+            None if "return" in unrecorded else self._sum_of_returns / num_episodes,
+            None if "success" in unrecorded else self._num_successes / num_episodes,
+        )
 
     def statistics(self) -> dict[str, Any]:
         """Return the statistics of every column in the manifest's form."""
