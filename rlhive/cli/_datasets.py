@@ -43,7 +43,9 @@ def show(
         out.print_json(json.dumps(description))
         return
     out.print(format_view(view), highlight=False, soft_wrap=True)
-    status = str(certificate) if certificate else f"none; make it: rlhive replay {name}"
+    can_replay = bool(view.manifest.env_name) or any(run.get("env") for run in view.manifest.runs)
+    advice = f"none; make it: rlhive replay {name}" if can_replay else "none: no environment was recorded"
+    status = str(certificate) if certificate else advice
     out.print(f"  certificate  {status}", highlight=False, soft_wrap=True)
     out.print(_make_split_table(summarize_splits(view)))
     if statistics:

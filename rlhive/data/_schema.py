@@ -202,8 +202,8 @@ class Schema:
         return cls(tuple(sorted(fields, key=lambda field: field.column)))
 
 
-#: Columns of the episode table that summarise a column of the transitions, which a recording may lack. They are null for
-#: all episodes without it, and never null with it.
+#: Columns of the episode table that summarise a column of the transitions, which a recording may lack: null for all
+#: episodes without it, and never null with it.
 SUMMARIZED = {"return": key_to_column(keys.NEXT_REWARD), keys.SUCCESS: keys.SUCCESS}
 
 

@@ -178,7 +178,7 @@ def _complete_end_flags(rows: Leaves, shape: tuple[int, ...], context: str) -> N
                 "ends."
             )
             raise SchemaMismatchError(msg)
-    # bool [..., 1] as every environment of TorchRL gives them, in a shape that the other flags have where there are any.
+    # In the shape of the other flags; without any, [..., 1] as the environments of TorchRL give them.
     known = next((rows[name] for name in (TERMINATED, TRUNCATED, _DONE) if name in rows), np.zeros((*shape, 1), bool))
     for name in (TERMINATED, TRUNCATED):
         rows.setdefault(name, np.zeros(known.shape, bool))

@@ -115,7 +115,7 @@ def _find_reward_errors(envs: Mapping[str, EnvBase], record: EpisodeRecord) -> d
     if differs.any():
         row = int(differs.argmax())
         errors["reward"] = f"row {row}: expected {computed[row]!r}, as computed by {env.env_name}, got {stored[row]!r}"
-    if is_exact and keys.SUCCESS in record.columns:
+    if is_exact and keys.SUCCESS in record.final:
         success = np.concatenate([record.columns[keys.SUCCESS][1:], record.final[keys.SUCCESS][None]])
         differs = success.reshape(record.length) != terms[SOLVED]
         if differs.any():

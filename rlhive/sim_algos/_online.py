@@ -27,7 +27,7 @@ from rlhive.envs import EXPLORATION_SEED, make_env
 from rlhive.errors import InvalidOptionError, SimulationDivergedError
 from rlhive.policies import Normalizer
 from rlhive.rollouts import Rollout, try_rollout
-from rlhive.sim_algos._preprocessing import TRANSITION_KEYS, compute_training_statistics
+from rlhive.sim_algos._preprocessing import TRANSITION_KEYS, compute_training_statistics, require_reward
 from rlhive.sim_algos._sac import SoftActorCritic
 from rlhive.sim_algos._trainer import Callback, Trainer, TrainResult, describe_training_data, seeded_torch
 
@@ -143,7 +143,12 @@ class EpisodeCollector:
         self.buffer = TensorDictReplayBuffer(storage=LazyMemmapStorage(capacity))
 
     def add_dataset(self, dataset: "RoboHiveDataset") -> None:
-        """Start the buffer with a dataset's transitions; collected episodes follow them."""
+        """Start the buffer with a dataset's transitions; collected episodes follow them.
+
+        Raises:
+            SchemaMismatchError: The dataset has no reward.
+        """
+        require_reward(dataset.schema.columns, f"{dataset.name} {dataset.version}")
         storage = dataset.as_storage(keys=[keys.OBSERVATION, keys.ACTION, keys.NEXT_REWARD])
         self.buffer = extend(storage, max(self._settings["buffer_size"], len(storage)))
         self.source |= describe_training_data(dataset)

@@ -97,11 +97,7 @@ def _require_finite(chunk: TensorDictBase, in_keys: Sequence[keys.NestedKey]) ->
     """Raise SchemaMismatchError if transitions lack a key or hold NaN or infinite values."""
     missing_keys = [key for key in in_keys if key not in chunk.keys(True)]
     if keys.NEXT_REWARD in missing_keys:
-        msg = (
-            "The transitions have no reward, which this algorithm learns from: none was recorded. Behaviour cloning "
-            "(bc) learns without."
-        )
-        raise SchemaMismatchError(msg)
+        require_reward((), "The replay buffer")
     if missing_keys:
         msg = f"The replay buffer's transitions lack {missing_keys}: expected {list(in_keys)}"
         raise SchemaMismatchError(msg)
@@ -109,6 +105,21 @@ def _require_finite(chunk: TensorDictBase, in_keys: Sequence[keys.NestedKey]) ->
         if not torch.isfinite(chunk[key]).all():
             msg = f"The replay buffer's {key!r}: expected finite values, got NaN or infinity. Run: rlhive check"
             raise SchemaMismatchError(msg)
+
+
+def require_reward(columns: Sequence[str], context: str) -> None:
+    """Raise unless transitions have a reward.
+
+    Args:
+        columns: Names of the transitions' columns.
+        context: What holds the transitions, for the message.
+
+    Raises:
+        SchemaMismatchError: There is no reward.
+    """
+    if keys.key_to_column(keys.NEXT_REWARD) not in columns:
+        msg = f"{context} has no reward, which this algorithm learns from: none was recorded. bc learns without one."
+        raise SchemaMismatchError(msg)
 
 
 def _require_finite_before_clipping(storage: PackedStorage, in_keys: Sequence[keys.NestedKey]) -> None:

@@ -5,9 +5,11 @@ import shutil
 
 import pytest
 
-from rlhive import RoboHiveDataset
+from rlhive import RoboHiveDataset, export
 from rlhive.envs._tasks import TASKS
 from tests.cli.conftest import invoke
+from tests.data.checks.walks import rewrite_table, write_older_table
+from tests.data.strategies import teleoperated_records
 
 
 @pytest.mark.usefixtures("filled")
@@ -89,3 +91,24 @@ def test_list_names_stored_datasets_and_those_that_a_recipe_makes(collected, sto
     assert "robohive/toy_point │ 1.0.0" in shown
     assert "rlhive collect NAME makes one of: franka_micro_close, " in shown
     assert "toy_point" not in shown.partition("makes one of")[2]
+
+
+def test_show_says_what_was_not_recorded(store):
+    folder = export(teleoperated_records([5, 6]), "lab/teleop", license="mit")
+
+    shown = invoke("show", "lab/teleop").stdout
+
+    assert "unknown      return, success: not recorded" in shown
+    assert "certificate  none: no environment was recorded" in shown
+    (line,) = [line.split() for line in shown.splitlines() if line.split()[:2] == ["train", "2"]]
+    assert line == ["train", "2", "-", "-", "-", "6", "5", "to", "6"]
+    assert json.loads(invoke("show", folder, "--json").stdout)["not_recorded"] == ["return", "success"]
+
+
+def test_an_older_version_has_no_summary_of_what_was_not_recorded(store):
+    folder = export(teleoperated_records([5, 6]), "lab/teleop", license="mit")
+    rewrite_table(folder, "meta/episodes.parquet", write_older_table)
+
+    (summary,) = json.loads(invoke("show", folder, "--json").stdout)["summary"]
+
+    assert (summary["success_rate"], summary["returns"], summary["lengths"]) == (None, None, [5.5, 5, 6])

@@ -84,3 +84,23 @@ def _values(generator: np.random.Generator, dtype: torch.dtype, shape: tuple[int
     if dtype is torch.bool:
         return torch.from_numpy(generator.random(shape) < 0.5)
     return torch.from_numpy(np.asarray(generator.integers(0, 100, shape))).to(dtype)
+
+
+def teleoperated(length: int, seed: int) -> TensorDict:
+    """Return what a teleoperated robot gives of one episode: joint positions and actions, no reward and no flags."""
+    generator = np.random.default_rng(seed)
+    states = torch.from_numpy(generator.normal(size=(length + 1, 7)))
+    actions = torch.from_numpy(generator.normal(size=(length, 7)))
+    return TensorDict({"observation": states[:-1], "action": actions, "next": {"observation": states[1:]}}, [length])
+
+
+def teleoperated_records(lengths: list[int]) -> list[EpisodeRecord]:
+    """Return one record of :func:`teleoperated` per length, with neither seed nor start state."""
+    made = []
+    for episode, length in enumerate(lengths):
+        td = teleoperated(length, episode)
+        flags = {name: np.zeros((length, 1), bool) for name in ("next.terminated", "next.truncated")}
+        columns = {"action": td["action"].numpy(), "observation": td["observation"].numpy(), **flags}
+        final = {"observation": td["next", "observation"][-1].numpy()}
+        made.append(EpisodeRecord(episode=episode, split="train", columns=columns, final=final))
+    return made

@@ -10,7 +10,9 @@ from hypothesis import given, settings
 from rlhive.data import _arrow
 from rlhive.data._schema import Field, Schema
 from rlhive.errors import CorruptDatasetError
-from tests.data.strategies import lengths, records, same
+from tests.data.strategies import lengths, records, same, teleoperated_records
+
+KINDS = (("float64", (7,)), ("bool", (1,)), ("bool", (1,)), ("float64", (7,)))
 
 
 def concatenate(made):
@@ -154,3 +156,20 @@ def test_rows_of_other_episodes_are_refused(change):
 
     with pytest.raises(CorruptDatasetError, match=r"Episode \d: expected \d transitions with content hash"):
         list(_arrow.table_to_records(rows, episodes, schema))
+
+
+def test_what_nobody_recorded_is_null_in_the_episode_table():
+    rows = [_arrow.EpisodeRow.from_record(record) for record in teleoperated_records([3, 2])]
+    names = ("action", "next.terminated", "next.truncated", "observation")
+    fields = [Field(name, *kind, name == "observation") for name, kind in zip(names, KINDS, strict=True)]
+
+    table = _arrow.build_episode_table(rows, Schema(tuple(fields)))
+
+    assert (
+        table.select(["return", "success", "seed"]).to_pylist() == [{"return": None, "success": None, "seed": None}] * 2
+    )
+    assert [name for name in table.column_names if name.startswith("start.")] == []
+    schema, _ = records([1])
+    recorded = _arrow.episode_schema(schema, {})
+    assert not recorded.field("return").nullable  # as in every version that holds them
+    assert not recorded.field("success").nullable

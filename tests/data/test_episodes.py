@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -11,7 +12,7 @@ from rlhive import keys
 from rlhive.data._episodes import EpisodeInfo, EpisodeRecord, pack, sum_exactly, unpack
 from rlhive.data._schema import Schema
 from rlhive.errors import SchemaMismatchError
-from tests.data.strategies import endings, records, transitions
+from tests.data.strategies import endings, records, teleoperated_records, transitions
 
 
 def equal(left: TensorDict, right: TensorDict) -> bool:
@@ -152,3 +153,19 @@ def test_metadata_beyond_a_mebibyte_is_refused_when_the_episode_is_added():
     EpisodeInfo.create(metadata={"note": "x" * 1_000_000}, **options)
     with pytest.raises(SchemaMismatchError, match="episode 3, metadata: expected at most 1048576 bytes, got 11000"):
         EpisodeInfo.create(metadata={"note": "x" * 1_100_000}, **options)
+
+
+def test_return_and_success_that_nobody_recorded_are_unknown():
+    record = teleoperated_records([3])[0]
+
+    assert record.episode_return is None
+    assert record.success is None
+    assert record.ended == "unfinished"
+
+
+def test_the_success_of_steps_needs_no_final_value():
+    record = teleoperated_records([3])[0]
+    solved = np.array([[True], [False], [False]])
+
+    assert replace(record, columns=record.columns | {"success": solved}).success
+    assert replace(record, columns=record.columns | {"success": ~solved & solved}).success is False

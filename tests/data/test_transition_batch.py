@@ -1,10 +1,13 @@
+import os
+
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings, strategies as st
 
 from rlhive.data._transition_batch import TransitionBatch, describe_difference
 from rlhive.errors import SchemaMismatchError
-from tests.data.strategies import transitions
+from tests.data.strategies import teleoperated, transitions
 
 
 def to_batch(td, **options):
@@ -101,3 +104,34 @@ def test_differences_of_chunks_are_named():
     assert describe_difference(chunk, chunk | {"a": np.zeros((2, 4), np.float32)}).endswith(
         "expected float32 (3,), got float32 (4,)"
     )
+
+
+@settings(max_examples=20 * int(os.environ.get("RLHIVE_FUZZ", "1")), deadline=None)
+@given(st.sets(st.sampled_from(["terminated", "truncated", "done"])), st.sampled_from(["truncated", "terminated", ""]))
+def test_flags_that_nobody_recorded_are_not_set(missing, ended):
+    td = transitions(3, 0, ended=ended or "unfinished")
+    for flag in missing:
+        del td["next", flag]
+    terminated = ended == "terminated" and "terminated" not in missing
+    truncated = ended == "truncated" and "truncated" not in missing
+    is_done = "done" not in missing and bool(ended)
+    if "truncated" in missing and "terminated" not in missing and is_done and not terminated:
+        truncated = True  # done, and not by the end of the task
+    if is_done and ("terminated" in missing):
+        with pytest.raises(SchemaMismatchError, match=r"key next\.terminated is missing where next\.done is set"):
+            to_batch(td)
+        return
+
+    rows = to_batch(td).rows
+
+    assert rows["next.terminated"][0].tolist() == [[False], [False], [terminated]]
+    assert rows["next.truncated"][0].tolist() == [[False], [False], [truncated]]
+
+
+def test_transitions_without_any_next_key_are_taken():
+    td = teleoperated(4, 0).exclude("next")
+
+    batch = to_batch(td)
+
+    assert sorted(batch.rows) == ["action", "next.terminated", "next.truncated", "observation"]
+    assert not batch.ends.any()

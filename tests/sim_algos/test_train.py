@@ -9,6 +9,7 @@ from rlhive import export, train
 from rlhive.errors import SchemaMismatchError, StoreNotWritableError
 from rlhive.policies._checkpoint import load_policy
 from rlhive.rollouts._evaluate import evaluate
+from tests.data.strategies import teleoperated_records
 from tests.sim_algos.toy import as_buffer, collect_buffer, quick_config, train_quickly
 
 
@@ -76,3 +77,14 @@ def test_integer_observations_are_normalised_after_they_are_sampled(tmp_path) ->
     observations = rows["observation"].numpy()
     np.testing.assert_allclose(normalizer.mean.numpy(), observations.mean(axis=0), rtol=1e-12)
     np.testing.assert_allclose(normalizer.std.numpy(), observations.std(axis=0), rtol=1e-12)
+
+
+def test_a_dataset_without_reward_trains_bc_and_is_refused_by_what_learns_from_rewards(tmp_path) -> None:
+    folder = export(teleoperated_records([20, 20]), "lab/teleop", license="mit", store=tmp_path / "store")
+    options = {"progress": False, "overrides": ["train.num_steps=2", "train.batch_size=8"]}
+
+    assert train("bc", folder, split="train", output_dir=tmp_path / "bc", **options).curve[-1]["step"] == 2
+    for model, env in (("iql", None), ("sac", "toy_point")):
+        with pytest.raises(SchemaMismatchError, match="has no reward, which this algorithm learns from"):
+            train(model, folder, env=env, output_dir=tmp_path / model, **options)
+        assert not (tmp_path / model / "checkpoint.json").exists()

@@ -25,7 +25,8 @@ class EpisodeArrays:
     what a column can hold, over all episodes.
 
     Attributes:
-        columns: ``[T, *shape]`` by column name, the two end columns included; see :func:`end_flags`.
+        columns: ``[T, *shape]`` by column name, with the two end columns where the file has them; see
+            :func:`end_flags`.
         final: The value after the last row, ``[*shape]``, for every observed column.
         context: Address for messages, for example ``"log.h5, Trial3"``.
         fields: Further fields of the record: split, seed, start_state, policy, run, metadata.
@@ -136,15 +137,17 @@ class EpisodeSource(VersionSource):
     pending: Callable[[], Iterator[PendingEpisode]] | None = None
 
 
-def end_flags(length: int, *, terminated: bool) -> Columns:
+def end_flags(length: int, *, terminated: bool | None) -> Columns:
     """Return the two end columns, bool ``[length, 1]``.
 
     Args:
         length: Number of transitions.
-        terminated: Whether the last transition ended the task; otherwise it was cut off.
+        terminated: Whether the last transition ended the task; otherwise it was cut off. None where nobody recorded
+            why the episode ends: neither flag is set then.
     """
     flags = {TERMINATED: np.zeros((length, 1), bool), TRUNCATED: np.zeros((length, 1), bool)}
-    flags[TERMINATED if terminated else TRUNCATED][-1] = True
+    if terminated is not None:
+        flags[TERMINATED if terminated else TRUNCATED][-1] = True
     return flags
 
 

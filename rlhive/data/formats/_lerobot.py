@@ -40,7 +40,8 @@ def read_lerobot(source: Path, *, split: str = "train") -> EpisodeSource:
     """Read a LeRobot dataset's folder.
 
     An episode ended the task where ``next.terminated`` is set; without that feature, where its last frame has
-    ``next.done`` and, if the data have it, ``next.success``. Any other episode is truncated.
+    ``next.done`` and, if the data have it, ``next.success``. Any other episode is truncated; without any of these
+    features nobody recorded why an episode ends, and it is unfinished.
 
     Args:
         source: Folder of the dataset, which holds ``meta/info.json``.

@@ -189,7 +189,7 @@ class _LeRobotWriter:
 
     def _feature_values(self, name: str, item: Field, record: EpisodeRecord) -> np.ndarray:
         rows = record.columns[item.column]
-        if name == SUCCESS:  # of the state that the action led to
+        if name == SUCCESS and item.observed:  # of the state that the action led to
             rows = np.concatenate([rows[1:], record.final[item.column][None]])
         if name.startswith(IMAGES):
             camera = name.removeprefix(IMAGES)

@@ -116,11 +116,12 @@ def _build_minari_arrays(
 ) -> EpisodeArrays:
     states = dict(_space_columns(content["observations"], spaces["observation"], keys.OBSERVATION, has_jpeg, keeps))
     columns = dict(_space_columns(content["actions"], spaces["action"], keys.ACTION, has_jpeg, keeps))
-    length = len(content["rewards"])
+    length = len(content["rewards"]) if "rewards" in content else len(next(iter(columns.values()), ()))
     wrong = {name: len(rows) for name, rows in states.items() if len(rows) != length + 1}
     wrong |= {name: len(rows) for name, rows in columns.items() if len(rows) != length}
     if wrong:
-        msg = f"{context}: expected {length + 1} observations for {length} rewards, got {wrong}."
+        counted = "rewards" if "rewards" in content else "actions"
+        msg = f"{context}: expected {length + 1} observations for {length} {counted}, got {wrong}."
         raise SchemaMismatchError(msg)
     left_out = [f"{name} (not part of Minari's layout)" for name in content if name not in _READ]
     for name, rows in _info_columns(content.get("infos") or {}, INFO, keeps):
@@ -129,7 +130,8 @@ def _build_minari_arrays(
         else:
             left_out.append(f"{name} ({len(rows)} rows for {length} actions)")
     for column, name in ((REWARD, "rewards"), (TERMINATED, "terminations"), (TRUNCATED, "truncations")):
-        columns[column] = np.asarray(content[name]).reshape(length, 1)
+        if name in content:
+            columns[column] = np.asarray(content[name]).reshape(length, 1)
     columns |= {name: rows[:-1] for name, rows in states.items()}
     options = attributes.get("options")
     fields = {"seed": attributes.get("seed"), "metadata": {"options": options} if options else {}}

@@ -16,6 +16,7 @@ from rlhive.data._schema import Field, Schema
 from rlhive.data.formats._hdf5_writer import Hdf5Writer
 from rlhive.data.formats._minari_storage import HDF5_FILE, INFO
 from rlhive.data.versions import Manifest
+from rlhive.errors import UnsupportedFormatError
 
 _MINARI_VERSION = "0.5.4"
 _STEP_DATASETS = {REWARD: "rewards", TERMINATED: "terminations", TRUNCATED: "truncations"}
@@ -38,7 +39,14 @@ def write_minari(
     Raises:
         DatasetExistsError: The target exists.
         MissingExtraError: h5py is not installed.
+        UnsupportedFormatError: No reward was recorded, which every Minari episode holds.
     """
+    if REWARD not in manifest.schema.columns:
+        msg = (
+            f"{manifest.name} {manifest.version}: Minari's episodes hold rewards, and none were recorded. Export to "
+            f"lerobot, or add rewards first: add_column({REWARD!r}, …)."
+        )
+        raise UnsupportedFormatError(msg)
     spaces = _build_spaces(manifest)
     env_specs = [run["env_spec"] for run in manifest.runs if run.get("env_spec")]
     with _store.atomic_dir(target) as partial:

@@ -207,7 +207,7 @@ def _read_state_aligned(group: Any, trial: _Trial, keeps: Keeps) -> EpisodeArray
     columns = {name: rows[:-1] for name, rows in states.items()}
     columns[keys.ACTION] = _read_numbers(group["actions"])[:-1]
     done = _read_flag(group, "done")
-    terminated = done[1:] if done is not None else np.zeros((num_rows - 1, 1), bool)
+    terminated = done[1:] if done is not None else None
     if "rewards" in group:
         columns[REWARD] = _read_numbers(group["rewards"]).reshape(num_rows, 1)[1:]
     final = {name: rows[-1] for name, rows in states.items()}
@@ -222,8 +222,9 @@ def _read_path_aligned(group: Any, trial: _Trial) -> EpisodeArrays:
     if "rewards" in group:
         columns[REWARD] = _read_numbers(group["rewards"]).reshape(-1, 1)[:length]
     done = _read_flag(group, "done")
-    terminated = np.zeros((length, 1), bool) if done is None else done[:length]
+    terminated = None if done is None else done[:length]
     if done is None and "terminated" in group and final is not None and length:
+        terminated = np.zeros((length, 1), bool)
         terminated[-1] = bool(np.ravel(group["terminated"])[-1])
     last_state = final if final is not None else observations[-1]
     return _finish_trial(trial, columns, {keys.OBSERVATION: last_state}, terminated)
@@ -247,23 +248,25 @@ def _read_roboset_trial(group: Any, trial: _Trial, keeps: Keeps) -> EpisodeArray
     columns = {name: rows[:-1] for name, rows in states.items()} | {keys.ACTION: actions[:-1]}
     final = {name: rows[-1] for name, rows in states.items()}
     metadata = {"solved": bool(np.ravel(group["config/solved"])[-1])} if "config/solved" in group else {}
-    return _finish_trial(trial, columns, final, np.zeros((len(actions) - 1, 1), bool), metadata=metadata)
+    return _finish_trial(trial, columns, final, None, metadata=metadata)
 
 
 def _finish_trial(
     trial: _Trial,
     columns: dict[str, np.ndarray],
     final: dict[str, np.ndarray],
-    terminated: np.ndarray,
+    terminated: np.ndarray | None,
     *,
     start_state: dict[str, np.ndarray] | None = None,
     metadata: dict[str, Any] | None = None,
 ) -> EpisodeArrays:
-    """Add the end columns; an episode without a marked end of the task is truncated."""
-    if not len(terminated):  # one state: an episode without a transition
-        return EpisodeArrays({keys.ACTION: columns[keys.ACTION][:0]}, {}, trial.context)
-    flags = end_flags(len(columns[keys.ACTION]), terminated=bool(terminated[-1].any()))
-    flags[TERMINATED] |= terminated  # an end before the last row is refused where the record is checked
+    """Add the end columns: an episode without a marked end of the task is truncated, without marks it is unfinished."""
+    length = len(columns[keys.ACTION])
+    if not length:  # one state: an episode without a transition
+        return EpisodeArrays({keys.ACTION: columns[keys.ACTION]}, {}, trial.context)
+    flags = end_flags(length, terminated=None if terminated is None else bool(terminated[-1].any()))
+    if terminated is not None:
+        flags[TERMINATED] |= terminated  # an end before the last row is refused where the record is checked
     return EpisodeArrays(
         {**columns, **flags},
         final,

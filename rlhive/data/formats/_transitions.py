@@ -19,8 +19,10 @@ OBSERVED_ROOTS = (keys.OBSERVATION, keys.PIXELS, keys.DEPTH)
 def finish_episode(arrays: EpisodeArrays) -> EpisodeArrays | None:
     """Return the arrays as transitions, with end flags and final observations; None if there is no transition.
 
+    Without any end flag in the file, why the episode ends is unknown, and neither flag is set.
+
     Raises:
-        SchemaMismatchError: End flags are missing, or stand before the last row.
+        SchemaMismatchError: An end flag stands before the last row.
     """
     if arrays.has_frames:
         return _finish_frames(arrays)
@@ -30,17 +32,17 @@ def finish_episode(arrays: EpisodeArrays) -> EpisodeArrays | None:
     done = columns.pop(DONE, None)
     if done is not None and not {TERMINATED, TRUNCATED} & columns.keys():
         columns |= end_flags(arrays.length, terminated=bool(np.any(done[-1])))
+    unknown = end_flags(arrays.length, terminated=None)
     for name in (TERMINATED, TRUNCATED):
-        if name not in columns:
-            msg = f"{arrays.context}: expected the columns {TERMINATED} and {TRUNCATED}, got {', '.join(columns)}."
-            raise SchemaMismatchError(msg)
-        columns[name] = _to_flag(columns[name], arrays.length)
+        columns[name] = _to_flag(columns[name], arrays.length) if name in columns else unknown[name]
     _require_last(columns, arrays.context)
     if REWARD in columns:
         columns[REWARD] = _to_column_vector(columns[REWARD])
     new = [name for name in columns if name.split(".")[0] in OBSERVED_ROOTS and name not in arrays.final]
     finished = replace(arrays, columns=columns)
-    return _observe(finished, new, terminated=bool(columns[TERMINATED][-1].any())) if new else finished
+    terminated = bool(columns[TERMINATED][-1].any())
+    is_known = terminated or bool(columns[TRUNCATED][-1].any())
+    return _observe(finished, new, terminated=terminated if is_known else None) if new else finished
 
 
 def _finish_frames(arrays: EpisodeArrays) -> EpisodeArrays | None:
@@ -51,7 +53,7 @@ def _finish_frames(arrays: EpisodeArrays) -> EpisodeArrays | None:
     flags = {name: columns.pop(name) for name in (DONE, TERMINATED, TRUNCATED) if name in columns}
     inner = [name for name, rows in flags.items() if np.any(rows[:-1])]
     left_out = (*arrays.left_out, *(f"{name} before the last frame" for name in inner))
-    terminated = _is_terminated(flags, arrays.final)
+    terminated = _is_terminated(flags, arrays.final) if flags else None
     if REWARD in columns:
         columns[REWARD] = _to_column_vector(columns[REWARD])
     ended = replace(
@@ -61,7 +63,7 @@ def _finish_frames(arrays: EpisodeArrays) -> EpisodeArrays | None:
     return _observe(ended, new, terminated=terminated)
 
 
-def _observe(arrays: EpisodeArrays, names: Iterable[str], *, terminated: bool) -> EpisodeArrays | None:
+def _observe(arrays: EpisodeArrays, names: Iterable[str], *, terminated: bool | None) -> EpisodeArrays | None:
     """Return an episode in which further columns are observed, although the file has no value after their last row.
 
     Where the task ended, the last value stands in for it, which no value target reads. Otherwise the last row becomes
@@ -77,7 +79,7 @@ def _observe(arrays: EpisodeArrays, names: Iterable[str], *, terminated: bool) -
         return None
     final |= {name: arrays.columns[name][-1] for name in arrays.final}
     columns = {name: rows[:-1] for name, rows in arrays.columns.items()}
-    return replace(arrays, columns=columns | end_flags(length, terminated=False), final=final)
+    return replace(arrays, columns=columns | end_flags(length, terminated=terminated), final=final)
 
 
 def _is_terminated(flags: Columns, final: Columns) -> bool:

@@ -150,7 +150,10 @@ def _render_usage(manifest: Manifest) -> list[str]:
 def _render_split_rows(manifest: Manifest, outcomes: Outcomes) -> Iterator[str]:
     for name, split in manifest.splits.items():
         mean, success = outcomes[name]
-        cells = [_NOT_RECORDED if mean is None else f"{mean:.2f}", _NOT_RECORDED if success is None else f"{success:.0%}"]
+        cells = [
+            _NOT_RECORDED if mean is None else f"{mean:.2f}",
+            _NOT_RECORDED if success is None else f"{success:.0%}",
+        ]
         yield f"| {name} | {split['num_episodes']} | {split['num_transitions']} | {' | '.join(cells)} |"
 
 

@@ -59,7 +59,7 @@ def select_where(table: pa.Table, condition: str | pc.Expression) -> list[int]:
             table, condition = _compile(table, condition)
         selected = table.filter(condition)
         if not len(selected) and len(table) and not len(table.filter(condition.is_valid())):
-            _refuse_unknown(str(condition), find_null_columns(table), len(table))
+            _refuse_unknown(str(condition), [], len(table))
         return selected[keys.EPISODE].to_pylist()
     except InvalidExpressionError:
         raise
@@ -77,7 +77,7 @@ def select_by_mask(table: pa.Table, mask: pa.Array, description: str) -> list[in
         InvalidExpressionError: The mask is null for every episode, since it was computed from what was not recorded.
     """
     if len(mask) and mask.null_count == len(mask):
-        _refuse_unknown(description, find_null_columns(table), len(table))
+        _refuse_unknown(description, [], len(table))
     return table.filter(mask)[keys.EPISODE].to_pylist()
 
 
@@ -102,9 +102,11 @@ def _require_recorded(table: pa.Table, text: str) -> None:
 
 
 def _refuse_unknown(text: str, columns: list[str], num_episodes: int) -> NoReturn:
-    names = " and ".join(columns) or "what it names"
-    msg = f"Condition {text!r}: {names} {'were' if len(columns) > 1 else 'was'} not recorded for any of the "
-    msg += f"{num_episodes} episodes, so that it is unknown which of them meet it. Use another column or metadata."
+    names = " and ".join(columns) or "what it asks for"
+    msg = (
+        f"Condition {text!r}: {names} {'were' if len(columns) > 1 else 'was'} not recorded for any of the "
+        f"{num_episodes} episodes, so that it is unknown which of them meet it. Use another column or metadata."
+    )
     raise InvalidExpressionError(msg)
 
 

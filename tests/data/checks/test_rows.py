@@ -9,6 +9,7 @@ import pytest
 from rlhive.data._schema import Field, Schema
 from rlhive.data.checks import CHECKS
 from rlhive.data.checks._check import run_checks
+from rlhive.data.versions._export import export
 from tests.data.checks.walks import (
     HORIZON,
     SCHEMA,
@@ -20,6 +21,7 @@ from tests.data.checks.walks import (
     unpassed,
     write_version,
 )
+from tests.data.strategies import teleoperated_records
 
 
 def nan(walks):
@@ -198,3 +200,10 @@ def test_without_a_reward_checker_the_reason_is_the_callers(tmp_path):
 
     assert unpassed(report) == {"reward": "skipped", "success": "skipped"}
     assert report.results["reward"].note == "no simulator"
+
+
+def test_ends_that_nobody_recorded_are_no_defect(tmp_path):
+    report = run_checks(export(teleoperated_records([5, 6, 4]), "lab/teleop", license="mit", store=tmp_path))
+
+    assert unpassed(report) == {"horizon": "skipped", "reward": "skipped", "success": "skipped"}
+    assert report.results["horizon"].note == "why the episodes end was not recorded: no row sets an end flag"

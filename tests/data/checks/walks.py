@@ -107,6 +107,14 @@ def set_cell(column: str, row: int, value: object) -> Callable[[pa.Table], pa.Ta
     return change
 
 
+def write_older_table(table: pa.Table) -> pa.Table:
+    """Return the episode table as versions had it before it had nulls."""
+    for name, value in (("return", 0.0), ("success", False)):
+        field = table.schema.field(name).with_nullable(nullable=False)
+        table = table.set_column(table.column_names.index(name), field, pa.array([value] * len(table), field.type))
+    return table
+
+
 def unpassed(report: CheckReport) -> Mapping[str, str]:
     """Return the status of every check that did not pass."""
     return {name: result.status for name, result in report.results.items() if result.status != "passed"}

@@ -173,3 +173,16 @@ def test_pairs_are_read_from_texts():
     for wrong in ("actions", "=action", {"a": 1}):
         with pytest.raises(SchemaMismatchError, match="expected names in the file and columns"):
             parse_rename(wrong)
+
+
+def test_frames_without_any_end_flag_are_unfinished(tmp_path):
+    features = {"state": ("float32", [2]), "actions": ("float32", [1])}
+    rows = np.arange(8, dtype=np.float32).reshape(4, 2)
+    source = write_lerobot(tmp_path / "l", [{"state": list(rows), "actions": list(rows[:, :1])}] * 2, features)
+
+    folder = import_dataset("lerobot", source, "lab/flat", license="mit", store=tmp_path / "s", progress=False)
+
+    episodes = RoboHiveDataset(folder).episodes
+    assert episodes["ended"].to_pylist() == ["unfinished"] * 2
+    assert episodes["length"].to_pylist() == [3, 3]
+    assert episodes["return"].to_pylist() == episodes["success"].to_pylist() == [None, None]

@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 
+import h5py
 import numpy as np
 import pytest
 from PIL import Image
@@ -14,10 +15,12 @@ from rlhive import RoboHiveDataset
 from rlhive.data.formats._builtin import Minari
 from rlhive.data.formats._convert import export_to, import_dataset
 from rlhive.data.formats._minari import read_minari
-from rlhive.errors import DatasetExistsError, SchemaMismatchError
+from rlhive.data.versions._export import export
+from rlhive.errors import DatasetExistsError, SchemaMismatchError, UnsupportedFormatError
 from rlhive.testing import ExpectedEpisode, WritableFormatTests
 from tests.data.formats import make_minari
 from tests.data.formats.make_minari import FILES, LENGTHS, LOSSY, STORAGES, TERMINATED, plain, truth
+from tests.data.strategies import teleoperated_records
 
 EPISODES = range(len(LENGTHS))
 OBSERVED = {
@@ -162,3 +165,26 @@ def test_jpeg_pictures_are_decoded_and_named():
 def test_a_folder_that_is_not_a_minari_dataset_is_refused(tmp_path):
     with pytest.raises(SchemaMismatchError, match="expected a Minari dataset"):
         read_minari(tmp_path)
+
+
+def test_a_dataset_without_rewards_is_refused_by_the_writer_and_read(tmp_path):
+    teleop = export(teleoperated_records([3, 4]), "lab/teleop", license="mit", store=tmp_path / "store")
+    with pytest.raises(UnsupportedFormatError, match="Minari's episodes hold rewards, and none were recorded"):
+        export_to("minari", teleop, tmp_path / "out", progress=False)
+    assert not (tmp_path / "out").exists()
+    with_rewards = RoboHiveDataset(teleop).add_column(
+        "next.reward", lambda columns, final: np.ones((len(columns["action"]), 1)), name="lab/rewarded"
+    )
+    target = export_to("minari", with_rewards.path, tmp_path / "out", progress=False)
+    with h5py.File(target / "data" / "main_data.hdf5", "a") as file:
+        for group in file.values():
+            for name in ("rewards", "terminations", "truncations"):
+                del group[name]
+
+    back = RoboHiveDataset(
+        import_dataset("minari", target, "lab/back", license="mit", store=tmp_path / "s", progress=False)
+    )
+
+    assert back.episodes["return"].to_pylist() == [None, None]
+    assert back.episodes["ended"].to_pylist() == ["unfinished"] * 2
+    assert back.as_tensordict()["observation"].equal(RoboHiveDataset(teleop).as_tensordict()["observation"])

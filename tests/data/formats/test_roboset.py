@@ -231,7 +231,7 @@ def test_the_roboset_schema(tmp_path):
     np.testing.assert_array_equal(record.columns["action"], [row["actions"] for row in logged[1][:3]])
     np.testing.assert_array_equal(record.final["observation.qp_arm"], logged[1][3]["env_infos"]["obs_dict"]["qp_arm"])
     np.testing.assert_array_equal(record.columns["pixels.left"], [row["rgb:left_cam"] for row in logged[1][:3]])
-    assert record.ended == "truncated"
+    assert record.ended == "unfinished"
 
 
 def test_a_file_that_is_not_a_log_is_refused(tmp_path):

@@ -30,11 +30,12 @@ from rlhive.errors import (
     DatasetExistsError,
     DatasetNotFoundError,
     DiskFullError,
+    InvalidExpressionError,
     InvalidNameError,
     RecordingInUseError,
     SchemaMismatchError,
 )
-from tests.data.strategies import transitions
+from tests.data.strategies import teleoperated, transitions
 
 
 def toys(count=2):
@@ -719,3 +720,42 @@ def test_the_old_name_of_on_incomplete_works_and_warns(tmp_path):
     assert warned[0].filename == __file__
     (record,) = recorder.recording.records()
     assert record.ended == "truncated"
+
+
+def record_by_steps(recorder, td):
+    for row in td:
+        recorder.step(row)
+    recorder.end_episode()
+
+
+def record_by_batch(recorder, td):
+    recorder.extend(td)
+    recorder.end_episode()
+
+
+def record_from_buffer(recorder, td):
+    buffer = TensorDictReplayBuffer(storage=LazyTensorStorage(len(td)))
+    buffer.extend(td)
+    recorder.extend(buffer)
+
+
+@pytest.mark.parametrize(
+    "record", [record_by_steps, record_by_batch, record_from_buffer, lambda recorder, td: recorder.add_episode(td)]
+)
+@pytest.mark.parametrize("on_incomplete", ["unfinished", "truncated"])
+def test_a_robot_without_reward_and_flags_is_recorded(record, on_incomplete, store):
+    with Recorder("lab/teleop", on_incomplete=on_incomplete) as recorder:
+        for episode in range(2):
+            record(recorder, teleoperated(4 + episode, episode))
+    dataset = RoboHiveDataset(recorder.commit(license="mit"))
+
+    names = ["length", "return", "success", "ended"]
+    expected = [{"return": None, "success": None, "ended": on_incomplete, "length": 4 + episode} for episode in (0, 1)]
+    assert dataset.episodes.select(names).to_pylist() == expected
+    for episode, td in enumerate(dataset.iter_episodes()):
+        given = teleoperated(4 + episode, episode)
+        assert td["observation"].equal(given["observation"])
+        assert td["next", "observation"].equal(given["next", "observation"])
+        assert td["action"].equal(given["action"])
+    with pytest.raises(InvalidExpressionError, match="Condition 'success': success was not recorded for any of the 2"):
+        dataset.where("success")

@@ -11,8 +11,11 @@ from rlhive.data.replay._gather import Window
 from rlhive.data.replay._options import SamplingOptions
 from rlhive.data.replay._samplers import EpisodeSliceSampler
 from rlhive.data.replay._storage import PackedStorage
+from rlhive.data.versions._export import export
+from rlhive.dataset._dataset import RoboHiveDataset
 from rlhive.errors import SchemaMismatchError
 from tests.data.replay.caches import LENGTHS, assert_same, write_cache
+from tests.data.strategies import teleoperated_records
 
 ALL = slice(None)
 
@@ -166,3 +169,14 @@ def test_slices_go_together_with_windows(cache):
     flags = [("next", flag) for flag in ("done", "terminated", "truncated")]
     expected = everything[batch["index"].squeeze(1)]
     assert_same(batch.exclude("index", *flags), expected.exclude(*flags))
+
+
+def test_options_that_sum_rewards_say_that_none_were_recorded(tmp_path):
+    dataset = RoboHiveDataset(export(teleoperated_records([5, 6]), "lab/teleop", license="mit", store=tmp_path))
+
+    batch = dataset.as_replay_buffer(batch_size=4).sample()
+
+    assert ("next", "reward") not in batch.keys(include_nested=True)
+    for options, name in ({"n_step": 3}, "n_step=3"), ({"return_to_go": True}, "return_to_go"):
+        with pytest.raises(SchemaMismatchError, match=f"{name}: expected rewards to sum, .* no reward was recorded"):
+            dataset.as_replay_buffer(batch_size=4, **options)

@@ -18,7 +18,7 @@ from rlhive.data.versions._export import export
 from rlhive.data.versions._manifest import Manifest
 from rlhive.errors import InvalidLicenseError
 from tests.data.checks.walks import SCHEMA, make_walk
-from tests.data.strategies import records
+from tests.data.strategies import records, teleoperated_records
 
 RUN = {
     "run": "run",
@@ -197,3 +197,26 @@ def test_text_and_pictures_are_read_by_others_too(tmp_path):
 
 def plain(value):
     return value.tolist() if hasattr(value, "tolist") else value
+
+
+def test_the_card_of_a_teleoperated_robot_says_what_was_not_recorded(tmp_path):
+    folder = export(teleoperated_records([5, 6]), "lab/teleop", license="mit", store=tmp_path)
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    head = front_matter(card)
+
+    assert "| train | 2 | 11 | not recorded | not recorded |" in card
+    assert "Why an episode ends was not recorded: `next.terminated` and `next.truncated` are set in no row." in card
+    for absent in ("robohive", "mujoco", "start state", "seed", "0%", "0.00 |", "returns.svg", "time limit"):
+        assert absent not in card.lower().replace("from rlhive import robohivedataset", "").replace(
+            "robohivedataset(", ""
+        ), absent
+    assert head["tags"] == ["rlhive", "imitation-learning", "torchrl"]
+    assert head["task_categories"] == ["robotics"]
+    assert not (folder / "returns.svg").exists()
+
+
+def test_tags_say_where_the_episodes_were_recorded(folder, card):
+    assert front_matter(card)["tags"] == ["rlhive", "robohive", "mujoco", "offline-rl", "torchrl"]
+    manifest = replace(Manifest.read(folder), runs=({"run": "a", "env": {"env_name": "Real-v0"}},))
+    elsewhere = render_card(manifest, dict.fromkeys(manifest.splits, (0.0, 0.0)))
+    assert front_matter(elsewhere)["tags"] == ["rlhive", "offline-rl", "torchrl"]

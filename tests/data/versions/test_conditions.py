@@ -1,5 +1,6 @@
 """Conditions on episodes: the episodes that they select, and the refusal of other syntax."""
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 from hypothesis import given, settings, strategies as st
@@ -86,3 +87,45 @@ def test_only_the_columns_that_a_condition_names_are_needed():
         "return",
         "success",
     ]
+
+
+UNKNOWN = TABLE.set_column(3, "return", pa.nulls(4, pa.float64())).set_column(4, "success", pa.nulls(4, pa.bool_()))
+
+
+@pytest.mark.parametrize(
+    ("condition", "unknown"),
+    [
+        ("success", "success was"),
+        ("not success", "success was"),
+        ("return > 1", "return was"),
+        ("return > 1 or length > 5", "return was"),
+        ("success and return / length > 1", "return and success were"),
+        ("return in [1.0]", "return was"),
+        (pc.field("return") > 1, "what it asks for was"),
+        (~pc.field("success"), "what it asks for was"),
+    ],
+)
+def test_a_condition_on_what_nobody_recorded_is_refused(condition, unknown):
+    with pytest.raises(InvalidExpressionError, match=f"{unknown} not recorded for any of the 4 episodes"):
+        _conditions.select_where(UNKNOWN, condition)
+
+
+@pytest.mark.parametrize(
+    ("condition", "expected"),
+    [
+        ("success is None", [3, 6, 9, 12]),
+        ("return != None or length > 10", [9, 12]),
+        ("success is not None and success", []),
+        ("length > 10", [9, 12]),
+        (pc.field("return").is_null(), [3, 6, 9, 12]),
+    ],
+)
+def test_a_condition_may_ask_whether_something_was_recorded(condition, expected):
+    assert _conditions.select_where(UNKNOWN, condition) == expected
+    assert _conditions.select_where(UNKNOWN.slice(0, 0), condition) == []
+
+
+def test_a_mask_of_nulls_is_refused():
+    with pytest.raises(InvalidExpressionError, match="what it asks for was not recorded for any of the 4 episodes"):
+        _conditions.select_by_mask(UNKNOWN, pc.greater(UNKNOWN["return"], 1).combine_chunks(), "is_good")
+    assert _conditions.select_by_mask(TABLE, pc.greater(TABLE["return"], 1).combine_chunks(), "is_good") == [9, 12]

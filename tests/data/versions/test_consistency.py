@@ -6,6 +6,7 @@ import pyarrow as pa
 import pytest
 
 from rlhive.data import _arrow
+from rlhive.data.checks._check import run_checks
 from rlhive.data.versions._consistency import (
     COUNT_COLUMNS,
     find_count_mismatches,
@@ -16,9 +17,10 @@ from rlhive.data.versions._consistency import (
 from rlhive.data.versions._export import export
 from rlhive.data.versions._manifest import Manifest
 from rlhive.data.versions._reader import read_episodes
+from rlhive.dataset._dataset import RoboHiveDataset
 from rlhive.errors import CorruptDatasetError
-from tests.data.checks.walks import set_cell
-from tests.data.strategies import records
+from tests.data.checks.walks import rewrite_table, set_cell, write_older_table
+from tests.data.strategies import records, teleoperated_records
 
 EXPECTED = pa.schema([("episode", pa.int64()), ("action", pa.list_(pa.float32(), 2)), ("count", pa.int32())])
 
@@ -126,3 +128,29 @@ def test_the_first_mismatch_is_raised():
     require_consistent([])
     with pytest.raises(CorruptDatasetError, match=r"^first\. Fetch or make the version again\.$"):
         require_consistent(iter(["first.", "second."]))
+
+
+def test_a_table_that_was_written_before_it_had_nulls_stays_valid(tmp_path):
+    folder = export(teleoperated_records([3, 2]), "lab/teleop", license="mit", store=tmp_path)
+    fingerprint = Manifest.read(folder).fingerprint
+    rewrite_table(folder, "meta/episodes.parquet", write_older_table)
+
+    dataset = RoboHiveDataset(folder)
+
+    assert dataset.fingerprint == fingerprint
+    assert dataset.episodes.select(["return", "success"]).to_pylist() == [{"return": 0.0, "success": False}] * 2
+    assert dataset.where("not success and return == 0").counts == dataset.counts
+    assert {name for name, result in run_checks(folder).results.items() if result.count} == set()
+    again = RoboHiveDataset(export(dataset, "lab/again", license="mit", store=tmp_path))
+    assert again.fingerprint == fingerprint
+    assert again.episodes["success"].to_pylist() == [None, None]
+
+
+def test_a_null_where_the_schema_has_a_reward_is_a_mismatch(version):
+    manifest, table = version
+    index = table.column_names.index("return")
+    nullable = table.schema.set(index, table.schema.field("return").with_nullable(nullable=True))
+
+    assert "column return: expected pyarrow.Field<return: double not null>" in next(
+        find_table_mismatches("f", nullable, manifest)
+    )

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from rlhive.data.versions import _selection
-from rlhive.errors import SchemaMismatchError
+from rlhive.errors import InvalidExpressionError, SchemaMismatchError
 
 TABLE = pa.table(
     {
@@ -64,3 +64,14 @@ def test_an_intersection_keeps_empty_splits():
 def test_an_unknown_id_is_refused():
     with pytest.raises(SchemaMismatchError, match="There is no episode 7"):
         _selection.require_episodes({"a": np.array([3])}, [3, 7])
+
+
+@pytest.mark.parametrize("predicate", [lambda row: row["return"] > 1, lambda row: row["success"]])
+def test_a_predicate_of_what_nobody_recorded_is_refused(predicate):
+    unknown = TABLE.set_column(3, "return", pa.nulls(4, pa.float64())).set_column(4, "success", pa.nulls(4, pa.bool_()))
+
+    with pytest.raises(InvalidExpressionError, match=r"filter\(\): return and success of all 4 episodes are None"):
+        _selection.select_by(unknown, predicate)
+    assert _selection.select_by(unknown, lambda row: row["success"] is None) == [3, 6, 9, 12]
+    with pytest.raises(TypeError, match="object is not callable"):  # a mistake that is the function's own
+        _selection.select_by(TABLE, lambda row: row["return"](3))
