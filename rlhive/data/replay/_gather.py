@@ -244,7 +244,7 @@ def build_plans(cache: PackedCache, selected_keys: Sequence[keys.NestedKey] | No
     for key in window.normalize:
         _require_float_field(cache, keys.key_to_column(key), "normalize")
     if window.n_step > 1:
-        require_reward(cache, f"n_step={window.n_step}")
+        require_rewards_to_sum(cache, f"n_step={window.n_step}")
     if window.n_step > 1 and _REWARD in columns:
         _require_float_field(cache, _REWARD, "n_step")
     if window.frame_stack > 1 and not any(item.key in STACKED for item in cache.schema.observed):
@@ -254,7 +254,7 @@ def build_plans(cache: PackedCache, selected_keys: Sequence[keys.NestedKey] | No
     return [plan for plan in plans if plan]
 
 
-def require_reward(cache: PackedCache, option: str) -> None:
+def require_rewards_to_sum(cache: PackedCache, option: str) -> None:
     """Raise for an option that sums rewards, where none were recorded.
 
     Raises:
