@@ -18,6 +18,7 @@ ALLOWED = {
             "diff",
             "evaluate",
             "export_to",
+            "merge",
             "pull",
             "push",
             "replay",

@@ -16,6 +16,7 @@ from rlhive.cli._formats import ImportCommand, export_to, import_
 from rlhive.cli._hub import delete, pull, push, scrub, versions
 from rlhive.cli._terminal import err, labelled, out
 from rlhive.cli._train import evaluate, train
+from rlhive.cli._versions import append, drop, merge, rename, select, split
 from rlhive.errors import RLHiveError
 
 #: The verbs in the order of ``rlhive --help``.
@@ -31,6 +32,12 @@ _VERBS: dict[str, Callable[..., None]] = {
     "replay": replay,
     "diff": diff,
     "list": list_,
+    "select": select,
+    "split": split,
+    "merge": merge,
+    "append": append,
+    "rename": rename,
+    "drop": drop,
     "versions": versions,
     "pull": pull,
     "scrub": scrub,

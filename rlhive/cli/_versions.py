@@ -1,0 +1,130 @@
+"""The verbs of the ``rlhive`` command that derive a version: select, split, merge, append, rename, drop."""
+
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rlhive.cli._terminal import Json, Name, NameOrPath, Version, complete_names, out
+from rlhive.errors import InvalidOptionError
+
+if TYPE_CHECKING:
+    from rlhive.dataset import RoboHiveDataset
+
+Into = Annotated[
+    str, typer.Option("--into", help="Name of the new dataset, or of an existing one for its next version.")
+]
+License = Annotated[str, typer.Option("--license", help="Licence of the version; the parents' by default.")]
+Where = Annotated[str, typer.Option("--where", help="Condition on the episodes: success and return > -40.")]
+
+
+def select(
+    name: NameOrPath,
+    into: Into,
+    where: Where = "",
+    split: Annotated[str | None, typer.Option(help="Only these splits, joined by +.")] = None,
+    version: Version = None,
+    license_: License = "",
+    json_: Json = False,
+) -> None:
+    """Write the episodes that meet a condition as a version."""
+    _print_made(_open_dataset(name, version, split=split, where=where).save(into, license=license_), json_=json_)
+
+
+def split(
+    name: NameOrPath,
+    parts: Annotated[list[str], typer.Argument(help="Share of the episodes by split: train=0.9 test=0.1.")],
+    into: Into,
+    seed: Annotated[int, typer.Option(help="Seed of the random assignment.")] = 0,
+    version: Version = None,
+    license_: License = "",
+    json_: Json = False,
+) -> None:
+    """Write a version with the episodes in other splits, drawn at random."""
+    shares = {part: _parse_share(part, share) for part, share in map(_parse_pair, parts)}
+    _print_made(_open_dataset(name, version).split(shares, seed=seed).save(into, license=license_), json_=json_)
+
+
+def merge(
+    names: Annotated[
+        list[str], typer.Argument(help="Datasets, or paths of versions; at least two.", autocompletion=complete_names)
+    ],
+    into: Into,
+    license_: License = "",
+    json_: Json = False,
+) -> None:
+    """Write the episodes of several datasets as one version. Equal episodes are written once."""
+    first, *others = [_open_dataset(name, None) for name in names]
+    if not others:
+        msg = f"merge: expected at least two datasets, got {names[0]}. Write a copy of it: rlhive select"
+        raise InvalidOptionError(msg)
+    _print_made(first.merge(*others, name=into, license=license_), json_=json_)
+
+
+def append(
+    name: Name,
+    source: Annotated[str, typer.Argument(help="Dataset, or path of a version.", autocompletion=complete_names)],
+    where: Where = "",
+    split: Annotated[str | None, typer.Option(help="Only these splits of the source, joined by +.")] = None,
+    license_: License = "",
+    json_: Json = False,
+) -> None:
+    """Write the next version of a dataset, with the episodes of another one after its own."""
+    further = _open_dataset(source, None, split=split, where=where)
+    _print_made(_open_dataset(name, None).append(further, license=license_), json_=json_)
+
+
+def rename(
+    name: Name,
+    old: Annotated[str, typer.Argument(help="Column, next.reward for example.")],
+    new: Annotated[str, typer.Argument(help="Its new name.")],
+    into: Annotated[str, typer.Option("--into", help="Name of a new dataset; the next version by default.")] = "",
+    version: Version = None,
+    json_: Json = False,
+) -> None:
+    """Write a version in which a column has another name."""
+    dataset = _open_dataset(name, version)
+    _print_made(dataset.rename_column(old, new, name=into or dataset.name), json_=json_)
+
+
+def drop(
+    name: Name,
+    columns: Annotated[list[str], typer.Argument(help="Columns to leave out.")],
+    into: Annotated[str, typer.Option("--into", help="Name of a new dataset; the next version by default.")] = "",
+    version: Version = None,
+    json_: Json = False,
+) -> None:
+    """Write a version without some columns."""
+    dataset = _open_dataset(name, version)
+    _print_made(dataset.drop_column(*columns, name=into or dataset.name), json_=json_)
+
+
+def _open_dataset(name: str, version: str | None, *, split: str | None = None, where: str = "") -> "RoboHiveDataset":
+    from rlhive.dataset import RoboHiveDataset
+
+    return RoboHiveDataset(name, version=version, split=split, where=where or None, generate=False)
+
+
+def _print_made(dataset: "RoboHiveDataset", *, json_: bool) -> None:
+    from rlhive.dataset import describe
+
+    if json_:
+        out.print_json(json.dumps(describe(dataset)))
+    else:
+        out.print(repr(dataset), highlight=False, soft_wrap=True)
+
+
+def _parse_pair(text: str) -> tuple[str, str]:
+    name, separator, value = text.partition("=")
+    if not (name and separator):
+        msg = f"{text!r}: expected SPLIT=SHARE, train=0.9 for example"
+        raise InvalidOptionError(msg)
+    return name, value
+
+
+def _parse_share(split: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        msg = f"{split}={text}: expected a share of the episodes, 0.9 for example"
+        raise InvalidOptionError(msg) from None
