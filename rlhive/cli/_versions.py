@@ -28,7 +28,7 @@ def select(
     json_: Json = False,
 ) -> None:
     """Write the episodes that meet a condition as a version."""
-    _print_made(_open_dataset(name, version, split=split, where=where).save(into, license=license_), json_=json_)
+    _print_made(_open_stored(name, version, split=split, where=where).save(into, license=license_), json_=json_)
 
 
 def split(
@@ -42,7 +42,7 @@ def split(
 ) -> None:
     """Write a version with the episodes in other splits, drawn at random."""
     shares = {part: _parse_share(part, share) for part, share in map(_parse_pair, parts)}
-    _print_made(_open_dataset(name, version).split(shares, seed=seed).save(into, license=license_), json_=json_)
+    _print_made(_open_stored(name, version).split(shares, seed=seed).save(into, license=license_), json_=json_)
 
 
 def merge(
@@ -54,7 +54,7 @@ def merge(
     json_: Json = False,
 ) -> None:
     """Write the episodes of several datasets as one version. Equal episodes are written once."""
-    first, *others = [_open_dataset(name, None) for name in names]
+    first, *others = [_open_stored(name, None) for name in names]
     if not others:
         msg = f"merge: expected at least two datasets, got {names[0]}. Write a copy of it: rlhive select"
         raise InvalidOptionError(msg)
@@ -70,8 +70,8 @@ def append(
     json_: Json = False,
 ) -> None:
     """Write the next version of a dataset, with the episodes of another one after its own."""
-    further = _open_dataset(source, None, split=split, where=where)
-    _print_made(_open_dataset(name, None).append(further, license=license_), json_=json_)
+    further = _open_stored(source, None, split=split, where=where)
+    _print_made(_open_stored(name, None).append(further, license=license_), json_=json_)
 
 
 def rename(
@@ -83,7 +83,7 @@ def rename(
     json_: Json = False,
 ) -> None:
     """Write a version in which a column has another name."""
-    dataset = _open_dataset(name, version)
+    dataset = _open_stored(name, version)
     _print_made(dataset.rename_column(old, new, name=into or dataset.name), json_=json_)
 
 
@@ -95,11 +95,11 @@ def drop(
     json_: Json = False,
 ) -> None:
     """Write a version without some columns."""
-    dataset = _open_dataset(name, version)
+    dataset = _open_stored(name, version)
     _print_made(dataset.drop_column(*columns, name=into or dataset.name), json_=json_)
 
 
-def _open_dataset(name: str, version: str | None, *, split: str | None = None, where: str = "") -> "RoboHiveDataset":
+def _open_stored(name: str, version: str | None, *, split: str | None = None, where: str = "") -> "RoboHiveDataset":
     from rlhive.dataset import RoboHiveDataset
 
     return RoboHiveDataset(name, version=version, split=split, where=where or None, generate=False)
