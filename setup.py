@@ -11,21 +11,23 @@ VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "rlhive/__init__.py").rea
     1
 ]
 
+# Oldest and newest are tested on Python 3.11, 3.12 and 3.13 by `make matrix`: docs/install.md has its lines.
 DATA = [
-    "torch>=2.14,<2.15",  # torchrl 0.14.1's C++ extension loads on no other; without it prioritized sampling fails
+    # torchrl 0.14.1's C++ extension, which prioritized sampling needs, loads on 2.14 and 2.15.
+    "torch>=2.14,<2.16",  # …
     "torchrl==0.14.1",  # storages, samplers and losses are subclassed and compared with here, release by release
     "tensordict>=0.14.3,<0.15",  # the series that torchrl 0.14.1 was built with
-    "numpy>=1.26,<2",  # RoboHive's kitchens call np.product, which numpy 2 removed
-    "pyarrow>=24,<26",  # datasets 5 asks for 24; pyarrow 26 refuses to import beside numpy 1
+    "numpy>=1.26,<3",  # Python 3.13 takes 2.1 or newer, the first with wheels for it
+    "pyarrow>=24,<27",  # datasets 5 asks for 24; from 26 on it refuses to import beside numpy 1 (numpy<2: pyarrow<26)
     "datasets>=5.2,<6",  # reads the versions that RLHive writes; older ones need another pyarrow
     "huggingface_hub>=2.4,<3",  # 2.x moved to httpx2 and dropped upload_large_folder
-    "pyyaml",
-    "scipy",
-    "filelock",  # locks of dead processes do not block
-    "loky",  # worker processes that need no __main__ guard in the user's script and survive between calls
-    "tqdm",
-    "typer",
-    "rich",
+    "pyyaml>=6",
+    "scipy>=1.11",
+    "filelock>=3.12",  # locks of dead processes do not block
+    "loky>=3.4",  # worker processes that need no __main__ guard in the user's script and survive between calls
+    "tqdm>=4.66",
+    "typer>=0.15",
+    "rich>=13",
 ]
 
 # What robohive 0.7.0 declares, without robohive itself: its h5py==3.7.0 pin has no wheel for Python 3.11, so

@@ -13,6 +13,7 @@ from typing import Any
 from filelock import FileLock
 
 from rlhive.envs._install import package_folder, require_robohive
+from rlhive.envs._numpy_names import provide_numpy_names
 from rlhive.envs._robot import vectorize_robot
 from rlhive.envs._visual import VISUAL
 from rlhive.errors import EnvClosedError, EnvNotFoundError, InvalidOptionError, RoboHiveMissingError
@@ -160,7 +161,10 @@ def _import_robohive() -> None:
         warnings.simplefilter("ignore", glfw.GLFWError)
         import dm_control.mujoco  # noqa: F401
         import robohive  # noqa: F401
+        from robohive.envs.multi_task import multi_task_base_v1
         from robohive.utils import prompt_utils
+    # The kitchens and the Franka appliances: the only modules whose environments use a name that NumPy 2 lacks.
+    provide_numpy_names(multi_task_base_v1)
     if not isinstance(prompt_utils.cprint, _PrintOrWarn):
         prompt_utils.cprint = _PrintOrWarn(prompt_utils.cprint)
 
