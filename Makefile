@@ -1,7 +1,7 @@
 # Every target does its own set-up. `make help` lists them.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-slow package fuzz torture memory lint setup latest peers bench bench-sampling bench-export bench-import clean
+.PHONY: help quickstart test test-slow package fuzz torture memory lint setup latest matrix peers bench bench-sampling bench-export bench-import clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
@@ -55,6 +55,10 @@ setup: $(VENV)/assets  ## only build the environment, with RoboHive and its asse
 latest:  ## run the tests with the newest versions that setup.py allows (its own environment, some minutes)
 	$(MAKE) test VENV=.venv-latest CONSTRAINTS=
 
+# MATRIX="3.11-oldest 3.13-newest" chooses combinations, MATRIX_TESTS=tests/dataset a part of the tests.
+matrix: $(UV_READY)  ## the data tests on Python 3.11, 3.12 and 3.13 with the oldest and newest versions, no simulator (1 h)
+	UV=$(abspath $(UV)) $(PYTHON) -m tests.matrix $(MATRIX) $(if $(MATRIX_TESTS),--tests $(MATRIX_TESTS))
+
 peers: $(VENV)/installed  ## the environments of the benchmarks' peers, whose tests are skipped without (2 min, 14 GB)
 	$(BIN)/python -m benchmarks.peers.environments
 
@@ -75,7 +79,7 @@ bench-import: $(VENV)/installed  ## memory and interruption of imports of 1 GB; 
 	$(BIN)/python -m benchmarks.report
 
 clean:  ## remove what the set-up made inside this clone
-	rm -rf .venv .venv-latest .tools benchmarks/.venvs
+	rm -rf .venv .venv-latest .venv-matrix-* .tools benchmarks/.venvs
 
 .tools/bin/uv:
 	$(PYTHON) -m venv .tools

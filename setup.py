@@ -13,8 +13,7 @@ VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "rlhive/__init__.py").rea
 
 # Oldest and newest are tested on Python 3.11, 3.12 and 3.13 by `make matrix`: docs/install.md has its lines.
 DATA = [
-    # torchrl 0.14.1's C++ extension, which prioritized sampling needs, loads on 2.14 and 2.15.
-    "torch>=2.14,<2.16",  # …
+    "torch>=2.14,<2.16",  # torchrl 0.14.1's C++ extension, for prioritized sampling, loads on both
     "torchrl==0.14.1",  # storages, samplers and losses are subclassed and compared with here, release by release
     "tensordict>=0.14.3,<0.15",  # the series that torchrl 0.14.1 was built with
     "numpy>=1.26,<3",  # Python 3.13 takes 2.1 or newer, the first with wheels for it
@@ -31,9 +30,12 @@ DATA = [
 ]
 
 # What robohive 0.7.0 declares, without robohive itself: its h5py==3.7.0 pin has no wheel for Python 3.11, so
-# `rlhive setup` installs robohive==0.7.0 without dependencies on top of these.
+# `rlhive setup` installs robohive==0.7.0 without dependencies on top of these. They have wheels for Python 3.11 and
+# 3.12.
 ROBOHIVE = [
-    "mujoco==3.1.3",  # robohive's pin: newer releases reject its kitchen XML
+    "numpy>=1.26,<2",  # beside numpy 2, mujoco 3.1.3 takes the first element of small arrays for all: decision 026
+    "pyarrow>=24,<26",  # from 26 on it refuses to import beside numpy 1
+    "mujoco==3.1.3",  # robohive's pin: newer releases reject its kitchen XML; no wheel for Python 3.13
     "dm-control==1.0.16",  # robohive's pin, and the one that goes with mujoco 3.1.3
     "gymnasium==0.29.1",  # robohive's pin: from 1.0 on, its four Adroit tasks fail at reset
     "h5py>=3.8",  # replaces robohive's h5py==3.7.0; any newer one serves
@@ -58,7 +60,7 @@ TRAIN = [
 FORMATS = [
     "h5py>=3.8",  # the files of RoboHive's logger, Minari and D4RL
     "pillow",  # pictures that Minari keeps as JPEG and LeRobot as PNG
-    "av",  # LeRobot's videos
+    "av>=18",  # LeRobot's videos; the oldest that was tested
     "google-crc32c>=1.6",  # checksums of TFRecord files
     "protobuf>=5",  # the messages in them; builds a message class from its description
 ]
@@ -97,6 +99,8 @@ setup(
         "Programming Language :: Python :: 3",
         "Programming Language :: Python :: 3 :: Only",
         "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
         "Typing :: Typed",
     ],

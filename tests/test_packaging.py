@@ -11,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 import rlhive
 
@@ -77,6 +78,9 @@ def test_the_wheel_holds_the_package_and_its_metadata(built, sources):
     assert metadata["License-Expression"] == "Apache-2.0"
     assert metadata["Requires-Python"] == ">=3.11"
     assert "Typing :: Typed" in metadata.get_all("Classifier")
+    assert {f"Programming Language :: Python :: 3.{minor}" for minor in (11, 12, 13)} <= set(
+        metadata.get_all("Classifier")
+    )
     assert metadata["Description-Content-Type"] == "text/markdown"
     assert metadata.get_payload().startswith("# RLHive")
 
@@ -157,6 +161,26 @@ def test_constraints_are_exact_versions_and_nothing_else():
     names = [line.split("==")[0].lower() for line in lines if "==" in line]
     assert len(names) == len(set(names))
     assert {"torch", "torchrl", "robohive", "mujoco", "pyarrow", "uv"} <= set(names)
+
+
+def test_the_data_layer_asks_for_nothing_of_robohive(built):
+    with zipfile.ZipFile(built["wheel"]) as wheel:
+        metadata = email.message_from_bytes(wheel.read("rlhive-0.1.0.dist-info/METADATA"))
+    requirements = [Requirement(text) for text in metadata.get_all("Requires-Dist")]
+    data = {each.name: each.specifier for each in requirements if each.marker is None}
+
+    for name in ("mujoco", "dm-control", "gymnasium", "h5py", "matplotlib"):
+        assert name not in data
+    allowed = {
+        "numpy": ["1.26.0", "1.26.4", "2.0.0", "2.5.5"],
+        "pyarrow": ["24.0.0", "25.0.1", "26.0.1"],
+        "torch": ["2.14.0", "2.15.0"],
+    }
+    for name, versions in allowed.items():
+        assert [version for version in versions if version not in data[name]] == []
+    robohive = {each.name: each.specifier for each in requirements if 'extra == "robohive"' in str(each.marker)}
+    assert "2.0.0" not in robohive["numpy"]
+    assert "26.0.0" not in robohive["pyarrow"]
 
 
 def test_every_pin_has_a_reason():

@@ -26,6 +26,9 @@ from rlhive.errors import RoboHiveMissingError, SetupFailedError
 
 logger = logging.getLogger(__name__)
 
+#: First Python for which mujoco 3.1.3 has no wheel.
+NO_WHEELS_FROM = (3, 13)
+
 FIRST_ENV = "FK1_Knob1OnRandom-v4"
 
 #: Family of environments → the id that setup builds to find out whether the family's assets are installed.
@@ -178,6 +181,13 @@ def _install_robohive() -> tuple[str, ...]:
     """Install the unsatisfied requirements of the ``robohive`` extra, then robohive without dependencies."""
     missing = _find_unsatisfied("rlhive")
     if missing:
+        if sys.version_info >= NO_WHEELS_FROM and installed_version("mujoco") is None:
+            python = ".".join(map(str, sys.version_info[:2]))
+            msg = (
+                f"RoboHive cannot be installed in Python {python}: the mujoco 3.1.3 that it needs has wheels for 3.11 "
+            )
+            msg += "and 3.12 only. Make an environment with one of these, for example: uv venv --python 3.12"
+            raise SetupFailedError(msg)
         _install_packages(missing)
     if installed_version("robohive") == ROBOHIVE_VERSION and importlib.util.find_spec("robohive") is not None:
         return tuple(missing)

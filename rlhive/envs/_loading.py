@@ -152,14 +152,40 @@ def _build_lock(entry_point: str) -> contextlib.AbstractContextManager[Any]:
     return FileLock(package_folder() / ".rlhive-build.lock")
 
 
+def _require_whole_arrays() -> None:
+    """Check that MuJoCo's arrays are whole.
+
+    Beside NumPy 2, MuJoCo 3.1.3 gives arrays of fixed size (flags, gravity, a camera's position) a stride of 0 bytes:
+    each element reads and writes the first one. Nothing fails; pictures and whatever is set differ.
+
+    Raises:
+        RoboHiveMissingError: They are not.
+    """
+    import mujoco
+    import numpy as np
+
+    if not all(mujoco.MjvOption().flags.strides):
+        msg = (
+            f"MuJoCo {mujoco.__version__} takes the first element of small arrays for all of them beside NumPy "
+            f"{np.__version__}: expected NumPy 1.26. Type: pip install 'rlhive[robohive]'"
+        )
+        raise RoboHiveMissingError(msg)
+
+
 def _import_robohive() -> None:
-    """Import RoboHive without its banners and without warnings about a missing display."""
+    """Import RoboHive without its banners and without warnings about a missing display.
+
+    Raises:
+        RoboHiveMissingError: The installed MuJoCo does not work with the installed NumPy.
+    """
     import glfw
 
     with warnings.catch_warnings(), _capture_output():
         # dm_control tries the window system at import; states need none.
         warnings.simplefilter("ignore", glfw.GLFWError)
         import dm_control.mujoco  # noqa: F401
+
+        _require_whole_arrays()
         import robohive  # noqa: F401
         from robohive.envs.multi_task import multi_task_base_v1
         from robohive.utils import prompt_utils

@@ -65,6 +65,16 @@ def test_the_requirements_of_the_extra_are_read_from_the_metadata(tmp_path, monk
     assert _install._find_unsatisfied("tiny") == ["numpy<1", "tqdm>=99", "a-package-that-is-not-there<3,>=2"]
 
 
+def test_a_python_without_wheels_of_mujoco_is_refused_before_anything_is_built(monkeypatch):
+    monkeypatch.setattr(_install, "_find_unsatisfied", lambda name: ["mujoco==3.1.3"])
+    monkeypatch.setattr(_install, "installed_version", lambda name: None)
+    monkeypatch.setattr(_install, "_install_packages", lambda arguments: pytest.fail("it went on"))
+    monkeypatch.setattr(_install, "NO_WHEELS_FROM", sys.version_info[:2])
+
+    with pytest.raises(SetupFailedError, match=r"mujoco 3\.1\.3 that it needs has wheels for 3\.11 and 3\.12 only"):
+        _install._install_robohive()
+
+
 def test_another_version_of_robohive_is_replaced_by_the_right_one(tmp_path, monkeypatch):
     """In an environment of its own that sees this one's packages, so that only robohive is to be installed."""
     wheel(tmp_path / "index", "0.7.0", {"robohive/__init__.py": b"__version__ = '0.7.0'\n"})

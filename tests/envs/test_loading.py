@@ -2,6 +2,7 @@
 
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 from filelock import FileLock
@@ -65,3 +66,15 @@ def test_robohives_warnings_come_through_and_its_banners_do_not(make, capfd):
         warnings.simplefilter("error", UserWarning)
         make()
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_mujoco_that_reads_one_element_for_all_is_refused(make, monkeypatch):
+    import mujoco
+    import numpy as np
+
+    # The arrays that MuJoCo 3.1.3 returns beside NumPy 2.
+    broken = SimpleNamespace(flags=np.lib.stride_tricks.as_strided(np.zeros(4, np.uint8), strides=(0,)))
+    make(seed=0)
+    monkeypatch.setattr(mujoco, "MjvOption", lambda: broken)
+    with pytest.raises(RoboHiveMissingError, match=r"first element of small arrays .* expected NumPy 1\.26"):
+        make(seed=0)

@@ -72,7 +72,8 @@ def _decode_frames(path: Path, start_s: float, count: int, fps: float) -> list[n
                 if frame.time > start_s - 0.5 / fps:
                     num_bytes = (len(frames) + 1) * frame.width * frame.height * 3
                     require_memory(num_bytes, path.stat().st_size, str(path), expansion=VIDEO_EXPANSION)
-                    frames.append(frame.to_ndarray(format="rgb24"))
+                    # FFmpeg 8 waits for ever for conversion threads that a memory limit kept from starting.
+                    frames.append(frame.to_ndarray(format="rgb24", threads=1))
                 if len(frames) == count:
                     break
     return frames
