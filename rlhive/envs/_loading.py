@@ -155,8 +155,8 @@ def _build_lock(entry_point: str) -> contextlib.AbstractContextManager[Any]:
 def _require_whole_arrays() -> None:
     """Check that MuJoCo's arrays are whole.
 
-    Beside NumPy 2, MuJoCo 3.1.3 gives arrays of fixed size (flags, gravity, a camera's position) a stride of 0 bytes:
-    each element reads and writes the first one. Nothing fails; pictures and whatever is set differ.
+    Beside NumPy 2, MuJoCo 3.1.3 gives many arrays of fixed size (flags of a scene, a camera's ``lookat``) a stride of 0
+    bytes: each element reads and writes the first one. Nothing fails; pictures and whatever is set differ.
 
     Raises:
         RoboHiveMissingError: They are not.
