@@ -39,6 +39,9 @@ class Recorder:
     names that begin with ``_``) separate the episodes and are not recorded. Nor is ``step_count``, which every version
     has.
 
+    A robot may know neither reward nor success, end flags, seed and start state; ``"next"`` may be missing as a whole.
+    What nobody recorded is null in the episode table; an episode without an end flag ends as ``on_incomplete`` says.
+
     Where the environment gives the simulator state below ``state``, as ``RoboHiveEnv(…, state=True)`` does, the state
     in the first row is the episode's start state; ``drop=(*BOOKKEEPING, "state")`` leaves out the states of all rows.
 

@@ -74,7 +74,7 @@ def merge(sources: Sequence[VersionSource], *, keep_ids_of_first: bool = False) 
     """
     first = sources[0]
     for number, source in enumerate(sources[1:], start=2):
-        first.schema.require(source.schema, context=f"Merging: source {number} is not like the first")
+        _require_same_columns(first.schema, source.schema, number)
 
     def records() -> Iterator[EpisodeRecord]:
         seen: set[bytes] = set()
@@ -270,6 +270,24 @@ def _map_episodes(source: VersionSource, fields: Sequence[Field], change: Episod
     """Return the source with a function applied to each episode, and with the fields that result."""
     schema = Schema(tuple(sorted(fields, key=lambda item: item.column)))
     return replace(source, schema=schema, records=lambda: map(change, source.records()))
+
+
+def _require_same_columns(first: Schema, other: Schema, number: int) -> None:
+    """Raise unless the sources of a merge have the same columns.
+
+    Raises:
+        SchemaMismatchError: Names the columns that one source lacks, and what makes the sources alike.
+    """
+    context = f"Merging: source {number} is not like the first"
+    missing, extra = (sorted({*left.columns} - {*right.columns}) for left, right in ((first, other), (other, first)))
+    if missing or extra:
+        names = [*(f"it lacks {name}" for name in missing), *(f"the first lacks {name}" for name in extra)]
+        msg = (
+            f"{context}: {', '.join(names)}. drop_column() leaves out what one of them lacks; rename_column() and "
+            "add_column() make a column that it should have."
+        )
+        raise SchemaMismatchError(msg)
+    first.require(other, context=context)
 
 
 def _common_value(values: Sequence[str]) -> str:

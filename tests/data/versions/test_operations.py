@@ -14,7 +14,7 @@ from rlhive.data.versions._export import export
 from rlhive.data.versions._manifest import Manifest
 from rlhive.dataset._dataset import RoboHiveDataset
 from rlhive.errors import InvalidExpressionError, InvalidLicenseError, SchemaMismatchError, SplitNotFoundError
-from tests.data.strategies import records, same, transitions
+from tests.data.strategies import records, same, teleoperated_records, transitions
 
 
 def export_and_open(episodes, store, name="my/knob", **kwargs):
@@ -200,6 +200,33 @@ def test_merging_refuses_another_schema_and_names_the_difference(dataset, episod
         dataset.merge(other, name="my/both")
     with pytest.raises(InvalidLicenseError, match="License ''"):
         dataset.merge(export_and_open(episodes, tmp_path, "my/third", license="gpl-3.0"), name="my/both")
+
+
+def test_recordings_with_and_without_reward_are_merged_once_they_are_alike(store):
+    plain = RoboHiveDataset(export(teleoperated_records([5, 6]), "lab/plain", license="mit"))
+    rewarded = plain.select([1]).add_column(
+        "next.reward", lambda columns, final: np.ones((len(columns["action"]), 1)), name="lab/rewarded"
+    )
+
+    with pytest.raises(
+        SchemaMismatchError, match=r"source 2 .*: the first lacks next\.reward\. drop_column"
+    ):
+        plain.merge(rewarded, name="lab/both")
+    with pytest.raises(
+        SchemaMismatchError, match=r"source 2 .*: it lacks next\.reward\. drop_column"
+    ):
+        rewarded.append(plain, name="lab/both")
+    alike = rewarded.drop_column("next.reward", name="lab/alike")
+    both = plain.select([0]).merge(alike, name="lab/both")
+
+    assert rewarded.episodes["return"].to_pylist() == [6.0]
+    assert rewarded.where("return > 5").counts == rewarded.counts
+    assert both.episodes.select(["length", "return"]).to_pylist() == [
+        {"length": 5, "return": None},
+        {"length": 6, "return": None},
+    ]
+    with pytest.raises(SchemaMismatchError, match="no reward was recorded"):
+        plain.relabel(lambda columns, final: np.ones(5), name="lab/relabelled")
 
 
 def test_appending_keeps_ids_and_numbers_new_episodes_after_them(dataset, episodes, tmp_path):
