@@ -10,9 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from rlhive.data.hub import _push
 from rlhive.data.versions._export import export
+from rlhive.data.versions._manifest import Manifest
+from tests.data.checks.walks import rewrite_table, write_older_table
 from tests.data.hub.transfers import assert_raises, open_version, push_version, read_rewards
-from tests.data.strategies import records
+from tests.data.strategies import records, teleoperated_records
 from tests.hub_client import TOKEN, read_files
 from tests.hub_server import Repository
 
@@ -261,3 +264,16 @@ def test_a_killed_push_continues_where_it_stopped(hub, versions, clients, server
     assert not sent_again & stored
     repository = hub.repositories["org/knob"]
     assert read_files(versions["2.0.0"]).items() <= repository.commits[repository.tags["v2.0.0"]].items()
+
+
+@pytest.mark.parametrize("is_older", [False, True])
+def test_the_card_under_another_name_says_what_was_not_recorded(is_older, tmp_path):
+    folder = export(teleoperated_records([5, 6]), "lab/teleop", license="mit", store=tmp_path)
+    if is_older:  # its table holds return 0.0 and success False
+        rewrite_table(folder, "meta/episodes.parquet", write_older_table)
+
+    with _push._stage_files(folder, Manifest.read(folder), "org/teleop", None) as files:
+        card = files["README.md"].read_text(encoding="utf-8")
+
+    assert card == (folder / "README.md").read_text(encoding="utf-8").replace("lab/teleop", "org/teleop")
+    assert "| train | 2 | 11 | not recorded | not recorded |" in card

@@ -208,13 +208,9 @@ def test_recordings_with_and_without_reward_are_merged_once_they_are_alike(store
         "next.reward", lambda columns, final: np.ones((len(columns["action"]), 1)), name="lab/rewarded"
     )
 
-    with pytest.raises(
-        SchemaMismatchError, match=r"source 2 .*: the first lacks next\.reward\. drop_column"
-    ):
+    with pytest.raises(SchemaMismatchError, match=r"source 2 .*: the first lacks next\.reward\. drop_column"):
         plain.merge(rewarded, name="lab/both")
-    with pytest.raises(
-        SchemaMismatchError, match=r"source 2 .*: it lacks next\.reward\. drop_column"
-    ):
+    with pytest.raises(SchemaMismatchError, match=r"source 2 .*: it lacks next\.reward\. drop_column"):
         rewarded.append(plain, name="lab/both")
     alike = rewarded.drop_column("next.reward", name="lab/alike")
     both = plain.select([0]).merge(alike, name="lab/both")
