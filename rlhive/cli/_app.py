@@ -1,6 +1,8 @@
 """The ``rlhive`` command: the verbs put together, and RLHive's errors printed as one sentence."""
 
 import logging
+import os
+import sys
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -84,6 +86,15 @@ def _print_warnings() -> None:
         logging.getLogger("rlhive").addHandler(logging.lastResort)
 
 
+def _slow_down_progress() -> None:
+    """Print progress every ten seconds where nobody watches, so that a log holds few lines of it.
+
+    tqdm reads the variable when it is imported, which the verbs do later.
+    """
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_MININTERVAL", "10")
+
+
 @app.callback()
 def _options(
     ctx: typer.Context,
@@ -92,6 +103,7 @@ def _options(
     ] = False,
 ) -> None:
     """Offline robot learning with RoboHive: record, version, publish and train."""
+    _slow_down_progress()
     if ctx.invoked_subcommand != "train":  # Hydra sets the handlers of a training
         _print_warnings()
 

@@ -177,7 +177,7 @@ def _record_missing(task: Task, recording: Recording, *, num_workers: int, progr
             tally.add(results)
             diverged |= job_diverged
             bar.update(len(results) + len(job_diverged))
-            bar.set_postfix_str(tally.summary())
+            bar.set_postfix_str(tally.summary(), refresh=False)
     if diverged:
         details = ", ".join(f"{split_by_episode[episode]} {diverged[episode]}" for episode in sorted(diverged))
         logger.warning(

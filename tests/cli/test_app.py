@@ -1,6 +1,9 @@
 """The command as a whole: help, version, and errors as one sentence."""
 
+import os
 import re
+import subprocess
+import sys
 from importlib import metadata
 
 import pytest
@@ -58,3 +61,13 @@ def test_a_mistyped_verb_is_a_usage_error():
 
     assert ran.exit_code == 2
     assert "Did you mean 'show'" in ran.stderr
+
+
+def test_progress_in_a_log_is_a_line_every_ten_seconds(tmp_path):
+    """The recipe of 24 episodes takes less: the bar is printed when it begins and when it ends."""
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "RLHIVE_DATASETS_PATH": str(tmp_path)}
+    command = [sys.executable, "-m", "rlhive.cli", "collect", "toy_point", "--workers", "1"]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+
+    assert "24/24" in ran.stderr
+    assert ran.stderr.count("ep/s") <= 3
