@@ -33,6 +33,7 @@ def test_basic():
     assert "return " in run("basic.py", "--steps", 5)
 
 
+@pytest.mark.slow
 def test_an_algorithm_of_ones_own_is_trained_saved_and_evaluated(tmp_path):
     lines = (EXAMPLES / "td3_bc.py").read_text().splitlines()
     output = run("td3_bc.py", "--dataset", "toy_point", "--steps", 1500, "--output", tmp_path / "td3_bc").splitlines()

@@ -63,6 +63,7 @@ def test_a_mistyped_verb_is_a_usage_error():
     assert "Did you mean 'show'" in ran.stderr
 
 
+@pytest.mark.slow
 def test_progress_in_a_log_is_a_line_every_ten_seconds(tmp_path):
     """The recipe of 24 episodes takes less: the bar is printed when it begins and when it ends."""
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "RLHIVE_DATASETS_PATH": str(tmp_path)}

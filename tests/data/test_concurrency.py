@@ -51,6 +51,7 @@ def require_complete(store):
     assert {record.episode: record.identity() for record in back} == {r.episode: r.identity() for r in made}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", ["1.0.0", ""])
 def test_two_processes_that_export_at_once_write_one_version(version, tmp_path):
     processes = [start_export(tmp_path, version), start_export(tmp_path, version)]

@@ -75,7 +75,7 @@ def test_training_starts_from_a_dataset_and_appends_to_it(tmp_path, store) -> No
     collector.add_dataset(dataset)
     collector.collect_random(1)
 
-    dataset_rows, buffer_rows = dataset.as_tensordict(), collector.buffer[:]
+    dataset_rows, buffer_rows = dataset.as_tensordict(dtype=torch.float32), collector.buffer[:]
     assert len(buffer_rows) == len(dataset_rows) + collector.num_frames
     for key in SoftActorCritic.in_keys:
         assert torch.equal(buffer_rows[key][: len(dataset_rows)], dataset_rows[key]), key

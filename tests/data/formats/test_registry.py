@@ -113,6 +113,7 @@ def test_a_broken_package_does_not_affect_the_built_in_formats(site):
     assert listed.stderr.count("is left out") == 3
 
 
+@pytest.mark.slow
 def test_the_conformance_suite_of_the_page_passes(site, tmp_path):
     (tmp_path / "test_lab_formats.py").write_text(TESTS)
     ran = run(site, sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", tmp_path)

@@ -24,7 +24,7 @@ import os
 os.environ["RLHIVE_DATASETS_PATH"] = store
 from rlhive import RoboHiveDataset
 dataset = RoboHiveDataset("org/knob", streaming=True, **options)
-source = dataset.iter_batches(4) if how == "batches" else dataset.iter_episodes()
+source = dataset.iter_batches(4, dtype=None) if how == "batches" else dataset.iter_episodes()
 import itertools
 answer = [td.numpy() for td in itertools.islice(source, count)]
 """

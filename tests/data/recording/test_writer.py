@@ -97,6 +97,7 @@ def test_a_stream_is_never_rewritten(tmp_path):
     assert len(list(recording.records())) == 1
 
 
+@pytest.mark.slow
 def test_writers_that_are_killed_30_times_lose_at_most_the_episode_in_flight(tmp_path):
     command = [sys.executable, "-m", "tests.data.recording.torture", str(tmp_path), "30", str(random.randrange(10**6))]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)

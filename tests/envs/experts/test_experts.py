@@ -101,6 +101,7 @@ def test_the_action_is_a_function_of_the_state_and_the_seed(env, other, level, s
         state, resumed = env.step(state)[keys.NEXT], other.step(resumed)[keys.NEXT]
 
 
+@pytest.mark.slow
 def test_the_policy_does_not_depend_on_the_episodes_before(env, episodes):
     from rlhive.envs.experts._experts import make_scripted_policy
 
@@ -109,6 +110,7 @@ def test_the_policy_does_not_depend_on_the_episodes_before(env, episodes):
     assert torch.equal(fresh.transitions[keys.NEXT_REWARD], episodes("medium")[30].transitions[keys.NEXT_REWARD])
 
 
+@pytest.mark.slow
 def test_random_actions_are_uniform_and_follow_the_seed(env, episodes):
     from rlhive.envs.experts._experts import make_scripted_policy
 
@@ -229,6 +231,7 @@ def test_every_strategy_solves_its_task_and_goes_on_from_any_state(env_name):
     other.close()
 
 
+@pytest.mark.slow
 def test_the_noisy_policy_is_the_expert_with_noise_in_every_step(env, episodes):
     from rlhive.envs.experts._experts import NOISY, make_scripted_policy
 

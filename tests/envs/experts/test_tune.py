@@ -65,6 +65,7 @@ def copy_of(content):
     return json.loads(json.dumps(content))
 
 
+@pytest.mark.slow
 def test_the_package_is_the_command():
     command = [sys.executable, "-m", "rlhive.envs.experts", "--help"]
     process = subprocess.run(command, capture_output=True, text=True, check=True)
