@@ -9,6 +9,8 @@ import pytest
 
 from tests.data.formats.full_disk import DISKS, LIMITS, OPTIONS
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
