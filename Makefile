@@ -47,7 +47,7 @@ package: $(UV_READY)  ## build the sdist and the wheel, and test the wheel with 
 	$(UV) build --quiet --out-dir dist
 	$(UV) venv --quiet --python $(PYTHON) .venv-wheel
 	$(UV) pip install --quiet --python .venv-wheel/bin/python $(CONSTRAINTS) "$$(ls dist/*.whl)[robohive,train,formats,dev]"
-	folder=$$(mktemp -d) && trap "rm -rf $$folder .venv-wheel" EXIT && tar xzf dist/*.tar.gz -C $$folder --strip-components=1 && \
+	folder=$$(mktemp -d) && trap "rm -rf $$folder $(CURDIR)/.venv-wheel" EXIT && tar xzf dist/*.tar.gz -C $$folder --strip-components=1 && \
 		rm -r $$folder/rlhive && cd $$folder && $(CURDIR)/.venv-wheel/bin/python -m pytest -q -n auto --dist loadfile -m "not slow" $(PACKAGE_TESTS)
 
 setup: $(VENV)/assets  ## only build the environment, with RoboHive and its assets
