@@ -41,7 +41,7 @@ def uv() -> str:
     return os.environ.get("UV") or shutil.which("uv") or str(ROOT / ".tools/bin/uv")
 
 
-def run(*command: str | Path, fails: str) -> str:
+def run(*command: str | Path, fails: str, timeout_s: float | None = None) -> str:
     """Run a command in the clone and return what it printed.
 
     Raises:
@@ -49,7 +49,14 @@ def run(*command: str | Path, fails: str) -> str:
     """
     environ = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
     ran = subprocess.run(
-        command, cwd=ROOT, env=environ, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
+        command,
+        cwd=ROOT,
+        env=environ,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+        timeout=timeout_s,
     )
     if ran.returncode:
         msg = f"{fails}\n" + "\n".join(ran.stdout.splitlines()[-40:])
@@ -65,8 +72,8 @@ def find_python(wanted: str) -> str | None:
         # pyenv's shims are on PATH for every Python and fail for those that are not switched on.
         if subprocess.run([candidate, "-c", ""], capture_output=True, check=False).returncode == 0:
             return candidate
-    with contextlib.suppress(CombinationFailedError):
-        run(uv(), "python", "install", "--quiet", wanted, fails="not fetched")
+    with contextlib.suppress(CombinationFailedError, subprocess.TimeoutExpired):
+        run(uv(), "python", "install", "--quiet", wanted, fails="not fetched", timeout_s=120)
         return run(uv(), "python", "find", "--quiet", wanted, fails="not found").split("\n")[0]
     return None
 
