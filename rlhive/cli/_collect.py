@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from rlhive.cli._terminal import Json, Workers, out
+from rlhive.cli._terminal import Json, Workers, out, print_dataset
 
 if TYPE_CHECKING:
     from rlhive.data.recording import RecordingSummary
@@ -27,7 +27,7 @@ def collect(
     from rlhive.rollouts import collect as run_recipe
 
     folder = run_recipe(task, num_workers=workers, provenance=provenance)
-    out.print(repr(RoboHiveDataset(folder)), highlight=False, soft_wrap=True)
+    print_dataset(RoboHiveDataset(folder), json_=False)
 
 
 def recover(

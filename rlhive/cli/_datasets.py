@@ -78,21 +78,17 @@ def _make_statistics_table(statistics: "dict[str, dict[str, Any]]") -> Table:
     for name in ("width", "constant", "min", "max", "std"):
         table.add_column(name, no_wrap=True, justify="right")
     for column, row in statistics.items():
-        stds = row.get("std") or []
+        low, high, stds = (row.get(name) or [] for name in ("min", "max", "std"))
         constant = sum(value == 0 for value in stds)
-        extremes = [_format_extremes(row.get("min"), min), _format_extremes(row.get("max"), max)]
-        table.add_row(column, str(len(stds)), str(constant), *extremes, _format_extremes(stds))
+        cells = _format_extremes(low, min), _format_extremes(high, max), _format_extremes(stds, min, max)
+        table.add_row(column, str(len(stds)), str(constant), *cells)
     return table
 
 
-def _format_extremes(values: "Sequence[float | None] | None", choose: "Callable[..., float] | None" = None) -> str:
-    """Return the chosen one of some numbers, or the smallest and the largest of them."""
-    numbers = [value for value in values or [] if value is not None]
-    if not numbers:
-        return "-"
-    if choose is not None or min(numbers) == max(numbers):
-        return f"{(choose or min)(numbers):.3g}"
-    return f"{min(numbers):.3g}..{max(numbers):.3g}"
+def _format_extremes(values: "Sequence[float | None]", *choices: "Callable[[list[float]], float]") -> str:
+    """Return the smallest, the largest or both of some numbers, equal ones once; "-" where there is none."""
+    numbers = [value for value in values if value is not None]
+    return "..".join(dict.fromkeys(f"{choose(numbers):.3g}" for choose in choices)) if numbers else "-"
 
 
 def check(name: NameOrPath, version: Version = None, json_: Json = False) -> None:

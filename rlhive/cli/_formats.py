@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperCommand
 from typer.models import OptionInfo
 
-from rlhive.cli._terminal import Json, Name, Version, out
+from rlhive.cli._terminal import Json, Name, Version, out, print_dataset
 from rlhive.data.formats import BUILT_IN, COMMON_OPTIONS, Format, Option, available_formats, get_format
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def import_(
 ) -> None:
     """Read another library's files and write them as a dataset version."""
     from rlhive.data.formats import import_dataset
-    from rlhive.dataset import RoboHiveDataset, describe
+    from rlhive.dataset import RoboHiveDataset
 
     item = get_format(kind)
     options = _drop_missing(
@@ -114,11 +114,7 @@ def import_(
     folder = import_dataset(
         item, source, name, license=license, version=version, env_name=env, progress=not json_, **options
     )
-    dataset = RoboHiveDataset(folder)
-    if json_:
-        out.print_json(json.dumps(describe(dataset)))
-    else:
-        out.print(repr(dataset), highlight=False, soft_wrap=True)
+    print_dataset(RoboHiveDataset(folder), json_=json_)
 
 
 def export_to(

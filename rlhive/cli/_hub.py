@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from rlhive.cli._terminal import Json, Name, Version, err, labelled, out
+from rlhive.cli._terminal import Json, Name, Version, err, labelled, out, print_dataset
 
 
 def versions(name: Name, json_: Json = False) -> None:
@@ -50,15 +50,11 @@ def pull(
 ) -> None:
     """Fetch a version from the Hub and verify every file; an interrupted pull is resumed."""
     from rlhive.data import parse_splits
-    from rlhive.dataset import RoboHiveDataset, describe, pull as pull_version
+    from rlhive.dataset import RoboHiveDataset, pull as pull_version
 
     splits = parse_splits(split) if split else None
     folder = pull_version(name, version=version, revision=revision, splits=splits)
-    dataset = RoboHiveDataset(folder, split=split)
-    if json_:
-        out.print_json(json.dumps(describe(dataset)))
-    else:
-        out.print(repr(dataset), highlight=False, soft_wrap=True)
+    print_dataset(RoboHiveDataset(folder, split=split), json_=json_)
 
 
 def push(

@@ -1,14 +1,18 @@
 """What the verbs of the ``rlhive`` command share: consoles, arguments that several verbs take, and the path look-up."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
 from rlhive._text import printable
+
+if TYPE_CHECKING:
+    from rlhive.dataset import RoboHiveDataset
 
 
 class _PlainConsole(Console):
@@ -36,6 +40,16 @@ err = _PlainConsole(stderr=True)
 def labelled(label: str, style: str, text: object) -> Text:
     """Return text after a coloured label."""
     return Text.assemble((label, style), f" {printable(text, multiline=True)}")
+
+
+def print_dataset(dataset: "RoboHiveDataset", *, json_: bool) -> None:
+    """Print what a dataset holds: as text, or as one JSON object."""
+    from rlhive.dataset import describe
+
+    if json_:
+        out.print_json(json.dumps(describe(dataset)))
+    else:
+        out.print(repr(dataset), highlight=False, soft_wrap=True)
 
 
 def complete_names(incomplete: str) -> Iterator[str]:

@@ -1,11 +1,10 @@
 """The verbs of the ``rlhive`` command that derive a version: select, split, merge, append, rename, drop."""
 
-import json
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rlhive.cli._terminal import Json, Name, NameOrPath, Version, complete_names, out
+from rlhive.cli._terminal import Json, Name, NameOrPath, Version, complete_names, print_dataset
 from rlhive.errors import InvalidOptionError
 
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ def select(
     json_: Json = False,
 ) -> None:
     """Write the episodes that meet a condition as a version."""
-    _print_made(_open_stored(name, version, split=split, where=where).save(into, license=license_), json_=json_)
+    print_dataset(_open_stored(name, version, split=split, where=where).save(into, license=license_), json_=json_)
 
 
 def split(
@@ -42,7 +41,7 @@ def split(
 ) -> None:
     """Write a version with the episodes in other splits, drawn at random."""
     shares = {part: _parse_share(part, share) for part, share in map(_parse_pair, parts)}
-    _print_made(_open_stored(name, version).split(shares, seed=seed).save(into, license=license_), json_=json_)
+    print_dataset(_open_stored(name, version).split(shares, seed=seed).save(into, license=license_), json_=json_)
 
 
 def merge(
@@ -58,7 +57,7 @@ def merge(
     if not others:
         msg = f"merge: expected at least two datasets, got {names[0]}. Write a copy of it: rlhive select"
         raise InvalidOptionError(msg)
-    _print_made(first.merge(*others, name=into, license=license_), json_=json_)
+    print_dataset(first.merge(*others, name=into, license=license_), json_=json_)
 
 
 def append(
@@ -71,7 +70,7 @@ def append(
 ) -> None:
     """Write the next version of a dataset, with the episodes of another one after its own."""
     further = _open_stored(source, None, split=split, where=where)
-    _print_made(_open_stored(name, None).append(further, license=license_), json_=json_)
+    print_dataset(_open_stored(name, None).append(further, license=license_), json_=json_)
 
 
 def rename(
@@ -84,7 +83,7 @@ def rename(
 ) -> None:
     """Write a version in which a column has another name."""
     dataset = _open_stored(name, version)
-    _print_made(dataset.rename_column(old, new, name=into or dataset.name), json_=json_)
+    print_dataset(dataset.rename_column(old, new, name=into or dataset.name), json_=json_)
 
 
 def drop(
@@ -96,22 +95,13 @@ def drop(
 ) -> None:
     """Write a version without some columns."""
     dataset = _open_stored(name, version)
-    _print_made(dataset.drop_column(*columns, name=into or dataset.name), json_=json_)
+    print_dataset(dataset.drop_column(*columns, name=into or dataset.name), json_=json_)
 
 
 def _open_stored(name: str, version: str | None, *, split: str | None = None, where: str = "") -> "RoboHiveDataset":
     from rlhive.dataset import RoboHiveDataset
 
     return RoboHiveDataset(name, version=version, split=split, where=where or None, generate=False)
-
-
-def _print_made(dataset: "RoboHiveDataset", *, json_: bool) -> None:
-    from rlhive.dataset import describe
-
-    if json_:
-        out.print_json(json.dumps(describe(dataset)))
-    else:
-        out.print(repr(dataset), highlight=False, soft_wrap=True)
 
 
 def _parse_pair(text: str) -> tuple[str, str]:

@@ -179,9 +179,9 @@ def _complete_end_flags(rows: Leaves, shape: tuple[int, ...], context: str) -> N
             )
             raise SchemaMismatchError(msg)
     # In the shape of the other flags; without any, [..., 1] as the environments of TorchRL give them.
-    known = next((rows[name] for name in (TERMINATED, TRUNCATED, _DONE) if name in rows), np.zeros((*shape, 1), bool))
+    flag = next((rows[name] for name in (TERMINATED, TRUNCATED, _DONE) if name in rows), np.zeros((*shape, 1), bool))
     for name in (TERMINATED, TRUNCATED):
-        rows.setdefault(name, np.zeros(known.shape, bool))
+        rows.setdefault(name, np.zeros(flag.shape, bool))
 
 
 def _is_column_or_twin(name: str, rows: Leaves) -> bool:

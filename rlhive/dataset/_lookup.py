@@ -208,7 +208,7 @@ def _fetch_or_generate(
     """Fetch a version that the store does not have from the Hub, or run the recipe that makes it."""
     task = _find_task(name)
     recipe = task.recipe if task is not None else None
-    can_generate = task is not None and recipe is not None and version in (None, recipe.version)
+    can_generate = recipe is not None and version in (None, recipe.version)
     repo_id = "/".join(parse_name(name))
     remote: dict[str, str] = {}
     try:

@@ -185,8 +185,8 @@ def _install_robohive() -> tuple[str, ...]:
             python = ".".join(map(str, sys.version_info[:2]))
             msg = (
                 f"RoboHive cannot be installed in Python {python}: the mujoco 3.1.3 that it needs has wheels for 3.11 "
+                "and 3.12 only. Make an environment with one of these, for example: uv venv --python 3.12"
             )
-            msg += "and 3.12 only. Make an environment with one of these, for example: uv venv --python 3.12"
             raise SetupFailedError(msg)
         _install_packages(missing)
     if installed_version("robohive") == ROBOHIVE_VERSION and importlib.util.find_spec("robohive") is not None:

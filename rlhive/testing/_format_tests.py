@@ -67,13 +67,13 @@ class FormatTests:
 
     @pytest.fixture
     def source(self, tmp_path: Path) -> Path:
-        """A file or folder in the format, in ``tmp_path``, that the tests may damage."""
-        raise NotImplementedError
+        """A file or folder in the format, in ``tmp_path``, that the tests may damage; every class overrides it."""
+        pytest.fail(f"{type(self).__name__}: override the fixture source: a file or folder in the format")
 
     @pytest.fixture
     def expected(self) -> Sequence[ExpectedEpisode]:
-        """The episodes of the source, in the order in which they are read."""
-        raise NotImplementedError
+        """The episodes of the source, in the order in which they are read; every class overrides it."""
+        pytest.fail(f"{type(self).__name__}: override the fixture expected: the episodes of the source")
 
     @pytest.fixture
     def dataset_store(self, tmp_path: Path) -> Path:

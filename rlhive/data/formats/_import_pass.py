@@ -178,11 +178,8 @@ class ImportPass:
             self._count_episode("episodes without a transition, left out", item)
             return None
         columns, observed = finished.split()
-        for name, rows in {
-            **columns,
-            **observed,
-            **finished.columns,
-        }.items():  # as the file has it, if known
+        in_file = {**columns, **observed, **finished.columns}  # the last has the dtypes of the file
+        for name, rows in in_file.items():
             if rows.dtype != object and not rows.dtype.names and rows.dtype.kind not in "SU":
                 self._dtypes.setdefault(name, set()).add(rows.dtype.newbyteorder("=").name)
         name = f", episode {item.episode}"
