@@ -11,7 +11,7 @@ VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "rlhive/__init__.py").rea
     1
 ]
 
-# Oldest and newest are tested on Python 3.11, 3.12 and 3.13 by `make matrix`: docs/install.md has its lines.
+# `make matrix` tests the oldest and the newest of these on each Python; docs/install.md says what was seen to pass.
 DATA = [
     "torch>=2.14,<2.16",  # torchrl 0.14.1's C++ extension, for prioritized sampling, loads on both
     "torchrl==0.14.1",  # storages, samplers and losses are subclassed and compared with here, release by release
