@@ -28,6 +28,7 @@ SHARE = 0.6
 MIN_CODES = 5
 MAX_SAMPLED_ELEMENTS = 256
 MAX_ROWS = 20_000_000
+HASHED_ROWS = 2**16  # rows that are hashed at once; each takes some 250 bytes of intermediate results
 BLOCK_CODES = 2**18  # codes that are compared at once; bounds the memory beyond the codes themselves
 MAX_BLOCKS = 64
 
@@ -67,8 +68,19 @@ class Sketcher:
         self._mixers = generator.integers(1, 2**63, NUM_PROJECTIONS, dtype=np.uint64) | np.uint64(1)
 
     def compute_codes(self, columns: Columns) -> np.ndarray:
-        """Return one code per row, uint64 ``[num_rows]``; 0 for rows outside of the sample and non-finite rows."""
-        projections = np.zeros((len(next(iter(columns.values()))), NUM_PROJECTIONS))
+        """Return one code per row, uint64 ``[num_rows]``; 0 for rows outside of the sample and non-finite rows.
+
+        Memory: the codes, and some MB whatever the number of rows.
+        """
+        codes = np.empty(len(next(iter(columns.values()))), np.uint64)
+        for start in range(0, len(codes), HASHED_ROWS):
+            rows = slice(start, start + HASHED_ROWS)
+            part = {field.column: columns[field.column][rows] for field in self._fields}
+            codes[rows] = self._hash_rows(part, len(codes[rows]))
+        return codes
+
+    def _hash_rows(self, columns: Columns, num_rows: int) -> np.ndarray:
+        projections = np.zeros((num_rows, NUM_PROJECTIONS))
         with np.errstate(invalid="ignore", over="ignore"):
             for field, directions in zip(self._fields, self._directions, strict=True):
                 elements = _sample_elements(columns[field.column]).astype(np.float64, copy=False)

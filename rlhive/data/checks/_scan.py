@@ -199,8 +199,9 @@ class Scanner:
         columns = _arrow.table_to_columns(table, self._schema)
         for array in columns.values():
             array.flags.writeable = False  # so that a record remembers its hash
-        codes = self._sketcher.compute_codes(columns)
         order_defects = self._find_order_defects(chunk.positions, table)
+        del table  # the index columns; the others are shared with the arrays
+        codes = self._sketcher.compute_codes(columns)
         early_ends = self._find_early_ends(chunk.positions, columns)
         facts = ChunkFacts(chunk)
         start = 0
@@ -221,7 +222,8 @@ class Scanner:
         ids, lengths = self._ids[positions], self._lengths[positions]
         starts = lengths.cumsum() - lengths
         expected_ids = np.repeat(ids, lengths)
-        expected_steps = np.arange(lengths.sum()) - np.repeat(starts, lengths)
+        expected_steps = np.arange(lengths.sum())
+        expected_steps -= np.repeat(starts, lengths)
         row_ids, steps = (table.column(name).to_numpy() for name in (keys.EPISODE, keys.STEP_COUNT))
         first_rows = _first_row_by_episode((row_ids != expected_ids) | (steps != expected_steps), starts)
         return {

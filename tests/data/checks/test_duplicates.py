@@ -1,6 +1,7 @@
 """Near-duplicates: their detection does not depend on the number of codes compared at once."""
 
 import itertools
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -82,6 +83,22 @@ def test_equal_rows_have_equal_codes_and_rows_with_a_nan_have_none():
     assert codes[7] == codes[3]
     assert codes[9] == 0
     assert len(np.unique(codes)) == 199  # all others differ
+
+
+def test_rows_are_hashed_in_blocks_of_bounded_memory(monkeypatch):
+    sketcher, columns = make_sketcher(200)
+    expected = sketcher.compute_codes(columns)
+    monkeypatch.setattr(_duplicates, "HASHED_ROWS", 7)
+    assert (sketcher.compute_codes(columns) == expected).all()
+    monkeypatch.undo()
+
+    rows = {name: np.resize(array, (1_000_000, array.shape[1])) for name, array in columns.items()}
+    tracemalloc.start()
+    codes = sketcher.compute_codes(rows)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (codes[:200] == expected).all()
+    assert peak < codes.nbytes + 32 * 2**20  # 250 MB at once
 
 
 def test_many_rows_are_sampled_reproducibly():
