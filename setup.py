@@ -25,7 +25,7 @@ DATA = [
     "filelock>=3.12",  # locks of dead processes do not block
     "loky>=3.4",  # worker processes that need no __main__ guard in the user's script and survive between calls
     "tqdm>=4.66",
-    "typer>=0.15",
+    "typer>=0.20.1",  # older ones answer a usage error with status 1 beside the click that they allow
     "rich>=13",
 ]
 
