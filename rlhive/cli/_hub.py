@@ -1,6 +1,7 @@
 """The verbs of the ``rlhive`` command that move versions: versions, pull, push, scrub, delete."""
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -19,12 +20,14 @@ def versions(name: Name, json_: Json = False) -> None:
     if json_:
         out.print_json(json.dumps(rows))
         return
-    table = Table("version", "on the Hub, commit")
-    table.add_column("in the store", overflow="fold")  # a path to copy: never truncated
+    table = Table("version", "on the Hub, commit", "in the store")
     absent = "not known" if warning else "no"
     for version, row in rows.items():
-        table.add_row(version, (row["commit"] or absent)[:12], row["path"] or "no")
+        table.add_row(version, (row["commit"] or absent)[:12], "yes" if row["path"] else "no")
     out.print(table)
+    folders = dict.fromkeys(str(Path(row["path"]).parent) for row in rows.values() if row["path"])
+    for folder in folders:  # below the table, where a long path stays in one piece
+        out.print(f"store: {folder}", highlight=False, soft_wrap=True)
 
 
 def list_remote(namespace: str | None, *, json_: bool) -> None:

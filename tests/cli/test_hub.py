@@ -117,6 +117,15 @@ def test_versions_lists_local_versions_if_the_hub_does_not_answer(hub, published
     assert "still answers 503" in stderr
 
 
+def test_versions_prints_the_path_of_the_store_in_one_piece(hub, published, rlhive, tmp_path):
+    store = tmp_path / ("long" * 30)
+    rlhive("pull", "org/knob", at=store)
+    lines = rlhive("versions", "org/knob", at=store)[1].splitlines()
+
+    assert lines[-1] == f"store: {store / 'org/knob'}"
+    assert [line.split()[5] for line in lines if "0.0" in line] == ["no", "yes"]
+
+
 def test_a_version_is_not_reported_missing_if_the_hub_does_not_answer(hub, published, rlhive):
     rlhive("pull", "org/knob")
     hub.broken = 503
