@@ -4,6 +4,7 @@ import json
 import os
 import random
 import resource
+import stat
 import subprocess
 import sys
 from dataclasses import replace
@@ -111,11 +112,20 @@ def test_writers_that_are_killed_30_times_lose_at_most_the_episode_in_flight(tmp
 
 @contextlib.contextmanager
 def disk_calls(monkeypatch):
-    """Yield a list of the disk calls of this process: "write" and "sync"."""
+    """Yield a list of the disk calls of this process: "write" and "sync".
+
+    Writes to pipes are left out: a semaphore that is collected meanwhile tells multiprocessing's resource tracker.
+    """
     calls = []
     write, sync = os.write, os.fdatasync
+
+    def counted_write(file, content):
+        if stat.S_ISREG(os.fstat(file).st_mode):
+            calls.append("write")
+        return write(file, content)
+
     with monkeypatch.context() as patch:
-        patch.setattr(os, "write", lambda file, content: calls.append("write") or write(file, content))
+        patch.setattr(os, "write", counted_write)
         patch.setattr(os, "fdatasync", lambda file: calls.append("sync") or sync(file))
         yield calls
 
