@@ -124,6 +124,8 @@ def export_to(
     version: Version = None,
     fps: Annotated[int | None, _write_option("fps")] = None,
     task: Annotated[str | None, _write_option("task")] = None,
+    task_from: Annotated[str | None, _write_option("task_from")] = None,
+    state: Annotated[str | None, _write_option("state")] = None,
     dtype: Annotated[str | None, _write_option("dtype")] = None,
     robot_type: Annotated[str | None, _write_option("robot_type")] = None,
     dataset_id: Annotated[str | None, _write_option("dataset_id")] = None,
@@ -142,7 +144,15 @@ def export_to(
         raise typer.BadParameter(msg)
     item = get_format(kind, for_writing=True)
     tag = get_hub_tag(item) if push else ""
-    options = _drop_missing(fps=fps, task=task, dtype=dtype, robot_type=robot_type, dataset_id=dataset_id)
+    options = _drop_missing(
+        fps=fps,
+        task=task,
+        task_from=task_from,
+        state=state,
+        dtype=dtype,
+        robot_type=robot_type,
+        dataset_id=dataset_id,
+    )
     options |= _parse_extra(option or [], item, item.write_options)
     dataset = RoboHiveDataset(name, version=version, generate=False)
     pushed = None

@@ -88,6 +88,13 @@ class LeRobot(Format):
     write_options = (
         Option("fps", int, "Frames per second; the environment's by default."),
         Option("task", str, "The instruction, for episodes that have none."),
+        Option(
+            "task_from",
+            str,
+            "String column or metadata key with the instructions; by default task, instruction or "
+            "language_instruction.",
+        ),
+        Option("state", str, "Column that becomes observation.state; observation by default, none to keep all names."),
         Option("dtype", str, "float32 rounds float64 to what LeRobot's policies take."),
         Option("robot_type", str, "LeRobot's name of the robot; franka by default."),
     )

@@ -8,11 +8,14 @@
     next.success                          success, one row later: it is a property of the state
     task                                  metadata of the episode; a column where an episode has several
 
+Features that RLHive wrote become the columns that they were, by name, shape and final value.
+
 A frame holds a state and the action taken in it, so the state after the last action is not in the files. An episode
 that did not end the task therefore gives its last frame as the final observation, without its action.
 """
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -24,7 +27,7 @@ import pyarrow as pa
 from rlhive import keys
 from rlhive.data._episodes import REWARD, Columns
 from rlhive.data.formats._episode_source import EpisodeArrays, EpisodeSource, Keeps, PendingEpisode
-from rlhive.data.formats._lerobot_files import BOOKKEEPING, LeRobotEpisode, LeRobotFiles
+from rlhive.data.formats._lerobot_files import BOOKKEEPING, COLUMNS_KEY, LeRobotEpisode, LeRobotFiles
 from rlhive.data.formats._pending_source import build_source
 from rlhive.errors import SchemaMismatchError
 
@@ -94,23 +97,26 @@ def _build_lerobot_arrays(
     keeps: Keeps,
 ) -> EpisodeArrays:
     """Return an episode's arrays; ``extra`` is what RLHive kept beside the frames, if it wrote them."""
-    column_names = _name_columns(files.features)
+    own_names, shapes = _read_own_columns(files)
+    column_names = _name_columns(files.features) | own_names
     columns: Columns = {}
     origins: dict[str, str] = {}
     for name, column in column_names.items():
         if (name in files.videos or name in frames.column_names) and keeps(name, column):
             for part, rows in files.read_feature(name, episode, frames):
                 target = column + part.removeprefix(name)
-                columns[target], origins[target] = rows, part
+                columns[target], origins[target] = _shape_rows(rows, shapes.get(part)), part
     final: Columns = {}
-    if SUCCESS in columns:
-        solved = columns.pop(SUCCESS).reshape(episode.length, 1).astype(bool)
-        columns[keys.SUCCESS] = np.concatenate([[[False]], solved[:-1]])
-        final[keys.SUCCESS] = solved[-1]
+    rewritten = column_names.get(SUCCESS)
+    if rewritten in columns:
+        solved = columns.pop(rewritten).astype(bool)
+        if extra is None or keys.SUCCESS in extra["final"]:  # of the state that the action led to
+            final[keys.SUCCESS] = solved[-1]
+            solved = np.concatenate([np.zeros_like(solved[:1]), solved[:-1]])
+        columns[keys.SUCCESS] = solved
     left_out = tuple(_list_left_out(files, frames))
     if extra is not None:
-        observed = [name for name in columns if name.split(".")[0] in (keys.OBSERVATION, keys.PIXELS)]
-        final = {name: _read_final(extra["final"], name, columns[name]) for name in (*observed, *final)}
+        final = {name: value for name, rows in columns.items() for value in _read_final(extra["final"], name, rows)}
         fields = {"split": extra["split"], "seed": extra["seed"], "policy": extra["policy"]}
         fields["metadata"] = json.loads(extra["metadata"])
         return EpisodeArrays(columns, final, context, fields, left_out=left_out, origins=origins)
@@ -148,9 +154,35 @@ def _name_columns(features: Mapping[str, Any]) -> dict[str, str]:
     return columns | {"next.reward": REWARD}
 
 
-def _read_final(finals: Mapping[str, np.ndarray], name: str, rows: np.ndarray) -> np.ndarray:
-    """Return the final value of a column; a camera without a name is one of several in ``pixels``."""
+def _read_own_columns(files: LeRobotFiles) -> tuple[dict[str, str], dict[str, tuple[int, ...]]]:
+    """Return the columns and the shapes of the features that RLHive wrote, by the features' names.
+
+    Raises:
+        SchemaMismatchError: info.json is malformed.
+    """
+    rows = files.info.get(COLUMNS_KEY) or {}
+    try:
+        names = {name: str(row["column"]) for name, row in rows.items() if name in files.features}
+        shapes = {name: tuple(map(int, rows[name]["shape"])) for name in names}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        msg = f"{files.root}, meta/info.json, {COLUMNS_KEY}: expected column and shape of features, got {error!r}."
+        raise SchemaMismatchError(msg) from error
+    return names, shapes
+
+
+def _shape_rows(rows: np.ndarray, shape: tuple[int, ...] | None) -> np.ndarray:
+    """Return the rows of a feature in the shape that the column had, where it had as many elements."""
+    fits = shape is not None and rows.dtype != object and min(shape, default=1) >= 0
+    if fits and math.prod(rows.shape[1:]) == math.prod(shape or ()):
+        return rows.reshape(len(rows), *(shape or ()))
+    return rows
+
+
+def _read_final(finals: Mapping[str, np.ndarray], name: str, rows: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield the final value of a column, if it has one; a camera without a name is one of several in its column."""
     if name in finals:
-        return np.asarray(finals[name], rows.dtype).reshape(rows.shape[1:])
-    camera = int(name.removeprefix(f"{keys.PIXELS}."))
-    return np.asarray(finals[keys.PIXELS], rows.dtype).reshape(-1, *rows.shape[1:])[camera]
+        yield np.asarray(finals[name], rows.dtype).reshape(rows.shape[1:])
+        return
+    column, _, camera = name.rpartition(".")
+    if column in finals and camera.isdigit():
+        yield np.asarray(finals[column], rows.dtype).reshape(-1, *rows.shape[1:])[int(camera)]

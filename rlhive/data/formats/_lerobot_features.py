@@ -14,32 +14,73 @@ from rlhive.data.formats._lerobot_files import BOOKKEEPING
 from rlhive.data.formats._pictures import encode_png
 from rlhive.errors import UnsupportedFormatError
 
+#: The value of the option ``state`` by which no column becomes ``observation.state``.
+NO_STATE = "none"
+#: LeRobot gives a frame the text of its task_index under this name, so that a feature has another one.
+_TASK, _TASK_TEXT = "task", "task_text"
 
-def build_features(schema: Schema, dtype: str | None) -> dict[str, dict[str, Any]]:
+
+def build_features(fields: Mapping[str, Field], dtype: str | None) -> dict[str, dict[str, Any]]:
     """Return info.json's features: those of the fields, ``next.done``, and the bookkeeping columns.
 
     Args:
-        schema: Schema of the version.
+        fields: Field of every feature.
         dtype: Dtype that float64 fields are rounded to; None for no rounding.
 
     Raises:
         UnsupportedFormatError: A field cannot be a LeRobot feature.
     """
-    features = {name: _build_feature(name, item, dtype) for item in schema.fields for name in name_features(item)}
+    features = {name: _build_feature(name, item, dtype) for name, item in fields.items()}
     features[DONE] = _build_vector("bool", [1])
     return features | {name: _build_vector(dtype_name, [1]) for name, dtype_name in BOOKKEEPING.items()}
 
 
-def name_features(item: Field) -> list[str]:
-    """Return the names of the features that a field becomes; several cameras in one field become one each."""
+def name_fields(schema: Schema, state: str | None) -> dict[str, Field]:
+    """Return the field of every feature, by the feature's name; several cameras in one field become one feature each.
+
+    Args:
+        schema: Schema of the version.
+        state: Column that becomes ``observation.state``; None for ``observation``, "none" for none.
+
+    Raises:
+        UnsupportedFormatError: No column of numbers has the name of the state, or two columns would be one feature.
+    """
+    if state not in (None, NO_STATE):
+        _require_state(schema, str(state))
+    fields: dict[str, Field] = {}
+    for item in schema.fields:
+        for name in _name_features(item, state or keys.OBSERVATION):
+            if name in fields:
+                msg = f"Key {item.column}: would be {name}, as {fields[name].column} is. Rename or drop one of them."
+                raise UnsupportedFormatError(msg)
+            fields[name] = item
+    return fields
+
+
+def _require_state(schema: Schema, state: str) -> None:
+    vectors = [
+        item.column
+        for item in schema.tensors
+        if len(item.shape) < 2 and item.column.split(".")[0] not in (keys.ACTION, keys.NEXT, keys.SUCCESS)
+    ]
+    if state not in vectors:
+        expected = ", ".join(vectors) or "no column of this dataset"
+        msg = f"state={state!r}: expected a column of numbers of one dimension: {expected}; or {NO_STATE}."
+        raise UnsupportedFormatError(msg)
+
+
+def _name_features(item: Field, state: str) -> list[str]:
     root, *inner = item.column.split(".")
-    if item.column == keys.OBSERVATION:
+    if item.column == state:
         return [STATE]
     if item.column == keys.SUCCESS:
         return [SUCCESS]
+    if item.column == _TASK:
+        return [_TASK_TEXT]
     if root == keys.PIXELS:
-        cameras = range(item.shape[0]) if len(item.shape) == 4 else [".".join(inner) or "camera"]
-        return [f"{IMAGES}{camera}" for camera in cameras]
+        if len(item.shape) != 4:
+            return [f"{IMAGES}{'.'.join(inner) or 'camera'}"]
+        return [IMAGES + ".".join([*inner, str(camera)]) for camera in range(item.shape[0])]
     return [item.column]
 
 

@@ -32,6 +32,8 @@ from rlhive.errors import CorruptDatasetError, SchemaMismatchError
 
 #: What RLHive adds to a LeRobot dataset; LeRobot ignores the file.
 EPISODES_PATH = "meta/rlhive_episodes.parquet"
+#: Key of info.json under which RLHive keeps column and shape of every feature; LeRobot ignores it.
+COLUMNS_KEY = "rlhive_columns"
 #: The columns of a frame that are no features.
 BOOKKEEPING = {
     "timestamp": "float32",

@@ -1,8 +1,9 @@
 """A version, written as a LeRobot v3.0 dataset: frames in Parquet, with pictures as PNG inside.
 
-Kept: every observation except the final one, actions, rewards, ends, success. The final observations, seeds, splits,
-policies and metadata go into ``meta/rlhive_episodes.parquet``, which LeRobot ignores and RLHive reads. Left out: start
-states, and whether the start was solved already. Fields of more than one dimension that are no pictures are refused.
+Kept: every observation except the final one, actions, rewards, ends, success, texts, and the instruction of every frame
+as its task. The final observations, seeds, splits, policies and metadata go into ``meta/rlhive_episodes.parquet``, and
+the columns' own names and shapes into info.json, which LeRobot ignores and RLHive reads. Left out: start states, and
+whether the start was solved already. Fields of more than one dimension that are no pictures are refused.
 """
 
 import json
@@ -20,8 +21,9 @@ from rlhive.data._episodes import TERMINATED, TRUNCATED, EpisodeRecord
 from rlhive.data._schema import Field
 from rlhive.data._statistics import ColumnStatistics
 from rlhive.data.formats._lerobot import DONE, IMAGES, SUCCESS
-from rlhive.data.formats._lerobot_features import build_features, name_features, summarise_feature, to_arrow
-from rlhive.data.formats._lerobot_files import EPISODES_PATH
+from rlhive.data.formats._lerobot_features import build_features, name_fields, summarise_feature, to_arrow
+from rlhive.data.formats._lerobot_files import COLUMNS_KEY, EPISODES_PATH
+from rlhive.data.formats._lerobot_tasks import LeRobotTasks
 from rlhive.data.versions import Manifest, front_matter_license
 from rlhive.errors import UnsupportedFormatError
 
@@ -41,6 +43,8 @@ def write_lerobot(
     *,
     fps: int | None = None,
     task: str | None = None,
+    task_from: str | None = None,
+    state: str | None = None,
     dtype: str | None = None,
     robot_type: str = "franka",
 ) -> None:
@@ -51,7 +55,11 @@ def write_lerobot(
         records: Its episodes.
         target: Folder to create; it must not exist.
         fps: Frames per second; by default that of the environment, rounded, since LeRobot takes a whole number.
-        task: The instruction; by default an episode's metadata ``"task"``, else the description.
+        task: Instruction of the episodes that have none; by default the description.
+        task_from: String column or metadata key with the instructions; by default task, instruction or
+            language_instruction. A column may change within an episode, metadata hold for all of it.
+        state: Column that becomes observation.state; observation by default, "none" for none. Every other column
+            keeps its name, ``observation`` too.
         dtype: "float32" rounds float64 fields to what LeRobot's policies take; by default nothing is rounded.
         robot_type: LeRobot's name of the robot.
 
@@ -60,11 +68,15 @@ def write_lerobot(
         DatasetExistsError: The target exists.
         MissingExtraError: Pillow is needed for pictures and not installed.
     """
-    origin = _describe_origin(manifest, fps=fps, task=task, dtype=dtype, robot_type=robot_type)
+    origin = _describe_origin(
+        manifest, fps=fps, task=task, task_from=task_from, state=state, dtype=dtype, robot_type=robot_type
+    )
     frames_per_second = fps or _find_fps(manifest)
-    features = build_features(manifest.schema, dtype)
+    fields = name_fields(manifest.schema, state)
+    features = build_features(fields, dtype)
+    tasks = LeRobotTasks(manifest, task, task_from)
     with _store.atomic_dir(target) as partial:
-        writer = _LeRobotWriter(manifest, partial, features, frames_per_second, task)
+        writer = _LeRobotWriter(manifest, partial, fields, features, frames_per_second, tasks)
         for index, record in enumerate(records):
             writer.add(index, record)
         writer.finish(robot_type, origin)
@@ -76,6 +88,8 @@ def is_written_by_rlhive(
     *,
     fps: int | None = None,
     task: str | None = None,
+    task_from: str | None = None,
+    state: str | None = None,
     dtype: str | None = None,
     robot_type: str = "franka",
 ) -> bool:
@@ -84,7 +98,9 @@ def is_written_by_rlhive(
         info = json.loads((target / _INFO_PATH).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    origin = _describe_origin(manifest, fps=fps, task=task, dtype=dtype, robot_type=robot_type)
+    origin = _describe_origin(
+        manifest, fps=fps, task=task, task_from=task_from, state=state, dtype=dtype, robot_type=robot_type
+    )
     return bool(info.get("rlhive") == origin)
 
 
@@ -99,32 +115,37 @@ class _LeRobotWriter:
     Args:
         manifest: Manifest of the version.
         folder: The dataset's folder, which is empty.
+        fields: Field of every feature.
         features: LeRobot's features by name.
         fps: Frames per second.
-        task: Instruction of all episodes; None for each episode's own.
+        tasks: The instructions; none of them numbered yet.
     """
 
     def __init__(
-        self, manifest: Manifest, folder: Path, features: dict[str, dict[str, Any]], fps: int, task: str | None
+        self,
+        manifest: Manifest,
+        folder: Path,
+        fields: dict[str, Field],
+        features: dict[str, dict[str, Any]],
+        fps: int,
+        tasks: LeRobotTasks,
     ):
         self._manifest = manifest
         self._folder = folder
         self._features = features
         self._fps = fps
-        self._task = task
-        self._fields = {name: item for item in manifest.schema.fields for name in name_features(item)}
+        self._tasks = tasks
+        self._fields = fields
         self._summaries: dict[str, ColumnStatistics] = {}
         self._episodes: list[dict[str, Any]] = []
         self._rlhive_episodes: list[pa.Table] = []
-        self._tasks: dict[str, int] = {}
         self._num_frames = 0
         self._file_index = 0
         self._parquet: pq.ParquetWriter | None = None
 
     def add(self, index: int, record: EpisodeRecord) -> None:
         """Write the frames of one episode."""
-        task = self._task or str(record.metadata.get("task") or self._manifest.description or self._manifest.name)
-        task_index = self._tasks.setdefault(task, len(self._tasks))
+        task_index = self._tasks.number(record)
         values = {name: self._feature_values(name, item, record) for name, item in self._fields.items()}
         values[DONE] = record.columns[TERMINATED] | record.columns[TRUNCATED]
         rows = np.arange(record.length)
@@ -133,7 +154,7 @@ class _LeRobotWriter:
             "frame_index": rows,
             "episode_index": np.full(record.length, index),
             "index": self._num_frames + rows,
-            "task_index": np.full(record.length, task_index),
+            "task_index": task_index,
         }
         self._write_frames(pa.table({name: to_arrow(value, self._features[name]) for name, value in values.items()}))
         summaries = {
@@ -143,7 +164,7 @@ class _LeRobotWriter:
         }
         for name, summary in summaries.items():
             self._summaries[name] = self._summaries[name].merge(summary) if name in self._summaries else summary
-        self._episodes.append(self._describe_episode(index, record.length, task, summaries))
+        self._episodes.append(self._describe_episode(index, record.length, self._tasks.texts(task_index), summaries))
         self._rlhive_episodes.append(
             _arrow.build_episode_table([_arrow.EpisodeRow.from_record(record)], self._manifest.schema)
         )
@@ -159,7 +180,7 @@ class _LeRobotWriter:
         episodes = pa.concat_tables(self._rlhive_episodes)
         names = [name for name in episodes.column_names if not name.startswith(_arrow.START_PREFIX)]
         pq.write_table(episodes.select(names), self._folder / EPISODES_PATH)
-        tasks = pa.table({"task_index": list(self._tasks.values()), "__index_level_0__": list(self._tasks)})
+        tasks = pa.table({"task_index": range(len(self._tasks)), "__index_level_0__": list(self._tasks)})
         pq.write_table(tasks.replace_schema_metadata(_PANDAS_INDEX), meta / "tasks.parquet")
         statistics = {name: _describe_summary(summary, name) for name, summary in self._summaries.items()}
         _write_json(meta / "stats.json", statistics)
@@ -185,6 +206,11 @@ class _LeRobotWriter:
             "features": self._features,
             "env_name": self._manifest.env_name,
             "rlhive": origin,
+            COLUMNS_KEY: {
+                name: {"column": item.column, "shape": list(item.shape)}
+                for name, item in self._fields.items()
+                if len(item.shape) < 4
+            },
         }
 
     def _feature_values(self, name: str, item: Field, record: EpisodeRecord) -> np.ndarray:
@@ -192,8 +218,7 @@ class _LeRobotWriter:
         if name == SUCCESS and item.observed:  # of the state that the action led to
             rows = np.concatenate([rows[1:], record.final[item.column][None]])
         if name.startswith(IMAGES):
-            camera = name.removeprefix(IMAGES)
-            return rows[:, int(camera)] if len(item.shape) == 4 else rows
+            return rows[:, int(name.rpartition(".")[2])] if len(item.shape) == 4 else rows
         return rows.astype(self._features[name]["dtype"]) if rows.dtype != object else rows
 
     def _write_frames(self, table: pa.Table) -> None:
@@ -214,7 +239,7 @@ class _LeRobotWriter:
         return self._folder / _DATA_PATH.format(chunk_index=chunk, file_index=file)
 
     def _describe_episode(
-        self, index: int, length: int, task: str, summaries: Mapping[str, ColumnStatistics]
+        self, index: int, length: int, tasks: list[str], summaries: Mapping[str, ColumnStatistics]
     ) -> dict[str, Any]:
         """Return LeRobot's row of an episode."""
         chunk, file = divmod(self._file_index, _FILES_PER_CHUNK)
@@ -225,7 +250,7 @@ class _LeRobotWriter:
         }
         return {
             "episode_index": index,
-            "tasks": [task],
+            "tasks": tasks,
             "length": length,
             "data/chunk_index": chunk,
             "data/file_index": file,

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from benchmarks.peers.environments import VENVS
@@ -80,6 +81,156 @@ class TestLeRobotOfRLHive(WritableFormatTests):
             fields = {"split": record.split, "seed": record.seed, "metadata": record.metadata}
             episodes.append(ExpectedEpisode(columns, final, record.ended, **fields))
         return episodes
+
+
+def spoken_episodes():
+    """Episodes of a robot that was told what to do, once or in steps, with columns of every kind; and their schema."""
+    for episode, words in enumerate((["reach"] * 2, ["reach", "greif", "greif"], ["lift №1", ""])):
+        generator = np.random.default_rng(episode)
+        length = len(words)
+        columns = {
+            "observation": generator.normal(size=(length, 2)),
+            "joints": generator.normal(size=(length, 3)).astype(np.float32),
+            "grip": generator.normal(size=length).astype(np.float32),
+            "pixels": generator.integers(0, 256, (length, 4, 5, 3), dtype=np.uint8),
+            "success": np.zeros((length, 1), bool),
+            "instruction": np.array(words, object),
+            "task": np.array(["part one", *[""] * (length - 1)], object),
+            "action": generator.normal(size=(length, 3)).astype(np.float32),
+            "next.reward": generator.normal(size=(length, 1)),
+            **end_flags(length, terminated=None),
+        }
+        columns["success"][-1] = episode == 1  # of the step: the column has no value after the last action
+        final = {name: columns[name][-1] for name in ("observation", "joints", "grip", "pixels")} | {"instruction": ""}
+        arrays = EpisodeArrays(columns, final, f"episode {episode}")
+        schema = arrays.infer_schema()
+        yield schema, arrays.to_record(schema, episode=episode, split="train", metadata={"operator": "Åsa", "trial": 3})
+
+
+@pytest.fixture
+def spoken(tmp_path):
+    """The episodes, and the folder of a version that holds them."""
+    schemas, records = zip(*spoken_episodes(), strict=True)
+    return list(records), export(records, "lab/spoken", schema=schemas[0], license="mit", store=tmp_path / "spoken")
+
+
+class TestLeRobotOfATeleoperatedRobot(WritableFormatTests):
+    """A dataset that RLHive wrote: instructions per frame, another state, texts, scalars, success of the steps."""
+
+    format = LeRobot()
+    ignored_files = ("stats.json", "tasks.parquet", "README.md")
+    write_options = {"fps": 30, "task_from": "instruction", "state": "joints"}  # noqa: RUF012
+
+    @pytest.fixture
+    def source(self, spoken, tmp_path):
+        return export_to("lerobot", spoken[1], tmp_path / "out", progress=False, **self.write_options)
+
+    @pytest.fixture
+    def expected(self, spoken):
+        return [
+            ExpectedEpisode(
+                {name: rows for name, rows in record.columns.items() if not name.startswith("next.t")},
+                record.final,
+                record.ended,
+                split=record.split,
+                metadata=record.metadata,
+            )
+            for record in spoken[0]
+        ]
+
+
+def read_task_files(target):
+    """Return the tasks by number, those of the frames and those of the episodes, as LeRobot's files hold them."""
+    table = pd.read_parquet(target / "meta" / "tasks.parquet")
+    assert table["task_index"].tolist() == list(range(len(table)))
+    frames = pd.read_parquet(target / "data").task_index.tolist()
+    episodes = pd.read_parquet(target / "meta" / "episodes")["tasks"]
+    return list(table.index), [table.index[index] for index in frames], [list(tasks) for tasks in episodes]
+
+
+def test_every_frame_keeps_its_instruction(spoken, tmp_path):
+    target = export_to("lerobot", spoken[1], tmp_path / "out", progress=False, fps=30, task_from="instruction")
+    tasks, frames, episodes = read_task_files(target)
+    assert tasks == ["reach", "greif", "lift №1", ""]
+    assert frames == ["reach", "reach", "reach", "greif", "greif", "lift №1", ""]
+    assert episodes == [["reach"], ["reach", "greif"], ["lift №1", ""]]
+
+
+def export_with_metadata(path, *metadata, **options):
+    """Export episodes of one step, one for each metadata, and return what read_task_files does."""
+    columns = {"observation": np.zeros((1, 2)), "action": np.zeros((1, 2)), **end_flags(1, terminated=False)}
+    arrays = EpisodeArrays(columns, {"observation": np.zeros(2)}, "episode")
+    schema = arrays.infer_schema()
+    records = [
+        arrays.to_record(schema, episode=episode, split="train", metadata=values)
+        for episode, values in enumerate(metadata)
+    ]
+    folder = export(records, "lab/m", schema=schema, license="mit", description="Arm.", store=path)
+    return read_task_files(export_to("lerobot", folder, path / "out", progress=False, fps=10, **options))
+
+
+def test_the_metadata_give_an_episode_its_instruction(tmp_path):
+    metadata = {"instruction": "open"}, {"task": "close"}, {"language_instruction": "open"}, {"task": {"id": 3}}, {}
+    tasks, frames, episodes = export_with_metadata(tmp_path / "a", *metadata)
+    assert tasks == ["open", "close", "Arm."]
+    assert frames == ["open", "close", "open", "Arm.", "Arm."]
+    assert episodes == [[task] for task in frames]
+    # The option fills in where an episode has no instruction, and takes none away.
+    assert export_with_metadata(tmp_path / "b", *metadata, task="wave")[1] == ["open", "close", "open", "wave", "wave"]
+    named = [{"prompt": "push", "task": "x"}, {"prompt": "pull"}]
+    assert export_with_metadata(tmp_path / "c", *named, task_from="prompt")[1] == ["push", "pull"]
+    with pytest.raises(UnsupportedFormatError, match=r"episode 1: expected an instruction in .* 'prompt', got none"):
+        export_with_metadata(tmp_path / "d", named[0], {"task": "x"}, task_from="prompt")
+    assert not (tmp_path / "d" / "out").exists()
+    with pytest.raises(UnsupportedFormatError, match="task_from='action': expected a column of strings, got float64"):
+        export_with_metadata(tmp_path / "e", {}, task_from="action")
+
+
+@pytest.mark.parametrize(
+    ("state", "names"),
+    [
+        (None, {"observation.state": "observation", "joints": "joints"}),
+        ("joints", {"observation.state": "joints", "observation": "observation"}),
+        ("none", {"observation": "observation", "joints": "joints"}),
+    ],
+)
+def test_the_export_names_the_state(spoken, tmp_path, state, names):
+    records, folder = spoken
+    target = export_to("lerobot", folder, tmp_path / "out", progress=False, fps=30, state=state)
+    features = json.loads((target / "meta" / "info.json").read_text())["features"]
+    assert set(names) == features.keys() & {"observation.state", "observation", "joints"}
+    frames = pd.read_parquet(target / "data")
+    for feature, column in names.items():
+        stored = np.stack(frames[feature])
+        assert features[feature]["shape"] == list(stored.shape[1:])
+        np.testing.assert_array_equal(stored, np.concatenate([record.columns[column] for record in records]))
+
+
+@pytest.mark.parametrize("state", ["action", "pixels", "instruction", "velocity"])
+def test_a_state_that_is_no_vector_is_refused(spoken, tmp_path, state):
+    expected = f"state='{state}': expected a column of numbers of one dimension: grip, joints, observation; or none"
+    with pytest.raises(UnsupportedFormatError, match=expected):
+        export_to("lerobot", spoken[1], tmp_path / "out", progress=False, fps=30, state=state)
+    assert not (tmp_path / "out").exists()
+
+
+def test_two_columns_are_never_one_feature(tmp_path):
+    columns = {"success": np.zeros((1, 1), bool), "task": np.array(["a"], object), "task_text": np.zeros((1, 2))}
+    arrays = EpisodeArrays({**columns, **end_flags(1, terminated=False)}, {}, "episode")
+    schema = arrays.infer_schema()
+    record = arrays.to_record(schema, episode=0, split="train")
+    folder = export([record], "lab/twice", schema=schema, license="mit", store=tmp_path)
+    with pytest.raises(UnsupportedFormatError, match="Key task_text: would be task_text, as task is"):
+        export_to("lerobot", folder, tmp_path / "out", progress=False, fps=10)
+
+
+@pytest.mark.parametrize("rows", [[], {"action": {}}, {"action": {"column": "a", "shape": 3}}, {"action": "a"}])
+def test_malformed_names_of_columns_are_refused(spoken, tmp_path, rows):
+    target = export_to("lerobot", spoken[1], tmp_path / "out", progress=False, fps=30)
+    info = json.loads((target / "meta" / "info.json").read_text())
+    (target / "meta" / "info.json").write_text(json.dumps(info | {"rlhive_columns": rows or ["action"]}))
+    with pytest.raises(SchemaMismatchError, match="rlhive_columns: expected column and shape of features"):
+        list(read_lerobot(target).records())
 
 
 @pytest.mark.parametrize("kind", [LOSSLESS, "v3.0-video", "v2.1-video"])
@@ -164,13 +315,18 @@ def test_an_exported_version_is_imported_unchanged(records_and_target):
 NEEDS = "needs LeRobot's environment: python -m benchmarks.peers.environments lerobot"
 
 
+def read_with_lerobot(target, home):
+    """Return what LeRobot, in an environment of its own, reads from a folder."""
+    command = [VENVS / "lerobot" / "bin" / "python", make_lerobot.__file__, "read", str(target)]
+    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"HF_HOME": str(home)}
+    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True, env=clean).stdout)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not (VENVS / "lerobot").exists(), reason=NEEDS)
 def test_lerobot_reads_an_exported_version(records_and_target, tmp_path):
     records, target = records_and_target
-    command = [VENVS / "lerobot" / "bin" / "python", make_lerobot.__file__, "read", str(target)]
-    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"HF_HOME": str(tmp_path)}
-    read_back = json.loads(subprocess.run(command, capture_output=True, text=True, check=True, env=clean).stdout)
+    read_back = read_with_lerobot(target, tmp_path)
     tasks = [frame["task"] for frame in read_back["frames"]]
     ordered = sorted(records, key=lambda record: tasks.index(record.metadata["task"]))
     assert (read_back["fps"], read_back["episodes"], len(read_back["frames"])) == (12, 3, 11)
@@ -191,6 +347,21 @@ def test_lerobot_reads_an_exported_version(records_and_target, tmp_path):
     assert read_back["statistics"]["next.reward"]["mean"] == pytest.approx([rewards.mean()])
     assert read_back["statistics"]["next.reward"]["std"] == pytest.approx([rewards.std()])
     assert np.shape(read_back["statistics"]["observation.images.0"]["mean"]) == (3, 1, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (VENVS / "lerobot").exists(), reason=NEEDS)
+def test_lerobot_reads_the_instruction_of_every_frame(spoken, tmp_path):
+    records, folder = spoken
+    target = export_to(
+        "lerobot", folder, tmp_path / "out", progress=False, fps=30, task_from="instruction", state="joints"
+    )
+    frames = read_with_lerobot(target, tmp_path)["frames"]
+    for name, feature in {"task": "instruction", "instruction": "instruction", "task_text": "task"}.items():
+        assert [frame[name] for frame in frames] == [text for record in records for text in record.columns[feature]]
+    for name, feature in {"observation.state": "joints", "observation": "observation"}.items():
+        rows = np.concatenate([record.columns[feature] for record in records])
+        np.testing.assert_allclose([frame[name] for frame in frames], rows, rtol=1e-7)
 
 
 def test_data_that_lerobot_cannot_store_are_refused(tmp_path):
