@@ -38,10 +38,13 @@ def recover(
         ),
     ] = "",
     commit: Annotated[bool, typer.Option("--commit", help="Write its complete episodes as a version.")] = False,
+    append: Annotated[
+        bool, typer.Option("--append", help="As --commit, after the episodes of the newest version.")
+    ] = False,
     discard: Annotated[bool, typer.Option("--discard", help="Remove the recording.")] = False,
     name: Annotated[str, typer.Option(help="Dataset to write; by default the one it was recorded for.")] = "",
     version: Annotated[str | None, typer.Option(help="MAJOR.MINOR.PATCH; by default the next one.")] = None,
-    license_: Annotated[str, typer.Option("--license", help="Licence id of the Hub; required with --commit.")] = "",
+    license_: Annotated[str, typer.Option("--license", help="Licence id of the Hub; required, except to append.")] = "",
     json_: Json = False,
 ) -> None:
     """List the recordings that are not in a version yet, or commit or discard one of them.
@@ -50,6 +53,7 @@ def recover(
     """
     from rlhive.data.recording import commit_recording, discard_recording, find_recording, recordings
 
+    commit = commit or append
     if commit == discard:
         if commit or recording or name or version or license_:
             msg = "expected one of --commit and --discard"
@@ -61,10 +65,10 @@ def recover(
         discard_recording(selected)
         path = str(selected.path)
     else:
-        if not license_:
+        if not license_ and not append:
             msg = "a version needs a licence: --license cc-by-4.0, for example"
             raise typer.BadParameter(msg)
-        path = str(commit_recording(selected, name, version=version, license=license_))
+        path = str(commit_recording(selected, name, version=version, license=license_, append=append))
     if json_:
         out.print_json(json.dumps({"discarded" if discard else "committed": path}))
     else:

@@ -40,6 +40,9 @@ def diff(before: VersionAddress, after: VersionAddress, json_: Json = False) -> 
     for label, old, new in _make_diff_rows(difference):
         table.add_row(label, _format_value(old), _format_value(new))
     out.print(table)
+    if not difference.related:
+        note = "They are unrelated: no episode, recording run or parent is in both, and equal ids mean nothing."
+        out.print(note, highlight=False, soft_wrap=True)
     if not difference.comparable:
         note = (
             "The columns differ, so content hashes are not comparable: episodes with the same id, length and seed "

@@ -91,6 +91,7 @@ def import_(
     on_nan: Annotated[str | None, _read_option("on_nan")] = None,
     rename: Annotated[list[str] | None, typer.Option("--rename", help=_RENAME_HELP)] = None,
     split: Annotated[str | None, _read_option("split")] = None,
+    append: Annotated[bool, typer.Option("--append", help="After the episodes of the newest version.")] = False,
     option: _Extra = None,
     json_: Json = False,
 ) -> None:
@@ -112,7 +113,15 @@ def import_(
     )
     options |= _parse_extra(option or [], item, item.read_options)
     folder = import_dataset(
-        item, source, name, license=license, version=version, env_name=env, progress=not json_, **options
+        item,
+        source,
+        name,
+        license=license,
+        version=version,
+        env_name=env,
+        append=append,
+        progress=not json_,
+        **options,
     )
     print_dataset(RoboHiveDataset(folder), json_=json_)
 

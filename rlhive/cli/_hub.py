@@ -68,13 +68,16 @@ def push(
     license_: Annotated[
         str | None, typer.Option("--license", help="Licence to publish under, if the repository has another name.")
     ] = None,
+    unrelated: Annotated[
+        bool, typer.Option("--unrelated", help="Also into a repository that holds another dataset.")
+    ] = False,
     json_: Json = False,
 ) -> None:
     """Publish a version on the Hub under a tag that is never moved; an interrupted push is resumed."""
     from rlhive.dataset import RoboHiveDataset
 
     dataset = RoboHiveDataset(name, version=version, generate=False)
-    published = dataset.push_to_hub(repo_id, private=private, license=license_, progress=not json_)
+    published = dataset.push_to_hub(repo_id, private=private, license=license_, unrelated=unrelated, progress=not json_)
     if json_:
         out.print_json(json.dumps(vars(published)))
         return

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from rlhive.data import _store
 from rlhive.data._parquet_sizes import VALUE_BYTES
 from rlhive.errors import CorruptDatasetError
 
@@ -57,6 +58,18 @@ class ShardWriter:
         self._counts[-1][1] += num_episodes
         if self._written_bytes >= self._shard_bytes:
             self._close_shard()
+
+    def share(self, path: Path, *, num_rows: int, num_episodes: int) -> None:
+        """Make a finished shard of another folder the next shard, by a link where the disk has links.
+
+        Args:
+            path: The shard; it has the schema of the rows.
+            num_rows: Number of its transitions.
+            num_episodes: Number of its episodes.
+        """
+        self._close_shard()
+        _store.link_or_copy(path, self._partial_path(len(self._counts)))
+        self._counts.append([num_rows, num_episodes])
 
     def finish(self) -> list[tuple[Path, int, int]]:
         """Close the last shard and rename all shards to their final names.

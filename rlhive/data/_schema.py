@@ -180,6 +180,12 @@ class Schema:
                 msg = f"{context}: {problem}. Drop or convert the key, or record the data under another dataset name."
                 raise SchemaMismatchError(msg)
 
+    def find_changes(self, other: "Schema") -> list[str]:
+        """Return how the columns that both schemas have differ, one text per column that does; units may differ."""
+        fields = {field.column: field for field in self.fields}
+        changes = [_compare_fields(fields[field.column], field) for field in other.fields if field.column in fields]
+        return [change for change in changes if change]
+
     def to_json(self) -> list[dict[str, Any]]:
         """Return the schema as a list of JSON-able rows, one per field."""
         return [asdict(field) | {"shape": list(field.shape)} for field in self.fields]

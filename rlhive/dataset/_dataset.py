@@ -623,7 +623,13 @@ class RoboHiveDataset:
         return type(self)(folder, store=self._view.store)
 
     def push_to_hub(
-        self, repo_id: str = "", *, private: bool = False, license: str | None = None, progress: bool = True
+        self,
+        repo_id: str = "",
+        *,
+        private: bool = False,
+        license: str | None = None,
+        unrelated: bool = False,
+        progress: bool = True,
     ) -> PublishedVersion:
         """Publish the whole version, all splits, under the tag ``v<version>``, which is never moved.
 
@@ -634,13 +640,15 @@ class RoboHiveDataset:
                 pulled from, and not only what a manifest says, which can come from anyone.
             private: Whether a new repository is private.
             license: Licence to publish under, if ``repo_id`` is not the dataset's own name.
+            unrelated: Whether to publish into a repository that holds another dataset: no episode, recording run or
+                parent of its newest version belongs to this dataset.
             progress: Whether to show progress bars.
 
         Returns:
             Repository, version, commit and page of the published version.
 
         Raises:
-            DatasetExistsError: The Hub has other content under that version.
+            DatasetExistsError: The Hub has other content under that version, or another dataset in the repository.
             HubConflictError: The repository changed during the push; push again.
             HubAccessDeniedError, HubUnreachableError, HubRefusedError: The Hub denies access, does not answer or
                 refuses the push.
@@ -661,6 +669,7 @@ class RoboHiveDataset:
             check=check,
             private=private,
             license=license,
+            unrelated=unrelated,
             progress=progress,
         )
 

@@ -20,7 +20,7 @@ from rlhive.data import (
 )
 from rlhive.data.versions import Manifest, list_local_datasets, list_local_versions
 from rlhive.envs import Task, catalogue
-from rlhive.errors import DatasetNotFoundError, HubUnreachableError, RLHiveError
+from rlhive.errors import DatasetNotFoundError, HubUnreachableError, RLHiveError, SplitNotFoundError
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +85,7 @@ def pull(
 
     Raises:
         DatasetNotFoundError: The Hub has no such dataset or version.
+        SplitNotFoundError: The version has no such split; the message names a version that has it, if there is one.
         CorruptDatasetError: The hash of a file is not the one in the manifest, or the tag was moved.
         HubUnreachableError, HubAccessDeniedError: The Hub does not answer or denies access.
     """
@@ -103,7 +104,14 @@ def pull(
     local = list_local_versions(name, store=store)
     if number in local:
         hub.require_tag_unmoved(local[number], number, remote[number])
-    return hub.fetch_version(repo_id, number, remote[number], splits=splits, store=store)
+    try:
+        return hub.fetch_version(repo_id, number, remote[number], splits=splits, store=store)
+    except SplitNotFoundError as error:
+        other = hub.find_splits(repo_id, remote, splits or [])
+        if other is None:
+            raise
+        msg = f"{error} {other} has it: rlhive pull {repo_id} --version {other} --split {'+'.join(splits or [])}"
+        raise SplitNotFoundError(msg) from error
 
 
 def versions(name: str, *, store: Path | None = None) -> tuple[dict[str, dict[str, str | None]], str]:

@@ -24,6 +24,8 @@ from rlhive.data.versions import (
     Manifest,
     VersionSource,
     add_column,
+    add_operation,
+    append_source,
     drop_columns,
     export,
     merge,
@@ -78,15 +80,21 @@ def save_appended(view: DatasetView, episodes: Any, target: Target) -> Path:
         episodes: A recording, a dataset or view, a replay buffer, or episode records.
         target: The version to write.
     """
-    first, second = view.to_source(), to_source(episodes)
-    second = replace(
-        second,
-        license=second.license or first.license,
-        env_name=second.env_name or first.env_name,
-        task=second.task or first.task,
+    if view.is_whole:
+        source, license, append = to_source(episodes), target.license, view.folder
+    else:
+        base_name = f"{view.manifest.name} {view.manifest.version}"
+        source = append_source(view.to_source(), to_source(episodes), base_name=base_name)
+        license, append = target.license or source.license, None
+    return export(
+        source,
+        target.name,
+        version=target.version,
+        license=license,
+        description=target.description,
+        store=view.store,
+        append=append or False,
     )
-    source = merge([first, second], keep_ids_of_first=True)
-    return _write_version(source, target, operation="append", store=view.store)
 
 
 def save_renamed(view: DatasetView, old: str, new: str, target: Target) -> Path:
@@ -159,9 +167,7 @@ def _make_reward_function(
 
 def _write_version(source: VersionSource, target: Target, *, operation: str = "", store: Path | None) -> Path:
     """Export a source; its parents record the operation."""
-    parents: list[dict[str, Any]] = [dict(parent) for parent in source.parents]
-    for parent in parents:
-        parent["operations"] = [*parent.get("operations", []), *([operation] if operation else [])]
+    parents = [add_operation(parent, operation) if operation else parent for parent in source.parents]
     return export(
         source,
         target.name,

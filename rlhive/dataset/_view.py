@@ -7,7 +7,6 @@ copy of the view with other fields. Selecting reads the episode table only; tran
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -37,7 +36,7 @@ from rlhive.data.versions import (
     select_by,
     select_by_mask,
     select_where,
-    stream_selected,
+    stored_source,
 )
 from rlhive.errors import DatasetNotFoundError, SplitNotFoundError, StreamingOnlyError
 
@@ -124,6 +123,11 @@ class DatasetView:
         view = self if split is None else self.select_splits(split)
         return view if where is None else view.where(where)
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether the view is all of its version."""
+        return self.selection is None and self.splits == tuple(self.manifest.splits) and not self.streaming
+
     def read_selection(self) -> Selection:
         """Return the episode ids of each split, read from the episode table where the splits are whole."""
         if self.selection is not None:
@@ -133,7 +137,7 @@ class DatasetView:
 
     def episode_ids(self) -> list[int]:
         """Return the ids of the episodes, split by split."""
-        return _list_episode_ids(self.read_selection())
+        return [int(episode) for episode_ids in self.read_selection().values() for episode in episode_ids]
 
     def read_episode_table(self) -> pa.Table:
         """Return the episode table of the view, in rising order of ids."""
@@ -189,24 +193,7 @@ class DatasetView:
         operations = list(self.operations)
         if self.selection is None and self.splits != tuple(manifest.splits):
             operations.insert(0, f"split={'+'.join(self.splits)!r}")
-        parent = {
-            "name": manifest.name,
-            "version": manifest.version,
-            "fingerprint": manifest.fingerprint,
-            "operations": operations,
-        }
-        return VersionSource(
-            manifest.schema,
-            partial(stream_selected, self.folder, manifest, selection),
-            ids=partial(_list_episode_ids, selection),
-            splits=self.splits,
-            runs=manifest.runs,
-            parents=(parent,),
-            license=manifest.license,
-            description=manifest.description,
-            env_name=manifest.env_name,
-            task=manifest.task,
-        )
+        return stored_source(self.folder, manifest, selection, splits=self.splits, operations=operations)
 
     def _select(self, selection: Selection, operation: str) -> "DatasetView":
         operations = (*self.operations, operation)
@@ -217,10 +204,6 @@ def _require_function(predicate: object) -> None:
     if not callable(predicate):
         msg = f"filter({predicate!r}): expected a function of an episode's row. Conditions as text go to where()."
         raise TypeError(msg)
-
-
-def _list_episode_ids(selection: Selection) -> list[int]:
-    return [int(episode) for episode_ids in selection.values() for episode in episode_ids]
 
 
 def _read_manifest(folder: Path) -> Manifest:

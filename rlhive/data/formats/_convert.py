@@ -37,6 +37,7 @@ def import_dataset(
     skip_episode: int | Sequence[int] | None = None,
     on_nan: str | None = None,
     rename: Mapping[str, str] | None = None,
+    append: bool = False,
     progress: bool = True,
     **options: Any,
 ) -> Path:
@@ -61,6 +62,7 @@ def import_dataset(
             kept, but refused in observations, actions, rewards and success.
         rename: Columns by their names in the files: ``{"state": "observation", "actions": "action"}``. Without it the
             usual names of other libraries are recognised, such as state, actions, reward and done.
+        append: Whether the version begins with the episodes of the newest version in the store, if there is one.
         progress: Whether to show a progress bar.
         **options: Options of the format's reader, as ``Format.read_options`` declares them.
 
@@ -95,9 +97,10 @@ def import_dataset(
                 name,
                 version=version,
                 license=license,
-                description=description or f"Imported from {item.name} files.",
+                description=description or ("" if append else f"Imported from {item.name} files."),
                 env_name=env_name,
                 store=store,
+                append=append,
             )
 
         episodes.look_at_first()

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from rlhive._lazy import attach
 
 if TYPE_CHECKING:
+    from rlhive.data.hub._history import find_splits as find_splits
     from rlhive.data.hub._pin import HubPin as HubPin
     from rlhive.data.hub._pull import fetch_missing_files as fetch_missing_files, fetch_version as fetch_version
     from rlhive.data.hub._push import PublishedVersion as PublishedVersion, push as push, push_folder as push_folder

@@ -11,9 +11,7 @@ records the commit::
 """
 
 import hashlib
-import os
 import re
-import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -26,8 +24,21 @@ from rlhive.data.hub._client import progress_bars, translate_errors, with_retrie
 from rlhive.data.hub._guard import guarded
 from rlhive.data.hub._pin import HubPin
 from rlhive.data.hub._refs import is_offline
-from rlhive.data.versions import MANIFEST_NAME, MAX_MANIFEST_BYTES, FileEntry, Manifest, compute_sha256
-from rlhive.errors import CorruptDatasetError, DatasetExistsError, DatasetNotFoundError, HubUnreachableError
+from rlhive.data.versions import (
+    EPISODES_PATH,
+    MANIFEST_NAME,
+    MAX_MANIFEST_BYTES,
+    FileEntry,
+    Manifest,
+    compute_sha256,
+)
+from rlhive.errors import (
+    CorruptDatasetError,
+    DatasetExistsError,
+    DatasetNotFoundError,
+    HubUnreachableError,
+    SplitNotFoundError,
+)
 
 
 def fetch_version(
@@ -59,6 +70,7 @@ def fetch_version(
         DatasetNotFoundError: The commit does not contain a version of RLHive.
         CorruptDatasetError: The commit contains another version, or a file's hash is not the manifest's.
         DatasetExistsError: The store has a version of that name with other content.
+        SplitNotFoundError: The version has no such split.
         HubUnreachableError: The Hub did not answer, or HF_HUB_OFFLINE is set.
         HubAccessDeniedError: The token may not read the repository.
     """
@@ -68,6 +80,8 @@ def fetch_version(
         msg = f"{pin}: expected version {version}, got {manifest.version}. Tell the dataset's owner."
         raise CorruptDatasetError(msg)
     target = _store.version_dir(repo_id, manifest.version, store=store)
+    splits = None if splits is None else list(splits)
+    _require_splits(pin, manifest, splits or [])
     entries = [entry for entry in manifest.files if not entry.split or splits is None or entry.split in splits]
     if not target.exists():
         _download(pin, _get_sizes(entries), progress=progress)
@@ -76,11 +90,30 @@ def fetch_version(
             _fetch_verified(pin, entries, partial, progress=False)
             pin.write(partial)
             snapshot = _download(pin, {MANIFEST_NAME: MAX_MANIFEST_BYTES}, progress=False)
-            _link_or_copy(snapshot / MANIFEST_NAME, partial / MANIFEST_NAME)
+            _store.link_or_copy(snapshot / MANIFEST_NAME, partial / MANIFEST_NAME)
     except DatasetExistsError:
         _require_same_content(target, manifest, pin)
         fetch_missing_files(target, manifest, entries, progress=progress)
     return target
+
+
+def fetch_episode_table(pin: HubPin, manifest: Manifest, target: Path) -> None:
+    """Fetch the episode table of a commit into a folder.
+
+    Raises:
+        CorruptDatasetError: The file is not what the manifest recorded.
+    """
+    _fetch_verified(pin, [entry for entry in manifest.files if entry.path == EPISODES_PATH], target, progress=False)
+
+
+def _require_splits(pin: HubPin, manifest: Manifest, splits: Iterable[str]) -> None:
+    missing = [split for split in splits if split not in manifest.splits]
+    if missing:
+        msg = (
+            f"{pin.repo_id} {manifest.version} has no split {missing[0]!r}: expected one of "
+            f"{', '.join(manifest.splits)}."
+        )
+        raise SplitNotFoundError(msg)
 
 
 def fetch_manifest(pin: HubPin) -> Manifest:
@@ -203,18 +236,8 @@ def _fetch_verified(pin: HubPin, entries: Iterable[FileEntry], target: Path, *, 
 def _link_files(snapshot: Path, entries: list[FileEntry], target: Path) -> list[FileEntry]:
     """Link files of a snapshot into a folder; return those whose size or hash is not the manifest's."""
     for entry in entries:
-        _link_or_copy(snapshot / entry.path, target / entry.path)
+        _store.link_or_copy(snapshot / entry.path, target / entry.path)
     return [entry for entry in entries if not _is_intact(target / entry.path, entry)]
-
-
-def _link_or_copy(source: Path, target: Path) -> None:
-    """Share a file with the Hub client's cache, which never writes into a file; copy it from another disk."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.unlink(missing_ok=True)
-    try:
-        os.link(source.resolve(), target)
-    except OSError:
-        shutil.copyfile(source, target)
 
 
 def _is_intact(path: Path, entry: FileEntry) -> bool:

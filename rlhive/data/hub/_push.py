@@ -28,6 +28,7 @@ from rlhive.data._schema import find_unrecorded
 from rlhive.data.checks import FAILED, CheckReport, run_checks
 from rlhive.data.hub._client import progress_bars, translate_errors, with_retries
 from rlhive.data.hub._guard import guarded
+from rlhive.data.hub._history import require_same_history
 from rlhive.data.hub._inspection import describe_files, describe_provenance, require_no_secret
 from rlhive.data.hub._pull import git_blob_hash
 from rlhive.data.hub._refs import read_refs, require_commit
@@ -85,6 +86,7 @@ def push(
     *,
     private: bool = False,
     license: str | None = None,
+    unrelated: bool = False,
     check: Callable[[Path], CheckReport] = run_checks,
     progress: bool = True,
 ) -> PublishedVersion:
@@ -98,6 +100,8 @@ def push(
         repo_id: ``namespace/name``. The card and the manifest on the Hub have this name.
         private: Whether a new repository is private. An existing public repository is then refused.
         license: Licence on the Hub, which may differ from the version's if the repository has another name.
+        unrelated: Whether to publish into a repository whose newest version has another history; see
+            :func:`require_same_history`.
         check: Function that checks the version; by default :func:`rlhive.data.checks.run_checks`, without rewards.
         progress: Whether to show the Hub client's progress bars.
 
@@ -105,7 +109,8 @@ def push(
         CorruptDatasetError: A file is not what the manifest recorded.
         CheckFailedError: The content fails a check, or a file holds a secret: a token of a known form, the Hub's token,
             or a secret of this environment.
-        DatasetExistsError: The Hub has that version with other content; a tag is never moved.
+        DatasetExistsError: The Hub has that version with other content; a tag is never moved. Or the repository holds
+            another dataset.
         HubConflictError: Somebody else committed meanwhile.
         HubAccessDeniedError: There is no token, or it may not write.
         HubRefusedError: The repository is public although ``private`` is set, or the Hub gives another reason.
@@ -117,6 +122,8 @@ def push(
     with _stage_files(Path(folder), manifest, repo_id, license) as files, progress_bars(progress):
         require_no_secret(files, next_step=_SCRUB.format(name=manifest.name, version=manifest.version))
         logger.warning("%s %s publishes: %s", repo_id, manifest.version, describe_provenance(manifest, Path(folder)))
+        if not unrelated:
+            require_same_history(repo_id, Path(folder), manifest)
         commit = _commit_and_tag(
             repo_id,
             files,

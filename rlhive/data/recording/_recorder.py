@@ -324,13 +324,18 @@ class Recorder:
         finally:
             self._writer.close()
 
-    def commit(self, *, license: str, version: str | None = None, name: str = "", **options: Any) -> Path:
+    def commit(
+        self, *, license: str = "", version: str | None = None, name: str = "", append: bool = False, **options: Any
+    ) -> Path:
         """Close the recorder, make a dataset version of the recording, and remove the recording.
 
         Args:
-            license: License identifier as the Hub knows it, ``"cc-by-4.0"`` for example; required.
+            license: License identifier as the Hub knows it, ``"cc-by-4.0"`` for example; required, except to append.
             version: MAJOR.MINOR.PATCH; by default the number that follows from the changes.
             name: Name of the dataset; by default the name that the recorder was made with.
+            append: Whether the version begins with the episodes of the newest version in the store, if there is one:
+                what was recorded on earlier days. Their shards are shared, not copied, where the file system has hard
+                links. Without it, a warning says how many episodes the new version does not hold.
             **options: Options of :func:`rlhive.data.versions.export`: ``description``, ``splits``, ``env_name``, ….
 
         Returns:
@@ -339,6 +344,7 @@ class Recorder:
         Raises:
             RecordingInUseError: Another process writes to the recording.
             DatasetExistsError: The version exists; the recording is kept.
+            SchemaMismatchError: The columns are not those of the version that is appended to; the recording is kept.
             DatasetNotFoundError: The recording was committed or discarded before.
         """
         self.close()
@@ -346,7 +352,7 @@ class Recorder:
             msg = f"Recording {self.path}: expected a folder, got none: a version holds it already."
             raise DatasetNotFoundError(msg)
         options = {"store": self._store, **options}
-        return commit_recording(self.recording, name, version=version, license=license, **options)
+        return commit_recording(self.recording, name, version=version, license=license, append=append, **options)
 
     def begin(self, **options: Any) -> list[int]:
         """Call :meth:`start_episode`; deprecated name."""

@@ -1,13 +1,16 @@
 """Recordings that were not committed: list them, make a dataset version of one, or discard it."""
 
 import contextlib
+import logging
 from pathlib import Path
 from typing import Any
 
 from rlhive.data import _store
 from rlhive.data.recording._recording import Recording
-from rlhive.data.versions import export
+from rlhive.data.versions import Manifest, export, find_earlier_version, read_episodes
 from rlhive.errors import CorruptDatasetError, DatasetNotFoundError, InvalidNameError, UnsupportedFormatError
+
+logger = logging.getLogger(__name__)
 
 #: How long a commit waits for processes that only list recordings, which hold the lock for an instant.
 _COMMIT_TIMEOUT_S = 0.5
@@ -53,15 +56,23 @@ def find_recording(name: str = "", *, store: Path | None = None) -> Recording:
 
 
 def commit_recording(
-    recording: Recording, name: str = "", *, license: str, version: str | None = None, **options: Any
+    recording: Recording,
+    name: str = "",
+    *,
+    license: str = "",
+    version: str | None = None,
+    append: bool = False,
+    **options: Any,
 ) -> Path:
     """Make a dataset version of the complete episodes of a recording, and remove the recording.
 
     Args:
         recording: A recording that no process writes to.
         name: Name of the dataset; by default the one that the recording is meant for.
-        license: License identifier as the Hub knows it, ``"cc-by-4.0"`` for example; required.
+        license: License identifier as the Hub knows it, ``"cc-by-4.0"`` for example; required, except to append.
         version: MAJOR.MINOR.PATCH; by default the number that follows from the changes.
+        append: Whether the version begins with the episodes of the newest version in the store, if there is one. If
+            not, a warning says how many of those episodes the new version does not hold.
         **options: Options of :func:`rlhive.data.versions.export`.
 
     Returns:
@@ -71,6 +82,8 @@ def commit_recording(
         RecordingInUseError: A live process writes to the recording.
         DatasetNotFoundError: The recording holds no complete episode.
         DatasetExistsError: The version exists; the recording is kept.
+        SchemaMismatchError: The episodes have other columns than the version to which they are appended; the recording
+            is kept.
         InvalidNameError: There is no name, or the name or version is not accepted.
     """
     name = name or recording.name
@@ -83,9 +96,33 @@ def commit_recording(
             raise DatasetNotFoundError(msg)
         env_names = [run.get("env", {}).get("env_name", "") for run in recording.runs]
         options = {"env_name": next((env_name for env_name in env_names if env_name), ""), **options}
-        folder = export(recording, name, version=version, license=license, **options)
+        earlier = find_earlier_version(name, version, store=options.get("store"))
+        folder = export(recording, name, version=version, license=license, append=append, **options)
+        if earlier is not None and not append:
+            _warn_of_left_out(earlier, folder)
         recording.discard()
     return folder
+
+
+def _warn_of_left_out(earlier: Path, folder: Path) -> None:
+    """Warn if a version does not hold all episodes of the version before it."""
+    old, new = Manifest.read(earlier), Manifest.read(folder)
+    old_hashes, new_hashes = (
+        set(read_episodes(path, manifest, ["content_hash"])["content_hash"].to_pylist())
+        for path, manifest in ((earlier, old), (folder, new))
+    )
+    num_missing = len(old_hashes - new_hashes)
+    if num_missing:
+        logger.warning(
+            "%s %s does not hold %d episodes of %s, which stays in the store. commit(append=True), or rlhive recover "
+            "--commit --append, writes both; now: rlhive append %s %s",
+            new.name,
+            new.version,
+            num_missing,
+            old.version,
+            new.name,
+            earlier,
+        )
 
 
 def discard_recording(recording: Recording) -> None:

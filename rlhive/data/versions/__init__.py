@@ -16,6 +16,11 @@ from typing import TYPE_CHECKING
 from rlhive._lazy import attach
 
 if TYPE_CHECKING:
+    from rlhive.data.versions._append import (
+        add_operation as add_operation,
+        append_source as append_source,
+        stored_source as stored_source,
+    )
     from rlhive.data.versions._card import front_matter_license as front_matter_license, render_card as render_card
     from rlhive.data.versions._certificate import (
         BIT_EXACT as BIT_EXACT,
@@ -39,6 +44,7 @@ if TYPE_CHECKING:
     )
     from rlhive.data.versions._diff import Diff as Diff, diff as diff
     from rlhive.data.versions._export import export as export
+    from rlhive.data.versions._lineage import share_history as share_history
     from rlhive.data.versions._local import (
         MANIFEST_NAME as MANIFEST_NAME,
         list_local_datasets as list_local_datasets,
@@ -54,6 +60,7 @@ if TYPE_CHECKING:
         verify_files as verify_files,
     )
     from rlhive.data.versions._numbering import (
+        find_earlier_version as find_earlier_version,
         next_patch as next_patch,
     )
     from rlhive.data.versions._operations import (
@@ -65,7 +72,6 @@ if TYPE_CHECKING:
         relabel as relabel,
         rename_column as rename_column,
         scrub as scrub,
-        stream_selected as stream_selected,
     )
     from rlhive.data.versions._picture import PICTURE_PATH as PICTURE_PATH
     from rlhive.data.versions._reader import (

@@ -6,6 +6,9 @@ Episodes are compared by id and content hash::
     same id, other content                changed
     same content under another id         renumbered
     anything else                         added, dropped
+
+Two versions without an episode, a recording run or a parent in common are unrelated: equal ids mean nothing, and all
+episodes are dropped and added.
 """
 
 from collections.abc import Mapping
@@ -19,6 +22,7 @@ from rlhive import keys
 from rlhive.data import _parquet
 from rlhive.data._schema import Field, Schema
 from rlhive.data._statistics import ColumnStatistics, merge_statistics
+from rlhive.data.versions._lineage import share_history
 from rlhive.data.versions._manifest import EPISODES_PATH, Manifest, verify_files
 
 #: Columns of the episode table by id.
@@ -39,6 +43,8 @@ class Diff:
         columns: ``added``, ``dropped`` and ``changed`` columns, with dtype and shape.
         comparable: Whether the columns are the same, so that content hashes can be compared. If not, episodes of the
             same id, length and seed are counted as same.
+        related: Whether the versions have an episode, a recording run or a parent in common. If not, equal ids mean
+            nothing: all episodes of ``before`` are dropped and all of ``after`` added.
         num_same: Number of episodes that are the same.
         added: Ids only in ``after``.
         dropped: Ids only in ``before``.
@@ -56,6 +62,7 @@ class Diff:
     after: Mapping[str, Any]
     columns: Mapping[str, Any]
     comparable: bool
+    related: bool
     num_same: int
     added: list[int]
     dropped: list[int]
@@ -90,12 +97,19 @@ def diff(before: Path, after: Path) -> Diff:
     old, new = Manifest.read(before), Manifest.read(after)
     columns = _compare_columns(old.schema, new.schema)
     comparable = not any(columns.values())
+    old_rows, new_rows = _read_rows_by_id(Path(before), old), _read_rows_by_id(Path(after), new)
+    episodes = _compare_episodes(old_rows, new_rows, comparable)
+    are_in_common = bool(episodes["num_same"] or episodes["moved"] or episodes["renumbered"])
+    related = are_in_common or share_history(old, new)
+    if not related:
+        episodes |= {"added": list(new_rows), "dropped": list(old_rows), "changed": []}
     return Diff(
         before=_identify(old),
         after=_identify(new),
         columns=columns,
         comparable=comparable,
-        **_compare_episodes(_read_rows_by_id(Path(before), old), _read_rows_by_id(Path(after), new), comparable),
+        related=related,
+        **episodes,
         splits=_find_unequal(old.splits, new.splits),
         statistics=_find_statistics_changes(_merge_splits(old), _merge_splits(new)),
         provenance=_find_unequal(_summarize_provenance(old), _summarize_provenance(new)),

@@ -10,6 +10,7 @@
 Memory: a row group per split, the statistics, and a few blocks of the episode table. It does not grow with the dataset.
 """
 
+import contextlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -19,13 +20,21 @@ from typing import Any
 
 from rlhive.data import _arrow, _parquet, _store, _untrusted
 from rlhive.data._schema import Schema, find_unrecorded
+from rlhive.data.versions._append import BaseVersion, append_source
 from rlhive.data.versions._card import LICENSE_ID, render_card
-from rlhive.data.versions._manifest import EPISODES_PATH, SKETCHES_PATH, FileEntry, Manifest, compute_sha256
+from rlhive.data.versions._manifest import (
+    EPISODES_PATH,
+    SKETCHES_PATH,
+    FileEntry,
+    Manifest,
+    compute_sha256,
+    verify_files,
+)
 from rlhive.data.versions._numbering import FIRST_VERSION, VersionChange, find_earlier_version
 from rlhive.data.versions._picture import PICTURE_PATH, render_returns
 from rlhive.data.versions._source import Exportable, Splits, VersionSource, assign_splits, to_source
 from rlhive.data.versions._writer import WriteResult, write_episodes
-from rlhive.errors import InvalidLicenseError
+from rlhive.errors import CorruptDatasetError, InvalidLicenseError
 
 logger = logging.getLogger(__name__)
 
@@ -52,32 +61,39 @@ def export(
     certificate: str = "",
     store: Path | None = None,
     shard_bytes: int = _parquet.SHARD_BYTES,
+    append: bool | Path = False,
 ) -> Path:
     """Write a new version of a dataset. The folder appears complete or not at all.
 
     The fingerprint depends on the schema and the episodes only. It does not depend on ``shard_bytes``, on which process
     recorded an episode, on the order of files, or on the version of pyarrow. One process at a time exports a dataset; a
-    second process waits.
+    second process waits. Shards that are equal to shards of the earlier version take no disk of their own, where the
+    file system has hard links.
 
     Args:
         source: A recording, a TorchRL replay buffer of TED transitions, a dataset or a view of one, or episode
             records in rising order of their ids.
         name: ``name`` or ``namespace/name``.
-        license: Licence identifier that the Hub knows, such as ``"apache-2.0"``. There is no default.
+        license: Licence identifier that the Hub knows, such as ``"apache-2.0"``. There is no default, except that an
+            empty one stands for that of the version that ``append`` continues.
         version: MAJOR.MINOR.PATCH. By default the number that follows from what changed, and 1.0.0 for the first
             version; if nothing changed since the newest version in the store, no version is written.
         splits: Split names that the version must have even if they are empty; or split → share of the episodes; or
             split → episode ids.
         seed: Seed of the random assignment by share.
         schema: Schema of the transitions, where the source does not know it.
-        description: Description of the dataset in a sentence or two.
-        env_name: Environment of the episodes.
-        task: Name of the task in the catalogue.
+        description: Description of the dataset in a sentence or two; by default the source's, or else that of the
+            earlier version.
+        env_name: Environment of the episodes; by default as for the description.
+        task: Name of the task in the catalogue; by default as for the description.
         runs: Provenance of the recording runs; by default the source's.
         parents: Versions that this version is derived from; by default the source's.
         certificate: Result of replaying the episodes, as a sentence for the card.
         store: Folder of all datasets; the default is :func:`rlhive.data.store_dir`.
         shard_bytes: Size in bytes at which a shard is closed.
+        append: Whether the version begins with all episodes of the newest version in the store, if there is one; or
+            the folder of the version that it begins with. Those episodes keep their ids and splits, the source's get
+            the ids that follow, and ``splits`` is about the source's.
 
     Returns:
         The folder of the new version, or of the newest version in the store if nothing changed.
@@ -86,8 +102,9 @@ def export(
         DatasetExistsError: The version exists.
         WrongVersionError: The number does not fit what changed since the earlier version; the message names the right
             one.
-        SchemaMismatchError: An episode id is repeated or out of order, or a split name has characters that are not
-            allowed.
+        SchemaMismatchError: An episode id is repeated or out of order, a split name has characters that are not
+            allowed, or the columns are not those of the version that ``append`` continues.
+        DatasetNotFoundError: A shard of that version was not pulled.
         InvalidNameError: The name or the version does not have the right form.
         InvalidLicenseError: The licence is not an identifier.
         StoreNotWritableError, DiskFullError: The store cannot be written; the partial folder is removed.
@@ -96,28 +113,48 @@ def export(
         >>> export(recording, "my/knob", license="mit", splits={"train": 0.9, "test": 0.1})  # doctest: +SKIP
         PosixPath('/home/me/.rlhive/datasets/my/knob/1.0.0')
     """
-    license = _require_license(license)  # before the source, which may be long or used up by reading it
+    if license or not append:
+        license = _require_license(license)  # before the source, which may be long or used up by reading it
     source = assign_splits(to_source(source, schema), splits, seed=seed)
-    manifest = Manifest(
-        name="/".join(_store.parse_name(name)),
-        version=version or "",
-        fingerprint="",
-        schema=source.schema,
-        splits={},
-        files=(),
-        license=license,
-        description=_clean(description or source.description, "description"),
-        env_name=_clean(env_name or source.env_name, "environment"),
-        task=_clean(task or source.task, "task"),
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        runs=tuple(source.runs if runs is None else runs),
-        parents=tuple(source.parents if parents is None else parents),
-    )
+    name = "/".join(_store.parse_name(name))
     target = _store.version_dir(name, version or FIRST_VERSION, store=store)
     with _store.locked(target.parent):
-        earlier = find_earlier_version(manifest.name, version, store=store)
+        earlier = find_earlier_version(name, version, store=store)
+        base = _open_base(append, earlier)
+        if base is not None:
+            base_name = f"{base.manifest.name} {base.manifest.version}"
+            source = append_source(base.to_source(), source, base_name=base_name)
         change = None if earlier is None else VersionChange(earlier, source.schema)
-        return _write_and_publish(source, manifest, change, target, shard_bytes=shard_bytes, certificate=certificate)
+        previous = None if change is None else change.manifest
+        manifest = Manifest(
+            name=name,
+            version=version or "",
+            fingerprint="",
+            schema=source.schema,
+            splits={},
+            files=(),
+            license=_require_license(license or source.license),
+            description=_clean(_first_text("description", description, source, previous), "description"),
+            env_name=_clean(_first_text("env_name", env_name, source, previous), "environment"),
+            task=_clean(_first_text("task", task, source, previous), "task"),
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            runs=tuple(source.runs if runs is None else runs),
+            parents=tuple(source.parents if parents is None else parents),
+        )
+        return _write_and_publish(
+            source, manifest, change, target, shard_bytes=shard_bytes, certificate=certificate, base=base
+        )
+
+
+def _open_base(append: bool | Path, earlier: Path | None) -> BaseVersion | None:
+    """Return the version that the new one begins with; None for a version of its own."""
+    folder = append if isinstance(append, Path) else earlier if append else None
+    return None if folder is None else BaseVersion.open(folder)
+
+
+def _first_text(name: str, given: str, source: VersionSource, previous: Manifest | None) -> str:
+    """Return the text that was given, or else the source's, or else that of the earlier version."""
+    return given or str(getattr(source, name)) or (str(getattr(previous, name)) if previous is not None else "")
 
 
 def _write_and_publish(
@@ -128,6 +165,7 @@ def _write_and_publish(
     *,
     shard_bytes: int,
     certificate: str,
+    base: BaseVersion | None,
 ) -> Path:
     """Write the episodes into a partial folder, then publish it, or return the earlier version if nothing changed.
 
@@ -138,10 +176,11 @@ def _write_and_publish(
         target: Folder of the version; its last part is replaced where the number is to be chosen.
         shard_bytes: Size in bytes at which a shard is closed.
         certificate: Sentence for the card.
+        base: Version whose shards are shared.
     """
     requested = manifest.version
     with _store.partial_dir(target if requested else target.with_name(_UNNUMBERED)) as partial:
-        result = write_episodes(partial, source, change, shard_bytes=shard_bytes)
+        result = write_episodes(partial, source, change, shard_bytes=shard_bytes, base=base)
         manifest = replace(
             manifest,
             version=_choose_version(requested, change),
@@ -153,7 +192,12 @@ def _write_and_publish(
             logger.info("%s is in the store already, with the same content and description", change.folder)
             return change.folder
         _write_card(partial, manifest, result, certificate)
-        replace(manifest, files=_build_file_entries(partial, result)).write(partial)
+        entries = _build_file_entries(partial, result)
+        if base is not None:
+            _require_shared(entries, base)
+        if change is not None:
+            _share_equal_shards(partial, entries, change)
+        replace(manifest, files=entries).write(partial)
         final = target.with_name(manifest.version)
         _store.publish_dir(partial, final)
     return final
@@ -205,6 +249,38 @@ def _build_file_entries(folder: Path, result: WriteResult) -> tuple[FileEntry, .
         file = folder / path
         entries.append(FileEntry(path, compute_sha256(file), file.stat().st_size, split, num_transitions, num_episodes))
     return tuple(entries)
+
+
+def _require_shared(entries: Sequence[FileEntry], base: BaseVersion) -> None:
+    """Raise unless the files are those of the base version where they hold its episodes."""
+    hashes = {entry.sha256 for entry in entries}
+    changed = [entry for split in base.manifest.splits for entry in base.shards(split) if entry.sha256 not in hashes]
+    if changed:
+        msg = f"{base.folder / changed[0].path}: the file changed while it was appended to. Fetch or make it again."
+        raise CorruptDatasetError(msg)
+
+
+def _share_equal_shards(folder: Path, entries: Sequence[FileEntry], change: VersionChange) -> None:
+    """Replace each shard that is equal to one of the earlier version by a link to it."""
+    old_entries = {entry.sha256: entry for entry in change.manifest.files if entry.split}
+    for entry in entries:
+        old_entry = old_entries.get(entry.sha256) if entry.split else None
+        if old_entry is None or (folder / entry.path).samefile(change.folder / old_entry.path):
+            continue
+        if not _has_recorded_hash(change.folder, old_entry):
+            continue
+        with contextlib.suppress(OSError):  # another disk, or a file system without links
+            linked = folder / f"{entry.path}.link"
+            linked.hardlink_to(change.folder / old_entry.path)
+            linked.replace(folder / entry.path)
+
+
+def _has_recorded_hash(folder: Path, entry: FileEntry) -> bool:
+    try:
+        verify_files(folder, [entry])
+    except CorruptDatasetError:
+        return False
+    return True
 
 
 def _clean(text: str, subject: str) -> str:

@@ -68,9 +68,10 @@ def merge(sources: Sequence[VersionSource], *, keep_ids_of_first: bool = False) 
         sources: At least one source. Episodes get new ids from 0; split, seed, start state, policy, metadata and run
             stay.
         keep_ids_of_first: Whether the first source's episodes keep their ids, and the others' get the ids that follow.
+            The first source then keeps all of its episodes, equal ones too.
 
     Raises:
-        SchemaMismatchError: The sources have different schemas; names the first difference.
+        SchemaMismatchError: The sources have different schemas; names every difference.
     """
     first = sources[0]
     for number, source in enumerate(sources[1:], start=2):
@@ -84,7 +85,7 @@ def merge(sources: Sequence[VersionSource], *, keep_ids_of_first: bool = False) 
             keep_ids = keep_ids_of_first and source is first
             for record in source.records():
                 content = bytes.fromhex(record.content_hash())
-                if content in seen:
+                if content in seen and not keep_ids:
                     num_duplicates += 1
                     continue
                 seen.add(content)
@@ -276,18 +277,20 @@ def _require_same_columns(first: Schema, other: Schema, number: int) -> None:
     """Raise unless the sources of a merge have the same columns.
 
     Raises:
-        SchemaMismatchError: Names the columns that one source lacks, and what makes the sources alike.
+        SchemaMismatchError: Names the columns that differ, and what makes the sources alike.
     """
-    context = f"Merging: source {number} is not like the first"
     missing, extra = (sorted({*left.columns} - {*right.columns}) for left, right in ((first, other), (other, first)))
-    if missing or extra:
-        names = [*(f"it lacks {name}" for name in missing), *(f"the first lacks {name}" for name in extra)]
+    problems = [
+        *(f"it lacks {name}" for name in missing),
+        *(f"the first lacks {name}" for name in extra),
+        *first.find_changes(other),
+    ]
+    if problems:
         msg = (
-            f"{context}: {', '.join(names)}. drop_column() leaves out what one of them lacks; rename_column() and "
-            "add_column() make a column that it should have."
+            f"Merging: source {number} is not like the first: {', '.join(problems)}. drop_column() leaves out what one "
+            "of them lacks or has otherwise; rename_column() and add_column() make a column that it should have."
         )
         raise SchemaMismatchError(msg)
-    first.require(other, context=context)
 
 
 def _common_value(values: Sequence[str]) -> str:

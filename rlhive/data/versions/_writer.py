@@ -5,8 +5,9 @@ Parquet, in one call that does not need the interpreter's lock. Which block an e
 only, so the files do not depend on timing.
 """
 
+import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,8 +20,9 @@ from rlhive.data._episodes import EpisodeRecord
 from rlhive.data._schema import DTYPES, Schema, find_unrecorded
 from rlhive.data._statistics import ColumnStatistics, choose_anchor
 from rlhive.data.versions import _sketches
+from rlhive.data.versions._append import BaseVersion
 from rlhive.data.versions._card import Outcomes
-from rlhive.data.versions._manifest import EPISODES_PATH, SKETCHES_PATH, Fingerprint
+from rlhive.data.versions._manifest import EPISODES_PATH, SKETCHES_PATH, FileEntry, Fingerprint
 from rlhive.data.versions._numbering import VersionChange
 from rlhive.data.versions._source import VersionSource
 from rlhive.errors import SchemaMismatchError
@@ -51,7 +53,12 @@ class WriteResult:
 
 
 def write_episodes(
-    folder: Path, source: VersionSource, change: VersionChange | None, *, shard_bytes: int
+    folder: Path,
+    source: VersionSource,
+    change: VersionChange | None,
+    *,
+    shard_bytes: int,
+    base: BaseVersion | None = None,
 ) -> WriteResult:
     """Write the ``data`` and ``meta`` folders of a version into an empty folder.
 
@@ -60,6 +67,7 @@ def write_episodes(
         source: The episodes.
         change: Comparison with an earlier version, which is fed with every episode.
         shard_bytes: Size in bytes at which a shard is closed.
+        base: Version whose episodes the source begins with, all of them and unchanged; its shards are shared.
 
     Raises:
         SchemaMismatchError: An episode id is repeated or out of order, an episode does not have the schema or has a
@@ -72,9 +80,9 @@ def write_episodes(
     table = _EpisodeTableWriter(folder / EPISODES_PATH, schema)
     splits = {name: _SplitWriter(folder, name, schema, shard_bytes) for name in source.splits}
     validator = _EpisodeValidator(schema)
-    with ThreadPoolExecutor(1, "rlhive-export") as worker:
-        encoder = _BlockEncoder(worker)
-        for record in source.records():
+
+    def add_episodes(records: Iterable[EpisodeRecord], *, are_stored: bool) -> None:
+        for record in records:
             validator.check(record)
             fingerprint.add(record.identity())
             if change is not None:
@@ -84,9 +92,18 @@ def write_episodes(
                 splits[record.split] = _SplitWriter(folder, record.split, schema, shard_bytes)
             block = splits[record.split].add(record, row)
             if block is not None:
-                encoder.submit(splits[record.split], block, validator.anchors)
+                encoder.submit(splits[record.split], block, validator.anchors, is_stored=are_stored)
         for split in splits.values():
-            encoder.submit(split, split.take_block(), validator.anchors)
+            encoder.submit(split, split.take_block(), validator.anchors, is_stored=are_stored)
+
+    with ThreadPoolExecutor(1, "rlhive-export") as worker:
+        encoder = _BlockEncoder(worker)
+        records = source.records()
+        if base is not None:
+            add_episodes(itertools.islice(records, base.manifest.num_episodes), are_stored=True)
+            for name, split in splits.items():
+                split.share(base.folder, base.shards(name))
+        add_episodes(records, are_stored=False)
         table.close()
         _sketches.write_sketches(
             folder / SKETCHES_PATH, {name: split.column_statistics for name, split in splits.items()}
@@ -199,6 +216,11 @@ class _SplitWriter:
         is_full = self._block.num_rows >= _parquet.ROW_GROUP_ROWS or self._block.num_bytes >= self._max_block_bytes
         return self.take_block() if is_full else None
 
+    def share(self, folder: Path, entries: Iterable[FileEntry]) -> None:
+        """Begin the shards with those of another version, whose episodes were added."""
+        for entry in entries:
+            self.shards.share(folder / entry.path, num_rows=entry.num_transitions, num_episodes=entry.num_episodes)
+
     def take_block(self) -> _EpisodeBlock:
         """Return the current block and start an empty one."""
         block = self._block
@@ -248,12 +270,19 @@ class _BlockEncoder:
         self._worker = worker
         self._pending: list[Future[None]] = []
 
-    def submit(self, split: _SplitWriter, block: _EpisodeBlock, anchors: Mapping[str, np.ndarray]) -> None:
-        """Encode a block and append it to the shards of its split; an empty block is ignored."""
+    def submit(
+        self, split: _SplitWriter, block: _EpisodeBlock, anchors: Mapping[str, np.ndarray], *, is_stored: bool
+    ) -> None:
+        """Add a block to the statistics of its split and append it to the shards, unless a shared shard holds it.
+
+        An empty block is ignored.
+        """
         if not block.records:
             return
         num_episodes = len(block.records)
         batch = split.to_batch(block, anchors)
+        if is_stored:
+            return
         self._wait(max_pending=1)
         self._pending.append(self._worker.submit(split.shards.write, batch, num_episodes=num_episodes))
 

@@ -1,9 +1,13 @@
 """Pulls of versions from the Hub: what is fetched, verified and refused."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
+from rlhive.data.versions._export import export
+from rlhive.data.versions._manifest import Manifest
+from rlhive.data.versions._reader import read_records
 from tests.data.hub.transfers import assert_raises, open_version, read_rewards
 from tests.hub_client import TOKEN, read_files
 from tests.hub_server import Fault
@@ -45,6 +49,32 @@ def test_only_requested_splits_are_fetched_and_the_others_later(hub, published, 
     assert {path[:6] for path in hub.served} == {"data/b"}
     assert open_version(offline, store, version="1.0.0", split="b")[1] == read_rewards(folder, "b")
     assert read_files(store / "org/knob/1.0.0") == read_files(folder)
+
+
+PULL = """
+import os
+os.environ["RLHIVE_DATASETS_PATH"] = store
+from rlhive.dataset import pull
+answer = str(pull(name, **options))
+"""
+
+
+def test_a_split_that_only_an_older_version_has_is_named(hub, published, online, store, tmp_path):
+    manifest = Manifest.read(published["2.0.0"])
+    records = (replace(record, split="b") for record in read_records(published["2.0.0"], manifest, ["a", "b"]))
+    records = sorted(records, key=lambda record: record.episode)
+    folder = export(records, "org/knob", version="3.0.0", license="mit", store=tmp_path / "new")
+    hub.repositories["org/knob"].commit(read_files(folder), tag="v3.0.0")
+
+    def pull(**options):
+        return online.run(PULL, store=str(store), name="org/knob", options=options)
+
+    message = assert_raises("SplitNotFoundError", "3.0.0 has no split 'a': expected one of b", pull, splits=["a"])
+    assert message.endswith("2.0.0 has it: rlhive pull org/knob --version 2.0.0 --split a")
+    message = assert_raises("SplitNotFoundError", "has no split 'c'", pull, splits=["b", "c"])
+    assert message.endswith("expected one of b.")
+    assert not list(store.glob("org/knob/*"))
+    assert pull(splits=["b"]).endswith("org/knob/3.0.0")
 
 
 def test_a_version_that_the_hub_does_not_have_is_an_error(hub, published, online, store):

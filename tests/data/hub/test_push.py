@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 
@@ -277,3 +278,38 @@ def test_the_card_under_another_name_says_what_was_not_recorded(is_older, tmp_pa
 
     assert card == (folder / "README.md").read_text(encoding="utf-8").replace("lab/teleop", "org/teleop")
     assert "| train | 2 | 11 | not recorded | not recorded |" in card
+
+
+def test_a_repository_of_another_dataset_is_not_pushed_into(hub, versions, online, tmp_path):
+    push_version(online, versions["1.0.0"])
+    before = hub.repositories["org/knob"].head
+    _, episodes = records([6, 7])
+    options = {"license": "mit", "version": "2.0.0"}
+    other = export(episodes, "org/knob", store=tmp_path / "elsewhere", **options)
+
+    message = assert_raises(
+        "DatasetExistsError", "got another dataset: 1.0.0 with 3 episodes", push_version, online, other
+    )
+
+    assert "--unrelated" in message
+    assert hub.repositories["org/knob"].head == before
+    assert push_version(online, other, unrelated=True)["version"] == "2.0.0"
+
+
+@pytest.mark.parametrize("relation", ["an episode", "a run", "a parent", "a version beside it"])
+def test_what_belongs_to_a_repository_is_pushed(hub, versions, online, tmp_path, relation):
+    run, (old, other) = {"run": "20260101-000000-abcd"}, (records([6])[1], records([7], splits=("b",))[1])
+    options = {"license": "mit", "store": tmp_path / "elsewhere"}
+    first = export(old, "org/door", version="1.0.0", runs=[run], **options)
+    push_version(online, first, "org/door")
+    if relation != "a version beside it":
+        options["store"] = tmp_path / "third"
+    further = [*old, replace(other[0], episode=old[0].episode + 1)] if relation == "an episode" else other
+    if relation == "a run":
+        options["runs"] = [run]
+    if relation == "a parent":
+        options["parents"] = [{"fingerprint": Manifest.read(first).fingerprint}]
+
+    second = export(further, "org/door", version="2.0.0", **options)
+
+    assert push_version(online, second, "org/door")["version"] == "2.0.0"

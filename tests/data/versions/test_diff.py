@@ -116,3 +116,36 @@ print(diff(_find_address("my/knob@1.0.0"), _find_address("my/knob")).dropped, "t
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
 
     assert ran.stdout.split() == ["[12]", "False"]
+
+
+def test_episodes_of_other_recordings_are_not_compared_by_their_ids(episodes, tmp_path):
+    others = [other_action(record) for record in episodes]
+    before = write(episodes, tmp_path, runs=[{"run": "r1"}])
+    after = write(others, tmp_path / "b", runs=[{"run": "r2"}])
+
+    difference = diff(before, after)
+    table = CliRunner().invoke(app, ["diff", str(before), str(after)]).stdout
+
+    assert not difference.related
+    assert (difference.changed, difference.num_same) == ([], 0)
+    assert difference.dropped == difference.added == [record.episode for record in episodes]
+    assert "They are unrelated: no episode, recording run or parent is in both" in " ".join(table.split())
+    assert difference.to_json()["related"] is False
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        [{"runs": [{"run": "r1"}]}, {"runs": [{"run": "r1"}, {"run": "r2"}]}],
+        [{"parents": [{"fingerprint": "f"}]}, {"parents": [{"fingerprint": "f"}]}],
+    ],
+    ids=["a run in common", "a parent in common"],
+)
+def test_changed_episodes_of_one_history_are_changed(episodes, tmp_path, origin):
+    others = [other_action(record) for record in episodes]
+
+    difference = diff(write(episodes, tmp_path, **origin[0]), write(others, tmp_path / "b", **origin[1]))
+
+    assert difference.related
+    assert difference.changed == [record.episode for record in episodes]
+    assert (difference.added, difference.dropped) == ([], [])
