@@ -13,7 +13,7 @@ continuity. Every complete episode is checked against the schema. Nothing here r
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from tensordict import TensorDictBase
@@ -37,35 +37,72 @@ _MAX_CHUNKS = 256
 InfoByEnv = Callable[[int], EpisodeInfo]
 
 
+class ChunkList:
+    """The transitions of an open episode in order, chunk by chunk, in memory.
+
+    Attributes:
+        chunks: The chunks, arrays ``[t, *shape]`` by column name.
+        num_bytes: Size of the chunks.
+    """
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget the chunks."""
+        self.chunks: list[Leaves] = []
+        self.num_bytes = 0
+
+    def append(self, chunk: Leaves) -> None:
+        """Add transitions, whose arrays nobody changes."""
+        self.chunks.append(chunk)
+        self.num_bytes += sum(array.nbytes for array in chunk.values())
+
+    def keep(self) -> None:
+        """Prepare for a long time until the next chunk: many small chunks become one."""
+        if len(self.chunks) > _MAX_CHUNKS:
+            ChunkList.concatenate(self)
+
+    def concatenate(self) -> Leaves:
+        """Join the chunks and return all transitions as arrays ``[T, *shape]``."""
+        if len(self.chunks) > 1:
+            names = self.chunks[0]
+            self.chunks = [{name: np.concatenate([chunk[name] for chunk in self.chunks]) for name in names}]
+        return self.chunks[0]
+
+    def remove(self) -> None:
+        """Remove what is kept outside of memory, which here is nothing."""
+
+
 @dataclass
 class _OpenEpisode:
     """An episode whose chunks are being collected.
 
     Attributes:
         info: Metadata of the episode.
-        chunks: The transitions in order, arrays ``[t, *shape]`` by column name.
+        chunks: The transitions.
+        length: Number of transitions.
         ended: Whether the last transition terminated or truncated the episode.
         truncated_start: Whether the transitions before the first one are lost.
         mismatch: How a chunk differs from the first one in keys, dtypes or shapes; empty where none does.
     """
 
     info: EpisodeInfo
-    chunks: list[Leaves]
+    chunks: ChunkList
+    length: int = 0
     ended: bool = False
     truncated_start: bool = False
     mismatch: str = ""
-
-    @property
-    def length(self) -> int:
-        """Number of transitions."""
-        return sum(len(chunk[TERMINATED]) for chunk in self.chunks)
+    _no_rows: Leaves = field(default_factory=dict)
 
     def append(self, chunk: Leaves) -> None:
         """Add transitions; a difference from the first chunk is reported by :meth:`concatenate`."""
-        if self.chunks and not self.mismatch:
-            self.mismatch = describe_difference(self.chunks[0], chunk)
+        if self._no_rows and not self.mismatch:
+            self.mismatch = describe_difference(self._no_rows, chunk)
         if not self.mismatch:
             self.chunks.append(chunk)
+            self.length += len(chunk[TERMINATED])
+            self._no_rows = self._no_rows or {name: array[:0].copy() for name, array in chunk.items()}
 
     def concatenate(self, *, context: str = "") -> Leaves:
         """Join the chunks and return all transitions as arrays ``[T, *shape]``.
@@ -76,10 +113,7 @@ class _OpenEpisode:
         if self.mismatch:
             msg = f"{context}: {self.mismatch}. Every step of an episode must have the same keys, dtypes and shapes."
             raise SchemaMismatchError(msg)
-        if len(self.chunks) > 1:
-            names = self.chunks[0]
-            self.chunks = [{name: np.concatenate([chunk[name] for chunk in self.chunks]) for name in names}]
-        return self.chunks[0]
+        return self.chunks.concatenate()
 
 
 class EpisodeBuilder:
@@ -101,9 +135,11 @@ class EpisodeBuilder:
         context: Returns the prefix of error messages for an episode, given the number of records built so far.
         accept: Called with each record, its schema and the prefix of error messages; raises SchemaMismatchError to
             refuse the record.
+        make_chunks: Returns the list that keeps the chunks of an open episode, given the episode's metadata.
 
     Attributes:
         schema: Schema that every episode must have; None before the first one, unless it was given.
+        last_chunks: The list that kept the chunks of the record that was yielded last.
     """
 
     def __init__(
@@ -114,8 +150,11 @@ class EpisodeBuilder:
         drop: tuple[str, ...] = BOOKKEEPING,
         context: Callable[[int], str] = "episode {}".format,
         accept: Callable[[EpisodeRecord, Schema, str], None] | None = None,
+        make_chunks: Callable[[EpisodeInfo], ChunkList] = lambda _: ChunkList(),
     ):
         self.schema = schema
+        self.last_chunks = ChunkList()
+        self._make_chunks = make_chunks
         self._marks_truncated = on_incomplete == "truncated"
         self._drop = drop
         self._context = context
@@ -198,7 +237,12 @@ class EpisodeBuilder:
             msg = f"{self.next_context}: expected one episode, batch size [T] with T >= 1, got {transitions.shape}."
             raise SchemaMismatchError(msg)
         info = replace(info, start_state=info.start_state or batch.start_state(0, 0))
-        episode = _OpenEpisode(info, [batch.chunk(0, 0, batch.num_steps)], ended=bool(batch.ends[0, -1]))
+        return self.add_arrays(batch.chunk(0, 0, batch.num_steps), info, ended=bool(batch.ends[0, -1]))
+
+    def add_arrays(self, leaves: Leaves, info: EpisodeInfo, *, ended: bool = False) -> Iterator[EpisodeRecord]:
+        """Add all transitions of one episode as arrays ``[T, *shape]``, ``next`` twins included; yield its record."""
+        episode = _OpenEpisode(info, ChunkList(), ended=ended)
+        episode.append(leaves)
         return self._build_records([episode])
 
     def end_episodes(self, env_index: int | None = None) -> Iterator[EpisodeRecord]:
@@ -227,7 +271,7 @@ class EpisodeBuilder:
                     info = info_by_env(first_env + env)
                     info = replace(info, start_state=info.start_state or batch.start_state(env, start))
                     truncated_start = batch.starts is not None and not batch.starts[env, start]
-                    episode = _OpenEpisode(info, [], truncated_start=truncated_start)
+                    episode = _OpenEpisode(info, self._make_chunks(info), truncated_start=truncated_start)
                 if ends[env, stop - 1]:
                     episode.append(chunk)
                     episode.ended = True
@@ -238,8 +282,7 @@ class EpisodeBuilder:
     def _keep_open(self, key: ChunkKey, episode: _OpenEpisode, chunk: Leaves, observed: list[str]) -> None:
         # A copy: collectors write their next batch into the same memory.
         episode.append({name: array.copy() for name, array in chunk.items()})
-        if len(episode.chunks) > _MAX_CHUNKS:
-            episode.concatenate()
+        episode.chunks.keep()
         self._open.keep(key, episode, chunk, observed)
 
     def _build_records(self, episodes: Iterable[_OpenEpisode]) -> Iterator[EpisodeRecord]:
@@ -249,13 +292,16 @@ class EpisodeBuilder:
         for episode in episodes:
             if episode.truncated_start:
                 dropped_lengths.append(episode.length)
+                episode.chunks.remove()
                 continue
             try:
                 record = self._build_record(episode)
             except SchemaMismatchError as error:
                 first_error = first_error or error
+                episode.chunks.remove()
                 continue
             self._num_built += 1
+            self.last_chunks = episode.chunks
             yield record
         if dropped_lengths:
             logger.warning(
@@ -273,6 +319,8 @@ class EpisodeBuilder:
             leaves = _mark_truncated(leaves)
         schema = self._require_schema(leaves, context)
         columns, final = pack_leaves(leaves, schema, context=context)
+        del leaves
+        episode.chunks.clear()  # the record holds a copy, and a long episode should not lie in memory twice
         for array in (*columns.values(), *final.values()):
             array.flags.writeable = False  # the record then caches its hash
         record = EpisodeRecord(

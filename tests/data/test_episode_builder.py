@@ -187,7 +187,7 @@ def test_an_episode_of_many_steps_is_kept_in_few_chunks():
     most = 0
     for step in whole[:-1]:
         list(builder.add_step(step, info_by_env, first_env=2))
-        most = max(most, len(builder._open._open["env", 2][0][1].chunks))
+        most = max(most, len(builder._open._open["env", 2][0][1].chunks.chunks))
 
     (record,) = builder.add_step(whole[-1], info_by_env, first_env=2)
 

@@ -2,7 +2,7 @@
 
     batches ─► EpisodeBuilder: checked EpisodeRecords ─► StreamWriter: flushed to the disk ─► commit ─► dataset version
 
-If the process dies, at most the open episode of each environment is lost.
+If the process dies, at most the last seconds of the open episode of each environment are lost.
 """
 
 import os
@@ -14,14 +14,15 @@ from typing import Any
 import numpy as np
 from tensordict import TensorDictBase
 
-from rlhive.data._episode_builder import EpisodeBuilder, InfoByEnv
+from rlhive.data._episode_builder import ChunkList, EpisodeBuilder, InfoByEnv
 from rlhive.data._episodes import EpisodeInfo, EpisodeRecord
 from rlhive.data._replay_reader import is_replay_buffer, read_replay_buffer
 from rlhive.data._schema import Schema
 from rlhive.data._transition_batch import BOOKKEEPING
 from rlhive.data.recording._config import RecorderConfig, policy_name, recording_path, run_provenance
+from rlhive.data.recording._journal import EpisodeJournal
 from rlhive.data.recording._recording import Recording
-from rlhive.data.recording._recover import commit_recording, find_recording
+from rlhive.data.recording._recover import commit_recording, find_recording, recover_interrupted
 from rlhive.data.recording._writer import StreamWriter
 from rlhive.errors import DatasetExistsError, DatasetNotFoundError, SchemaMismatchError
 
@@ -31,6 +32,9 @@ class Recorder:
 
     An episode is on the disk, power loss included, when the call that brought its end returns. Leaving the block also
     writes the open episodes; :meth:`commit` then makes a dataset version of the recording.
+
+    An open episode is written every 2 seconds or 4 MB, whichever comes first, and takes no more memory than that. If
+    the process dies, :meth:`resume`, :meth:`commit` and ``rlhive recover`` record what was written of it.
 
     Several processes can record into one recording: pickle the recorder, fork, or call :meth:`resume`. Each process
     has a stream and a range of episode ids of its own. A recorder is not thread-safe.
@@ -142,6 +146,7 @@ class Recorder:
             DatasetNotFoundError: No recording matches, or several do.
         """
         recording = find_recording(str(name), store=store)
+        recover_interrupted(recording)
         run = run_provenance(env, policy, provenance)
         on_incomplete = _renamed_cut_as(on_incomplete, cut_as)
         config = RecorderConfig(split, policy_name(run), schema, on_incomplete, tuple(drop))
@@ -161,16 +166,20 @@ class Recorder:
         self._process_id = os.getpid()
         self._next_info: dict[int, EpisodeInfo] = {}
         self._writer = StreamWriter(self.recording, run=self._run["run"])
-        self._builder = self._make_builder()
+        self._builder = EpisodeBuilder(**self._builder_options(), make_chunks=self._make_journal)
+        self._ended_journals: list[EpisodeJournal] = []
 
-    def _make_builder(self) -> EpisodeBuilder:
-        return EpisodeBuilder(
-            schema=self.recording.schema or self._config.schema,
-            on_incomplete=self._config.on_incomplete,
-            drop=self._config.drop,
-            context=lambda _: self._next_context,
-            accept=self.recording.accept,
-        )
+    def _builder_options(self) -> dict[str, Any]:
+        return {
+            "schema": self.recording.schema or self._config.schema,
+            "on_incomplete": self._config.on_incomplete,
+            "drop": self._config.drop,
+            "context": lambda _: self._next_context,
+            "accept": self.recording.accept,
+        }
+
+    def _make_journal(self, info: EpisodeInfo) -> EpisodeJournal:
+        return EpisodeJournal(self.path, info, run=self._run["run"], on_incomplete=self._config.on_incomplete)
 
     @property
     def path(self) -> Path:
@@ -226,7 +235,8 @@ class Recorder:
         info_by_env = self._info_by_env(self._make_info(split, policy, metadata))
         if is_replay_buffer(data):
             context = f"Replay buffer for {self.path}"
-            return self._write(read_replay_buffer(data, self._make_builder(), info_by_env, context=context))
+            builder = EpisodeBuilder(**self._builder_options())
+            return self._write(read_replay_buffer(data, builder, info_by_env, context=context), builder)
         return self._write(self._builder.add_batch(data, info_by_env))
 
     def step(self, transition: TensorDictBase, *, env_index: int = 0) -> list[int]:
@@ -412,19 +422,32 @@ class Recorder:
     def _info_by_env(self, default: EpisodeInfo) -> InfoByEnv:
         return lambda env_index: self._next_info.pop(env_index, default)
 
-    def _write(self, records: Iterable[EpisodeRecord]) -> list[int]:
+    def _write(self, records: Iterable[EpisodeRecord], builder: EpisodeBuilder | None = None) -> list[int]:
         """Write episodes with one flush to the disk and return their ids.
 
         Records that could not be written, since the disk is full or the user interrupted, stay queued for the next
         call.
         """
+        builder = builder or self._builder
         try:
-            episode_ids = [self._writer.append(record) for record in records]
+            episode_ids = [self._append(record, builder.last_chunks) for record in records]
         except SchemaMismatchError:  # raised after the episodes that fit
-            self._writer.flush()
+            self._flush()
             raise
-        self._writer.flush()
+        self._flush()
         return episode_ids
+
+    def _append(self, record: EpisodeRecord, chunks: ChunkList) -> int:
+        if not isinstance(chunks, EpisodeJournal) or not chunks.is_saved:
+            return self._writer.append(record)
+        self._ended_journals.append(chunks)
+        return self._writer.append(record, journal=chunks.token)
+
+    def _flush(self) -> None:
+        self._writer.flush()
+        for journal in self._ended_journals:
+            journal.remove()
+        self._ended_journals = []
 
 
 def _attach_recorder(

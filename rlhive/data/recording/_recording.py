@@ -6,8 +6,9 @@
     schema.json         schema, sizes of the simulator's start state; written once, with the first episode
     <run>.run.json      provenance of a run
     <writer>.arrows     the episodes of one writer, see :mod:`rlhive.data.recording`
+    <token>.open        the transitions of an open episode
 
-Except for the streams, every file is written once and atomically.
+Except for the streams and the open episodes, every file is written once and atomically.
 """
 
 import contextlib
@@ -26,6 +27,7 @@ import numpy as np
 from rlhive.data import _store
 from rlhive.data._episodes import EpisodeRecord
 from rlhive.data._schema import Schema
+from rlhive.data.recording._journal import InterruptedEpisode, read_interrupted
 from rlhive.data.recording._stream import SUFFIX, StreamReader, read_sorted_records
 from rlhive.data.versions import VersionSource
 from rlhive.errors import (
@@ -55,6 +57,8 @@ class RecordingSummary:
         num_episodes: Number of complete and undamaged episodes.
         num_transitions: Number of transitions in these episodes.
         num_bytes: Size of all streams.
+        num_interrupted: Number of episodes that were open when their process died. A commit records what was saved.
+        interrupted_transitions: Number of transitions that were saved of them.
         unreadable_bytes: Size of what cannot be read: episodes in flight when their writer died, and damage.
         age_s: Seconds since the last write.
         in_use: Whether a live process writes to the recording.
@@ -65,6 +69,8 @@ class RecordingSummary:
     num_episodes: int
     num_transitions: int
     num_bytes: int
+    num_interrupted: int
+    interrupted_transitions: int
     unreadable_bytes: int
     age_s: float
     in_use: bool
@@ -232,6 +238,18 @@ class Recording:
         """
         return read_sorted_records(self._stream_paths(), self._open_reader)
 
+    def interrupted_episodes(self) -> Iterator[InterruptedEpisode]:
+        """Yield the episodes that were open when their processes died, and are not recorded yet."""
+        return read_interrupted(self.path, self.journal_tokens)
+
+    def journal_tokens(self) -> set[str]:
+        """Return the tokens of the journals whose episodes the recording holds."""
+        tokens: set[str] = set()
+        for path in self._stream_paths():
+            with self._open_reader(path) as reader:
+                tokens.update(reader.journal_tokens())
+        return tokens
+
     def as_source(self, schema: Schema | None = None) -> VersionSource:
         """Return the episodes and the provenance of their runs, as :func:`rlhive.data.versions.export` takes them.
 
@@ -265,6 +283,7 @@ class Recording:
                 for location, record in reader.scan():
                     lengths[record.episode] = record.length
                     readable_bytes += location.size
+        interrupted = [episode.length for episode in self.interrupted_episodes()]
         newest = max([(self.path / _RECORDING_FILE).stat().st_mtime, *(stat.st_mtime for stat in stats.values())])
         return RecordingSummary(
             path=self.path,
@@ -272,6 +291,8 @@ class Recording:
             num_episodes=len(lengths),
             num_transitions=sum(lengths.values()),
             num_bytes=num_bytes,
+            num_interrupted=len(interrupted),
+            interrupted_transitions=sum(interrupted),
             unreadable_bytes=max(num_bytes - readable_bytes, 0),
             age_s=max(time.time() - newest, 0.0),
             in_use=self.in_use(),

@@ -6,9 +6,18 @@ from pathlib import Path
 from typing import Any
 
 from rlhive.data import _store
+from rlhive.data._episode_builder import EpisodeBuilder
+from rlhive.data.recording._journal import remove_journals
 from rlhive.data.recording._recording import Recording
+from rlhive.data.recording._writer import StreamWriter
 from rlhive.data.versions import Manifest, export, find_earlier_version, read_episodes
-from rlhive.errors import CorruptDatasetError, DatasetNotFoundError, InvalidNameError, UnsupportedFormatError
+from rlhive.errors import (
+    CorruptDatasetError,
+    DatasetNotFoundError,
+    InvalidNameError,
+    SchemaMismatchError,
+    UnsupportedFormatError,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +75,8 @@ def commit_recording(
 ) -> Path:
     """Make a dataset version of the complete episodes of a recording, and remove the recording.
 
+    Episodes that were interrupted by the death of their process are recorded as far as they were saved.
+
     Args:
         recording: A recording that no process writes to.
         name: Name of the dataset; by default the one that the recording is meant for.
@@ -90,6 +101,7 @@ def commit_recording(
     if not name:
         msg = f"{recording.path}: expected the name of a dataset, got none: the recording has no name of its own."
         raise InvalidNameError(msg)
+    recover_interrupted(recording)
     with recording.exclusive(timeout_s=_COMMIT_TIMEOUT_S):
         if recording.schema is None:
             msg = f"{recording.path} holds no complete episode: expected at least one."
@@ -102,6 +114,36 @@ def commit_recording(
             _warn_of_left_out(earlier, folder)
         recording.discard()
     return folder
+
+
+def recover_interrupted(recording: Recording) -> list[int]:
+    """Record the episodes that were open when their processes died, as far as they were saved; return their ids.
+
+    They are ``unfinished``, or ``truncated`` where their recorder said so. A second call, also after a kill, records
+    none of them again.
+    """
+    episode_ids = []
+    for episode in recording.interrupted_episodes():
+        builder = EpisodeBuilder(
+            schema=recording.schema,
+            on_incomplete=episode.on_incomplete,
+            context=lambda _: f"{recording.path}, interrupted episode",
+            accept=recording.accept,
+        )
+        try:
+            (record,) = builder.add_arrays(episode.chunks.concatenate(), episode.info)
+        except SchemaMismatchError as error:
+            logger.warning("An interrupted episode of %d transitions is left out: %s", episode.length, error)
+            continue
+        with StreamWriter(recording, run=episode.run) as writer:
+            episode_ids.append(writer.append(record, journal=episode.token))
+            writer.flush()
+        logger.warning(
+            "Episode %d was interrupted: its first %d transitions are recorded", episode_ids[-1], record.length
+        )
+    if episode_ids:
+        remove_journals(recording.path, recording.journal_tokens())
+    return episode_ids
 
 
 def _warn_of_left_out(earlier: Path, folder: Path) -> None:

@@ -19,7 +19,7 @@ import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -59,14 +59,24 @@ def encode_schema(schema: Schema, sizes: Sizes) -> pa.Buffer:
     return stream_schema(schema, tuple(sorted(sizes))).serialize()
 
 
-def encode_records(records: Sequence[EpisodeRecord], schema: Schema, sizes: Sizes) -> Iterator[pa.Buffer]:
+def encode_records(
+    records: Sequence[EpisodeRecord], schema: Schema, sizes: Sizes, *, journals: Sequence[str] = ()
+) -> Iterator[pa.Buffer]:
     """Yield the message of each episode.
 
     Arrow arrays are built for a block of episodes at once; each episode still is a message of its own.
+
+    Args:
+        records: The episodes.
+        schema: Schema of the transitions.
+        sizes: Number of elements of each part of the simulator's start state.
+        journals: Token of the journal that held each episode while it was open, empty for none; or none at all.
     """
     start_names = tuple(sorted(sizes))
+    tokens = journals or [""] * len(records)
+    headers = iter([_header(record, token) for record, token in zip(records, tokens, strict=True)])
     for block in _split_into_blocks(records):
-        rows, first_row = _encode_block(block, schema, start_names), 0
+        rows, first_row = _encode_block(block, list(itertools.islice(headers, len(block))), schema, start_names), 0
         for record in block:
             yield rows.slice(first_row, record.length + 1).serialize()
             first_row += record.length + 1
@@ -118,6 +128,16 @@ class StreamReader:
             for location, record in zip(locations, _decode_verified(batches, self._fields), strict=True):
                 if record is not None:
                     yield location, record
+
+    def journal_tokens(self) -> Iterator[str]:
+        """Yield the token of the journal of every episode that had one."""
+        offset = self._first_offset
+        while offset:
+            batch = self._read_valid_batch(offset)
+            offset = 0 if batch is None else self._source.tell()
+            with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):
+                if batch is not None:
+                    yield str(json.loads(batch.column("header")[0].as_py())["journal"])
 
     def read(self, locations: Sequence[BatchLocation]) -> list[EpisodeRecord]:
         """Return the records at locations that :meth:`scan` gave, without checking them again."""
@@ -232,8 +252,10 @@ def _split_into_blocks(records: Sequence[EpisodeRecord]) -> Iterator[Sequence[Ep
         yield records[first:]
 
 
-def _encode_block(records: Sequence[EpisodeRecord], schema: Schema, start_names: tuple[str, ...]) -> pa.RecordBatch:
-    """Return the rows of several episodes, one episode after the other."""
+def _encode_block(
+    records: Sequence[EpisodeRecord], texts: Sequence[str], schema: Schema, start_names: tuple[str, ...]
+) -> pa.RecordBatch:
+    """Return the rows of several episodes, one episode after the other; ``texts`` are their headers."""
     columns = {}
     for item in schema.fields:
         name, blank = item.column, None if item.observed else _blank_row(item)
@@ -243,8 +265,8 @@ def _encode_block(records: Sequence[EpisodeRecord], schema: Schema, start_names:
     num_rows = np.array([record.length + 1 for record in records])
     first_rows = num_rows.cumsum() - num_rows
     headers: list[str | None] = [None] * int(num_rows.sum())
-    for row, record in zip(first_rows.tolist(), records, strict=True):
-        headers[row] = json.dumps(_header(record))
+    for row, text in zip(first_rows.tolist(), texts, strict=True):
+        headers[row] = text
     episode_ids = np.repeat(np.array([record.episode for record in records], np.int64), num_rows)
     step_counts = np.arange(len(episode_ids)) - np.repeat(first_rows, num_rows)
     arrays = [pa.array(episode_ids), pa.array(step_counts), *_arrow.columns_to_arrays(columns, schema)]
@@ -255,8 +277,8 @@ def _encode_block(records: Sequence[EpisodeRecord], schema: Schema, start_names:
     return pa.RecordBatch.from_arrays(arrays, schema=stream_schema(schema, start_names))
 
 
-def _header(record: EpisodeRecord) -> dict[str, Any]:
-    return {
+def _header(record: EpisodeRecord, journal: str) -> str:
+    content = {
         "split": record.split,
         "seed": record.seed,
         "policy": record.policy,
@@ -265,6 +287,7 @@ def _header(record: EpisodeRecord) -> dict[str, Any]:
         "start": bool(record.start_state),
         "seal": _stream_checksum(record.run, record.identity()),
     }
+    return json.dumps(content | ({"journal": journal} if journal else {}))
 
 
 def _stream_checksum(run: str, identity: str) -> str:

@@ -60,6 +60,7 @@ class StreamWriter:
         self._next_id = 0
         self._end_id = 0
         self._pending: list[EpisodeRecord] = []
+        self._pending_journals: list[str] = []
         self._pending_bytes = 0
         self._file: int | None = None
         self._path = recording.path
@@ -83,10 +84,15 @@ class StreamWriter:
         """Id of the next episode that is appended; 0 before the first one, whatever its range will be."""
         return self._next_id
 
-    def append(self, record: EpisodeRecord) -> int:
+    def append(self, record: EpisodeRecord, *, journal: str = "") -> int:
         """Assign the next id to an episode and queue it for :meth:`flush`; return the id.
 
         Records of more than MAX_PENDING_BYTES are written at once.
+
+        Args:
+            record: The episode.
+            journal: Token of the journal that held it while it was open, which the stream notes: once the episode is
+                in the recording, its journal counts no more.
 
         Raises:
             DiskFullError: No space left; the record stays queued if its id was assigned.
@@ -101,6 +107,7 @@ class StreamWriter:
         record = replace(record, episode=self._next_id, run=self._run)
         self._next_id += 1
         self._pending.append(record)
+        self._pending_journals.append(journal)
         self._pending_bytes += record.num_bytes
         if self._pending_bytes >= MAX_PENDING_BYTES:
             self.flush()
@@ -113,12 +120,17 @@ class StreamWriter:
             DiskFullError: No space left; the episodes stay queued, and the next call tries again.
         """
         if self._pending:
-            self.write(self._pending)
+            self.write(self._pending, journals=self._pending_journals)
             self._pending = []
+            self._pending_journals = []
             self._pending_bytes = 0
 
-    def write(self, records: Sequence[EpisodeRecord]) -> None:
+    def write(self, records: Sequence[EpisodeRecord], *, journals: Sequence[str] = ()) -> None:
         """Write episodes that have ids. When this returns they are on the disk, with one flush for all of them.
+
+        Args:
+            records: The episodes.
+            journals: Token of the journal of each of them, or none at all.
 
         Raises:
             SchemaMismatchError: A start state has other parts than the recording's; nothing was written.
@@ -131,7 +143,7 @@ class StreamWriter:
         file = self._reopen_stream() if self._file is None else self._file
         schema, sizes = self.recording.require_schema(), self.recording.start_state_sizes
         try:
-            for message in encode_records(records, schema, sizes):
+            for message in encode_records(records, schema, sizes, journals=journals):
                 self._write_message(file, message)
             self._sync(file)
         except BaseException:  # an interrupt too may have cut an episode in two
