@@ -6,6 +6,13 @@ from rlhive._lazy import attach
 
 if TYPE_CHECKING:
     from rlhive.data._cast import ColumnCast as ColumnCast
+    from rlhive.data._dtypes import (
+        BFLOAT16 as BFLOAT16,
+        array_to_tensor as array_to_tensor,
+        cast_array as cast_array,
+        tensor_to_array as tensor_to_array,
+        to_numbers as to_numbers,
+    )
     from rlhive.data._episodes import (
         REWARD as REWARD,
         TERMINATED as TERMINATED,

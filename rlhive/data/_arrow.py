@@ -2,7 +2,8 @@
 
 A field of shape ``()`` or ``(1,)`` is a plain column. A field of any other shape is a ``fixed_size_list`` of its
 elements in row-major order; its shape is in the schema's metadata, because ``datasets`` refuses Arrow's tensor types.
-A string is a UTF-8 column. No column of transitions has nulls. In the episode table, null is what nobody recorded.
+A string is a UTF-8 column. A bfloat16 is its 16 bits, as uint16. No column of transitions has nulls. In the episode
+table, null is what nobody recorded.
 """
 
 import functools
@@ -15,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from rlhive import keys
+from rlhive.data._dtypes import BFLOAT16, to_numpy_dtype
 from rlhive.data._episodes import Columns, EpisodeRecord
 from rlhive.data._schema import SUMMARIZED, Field, Schema, find_unrecorded
 from rlhive.errors import CorruptDatasetError
@@ -146,7 +148,9 @@ def build_episode_table(rows: Iterable[EpisodeRow], schema: Schema) -> pa.Table:
     arrays = [pa.array([row.values[column.name] for row in rows], column.type) for column in EPISODE_FIELDS]
     for field in schema.observed:
         finals = [row.final[field.column] for row in rows]
-        arrays.append(_to_arrow(np.stack(finals) if finals else np.empty((0, *field.shape), field.dtype), field))
+        arrays.append(
+            _to_arrow(np.stack(finals) if finals else np.empty((0, *field.shape), to_numpy_dtype(field.dtype)), field)
+        )
     for column in arrow_schema:
         if column.name.startswith(START_PREFIX):
             states = [row.start_state[column.name.removeprefix(START_PREFIX)] for row in rows]
@@ -220,7 +224,8 @@ def _require_match(record: EpisodeRecord, row_ids: np.ndarray, row: Mapping[str,
 
 @functools.lru_cache(maxsize=1024)
 def _arrow_field(field: Field, *, prefix: str = "") -> pa.Field:
-    value_type = pa.string() if field.is_string else pa.from_numpy_dtype(np.dtype(field.dtype))
+    dtype = to_numpy_dtype(field.dtype)
+    value_type = pa.string() if field.is_string else pa.from_numpy_dtype(_stored_dtype(dtype))
     if field.shape not in ((), (1,)):
         value_type = pa.list_(pa.field("element", value_type, nullable=False), field.width)
     return pa.field(prefix + field.column, value_type, nullable=False)
@@ -230,6 +235,7 @@ def _to_arrow(values: np.ndarray, field: Field) -> pa.Array:
     if field.is_string:
         return pa.array(values.tolist(), pa.string())
     arrow_type = _arrow_field(field).type
+    values = values.view(_stored_dtype(values.dtype))
     if pa.types.is_fixed_size_list(arrow_type):
         return _to_fixed_size_list(values, arrow_type)
     return pa.array(np.ascontiguousarray(values).reshape(len(values)), arrow_type)
@@ -241,7 +247,13 @@ def _to_fixed_size_list(values: np.ndarray, arrow_type: pa.DataType) -> pa.Array
 
 
 def _to_numpy(column: pa.Array | pa.ChunkedArray, field: Field) -> np.ndarray:
-    return _column_to_array(column).reshape(len(column), *field.shape)
+    values = _column_to_array(column).reshape(len(column), *field.shape)
+    return values.view(BFLOAT16) if to_numpy_dtype(field.dtype) == BFLOAT16 else values
+
+
+def _stored_dtype(dtype: np.dtype) -> np.dtype:
+    """Return the dtype that Arrow stores values of a dtype in: uint16 for the bits of bfloat16."""
+    return np.dtype(np.uint16) if dtype == BFLOAT16 else dtype
 
 
 def _column_to_array(column: pa.Array | pa.ChunkedArray) -> np.ndarray:

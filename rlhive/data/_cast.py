@@ -2,8 +2,9 @@
 
 import numpy as np
 
+from rlhive.data._dtypes import cast_array, to_numbers, to_numpy_dtype
 from rlhive.data._episodes import Columns
-from rlhive.data._schema import FLOAT_DTYPES, Schema
+from rlhive.data._schema import Schema
 from rlhive.errors import SchemaMismatchError
 
 
@@ -16,7 +17,7 @@ class ColumnCast:
     """
 
     def __init__(self, schema: Schema, context: str):
-        self._dtypes = {field.column: np.dtype(field.dtype) for field in schema.tensors if field.dtype in FLOAT_DTYPES}
+        self._dtypes = {field.column: to_numpy_dtype(field.dtype) for field in schema.fields if field.is_float}
         self._context = context
 
     def __call__(self, columns: Columns) -> Columns:
@@ -33,9 +34,10 @@ class ColumnCast:
     def _convert(self, name: str, values: np.ndarray, dtype: np.dtype) -> np.ndarray:
         try:
             with np.errstate(over="raise"):
-                return values.astype(dtype, copy=False)
+                return cast_array(values, dtype)
         except FloatingPointError:
-            largest = np.abs(values[np.isfinite(values)]).max()
+            numbers = to_numbers(values)
+            largest = np.abs(numbers[np.isfinite(numbers)]).max()
         msg = (
             f"{self._context}: column {name} holds {largest:.3g}, which {dtype} cannot represent "
             f"(at most {np.finfo(dtype).max:.3g}). dtype=None serves the stored values."

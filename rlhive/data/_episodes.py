@@ -23,8 +23,9 @@ import numpy as np
 import numpy.typing as npt
 
 from rlhive import keys
+from rlhive.data._dtypes import STRING, array_to_tensor, dtype_name, to_numbers, view_bits
 from rlhive.data._parquet import MAX_TEXT_BYTES
-from rlhive.data._schema import STRING, Schema, flatten_tensordict
+from rlhive.data._schema import Schema, flatten_tensordict
 from rlhive.errors import SchemaMismatchError
 
 if TYPE_CHECKING:  # importing torch takes seconds, and reading an episode table does not need it
@@ -94,16 +95,17 @@ class EpisodeRecord:
     @property
     def episode_return(self) -> float | None:
         """Undiscounted sum of the rewards, rounded once; None where no reward was recorded."""
-        return sum_exactly(self.columns[REWARD]) if REWARD in self.columns else None
+        return sum_exactly(to_numbers(self.columns[REWARD])) if REWARD in self.columns else None
 
     @property
     def success(self) -> bool | None:
         """Whether the task was solved after any of the actions; None where success was not recorded."""
         if keys.SUCCESS not in self.columns:
             return None
+        flags = to_numbers(self.columns[keys.SUCCESS])
         if keys.SUCCESS not in self.final:  # of the steps, not of the states between them
-            return bool(self.columns[keys.SUCCESS].any())
-        return bool(self.columns[keys.SUCCESS][1:].any() or self.final[keys.SUCCESS].any())
+            return bool(flags.any())
+        return bool(flags[1:].any() or to_numbers(self.final[keys.SUCCESS]).any())
 
     @property
     def ended(self) -> str:
@@ -276,10 +278,9 @@ def unpack(columns: Columns, final: Columns, schema: Schema, *, episode: int) ->
 
 
 def _to_tensor_or_text(array: np.ndarray) -> "torch.Tensor | NonTensorStack":
-    import torch
     from tensordict import NonTensorStack
 
-    return NonTensorStack(*array.tolist()) if array.dtype == object else torch.from_numpy(array)
+    return NonTensorStack(*array.tolist()) if array.dtype == object else array_to_tensor(array)
 
 
 def _copy_contiguous(array: np.ndarray) -> np.ndarray:
@@ -304,11 +305,11 @@ def _hash_column(digest: Any, address: str, values: np.ndarray) -> None:
 @functools.lru_cache(maxsize=64)
 def _name_and_little_endian(dtype: np.dtype) -> tuple[str, np.dtype]:
     """Return the name of a dtype and its little-endian form; cached, since NumPy builds the name on each access."""
-    return dtype.name, dtype.newbyteorder("<")
+    return dtype_name(dtype), dtype.newbyteorder("<")
 
 
 def _require_continuous(rows: np.ndarray, next_rows: np.ndarray, *, column: str, context: str) -> None:
-    expected, got = _as_bits(rows[1:]), _as_bits(next_rows[:-1])
+    expected, got = view_bits(rows[1:]), view_bits(next_rows[:-1])  # NaN equals NaN, and 0.0 differs from -0.0
     if np.array_equal(expected, got):
         return
     row = int((expected != got).reshape(len(expected), -1).any(axis=1).argmax())
@@ -319,18 +320,14 @@ def _require_continuous(rows: np.ndarray, next_rows: np.ndarray, *, column: str,
     raise SchemaMismatchError(msg)
 
 
-def _as_bits(array: np.ndarray) -> np.ndarray:
-    """Return floats as unsigned integers: NaN then equals NaN and 0.0 differs from -0.0. Other dtypes stay."""
-    return np.ascontiguousarray(array).view(f"u{array.dtype.itemsize}") if array.dtype.kind == "f" else array
-
-
 def _require_valid_values(columns: Columns, final: Columns, *, context: str) -> None:
     final_rows = {f"{keys.NEXT}.{name}": value[None] for name, value in final.items()}
     for name, array in (*columns.items(), *final_rows.items()):
         if array.dtype == object:
             _require_unicode(array, name, context)
-        if array.dtype.kind == "f" and np.isnan(array).any():
-            row = int(np.isnan(array).reshape(len(array), -1).any(axis=1).argmax())
+        numbers = to_numbers(array)
+        if numbers.dtype.kind == "f" and np.isnan(numbers).any():
+            row = int(np.isnan(numbers).reshape(len(array), -1).any(axis=1).argmax())
             msg = f"{context}, row {row}: key {name} is NaN. Drop the episode, or fix the environment or policy."
             raise SchemaMismatchError(msg)
 

@@ -10,7 +10,6 @@ The root flags ``done``, ``terminated`` and ``truncated`` are False in every row
 ``("next", "done")`` is derived from ``("next", "terminated")`` and ``("next", "truncated")``.
 """
 
-import functools
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,15 +19,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rlhive import keys
+from rlhive.data._dtypes import DTYPES, FLOAT_DTYPES, STRING, dtype_name, suggest_conversion, tensor_to_array
 from rlhive.errors import SchemaMismatchError
 from rlhive.keys import NestedKey, column_to_key, key_to_column
 
 if TYPE_CHECKING:  # importing torch takes seconds, and reading a manifest does not need it
     from tensordict import TensorDictBase
-
-STRING = "string"
-FLOAT_DTYPES = ("float64", "float32", "float16")
-DTYPES = (*FLOAT_DTYPES, "int64", "int32", "int16", "int8", "uint8", "bool", STRING)
 
 #: Largest number of elements in one row of a field: the limit of Arrow's fixed-size lists.
 MAX_WIDTH = 2**31 - 1
@@ -45,8 +41,8 @@ class Field:
 
     Attributes:
         column: Column name, the dotted form of the nested key.
-        dtype: NumPy name of the element type, one of DTYPES. ``"string"`` is one Unicode string per row, in arrays of
-            NumPy's object dtype.
+        dtype: Name of the element type, one of DTYPES, which is NumPy's and torch's. ``"string"`` is one Unicode string
+            per row, in arrays of NumPy's object dtype; ``"bfloat16"`` is in arrays of :mod:`rlhive.data._dtypes`.
         shape: Shape of one row, ``(75,)`` or ``(1,)`` for example; ``()`` for strings.
         observed: Whether the key has a twin below ``"next"``.
         unit: Physical unit, if known.
@@ -72,6 +68,11 @@ class Field:
     def is_string(self) -> bool:
         """Whether the field holds strings, which no tensor can hold."""
         return self.dtype == STRING
+
+    @property
+    def is_float(self) -> bool:
+        """Whether the field holds floating-point numbers."""
+        return self.dtype in FLOAT_DTYPES
 
     def describe(self) -> str:
         """Return dtype and shape for an error message."""
@@ -137,12 +138,10 @@ class Schema:
         return tuple(field for field in self.fields if field.observed)
 
     def cast(self, dtype: str | None) -> "Schema":
-        """Return the schema with every floating-point field in a dtype, NumPy's name of it; itself for None."""
+        """Return the schema with every floating-point field in a dtype of DTYPES; itself for None."""
         if dtype is None:
             return self
-        return Schema(
-            tuple(replace(field, dtype=dtype) if field.dtype in FLOAT_DTYPES else field for field in self.fields)
-        )
+        return Schema(tuple(replace(field, dtype=dtype) if field.is_float else field for field in self.fields))
 
     @property
     def tensors(self) -> tuple[Field, ...]:
@@ -229,12 +228,6 @@ def _compare_fields(expected: Field, got: Field) -> str:
     return ""
 
 
-@functools.lru_cache(maxsize=64)
-def dtype_name(dtype: np.dtype) -> str:
-    """Return the name of a NumPy dtype as a schema writes it: ``"string"`` for the object dtype."""
-    return STRING if dtype.hasobject else dtype.name
-
-
 def flatten_tensordict(transitions: "TensorDictBase", *, context: str) -> dict[str, np.ndarray]:
     """Return every leaf of a TensorDict as an array.
 
@@ -297,9 +290,10 @@ def _tensor_to_array(value: Any, column: str, context: str) -> np.ndarray:
 
     dtype = str(getattr(value, "dtype", type(value).__name__)).removeprefix("torch.")
     if dtype not in DTYPES or not isinstance(value, torch.Tensor):
-        msg = f"{context}: key {column}: expected a tensor of one of {', '.join(DTYPES)}, got {dtype}."
+        expected = f"expected a tensor of one of {', '.join(DTYPES)}"
+        msg = f"{context}: key {column}: {expected}, got {dtype}.{suggest_conversion(dtype)}"
         raise SchemaMismatchError(msg)
-    return value.detach().cpu().numpy()
+    return tensor_to_array(value)
 
 
 def _strings_to_array(value: Any, node: "TensorDictBase", column: str, context: str) -> np.ndarray:

@@ -22,6 +22,8 @@ from typing import Any
 
 import numpy as np
 
+from rlhive.data._dtypes import to_numbers
+
 #: Quantiles in a manifest.
 QUANTILES = {"q01": 0.01, "q10": 0.10, "q50": 0.50, "q90": 0.90, "q99": 0.99}
 #: Largest error of a quantile, relative to the distance between the true quantile and the anchor.
@@ -256,6 +258,7 @@ def merge_statistics(parts: Iterable[Mapping[str, ColumnStatistics]]) -> dict[st
 
 def flatten_elements(rows: np.ndarray) -> np.ndarray:
     """Return rows ``[N, *shape]`` as ``[N, elements]``; images, which have many, as ``[N · pixels, channels]``."""
+    rows = to_numbers(rows)
     width = int(np.prod(rows.shape[1:]))
     if width <= MAX_ELEMENTS:
         return rows.reshape(len(rows), width)

@@ -11,8 +11,9 @@ import numpy as np
 from tensordict import TensorDictBase, is_non_tensor
 
 from rlhive import keys
+from rlhive.data._dtypes import dtype_name, to_numbers
 from rlhive.data._episodes import REWARD, TERMINATED, TRUNCATED
-from rlhive.data._schema import dtype_name, flatten_tensordict, is_stored
+from rlhive.data._schema import flatten_tensordict, is_stored
 from rlhive.errors import SchemaMismatchError
 
 Leaves = dict[str, np.ndarray]
@@ -124,7 +125,8 @@ class TransitionBatch:
         """Return whether the observations of row t+1 equal the ``next`` ones of row t, bool ``[time - 1]``."""
         continuous = np.ones(self.num_steps - 1, dtype=bool)
         for name in self.observed:
-            next_rows, rows = self.rows[f"{keys.NEXT}.{name}"][env, :-1], self.rows[name][env, 1:]
+            twin = self.rows[f"{keys.NEXT}.{name}"]
+            next_rows, rows = to_numbers(twin[env, :-1]), to_numbers(self.rows[name][env, 1:])
             # By value: -0.0 and 0.0 are told apart when the episode is packed.
             is_same = next_rows == rows
             if rows.dtype.kind == "f":
@@ -168,6 +170,10 @@ def _dropped_keys(node: TensorDictBase, drop: tuple[str, ...]) -> list[tuple[str
 
 def _complete_end_flags(rows: Leaves, shape: tuple[int, ...], context: str) -> None:
     """Add the flags that nobody recorded: not set in any row, unless ``done`` says that a row ends an episode."""
+    for name in (TERMINATED, TRUNCATED, _DONE):
+        if name in rows and rows[name].dtype != bool:
+            msg = f"{context}: key {name}: expected bool, got {dtype_name(rows[name].dtype)}. Convert it: bool(value)."
+            raise SchemaMismatchError(msg)
     if TRUNCATED not in rows and TERMINATED in rows and _DONE in rows:
         rows[TRUNCATED] = rows[_DONE] & ~rows[TERMINATED]
     done = rows.get(_DONE)

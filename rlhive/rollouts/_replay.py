@@ -26,7 +26,7 @@ from torchrl.envs import EnvBase
 from tqdm import tqdm
 
 from rlhive import keys
-from rlhive.data import REWARD, TERMINATED, EpisodeRecord
+from rlhive.data import REWARD, TERMINATED, EpisodeRecord, array_to_tensor, cast_array, tensor_to_array, to_numbers
 from rlhive.data.checks import CheckReport, RewardChecker, run_checks
 from rlhive.data.versions import (
     BIT_EXACT,
@@ -103,12 +103,14 @@ def _find_reward_errors(envs: Mapping[str, EnvBase], record: EpisodeRecord) -> d
     env = envs.get(record.run) or next(iter(envs.values()))
     if REWARD not in record.columns:
         return {"unavailable": "the version has no rewards"}
+    columns = {name: to_numbers(values) for name, values in record.columns.items()}
+    final = {name: to_numbers(values) for name, values in record.final.items()}
     try:
-        terms = reward_terms(env, record.columns, record.final)
+        terms = reward_terms(env, columns, final)
     except RewardUnavailableError as error:
         return {"unavailable": str(error)}
     errors = {}
-    stored = record.columns[REWARD].reshape(record.length)
+    stored = columns[REWARD].reshape(record.length)
     is_exact = record.columns[keys.OBSERVATION].dtype == np.float64
     computed = terms[reward_name(env)].astype(stored.dtype)
     differs = stored != computed if is_exact else ~np.isclose(stored, computed, rtol=1e-4, atol=1e-4)
@@ -231,7 +233,7 @@ def replay_episode(env: EnvBase, record: EpisodeRecord, *, tolerance: float = TO
             td = td.update(env.set_state(dict(record.start_state)))
         comparison.compare_state(td, -1)
         for step in range(record.length):
-            action = torch.from_numpy(np.array(record.columns[keys.ACTION][step]))
+            action = array_to_tensor(np.array(record.columns[keys.ACTION][step]))
             td = env.step(td.set(keys.ACTION, action))[keys.NEXT]
             comparison.compare_state(td, step)
             comparison.compare_outcome(td, step)
@@ -288,12 +290,13 @@ class _Comparison:
         )
 
     def _compare(self, kind: str, column: str, stored: np.ndarray, value: torch.Tensor, step: int) -> None:
-        replayed = value.numpy(force=True).reshape(stored.shape).astype(stored.dtype, copy=False)
+        replayed = cast_array(tensor_to_array(value).reshape(stored.shape), stored.dtype)
         if replayed.tobytes() == np.ascontiguousarray(stored).tobytes():
             return
         self._is_bit_exact = False
+        float64 = np.dtype(np.float64)
         with np.errstate(invalid="ignore"):
-            error = float(np.abs(replayed.astype(np.float64) - stored.astype(np.float64)).max())
+            error = float(np.abs(cast_array(replayed, float64) - cast_array(stored, float64)).max())
         error = error if np.isfinite(error) else np.inf
         self._errors[kind] = max(self._errors[kind], error)
         if error > self._tolerance:

@@ -129,7 +129,7 @@ def _can_normalize_observations(dataset: "RoboHiveDataset") -> bool:
         return False
     field = dataset.schema[keys.OBSERVATION]
     mean = dataset.statistics.get(keys.OBSERVATION, {}).get("mean", [])
-    return field.dtype.startswith("float") and len(mean) == field.width
+    return field.is_float and len(mean) == field.width
 
 
 def train_on_buffer(

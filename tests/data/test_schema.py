@@ -90,7 +90,7 @@ def test_leaves_share_memory_with_the_tensordict_and_strings_become_object_array
     ("td", "message"),
     [
         (
-            TensorDict({"a": torch.zeros(2, dtype=torch.bfloat16)}, [2]),
+            TensorDict({"a": torch.zeros(2, dtype=torch.complex64)}, [2]),
             "here: key a: expected a tensor of one of float64",
         ),
         (TensorDict({"a.b": torch.zeros(2)}, [2]), r"here: Key \('a\.b',\) cannot name a column"),

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rlhive import keys
+from rlhive.data._dtypes import to_numbers
 from rlhive.data._episodes import Columns
 from rlhive.data._schema import Field, Schema
 from rlhive.data._statistics import ColumnStatistics
@@ -83,7 +84,7 @@ class Sketcher:
         projections = np.zeros((num_rows, NUM_PROJECTIONS))
         with np.errstate(invalid="ignore", over="ignore"):
             for field, directions in zip(self._fields, self._directions, strict=True):
-                elements = _sample_elements(columns[field.column]).astype(np.float64, copy=False)
+                elements = to_numbers(_sample_elements(columns[field.column])).astype(np.float64, copy=False)
                 # Not @: OpenBLAS allocates 32 MB per thread, and in a memory-limited process waits for it forever.
                 projections += np.einsum("re,pe->rp", elements, directions)
             cells = np.floor(projections / CELL).astype(np.int64).astype(np.uint64)

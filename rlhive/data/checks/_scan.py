@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from rlhive import keys
 from rlhive.data import _arrow, _parquet
+from rlhive.data._dtypes import to_numbers
 from rlhive.data._episodes import TERMINATED, TRUNCATED, Columns, EpisodeRecord
 from rlhive.data._schema import Schema
 from rlhive.data._statistics import find_extremes
@@ -84,8 +85,8 @@ class Extremes:
 
     Attributes:
         count: Number of rows.
-        low: Smallest values ``[elements]``, of the column's dtype.
-        high: Largest values ``[elements]``, of the column's dtype.
+        low: Smallest values ``[elements]``, of the column's dtype (float32 for bfloat16).
+        high: Largest values ``[elements]``, of the column's dtype (float32 for bfloat16).
         num_low: Number of rows with the smallest value; 0 for one-byte dtypes.
         num_high: Number of rows with the largest value; 0 for one-byte dtypes.
     """
@@ -99,7 +100,7 @@ class Extremes:
     @classmethod
     def from_rows(cls, rows: np.ndarray) -> "Extremes":
         """Return the extremes of ``[N, *shape]``, N >= 1; a NaN makes both extremes NaN."""
-        values = rows.reshape(len(rows), -1)
+        values = to_numbers(rows).reshape(len(rows), -1)
         low, high = find_extremes(values)
         if values.dtype.itemsize == 1:  # flags and images are not checked for saturation
             return cls(len(rows), low, high, np.zeros(len(low), int), np.zeros(len(low), int))
@@ -284,11 +285,11 @@ class Scanner:
         lengths = self._lengths[positions]
         starts = lengths.cumsum() - lengths
         for name, extremes in facts.extremes.items():
-            finals = self._finals[name][positions] if name in self._finals else np.zeros((0, 1))
+            finals = to_numbers(self._finals[name][positions]) if name in self._finals else np.zeros((0, 1))
             if np.isfinite(extremes.low).all() and np.isfinite(extremes.high).all() and np.isfinite(finals).all():
                 continue
             for kind, test in ((NAN, np.isnan), (INFINITE, np.isinf)):
-                is_bad_row = test(columns[name]).reshape(lengths.sum(), -1).any(axis=1)
+                is_bad_row = test(to_numbers(columns[name])).reshape(lengths.sum(), -1).any(axis=1)
                 if is_bad_row.any():
                     row = int(is_bad_row.argmax())
                     index = int(np.searchsorted(starts, row, side="right")) - 1

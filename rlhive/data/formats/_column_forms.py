@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from rlhive import keys
+from rlhive.data._dtypes import DTYPES, STRING
 from rlhive.data._episodes import REWARD, TERMINATED, TRUNCATED, Columns
-from rlhive.data._schema import DTYPES, STRING, Field, Schema
+from rlhive.data._schema import Field, Schema
 from rlhive.data.formats._column_values import cast_exactly, refuse_values
 from rlhive.errors import SchemaMismatchError
 

@@ -3,8 +3,7 @@ r"""Arrays of any dtype that a file may hold, turned into arrays that a column c
 ::
 
     in the file                            in the column
-    float, bool, int, uint8                the same, in the machine's byte order
-    uint16, uint32                         int32, int64
+    float, bool, int, uint8 to uint32      the same, in the machine's byte order
     uint64                                 int64; beyond 2^63, decimal text (a list in JSON for several numbers)
     long double                            float64, if it is exact
     complex                                [real, imaginary]
@@ -25,7 +24,6 @@ import numpy as np
 
 from rlhive.errors import SchemaMismatchError
 
-_WIDENED = {"uint16": "int32", "uint32": "int64"}
 _EXACT_IN_FLOAT64 = 2**53
 
 
@@ -116,7 +114,7 @@ def _convert(array: np.ndarray, context: str) -> np.ndarray:
         return cast_exactly(native, np.dtype(np.float64), context)
     if native.dtype == np.uint64:
         return native if native.size and int(native.max()) >= 2**63 else native.astype(np.int64)
-    return native.astype(np.dtype(_WIDENED.get(native.dtype.name, native.dtype.name)), copy=False)
+    return native
 
 
 def _convert_objects(array: np.ndarray, context: str) -> np.ndarray:

@@ -10,7 +10,9 @@ from typing import Any
 from tqdm import tqdm
 
 from rlhive.data import _store
-from rlhive.data._episodes import EpisodeRecord
+from rlhive.data._dtypes import BFLOAT16_NAME, to_numbers
+from rlhive.data._episodes import Columns, EpisodeRecord
+from rlhive.data._schema import Schema
 from rlhive.data.formats._episode_source import EpisodeSource
 from rlhive.data.formats._format import COMMON_NAMES, Format
 from rlhive.data.formats._import_pass import FormsChangedError, ImportPass, describe_unforeseen
@@ -170,6 +172,7 @@ def export_to(kind: str | Format, folder: Path, target: str | Path, *, progress:
         msg = f"{target} exists: expected the path of a new folder."
         raise DatasetExistsError(msg)
     records = read_records(folder, manifest, list(manifest.splits))
+    manifest, records = _widen_bfloat16(manifest, records, item.name)
     with detect_interrupts() as raise_if_interrupted:
         counted = _show_progress(records, manifest.num_episodes, str(target), progress, raise_if_interrupted)
         item.write(manifest, counted, target, **options)
@@ -217,6 +220,23 @@ def _open(
     except Exception as error:
         raise describe_unforeseen(error, str(source), item.name) from error
     return opened, ImportPass(opened, rules, str(source))
+
+
+def _widen_bfloat16(
+    manifest: Manifest, records: Iterator[EpisodeRecord], format_name: str
+) -> tuple[Manifest, Iterator[EpisodeRecord]]:
+    """Return a version with bfloat16 as float32, which holds the same numbers: no other library's files have it."""
+    columns = [field.column for field in manifest.schema.fields if field.dtype == BFLOAT16_NAME]
+    if not columns:
+        return manifest, records
+    logger.warning("%s has no bfloat16: written as float32, the same numbers: %s", format_name, ", ".join(columns))
+
+    def widen(arrays: Columns) -> Columns:
+        return {name: to_numbers(values) for name, values in arrays.items()}
+
+    fields = (replace(field, dtype="float32") if field.column in columns else field for field in manifest.schema.fields)
+    widened = (replace(record, columns=widen(record.columns), final=widen(record.final)) for record in records)
+    return replace(manifest, schema=Schema(tuple(fields))), widened
 
 
 def _log(notes: Iterable[str], source: str | Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from tqdm import tqdm
 
 from rlhive import keys
-from rlhive.data._schema import DTYPES
+from rlhive.data._dtypes import DTYPES
 from rlhive.data.formats._episode_source import EpisodeSource, PendingEpisode
 from rlhive.data.formats._pending_source import build_source
 from rlhive.data.formats._rlds_reader import RldsReader

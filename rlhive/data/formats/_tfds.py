@@ -29,9 +29,8 @@ from rlhive.errors import CorruptDatasetError, SchemaMismatchError
 
 INFO_FILE, FEATURES_FILE = "dataset_info.json", "features.json"
 _FILE_NAME = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
-#: Dtypes of columns that are wider than those of the files; NumPy has no bfloat16, and a column is unsigned only as
-#: uint8. Every value is represented exactly.
-_WIDENED = {"bfloat16": "float32", "uint16": "int32", "uint32": "int64", "uint64": "int64"}
+#: Dtypes of columns that are wider than those of the files. Every value is represented exactly.
+_WIDENED = {"bfloat16": "float32", "uint64": "int64"}
 _TEXT = ("string", "str", "object")
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from rlhive.data._dtypes import cast_array, to_numpy_dtype
 from rlhive.data.formats._column_values import to_text
 from rlhive.data.formats._memory_limits import FREE_BYTES, PICTURE_EXPANSION, MemoryBudget
 from rlhive.data.formats._pictures import decode_picture
@@ -99,7 +100,7 @@ def _decode_tensors(feature: Feature, name: str, example: Example) -> np.ndarray
     shapes = [[-1 if size is None else size for size in feature.shape]] * len(contents)
     if num_unknown > 1:
         shapes = example.numbers(f"{name}/shape").reshape(len(contents), len(feature.shape)).tolist()
-    dtype = np.dtype(feature.dtype).newbyteorder("<")
+    dtype = to_numpy_dtype(feature.dtype).newbyteorder("<")
     rows, budget = [], MemoryBudget(f"{example.context}: {feature.name}")
     for content, shape in zip(contents, shapes, strict=True):
         raw = content
@@ -118,7 +119,7 @@ def _widen(values: np.ndarray, feature: Feature) -> np.ndarray:
     if feature.dtype == "uint64" and values.size and values.max() >= 2**63:
         msg = f"numbers up to {values.max()}"
         raise ValueError(msg)
-    return values.astype(feature.column_dtype)
+    return cast_array(values, np.dtype(feature.column_dtype))
 
 
 def _decode_feature_pictures(feature: Feature, contents: list[bytes], context: str) -> Iterator[np.ndarray]:

@@ -21,6 +21,7 @@ from rlhive.data._schema import Schema
 from rlhive.data._transition_batch import BOOKKEEPING
 from rlhive.data.recording._config import RecorderConfig, policy_name, recording_path, run_provenance
 from rlhive.data.recording._journal import EpisodeJournal
+from rlhive.data.recording._plain_data import to_transition, to_transitions
 from rlhive.data.recording._recording import Recording
 from rlhive.data.recording._recover import commit_recording, find_recording, recover_interrupted
 from rlhive.data.recording._writer import StreamWriter
@@ -203,7 +204,7 @@ class Recorder:
 
     def extend(
         self,
-        data: TensorDictBase | Any,
+        data: TensorDictBase | Mapping[str, Any] | Any,
         *,
         split: str | None = None,
         policy: str | None = None,
@@ -217,9 +218,10 @@ class Recorder:
         at each batch, call :meth:`end_episode`.
 
         Args:
-            data: A TED TensorDict, batch size ``[time]`` or ``[*envs, time]``, padded with a mask or not. Or a whole
-                TorchRL replay buffer: its stored transitions are read oldest first in bounded memory, its open
-                episodes are recorded, and episodes whose beginning was overwritten are dropped with a warning.
+            data: A TED TensorDict, batch size ``[time]`` or ``[*envs, time]``, padded with a mask or not. Or a dict of
+                arrays of one environment, as :meth:`add_episode` takes it. Or a whole TorchRL replay buffer: its stored
+                transitions are read oldest first in bounded memory, its open episodes are recorded, and episodes whose
+                beginning was overwritten are dropped with a warning.
             split: Split of the episodes that begin in the data.
             policy: Name of their behaviour policy.
             metadata: User metadata of each of them, JSON-able.
@@ -237,14 +239,18 @@ class Recorder:
             context = f"Replay buffer for {self.path}"
             builder = EpisodeBuilder(**self._builder_options())
             return self._write(read_replay_buffer(data, builder, info_by_env, context=context), builder)
-        return self._write(self._builder.add_batch(data, info_by_env))
+        return self._write(self._builder.add_batch(to_transitions(data, self._next_context), info_by_env))
 
-    def step(self, transition: TensorDictBase, *, env_index: int = 0) -> list[int]:
+    def step(self, transition: TensorDictBase | Mapping[str, Any], *, env_index: int = 0) -> list[int]:
         """Add one transition of one environment, or one of each of several environments.
 
         Args:
             transition: Result of ``env.step(td)``: observation, action and ``"next"``; batch size ``[]``, or ``[n]``
-                for the environments ``env_index`` to ``env_index + n - 1``.
+                for the environments ``env_index`` to ``env_index + n - 1``. Or a plain dict of the values of one
+                environment, with a dict below ``"next"`` and in any other group. A NumPy array (or a tensor) keeps its
+                dtype and shape. A Python float becomes float64, an int int64, a bool bool, and a NumPy scalar keeps
+                its dtype: each is a column of shape ``(1,)``, as TorchRL's rewards and flags. A str is text. Lists
+                are refused, since they have no dtype.
             env_index: Index of the environment.
 
         Returns:
@@ -252,10 +258,18 @@ class Recorder:
 
         Raises:
             SchemaMismatchError, DiskFullError: As for :meth:`extend`.
+
+        Example:
+            >>> after = {"observation": np.ones(7, np.float32), "reward": 0.5, "terminated": True, "truncated": False}
+            >>> step = {"observation": np.zeros(7, np.float32), "action": np.zeros(7, np.float32), "next": after}
+            >>> with Recorder("my/arm") as recorder:
+            ...     recorder.step(step)
+            [0]
         """
         self._require_open()
         info_by_env = self._info_by_env(self._make_info())
-        return self._write(self._builder.add_step(transition, info_by_env, first_env=env_index))
+        steps = to_transition(transition, self._next_context)
+        return self._write(self._builder.add_step(steps, info_by_env, first_env=env_index))
 
     def start_episode(
         self,
@@ -289,7 +303,7 @@ class Recorder:
 
     def add_episode(
         self,
-        transitions: TensorDictBase,
+        transitions: TensorDictBase | Mapping[str, Any],
         *,
         seed: int | None = None,
         start_state: Mapping[str, np.ndarray] | None = None,
@@ -300,8 +314,9 @@ class Recorder:
         """Record all transitions of one episode.
 
         Args:
-            transitions: TED, batch size ``[T]``. Without an end flag in the last row, the episode is recorded as
-                ``on_incomplete`` says.
+            transitions: TED, batch size ``[T]``; or a dict of NumPy arrays ``[T, *shape]`` and lists of T texts, nested
+                as in :meth:`step`, where ``[T]`` counts as ``[T, 1]``. Without an end flag in the last row, the
+                episode is recorded as ``on_incomplete`` says.
             seed: As in :meth:`start_episode`.
             start_state: As in :meth:`start_episode`.
             split: As in :meth:`start_episode`.
@@ -317,7 +332,8 @@ class Recorder:
         """
         self._require_open()
         info = self._make_info(split, policy, metadata, seed, start_state)
-        (episode_id,) = self._write(self._builder.add_episode(transitions, info))
+        episode = to_transitions(transitions, self._next_context)
+        (episode_id,) = self._write(self._builder.add_episode(episode, info))
         return episode_id
 
     def end_episode(self, *, env_index: int | None = None) -> list[int]:

@@ -25,6 +25,7 @@ import numpy as np
 import pyarrow as pa
 
 from rlhive.data import _arrow
+from rlhive.data._dtypes import to_numpy_dtype
 from rlhive.data._episodes import EpisodeRecord
 from rlhive.data._schema import Field, Schema
 
@@ -297,7 +298,7 @@ def _stream_checksum(run: str, identity: str) -> str:
 
 @functools.lru_cache(maxsize=256)
 def _blank_row(item: Field) -> np.ndarray:
-    return np.full((1, *item.shape), "" if item.is_string else 0, object if item.is_string else item.dtype)
+    return np.full((1, *item.shape), "" if item.is_string else 0, to_numpy_dtype(item.dtype))
 
 
 def _list_column(values: Sequence[np.ndarray], rows: np.ndarray, num_rows: int) -> pa.ListArray:

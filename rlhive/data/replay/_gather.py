@@ -306,7 +306,7 @@ def _select_slots(fields: Sequence[FieldLayout], window: Window) -> torch.Tensor
 
 def _require_float_field(cache: PackedCache, column: str, option: str) -> None:
     item = next((item for item in cache.schema.fields if item.column == column), None)
-    if item is None or not getattr(torch, item.dtype).is_floating_point:
+    if item is None or not item.is_float:
         got = "no such field" if item is None else item.describe()
         msg = f"{option}: expected a floating-point field {column}, got {got}"
         raise SchemaMismatchError(msg)

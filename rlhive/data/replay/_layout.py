@@ -36,6 +36,7 @@ import numpy as np
 import torch
 
 from rlhive import keys
+from rlhive.data._dtypes import to_numpy_dtype
 from rlhive.data._episodes import TERMINATED, TRUNCATED, Columns
 from rlhive.data._schema import Field, Schema
 from rlhive.data.replay._checksums import damaged_cache_error
@@ -84,7 +85,7 @@ class Block:
     def frame_format(self) -> FrameFormat:
         """The frames of a row, for a block that holds one wide field."""
         item = self.fields[0].field
-        return FrameFormat.from_shape(item.shape, np.dtype(item.dtype).itemsize, self.row_bytes)
+        return FrameFormat.from_shape(item.shape, to_numpy_dtype(item.dtype).itemsize, self.row_bytes)
 
     @property
     def row_words(self) -> int:
@@ -101,7 +102,7 @@ def build_blocks(schema: Schema) -> tuple[Block, ...]:
     fields = [*schema.tensors, _EPISODE, *_derived_flags(schema)]
     wide = [item for item in fields if _field_bytes(item) >= WIDE]
     small = [item for item in fields if _field_bytes(item) < WIDE]
-    small.sort(key=lambda item: (not item.observed, -np.dtype(item.dtype).itemsize, item.column))
+    small.sort(key=lambda item: (not item.observed, -to_numpy_dtype(item.dtype).itemsize, item.column))
     return _build_block("records", small), *(_build_block(f"wide-{index}", [item]) for index, item in enumerate(wide))
 
 
@@ -226,7 +227,7 @@ class PackedCacheWriter:
         rows = np.zeros((stop - first, block.row_bytes), np.uint8)
         for layout in block.fields:
             item = layout.field
-            target = rows[:, layout.start : layout.stop].view(item.dtype)
+            target = rows[:, layout.start : layout.stop].view(to_numpy_dtype(item.dtype))
             if item is _EPISODE:
                 episode = np.searchsorted(self._first_rows, np.arange(first, stop), side="right") - 1
                 target[:, 0] = self._table[episode, 0]
@@ -362,14 +363,14 @@ def _build_block(name: str, fields: Iterable[Field]) -> Block:
     """Return a block of some fields in order, each aligned to its dtype."""
     layouts: list[FieldLayout] = []
     for item in fields:
-        itemsize = np.dtype(item.dtype).itemsize
+        itemsize = to_numpy_dtype(item.dtype).itemsize
         stop = layouts[-1].stop if layouts else 0
         layouts.append(FieldLayout(item, -(-stop // itemsize) * itemsize))
     return Block(name, tuple(layouts), -(-layouts[-1].stop // _WORD) * _WORD)
 
 
 def _field_bytes(item: Field) -> int:
-    return item.width * np.dtype(item.dtype).itemsize
+    return item.width * to_numpy_dtype(item.dtype).itemsize
 
 
 def _concatenate_ranges(first: torch.Tensor, length: torch.Tensor) -> torch.Tensor:

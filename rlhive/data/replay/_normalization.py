@@ -103,7 +103,7 @@ def observation_norm(
 
 def _read_pair(item: Field, statistics: Mapping[str, Any], how: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the two statistics that a normalisation needs, float64, in the shape of the field."""
-    if how not in _STATISTICS or not item.dtype.startswith("float"):
+    if how not in _STATISTICS or not item.is_float:
         msg = f"Normalising {item.column} ({item.dtype}) by {how!r}: expected floats and {', '.join(_STATISTICS)}."
         raise SchemaMismatchError(msg)
     first, second = (_to_tensor(item, statistics.get(name)) for name in _STATISTICS[how])

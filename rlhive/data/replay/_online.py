@@ -21,6 +21,7 @@ from rlhive.data._transition_batch import MARKER_KEYS, TransitionBatch
 from rlhive.data.replay._episode_ids import EpisodeIds
 from rlhive.data.replay._samplers import MASK
 from rlhive.data.replay._storage import PackedStorage
+from rlhive.data.replay._unsigned import UnsignedMemmapStorage, has_unsigned
 from rlhive.data.replay._validation import require_priorities
 from rlhive.errors import SchemaMismatchError
 
@@ -202,8 +203,9 @@ def extend(
     if len(storage) > capacity:
         msg = f"capacity={capacity}: expected at least {len(storage)}, the number of transitions in the dataset"
         raise ValueError(msg)
+    make_rows = UnsignedMemmapStorage if has_unsigned(storage.get(slice(0, 1))) else LazyMemmapStorage
     buffer = OnlineReplayBuffer(
-        storage=LazyMemmapStorage(capacity, scratch_dir=folder), sampler=sampler, batch_size=batch_size, **options
+        storage=make_rows(capacity, scratch_dir=folder), sampler=sampler, batch_size=batch_size, **options
     )
     buffer._copy_from(storage)
     return buffer

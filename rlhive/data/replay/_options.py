@@ -17,7 +17,6 @@ import torch
 from tensordict import TensorDictBase
 from torchrl.data.replay_buffers.samplers import Sampler
 
-from rlhive.data._schema import FLOAT_DTYPES
 from rlhive.data.replay._gather import Window, select_columns
 from rlhive.data.replay._layout import ImageCache, PackedCache
 from rlhive.data.replay._normalization import Normalize, resolve_normalization
@@ -34,6 +33,9 @@ BatchTransform = Callable[[TensorDictBase], TensorDictBase]
 _MEMORY_SHARE = 0.8
 
 _N_STEP_GAMMA = 0.99
+
+#: What floating-point fields can be served in.
+_BATCH_DTYPES = ("float64", "float32", "float16")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +68,8 @@ class ReadOptions:
     Raises:
         ValueError: ``n_step``, ``frame_stack``, ``gamma`` or ``image_cache`` is out of range.
         SchemaMismatchError: ``keys`` or ``normalize`` is a string.
-        InvalidOptionError: ``device`` is a GPU, and torch cannot use one, or ``dtype`` is none that fields can have.
+        InvalidOptionError: ``device`` is a GPU, and torch cannot use one, or ``dtype`` is not float64, float32 or
+            float16.
     """
 
     keys: Sequence[NestedKey] | None = None
@@ -86,8 +89,8 @@ class ReadOptions:
         self.window()  # validates n_step, gamma and frame_stack
         if self.image_cache is not None:
             require_choice(self.image_cache, get_args(ImageCache), "image_cache")
-        if self.dtype is not None and self.cache_dtype not in FLOAT_DTYPES:
-            expected = ", ".join(f"torch.{name}" for name in FLOAT_DTYPES)
+        if self.dtype is not None and self.cache_dtype not in _BATCH_DTYPES:
+            expected = ", ".join(f"torch.{name}" for name in _BATCH_DTYPES)
             msg = f"dtype={self.dtype!r}: expected {expected}, or None for the stored dtypes"
             raise InvalidOptionError(msg)
         if torch.device(self.device).type == "cuda" and not torch.cuda.is_available():
@@ -96,7 +99,7 @@ class ReadOptions:
 
     @property
     def cache_dtype(self) -> str | None:
-        """NumPy's name of ``dtype``."""
+        """Name of ``dtype``, as a schema writes it."""
         return str(self.dtype).removeprefix("torch.") if isinstance(self.dtype, torch.dtype) else None
 
     def window(self) -> Window:

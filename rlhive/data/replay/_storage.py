@@ -10,6 +10,7 @@ from tensordict import TensorDict
 from torchrl.data.replay_buffers.storages import Storage
 
 from rlhive import keys
+from rlhive.data._dtypes import UNSIGNED_DTYPES
 from rlhive.data.replay._gather import (
     GAMMA,
     NONTERMINAL,
@@ -93,6 +94,11 @@ class PackedStorage(Storage):
         self._data_device = self._rows.device
         self._num_transitions = len(self._rows)
         self._plans = build_plans(packed, self._keys, self._window)
+        # TensorDict.clone() adds 0 to the leaves of a TensorDict with a device, which torch cannot do with uint16 and
+        # uint32 (tensordict 0.14). Batches of such leaves on the CPU therefore have tensors of a device, and none.
+        columns = select_columns(packed, self._keys)
+        has_unsigned = any(item.dtype in UNSIGNED_DTYPES for item in packed.schema.fields if item.column in columns)
+        self._marked_device = None if has_unsigned and self._batch_device.type == "cpu" else self._batch_device
         # Steps since the episode's start and to its final row, for a window of several rows.
         self._steps: tuple[torch.Tensor, torch.Tensor] | None = None
         if not self._window.is_pair:
@@ -173,7 +179,7 @@ class PackedStorage(Storage):
             for entries, chunk in zip(batches, value.chunk(len(batches)), strict=True):
                 set_nested(entries, key, chunk)
         size = torch.Size([batch_size])
-        return [_build_tensordict(entries, size, device) for entries in batches]
+        return [_build_tensordict(entries, size, self._marked_device) for entries in batches]
 
     def read_all(self) -> TensorDict:
         """Return all transitions as :meth:`get` does, each leaf in memory of its own."""
@@ -300,7 +306,7 @@ class PackedStorage(Storage):
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
         derived = ("_rows", "_plans", "_files", "_steps", "_returns_to_go", "_episode_ids", "_lengths")
-        for name in (*derived, "_data_device", "_num_transitions"):
+        for name in (*derived, "_data_device", "_marked_device", "_num_transitions"):
             del state[name]
         return state
 
@@ -314,7 +320,7 @@ def identity_collate(batch: TensorDict) -> TensorDict:
     return batch
 
 
-def _build_tensordict(entries: Leaves, size: torch.Size, device: torch.device) -> TensorDict:
+def _build_tensordict(entries: Leaves, size: torch.Size, device: torch.device | None) -> TensorDict:
     """Return nested entries as a TensorDict without checks: every leaf has the batch's size and device by construction.
 
     The dictionaries become the TensorDict's own.

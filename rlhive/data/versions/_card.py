@@ -12,6 +12,7 @@ import yaml
 
 from rlhive import keys
 from rlhive._text import escape_markdown, to_inline_code
+from rlhive.data._dtypes import BFLOAT16_NAME
 from rlhive.data._schema import find_unrecorded
 from rlhive.data.versions._manifest import EPISODES_PATH, Manifest
 
@@ -126,6 +127,11 @@ def _describe_rows(manifest: Manifest, *, has_seeds: bool, has_start_states: boo
     else:
         sentences.append(
             "Why an episode ends was not recorded: `next.terminated` and `next.truncated` are set in no row."
+        )
+    if any(item.dtype == BFLOAT16_NAME for item in manifest.schema.fields):
+        sentences.append(
+            "Parquet has no bfloat16: such columns hold their 16 bits as uint16, and "
+            "`torch.tensor(values, dtype=torch.uint16).view(torch.bfloat16)` gives the numbers."
         )
     return " ".join(sentences)
 

@@ -22,8 +22,9 @@ from rlhive import keys
 from rlhive._provenance import scrub_run, shorten_paths
 from rlhive._secrets import mask_secrets
 from rlhive.data import _arrow, _parquet
+from rlhive.data._dtypes import DTYPES, adopt_array, cast_array, dtype_name, suggest_conversion, to_numpy_dtype
 from rlhive.data._episodes import REWARD, TERMINATED, TRUNCATED, Columns, EpisodeRecord
-from rlhive.data._schema import DTYPES, INDEX_COLUMNS, Field, Schema
+from rlhive.data._schema import INDEX_COLUMNS, Field, Schema
 from rlhive.data._statistics import ColumnStatistics
 from rlhive.data.versions import _reader
 from rlhive.data.versions._manifest import FileEntry, Manifest, verify_files
@@ -163,7 +164,7 @@ def add_column(
     _require_new(source.schema, column, observed=False)
 
     def change(record: EpisodeRecord) -> EpisodeRecord:
-        values = np.asarray(compute(dict(record.columns), dict(record.final)))
+        values = adopt_array(compute(dict(record.columns), dict(record.final)))
         if values.ndim < 1 or len(values) not in (record.length, record.length + 1):
             msg = (
                 f"Episode {record.episode}: expected {record.length} or {record.length + 1} rows of {column}, got "
@@ -181,11 +182,12 @@ def add_column(
     changed = change(first)
     array = changed.columns[column]
     observed = column in changed.final
-    if array.dtype.name not in DTYPES:
-        msg = f"Column {column}: expected one of {', '.join(DTYPES)}, got {array.dtype.name}."
+    dtype = dtype_name(array.dtype)
+    if dtype not in DTYPES:
+        msg = f"Column {column}: expected one of {', '.join(DTYPES)}, got {dtype}.{suggest_conversion(dtype)}"
         raise SchemaMismatchError(msg)
     _require_new(source.schema, column, observed=observed)
-    item = Field(column, array.dtype.name, array.shape[1:], observed, unit)
+    item = Field(column, dtype, array.shape[1:], observed, unit)
     return _map_episodes(source, [*source.schema.fields, item], change)
 
 
@@ -207,14 +209,14 @@ def relabel(source: VersionSource, compute: Callable[[EpisodeRecord], np.ndarray
             f"add_column({REWARD!r}, …) adds one: its function returns [T, 1] numbers of an episode."
         )
         raise SchemaMismatchError(msg)
-    dtype, shape, width = item.dtype, item.shape, item.width
+    dtype, shape, width = to_numpy_dtype(item.dtype), item.shape, item.width
 
     def change(record: EpisodeRecord) -> EpisodeRecord:
-        values = np.asarray(compute(record))
+        values = adopt_array(compute(record))
         if values.size != record.length * width:
             msg = f"Episode {record.episode}: expected {record.length} rewards, got shape {values.shape}."
             raise SchemaMismatchError(msg)
-        rewards = values.astype(dtype).reshape(record.length, *shape)
+        rewards = cast_array(values, dtype).reshape(record.length, *shape)
         return replace(record, columns=record.columns | {REWARD: rewards})
 
     return _map_episodes(source, source.schema.fields, change)

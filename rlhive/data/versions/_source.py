@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from rlhive.data._dtypes import dtype_name
 from rlhive.data._episodes import EpisodeInfo, EpisodeRecord
-from rlhive.data._schema import Field, Schema, dtype_name
+from rlhive.data._schema import Field, Schema
 from rlhive.errors import SchemaMismatchError
 
 #: Split names, or split → share of the episodes, or split → episode ids.

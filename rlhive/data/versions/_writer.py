@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from rlhive.data import _arrow, _parquet
+from rlhive.data._dtypes import to_numpy_dtype
 from rlhive.data._episodes import EpisodeRecord
-from rlhive.data._schema import DTYPES, Schema, find_unrecorded
+from rlhive.data._schema import Schema, find_unrecorded
 from rlhive.data._statistics import ColumnStatistics, choose_anchor
 from rlhive.data.versions import _sketches
 from rlhive.data.versions._append import BaseVersion
@@ -29,7 +30,6 @@ from rlhive.errors import SchemaMismatchError
 
 # What the Hub and `datasets` accept as a split name, without the "+" that joins splits.
 _SPLIT = re.compile(r"[A-Za-z0-9_]{1,64}")
-_NUMPY_DTYPES = {name: np.dtype(object if name == "string" else name) for name in DTYPES}
 _TABLE_ROWS = 2_000  # rows of the episode table that are buffered
 
 
@@ -122,7 +122,7 @@ class _EpisodeValidator:
     """Checks that every episode fits into the tables; chooses the histogram anchors from the first episode."""
 
     def __init__(self, schema: Schema):
-        self._columns = {item.column: (_NUMPY_DTYPES[item.dtype], item.shape) for item in schema.fields}
+        self._columns = {item.column: (to_numpy_dtype(item.dtype), item.shape) for item in schema.fields}
         self._observed = {item.column for item in schema.observed}
         self._previous_id = -1
         self._start_state_sizes: dict[str, int] | None = None

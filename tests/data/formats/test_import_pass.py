@@ -71,8 +71,8 @@ def test_any_seed_is_an_int64_or_stands_in_the_metadata(seed, expected):
 @pytest.mark.parametrize(
     ("stored", "expected"),
     [
-        (np.array([0, 7, 65535], np.uint16), np.array([0, 7, 65535], np.int32)),
-        (np.array([0, 7, 2**32 - 1], np.uint32), np.array([0, 7, 2**32 - 1], np.int64)),
+        (np.array([0, 7, 65535], np.uint16), np.array([0, 7, 65535], np.uint16)),
+        (np.array([0, 7, 2**32 - 1], np.uint32), np.array([0, 7, 2**32 - 1], np.uint32)),
         (np.array([0, 7, 2**63 - 1], np.uint64), np.array([0, 7, 2**63 - 1], np.int64)),
         (np.array([0, 7, 2**64 - 1], np.uint64), np.array(["0", "7", str(2**64 - 1)], object)),
         (np.array([1.5, -2, 1e300], ">f8"), np.array([1.5, -2, 1e300])),
@@ -159,7 +159,7 @@ def test_nanosecond_stamps_are_exact(tmp_path):
         (("int64", [1]), pa.array([0.75, 1.75, 2.5, 3.5]), np.array([[0.75], [1.75], [2.5]])),
         (("float32", [1]), pa.array([0.1, 0.2, 0.3, 0.4]), np.array([[0.1], [0.2], [0.3]])),
         (("float32", [2]), pa.array([[1, 2, 3]] * 4, pa.list_(pa.int16())), np.full((3, 3), [1, 2, 3], np.int16)),
-        (("uint16", [1]), pa.array([1, 2, 65535, 4], pa.uint16()), np.array([[1], [2], [65535]], np.int32)),
+        (("uint16", [1]), pa.array([1, 2, 65535, 4], pa.uint16()), np.array([[1], [2], [65535]], np.uint16)),
         (("float32", [2, 2]), pa.array([[1.0, 2, 3, 4]] * 4), np.full((3, 2, 2), [[1.0, 2], [3, 4]])),
         (("float32", [1]), pa.array(["a", "b", "c", "d"]), np.array(["a", "b", "c"], object)),
         (("string", [1]), pa.array(["a", None, "c", "d"]).dictionary_encode(), np.array(["a", "", "c"], object)),

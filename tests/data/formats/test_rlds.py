@@ -54,7 +54,7 @@ def assert_true(record, *, num_rows, final):
     values = truth(number)
     assert record.length == num_rows
     for column, name in OBSERVED.items():
-        expected = values[name].astype(np.int32) if name == "millimetres" else values[name]
+        expected = values[name]
         assert record.columns[column].dtype == expected.dtype, column
         np.testing.assert_array_equal(record.columns[column], expected[:num_rows], err_msg=column)
         np.testing.assert_array_equal(record.final[column], expected[final], err_msg=column)
@@ -82,7 +82,6 @@ def assert_true(record, *, num_rows, final):
 def expected_episode(number, length, final):
     """Return ``length`` transitions of an episode, and the final values of state ``final``."""
     values = truth(number)
-    values["millimetres"] = values["millimetres"].astype(np.int32)
     observed = {column: values[name] for column, name in OBSERVED.items()}
     observed["pixels.wrist"] = np.load(FILES / "wrist_as_tensorflow_decodes_it.npz")[str(number)]
     columns = {column: rows[:length] for column, rows in observed.items()}

@@ -228,7 +228,7 @@ def test_an_error_inside_the_block_keeps_the_open_episode(tmp_path):
             "row 4: key observation is NaN|next.obs",
         ),
         (lambda td: td["next"].pop("terminated"), "key next.terminated is missing"),
-        (lambda td: td.set("when", torch.zeros(5, dtype=torch.bfloat16)), "key when: expected a tensor of one of"),
+        (lambda td: td.set("when", torch.zeros(5, dtype=torch.complex64)), "key when: expected a tensor of one of"),
     ],
 )
 def test_transitions_that_do_not_fit_are_refused_and_the_rest_is_recorded(breaks, says, tmp_path):
