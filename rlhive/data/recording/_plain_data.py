@@ -124,7 +124,7 @@ def _convert_rows(value: Any, context: str) -> Any:
     return tensor if tensor.ndim > 1 else tensor.reshape(-1, 1)
 
 
-def _convert_number(value: float, context: str) -> torch.Tensor:
+def _convert_number(value: Any, context: str) -> torch.Tensor:
     if not isinstance(value, float) and not -(2**63) <= value < 2**63:
         msg = f"{context}: expected an int64, got {value}. Record it as text, or float(value)."
         raise SchemaMismatchError(msg)
