@@ -32,9 +32,10 @@ import numpy as np
 import pyarrow as pa
 
 from rlhive.data import _arrow, _store
+from rlhive.data._dtypes import dtype_name
 from rlhive.data._episode_builder import ChunkList
 from rlhive.data._episodes import EpisodeInfo
-from rlhive.data._schema import Field, Schema, dtype_name
+from rlhive.data._schema import Field, Schema
 from rlhive.data._transition_batch import Leaves
 from rlhive.errors import DiskFullError, StoreNotWritableError
 
