@@ -65,6 +65,9 @@ if __name__ == "__main__":
     parser.add_argument("--output", default="runs/td3_bc")
     arguments = parser.parse_args()
     torch.manual_seed(0)
+    torch.set_num_threads(
+        1
+    )  # more do not help networks of this size, and beside busy processes they wait for each other
     dataset = RoboHiveDataset(arguments.dataset)
     normalization = dataset.normalization("observation")
     normalizer = Normalizer(normalization.loc, normalization.scale)

@@ -16,6 +16,7 @@ from tensordict import TensorDict, TensorDictBase
 from torchrl.envs import EnvBase
 
 from rlhive import keys
+from rlhive._threads import torch_threads
 from rlhive.data import sum_exactly
 from rlhive.envs import Task, make_env
 from rlhive.errors import SimulationDivergedError
@@ -103,7 +104,7 @@ def rollout_episode(env: EnvBase, policy: Policy, *, seed: int) -> Rollout:
     Raises:
         SimulationDivergedError: The simulation diverged before the episode's end.
     """
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), torch_threads(1):  # one thread, as in a worker
         torch.default_generator.manual_seed(seed)
         env.set_seed(seed)
         start = env.reset()

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from rlhive import keys
 from rlhive._provenance import git_state, installed_versions
+from rlhive._threads import torch_threads
 from rlhive.policies import Normalizer, make_deployed_policy, save_checkpoint
 from rlhive.sim_algos._metrics import MetricLogger
 from rlhive.sim_algos._preprocessing import Preprocessor, TrainingStatistics
@@ -200,11 +201,6 @@ class Trainer:
 @contextlib.contextmanager
 def seeded_torch(seed: int, num_threads: int | None) -> Iterator[None]:
     """Seed torch and set its number of threads inside the block; restore the caller's state after it."""
-    threads_before = torch.get_num_threads()
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), torch_threads(num_threads):
         torch.manual_seed(seed)
-        torch.set_num_threads(num_threads or threads_before)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(threads_before)
+        yield
