@@ -149,6 +149,14 @@ class RoboHiveDataset:
         return self.manifest.env_name
 
     @property
+    def fps(self) -> float | None:
+        """Rate of the steps in frames per second: as recorded, or the inverse of the environment's time step.
+
+        None where nobody recorded either, or runs of several rates were merged.
+        """
+        return self.manifest.fps
+
+    @property
     def task_name(self) -> str:
         """Name of the task in the catalogue; empty if the catalogue has none."""
         return self.manifest.task

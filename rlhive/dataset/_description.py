@@ -45,6 +45,7 @@ def format_view(view: DatasetView) -> str:
     lines = [
         f"RoboHiveDataset {manifest.name} {manifest.version}",
         f"  environment  {printable(manifest.env_name or 'unknown')}",
+        *([f"  rate         {manifest.fps:g} frames per second"] if manifest.fps is not None else []),
         *(f"  {'splits' if not index else '':<11}  {text}" for index, text in enumerate(splits)),
         *(f"  {'keys' if not index else '':<11}  {text}" for index, text in enumerate(fields)),
         *([f"  unknown      {', '.join(unrecorded)}: not recorded"] if unrecorded else []),
@@ -63,6 +64,7 @@ def describe_view(view: DatasetView) -> dict[str, Any]:
         "version": manifest.version,
         "fingerprint": manifest.fingerprint,
         "env_name": manifest.env_name,
+        "fps": manifest.fps,
         "splits": view.count(),
         "schema": manifest.schema.to_json(),
         "not_recorded": find_unrecorded(manifest.schema),

@@ -23,11 +23,14 @@ CHECKS: dict[str, tuple[str, str]] = {
     "statistics": (ERROR, "count, minimum and maximum in the manifest are those of the rows"),
     "reward": (ERROR, "rewards are those that the environment computes for the next state"),
     "success": (ERROR, "success is what the environment's reward calls solved"),
+    "timestamps": (ERROR, "timestamps rise within an episode, and their median step is that of the recorded rate"),
     "split_leak": (ERROR, "no episode is in two splits"),
     "duplicates": (WARNING, "no episode is in a split twice"),
     "near_duplicates": (WARNING, "no two episodes differ only by rounding, a little noise or a shifted start"),
     "final": (WARNING, "final observations are neither copies of the last row nor the next episode's first"),
     "horizon": (WARNING, "only the horizon truncates, and every episode ends"),
+    "dropped_frames": (WARNING, "no step between two timestamps takes 1.5 periods of the rate or more"),
+    "jitter": (WARNING, "95 % of the steps between timestamps are within a quarter of a period of it"),
     "nan_elsewhere": (WARNING, "no other value is NaN"),
     "infinite": (WARNING, "no value is infinite"),
     "constant": (WARNING, "every element of every column changes"),
@@ -49,7 +52,7 @@ class CheckResult:
         status: "passed", "failed" (an error), "warned" or "skipped".
         count: Number of findings.
         findings: Description of the first MAX_FINDINGS findings.
-        note: Reason why the check was skipped.
+        note: Reason why the check was skipped, or what was measured.
     """
 
     name: str
@@ -103,6 +106,10 @@ class ReportBuilder:
         if result.status == PASSED:
             result.status = SKIPPED
             result.note = reason
+
+    def note(self, check: str, text: str) -> None:
+        """Set what the report says of a check that passes."""
+        self._results[check].note = text
 
     def skip_remaining(self, reason: str, *, done: list[str]) -> None:
         """Mark every check as skipped that is not in ``done``."""

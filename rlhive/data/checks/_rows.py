@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from rlhive import keys
 from rlhive.data._statistics import flatten_elements, to_json_numbers
+from rlhive.data.checks._clock import ClockChecks
 from rlhive.data.checks._duplicates import find_near_duplicates
 from rlhive.data.checks._report import ReportBuilder
 from rlhive.data.checks._scan import NAN, ChunkFacts, EpisodeFacts, Extremes, NonFiniteValue, ObservationHashes
@@ -41,6 +42,7 @@ class RowChecks:
         self._codes: dict[int, np.ndarray] = {}
         self._unavailable_reason = ""
         self._unfinished: list[int] = []
+        self._clock = ClockChecks(manifest, builder)
 
     def add(self, facts: ChunkFacts) -> None:
         """CheckReport the defects of a chunk, and keep what :meth:`finish` needs."""
@@ -51,6 +53,8 @@ class RowChecks:
             self._identities[episode.position] = episode.identity
             self._observations[episode.position] = episode.observations
             self._codes[episode.position] = codes
+            run, name = self._rows[episode.position]["run"], self._name_episode(episode.position)
+            self._clock.add(episode.timestamps, run=run, context=name)
             for check, finding in self._find_defects(episode, self._rows[episode.position]):
                 self._builder.add(check, f"{self._name_episode(episode.position)}: {finding}.")
             if episode.reward_defects.get("unavailable"):
@@ -76,6 +80,7 @@ class RowChecks:
         self._check_finals()
         self._check_elements()
         self._check_unfinished()
+        self._clock.finish()
         reason = skip_reason or self._unavailable_reason
         if reason:
             self._builder.skip("reward", reason)

@@ -24,6 +24,7 @@ from rlhive.data._dtypes import to_numbers
 from rlhive.data._episodes import TERMINATED, TRUNCATED, Columns, EpisodeRecord
 from rlhive.data._schema import Schema
 from rlhive.data._statistics import find_extremes
+from rlhive.data._timing import find_timestamps
 from rlhive.data.checks._duplicates import Sketcher, unique_codes
 from rlhive.errors import CorruptDatasetError
 
@@ -65,6 +66,7 @@ class EpisodeFacts:
         early_end: First row before the last one that ends the episode; -1 without one.
         observations: Hashes of the observations at the ends of the episode.
         reward_defects: Result of the reward checker; empty without one.
+        timestamps: Seconds at which the rows were recorded, float64; None where the data have none.
     """
 
     position: int
@@ -77,6 +79,7 @@ class EpisodeFacts:
     early_end: int
     observations: ObservationHashes
     reward_defects: Mapping[str, str]
+    timestamps: np.ndarray | None
 
 
 @dataclass
@@ -277,6 +280,7 @@ class Scanner:
             early_end=early_end,
             observations=hashes,
             reward_defects=reward_defects,
+            timestamps=find_timestamps(record.columns),
         )
 
     def _find_non_finite(self, facts: ChunkFacts, columns: Columns) -> Iterator[NonFiniteValue]:

@@ -86,7 +86,7 @@ class LeRobot(Format):
     name = "lerobot"
     read_options = (_SPLIT,)
     write_options = (
-        Option("fps", int, "Frames per second; the environment's by default."),
+        Option("fps", int, "Frames per second; the recorded rate or the environment's by default."),
         Option("task", str, "The instruction, for episodes that have none."),
         Option(
             "task_from",

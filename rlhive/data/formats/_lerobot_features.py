@@ -9,6 +9,7 @@ import pyarrow as pa
 from rlhive import keys
 from rlhive.data._schema import Field, Schema
 from rlhive.data._statistics import ColumnStatistics
+from rlhive.data._timing import TIMESTAMP
 from rlhive.data.formats._lerobot import DONE, IMAGES, STATE, SUCCESS
 from rlhive.data.formats._lerobot_files import BOOKKEEPING
 from rlhive.data.formats._pictures import encode_png
@@ -16,8 +17,8 @@ from rlhive.errors import UnsupportedFormatError
 
 #: The value of the option ``state`` by which no column becomes ``observation.state``.
 NO_STATE = "none"
-#: LeRobot gives a frame the text of its task_index under this name, so that a feature has another one.
-_TASK, _TASK_TEXT = "task", "task_text"
+#: Names that LeRobot gives to what it makes of a frame, and the names of features in their place.
+_OTHER_NAMES = {"task": "task_text", TIMESTAMP: "recorded_timestamp"}
 
 
 def build_features(fields: Mapping[str, Field], dtype: str | None) -> dict[str, dict[str, Any]]:
@@ -75,8 +76,8 @@ def _name_features(item: Field, state: str) -> list[str]:
         return [STATE]
     if item.column == keys.SUCCESS:
         return [SUCCESS]
-    if item.column == _TASK:
-        return [_TASK_TEXT]
+    if item.column in _OTHER_NAMES:
+        return [_OTHER_NAMES[item.column]]
     if root == keys.PIXELS:
         if len(item.shape) != 4:
             return [f"{IMAGES}{'.'.join(inner) or 'camera'}"]

@@ -21,11 +21,11 @@ from rlhive.data._episodes import TERMINATED, TRUNCATED, EpisodeRecord
 from rlhive.data._schema import Field
 from rlhive.data._statistics import ColumnStatistics
 from rlhive.data.formats._lerobot import DONE, IMAGES, SUCCESS
+from rlhive.data.formats._lerobot_clock import LeRobotClock, require_whole_fps
 from rlhive.data.formats._lerobot_features import build_features, name_fields, summarise_feature, to_arrow
 from rlhive.data.formats._lerobot_files import COLUMNS_KEY, EPISODES_PATH
 from rlhive.data.formats._lerobot_tasks import LeRobotTasks
 from rlhive.data.versions import Manifest, front_matter_license
-from rlhive.errors import UnsupportedFormatError
 
 #: LeRobot's version of the format, which is also the git tag by which it finds a dataset on the Hub.
 CODEBASE_VERSION = "v3.0"
@@ -54,7 +54,8 @@ def write_lerobot(
         manifest: Manifest of the version.
         records: Its episodes.
         target: Folder to create; it must not exist.
-        fps: Frames per second; by default that of the environment, rounded, since LeRobot takes a whole number.
+        fps: Frames per second; by default the recorded rate or that of the environment, rounded, since LeRobot takes a
+            whole number.
         task: Instruction of the episodes that have none; by default the description.
         task_from: String column or metadata key with the instructions; by default task, instruction or
             language_instruction. A column may change within an episode, metadata hold for all of it.
@@ -71,7 +72,7 @@ def write_lerobot(
     origin = _describe_origin(
         manifest, fps=fps, task=task, task_from=task_from, state=state, dtype=dtype, robot_type=robot_type
     )
-    frames_per_second = fps or _find_fps(manifest)
+    frames_per_second = fps or require_whole_fps(manifest)
     fields = name_fields(manifest.schema, state)
     features = build_features(fields, dtype)
     tasks = LeRobotTasks(manifest, task, task_from)
@@ -134,6 +135,7 @@ class _LeRobotWriter:
         self._folder = folder
         self._features = features
         self._fps = fps
+        self._clock = LeRobotClock(fps)
         self._tasks = tasks
         self._fields = fields
         self._summaries: dict[str, ColumnStatistics] = {}
@@ -150,7 +152,7 @@ class _LeRobotWriter:
         values[DONE] = record.columns[TERMINATED] | record.columns[TRUNCATED]
         rows = np.arange(record.length)
         values |= {
-            "timestamp": (rows / self._fps).astype(np.float32),
+            "timestamp": self._clock.frame_times(record),
             "frame_index": rows,
             "episode_index": np.full(record.length, index),
             "index": self._num_frames + rows,
@@ -172,6 +174,7 @@ class _LeRobotWriter:
 
     def finish(self, robot_type: str, origin: Mapping[str, Any]) -> None:
         """Close the frames and write the metadata."""
+        self._clock.log_replaced(self._manifest.name)
         if self._parquet is not None:
             self._parquet.close()
         meta = self._folder / "meta"
@@ -286,18 +289,6 @@ def _describe_summary(summary: ColumnStatistics, name: str) -> dict[str, Any]:
     arrays = {"min": summary.min, "max": summary.max, "mean": summary.mean, "std": summary.std}
     statistics = {statistic: array.reshape(shape).tolist() for statistic, array in arrays.items()}
     return {**statistics, "count": [summary.count]}
-
-
-def _find_fps(manifest: Manifest) -> int:
-    """Return the frames per second that a run records, or the inverse of its time step."""
-    for run in manifest.runs:
-        if run.get("fps"):
-            return int(run["fps"])
-        time_step_s = (run.get("env") or {}).get("dt")
-        if time_step_s:
-            return max(1, round(1 / time_step_s))
-    msg = f"{manifest.name}: no run records the frames per second, expected fps=."
-    raise UnsupportedFormatError(msg)
 
 
 def _build_lerobot_card(manifest: Manifest) -> str:

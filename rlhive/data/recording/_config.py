@@ -9,6 +9,7 @@ from rlhive import _provenance
 from rlhive.data import _store
 from rlhive.data._episode_builder import ON_INCOMPLETE
 from rlhive.data._schema import Schema
+from rlhive.data._timing import require_fps
 from rlhive.data._transition_batch import BOOKKEEPING
 from rlhive.errors import InvalidOptionError
 
@@ -37,7 +38,9 @@ class RecorderConfig:
             raise InvalidOptionError(msg)
 
 
-def run_provenance(env: Any, policy: Any, facts: Mapping[str, Any] | str | None) -> dict[str, Any]:
+def run_provenance(
+    env: Any, policy: Any, facts: Mapping[str, Any] | str | None, fps: float | None = None
+) -> dict[str, Any]:
     """Return the provenance of a run that begins now.
 
     Args:
@@ -45,6 +48,10 @@ def run_provenance(env: Any, policy: Any, facts: Mapping[str, Any] | str | None)
         policy: Behaviour policy.
         facts: Further JSON-able entries, ``"provenance": "full"`` among them to record the machine as well; or only
             ``"full"``.
+        fps: Rate of the steps in frames per second; None where it is not known.
+
+    Raises:
+        InvalidOptionError: ``fps`` is not a positive number.
     """
     if isinstance(facts, str):
         facts = {"provenance": facts}
@@ -53,6 +60,8 @@ def run_provenance(env: Any, policy: Any, facts: Mapping[str, Any] | str | None)
         described["env"] = _provenance.describe_env(env)
     if policy is not None:
         described["policy"] = _provenance.describe_policy(policy)
+    if fps is not None:
+        described["fps"] = require_fps(fps)
     return _provenance.describe_run(**{**described, **(facts or {})})
 
 

@@ -63,13 +63,16 @@ class Recorder:
         on_incomplete: What becomes of an episode without an end flag: ``"unfinished"`` keeps it as it is,
             ``"truncated"`` marks its last transition as truncated, so that values are bootstrapped from there.
         drop: Names of keys that are left out, at the root and below ``"next"``.
+        fps: Rate of the steps in frames per second, as LeRobot calls it; the dataset has it as ``dataset.fps``. A key
+            ``timestamp`` (seconds, float64, from any origin) may come with each step; :meth:`commit` compares its
+            median step with the rate.
         store: Folder of all datasets.
         cut_as: Deprecated name of ``on_incomplete``.
 
     Raises:
         DatasetExistsError: The folder holds a recording; :meth:`resume` continues it.
         InvalidNameError: The name is not accepted.
-        InvalidOptionError: ``on_incomplete`` is not an accepted value.
+        InvalidOptionError: ``on_incomplete`` is not an accepted value, or ``fps`` is not a positive number.
         StoreNotWritableError: The folder cannot be made.
 
     Attributes:
@@ -102,10 +105,11 @@ class Recorder:
         schema: Schema | None = None,
         on_incomplete: str = "unfinished",
         drop: Sequence[str] = BOOKKEEPING,
+        fps: float | None = None,
         store: Path | None = None,
         cut_as: str | None = None,
     ):
-        run = run_provenance(env, policy, provenance)
+        run = run_provenance(env, policy, provenance, fps)
         path, dataset_name = recording_path(name, run["run"], store)
         if (path / "recording.json").exists():
             msg = f"{path}: expected no recording, got one. Continue it with Recorder.resume({str(path)!r})"
@@ -126,6 +130,7 @@ class Recorder:
         schema: Schema | None = None,
         on_incomplete: str = "unfinished",
         drop: Sequence[str] = BOOKKEEPING,
+        fps: float | None = None,
         store: Path | None = None,
         cut_as: str | None = None,
     ) -> "Recorder":
@@ -140,15 +145,17 @@ class Recorder:
             schema: As for a new recorder, where no episode was recorded yet.
             on_incomplete: As for a new recorder.
             drop: As for a new recorder.
+            fps: Rate of the recording, which is the default.
             store: As for a new recorder.
             cut_as: Deprecated name of ``on_incomplete``.
 
         Raises:
             DatasetNotFoundError: No recording matches, or several do.
+            InvalidOptionError: The recording has another rate, or none.
         """
         recording = find_recording(str(name), store=store)
+        run = run_provenance(env, policy, provenance, recording.choose_fps(fps))
         recover_interrupted(recording)
-        run = run_provenance(env, policy, provenance)
         on_incomplete = _renamed_cut_as(on_incomplete, cut_as)
         config = RecorderConfig(split, policy_name(run), schema, on_incomplete, tuple(drop))
         return _attach_recorder(recording.path, recording.name, run, config, store)
@@ -354,6 +361,9 @@ class Recorder:
         self, *, license: str = "", version: str | None = None, name: str = "", append: bool = False, **options: Any
     ) -> Path:
         """Close the recorder, make a dataset version of the recording, and remove the recording.
+
+        If the recording has a rate and timestamps, their median step may be at most 20 % from ``1 / fps``. Otherwise
+        nothing is written, and the recording is kept: ``commit(fps=…)`` corrects the rate.
 
         Args:
             license: License identifier as the Hub knows it, ``"cc-by-4.0"`` for example; required, except to append.

@@ -19,6 +19,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,14 @@ import numpy as np
 from rlhive.data import _store
 from rlhive.data._episodes import EpisodeRecord
 from rlhive.data._schema import Schema
+from rlhive.data._timing import find_recorded_fps, require_fps, require_rate
 from rlhive.data.recording._journal import InterruptedEpisode, read_interrupted
 from rlhive.data.recording._stream import SUFFIX, StreamReader, read_sorted_records
 from rlhive.data.versions import VersionSource
 from rlhive.errors import (
     CorruptDatasetError,
     InvalidNameError,
+    InvalidOptionError,
     RecordingInUseError,
     SchemaMismatchError,
     UnsupportedFormatError,
@@ -157,6 +160,22 @@ class Recording:
         """Id of the first run; empty where there is none."""
         return next((str(run.get("run", "")) for run in self.runs), "")
 
+    def choose_fps(self, fps: float | None) -> float | None:
+        """Return the rate of further runs: that of the recording.
+
+        Args:
+            fps: Rate that the caller expects; None for any.
+
+        Raises:
+            InvalidOptionError: The recording has another rate, or none.
+        """
+        recorded_fps = find_recorded_fps(self.runs)
+        if fps is not None and require_fps(fps) != recorded_fps:
+            found = "no rate" if recorded_fps is None else f"{recorded_fps:g}"
+            msg = f"{self.path}: fps={fps!r}: expected the recording's rate, got {found} there. commit(fps=…) sets it"
+            raise InvalidOptionError(msg)
+        return recorded_fps
+
     def require_schema(self) -> Schema:
         """Return the schema of the transitions.
 
@@ -250,14 +269,17 @@ class Recording:
                 tokens.update(reader.journal_tokens())
         return tokens
 
-    def as_source(self, schema: Schema | None = None) -> VersionSource:
+    def as_source(self, schema: Schema | None = None, *, fps: float | None = None) -> VersionSource:
         """Return the episodes and the provenance of their runs, as :func:`rlhive.data.versions.export` takes them.
 
         Args:
             schema: Schema of an empty version, where no episode was recorded.
+            fps: Rate of all runs, in place of the recorded one.
 
         Raises:
-            SchemaMismatchError: No episode was recorded and no schema is given, or the recording has another one.
+            SchemaMismatchError: No episode was recorded and no schema is given, or the recording has another one; or,
+                after the last episode was read, their timestamps contradict the rate.
+            InvalidOptionError: ``fps`` is not a positive number.
         """
         recording_schema = self.schema or schema
         if recording_schema is None:
@@ -265,7 +287,14 @@ class Recording:
             raise SchemaMismatchError(msg)
         if schema is not None:
             recording_schema.require(schema, context=str(self.path))
-        return VersionSource(recording_schema, self.sorted_records, ids=self.episode_outcomes, runs=tuple(self.runs))
+        runs = self.runs if fps is None else [{**run, "fps": require_fps(fps)} for run in self.runs]
+        rate = find_recorded_fps(runs)
+        records = self.sorted_records if rate is None else partial(self._timed_records, rate)
+        return VersionSource(recording_schema, records, ids=self.episode_outcomes, runs=tuple(runs))
+
+    def _timed_records(self, fps: float) -> Iterator[EpisodeRecord]:
+        advice = "commit(fps=…) sets another rate; the recording is kept."
+        return require_rate(self.sorted_records(), fps, context=str(self.path), advice=advice)
 
     def episode_outcomes(self) -> dict[int, tuple[int, bool | None]]:
         """Return length and success of every complete episode, by id; None where success was not recorded."""

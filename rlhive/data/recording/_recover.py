@@ -71,6 +71,7 @@ def commit_recording(
     license: str = "",
     version: str | None = None,
     append: bool = False,
+    fps: float | None = None,
     **options: Any,
 ) -> Path:
     """Make a dataset version of the complete episodes of a recording, and remove the recording.
@@ -84,6 +85,7 @@ def commit_recording(
         version: MAJOR.MINOR.PATCH; by default the number that follows from the changes.
         append: Whether the version begins with the episodes of the newest version in the store, if there is one. If
             not, a warning says how many of those episodes the new version does not hold.
+        fps: Rate of all episodes in frames per second; by default the recorded one.
         **options: Options of :func:`rlhive.data.versions.export`.
 
     Returns:
@@ -94,7 +96,7 @@ def commit_recording(
         DatasetNotFoundError: The recording holds no complete episode.
         DatasetExistsError: The version exists; the recording is kept.
         SchemaMismatchError: The episodes have other columns than the version to which they are appended; the recording
-            is kept.
+            is kept. Or their timestamps contradict the rate.
         InvalidNameError: There is no name, or the name or version is not accepted.
     """
     name = name or recording.name
@@ -109,7 +111,8 @@ def commit_recording(
         env_names = [run.get("env", {}).get("env_name", "") for run in recording.runs]
         options = {"env_name": next((env_name for env_name in env_names if env_name), ""), **options}
         earlier = find_earlier_version(name, version, store=options.get("store"))
-        folder = export(recording, name, version=version, license=license, append=append, **options)
+        source = recording.as_source(options.pop("schema", None), fps=fps)
+        folder = export(source, name, version=version, license=license, append=append, **options)
         if earlier is not None and not append:
             _warn_of_left_out(earlier, folder)
         recording.discard()

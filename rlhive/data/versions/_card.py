@@ -195,6 +195,8 @@ def _format_mean(splits: Sequence[Mapping[str, Any]]) -> str:
 def _render_provenance(manifest: Manifest) -> Iterator[str]:
     if manifest.env_name:
         yield f"- Environment: {to_inline_code(manifest.env_name)}"
+    if manifest.fps is not None:
+        yield f"- Rate: {manifest.fps:g} frames per second"
     for run in manifest.runs:
         yield from _render_run(run)
     for parent in manifest.parents:

@@ -15,6 +15,7 @@ from typing import Any
 from rlhive import keys
 from rlhive.data import _store, _untrusted
 from rlhive.data._schema import Schema
+from rlhive.data._timing import find_fps
 from rlhive.data.versions._local import MANIFEST_NAME
 from rlhive.errors import CorruptDatasetError, DatasetNotFoundError, RLHiveError, UnsupportedFormatError
 
@@ -97,6 +98,11 @@ class Manifest:
     def num_bytes(self) -> int:
         """Size of all files except the manifest."""
         return sum(entry.bytes for entry in self.files)
+
+    @property
+    def fps(self) -> float | None:
+        """Rate of the steps in frames per second, as all runs recorded it or their environments' time step gives it."""
+        return find_fps(self.runs)
 
     @property
     def data_key(self) -> str:

@@ -26,6 +26,7 @@ from rlhive.data._dtypes import DTYPES, adopt_array, cast_array, dtype_name, sug
 from rlhive.data._episodes import REWARD, TERMINATED, TRUNCATED, Columns, EpisodeRecord
 from rlhive.data._schema import INDEX_COLUMNS, Field, Schema
 from rlhive.data._statistics import ColumnStatistics
+from rlhive.data._timing import find_fps
 from rlhive.data.versions import _reader
 from rlhive.data.versions._manifest import FileEntry, Manifest, verify_files
 from rlhive.data.versions._source import VersionSource
@@ -96,6 +97,10 @@ def merge(sources: Sequence[VersionSource], *, keep_ids_of_first: bool = False) 
             logger.warning("Merging: dropped %d episodes that duplicate another episode", num_duplicates)
 
     runs = {repr(run): run for source in sources for run in source.runs}
+    rates = list(dict.fromkeys(find_fps(source.runs) for source in sources))
+    if len(rates) > 1:
+        names = " and ".join("none" if rate is None else f"{rate:g}" for rate in rates)
+        logger.warning("Merging: rates of %s frames per second: the result has none, and each run keeps its own", names)
     return VersionSource(
         first.schema,
         records,

@@ -1,6 +1,7 @@
 """Every check of rows finds the defect that is planted for it, and nothing else."""
 
 import itertools
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -119,7 +120,59 @@ def saturated(walks):
         record.columns["action"][1::3, 0] = 1
 
 
+def with_clock(walks, spoil):
+    """Record all episodes at 30 frames per second with a jitter of 1 ms, and change the timestamps of episode 3."""
+    for index, record in enumerate(walks):
+        jitter = np.random.default_rng(record.episode).uniform(-1e-3, 1e-3, record.length)
+        timestamps = 1.7e9 + np.arange(record.length) / 30 + jitter
+        if record.episode == 3:
+            spoil(timestamps)
+        record.columns["timestamp"] = timestamps[:, None]
+        walks[index] = replace(record, run="clocked")
+    return Schema((*SCHEMA.fields, Field("timestamp", "float64", (1,), observed=False)))
+
+
+def clock_that_stands_still(walks):
+    def spoil(timestamps):
+        timestamps[8] = timestamps[7]
+
+    return with_clock(walks, spoil)
+
+
+def clock_that_is_unknown(walks):
+    def spoil(timestamps):
+        timestamps[0] = np.nan
+
+    return with_clock(walks, spoil)
+
+
+def dropped_frames(walks):
+    def spoil(timestamps):
+        timestamps[12:] += 2 / 30
+
+    return with_clock(walks, spoil)
+
+
+def jitter(walks):
+    schema = with_clock(walks, lambda _: None)
+    for record in walks:
+        record.columns["timestamp"][::4] += 0.012
+    return schema
+
+
+def another_rate(walks):
+    schema = with_clock(walks, lambda _: None)
+    for record in walks:
+        record.columns["timestamp"] *= 0.75
+    return schema
+
+
 DEFECTS = [
+    (clock_that_stands_still, "timestamps", "episode 3 (train), row 8: expected a timestamp that rises, got 17"),
+    (clock_that_is_unknown, "timestamps", "episode 3 (train), row 0: expected a timestamp that rises, got nan"),
+    (dropped_frames, "dropped_frames", "episode 3 (train): 2 dropped, the first after row 11: 0.09"),
+    (jitter, "jitter", "95 % of the steps are within 1"),
+    (another_rate, "timestamps", "fps=30 contradicts the timestamps: expected a median step of 0.0333 s, within 20%, "),
     (nan, "nan", "episode 3 (train), row 7: observation is NaN"),
     (nan_final, "nan", "episode 3 (train), final value: observation is NaN"),
     (nan_elsewhere, "nan_elsewhere", "episode 3 (train), row 7: info.force is NaN"),
@@ -156,7 +209,26 @@ def test_a_defect_of_episodes_is_found_by_its_check(plant, check, message, tmp_p
     assert message in report.results[check].findings[0]
     assert report.results[check].status == ("failed" if CHECKS[check][0] == "error" else "warned")
     assert report.ok == (CHECKS[check][0] == "warning")
-    assert checks_with_findings == ({check, "horizon"} if plant in (no_end_at_the_horizon, shifted_copy) else {check})
+    others = {no_end_at_the_horizon: {"horizon"}, shifted_copy: {"horizon"}, clock_that_is_unknown: {"nan_elsewhere"}}
+    others |= {another_rate: {"jitter"}, clock_that_stands_still: {"dropped_frames"}}
+    assert checks_with_findings == {check} | others.get(plant, set())
+
+
+def test_a_clean_clock_passes_with_its_jitter_in_the_report(tmp_path):
+    walks = make_walks()
+    report = run_checks(write_version(tmp_path, walks, with_clock(walks, lambda _: None)), reward_checker=check_rewards)
+    assert unpassed(report) == {}
+    assert re.fullmatch(
+        r"95 % of the steps are within 1\.\d+ ms of 33\.3 ms, at 30 fps\.", report.results["jitter"].note
+    )
+
+
+def test_without_a_rate_only_the_order_of_timestamps_is_checked(tmp_path):
+    walks = make_walks(4)
+    schema = with_clock(walks, lambda _: None)
+    walks = [replace(record, run="run") for record in walks]
+    report = run_checks(write_version(tmp_path, walks, schema), reward_checker=check_rewards)
+    assert unpassed(report) == {"dropped_frames": "skipped", "jitter": "skipped"}
 
 
 def test_strings_are_checked_as_content_and_not_as_numbers(tmp_path):

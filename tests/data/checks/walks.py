@@ -60,7 +60,7 @@ def make_walks(count: int = 12) -> list[EpisodeRecord]:
 
 def write_version(store: Path, records: list[EpisodeRecord], schema: Schema = SCHEMA) -> Path:
     """Export records as version 1.0.0 with several shards per split; return the version's folder."""
-    runs = [{"run": "run", "env": {"horizon": HORIZON}}]
+    runs = [{"run": "run", "env": {"horizon": HORIZON}}, {"run": "clocked", "env": {"horizon": HORIZON}, "fps": 30}]
     options = {"schema": schema, "license": "mit", "runs": runs, "store": store, "shard_bytes": 4_000}
     return export(records, "my/walk", version="1.0.0", **options)
 
