@@ -45,6 +45,7 @@ def recover(
     name: Annotated[str, typer.Option(help="Dataset to write; by default the one it was recorded for.")] = "",
     version: Annotated[str | None, typer.Option(help="MAJOR.MINOR.PATCH; by default the next one.")] = None,
     license_: Annotated[str, typer.Option("--license", help="Licence id of the Hub; required, except to append.")] = "",
+    fps: Annotated[float | None, typer.Option(help="Rate in frames per second; by default the recorded one.")] = None,
     json_: Json = False,
 ) -> None:
     """List the recordings that are not in a version yet, or commit or discard one of them.
@@ -55,7 +56,7 @@ def recover(
 
     commit = commit or append
     if commit == discard:
-        if commit or recording or name or version or license_:
+        if commit or recording or name or version or license_ or fps:
             msg = "expected one of --commit and --discard"
             raise typer.BadParameter(msg)
         _list_recordings([item.summarize() for item in recordings()], json_)
@@ -68,7 +69,7 @@ def recover(
         if not license_ and not append:
             msg = "a version needs a licence: --license cc-by-4.0, for example"
             raise typer.BadParameter(msg)
-        path = str(commit_recording(selected, name, version=version, license=license_, append=append))
+        path = str(commit_recording(selected, name, version=version, license=license_, append=append, fps=fps))
     if json_:
         out.print_json(json.dumps({"discarded" if discard else "committed": path}))
     else:

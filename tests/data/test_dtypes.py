@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 
 import datasets
 import numpy as np
@@ -17,6 +18,7 @@ from rlhive import Recorder, RoboHiveDataset, export_to, extend, import_dataset
 from rlhive.data import BFLOAT16, Schema, cast_array, to_numbers
 from rlhive.data._dtypes import DTYPES, array_to_tensor, dtype_name, tensor_to_array, to_numpy_dtype, view_bits
 from rlhive.data.checks import run_checks
+from rlhive.data.recording import Recording, _journal, commit_recording
 from rlhive.data.versions import diff
 from rlhive.errors import SchemaMismatchError
 
@@ -101,6 +103,23 @@ def test_a_recording_and_a_version_hold_every_bit(dataset):
     shuffled = next(dataset.iter_batches(10, dtype=None, shuffle=4, seed=0))
     order = torch.tensor([dataset.as_arrow()["counter"].to_pylist().index(int(value)) for value in shuffled["counter"]])
     assert_same_bits(shuffled, rows(STORED, order))
+
+
+def test_an_interrupted_episode_is_recovered_with_its_bits(store, monkeypatch):
+    monkeypatch.setattr(_journal, "SAVE_SECONDS", 0.0)
+    killed = Recorder("lab/killed", store=store)
+    for row in EPISODES[0][:4]:
+        killed.step(row)
+    path = killed.path
+    shutil.copytree(path, path.with_name("copy"))  # what a kill would leave
+    killed.close()
+    (recorded,) = commit_and_read(path.with_name("copy"), store)
+    assert_same_bits(recorded, EPISODES[0][:4])
+
+
+def commit_and_read(path, store):
+    recording = Recording(path)
+    return RoboHiveDataset(commit_recording(recording, license="mit", store=store), store=store).iter_episodes()
 
 
 def test_parquet_holds_plain_columns_and_the_bits_of_bfloat16(dataset):

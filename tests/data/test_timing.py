@@ -60,17 +60,27 @@ def test_without_a_rate_nothing_is_said_of_it(tmp_path):
 @pytest.mark.parametrize(("fps", "rate"), [(30, 20.0), (10, 30.0), (30, 24.5), (1e6, 30.0)])
 def test_a_rate_that_contradicts_the_timestamps_is_refused_and_the_recording_kept(fps, rate, tmp_path):
     recorder = record(tmp_path, fps=fps, rate=rate, commit=False)
-    message = (
-        rf"fps={fps:g} contradicts the timestamps: expected a median step of .*, within 20%, got .* s, {rate:.3g} fra"
-    )
+    problem = f"fps={fps:g} contradicts the timestamps: expected a median step of "
+    message = rf"{re.escape(problem)}.*, within 20%, got .* s, {rate:.3g} fra"
     with pytest.raises(SchemaMismatchError, match=message) as raised:
         recorder.commit(license="mit")
     assert "\n" not in str(raised.value)
     assert not list((tmp_path / "lab").glob("clock/[0-9]*"))
     assert [recording.path for recording in recordings(store=tmp_path)] == [recorder.path]
+    assert "commit(fps=…) or `rlhive recover --commit --fps …` sets another rate" in str(raised.value)
     dataset = RoboHiveDataset(recorder.commit(license="mit", fps=rate), store=tmp_path)
     assert dataset.fps == rate
     assert run_checks(dataset.path).ok
+
+
+def test_the_shell_corrects_a_rate(tmp_path):
+    recorder = record(tmp_path, fps=60, commit=False)
+    arguments = ["recover", str(recorder.path), "--commit", "--name", "lab/clock", "--license", "mit"]
+    result = CliRunner().invoke(app, arguments, env={"RLHIVE_DATASETS_PATH": str(tmp_path)})
+    assert result.exit_code != 0
+    result = CliRunner().invoke(app, [*arguments, "--fps", "30"], env={"RLHIVE_DATASETS_PATH": str(tmp_path)})
+    assert result.exit_code == 0, result.output
+    assert RoboHiveDataset("lab/clock", store=tmp_path).fps == 30.0
 
 
 @pytest.mark.parametrize(("fps", "rate"), [(30, 29.97), (30, 26.0), (30, 35.0), (25, 25.0)])

@@ -293,7 +293,7 @@ class Recording:
         return VersionSource(recording_schema, records, ids=self.episode_outcomes, runs=tuple(runs))
 
     def _timed_records(self, fps: float) -> Iterator[EpisodeRecord]:
-        advice = "commit(fps=…) sets another rate; the recording is kept."
+        advice = "commit(fps=…) or `rlhive recover --commit --fps …` sets another rate; the recording is kept."
         return require_rate(self.sorted_records(), fps, context=str(self.path), advice=advice)
 
     def episode_outcomes(self) -> dict[int, tuple[int, bool | None]]:
