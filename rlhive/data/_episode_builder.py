@@ -282,8 +282,8 @@ class EpisodeBuilder:
     def _keep_open(self, key: ChunkKey, episode: _OpenEpisode, chunk: Leaves, observed: list[str]) -> None:
         # A copy: collectors write their next batch into the same memory.
         episode.append({name: array.copy() for name, array in chunk.items()})
-        episode.chunks.keep()
         self._open.keep(key, episode, chunk, observed)
+        episode.chunks.keep()
 
     def _build_records(self, episodes: Iterable[_OpenEpisode]) -> Iterator[EpisodeRecord]:
         """Yield the records of ended episodes; raise the first SchemaMismatchError at the end."""

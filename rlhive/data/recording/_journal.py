@@ -106,6 +106,11 @@ class EpisodeJournal(ChunkList):
         """Remove the file: the recording holds the episode, or refused it."""
         if self._file is not None:
             self._path.unlink(missing_ok=True)
+            self.close()
+
+    def close(self) -> None:
+        """Close the file, which stays: in a fork, it is the parent's."""
+        if self._file is not None:
             os.close(self._file)
             self._file = None
 
@@ -113,14 +118,15 @@ class EpisodeJournal(ChunkList):
         chunk = super().concatenate()
         try:
             with _store.translate_disk_errors(self._path):
-                if self._file is None:
+                if not self._saved_bytes:
                     self._begin(chunk)
-                self._write(_encode_rows(chunk, self._schema))
+                end = self._write(_encode_rows(chunk, self._schema))
         except (DiskFullError, StoreNotWritableError) as error:
             self._is_broken = True
             logger.warning("The open episode stays in memory, and is lost if this process dies: %s", error)
             return
-        self.clear()
+        # One statement: Ctrl-C may come between two, and the chunks would then be on the disk and in memory.
+        self._saved_bytes, self.chunks, self.num_bytes = end, [], 0
         self._save_after = time.monotonic() + SAVE_SECONDS
 
     def _begin(self, chunk: Leaves) -> None:
@@ -130,22 +136,23 @@ class EpisodeJournal(ChunkList):
                 for name, array in sorted(chunk.items())
             )
         )
-        self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
-        fcntl.flock(self._file, fcntl.LOCK_EX)
-        self._write(json.dumps(self._header | {"fields": self._schema.to_json()}).encode())
+        if self._file is None:
+            self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
+            fcntl.flock(self._file, fcntl.LOCK_EX)
+        self._saved_bytes = self._write(json.dumps(self._header | {"fields": self._schema.to_json()}).encode())
         _store.fsync_path(self._path.parent)
 
-    def _write(self, content: bytes | pa.Buffer) -> None:
-        """Append a frame and flush it."""
+    def _write(self, content: bytes | pa.Buffer) -> int:
+        """Write a frame behind the complete ones, flush it, and return where it ends."""
         assert self._file is not None
-        frame = _frame(content)
+        frame, end = _frame(content), self._saved_bytes
         while frame:
-            count = os.write(self._file, frame)
+            count = os.pwrite(self._file, frame, end)
             if not count:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            frame = frame[count:]
+            frame, end = frame[count:], end + count
         getattr(os, "fdatasync", os.fsync)(self._file)
-        self._saved_bytes = os.lseek(self._file, 0, os.SEEK_CUR)
+        return end
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ If the process dies, at most the last seconds of the open episode of each enviro
 
 import os
 import warnings
+import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -167,10 +168,14 @@ class Recorder:
         self._run = dict(run)
         self._config = config
         self._store = store
+        self._journals: weakref.WeakSet[EpisodeJournal] = weakref.WeakSet()
         self._start_process()
 
     def _start_process(self) -> None:
         """Open a stream for this process; what a fork inherited belongs to its parent."""
+        for journal in self._journals:
+            journal.close()
+        self._journals = weakref.WeakSet()
         self._process_id = os.getpid()
         self._next_info: dict[int, EpisodeInfo] = {}
         self._writer = StreamWriter(self.recording, run=self._run["run"])
@@ -187,7 +192,9 @@ class Recorder:
         }
 
     def _make_journal(self, info: EpisodeInfo) -> EpisodeJournal:
-        return EpisodeJournal(self.path, info, run=self._run["run"], on_incomplete=self._config.on_incomplete)
+        journal = EpisodeJournal(self.path, info, run=self._run["run"], on_incomplete=self._config.on_incomplete)
+        self._journals.add(journal)
+        return journal
 
     @property
     def path(self) -> Path:

@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 import resource
@@ -239,6 +240,46 @@ def test_on_a_full_disk_the_episode_stays_in_memory(tmp_path, save_each_step, ca
     (record,) = recorder.recording.records()
     assert_prefix(record, episode, 200)
     assert len([entry for entry in caplog.records if "stays in memory" in entry.getMessage()]) == 1
+
+
+@pytest.mark.parametrize("interrupted_call", range(4))
+def test_an_interrupted_save_loses_and_repeats_no_step(tmp_path, save_each_step, monkeypatch, interrupted_call):
+    episode, calls, write = transitions(12, 0), [], os.pwrite
+
+    def interrupt(file, content, offset):
+        calls.append(offset)
+        if len(calls) == interrupted_call + 1:
+            write(file, bytes(content)[: len(content) // 2], offset)
+            raise KeyboardInterrupt
+        return write(file, content, offset)
+
+    monkeypatch.setattr(os, "pwrite", interrupt)
+    with Recorder(tmp_path / "r") as recorder:
+        for step in episode:
+            with contextlib.suppress(KeyboardInterrupt):
+                recorder.step(step)
+        assert len(calls) > 4
+
+    (record,) = recorder.recording.records()
+    assert_prefix(record, episode, 12)
+
+
+def test_a_fork_holds_no_journal_of_its_parent(tmp_path, save_each_step):
+    def work():
+        recorder = Recorder(tmp_path / "r")
+        for step in unfinished(5, 0):
+            recorder.step(step)
+        if not os.fork():  # the child records on after its parent is gone
+            recorder.step(unfinished(5, 1)[0])
+            time.sleep(10)
+            os._exit(0)
+
+    run_and_kill(work)
+    deadline = time.monotonic() + 6
+    while not (episodes := list(Recording(tmp_path / "r").interrupted_episodes())) and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+    assert [episode.length for episode in episodes] == [5]
 
 
 def test_short_episodes_never_touch_a_journal(tmp_path, monkeypatch):
