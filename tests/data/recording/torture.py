@@ -1,9 +1,10 @@
-"""Kill a recorder with SIGKILL at random moments and check that at most the episode in flight is lost.
+"""Kill a recorder with SIGKILL at random moments and check that at most the last step of an open episode is lost.
 
     python -m tests.data.recording.torture FOLDER ROUNDS [SEED]
 
-Each round forks a writer that resumes the recording, reports each episode that is on the disk, and is killed. At the
-end, commits are killed until one completes. Prints one JSON line. `make torture` runs 500 rounds.
+Each round forks a writer that resumes the recording, reports each episode and each step that is on the disk, and is
+killed. The next round records what was written of the open episode. At the end, commits are killed until one completes.
+Prints one JSON line. `make torture` runs 500 rounds.
 """
 
 import json
@@ -16,9 +17,10 @@ from pathlib import Path
 
 from rlhive.data._episodes import EpisodeRecord, pack
 from rlhive.data._schema import Schema
+from rlhive.data.recording import _journal
 from rlhive.data.recording._recorder import Recorder
 from rlhive.data.recording._recording import Recording
-from rlhive.data.recording._recover import commit_recording
+from rlhive.data.recording._recover import commit_recording, recover_interrupted
 from rlhive.data.versions import _reader
 from rlhive.data.versions._manifest import Manifest
 from tests.data.strategies import transitions
@@ -32,13 +34,16 @@ def make_transitions(round_, number):
     return transitions(random.Random(seed).choice([1, 2, 5, 30, 200]), seed)
 
 
-def expected_hash(round_, number, schema):
-    columns, final = pack(make_transitions(round_, number), schema, context="expected")
+def expected_hash(round_, number, schema, length):
+    columns, final = pack(make_transitions(round_, number)[:length], schema, context="expected")
     return EpisodeRecord(0, "", columns, final).content_hash()
 
 
 def write(path, round_, report):
-    """Record episodes without end and report each that is on the disk."""
+    """Record episodes without end; report each episode, and in odd rounds each open step, that is on the disk."""
+    saves_each_step = round_ % 2 == 1
+    if saves_each_step:
+        _journal.SAVE_SECONDS = 0.0
     recorder = Recorder.resume(path)
     for number in range(ENDLESS):
         episode = make_transitions(round_, number)
@@ -47,13 +52,19 @@ def write(path, round_, report):
             recorder.add_episode(episode, metadata={"round": round_, "number": number})
         else:
             recorder.start_episode(metadata={"round": round_, "number": number})
-            for part in episode.split(1 if number % 3 == 2 else max(1, len(episode) // 2)):
+            parts = episode.split(1 if number % 3 == 2 else max(1, len(episode) // 2))
+            num_steps = 0
+            for part in parts[:-1]:
                 recorder.extend(part)
+                num_steps += len(part)
+                if saves_each_step:
+                    os.write(report, f"{number} {num_steps}\n".encode())
+            recorder.extend(parts[-1])
         os.write(report, f"{number}\n".encode())
 
 
 def run_and_kill(work, delay_s, after_first):
-    """Fork, let the child work, kill it, and return the numbers that it reported."""
+    """Fork, let the child work, kill it, and return the lines that it reported, as lists of numbers."""
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
@@ -70,7 +81,7 @@ def run_and_kill(work, delay_s, after_first):
         output += report.read()
     _, status = os.waitpid(child, 0)
     assert os.WIFSIGNALED(status), f"the writer ended by itself: {status}"
-    return [int(line) for line in output.split(b"\n")[:-1]]
+    return [[int(number) for number in line.split()] for line in output.split(b"\n")[:-1]]
 
 
 def main(folder, rounds, seed):
@@ -84,6 +95,7 @@ def main(folder, rounds, seed):
         after_first = generator.random() < 0.8
         delay_s = generator.uniform(0, 0.05)
         reported[round_] = run_and_kill(lambda report, number=round_: write(path, number, report), delay_s, after_first)
+    recover_interrupted(Recording(path))
     in_flight = check(Recording(path), reported)
     kills = 0
     while not (folder / "store/my/knob/1.0.0").exists():
@@ -96,7 +108,7 @@ def main(folder, rounds, seed):
     identities = {
         row.episode: row.identity() for row in _reader.read_records(versions[0], Manifest.read(versions[0]), ["train"])
     }
-    safe = sum(len(numbers) for numbers in reported.values())
+    safe = sum(len(line) == 1 for lines in reported.values() for line in lines)
     assert safe <= len(identities) <= safe + rounds
     result = {"kills": rounds, "episodes": len(identities), "in_flight": in_flight, "commits_killed": kills}
     sys.stdout.write(json.dumps(result) + "\n")
@@ -110,17 +122,27 @@ def commit_slowly(path, store):
 
 
 def check(recording, reported):
-    """Require every reported episode bit for bit and at most one more of each round; return how many more."""
+    """Require every reported episode and step bit for bit; return how many episodes of at most one step more.
+
+    Of the episode that was open when its round was killed, the steps that were reported are recorded, and at most one
+    part more.
+    """
     schema = Schema.from_tensordict(make_transitions(0, 0))
-    episode_ids = {}
+    episode_ids, lengths = {}, {}
     for record in recording.records():
         key = (record.metadata["round"], record.metadata["number"])
         assert key not in episode_ids, f"{key} is recorded twice"
-        assert record.content_hash() == expected_hash(*key, schema), key
+        assert record.content_hash() == expected_hash(*key, schema, record.length), key
+        lengths[key] = record.length
         episode_ids[key] = record.episode
     assert len(set(episode_ids.values())) == len(episode_ids), "an episode id was used twice"
     num_unreported = 0
-    for round_, numbers in reported.items():
+    for round_, lines in reported.items():
+        numbers = [line[0] for line in lines if len(line) == 1]
+        for number, num_steps in (line for line in lines if len(line) == 2):
+            assert lengths[round_, number] >= num_steps, f"round {round_}: episode {number} lost saved steps"
+        for number in numbers:
+            assert lengths[round_, number] == len(make_transitions(round_, number))
         recorded = sorted(number for at, number in episode_ids if at == round_)
         assert numbers == list(range(len(numbers)))
         assert recorded[: len(numbers)] == numbers, f"round {round_}: safe {numbers}, recorded {recorded}"
