@@ -240,6 +240,7 @@ def pack(transitions: "TensorDictBase", schema: Schema, *, context: str) -> tupl
 
 def pack_leaves(leaves: Mapping[str, np.ndarray], schema: Schema, *, context: str) -> tuple[Columns, Columns]:
     """Pack arrays ``[T, *shape]`` that already match the schema; otherwise like :func:`pack`."""
+    schema.require_values(context=context)
     columns = {item.column: _copy_contiguous(leaves[item.column]) for item in schema.fields}
     final = {}
     for item in schema.observed:

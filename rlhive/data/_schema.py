@@ -185,6 +185,18 @@ class Schema:
         changes = [_compare_fields(fields[field.column], field) for field in other.fields if field.column in fields]
         return [change for change in changes if change]
 
+    def require_values(self, *, context: str) -> None:
+        """Raise for a field without elements, which Parquet cannot hold.
+
+        Raises:
+            SchemaMismatchError: Names the first such field.
+        """
+        for field in self.fields:
+            if not field.width:
+                expected = "expected at least one value in a row"
+                msg = f"{context}: key {field.column}: {expected}, got {field.describe()}. Leave the key out."
+                raise SchemaMismatchError(msg)
+
     def to_json(self) -> list[dict[str, Any]]:
         """Return the schema as a list of JSON-able rows, one per field."""
         return [asdict(field) | {"shape": list(field.shape)} for field in self.fields]

@@ -13,7 +13,7 @@ from tensordict import TensorDictBase, is_non_tensor
 from rlhive import keys
 from rlhive.data._dtypes import dtype_name, to_numbers
 from rlhive.data._episodes import REWARD, TERMINATED, TRUNCATED
-from rlhive.data._schema import flatten_tensordict, is_stored
+from rlhive.data._schema import Schema, flatten_tensordict, is_stored
 from rlhive.errors import SchemaMismatchError
 
 Leaves = dict[str, np.ndarray]
@@ -79,6 +79,8 @@ class TransitionBatch:
         if REWARD in rows:
             rows.pop(keys.REWARD, None)  # the root reward that `td = td["next"]` leaves behind
         rows = {name: array for name, array in rows.items() if _is_column_or_twin(name, rows)}
+        if any(0 in array.shape[2:] for array in rows.values()):
+            Schema.from_arrays(rows, batch_dims=2).require_values(context=context)
         states = {
             name: array.reshape(num_envs, shape[-1], -1)
             for name, array in _read_simulator_states(transitions, context).items()

@@ -319,6 +319,17 @@ def test_a_dtype_that_no_column_has_is_refused_with_the_conversion(values, messa
     recorder.recording.discard()
 
 
+def test_a_column_without_elements_is_refused_before_arrow_sees_it(dataset, store):
+    empty = torch.zeros(2, 0)
+    td = TensorDict({"observation": torch.zeros(2, 1), "x": empty, "next": {"observation": torch.zeros(2, 1)}}, [2])
+    message = re.escape("key x: expected at least one value in a row, got float32 (0,). Leave the key out.")
+    with Recorder("lab/empty", store=store) as recorder, pytest.raises(SchemaMismatchError, match=message):
+        recorder.extend(td)
+    recorder.recording.discard()
+    with pytest.raises(SchemaMismatchError, match=message.replace("float32", "float64")):
+        dataset.add_column("x", lambda columns, _: np.zeros((len(columns["ticks"]), 0)), name="lab/empty")
+
+
 @settings(max_examples=EXAMPLES, deadline=None)
 @given(bits=st.lists(st.integers(0, 2**16 - 1), min_size=1, max_size=40))
 def test_every_bfloat16_is_the_number_that_torch_says(bits):

@@ -76,6 +76,7 @@ def write_episodes(
     (folder / "data").mkdir()
     (folder / EPISODES_PATH).parent.mkdir()
     schema = source.schema
+    schema.require_values(context="Export")
     fingerprint = Fingerprint(schema)
     table = _EpisodeTableWriter(folder / EPISODES_PATH, schema)
     splits = {name: _SplitWriter(folder, name, schema, shard_bytes) for name in source.splits}
