@@ -7,8 +7,8 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
+from rlhive.cli._tables import make_table, print_table
 from rlhive.cli._terminal import Json, Workers, out, print_dataset
 
 if TYPE_CHECKING:
@@ -83,8 +83,9 @@ def _list_recordings(summaries: Sequence["RecordingSummary"], json_: bool) -> No
     if not summaries:
         out.print("No recordings: all recorded episodes are in a version, or were removed.", highlight=False)
         return
-    table = Table("dataset", "episodes", "transitions", "unreadable", "last written", "in use")
-    table.add_column("recording", overflow="fold")  # the argument of the next command: never truncated
+    table = make_table()
+    for name in ("dataset", "episodes", "transitions", "unreadable", "last written", "in use", "recording"):
+        table.add_column(name, no_wrap=True)
     for summary in summaries:
         table.add_row(
             summary.name,
@@ -95,4 +96,4 @@ def _list_recordings(summaries: Sequence["RecordingSummary"], json_: bool) -> No
             "yes" if summary.in_use else "no",
             summary.path.name,
         )
-    out.print(table)
+    print_table(table)

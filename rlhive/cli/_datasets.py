@@ -5,11 +5,11 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
 from rlhive.cli._hub import list_remote
+from rlhive.cli._tables import make_table, print_table
 from rlhive.cli._terminal import Json, NameOrPath, Version, Workers, err, find_folder, labelled, out
 
 if TYPE_CHECKING:
@@ -47,14 +47,14 @@ def show(
     advice = f"none; make it: rlhive replay {name}" if can_replay else "none: no environment was recorded"
     status = str(certificate) if certificate else advice
     out.print(f"  certificate  {status}", highlight=False, soft_wrap=True)
-    out.print(_make_split_table(summarize_splits(view)))
+    print_table(_make_split_table(summarize_splits(view)))
     if statistics:
-        out.print(_make_statistics_table(view.compute_statistics()))
+        print_table(_make_statistics_table(view.compute_statistics()))
 
 
 def _make_split_table(summaries: "list[SplitSummary]") -> Table:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    table.add_column("split", overflow="fold")
+    table = make_table()
+    table.add_column("split")
     for name in ("episodes", "success", "return", "min to max", "length", "min to max"):
         table.add_column(name, no_wrap=True, justify="right")
     for summary in summaries:
@@ -73,8 +73,8 @@ def _format_range(values: tuple[float, float, float] | None, spec: str) -> tuple
 
 def _make_statistics_table(statistics: "dict[str, dict[str, Any]]") -> Table:
     """Return for each column its number of elements, how many of them do not vary, and extremes over all of them."""
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    table.add_column("column", overflow="fold")
+    table = make_table()
+    table.add_column("column")
     for name in ("width", "constant", "min", "max", "std"):
         table.add_column(name, no_wrap=True, justify="right")
     for column, row in statistics.items():
@@ -99,7 +99,8 @@ def check(name: NameOrPath, version: Version = None, json_: Json = False) -> Non
     if json_:
         out.print_json(json.dumps(report.to_json()))
     else:
-        out.print(_format_report(report))
+        out.print(str(report.path), highlight=False, soft_wrap=True)
+        print_table(_make_report_table(report))
     raise typer.Exit(0 if report.ok else 1)
 
 
@@ -132,8 +133,8 @@ def replay(
     raise typer.Exit(0 if certificate.ok else 1)
 
 
-def _format_report(report: "CheckReport") -> Table:
-    table = Table("check", "", "", title=str(report.path))
+def _make_report_table(report: "CheckReport") -> Table:
+    table = Table("check", "", "")
     for result in report.results.values():
         lines = result.findings or [result.note or result.promise]
         if result.count > len(result.findings):
@@ -172,7 +173,7 @@ def list_(
         table = Table("dataset", "versions in the store")
         for name, numbers in stored.items():
             table.add_row(name, numbers)
-        out.print(table)
+        print_table(table)
     else:
         content = f"no dataset of {namespace}" if namespace else "no dataset yet"
         out.print(f"{store_dir()} holds {content}.", highlight=False, soft_wrap=True)

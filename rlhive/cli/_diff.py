@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 import typer
 from rich.table import Table
 
+from rlhive.cli._tables import print_table
 from rlhive.cli._terminal import Json, complete_names, find_folder, out
 
 if TYPE_CHECKING:
@@ -32,23 +33,28 @@ def diff(before: VersionAddress, after: VersionAddress, json_: Json = False) -> 
     if json_:
         out.print_json(json.dumps(difference.to_json()))
         return
+    _print_difference(difference)
+
+
+def _print_difference(difference: "Diff") -> None:
     names = [f"{version['name']} {version['version']}" for version in (difference.before, difference.after)]
     if not difference:
         out.print(f"{names[0]} and {names[1]} hold the same.", highlight=False)
         return
-    table = Table("", *names, title="what differs", title_justify="left")
+    out.print(f"before: {names[0]}\nafter:  {names[1]}", highlight=False, soft_wrap=True)
+    table = Table("what differs", "before", "after")
     for label, old, new in _make_diff_rows(difference):
         table.add_row(label, _format_value(old), _format_value(new))
-    out.print(table)
+    print_table(table)
     if not difference.related:
         note = "They are unrelated: no episode, recording run or parent is in both, and equal ids mean nothing."
-        out.print(note, highlight=False, soft_wrap=True)
+        out.print(note, highlight=False)
     if not difference.comparable:
         note = (
             "The columns differ, so content hashes are not comparable: episodes with the same id, length and seed "
             "count as the same."
         )
-        out.print(note, highlight=False, soft_wrap=True)
+        out.print(note, highlight=False)
 
 
 def _find_address(address: str) -> Path:

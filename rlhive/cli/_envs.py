@@ -5,10 +5,10 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from rlhive.cli._tables import make_table, print_table
 from rlhive.cli._terminal import Json, labelled, out
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def setup(
     table = Table("environments", "available", "")
     for family in report.families:
         table.add_row(family.name, Text("yes", "green") if family.available else Text("no", "red"), family.note)
-    out.print(table)
+    print_table(table)
 
 
 def envs(json_: Json = False) -> None:
@@ -46,7 +46,7 @@ def envs(json_: Json = False) -> None:
         rows = {task.name: _describe_task(task, missing_by_task[task.name]) for task in catalogue().values()}
         out.print_json(json.dumps(rows))
         return
-    out.print(_make_task_table(missing_by_task))
+    print_table(_make_task_table(missing_by_task), console=out)
     out.print(
         f"policies: all are {', '.join(LEVELS)}. expert solves, return: over 100 unseen seeds, with the 95 % interval. "
         "random: return of uniform actions.",
@@ -62,7 +62,7 @@ def _make_task_table(missing_by_task: dict[str, str]) -> Table:
 
     is_wide = out.width >= _WIDE
     text_columns = ["task", "environment", "policies"] if is_wide else ["task", "policies"]
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table = make_table()
     for name in text_columns:
         table.add_column(name, no_wrap=True)
     for name in ("steps", "expert solves", "return", "random"):

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from rlhive.cli._tables import print_table
 from rlhive.cli._terminal import Json, Name, Version, err, labelled, out, print_dataset
 
 
@@ -24,7 +25,7 @@ def versions(name: Name, json_: Json = False) -> None:
     absent = "not known" if warning else "no"
     for version, row in rows.items():
         table.add_row(version, (row["commit"] or absent)[:12], "yes" if row["path"] else "no")
-    out.print(table)
+    print_table(table)
     folders = dict.fromkeys(str(Path(row["path"]).parent) for row in rows.values() if row["path"])
     for folder in folders:  # below the table, where a long path stays in one piece
         out.print(f"store: {folder}", highlight=False, soft_wrap=True)
@@ -41,7 +42,7 @@ def list_remote(namespace: str | None, *, json_: bool) -> None:
     table = Table("dataset on the Hub", "last change")
     for name, day in rows.items():
         table.add_row(name, day)
-    out.print(table)
+    print_table(table)
 
 
 def pull(

@@ -8,6 +8,7 @@ import typer
 from rich.table import Table
 
 from rlhive._text import printable
+from rlhive.cli._tables import make_table, print_table
 from rlhive.cli._terminal import Json, Workers, labelled, out
 from rlhive.errors import EnvNotFoundError
 
@@ -48,7 +49,8 @@ def evaluate(
     if json_:
         out.print_json(json.dumps([evaluation.to_dict() for evaluation in evaluations]))
         return
-    out.print(_make_evaluation_table(evaluations))
+    out.print(evaluations[0].env_name, highlight=False, soft_wrap=True)
+    print_table(_make_evaluation_table(evaluations))
     for evaluation in evaluations:
         if evaluation.invalid:
             details = ", ".join(map(str, evaluation.invalid))
@@ -59,8 +61,10 @@ def evaluate(
 
 
 def _make_evaluation_table(evaluations: "list[Evaluation]") -> Table:
-    table = Table("policy", "success", "95 % interval", "return", "95 % interval", "score", "95 % interval")
-    table.title = evaluations[0].env_name
+    table = make_table()
+    table.add_column("policy", no_wrap=True)
+    for name in ("success", "95 % interval", "return", "95 % interval", "score", "95 % interval"):
+        table.add_column(name, no_wrap=True, justify="right")
     for evaluation in evaluations:
         table.add_row(
             evaluation.policy,

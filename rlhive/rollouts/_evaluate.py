@@ -15,6 +15,7 @@ from typing import Any
 from torchrl.envs import EnvBase
 from tqdm import tqdm
 
+from rlhive._text import printable
 from rlhive.data import sum_exactly
 from rlhive.envs import EVALUATION_SEED, Task, get_task, make_env, make_policy
 from rlhive.errors import CheckpointMismatchError, EnvNotFoundError, SimulationDivergedError
@@ -125,7 +126,7 @@ def evaluate(
         results = map_unordered(_evaluate_episode, jobs, num_workers=num_workers)
     result_by_seed: dict[int, _Result] = {}
     name = _describe_name(policy)
-    with tqdm(total=num_episodes, desc=f"evaluate {name}", unit="episode", disable=not progress) as bar:
+    with tqdm(total=num_episodes, desc=f"evaluate {printable(name)}", unit="episode", disable=not progress) as bar:
         for episode_seed, result in results:
             result_by_seed[episode_seed] = result
             successes = _count_successes(result_by_seed.values())

@@ -13,6 +13,7 @@ def make_diff(**changes):
         "after": AFTER,
         "columns": {"added": {}, "dropped": {}, "changed": {}},
         "comparable": True,
+        "related": True,
         "num_same": 3,
         "added": [],
         "dropped": [],

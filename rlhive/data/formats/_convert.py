@@ -9,6 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from rlhive._text import printable
 from rlhive.data import _store
 from rlhive.data._dtypes import BFLOAT16_NAME, to_numbers
 from rlhive.data._episodes import Columns, EpisodeRecord
@@ -251,7 +252,7 @@ def _drop_default(options: Mapping[str, Any]) -> dict[str, Any]:
 def _show_progress(
     records: Iterator[EpisodeRecord], total: int, name: str, progress: bool, raise_if_interrupted: Callable[[], None]
 ) -> Iterator[EpisodeRecord]:
-    for record in tqdm(records, total=total, desc=name, unit="ep", disable=not progress):
+    for record in tqdm(records, total=total, desc=printable(name), unit="ep", disable=not progress):
         raise_if_interrupted()
         yield record
     raise_if_interrupted()
