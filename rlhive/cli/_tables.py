@@ -90,8 +90,8 @@ def _print_row(cells: Sequence[tuple[Text, Text]], console: Console) -> None:
     (_, first), *others = cells
     while others and not others[0][0].plain and first.cell_len + 2 + others[0][1].cell_len <= console.width:
         first = Text.assemble(first, "  ", others.pop(0)[1])
-    for line in [first] if first.cell_len <= console.width else map(Text, _wrap(first.plain, console.width)):
-        console.print(line, soft_wrap=True, highlight=False)
+    for heading in [first] if first.cell_len <= console.width else map(Text, _wrap(first.plain, console.width)):
+        console.print(heading, soft_wrap=True, highlight=False)
     indent = max((label.cell_len for label, _ in others), default=0) + 4
     for label, cell in others:
         head = f"  {label.plain}".ljust(indent) if label.plain else "  "
