@@ -97,3 +97,10 @@ def _list_recordings(summaries: Sequence["RecordingSummary"], json_: bool) -> No
             summary.path.name,
         )
     print_table(table)
+    for summary in summaries:
+        if summary.num_interrupted:
+            text = (
+                f"{summary.path.name}: {summary.num_interrupted:,} interrupted episodes of "
+                f"{summary.interrupted_transitions:,} transitions besides; a commit records them"
+            )
+            out.print(text, highlight=False, markup=False, soft_wrap=True)

@@ -81,6 +81,7 @@ def test_the_steps_of_a_killed_process_are_recorded(store, save_each_step, on_in
 
     run_and_kill(work)
     rows = json.loads(CliRunner().invoke(app, ["recover", "--json"]).stdout)
+    table = CliRunner().invoke(app, ["recover"]).stdout
     folder = commit_recording(Recording(next((store / ".recordings/my/knob").iterdir())), license="mit")
 
     assert [(row["num_episodes"], row["num_interrupted"], row["interrupted_transitions"]) for row in rows] == [
