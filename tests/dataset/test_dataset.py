@@ -76,3 +76,12 @@ def test_an_unknown_keyword_is_a_type_error(filled):
     for method in (dataset.as_replay_buffer, dataset.as_dataloader, dataset.as_storage, dataset.as_tensordict):
         with pytest.raises(TypeError, match="unexpected keyword argument 'n_stepp'"):
             method(n_stepp=3)
+
+
+def test_the_episode_table_begins_with_what_a_person_looks_for(filled):
+    dataset = RoboHiveDataset("toy_point")
+    first = ["episode", "split", "length", "return", "success", "ended", "seed", "policy"]
+    for view in (dataset, RoboHiveDataset("toy_point", split="expert"), dataset.where("return > -100")):
+        names = list(view.episodes.to_pandas().columns)
+        assert names[:11] == [*first, "run", "content_hash", "metadata"]
+        assert all(name.startswith(("final.", "start.")) for name in names[11:])
