@@ -25,6 +25,7 @@ def alone(name, level, seeds, policy_seed, steps):
     return torch.stack(rollouts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "name", "level"),
     [(SerialEnv, "toy_point", "noisy"), (ParallelEnv, KNOB, "noisy")],

@@ -118,6 +118,7 @@ def test_an_environment_without_success_has_no_success_rate():
         evaluate("expert", PENDULUM, num_workers=1, progress=False)
 
 
+@pytest.mark.slow
 def test_a_manifest_cannot_name_a_gymnasium_environment_that_is_not_registered_here(tmp_path):
     task = replace(PENDULUM, recipe=Recipe("1.0.0", {"random": 1}, "mit"))
     manifest = Manifest.read(collect(task, num_workers=1, store=tmp_path, progress=False))

@@ -128,6 +128,7 @@ def test_importing_the_module_loads_neither_robohive_nor_torch():
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.slow
 def test_a_repeated_setup_changes_nothing_and_reports_the_families():
     simhive = _install.package_folder() / "simhive"
     before = simhive.stat().st_ino

@@ -66,11 +66,13 @@ print(env.reset()["pixels"].float().std() > 20)
 """
 
 
+@pytest.mark.slow
 def test_a_process_that_closes_nothing_exits_without_output(opengl):
     answer = python(DRAW)
     assert (answer.stdout, answer.stderr, answer.returncode) == ("tensor(True)\n", "", 0)
 
 
+@pytest.mark.slow
 def test_without_opengl_states_work_and_pictures_raise_an_error(tmp_path):
     for library in ("libEGL.so", "libEGL.so.1", "libOSMesa.so", "libOSMesa.so.8", "libOSMesa.so.6"):
         (tmp_path / library).touch()  # found first, and no library
@@ -98,6 +100,7 @@ for library in ("", "osmesa", "disable"):
     ], answer.stderr
 
 
+@pytest.mark.slow
 def test_osmesa_is_used_without_egl(tmp_path, opengl):
     for library in ("libEGL.so", "libEGL.so.1"):
         (tmp_path / library).touch()

@@ -134,6 +134,7 @@ def test_contradictory_configurations_are_refused(tmp_path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_the_command_needs_no_dataset(tmp_path) -> None:
     done = run_command(
         *(

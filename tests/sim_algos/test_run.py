@@ -1,11 +1,13 @@
 """The command line of training."""
 
+import pytest
 import torch
 
 from rlhive.policies._checkpoint import load_policy, read_checkpoint
 from tests.sim_algos.toy import run_command
 
 
+@pytest.mark.slow
 def test_the_command_trains_what_the_function_trains(tmp_path, monkeypatch) -> None:
     from rlhive.sim_algos import train
 

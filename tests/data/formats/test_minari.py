@@ -137,6 +137,7 @@ def test_minari_reads_an_exported_version(exported):
         assert got == {name: plain(value) for name, value in truth(episode).items()}
 
 
+@pytest.mark.slow
 def test_a_toy_dataset_is_exported_with_its_dtypes(tmp_path):
     from rlhive.rollouts._collect import collect
 

@@ -77,6 +77,7 @@ def run(site, *words, **variables):
     return subprocess.run(words, env=environment, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_the_format_of_an_installed_package_is_imported_by_the_command(site, source, tmp_path):
     words = ["import", "jsonl", source, "lab/log", "--license", "mit", "--option", "split=expert"]
     command = [sys.executable, "-m", "rlhive.cli", *words]

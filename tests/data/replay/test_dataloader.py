@@ -10,6 +10,7 @@ from rlhive.errors import EpisodesTooShortError
 from tests.data.replay.caches import assert_same, write_cache
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_a_dataloader_gives_every_transition_once_per_epoch_with_any_number_of_workers(tmp_path, num_workers):
     cache, _ = write_cache(tmp_path / "cache")

@@ -215,6 +215,7 @@ def test_an_encoded_buffer_gives_the_batches_of_a_raw_one(dataset, options):
     assert_same(pickle.loads(pickle.dumps(encoded)).sample(), raw.sample())
 
 
+@pytest.mark.slow
 def test_loader_workers_decode_for_themselves(dataset):
     def batches(**how):
         return list(dataset.as_dataloader(4, dtype=None, seed=0, **how))
