@@ -82,6 +82,8 @@ class EpisodeJournal(ChunkList):
     def keep(self) -> None:
         """Write the chunks to the disk if they are large or old enough."""
         super().keep()
+        if not self.chunks:  # a chunk that differs from the first one was not added; the end of the episode says so
+            return
         if not self._is_broken and (self.num_bytes >= SAVE_BYTES or time.monotonic() >= self._save_after):
             self._save()
 

@@ -214,6 +214,20 @@ def test_resuming_records_what_was_interrupted(tmp_path, save_each_step, caplog)
     assert "Episode 0 was interrupted: its first 8 transitions are recorded" in caplog.text
 
 
+def test_a_step_of_another_shape_is_refused_at_the_end_of_its_episode(tmp_path, save_each_step):
+    episode = transitions(10, 0)
+    with Recorder(tmp_path / "r") as recorder:
+        for step in episode[:4]:
+            recorder.step(step)
+        for step in episode[4:9].set("action", torch.zeros(5, 9)):
+            recorder.step(step)
+        with pytest.raises(SchemaMismatchError, match="key action changes inside the episode"):
+            recorder.step(episode[9])
+        recorder.add_episode(transitions(3, 1))
+    assert [record.length for record in recorder.recording.records()] == [3]
+    assert journals(tmp_path / "r") == []
+
+
 def test_a_refused_episode_is_not_recovered(tmp_path, save_each_step):
     episode = transitions(10, 0)
     episode["next", "observation"][9] = float("nan")
