@@ -1,13 +1,14 @@
 """Conversion between columns of episodes and Arrow tables, in memory only.
 
 A field of shape ``()`` or ``(1,)`` is a plain column. A field of any other shape is a ``fixed_size_list`` of its
-elements in row-major order; its shape is in the schema's metadata, because ``datasets`` refuses Arrow's tensor types.
-A string is a UTF-8 column. A bfloat16 is its 16 bits, as uint16. No column of transitions has nulls. In the episode
-table, null is what nobody recorded.
+elements in row-major order, or a ``list`` where its rows have different lengths; its shape is in the schema's metadata,
+because ``datasets`` refuses Arrow's tensor types. A string is a UTF-8 column. A bfloat16 is its 16 bits, as uint16. No
+column of transitions has nulls. In the episode table, null is what nobody recorded.
 """
 
 import functools
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,8 +19,9 @@ import pyarrow as pa
 from rlhive import keys
 from rlhive.data._dtypes import BFLOAT16, to_numpy_dtype
 from rlhive.data._episodes import Columns, EpisodeRecord
+from rlhive.data._ragged import join_rows, split_rows
 from rlhive.data._schema import SUMMARIZED, Field, Schema, find_unrecorded
-from rlhive.errors import CorruptDatasetError
+from rlhive.errors import CorruptDatasetError, SchemaMismatchError
 
 #: Prefix of the columns of the episode table that hold the simulator start state.
 START_PREFIX = "start."
@@ -148,9 +150,8 @@ def build_episode_table(rows: Iterable[EpisodeRow], schema: Schema) -> pa.Table:
     arrays = [pa.array([row.values[column.name] for row in rows], column.type) for column in EPISODE_FIELDS]
     for field in schema.observed:
         finals = [row.final[field.column] for row in rows]
-        arrays.append(
-            _to_arrow(np.stack(finals) if finals else np.empty((0, *field.shape), to_numpy_dtype(field.dtype)), field)
-        )
+        dtype, shape = field.kind
+        arrays.append(_to_arrow(np.stack(finals) if finals else np.empty((0, *shape), dtype), field))
     for column in arrow_schema:
         if column.name.startswith(START_PREFIX):
             states = [row.start_state[column.name.removeprefix(START_PREFIX)] for row in rows]
@@ -159,8 +160,8 @@ def build_episode_table(rows: Iterable[EpisodeRow], schema: Schema) -> pa.Table:
 
 
 def take_row(values: np.ndarray, index: int, field: Field) -> np.ndarray:
-    """Return one row of a column as an array of the field's shape, a 0-d array for the shape ``()``."""
-    return values[index : index + 1].reshape(field.shape)
+    """Return one row of a column as an array of the field's shape; a 0-d array for text, ragged rows and ``()``."""
+    return values[index : index + 1].reshape(field.kind[1])
 
 
 def read_final_values(table: pa.Table, schema: Schema) -> Columns:
@@ -227,7 +228,8 @@ def _arrow_field(field: Field, *, prefix: str = "") -> pa.Field:
     dtype = to_numpy_dtype(field.dtype)
     value_type = pa.string() if field.is_string else pa.from_numpy_dtype(_stored_dtype(dtype))
     if field.shape not in ((), (1,)):
-        value_type = pa.list_(pa.field("element", value_type, nullable=False), field.width)
+        size = -1 if field.is_ragged else field.width
+        value_type = pa.list_(pa.field("element", value_type, nullable=False), size)
     return pa.field(prefix + field.column, value_type, nullable=False)
 
 
@@ -235,6 +237,8 @@ def _to_arrow(values: np.ndarray, field: Field) -> pa.Array:
     if field.is_string:
         return pa.array(values.tolist(), pa.string())
     arrow_type = _arrow_field(field).type
+    if field.is_ragged:
+        return _ragged_to_arrow(values, field, arrow_type)
     values = values.view(_stored_dtype(values.dtype))
     if pa.types.is_fixed_size_list(arrow_type):
         return _to_fixed_size_list(values, arrow_type)
@@ -246,7 +250,31 @@ def _to_fixed_size_list(values: np.ndarray, arrow_type: pa.DataType) -> pa.Array
     return pa.FixedSizeListArray.from_arrays(elements, type=arrow_type)
 
 
+def _ragged_to_arrow(values: np.ndarray, field: Field, arrow_type: pa.DataType) -> pa.Array:
+    joined, lengths = join_rows(values) if len(values) else (np.empty((0, *field.shape[1:])), np.empty(0, np.int64))
+    if len(values) and joined.dtype != to_numpy_dtype(field.dtype):
+        msg = f"Column {field.column}: expected rows of {field.dtype}, got {joined.dtype}."
+        raise SchemaMismatchError(msg)
+    elements = pa.array(joined.view(_stored_dtype(joined.dtype)).ravel(), arrow_type.value_type)
+    offsets = np.concatenate([[0], (lengths * math.prod(field.shape[1:])).cumsum()])
+    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), elements, type=arrow_type)
+
+
+def _ragged_to_numpy(column: pa.Array | pa.ChunkedArray, field: Field) -> np.ndarray:
+    column = _combine(column)
+    elements = column.flatten().to_numpy(zero_copy_only=False)
+    values = elements.view(BFLOAT16) if to_numpy_dtype(field.dtype) == BFLOAT16 else elements
+    inner_size = max(math.prod(field.shape[1:]), 1)
+    lengths, rest = np.divmod(np.diff(column.offsets.to_numpy()), inner_size)
+    if rest.any():
+        msg = f"Column {field.column}: expected rows of a multiple of {inner_size} elements, got others."
+        raise CorruptDatasetError(msg)
+    return split_rows(values.reshape(-1, *field.shape[1:]), lengths)
+
+
 def _to_numpy(column: pa.Array | pa.ChunkedArray, field: Field) -> np.ndarray:
+    if field.is_ragged:
+        return _ragged_to_numpy(column, field)
     values = _column_to_array(column).reshape(len(column), *field.shape)
     return values.view(BFLOAT16) if to_numpy_dtype(field.dtype) == BFLOAT16 else values
 
@@ -258,11 +286,17 @@ def _stored_dtype(dtype: np.dtype) -> np.dtype:
 
 def _column_to_array(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
     """Return a column's elements as ``[num_rows, width]`` (lists) or ``[num_rows]`` (plain columns)."""
-    if isinstance(column, pa.ChunkedArray):
-        column = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
-        if isinstance(column, pa.ChunkedArray):  # what combine_chunks returns for a column without chunks
-            column = pa.array([], column.type)
+    column = _combine(column)
     if pa.types.is_fixed_size_list(column.type):
         # flatten() and not .values, which ignores the offset of a slice.
         return column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), column.type.list_size)
     return column.to_numpy(zero_copy_only=False)
+
+
+def _combine(column: pa.Array | pa.ChunkedArray) -> pa.Array:
+    """Return the chunks of a column as one array."""
+    if isinstance(column, pa.ChunkedArray):
+        column = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
+        if isinstance(column, pa.ChunkedArray):  # what combine_chunks returns for a column without chunks
+            column = pa.array([], column.type)
+    return column

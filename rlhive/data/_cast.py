@@ -17,7 +17,7 @@ class ColumnCast:
     """
 
     def __init__(self, schema: Schema, context: str):
-        self._dtypes = {field.column: to_numpy_dtype(field.dtype) for field in schema.fields if field.is_float}
+        self._dtypes = {field.column: to_numpy_dtype(field.dtype) for field in schema.tensors if field.is_float}
         self._context = context
 
     def __call__(self, columns: Columns) -> Columns:

@@ -19,6 +19,7 @@ import numpy as np
 from tensordict import TensorDictBase
 
 from rlhive.data._episodes import TERMINATED, TRUNCATED, EpisodeInfo, EpisodeRecord, pack_leaves
+from rlhive.data._ragged import count_bytes
 from rlhive.data._schema import Schema
 from rlhive.data._trajectories import ChunkKey, OpenTrajectories, chunk_bounds, chunk_key
 from rlhive.data._transition_batch import BOOKKEEPING, Leaves, TransitionBatch, describe_difference
@@ -56,7 +57,7 @@ class ChunkList:
     def append(self, chunk: Leaves) -> None:
         """Add transitions, whose arrays nobody changes."""
         self.chunks.append(chunk)
-        self.num_bytes += sum(array.nbytes for array in chunk.values())
+        self.num_bytes += sum(map(count_bytes, chunk.values()))
 
     def keep(self) -> None:
         """Prepare for a long time until the next chunk: many small chunks become one."""
@@ -93,16 +94,16 @@ class _OpenEpisode:
     ended: bool = False
     truncated_start: bool = False
     mismatch: str = ""
-    _no_rows: Leaves = field(default_factory=dict)
+    _first_row: Leaves = field(default_factory=dict)
 
     def append(self, chunk: Leaves) -> None:
         """Add transitions; a difference from the first chunk is reported by :meth:`concatenate`."""
-        if self._no_rows and not self.mismatch:
-            self.mismatch = describe_difference(self._no_rows, chunk)
+        if self._first_row and not self.mismatch:
+            self.mismatch = describe_difference(self._first_row, chunk)
         if not self.mismatch:
             self.chunks.append(chunk)
             self.length += len(chunk[TERMINATED])
-            self._no_rows = self._no_rows or {name: array[:0].copy() for name, array in chunk.items()}
+            self._first_row = self._first_row or {name: array[:1].copy() for name, array in chunk.items()}
 
     def concatenate(self, *, context: str = "") -> Leaves:
         """Join the chunks and return all transitions as arrays ``[T, *shape]``.
@@ -111,7 +112,10 @@ class _OpenEpisode:
             SchemaMismatchError: The keys, a dtype or a shape changed inside the episode.
         """
         if self.mismatch:
-            msg = f"{context}: {self.mismatch}. Every step of an episode must have the same keys, dtypes and shapes."
+            msg = (
+                f"{context}: {self.mismatch}. Every step of an episode must have the same keys, dtypes and shapes; "
+                "Recorder(ragged=[…]) names keys whose rows have different lengths."
+            )
             raise SchemaMismatchError(msg)
         return self.chunks.concatenate()
 
@@ -132,6 +136,7 @@ class EpisodeBuilder:
         on_incomplete: ``"unfinished"`` keeps an episode without an end flag as it is, ``"truncated"`` sets
             ``("next", "truncated")`` in its last transition.
         drop: Names of keys that are left out, at the root and below ``"next"``.
+        ragged: Names of columns whose rows have different lengths.
         context: Returns the prefix of error messages for an episode, given the number of records built so far.
         accept: Called with each record, its schema and the prefix of error messages; raises SchemaMismatchError to
             refuse the record.
@@ -148,6 +153,7 @@ class EpisodeBuilder:
         schema: Schema | None = None,
         on_incomplete: str = "unfinished",
         drop: tuple[str, ...] = BOOKKEEPING,
+        ragged: tuple[str, ...] = (),
         context: Callable[[int], str] = "episode {}".format,
         accept: Callable[[EpisodeRecord, Schema, str], None] | None = None,
         make_chunks: Callable[[EpisodeInfo], ChunkList] = lambda _: ChunkList(),
@@ -157,6 +163,7 @@ class EpisodeBuilder:
         self._make_chunks = make_chunks
         self._marks_truncated = on_incomplete == "truncated"
         self._drop = drop
+        self._ragged = ragged
         self._context = context
         self._accept = accept
         self._open: OpenTrajectories[_OpenEpisode] = OpenTrajectories()
@@ -179,7 +186,9 @@ class EpisodeBuilder:
         Raises:
             SchemaMismatchError: The time dimension or an end flag is missing, or a key cannot be recorded.
         """
-        return TransitionBatch.from_tensordict(transitions, drop=self._drop, context=context or self.next_context)
+        return TransitionBatch.from_tensordict(
+            transitions, drop=self._drop, ragged=self._ragged, context=context or self.next_context
+        )
 
     def add_batch(self, transitions: TensorDictBase, info_by_env: InfoByEnv) -> Iterator[EpisodeRecord]:
         """Add transitions ``[*envs, time]`` and yield the episodes that end in them."""

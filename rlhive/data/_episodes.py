@@ -25,7 +25,8 @@ import numpy.typing as npt
 from rlhive import keys
 from rlhive.data._dtypes import STRING, array_to_tensor, dtype_name, to_numbers, view_bits
 from rlhive.data._parquet import MAX_TEXT_BYTES
-from rlhive.data._schema import Schema, flatten_tensordict
+from rlhive.data._ragged import copy_rows, count_bytes, have_equal_bits, is_ragged, join_rows, make_rows, to_nested
+from rlhive.data._schema import Field, Schema, flatten_tensordict
 from rlhive.errors import SchemaMismatchError
 
 if TYPE_CHECKING:  # importing torch takes seconds, and reading an episode table does not need it
@@ -90,7 +91,7 @@ class EpisodeRecord:
     @property
     def num_bytes(self) -> int:
         """Size of the columns in memory; texts count as pointers."""
-        return sum(array.nbytes for array in self.columns.values())
+        return sum(count_bytes(array) for array in self.columns.values())
 
     @property
     def episode_return(self) -> float | None:
@@ -241,12 +242,16 @@ def pack(transitions: "TensorDictBase", schema: Schema, *, context: str) -> tupl
 def pack_leaves(leaves: Mapping[str, np.ndarray], schema: Schema, *, context: str) -> tuple[Columns, Columns]:
     """Pack arrays ``[T, *shape]`` that already match the schema; otherwise like :func:`pack`."""
     schema.require_values(context=context)
+    for item in schema.ragged:
+        twins = [item.column, f"{keys.NEXT}.{item.column}"] if item.observed else [item.column]
+        for name in twins:
+            _require_row_kind(leaves[name], name, item, context)
     columns = {item.column: _copy_contiguous(leaves[item.column]) for item in schema.fields}
     final = {}
     for item in schema.observed:
         next_rows = leaves[f"{keys.NEXT}.{item.column}"]
         _require_continuous(columns[item.column], next_rows, column=item.column, context=context)
-        final[item.column] = _copy_contiguous(next_rows[-1:]).reshape(item.shape)
+        final[item.column] = _copy_contiguous(next_rows[-1:]).reshape(item.kind[1])
     _require_valid_values(columns, final, context=context)
     _require_end_at_last_row(columns, context=context)
     return columns, final
@@ -281,16 +286,26 @@ def unpack(columns: Columns, final: Columns, schema: Schema, *, episode: int) ->
 def _to_tensor_or_text(array: np.ndarray) -> "torch.Tensor | NonTensorStack":
     from tensordict import NonTensorStack
 
+    if is_ragged(array):
+        return to_nested(array)
     return NonTensorStack(*array.tolist()) if array.dtype == object else array_to_tensor(array)
 
 
 def _copy_contiguous(array: np.ndarray) -> np.ndarray:
+    if is_ragged(array):
+        return copy_rows(array)
     return np.array(array, order="C", copy=True)
 
 
 def _hash_column(digest: Any, address: str, values: np.ndarray) -> None:
-    """Feed dtype, shape and bytes of an array to a hash; a string array as its texts with their lengths."""
+    """Feed dtype, shape and bytes of an array to a hash; texts and ragged rows with their lengths."""
     array = np.ascontiguousarray(values)
+    if is_ragged(array):
+        joined, lengths = join_rows(array)
+        digest.update(f"{address}\0ragged\0{array.shape}\0".encode())
+        digest.update(lengths.astype("<i8"))
+        _hash_column(digest, address, joined)
+        return
     if array.dtype == object:
         texts = [text.encode() for text in array.ravel()]
         digest.update(f"{address}\0{STRING}\0{array.shape}\0".encode())
@@ -310,10 +325,16 @@ def _name_and_little_endian(dtype: np.dtype) -> tuple[str, np.dtype]:
 
 
 def _require_continuous(rows: np.ndarray, next_rows: np.ndarray, *, column: str, context: str) -> None:
-    expected, got = view_bits(rows[1:]), view_bits(next_rows[:-1])  # NaN equals NaN, and 0.0 differs from -0.0
-    if np.array_equal(expected, got):
+    if is_ragged(rows):
+        is_equal = have_equal_bits(rows[1:], next_rows[:-1])
+    else:
+        expected, got = view_bits(rows[1:]), view_bits(next_rows[:-1])  # NaN equals NaN, and 0.0 differs from -0.0
+        if np.array_equal(expected, got):
+            return
+        is_equal = ~(expected != got).reshape(len(expected), -1).any(axis=1)
+    if is_equal.all():
         return
-    row = int((expected != got).reshape(len(expected), -1).any(axis=1).argmax())
+    row = int(is_equal.argmin())
     msg = (
         f"{context}, row {row}: expected next.{column} to be {column} of row {row + 1}, got another value. "
         "Pass whole episodes, one at a time and in order."
@@ -324,12 +345,37 @@ def _require_continuous(rows: np.ndarray, next_rows: np.ndarray, *, column: str,
 def _require_valid_values(columns: Columns, final: Columns, *, context: str) -> None:
     final_rows = {f"{keys.NEXT}.{name}": value[None] for name, value in final.items()}
     for name, array in (*columns.items(), *final_rows.items()):
+        if is_ragged(array):
+            _require_no_nan(array, name, context)
+            continue
         if array.dtype == object:
             _require_unicode(array, name, context)
         numbers = to_numbers(array)
         if numbers.dtype.kind == "f" and np.isnan(numbers).any():
             row = int(np.isnan(numbers).reshape(len(array), -1).any(axis=1).argmax())
-            msg = f"{context}, row {row}: key {name} is NaN. Drop the episode, or fix the environment or policy."
+            raise _is_nan(name, row, context)
+
+
+def _require_no_nan(rows: np.ndarray, name: str, context: str) -> None:
+    for index, row in enumerate(rows.reshape(-1)):
+        numbers = to_numbers(row)
+        if numbers.dtype.kind == "f" and np.isnan(numbers).any():
+            raise _is_nan(name, index, context)
+
+
+def _is_nan(name: str, row: int, context: str) -> SchemaMismatchError:
+    return SchemaMismatchError(
+        f"{context}, row {row}: key {name} is NaN. Drop the episode, or fix the environment or policy."
+    )
+
+
+def _require_row_kind(rows: np.ndarray, name: str, item: Field, context: str) -> None:
+    """Raise unless every row of a ragged column has the dtype and the inner shape of the field."""
+    for index, row in enumerate(rows.reshape(-1)):
+        got = Field.of_array(name, make_rows([row])) if isinstance(row, np.ndarray) else None
+        if got is None or (got.dtype, got.shape) != (item.dtype, item.shape):
+            described = type(row).__name__ if got is None else got.describe()
+            msg = f"{context}, row {index}: key {name}: expected {item.describe()}, got {described}."
             raise SchemaMismatchError(msg)
 
 

@@ -12,14 +12,23 @@ The root flags ``done``, ``terminated`` and ``truncated`` are False in every row
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rlhive import keys
-from rlhive.data._dtypes import DTYPES, FLOAT_DTYPES, STRING, dtype_name, suggest_conversion, tensor_to_array
+from rlhive.data._dtypes import (
+    DTYPES,
+    FLOAT_DTYPES,
+    STRING,
+    dtype_name,
+    suggest_conversion,
+    tensor_to_array,
+    to_numpy_dtype,
+)
+from rlhive.data._ragged import ANY_LENGTH, from_nested, is_ragged
 from rlhive.errors import SchemaMismatchError
 from rlhive.keys import NestedKey, column_to_key, key_to_column
 
@@ -43,7 +52,8 @@ class Field:
         column: Column name, the dotted form of the nested key.
         dtype: Name of the element type, one of DTYPES, which is NumPy's and torch's. ``"string"`` is one Unicode string
             per row, in arrays of NumPy's object dtype; ``"bfloat16"`` is in arrays of :mod:`rlhive.data._dtypes`.
-        shape: Shape of one row, ``(75,)`` or ``(1,)`` for example; ``()`` for strings.
+        shape: Shape of one row, ``(75,)`` or ``(1,)`` for example; ``()`` for strings. ``(-1,)`` and ``(-1, 3)`` are
+            ragged: the first dimension has another length in every row, see :mod:`rlhive.data._ragged`.
         observed: Whether the key has a twin below ``"next"``.
         unit: Physical unit, if known.
     """
@@ -68,6 +78,26 @@ class Field:
     def is_string(self) -> bool:
         """Whether the field holds strings, which no tensor can hold."""
         return self.dtype == STRING
+
+    @property
+    def is_ragged(self) -> bool:
+        """Whether the rows have different lengths."""
+        return self.shape[:1] == (ANY_LENGTH,)
+
+    @property
+    def kind(self) -> tuple[np.dtype, tuple[int, ...]]:
+        """NumPy dtype of the field's arrays, and the shape of one row in them: ``()`` of objects for ragged rows."""
+        return (np.dtype(object), ()) if self.is_ragged else (to_numpy_dtype(self.dtype), self.shape)
+
+    @classmethod
+    def of_array(
+        cls, column: str, values: np.ndarray, *, batch_dims: int = 1, observed: bool = False, unit: str | None = None
+    ) -> "Field":
+        """Return the field of an array whose first dimensions are rows; a ragged one has the kind of its first row."""
+        if is_ragged(values):
+            row = values.flat[0]
+            return cls(column, dtype_name(row.dtype), (ANY_LENGTH, *row.shape[1:]), observed, unit)
+        return cls(column, dtype_name(values.dtype), values.shape[batch_dims:], observed, unit)
 
     @property
     def is_float(self) -> bool:
@@ -121,10 +151,11 @@ class Schema:
         fields = []
         for column in sorted(arrays):
             if is_stored(column, arrays):
-                array = arrays[column]
                 observed = f"{keys.NEXT}.{column}" in arrays
-                shape = array.shape[batch_dims:]
-                fields.append(Field(column, dtype_name(array.dtype), shape, observed, units.get(column)))
+                field = Field.of_array(
+                    column, arrays[column], batch_dims=batch_dims, observed=observed, unit=units.get(column)
+                )
+                fields.append(field)
         return cls(tuple(fields))
 
     @property
@@ -137,16 +168,33 @@ class Schema:
         """Fields that have a twin below ``"next"``."""
         return tuple(field for field in self.fields if field.observed)
 
+    def require_equal_lengths(self, columns: Iterable[str], *, advice: str) -> None:
+        """Raise if one of some columns is ragged, for what holds rows of one shape only.
+
+        Raises:
+            SchemaMismatchError: Names the ragged columns; ``advice`` ends the message.
+        """
+        names = sorted({field.column for field in self.ragged} & set(columns))
+        if names:
+            msg = f"{', '.join(names)}: expected rows of one length, got different ones. {advice}"
+            raise SchemaMismatchError(msg)
+
     def cast(self, dtype: str | None) -> "Schema":
-        """Return the schema with every floating-point field in a dtype of DTYPES; itself for None."""
+        """Return the schema with every floating-point field but ragged ones in a dtype of DTYPES; itself for None."""
         if dtype is None:
             return self
-        return Schema(tuple(replace(field, dtype=dtype) if field.is_float else field for field in self.fields))
+        changed = {field.column for field in self.tensors if field.is_float}
+        return Schema(tuple(replace(field, dtype=dtype) if field.column in changed else field for field in self.fields))
 
     @property
     def tensors(self) -> tuple[Field, ...]:
-        """Fields that are not strings."""
-        return tuple(field for field in self.fields if not field.is_string)
+        """Fields that one tensor can hold: neither strings nor ragged ones."""
+        return tuple(field for field in self.fields if not field.is_string and not field.is_ragged)
+
+    @property
+    def ragged(self) -> tuple[Field, ...]:
+        """Fields whose rows have different lengths."""
+        return tuple(field for field in self.fields if field.is_ragged)
 
     def __getitem__(self, column: str) -> Field:
         for field in self.fields:
@@ -305,7 +353,7 @@ def _tensor_to_array(value: Any, column: str, context: str) -> np.ndarray:
         expected = f"expected a tensor of one of {', '.join(DTYPES)}"
         msg = f"{context}: key {column}: {expected}, got {dtype}.{suggest_conversion(dtype)}"
         raise SchemaMismatchError(msg)
-    return tensor_to_array(value)
+    return from_nested(value) if value.is_nested else tensor_to_array(value)
 
 
 def _strings_to_array(value: Any, node: "TensorDictBase", column: str, context: str) -> np.ndarray:
@@ -326,10 +374,11 @@ def _field_from_json(row: Mapping[str, Any]) -> Field:
     if dtype not in DTYPES or not isinstance(observed, bool) or not isinstance(column, str):
         msg = f"bad field {row!r}"
         raise ValueError(msg)
-    if any(not isinstance(size, int) or isinstance(size, bool) or size < 0 for size in shape):
+    fixed = shape[1:] if shape[:1] == (ANY_LENGTH,) and dtype != STRING else shape
+    if any(not isinstance(size, int) or isinstance(size, bool) or size < 0 for size in fixed):
         msg = f"bad shape {shape!r}"
         raise ValueError(msg)
-    if math.prod(shape) > MAX_WIDTH or len(shape) > MAX_DIMS:
+    if math.prod(fixed) > MAX_WIDTH or len(shape) > MAX_DIMS:
         msg = f"shape {shape!r} is larger than a row may be"
         raise ValueError(msg)
     if column in INDEX_COLUMNS or not isinstance(row.get("unit"), str | None):

@@ -13,7 +13,8 @@ from tensordict import TensorDictBase, is_non_tensor
 from rlhive import keys
 from rlhive.data._dtypes import dtype_name, to_numbers
 from rlhive.data._episodes import REWARD, TERMINATED, TRUNCATED
-from rlhive.data._schema import Schema, flatten_tensordict, is_stored
+from rlhive.data._ragged import have_equal_bits, is_ragged, make_rows
+from rlhive.data._schema import Field, Schema, flatten_tensordict, is_stored
 from rlhive.errors import SchemaMismatchError
 
 Leaves = dict[str, np.ndarray]
@@ -53,7 +54,12 @@ class TransitionBatch:
 
     @classmethod
     def from_tensordict(
-        cls, transitions: TensorDictBase, *, drop: tuple[str, ...] = BOOKKEEPING, context: str
+        cls,
+        transitions: TensorDictBase,
+        *,
+        drop: tuple[str, ...] = BOOKKEEPING,
+        ragged: tuple[str, ...] = (),
+        context: str,
     ) -> "TransitionBatch":
         """Convert a TED TensorDict of batch size ``[*envs, time]``; the arrays share its memory.
 
@@ -61,6 +67,8 @@ class TransitionBatch:
             transitions: Without ``("next", "truncated")``, rows that are done and not terminated count as truncated.
                 Without any end flag, as a robot gives them, no row ends an episode.
             drop: Names of keys that are left out, at the root and below ``"next"``.
+            ragged: Names of columns whose rows have different lengths in other batches, with their ``next`` twins;
+                nested tensors are ragged anyway.
             context: Prefix of error messages.
 
         Raises:
@@ -79,6 +87,8 @@ class TransitionBatch:
         if REWARD in rows:
             rows.pop(keys.REWARD, None)  # the root reward that `td = td["next"]` leaves behind
         rows = {name: array for name, array in rows.items() if _is_column_or_twin(name, rows)}
+        for name in [name for name in rows if name.removeprefix(f"{keys.NEXT}.") in ragged]:
+            rows[name] = _to_ragged(rows[name], name, context)
         if any(0 in array.shape[2:] for array in rows.values()):
             Schema.from_arrays(rows, batch_dims=2).require_values(context=context)
         states = {
@@ -129,6 +139,9 @@ class TransitionBatch:
         for name in self.observed:
             twin = self.rows[f"{keys.NEXT}.{name}"]
             next_rows, rows = to_numbers(twin[env, :-1]), to_numbers(self.rows[name][env, 1:])
+            if is_ragged(rows):
+                continuous &= have_equal_bits(rows, next_rows)
+                continue
             # By value: -0.0 and 0.0 are told apart when the episode is packed.
             is_same = next_rows == rows
             if rows.dtype.kind == "f":
@@ -147,7 +160,19 @@ def describe_difference(expected: Mapping[str, np.ndarray], got: Mapping[str, np
 
 
 def _describe_kind(array: np.ndarray) -> str:
-    return f"{dtype_name(array.dtype)} {array.shape[1:]}"
+    kinds = {Field.of_array("", make_rows([row])).describe() for row in array.flat} if is_ragged(array) else set()
+    return " and ".join(sorted(kinds)) or f"{dtype_name(array.dtype)} {array.shape[1:]}"
+
+
+def _to_ragged(rows: np.ndarray, name: str, context: str) -> np.ndarray:
+    """Return rows of equal length, ``[envs, time, n, *inner]``, as an object array ``[envs, time]`` of copies."""
+    if rows.dtype == object:
+        return rows
+    if rows.ndim < 3:
+        msg = f"{context}: key {name}: expected rows of different lengths, [n, ...], got scalars."
+        raise SchemaMismatchError(msg)
+    flat = rows.reshape(rows.shape[0] * rows.shape[1], *rows.shape[2:])
+    return make_rows([row.copy() for row in flat]).reshape(rows.shape[:2])
 
 
 def _require_time_dimension(transitions: TensorDictBase, context: str) -> None:

@@ -126,6 +126,7 @@ def iter_batches(
     dtype: torch.dtype | None,
 ) -> Iterator[TensorDict]:
     """Yield the transitions of a view as TED batches, each transition once."""
+    view.manifest.schema.require_equal_lengths(view.manifest.schema.columns, advice="iter_episodes() gives them.")
     schema = view.manifest.schema.cast(ReadOptions(dtype=dtype).cache_dtype)
     cast = ColumnCast(schema, f"{view.manifest.name} {view.manifest.version}")
     records = (replace(record, columns=cast(record.columns), final=cast(record.final)) for record in iter_records(view))

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -250,7 +250,10 @@ class Scanner:
             episode=row[keys.EPISODE],
             split=row["split"],
             columns=columns,
-            final={name: array[position] for name, array in self._finals.items()},
+            final={
+                item.column: _arrow.take_row(self._finals[item.column], position, item)
+                for item in self._schema.observed
+            },
             seed=row["seed"],
             start_state=self._start_states[position],
             policy=row["policy"],
@@ -268,7 +271,7 @@ class Scanner:
         hashes = ObservationHashes()
         if self._has_observation:
             rows, final = record.columns[keys.OBSERVATION], record.final[keys.OBSERVATION]
-            hashes = ObservationHashes(*(hash(value.tobytes()) for value in (rows[0], rows[-1], final)))
+            hashes = ObservationHashes(*(hash(_row_bytes(value)) for value in (rows[0], rows[-1], final)))
         return EpisodeFacts(
             position=position,
             content_hash=record.content_hash(),
@@ -325,3 +328,10 @@ def _count_equal(values: np.ndarray, row: np.ndarray) -> np.ndarray:
     for start in range(0, len(values), 255):  # a byte can count 255 rows, which is eight times as fast as int64
         counts += np.add.reduce((values[start : start + 255] == row).view(np.uint8), axis=0, dtype=np.uint8)
     return counts
+
+
+def _row_bytes(value: Any) -> bytes:
+    """Return the bytes of one row, also of text and of a ragged row in an object array."""
+    if isinstance(value, np.ndarray) and value.dtype == object:
+        value = value.item()
+    return value.encode() if isinstance(value, str) else bytes(value.tobytes())

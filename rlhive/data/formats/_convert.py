@@ -173,6 +173,8 @@ def export_to(kind: str | Format, folder: Path, target: str | Path, *, progress:
         msg = f"{target} exists: expected the path of a new folder."
         raise DatasetExistsError(msg)
     records = read_records(folder, manifest, list(manifest.splits))
+    advice = f"{item.name} has no column for them: drop_column() makes a version without."
+    manifest.schema.require_equal_lengths(manifest.schema.columns, advice=advice)
     manifest, records = _widen_bfloat16(manifest, records, item.name)
     with detect_interrupts() as raise_if_interrupted:
         counted = _show_progress(records, manifest.num_episodes, str(target), progress, raise_if_interrupted)

@@ -1,6 +1,6 @@
 """Settings of a recorder, the provenance of its run and the folder of its recording."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ class RecorderConfig:
         schema: Schema that every episode must have; None for that of the first one.
         on_incomplete: What becomes of an episode without an end flag, ``"unfinished"`` or ``"truncated"``.
         drop: Names of keys that are left out.
+        ragged: Names of columns whose rows have different lengths.
     """
 
     split: str = "train"
@@ -31,11 +32,24 @@ class RecorderConfig:
     schema: Schema | None = None
     on_incomplete: str = "unfinished"
     drop: tuple[str, ...] = BOOKKEEPING
+    ragged: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.on_incomplete not in ON_INCOMPLETE:
             msg = f"on_incomplete: expected one of {', '.join(ON_INCOMPLETE)}, got {self.on_incomplete!r}."
             raise InvalidOptionError(msg)
+
+
+def require_names(names: Sequence[str], option: str) -> tuple[str, ...]:
+    """Return the names that an option takes.
+
+    Raises:
+        InvalidOptionError: It is one string, which would be iterated character by character.
+    """
+    if isinstance(names, str):
+        msg = f"{option}={names!r}: expected a list of names, [{names!r}]"
+        raise InvalidOptionError(msg)
+    return tuple(names)
 
 
 def run_provenance(

@@ -32,7 +32,6 @@ import numpy as np
 import pyarrow as pa
 
 from rlhive.data import _arrow, _store
-from rlhive.data._dtypes import dtype_name
 from rlhive.data._episode_builder import ChunkList
 from rlhive.data._episodes import EpisodeInfo
 from rlhive.data._schema import Field, Schema
@@ -132,12 +131,7 @@ class EpisodeJournal(ChunkList):
         self._save_after = time.monotonic() + SAVE_SECONDS
 
     def _begin(self, chunk: Leaves) -> None:
-        self._schema = Schema(
-            tuple(
-                Field(name, dtype_name(array.dtype), array.shape[1:], observed=False)
-                for name, array in sorted(chunk.items())
-            )
-        )
+        self._schema = Schema(tuple(Field.of_array(name, array) for name, array in sorted(chunk.items())))
         if self._file is None:
             self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
             fcntl.flock(self._file, fcntl.LOCK_EX)

@@ -18,6 +18,7 @@ from tensordict import NonTensorStack, TensorDict, TensorDictBase
 
 from rlhive import keys
 from rlhive.data._dtypes import DTYPES, adopt_array, array_to_tensor, dtype_name, suggest_conversion
+from rlhive.data._ragged import make_rows, to_nested
 from rlhive.errors import SchemaMismatchError
 
 _EXPECTED = "a NumPy array, a number, a bool, a text or a dict of these"
@@ -48,8 +49,8 @@ def to_transitions(arrays: Any, context: str) -> Any:
     """Return T transitions as a TensorDict of batch size ``[T]``; what is no dict as it is.
 
     Args:
-        arrays: Arrays ``[T, *shape]`` and lists of T texts by key, nested as in :func:`to_transition`; ``[T]`` counts
-            as ``[T, 1]``.
+        arrays: Arrays ``[T, *shape]``, lists of T texts, and lists of T arrays of any length by key, nested as in
+            :func:`to_transition`; ``[T]`` counts as ``[T, 1]``.
         context: Prefix of error messages.
 
     Raises:
@@ -118,8 +119,10 @@ def _convert_rows(value: Any, context: str) -> Any:
         return value
     if _is_text_rows(value):
         return NonTensorStack(*(str(text) for text in value))
+    if isinstance(value, (list, tuple)) and value and all(isinstance(row, np.ndarray) and row.ndim for row in value):
+        return to_nested(make_rows([adopt_array(row) for row in value]))
     if not isinstance(value, np.ndarray) or not value.ndim:
-        raise _refuse_type(type(value).__name__, context, expected="an array [T, ...] or a list of T texts")
+        raise _refuse_type(type(value).__name__, context, expected="an array [T, ...] or a list of T texts or arrays")
     tensor = _share_array(adopt_array(value), context)
     return tensor if tensor.ndim > 1 else tensor.reshape(-1, 1)
 

@@ -20,7 +20,7 @@ from rlhive.data._episodes import EpisodeInfo, EpisodeRecord
 from rlhive.data._replay_reader import is_replay_buffer, read_replay_buffer
 from rlhive.data._schema import Schema
 from rlhive.data._transition_batch import BOOKKEEPING
-from rlhive.data.recording._config import RecorderConfig, policy_name, recording_path, run_provenance
+from rlhive.data.recording._config import RecorderConfig, policy_name, recording_path, require_names, run_provenance
 from rlhive.data.recording._journal import EpisodeJournal
 from rlhive.data.recording._plain_data import to_transition, to_transitions
 from rlhive.data.recording._recording import Recording
@@ -64,6 +64,9 @@ class Recorder:
         on_incomplete: What becomes of an episode without an end flag: ``"unfinished"`` keeps it as it is,
             ``"truncated"`` marks its last transition as truncated, so that values are bootstrapped from there.
         drop: Names of keys that are left out, at the root and below ``"next"``.
+        ragged: Names of columns whose rows have different lengths, ``["audio", "lidar.points"]``: the first dimension
+            of their arrays differs from step to step. Nested tensors of torch need no name here. Buffers serve them as
+            nested tensors or leave them out; see ``as_replay_buffer(ragged=…)``.
         fps: Rate of the steps in frames per second, as LeRobot calls it; the dataset has it as ``dataset.fps``. A key
             ``timestamp`` (seconds, float64, from any origin) may come with each step; :meth:`commit` compares its
             median step with the rate.
@@ -106,6 +109,7 @@ class Recorder:
         schema: Schema | None = None,
         on_incomplete: str = "unfinished",
         drop: Sequence[str] = BOOKKEEPING,
+        ragged: Sequence[str] = (),
         fps: float | None = None,
         store: Path | None = None,
         cut_as: str | None = None,
@@ -116,7 +120,8 @@ class Recorder:
             msg = f"{path}: expected no recording, got one. Continue it with Recorder.resume({str(path)!r})"
             raise DatasetExistsError(msg)
         on_incomplete = _renamed_cut_as(on_incomplete, cut_as)
-        config = RecorderConfig(split, policy_name(run), schema, on_incomplete, tuple(drop))
+        names = require_names(ragged, "ragged")
+        config = RecorderConfig(split, policy_name(run), schema, on_incomplete, tuple(drop), names)
         self._attach(path, dataset_name, run, config, store)
 
     @classmethod
@@ -131,6 +136,7 @@ class Recorder:
         schema: Schema | None = None,
         on_incomplete: str = "unfinished",
         drop: Sequence[str] = BOOKKEEPING,
+        ragged: Sequence[str] = (),
         fps: float | None = None,
         store: Path | None = None,
         cut_as: str | None = None,
@@ -146,6 +152,7 @@ class Recorder:
             schema: As for a new recorder, where no episode was recorded yet.
             on_incomplete: As for a new recorder.
             drop: As for a new recorder.
+            ragged: As for a new recorder.
             fps: Rate of the recording, which is the default.
             store: As for a new recorder.
             cut_as: Deprecated name of ``on_incomplete``.
@@ -158,7 +165,8 @@ class Recorder:
         run = run_provenance(env, policy, provenance, recording.choose_fps(fps))
         recover_interrupted(recording)
         on_incomplete = _renamed_cut_as(on_incomplete, cut_as)
-        config = RecorderConfig(split, policy_name(run), schema, on_incomplete, tuple(drop))
+        names = require_names(ragged, "ragged")
+        config = RecorderConfig(split, policy_name(run), schema, on_incomplete, tuple(drop), names)
         return _attach_recorder(recording.path, recording.name, run, config, store)
 
     def _attach(
@@ -187,6 +195,7 @@ class Recorder:
             "schema": self.recording.schema or self._config.schema,
             "on_incomplete": self._config.on_incomplete,
             "drop": self._config.drop,
+            "ragged": self._config.ragged,
             "context": lambda _: self._next_context,
             "accept": self.recording.accept,
         }

@@ -27,6 +27,7 @@ import pyarrow as pa
 from rlhive.data import _arrow
 from rlhive.data._dtypes import to_numpy_dtype
 from rlhive.data._episodes import EpisodeRecord
+from rlhive.data._ragged import make_rows
 from rlhive.data._schema import Field, Schema
 
 SUFFIX = ".arrows"
@@ -298,6 +299,8 @@ def _stream_checksum(run: str, identity: str) -> str:
 
 @functools.lru_cache(maxsize=256)
 def _blank_row(item: Field) -> np.ndarray:
+    if item.is_ragged:
+        return make_rows([np.empty((0, *item.shape[1:]), to_numpy_dtype(item.dtype))])
     return np.full((1, *item.shape), "" if item.is_string else 0, to_numpy_dtype(item.dtype))
 
 

@@ -39,6 +39,7 @@ from rlhive.errors import SchemaMismatchError
 
 _WORD = 8
 _REWARD = keys.key_to_column(keys.NEXT_REWARD)
+_RAGGED_ADVICE = "Name the other keys, keys=[…], to leave them out; iter_episodes() gives them as nested tensors."
 
 #: Keys that MultiStepTransform adds at the root, and the key below "next" of the reward that it replaces.
 STEPS_TO_NEXT = "steps_to_next_obs"
@@ -283,12 +284,14 @@ def select_columns(cache: PackedCache, selected_keys: Sequence[keys.NestedKey] |
     schema_columns = {item.column for item in cache.schema.fields}
     always = {keys.EPISODE, *keys.END_FLAGS, *(f"{keys.NEXT}.{flag}" for flag in keys.END_FLAGS)}
     if selected_keys is None:
+        cache.schema.require_equal_lengths(schema_columns, advice=_RAGGED_ADVICE)
         return schema_columns | always
     columns = {keys.key_to_column(key) for key in selected_keys}
     unknown = columns - schema_columns - always
     if unknown:
         msg = f"No field {', '.join(sorted(unknown))}: expected some of {', '.join(sorted(schema_columns))}"
         raise SchemaMismatchError(msg)
+    cache.schema.require_equal_lengths(columns, advice=_RAGGED_ADVICE)
     return columns | always
 
 

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from rlhive.data._dtypes import dtype_name
 from rlhive.data._episodes import EpisodeInfo, EpisodeRecord
 from rlhive.data._schema import Field, Schema
 from rlhive.errors import SchemaMismatchError
@@ -222,7 +221,6 @@ def _infer_schema(record: EpisodeRecord | None) -> Schema:
         msg = f"Export: expected a recording, a dataset or episode records, got {actual}. If it is empty, pass schema=."
         raise SchemaMismatchError(msg)
     fields = [
-        Field(name, dtype_name(array.dtype), array.shape[1:], name in record.final)
-        for name, array in sorted(record.columns.items())
+        Field.of_array(name, array, observed=name in record.final) for name, array in sorted(record.columns.items())
     ]
     return Schema(tuple(fields))

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 
 from rlhive.data import _arrow, _parquet
-from rlhive.data._dtypes import to_numpy_dtype
 from rlhive.data._episodes import EpisodeRecord
 from rlhive.data._schema import Schema, find_unrecorded
 from rlhive.data._statistics import ColumnStatistics, choose_anchor
@@ -123,7 +122,7 @@ class _EpisodeValidator:
     """Checks that every episode fits into the tables; chooses the histogram anchors from the first episode."""
 
     def __init__(self, schema: Schema):
-        self._columns = {item.column: (to_numpy_dtype(item.dtype), item.shape) for item in schema.fields}
+        self._columns = {item.column: item.kind for item in schema.fields}
         self._observed = {item.column for item in schema.observed}
         self._previous_id = -1
         self._start_state_sizes: dict[str, int] | None = None
@@ -187,7 +186,7 @@ class _EpisodeBlock:
     def add(self, record: EpisodeRecord) -> None:
         self.records.append(record)
         self.num_rows += record.length
-        self.num_bytes += sum(array.nbytes for array in record.columns.values())
+        self.num_bytes += record.num_bytes
 
 
 class _SplitWriter:
