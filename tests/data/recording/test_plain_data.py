@@ -169,7 +169,7 @@ def test_a_step_of_another_dtype_is_refused_with_key_and_dtypes(tmp_path):
         ({"observation": np.zeros((3, 2)), "action": np.zeros((2, 2))}, "'observation' 3, 'action' 2"),
         ({}, "expected a TensorDict or a dict of arrays .*, got a dict without any"),
         ({"observation": 1.0}, "got a dict without any"),
-        ({"observation": np.zeros((3, 2)), "x": 1.0}, "key x: expected an array .* or a list of T texts, got float"),
+        ({"observation": np.zeros((3, 2)), "x": 1.0}, "expected an array .* or a list of T texts or arrays, got float"),
     ],
 )
 def test_arrays_without_common_rows_are_refused(arrays, message):
