@@ -169,7 +169,9 @@ def test_json_gives_back_the_schema_sorted():
     [
         {"dtype": "complex64"},
         {"dtype": None},
-        {"shape": [-1]},
+        {"shape": [-2]},
+        {"shape": [3, -1]},
+        {"dtype": "string", "shape": [-1]},
         {"shape": [True]},
         {"shape": [2.0]},
         {"shape": 3},
