@@ -100,7 +100,7 @@ def _list_recordings(summaries: Sequence["RecordingSummary"], json_: bool) -> No
     for summary in summaries:
         if summary.num_interrupted:
             text = (
-                f"{summary.path.name}: {summary.num_interrupted:,} interrupted episodes of "
-                f"{summary.interrupted_transitions:,} transitions besides; a commit records them"
+                f"{summary.path.name}: and what was saved of interrupted episodes ({summary.num_interrupted:,} with "
+                f"{summary.interrupted_transitions:,} transitions), which a commit records"
             )
             out.print(text, highlight=False, markup=False, soft_wrap=True)

@@ -65,8 +65,8 @@ def to_transitions(arrays: Any, context: str) -> Any:
         )
         raise SchemaMismatchError(msg)
     if len(set(lengths.values())) > 1:
-        found = ", ".join(f"{name!r} {length}" for name, length in lengths.items())
-        msg = f"{context}: expected arrays of one length in every key, one row per transition, got {found}."
+        row_counts = ", ".join(f"{name!r} {length}" for name, length in lengths.items())
+        msg = f"{context}: expected arrays of one length in every key, one row per transition, got {row_counts}."
         raise SchemaMismatchError(msg)
     return _convert_dict(arrays, [*set(lengths.values())], _convert_rows, context, ())
 
@@ -139,8 +139,8 @@ def _share_array(array: np.ndarray, context: str) -> torch.Tensor:
     """Return an array as a tensor; a copy where torch cannot take it as it is: read-only, reversed, byte-swapped."""
     dtype = dtype_name(array.dtype)
     if dtype not in DTYPES or array.dtype.hasobject:
-        found = f"an array of {array.dtype.name}" if array.dtype.kind in "OSUMmV" else f"{array.dtype.name} numbers"
-        msg = f"{context}: expected one of {', '.join(DTYPES)}, got {found}.{suggest_conversion(array.dtype.name)}"
+        values = f"an array of {array.dtype.name}" if array.dtype.kind in "OSUMmV" else f"{array.dtype.name} numbers"
+        msg = f"{context}: expected one of {', '.join(DTYPES)}, got {values}.{suggest_conversion(array.dtype.name)}"
         raise SchemaMismatchError(msg)
     native = array.astype(array.dtype.newbyteorder("="), copy=False)
     is_usable = native.flags.writeable and all(stride >= 0 for stride in native.strides)

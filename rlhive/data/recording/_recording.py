@@ -171,8 +171,11 @@ class Recording:
         """
         recorded_fps = find_recorded_fps(self.runs)
         if fps is not None and require_fps(fps) != recorded_fps:
-            found = "no rate" if recorded_fps is None else f"{recorded_fps:g}"
-            msg = f"{self.path}: fps={fps!r}: expected the recording's rate, got {found} there. commit(fps=…) sets it"
+            recorded_rate = "no rate" if recorded_fps is None else f"{recorded_fps:g}"
+            msg = (
+                f"{self.path}: fps={fps!r}: expected the recording's rate, got {recorded_rate} there. "
+                "commit(fps=…) sets it"
+            )
             raise InvalidOptionError(msg)
         return recorded_fps
 

@@ -87,7 +87,7 @@ def test_the_steps_of_a_killed_process_are_recorded(store, save_each_step, on_in
     assert [(row["num_episodes"], row["num_interrupted"], row["interrupted_transitions"]) for row in rows] == [
         (0, 1, 30)
     ]
-    assert "1 interrupted episodes of 30 transitions besides; a commit records them" in table
+    assert "and what was saved of interrupted episodes (1 with 30 transitions), which a commit records" in table
     dataset = RoboHiveDataset(folder)
     (row,) = dataset.episodes.to_pylist()
     assert (row["length"], row["ended"], row["seed"], row["policy"]) == (30, on_incomplete, 5, "operator")
