@@ -97,6 +97,7 @@ class Recording:
     def __init__(self, path: Path):
         self.path = Path(path)
         self._description: tuple[Schema, dict[str, int]] | None = None
+        self._tokens_by_stream: dict[Path, tuple[int, set[str]]] = {}
         content = self._read_json(_RECORDING_FILE)
         version = content.get("format_version") if isinstance(content, dict) else None
         self.name = str(content.get("name", "")) if version else ""
@@ -266,11 +267,12 @@ class Recording:
 
     def journal_tokens(self) -> set[str]:
         """Return the tokens of the journals whose episodes the recording holds."""
-        tokens: set[str] = set()
         for path in self._stream_paths():
-            with self._open_reader(path) as reader:
-                tokens.update(reader.journal_tokens())
-        return tokens
+            size = path.stat().st_size
+            if self._tokens_by_stream.get(path, (-1, set()))[0] != size:  # a stream that did not grow is read once
+                with self._open_reader(path) as reader:
+                    self._tokens_by_stream[path] = size, set(reader.journal_tokens())
+        return set().union(*(tokens for _, tokens in self._tokens_by_stream.values()))
 
     def as_source(self, schema: Schema | None = None, *, fps: float | None = None) -> VersionSource:
         """Return the episodes and the provenance of their runs, as :func:`rlhive.data.versions.export` takes them.

@@ -17,6 +17,7 @@ from rlhive.data.recording import _journal
 from rlhive.data.recording._recorder import Recorder
 from rlhive.data.recording._recording import Recording
 from rlhive.data.recording._recover import commit_recording, recover_interrupted
+from rlhive.data.recording._stream import StreamReader
 from rlhive.dataset._dataset import RoboHiveDataset
 from rlhive.errors import SchemaMismatchError
 from tests.data.strategies import transitions
@@ -118,6 +119,23 @@ def test_interleaved_environments_keep_a_journal_each(tmp_path, save_each_step):
     for episode in episodes:
         assert any(np.array_equal(record.columns["action"], episode["action"].numpy()) for record in by_length)
     assert journals(tmp_path / "r") == []
+
+
+def test_a_stream_is_searched_for_journals_once_however_many_there_are(tmp_path, save_each_step, monkeypatch):
+    episodes = [unfinished(4, seed) for seed in range(6)]
+
+    def work():
+        recorder = Recorder(tmp_path / "r")
+        recorder.add_episode(transitions(4, 9))
+        for steps in zip(*episodes, strict=True):
+            recorder.step(torch.stack(steps))
+
+    run_and_kill(work)
+    searched, search = [], StreamReader.journal_tokens
+    monkeypatch.setattr(StreamReader, "journal_tokens", lambda self: searched.append(self) or search(self))
+
+    assert len(recover_interrupted(Recording(tmp_path / "r"))) == 6
+    assert len(searched) == 1 + 6  # the stream of the killed process, and one for each recovered episode
 
 
 def test_an_episode_that_ends_leaves_no_journal_and_is_recorded_once(tmp_path, save_each_step):
