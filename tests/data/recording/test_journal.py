@@ -54,6 +54,17 @@ def run_and_kill(work):
     os.waitpid(child, 0)
 
 
+def record_and_kill(folder, episode):
+    """Record an episode step by step in a process, which is killed after the last step."""
+
+    def work():
+        recorder = Recorder(folder)
+        for step in episode:
+            recorder.step(step)
+
+    run_and_kill(work)
+
+
 def columns_of(record):
     return {**record.columns, **{f"final.{name}": value for name, value in record.final.items()}}
 
@@ -155,12 +166,7 @@ def test_a_kill_between_the_write_of_an_episode_and_the_end_of_its_journal_repea
 ):
     monkeypatch.setattr(_journal.EpisodeJournal, "remove", lambda self: None)
 
-    def work():
-        recorder = Recorder(tmp_path / "r")
-        for step in transitions(20, 3):
-            recorder.step(step)
-
-    run_and_kill(work)
+    record_and_kill(tmp_path / "r", transitions(20, 3))
     recording = Recording(tmp_path / "r")
 
     assert len(journals(tmp_path / "r")) == 1
@@ -172,12 +178,7 @@ def test_a_kill_between_the_write_of_an_episode_and_the_end_of_its_journal_repea
 def test_a_cut_journal_gives_what_was_saved_before(tmp_path, save_each_step):
     episode = unfinished(30, 0)
 
-    def work():
-        recorder = Recorder(tmp_path / "r")
-        for step in episode:
-            recorder.step(step)
-
-    run_and_kill(work)
+    record_and_kill(tmp_path / "r", episode)
     (path,) = journals(tmp_path / "r")
     content = path.read_bytes()
     recording = Recording(tmp_path / "r")
@@ -219,12 +220,7 @@ def test_the_journal_of_a_live_process_is_left_alone(tmp_path, save_each_step):
 def test_resuming_records_what_was_interrupted(tmp_path, save_each_step, caplog):
     episode = unfinished(8, 0)
 
-    def work():
-        recorder = Recorder(tmp_path / "r")
-        for step in episode:
-            recorder.step(step)
-
-    run_and_kill(work)
+    record_and_kill(tmp_path / "r", episode)
     with Recorder.resume(tmp_path / "r") as recorder:
         recorder.add_episode(transitions(3, 1))
 
