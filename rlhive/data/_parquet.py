@@ -12,7 +12,6 @@ from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from rlhive.data import _store
@@ -189,6 +188,8 @@ def _require_expansion(num_bytes: int, path: Path) -> None:
 
 def _decode_texts(table: pa.Table, name: str) -> pa.Table:
     """Replace a dictionary column by its texts, after their total size has been compared with the limit."""
+    import pyarrow.compute as pc  # slow to import, and most tables have no such column
+
     column = table[name]
     if not pa.types.is_dictionary(column.type):
         return table

@@ -14,8 +14,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from filelock import FileLock
-
 from rlhive.data import _untrusted
 from rlhive.errors import DatasetExistsError, DiskFullError, InvalidNameError, StoreNotWritableError
 
@@ -185,6 +183,8 @@ def publish_dir(partial: Path, target: Path) -> None:
 @contextlib.contextmanager
 def locked(target: Path) -> Iterator[None]:
     """Hold the lock of ``target``; the operating system releases it when the process dies."""
+    from filelock import FileLock
+
     with translate_disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(target.with_name(f".{target.name}.lock"))

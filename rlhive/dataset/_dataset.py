@@ -95,7 +95,7 @@ class RoboHiveDataset:
         split: str | None = None,
         version: str | None = None,
         revision: str | None = None,
-        where: Condition | None = None,
+        where: "Condition | None" = None,
         streaming: bool = False,
         generate: bool = True,
         store: Path | None = None,
@@ -258,7 +258,7 @@ class RoboHiveDataset:
         batch_size: int = 256,
         *,
         split: str | None = None,
-        where: Condition | None = None,
+        where: "Condition | None" = None,
         keys: Sequence[keys_.NestedKey] | None = None,
         slice_len: int | None = None,
         short_episodes: ShortEpisodes = "drop",
@@ -366,7 +366,7 @@ class RoboHiveDataset:
         num_workers: int = 0,
         seed: int | None = None,
         split: str | None = None,
-        where: Condition | None = None,
+        where: "Condition | None" = None,
         **options: Unpack[ReadKeywords],
     ) -> "DataLoader[TensorDict]":
         """Return a torch ``DataLoader`` of TensorDicts; an epoch holds every transition once.
@@ -395,13 +395,13 @@ class RoboHiveDataset:
         return _loaders.load_dataloader(view, ReadOptions(**options), iteration)
 
     def as_storage(
-        self, *, split: str | None = None, where: Condition | None = None, **options: Unpack[ReadKeywords]
+        self, *, split: str | None = None, where: "Condition | None" = None, **options: Unpack[ReadKeywords]
     ) -> PackedStorage:
         """Return the read-only TorchRL storage of :meth:`as_replay_buffer`; its arguments are documented there."""
         return _loaders.load_storage(self._view.narrow(split=split, where=where), ReadOptions(**options))
 
     def as_tensordict(
-        self, *, split: str | None = None, where: Condition | None = None, **options: Unpack[ReadKeywords]
+        self, *, split: str | None = None, where: "Condition | None" = None, **options: Unpack[ReadKeywords]
     ) -> TensorDict:
         """Return all transitions as one TED TensorDict in memory, episode by episode.
 

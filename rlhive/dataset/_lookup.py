@@ -18,7 +18,7 @@ from rlhive.data import (
     store_dir,
     version_dir,
 )
-from rlhive.data.versions import Manifest, list_local_datasets, list_local_versions
+from rlhive.data.versions import list_local_datasets, list_local_versions
 from rlhive.envs import Task, catalogue
 from rlhive.errors import DatasetNotFoundError, HubUnreachableError, RLHiveError, SplitNotFoundError
 
@@ -204,6 +204,8 @@ def local_version(name: str, version: str, *, store: Path | None = None) -> Path
 
 def _read_fingerprint(folder: Path) -> str | None:
     """Return the fingerprint of a version; None if its manifest is unreadable."""
+    from rlhive.data.versions import Manifest  # imports NumPy and Arrow, which a list of versions does not need
+
     try:
         return Manifest.read(folder).fingerprint
     except RLHiveError:

@@ -8,14 +8,13 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from rlhive import keys
-from rlhive.data import Schema, hub, merge_statistics, parse_splits
+from rlhive.data import Schema, hub, merge_statistics, parse_splits, versions
 from rlhive.data.versions import (
     EPISODE_COLUMNS,
     FileEntry,
@@ -24,26 +23,23 @@ from rlhive.data.versions import (
     VersionSource,
     apply_selection,
     build_selection,
-    compute_statistics,
-    find_referenced_columns,
     find_shards,
     intersect_selection,
     locate_episodes,
     partition_episodes,
     read_episodes,
-    read_statistics,
     require_episodes,
     select_by,
-    select_by_mask,
-    select_where,
-    stored_source,
 )
 from rlhive.errors import DatasetNotFoundError, SplitNotFoundError, StreamingOnlyError
+
+if TYPE_CHECKING:  # slow to import, and only conditions need it
+    import pyarrow.compute as pc
 
 logger = logging.getLogger(__name__)
 
 #: Condition on episodes: text, an Arrow expression, or a function of the episode table that returns a boolean mask.
-Condition: TypeAlias = str | pc.Expression | Callable[[pa.Table], Any]
+Condition: TypeAlias = "str | pc.Expression | Callable[[pa.Table], Any]"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -77,13 +73,13 @@ class DatasetView:
         columns = None
         description = getattr(condition, "__qualname__", repr(str(condition)))
         if isinstance(condition, str):
-            columns = list(dict.fromkeys([keys.EPISODE, "split", *find_referenced_columns(condition)]))
+            columns = list(dict.fromkeys([keys.EPISODE, "split", *versions.find_referenced_columns(condition)]))
         selection = self.read_selection()
         table = apply_selection(read_episodes(self.folder, self.manifest, columns), selection)
         if callable(condition):
-            episode_ids = select_by_mask(table, pa.array(condition(table), pa.bool_()), description)
+            episode_ids = versions.select_by_mask(table, pa.array(condition(table), pa.bool_()), description)
         else:
-            episode_ids = select_where(table, condition)
+            episode_ids = versions.select_where(table, condition)
         return self._select(intersect_selection(selection, episode_ids), f"where({description})")
 
     def filter(self, predicate: Callable[[dict[str, Any]], bool]) -> "DatasetView":
@@ -118,7 +114,7 @@ class DatasetView:
             return replace(self, splits=names, stored_splits=names)
         return self._select({name: self.selection[name] for name in names}, f"[{split!r}]")
 
-    def narrow(self, *, split: str | None, where: Condition | None) -> "DatasetView":
+    def narrow(self, *, split: str | None, where: "Condition | None") -> "DatasetView":
         """Select splits, then the episodes that meet a condition; None selects all."""
         view = self if split is None else self.select_splits(split)
         return view if where is None else view.where(where)
@@ -146,7 +142,7 @@ class DatasetView:
             return apply_selection(table, self.selection)
         if set(self.splits) == set(self.manifest.splits):
             return table
-        return table.filter(pc.is_in(table["split"], pa.array(self.splits, pa.string())))
+        return table.filter(pa.array(split in self.splits for split in table["split"].to_pylist()))
 
     def count(self) -> dict[str, dict[str, int]]:
         """Return the number of episodes and transitions of each split."""
@@ -163,9 +159,9 @@ class DatasetView:
     def compute_statistics(self) -> dict[str, dict[str, Any]]:
         """Return the statistics of every column: the stored ones of whole splits, otherwise computed in one pass."""
         if self.selection is not None:
-            summaries = compute_statistics(self.to_source())
+            summaries = versions.compute_statistics(self.to_source())
         else:
-            summaries = merge_statistics(read_statistics(self.folder, self.manifest, self.splits))
+            summaries = merge_statistics(versions.read_statistics(self.folder, self.manifest, self.splits))
         return {column: summary.to_json() for column, summary in summaries.items()}
 
     def require_shards(self) -> list[FileEntry]:
@@ -193,7 +189,7 @@ class DatasetView:
         operations = list(self.operations)
         if self.selection is None and self.splits != tuple(manifest.splits):
             operations.insert(0, f"split={'+'.join(self.splits)!r}")
-        return stored_source(self.folder, manifest, selection, splits=self.splits, operations=operations)
+        return versions.stored_source(self.folder, manifest, selection, splits=self.splits, operations=operations)
 
     def _select(self, selection: Selection, operation: str) -> "DatasetView":
         operations = (*self.operations, operation)
@@ -220,7 +216,7 @@ def open_view(
     *,
     split: str | None = None,
     version: str | None = None,
-    where: Condition | None = None,
+    where: "Condition | None" = None,
     streaming: bool = False,
     store: Path | None = None,
 ) -> DatasetView:

@@ -23,11 +23,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, NoReturn
-
-from tqdm import tqdm
+from typing import IO, TYPE_CHECKING, NoReturn
 
 from rlhive.errors import AssetsCorruptError, DiskFullError, SetupFailedError
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 ROBOHIVE_VERSION = "0.7.0"
 
@@ -296,6 +297,8 @@ def _clone(tree: Path, progress: bool) -> None:
     if shutil.which("git") is None:
         msg = "git was not found on PATH; --assets git needs it. Install git, or run: rlhive setup"
         raise SetupFailedError(msg)
+    from tqdm import tqdm
+
     for name, (url, commit) in tqdm(REPOSITORIES.items(), desc="clone assets", unit="repo", disable=not progress):
         folder = tree / name
         folder.mkdir(parents=True)
@@ -359,6 +362,8 @@ def _write_blocks(source: IO[bytes], path: Path, bar: "tqdm[NoReturn]") -> None:
 
 
 def _bytes_bar(text: str, progress: bool, total: int | None = None) -> "tqdm[NoReturn]":
+    from tqdm import tqdm
+
     return tqdm(desc=text, total=total, unit="B", unit_scale=True, disable=not progress)
 
 

@@ -18,8 +18,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from rlhive.envs import _assets
 from rlhive.envs._assets import ROBOHIVE_VERSION, AssetsRecord
 from rlhive.errors import RoboHiveMissingError, SetupFailedError
@@ -238,6 +236,8 @@ def _install_packages(arguments: list[str]) -> None:
 @contextmanager
 def _setup_lock() -> Iterator[None]:
     """Hold the lock that admits one setup at a time per Python environment; a killed process releases it."""
+    from filelock import FileLock, Timeout
+
     path = Path(sys.prefix) / ".rlhive-setup.lock"
     try:
         lock = FileLock(path)

@@ -8,7 +8,6 @@ tuning of the experts at :data:`TUNING_SEED`, and online learning at :data:`EXPL
 """
 
 import difflib
-import importlib.metadata
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
@@ -250,7 +249,9 @@ def qualified_name(function: Callable[..., Any]) -> str:
 @cache
 def _load_entry_points() -> None:
     """Register the tasks of installed packages, once per process; warn of an entry point that fails and skip it."""
-    for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
+    from importlib.metadata import entry_points  # slow to import, and --help and show need no plugin
+
+    for entry in entry_points(group=ENTRY_POINTS):
         try:
             loaded = entry.load()
             tasks = loaded() if callable(loaded) else loaded

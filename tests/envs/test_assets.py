@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tqdm import tqdm
 
 from rlhive.envs import _assets
 from rlhive.errors import AssetsCorruptError, DiskFullError, SetupFailedError
@@ -115,7 +116,7 @@ def test_an_interrupt_ends_the_download_at_once(package, monkeypatch, tmp_path):
     slow.write_text(f"#!/bin/sh\necho $$ > {pid}\necho Progress 1 of 2\nexec sleep 20\n")
     slow.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(slow))
-    monkeypatch.setattr(_assets.tqdm, "update", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+    monkeypatch.setattr(tqdm, "update", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
     with pytest.raises(KeyboardInterrupt):
         place(package)
     with pytest.raises(ProcessLookupError):
@@ -130,7 +131,7 @@ def folder(tmp_path):
 
 def test_an_interrupted_download_leaves_nothing_and_can_be_repeated(package, index, monkeypatch):
     with monkeypatch.context() as broken:
-        broken.setattr(_assets.tqdm, "update", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+        broken.setattr(tqdm, "update", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
         with pytest.raises(KeyboardInterrupt):
             place(package)
     assert not (package / "simhive").exists()

@@ -4,7 +4,6 @@ A package names a :class:`~rlhive.data.formats.Format`, class or instance, as an
 ``rlhive.formats``.
 """
 
-import importlib.metadata
 import warnings
 from collections.abc import Mapping
 from functools import cache
@@ -51,8 +50,10 @@ def _find_format(name: str) -> Format | None:
 @cache
 def _load_plugin_formats() -> dict[str, Format]:
     """Load the entry points, once; one that fails is named in a warning and left out."""
+    from importlib.metadata import entry_points  # slow to import, and --help and show need no plugin
+
     plugins: dict[str, Format] = {}
-    for entry in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
+    for entry in entry_points(group=ENTRY_POINT_GROUP):
         try:
             item = _instantiate(entry.load())
             if item.name in BUILT_IN or item.name in plugins:

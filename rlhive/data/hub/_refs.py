@@ -4,8 +4,9 @@ A version is the git tag ``v<version>`` of a dataset repository.
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from huggingface_hub import HfApi, constants, get_session, hf_raise_for_status
+from huggingface_hub import constants, get_session, hf_raise_for_status
 from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # in its __all__, which is computed
 
 from rlhive._text import printable
@@ -14,6 +15,9 @@ from rlhive.data.hub._client import translate_errors, with_retries
 from rlhive.data.hub._guard import guarded
 from rlhive.data.hub._pin import COMMIT, HubPin
 from rlhive.errors import CorruptDatasetError, DatasetNotFoundError, HubRefusedError, InvalidNameError
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
 
 
 def is_offline() -> bool:
@@ -31,7 +35,7 @@ def read_refs(repo_id: str) -> tuple[str | None, dict[str, str]]:
     """
     try:
         with translate_errors(repo_id, "its tags"):
-            refs = with_retries(HfApi().list_repo_refs, repo_id, repo_type="dataset")
+            refs = with_retries(_make_client().list_repo_refs, repo_id, repo_type="dataset")
     except DatasetNotFoundError:
         return None, {}
     head = next((branch.target_commit for branch in refs.branches if branch.name == "main"), None)
@@ -93,7 +97,7 @@ def list_datasets(namespace: str | None = None) -> dict[str, str]:
     """
     with translate_errors(namespace or "All datasets", "their list"), guarded():
         with_retries(_probe)
-        datasets = list(HfApi().list_datasets(filter="rlhive", author=namespace))
+        datasets = list(_make_client().list_datasets(filter="rlhive", author=namespace))
     days = {item.id: f"{item.last_modified:%Y-%m-%d}" if item.last_modified else "" for item in datasets}
     try:
         return {"/".join(_store.parse_name(name)): day for name, day in days.items()}
@@ -113,7 +117,7 @@ def resolve_revision(repo_id: str, revision: str) -> str:
     if COMMIT.fullmatch(revision):
         return revision
     with translate_errors(repo_id, f"revision {revision}"):
-        commit = with_retries(HfApi().dataset_info, repo_id, revision=revision).sha
+        commit = with_retries(_make_client().dataset_info, repo_id, revision=revision).sha
     if commit is None:
         msg = f"{repo_id}: expected a commit for revision {revision}, got none from the Hub."
         raise DatasetNotFoundError(msg)
@@ -138,6 +142,12 @@ def require_tag_unmoved(folder: Path, version: str, commit: str) -> None:
             f"{folder} was pulled, got {commit[:12]}. Keep your copy and ask the dataset's owner why."
         )
         raise CorruptDatasetError(msg)
+
+
+def _make_client() -> "HfApi":
+    from huggingface_hub import HfApi  # slow to import, and an offline look into the store needs no request
+
+    return HfApi()
 
 
 def _probe() -> None:

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from rlhive import keys
 from rlhive.data import _arrow, _parquet
@@ -89,7 +88,7 @@ def iterate_shards(
     """Yield every shard of some splits with its rows of the episode table, in the order of the shard's episodes."""
     table = read_episodes(folder, manifest, columns)
     for split in splits:
-        episodes = table.filter(pc.equal(table["split"], split))
+        episodes = table.filter(pa.array(table["split"].to_numpy() == split))
         start = 0
         for entry in manifest.shards(split):
             yield entry, episodes.slice(start, entry.num_episodes)

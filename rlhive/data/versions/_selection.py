@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from rlhive import keys
 from rlhive.data._arrow import EPISODE_FIELDS
@@ -30,8 +29,8 @@ def build_selection(table: pa.Table, splits: Sequence[str]) -> Selection:
         table: Columns ``episode`` and ``split`` of the episode table.
         splits: Split names, in order.
     """
-    episode_ids = table[keys.EPISODE].to_numpy()
-    return {split: np.sort(episode_ids[pc.equal(table["split"], split).to_numpy()]) for split in splits}
+    episode_ids, names = table[keys.EPISODE].to_numpy(), table["split"].to_numpy()
+    return {split: np.sort(episode_ids[names == split]) for split in splits}
 
 
 def apply_selection(table: pa.Table, selection: Mapping[str, np.ndarray]) -> pa.Table:
@@ -42,7 +41,7 @@ def apply_selection(table: pa.Table, selection: Mapping[str, np.ndarray]) -> pa.
         selection: The selected episodes.
     """
     split_of = {int(episode): split for split, episode_ids in selection.items() for episode in episode_ids}
-    table = table.filter(pc.is_in(table[keys.EPISODE], pa.array(list(split_of), pa.int64())))
+    table = table.filter(pa.array(np.isin(table[keys.EPISODE].to_numpy(), list(split_of))))
     splits = pa.array([split_of[episode] for episode in table[keys.EPISODE].to_pylist()], pa.string())
     index = table.column_names.index("split")
     return table.set_column(index, table.schema.field("split"), splits)

@@ -151,7 +151,7 @@ def test_of_two_packages_with_the_same_format_name_the_first_is_used():
     entries = [Entry("one", First), Entry("two", Second())]
     try:
         with (
-            mock.patch.object(_registry.importlib.metadata, "entry_points", return_value=entries),
+            mock.patch("importlib.metadata.entry_points", return_value=entries),
             pytest.warns(RuntimeWarning, match=r"'two:X' \(two\) is left out: .*the name 'same' is taken"),
         ):
             assert isinstance(get_format("same"), First)
