@@ -9,7 +9,7 @@ column of transitions has nulls. In the episode table, null is what nobody recor
 import functools
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,9 @@ from rlhive.errors import CorruptDatasetError, SchemaMismatchError
 START_PREFIX = "start."
 #: Prefix of the columns of the episode table that hold the final values of observed fields.
 FINAL_PREFIX = "final."
+
+#: Number of elements of each part of the start state; None if some episodes have a start state and others none.
+StartStateSizes = Mapping[str, int | None]
 
 #: First columns of the episode table; the ``final.*`` and ``start.*`` columns follow.
 EPISODE_FIELDS = (
@@ -54,12 +57,13 @@ def row_schema(schema: Schema) -> pa.Schema:
     )
 
 
-def episode_schema(schema: Schema, start_state: Mapping[str, np.ndarray]) -> pa.Schema:
+def episode_schema(schema: Schema, start_state_sizes: StartStateSizes) -> pa.Schema:
     """Return the Arrow schema of the episode table.
 
     Args:
         schema: The dataset's schema. Its observed fields become the ``final.*`` columns.
-        start_state: Start state of any episode. Its names and sizes become the ``start.*`` columns.
+        start_state_sizes: Sizes of the start state's parts, which become the ``start.*`` columns. A column with nulls
+            is a list of any length, because Arrow cannot read a null of fixed length from Parquet.
     """
     element = pa.field("element", pa.float64(), nullable=False)
     unrecorded = find_unrecorded(schema)
@@ -69,8 +73,8 @@ def episode_schema(schema: Schema, start_state: Mapping[str, np.ndarray]) -> pa.
     ]
     finals = [_arrow_field(field, prefix=FINAL_PREFIX) for field in schema.observed]
     starts = [
-        pa.field(START_PREFIX + name, pa.list_(element, np.size(value)), nullable=False)
-        for name, value in sorted(start_state.items())
+        pa.field(START_PREFIX + name, pa.list_(element, -1 if size is None else size), nullable=size is None)
+        for name, size in sorted(start_state_sizes.items())
     ]
     return pa.schema([*columns, *finals, *starts])
 
@@ -140,23 +144,51 @@ class EpisodeRow:
         return cls(values, {name: np.array(value) for name, value in record.final.items()}, start_state)
 
 
-def build_episode_table(rows: Iterable[EpisodeRow], schema: Schema) -> pa.Table:
+def find_start_state_sizes(rows: Sequence[EpisodeRow]) -> dict[str, int | None]:
+    """Return the sizes of the start state's parts, which are the same in all rows that have a start state."""
+    recorded = next((row.start_state for row in rows if row.start_state), {})
+    is_partial = not all(row.start_state for row in rows)
+    return {name: None if is_partial else values.size for name, values in recorded.items()}
+
+
+def merge_start_state_sizes(left: StartStateSizes, right: StartStateSizes) -> StartStateSizes:
+    """Return the sizes for the rows of two tables together."""
+    return left if left == right else dict.fromkeys([*left, *right])
+
+
+def build_episode_table(
+    rows: Sequence[EpisodeRow], schema: Schema, start_state_sizes: StartStateSizes | None = None
+) -> pa.Table:
     """Return the episode table with the rows in the given order.
 
-    The start state of the first row determines the ``start.*`` columns.
+    Args:
+        rows: The rows.
+        schema: The dataset's schema.
+        start_state_sizes: As in :func:`episode_schema`; by default those of the rows.
     """
-    rows = list(rows)
-    arrow_schema = episode_schema(schema, rows[0].start_state if rows else {})
+    sizes = find_start_state_sizes(rows) if start_state_sizes is None else start_state_sizes
+    arrow_schema = episode_schema(schema, sizes)
     arrays = [pa.array([row.values[column.name] for row in rows], column.type) for column in EPISODE_FIELDS]
     for field in schema.observed:
         finals = [row.final[field.column] for row in rows]
         dtype, shape = field.kind
         arrays.append(_to_arrow(np.stack(finals) if finals else np.empty((0, *shape), dtype), field))
-    for column in arrow_schema:
-        if column.name.startswith(START_PREFIX):
-            states = [row.start_state[column.name.removeprefix(START_PREFIX)] for row in rows]
-            arrays.append(_to_fixed_size_list(np.concatenate(states), column.type))
+    for name, size in sorted(sizes.items()):
+        arrow_type = arrow_schema.field(START_PREFIX + name).type
+        if size is None:
+            arrays.append(pa.array([row.start_state.get(name) for row in rows], arrow_type))
+        else:
+            arrays.append(_to_fixed_size_list(np.concatenate([row.start_state[name] for row in rows]), arrow_type))
     return pa.Table.from_arrays(arrays, schema=arrow_schema)
+
+
+def widen_episode_table(table: pa.Table, arrow_schema: pa.Schema) -> pa.Table:
+    """Return an episode table in the schema of one in which some episodes have a start state and others none."""
+    columns = [
+        table[column.name].cast(column.type) if column.name in table.column_names else pa.nulls(len(table), column.type)
+        for column in arrow_schema
+    ]
+    return pa.Table.from_arrays(columns, schema=arrow_schema)
 
 
 def take_row(values: np.ndarray, index: int, field: Field) -> np.ndarray:
@@ -170,11 +202,20 @@ def read_final_values(table: pa.Table, schema: Schema) -> Columns:
 
 
 def read_start_states(table: pa.Table) -> Iterator[dict[str, np.ndarray]]:
-    """Yield the simulator start state of every row of an episode table."""
+    """Yield the simulator start state of every row of an episode table; an empty one where none was recorded."""
     columns = [name for name in table.column_names if name.startswith(START_PREFIX)]
-    arrays = {name.removeprefix(START_PREFIX): _column_to_array(table.column(name)) for name in columns}
+    parts = {name.removeprefix(START_PREFIX): _read_start_column(table.column(name)) for name in columns}
     for row in range(len(table)):
-        yield {name: array[row] for name, array in arrays.items()}
+        yield {name: state for name, values in parts.items() if (state := values[row]) is not None}
+
+
+def _read_start_column(column: pa.ChunkedArray) -> Sequence[np.ndarray | None] | np.ndarray:
+    if pa.types.is_fixed_size_list(column.type):
+        return _column_to_array(column)
+    array = _combine(column)
+    offsets, values = array.offsets.to_numpy(), array.values.to_numpy(zero_copy_only=False)
+    is_recorded = array.is_valid().to_numpy(zero_copy_only=False)
+    return [values[offsets[row] : offsets[row + 1]] if is_recorded[row] else None for row in range(len(array))]
 
 
 def table_to_records(rows: pa.Table, episodes: pa.Table, schema: Schema) -> Iterator[EpisodeRecord]:

@@ -1,11 +1,13 @@
 """Columns of episodes become Arrow tables that other libraries read, and come back bit for bit."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given, settings, strategies as st
 
 from rlhive.data import _arrow
 from rlhive.data._schema import Field, Schema
@@ -173,3 +175,23 @@ def test_what_nobody_recorded_is_null_in_the_episode_table():
     recorded = _arrow.episode_schema(schema, {})
     assert not recorded.field("return").nullable  # as in every version that holds them
     assert not recorded.field("success").nullable
+
+
+@settings(max_examples=15, deadline=None)
+@given(known=st.lists(st.booleans(), min_size=1, max_size=5))
+def test_start_states_of_some_episodes_come_back_from_parquet(known, tmp_path_factory):
+    path = tmp_path_factory.mktemp("start") / "episodes.parquet"
+    schema, made = records([2] * len(known))
+    made = [
+        record if is_known else replace(record, start_state={}) for record, is_known in zip(made, known, strict=True)
+    ]
+    rows, episodes = to_tables(schema, made)
+
+    pq.write_table(episodes, path)
+    read = list(_arrow.table_to_records(rows, pq.read_table(path), schema))
+
+    assert all(same(left, right) for left, right in zip(read, made, strict=True))
+    assert [record.start_state.keys() for record in read] == [record.start_state.keys() for record in made]
+    if any(known):  # the columns of tables without nulls have no nulls, as ever
+        assert pa.types.is_fixed_size_list(episodes.schema.field("start.qpos").type) == all(known)
+        assert episodes["start.qpos"].null_count == known.count(False)

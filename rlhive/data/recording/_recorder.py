@@ -312,7 +312,7 @@ class Recorder:
             env_index: Index of the environment in the batches of :meth:`extend`, or as in :meth:`step`.
             seed: Seed that reproduces the episode.
             start_state: Simulator state before the first action, ``env.get_state()``: named float64 arrays, the same
-                parts for every episode of a recording.
+                parts in every episode of a recording that has one.
             split: Name of the split that the episode belongs to.
             policy: Name of the behaviour policy.
             metadata: User metadata, JSON-able.

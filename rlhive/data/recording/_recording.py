@@ -4,6 +4,7 @@
 
     recording.json      format_version, name; written first; writers hold a shared lock of this file
     schema.json         schema, sizes of the simulator's start state; written once, with the first episode
+    start_state.json    sizes of the simulator's start state, if the first episode had none and a later one has
     <run>.run.json      provenance of a run
     <writer>.arrows     the episodes of one writer, see :mod:`rlhive.data.recording`
     <token>.open        the transitions of an open episode
@@ -46,6 +47,7 @@ FORMAT_VERSION = 2
 LOCK_TIMEOUT_S = 5.0
 _RECORDING_FILE = "recording.json"
 _SCHEMA_FILE = "schema.json"
+_START_STATE_FILE = "start_state.json"
 _RUN_SUFFIX = ".run.json"
 _WORD = re.compile(r"[A-Za-z0-9_-]{1,96}")
 
@@ -147,9 +149,13 @@ class Recording:
 
     @property
     def start_state_sizes(self) -> dict[str, int]:
-        """Number of elements of each named part of the simulator's start state."""
+        """Number of elements of each named part of the simulator's start state; empty until an episode has one."""
         description = self._read_description()
-        return {} if description is None else description[1]
+        if description is None or description[1] or not (self.path / _START_STATE_FILE).exists():
+            return {} if description is None else description[1]
+        sizes = self._parse_sizes(_START_STATE_FILE, self._read_json(_START_STATE_FILE))
+        self._description = description[0], sizes
+        return sizes
 
     @property
     def runs(self) -> list[dict[str, Any]]:
@@ -195,6 +201,10 @@ class Recording:
     def set_schema(self, schema: Schema, start_state: Mapping[str, np.ndarray]) -> None:
         """Fix the schema and the parts of the start state, or check that they are those of the recording.
 
+        Args:
+            schema: Schema of the transitions.
+            start_state: A start state; empty if there is none.
+
         Raises:
             SchemaMismatchError: The recording has another schema or other parts.
         """
@@ -203,15 +213,21 @@ class Recording:
             with _store.translate_disk_errors(self.path):
                 _write_once(self.path / _SCHEMA_FILE, {"schema": schema.to_json(), "start_state": sizes})
         self.require_schema().require(schema, context=str(self.path))
-        self.require_start_state(start_state, context=str(self.path))
+        self.accept_start_state(start_state, context=str(self.path))
 
-    def require_start_state(self, start_state: Mapping[str, np.ndarray], *, context: str) -> None:
-        """Raise unless a start state has the parts and sizes of the recording's.
+    def accept_start_state(self, start_state: Mapping[str, np.ndarray], *, context: str) -> None:
+        """Check that a start state has the parts and sizes of the recording's; the first one fixes them.
+
+        An episode without a start state is accepted beside others.
 
         Raises:
             SchemaMismatchError: Names the first part that differs.
         """
-        expected, got = self.start_state_sizes, {name: np.size(value) for name, value in start_state.items()}
+        got = {name: int(np.size(value)) for name, value in start_state.items()}
+        if got and not self.start_state_sizes:
+            with _store.translate_disk_errors(self.path):
+                _write_once(self.path / _START_STATE_FILE, got)
+        expected = self.start_state_sizes if got else {}
         for name in sorted(expected.keys() | got.keys()):
             if expected.get(name) != got.get(name):
                 numbers = [f"{sizes[name]} numbers" if name in sizes else "no such part" for sizes in (expected, got)]
@@ -232,7 +248,7 @@ class Recording:
             self.set_schema(schema, record.start_state)
         elif recording_schema != schema:
             recording_schema.require(schema, context=context)
-        self.require_start_state(record.start_state, context=context)
+        self.accept_start_state(record.start_state, context=context)
 
     def add_run(self, provenance: Mapping[str, Any]) -> None:
         """Add the provenance of a run; an existing one with the same id stays.
@@ -386,11 +402,17 @@ class Recording:
         if self._description is None and (self.path / _SCHEMA_FILE).exists():
             content = self._read_json(_SCHEMA_FILE)
             try:
-                sizes = {str(name): int(size) for name, size in content["start_state"].items()}
+                sizes = self._parse_sizes(_SCHEMA_FILE, content["start_state"])
                 self._description = Schema.from_json(content["schema"]), sizes
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise self._corrupt_error(_SCHEMA_FILE, error) from error
         return self._description
+
+    def _parse_sizes(self, name: str, content: Any) -> dict[str, int]:
+        try:
+            return {str(part): int(size) for part, size in content.items()}
+        except (ValueError, TypeError, AttributeError) as error:
+            raise self._corrupt_error(name, error) from error
 
     def _open_reader(self, path: Path) -> StreamReader:
         return StreamReader(path, self.require_schema(), self.start_state_sizes)

@@ -103,7 +103,9 @@ class StreamReader:
         # An empty file cannot be mapped. An error here, too many open files for example, is not an empty stream.
         self._source = pa.memory_map(str(path)) if path.stat().st_size else pa.BufferReader(b"")
         with contextlib.suppress(pa.ArrowException, OSError, EOFError):
-            if pa.ipc.read_schema(self._source) == self._schema:
+            stored_schema = pa.ipc.read_schema(self._source)
+            if stored_schema in (self._schema, stream_schema(schema, ())):  # () before the first start state
+                self._schema = stored_schema
                 self._first_offset = self._source.tell()
 
     @property

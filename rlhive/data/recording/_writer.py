@@ -63,6 +63,7 @@ class StreamWriter:
         self._pending_journals: list[str] = []
         self._pending_bytes = 0
         self._file: int | None = None
+        self._start_state_sizes: dict[str, int] = {}  # of the open stream
         self._path = recording.path
         self._num_failures = 0
         self._lock: contextlib.ExitStack | None = contextlib.ExitStack()
@@ -138,12 +139,14 @@ class StreamWriter:
             ValueError: The writer is closed.
         """
         for record in records:
-            self.recording.require_start_state(record.start_state, context=f"episode {record.episode}")
+            self.recording.accept_start_state(record.start_state, context=f"episode {record.episode}")
         self._require_open()
+        if not self._start_state_sizes and any(record.start_state for record in records):
+            self._abandon_stream()  # it has no columns for the recording's first start state
         file = self._reopen_stream() if self._file is None else self._file
-        schema, sizes = self.recording.require_schema(), self.recording.start_state_sizes
+        schema = self.recording.require_schema()
         try:
-            for message in encode_records(records, schema, sizes, journals=journals):
+            for message in encode_records(records, schema, self._start_state_sizes, journals=journals):
                 self._write_message(file, message)
             self._sync(file)
         except BaseException:  # an interrupt too may have cut an episode in two
@@ -238,7 +241,8 @@ class StreamWriter:
     def _open_stream(self, name: str) -> int:
         """Create a stream and return its file descriptor."""
         path = self.recording.path / f"{name}{SUFFIX}"
-        header = encode_schema(self.recording.require_schema(), self.recording.start_state_sizes)
+        self._start_state_sizes = self.recording.start_state_sizes
+        header = encode_schema(self.recording.require_schema(), self._start_state_sizes)
         self._path = path
         with _store.translate_disk_errors(path):
             try:
@@ -270,7 +274,7 @@ class StreamWriter:
             getattr(os, "fdatasync", os.fsync)(file)
 
     def _abandon_stream(self) -> None:
-        """Close a stream that may end with half an episode."""
+        """Close a stream that may end with half an episode, or whose columns do not fit."""
         self._close_file()
         self._num_failures += 1
 

@@ -33,16 +33,16 @@ def find_schema_mismatches(path: Path, actual: pa.Schema, expected: pa.Schema) -
 
 
 def find_table_mismatches(path: Path, actual: pa.Schema, manifest: Manifest) -> Iterator[str]:
-    """Yield how the columns of an episode table differ from the manifest's; start states may have any size.
+    """Yield how the columns of an episode table differ from the manifest's; start states may have any size, or nulls.
 
     A version that was written before the table had nulls holds return 0.0 and success False where nothing was recorded.
     """
-    start_state = {
-        column.name.removeprefix(_arrow.START_PREFIX): np.broadcast_to(0.0, getattr(column.type, "list_size", 1))
+    sizes = {
+        column.name.removeprefix(_arrow.START_PREFIX): getattr(column.type, "list_size", None)
         for column in actual
         if column.name.startswith(_arrow.START_PREFIX)
     }
-    expected = _arrow.episode_schema(manifest.schema, start_state)
+    expected = _arrow.episode_schema(manifest.schema, sizes)
     for name in find_unrecorded(manifest.schema):
         index = expected.get_field_index(name)
         if len(actual.get_all_field_indices(name)) == 1 and not actual.field(name).nullable:

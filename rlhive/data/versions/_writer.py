@@ -125,7 +125,7 @@ class _EpisodeValidator:
         self._columns = {item.column: item.kind for item in schema.fields}
         self._observed = {item.column for item in schema.observed}
         self._previous_id = -1
-        self._start_state_sizes: dict[str, int] | None = None
+        self._start_state_sizes: dict[str, int] = {}
         self.anchors: dict[str, np.ndarray] = {}
 
     def check(self, record: EpisodeRecord) -> None:
@@ -137,6 +137,8 @@ class _EpisodeValidator:
         self._check_order(record)
         self._check_columns(record)
         self._check_start_state(record)
+        if not self.anchors:
+            self.anchors = {name: choose_anchor(rows) for name, rows in record.columns.items() if rows.dtype != object}
 
     def _check_order(self, record: EpisodeRecord) -> None:
         if record.episode <= self._previous_id:
@@ -164,10 +166,8 @@ class _EpisodeValidator:
 
     def _check_start_state(self, record: EpisodeRecord) -> None:
         sizes = {name: int(np.size(value)) for name, value in record.start_state.items()}
-        if self._start_state_sizes is None:
-            self._start_state_sizes = sizes
-            self.anchors = {name: choose_anchor(rows) for name, rows in record.columns.items() if rows.dtype != object}
-        if sizes != self._start_state_sizes:
+        self._start_state_sizes = self._start_state_sizes or sizes
+        if sizes and sizes != self._start_state_sizes:
             msg = (
                 f"Episode {record.episode}: expected a start state of {self._start_state_sizes}, got {sizes}. "
                 "Keep episodes of different simulator models in different datasets."
@@ -303,6 +303,7 @@ class _EpisodeTableWriter:
         self._schema = schema
         self._rows: list[_arrow.EpisodeRow] = []
         self._num_bytes = 0
+        self._start_state_sizes: _arrow.StartStateSizes = {}
         self._writer: Any = None  # pyarrow.parquet.ParquetWriter; the first block decides its schema
 
     def add(self, record: EpisodeRecord) -> _arrow.EpisodeRow:
@@ -321,12 +322,25 @@ class _EpisodeTableWriter:
         self._writer.close()
 
     def _write_rows(self) -> None:
-        table = _arrow.build_episode_table(self._rows, self._schema)
+        sizes: _arrow.StartStateSizes = _arrow.find_start_state_sizes(self._rows)
+        if self._writer is not None:
+            sizes = _arrow.merge_start_state_sizes(self._start_state_sizes, sizes)
+        table = _arrow.build_episode_table(self._rows, self._schema, sizes)
         if self._writer is None:
             self._writer = _parquet.open_writer(self._path, table.schema)
+        elif sizes != self._start_state_sizes:
+            self._rewrite(table.schema)
+        self._start_state_sizes = sizes
         self._writer.write_table(table)
         self._rows = []
         self._num_bytes = 0
+
+    def _rewrite(self, arrow_schema: Any) -> None:
+        """Write the earlier rows again, in a schema with nulls for episodes without a start state."""
+        self._writer.close()
+        table = _parquet.read_table(self._path)
+        self._writer = _parquet.open_writer(self._path, arrow_schema)
+        self._writer.write_table(_arrow.widen_episode_table(table, arrow_schema))
 
 
 def _finish_shards(folder: Path, splits: Mapping[str, _SplitWriter]) -> dict[str, tuple[str, int, int]]:

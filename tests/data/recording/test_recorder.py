@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings, strategies as st
 from tensordict import TensorDict
 from torchrl.collectors import Collector, MultiAsyncCollector, MultiSyncCollector, RandomPolicy
 from torchrl.data import (
@@ -19,6 +20,7 @@ from torchrl.data import (
 from torchrl.envs import InitTracker, SerialEnv, StepCounter, TransformedEnv
 from torchrl.envs.utils import step_mdp
 
+import rlhive
 from rlhive.data.recording import BOOKKEEPING, _recorder
 from rlhive.data.recording._recorder import Recorder
 from rlhive.data.recording._recording import Recording
@@ -486,10 +488,39 @@ def test_a_recording_in_the_store_is_resumed_by_its_name(store):
     assert second.commit(license="mit") == store / "my/knob/1.0.0"
 
 
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(known=st.lists(st.booleans(), min_size=1, max_size=5), is_resumed=st.booleans())
+def test_some_episodes_of_a_recording_may_have_no_start_state(known, is_resumed, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("start")
+    states = [{"qpos": np.array([index, -0.0, np.pi])} if is_known else {} for index, is_known in enumerate(known)]
+    with Recorder("my/knob", store=folder) as recorder:
+        for index, state in enumerate(states):
+            if is_resumed and index == 1:
+                recorder.close()
+                recorder = Recorder.resume(recorder.path, store=folder)
+            recorder.add_episode(transitions(3, index), seed=index if index % 2 else None, start_state=state)
+    recorder.close()
+    recorded = [episode.identity() for episode in recorder.recording.sorted_records()]
+
+    dataset = RoboHiveDataset(recorder.commit(license="mit"))
+
+    assert len(recorded) == len(known)
+    read = list(_reader.read_records(dataset.path, dataset.manifest, ["train"]))
+    assert [episode.identity() for episode in read] == recorded
+    for episode, state in zip(sorted(read, key=lambda episode: episode.episode), states, strict=True):
+        assert {name: values.tobytes() for name, values in episode.start_state.items()} == {
+            name: values.tobytes() for name, values in state.items()
+        }
+    report = rlhive.check(dataset.path)
+    assert report.ok, report
+    assert dataset.episodes["seed"].to_pylist() == [index if index % 2 else None for index in range(len(known))]
+
+
 def test_a_recorder_becomes_a_version(store):
     with Recorder("my/knob", env="Knob-v0", policy="me", split="seen") as recorder:
         recorder.add_episode(transitions(3, 0), seed=4, start_state={"qpos": np.arange(3.0)})
         recorder.add_episode(transitions(1, 1), start_state={"qpos": np.ones(3)}, split="unseen")
+        recorder.start_episode(start_state={"speed": np.ones(3)})
         recorder.step(transitions(2, 2)[0])
         with pytest.raises(SchemaMismatchError, match="start state 'qpos': expected 3 numbers, got no such part"):
             recorder.end_episode()

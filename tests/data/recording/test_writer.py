@@ -64,7 +64,7 @@ def test_a_start_state_of_other_parts_is_refused(tmp_path):
     schema, made = records([3])
     recording = create_recording(tmp_path / "r", schema, made[0])
     with StreamWriter(recording, "one") as writer:
-        for state in ({}, {"qpos": np.zeros(3)}, {"qpos": np.zeros(2), "time": np.zeros(1)}):
+        for state in ({"time": np.zeros(1)}, {"qpos": np.zeros(3)}, {"qpos": np.zeros(2), "time": np.zeros(1)}):
             with pytest.raises(SchemaMismatchError, match=r"episode 3: start state '(qpos|time)'"):
                 writer.write([replace(made[0], start_state=state)])
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from rlhive.data import _parquet
+from rlhive.data import _arrow, _parquet
 from rlhive.data._statistics import ColumnStatistics
 from rlhive.data.versions import _writer
 from rlhive.data.versions._manifest import EPISODES_PATH, compute_fingerprint
@@ -101,6 +101,24 @@ def test_the_episode_table_is_written_in_blocks_of_rows(tmp_path, monkeypatch):
 
     assert _parquet.read_group_sizes(tmp_path / EPISODES_PATH) == [2, 2, 1]
     assert _parquet.read_table(tmp_path / EPISODES_PATH)["episode"].to_pylist() == [3, 6, 9, 12, 15]
+
+
+@pytest.mark.parametrize("known", ["0011", "1100", "0101", "1011", "0000", "1111"])
+def test_a_start_state_may_be_unknown_in_any_block_of_the_table(known, tmp_path, monkeypatch):
+    _, episodes = records([2] * 4)
+    episodes = [
+        replace(e, start_state=e.start_state if flag == "1" else {}) for e, flag in zip(episodes, known, strict=True)
+    ]
+    monkeypatch.setattr(_writer, "_TABLE_ROWS", 1)
+
+    write(tmp_path, episodes)
+
+    table = _parquet.read_table(tmp_path / EPISODES_PATH)
+    assert table["episode"].to_pylist() == [3, 6, 9, 12]
+    states = list(_arrow.read_start_states(table))
+    assert [state.keys() for state in states] == [episode.start_state.keys() for episode in episodes]
+    for state, episode in zip(states, episodes, strict=True):
+        assert all(values.tobytes() == episode.start_state[name].tobytes() for name, values in state.items())
 
 
 def test_a_version_without_episodes_has_its_tables(tmp_path):
