@@ -2,7 +2,8 @@
 
 import json
 import sys
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -31,25 +32,33 @@ def evaluate(
     episodes: Annotated[int, typer.Option(help="Number of episodes, on seeds that no recipe uses.")] = 50,
     seed: Annotated[int | None, typer.Option(help="Seed of the first episode.")] = None,
     workers: Workers = None,
+    video: Annotated[Path | None, typer.Option(help="Folder for videos of the policy's first episodes.")] = None,
+    video_episodes: Annotated[int, typer.Option(help="Number of episodes that --video films.")] = 3,
+    video_camera: Annotated[str, typer.Option(help="Camera of the videos; the first one by default.")] = "",
     json_: Json = False,
 ) -> None:
     """Evaluate a policy on held-out seeds, and the random and expert policies with it."""
     from rlhive.envs import EVALUATION_SEED
-    from rlhive.rollouts import compare, resolve_task
+    from rlhive.rollouts import compare, evaluate as run_evaluation, resolve_task
 
     task = resolve_task(env or _read_env_name(policy))
-    baselines = [level for level in ("random", "expert") if level in task.levels]
-    evaluations = compare(
-        list(dict.fromkeys([policy, *baselines])),
-        task,
-        num_episodes=episodes,
-        seed=EVALUATION_SEED if seed is None else seed,
-        num_workers=workers,
+    baselines = [level for level in ("random", "expert") if level in task.levels and level != policy]
+    arguments: dict[str, Any] = {
+        "num_episodes": episodes,
+        "seed": EVALUATION_SEED if seed is None else seed,
+        "num_workers": workers,
+    }
+    filmed = run_evaluation(
+        policy, task, video_dir=video, num_videos=video_episodes, video_camera=video_camera or None, **arguments
     )
+    evaluations = [filmed, *compare(baselines, task, **arguments)]
     if json_:
         out.print_json(json.dumps([evaluation.to_dict() for evaluation in evaluations]))
         return
     out.print(evaluations[0].env_name, highlight=False, soft_wrap=True)
+    if video is not None:
+        count = min(video_episodes, episodes)
+        out.print(f"{count} {'video' if count == 1 else 'videos'} in {printable(str(video))}", highlight=False)
     print_table(_make_evaluation_table(evaluations))
     for evaluation in evaluations:
         if evaluation.invalid:

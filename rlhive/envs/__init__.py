@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from rlhive._lazy import attach
 
 if TYPE_CHECKING:
+    from rlhive.envs._episode_camera import EpisodeCamera as EpisodeCamera, open_camera as open_camera
     from rlhive.envs._install import require_robohive as require_robohive, setup as setup
     from rlhive.envs._make import make_env as make_env, make_policy as make_policy
     from rlhive.envs._references import PolicyResult as PolicyResult, Reference as Reference
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
         reward_weights as reward_weights,
         weighted_reward as weighted_reward,
     )
-    from rlhive.envs._robohive import RoboHiveEnv as RoboHiveEnv
+    from rlhive.envs._robohive import ArrayStep as ArrayStep, RoboHiveEnv as RoboHiveEnv
     from rlhive.envs._tasks import (
         EVALUATION_SEED as EVALUATION_SEED,
         EXPLORATION_SEED as EXPLORATION_SEED,

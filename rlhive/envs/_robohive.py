@@ -12,7 +12,7 @@ import hashlib
 import importlib.metadata
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -52,6 +52,24 @@ _RESERVED = {
     "state",
     *keys.END_FLAGS,
 }
+
+
+class ArrayStep(NamedTuple):
+    """Result of :meth:`RoboHiveEnv.step_arrays`.
+
+    Attributes:
+        observation: RoboHive's own array, which the next step may overwrite.
+        reward: Reward of the step.
+        success: Whether the task is solved after the step.
+        terminated: Whether RoboHive ended the episode.
+        truncated: Whether the horizon is reached.
+    """
+
+    observation: np.ndarray
+    reward: float
+    success: bool
+    terminated: bool
+    truncated: bool
 
 
 class RoboHiveEnv(EnvBase):
@@ -214,10 +232,28 @@ class RoboHiveEnv(EnvBase):
         env.squeeze_dims(rewards)
         env.squeeze_dims(env.obs_dict)
         env.rwd_dict = rewards
-        return self._build_tensordict(observation, rewards["solved"], dict.fromkeys(keys.END_FLAGS, False))
+        solved = bool(np.all(rewards["solved"]))
+        return self._build_tensordict(observation, solved, dict.fromkeys(keys.END_FLAGS, False))
 
     def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
-        action = tensordict.get(keys.ACTION).numpy(force=True)
+        step = self.step_arrays(tensordict.get(keys.ACTION).numpy(force=True))
+        done = step.terminated or step.truncated
+        ends = {keys.DONE: done, keys.TERMINATED: step.terminated, keys.TRUNCATED: step.truncated}
+        return self._build_tensordict(step.observation, step.success, ends, step.reward)
+
+    def step_arrays(self, action: np.ndarray) -> ArrayStep:
+        """Step the simulator without tensors: the physics of :meth:`step` with neither pictures nor ``obs_keys``.
+
+        The first calls into torch after a simulator step find cold caches and cost half a millisecond together, a tenth
+        of a kitchen's step.
+
+        Args:
+            action: Float array of the shape of the action.
+
+        Raises:
+            InvalidActionError: The action has another shape, or a number out of the action's range.
+            SimulationDivergedError: The simulation diverged in this step.
+        """
         if action.shape != self._low.shape or not ((action >= self._low) & (action <= self._high)).all():
             raise self._action_error(action)
         before = self._data.time
@@ -231,21 +267,20 @@ class RoboHiveEnv(EnvBase):
             )
             raise SimulationDivergedError(msg, self._elapsed + 1)
         self._elapsed += 1
-        truncated = self._elapsed >= self.horizon
-        ends = {keys.DONE: terminated or truncated, keys.TERMINATED: terminated, keys.TRUNCATED: truncated}
-        return self._build_tensordict(observation, self._env.rwd_dict["solved"], ends, reward)
+        solved = bool(np.all(self._env.rwd_dict["solved"]))
+        return ArrayStep(observation, float(reward), solved, bool(terminated), self._elapsed >= self.horizon)
 
     def _build_tensordict(
-        self, observation: np.ndarray, solved: Any, ends: dict[str, bool], reward: float | None = None
+        self, observation: np.ndarray, solved: bool, ends: dict[str, bool], reward: float | None = None
     ) -> TensorDict:
         data = {keys.OBSERVATION: self._copy_to_tensor(observation)}
         for key in self._obs_keys:
             data[key] = self._copy_to_tensor(self._env.obs_dict[key]).reshape(-1)
-        data[keys.SUCCESS] = torch.tensor((bool(np.all(solved)),))
+        data[keys.SUCCESS] = torch.tensor((solved,))
         for key, value in ends.items():
             data[key] = torch.tensor((value,))
         if reward is not None:
-            data[keys.REWARD] = torch.tensor((float(reward),), dtype=self._dtype)
+            data[keys.REWARD] = torch.tensor((reward,), dtype=self._dtype)
         if self._info_keys:
             terms = {
                 key: torch.tensor((float(self._env.rwd_dict[key]),), dtype=torch.float64) for key in self._info_keys

@@ -26,8 +26,9 @@ from rlhive.rollouts._rollout import (
     default_num_workers,
     get_cached_env,
     map_unordered,
-    try_rollout,
 )
+from rlhive.rollouts._scoring import EpisodeResult, score_episode
+from rlhive.rollouts._video import VideoOptions, film_episode, prepare_videos
 
 logger = logging.getLogger(__name__)
 
@@ -84,6 +85,9 @@ def evaluate(
     num_episodes: int = 50,
     seed: int = EVALUATION_SEED,
     num_workers: int | None = None,
+    video_dir: str | Path | None = None,
+    num_videos: int = 3,
+    video_camera: str | None = None,
     progress: bool = True,
 ) -> Evaluation:
     """Run a policy on seeds that no recipe uses, and compute success rate and return.
@@ -91,11 +95,16 @@ def evaluate(
     Args:
         policy: One of the task's levels ("expert", "noisy", "medium", "random"), a checkpoint folder, or a callable
             that writes ``action`` into a TensorDict. A callable is pickled for each episode unless ``num_workers`` is
-            1. A callable with state needs a method ``begin_episode(seed)`` that resets it.
+            1. A callable with state, such as one that plans several actions at once, needs a method
+            ``begin_episode(seed)`` that resets it.
         env: Task name, environment id or task.
         num_episodes: Number of episodes, at least 1.
         seed: Seed of the first episode; the following episodes count up.
         num_workers: Worker processes; one per core by default. With 1 everything runs in this process.
+        video_dir: Folder for videos, ``seed-<seed>.mp4``, of the first episodes; created if it does not exist. The
+            numbers are the same with and without videos. Needs the extra ``formats`` and OpenGL.
+        num_videos: Number of episodes that are filmed if ``video_dir`` is given.
+        video_camera: Name of the camera; the environment's first one by default.
         progress: Whether to show a progress bar.
 
     Returns:
@@ -106,6 +115,9 @@ def evaluate(
             another environment.
         EnvNotFoundError: No such environment.
         SimulationDivergedError: The simulation diverged in every episode.
+        InvalidOptionError: The environment has no camera, or none of that name.
+        RenderingUnavailableError, MissingExtraError: Videos need OpenGL or PyAV, which this machine lacks.
+        StoreNotWritableError: ``video_dir`` cannot be created.
         ValueError: ``num_episodes`` is below 1.
 
     Example:
@@ -119,7 +131,10 @@ def evaluate(
     policy = _resolve_policy(policy, task)
     cache_key = _make_cache_key(policy)
     num_workers = min(num_workers or default_num_workers(), num_episodes)
-    jobs = [(policy, cache_key, task, seed + index) for index in range(num_episodes)]
+    video = None if video_dir is None else prepare_videos(video_dir, num_videos, video_camera)
+    jobs = [
+        (policy, cache_key, task, seed + index, video if index < num_videos else None) for index in range(num_episodes)
+    ]
     if num_workers == 1:
         results: Iterable[tuple[int, _Result]] = (_evaluate_episode(*job) for job in jobs)
     else:
@@ -174,8 +189,7 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float]:
     return mean - half, mean + half
 
 
-#: Return and success of an episode, or the diverged episode.
-_Result = tuple[float, bool | None] | DivergedRollout
+_Result = EpisodeResult | DivergedRollout
 
 
 def _count_successes(results: Iterable[_Result]) -> int | None:
@@ -280,15 +294,16 @@ def _describe_name(policy: str | Path | Policy) -> str:
     return str(getattr(policy, "name", None) or getattr(policy, "__name__", None) or type(policy).__name__)
 
 
-def _evaluate_episode(policy: str | Path | Policy, cache_key: str, task: Task, seed: int) -> tuple[int, _Result]:
+def _evaluate_episode(
+    policy: str | Path | Policy, cache_key: str, task: Task, seed: int, video: VideoOptions | None
+) -> tuple[int, _Result]:
     """Run one episode, in a worker process or in this one; return its seed and the result."""
     env = get_cached_env(task)
     if isinstance(policy, str | Path):
         policy = _get_cached_policy(policy, cache_key, env, task)
-    rollout = try_rollout(env, policy, seed=seed)
-    if isinstance(rollout, DivergedRollout):
-        return seed, rollout
-    return seed, (rollout.episode_return, rollout.success)
+    if video is not None:
+        return seed, film_episode(env, policy, seed=seed, video=video)
+    return seed, score_episode(env, policy, seed=seed)
 
 
 # At most one entry per process, like the environment that the policy acts in.

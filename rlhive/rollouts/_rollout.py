@@ -4,6 +4,7 @@ An episode is a pure function of environment, policy and seed: the environment i
 that draws random numbers is seeded after it. It does not matter which process runs the episode.
 """
 
+import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -87,16 +88,40 @@ def get_cached_env(task: Task) -> EnvBase:
     return _CACHED_ENV[0][1]
 
 
-@torch.no_grad()
-def rollout_episode(env: EnvBase, policy: Policy, *, seed: int) -> Rollout:
+@contextlib.contextmanager
+def seeded_reset(env: EnvBase, *, seed: int) -> Iterator[TensorDictBase]:
+    """Seed and reset an environment for the episode in the block, whose random numbers depend on the seed only.
+
+    Inside, torch computes on one thread, as in a worker, and without gradients. The state of the caller's generator is
+    restored.
+
+    Returns:
+        Context manager with the TensorDict of the reset.
+    """
+    with torch.no_grad(), torch.random.fork_rng(devices=[]), torch_threads(1):
+        torch.default_generator.manual_seed(seed)
+        env.set_seed(seed)
+        yield env.reset()
+
+
+def reset_policy(policy: Policy, seed: int) -> None:
+    """Call the policy's ``begin_episode``, if it has one, after the reset of the environment."""
+    begin = getattr(policy, "begin_episode", None)
+    if begin is not None:
+        begin(seed)
+
+
+def rollout_episode(env: EnvBase, policy: Policy, *, seed: int, on_state: Callable[[], None] | None = None) -> Rollout:
     """Run one episode to its end.
 
     Args:
         env: RLHive environment (with ``horizon`` and ``get_state``); it is seeded and reset here.
         policy: Callable that writes ``action`` into a TensorDict. If it has a method ``begin_episode(seed)``, that is
-            called after the reset. Random numbers that it draws from torch's default generator depend on the seed
-            only; the state of the caller's generator is restored.
+            called after the reset: a policy with state, such as the rest of a chunk of actions, drops it there. Random
+            numbers that it draws from torch's default generator depend on the seed only; the state of the caller's
+            generator is restored.
         seed: Seed of the environment and of the policy.
+        on_state: Called after the reset and after every step; it must not change the environment.
 
     Returns:
         The episode; its TensorDict owns its memory.
@@ -104,16 +129,25 @@ def rollout_episode(env: EnvBase, policy: Policy, *, seed: int) -> Rollout:
     Raises:
         SimulationDivergedError: The simulation diverged before the episode's end.
     """
-    with torch.random.fork_rng(devices=[]), torch_threads(1):  # one thread, as in a worker
-        torch.default_generator.manual_seed(seed)
-        env.set_seed(seed)
-        start = env.reset()
+    with seeded_reset(env, seed=seed) as start:
         state = env.get_state()
-        begin = getattr(policy, "begin_episode", None)
-        if begin is not None:
-            begin(seed)
-        transitions = env.rollout(env.horizon, policy, auto_reset=False, tensordict=start, break_when_any_done=True)
+        reset_policy(policy, seed)
+        notify = on_state or _ignore
+        notify()
+        transitions = env.rollout(
+            env.horizon,
+            policy,
+            callback=lambda *_: notify(),  # after every step but the last one
+            auto_reset=False,
+            tensordict=start,
+            break_when_any_done=True,
+        )
+        notify()
     return Rollout(transitions=transitions, start_state=state, seed=seed)
+
+
+def _ignore() -> None:
+    pass
 
 
 def try_rollout(env: EnvBase, policy: Policy, *, seed: int) -> Rollout | DivergedRollout:

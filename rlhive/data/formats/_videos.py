@@ -1,12 +1,16 @@
-"""Videos, and pictures that Pillow cannot decode, as arrays. The only module that imports PyAV.
+"""Videos, and pictures that Pillow cannot decode, as arrays, and videos of arrays. The only module that imports PyAV.
 
 FFmpeg recognises hundreds of formats by content. Among them are playlists, which name other files and addresses of the
 network. Here the first bytes choose one of the few containers that hold their own data, and the container is read from
 an open file: no path and no protocol reaches FFmpeg.
 """
 
+import contextlib
 import errno
+from collections.abc import Callable, Iterator
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +22,56 @@ _CONTAINERS = {
     **{(4, box): "mp4" for box in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")},
     (0, b"\x1aE\xdf\xa3"): "matroska",
 }
+
+
+def require_av() -> None:
+    """Raise MissingExtraError unless PyAV is installed."""
+    try:
+        import av  # noqa: F401
+    except ImportError as error:
+        msg = "Videos need av: pip install 'rlhive[formats]'"
+        raise MissingExtraError(msg) from error
+
+
+@contextlib.contextmanager
+def write_video(path: Path, *, fps: float) -> Iterator[Callable[[np.ndarray], None]]:
+    """Write an MP4 file frame by frame: H.264, or MPEG-4 where PyAV was built without libx264.
+
+    The file appears when the block ends. After an error in the block it does not, and an older file is kept.
+
+    Args:
+        path: File of the video; its folder exists.
+        fps: Frames per second.
+
+    Returns:
+        Context manager with the function that appends a frame, uint8 ``[H, W, 3]``, RGB, all of one size. The last row
+        or column of an odd number is left out, which players need.
+
+    Raises:
+        MissingExtraError: PyAV is not installed.
+    """
+    require_av()
+    import av
+
+    codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with av.open(str(partial), "w", format="mp4") as container:
+            stream: Any = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1000))
+            stream.pix_fmt, stream.codec_context.thread_count = "yuv420p", 1
+
+            def append(frame: np.ndarray) -> None:
+                height, width = (side - side % 2 for side in frame.shape[:2])
+                if not stream.codec_context.is_open:
+                    stream.height, stream.width = height, width
+                picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame[:height, :width]), format="rgb24")
+                container.mux(stream.encode(picture))
+
+            yield append
+            container.mux(stream.encode(None))
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def decode_video_frames(path: Path, *, start_s: float, count: int, fps: float) -> np.ndarray:
@@ -36,11 +90,9 @@ def decode_video_frames(path: Path, *, start_s: float, count: int, fps: float) -
         SchemaMismatchError: The file is no MP4, QuickTime, Matroska or WebM video, is damaged, or has fewer frames.
         MissingExtraError: PyAV is not installed.
     """
-    try:
-        import av
-    except ImportError as error:
-        msg = "Videos need av: pip install 'rlhive[formats]'"
-        raise MissingExtraError(msg) from error
+    require_av()
+    import av
+
     try:
         frames = _decode_frames(path, start_s, count, fps)
     except av.FFmpegError as error:

@@ -4,7 +4,7 @@ import av
 import numpy as np
 import pytest
 
-from rlhive.data.formats._videos import decode_video_frames
+from rlhive.data.formats._videos import decode_video_frames, write_video
 from rlhive.errors import SchemaMismatchError
 
 FPS, COUNT, SIZE = 10, 12, 32
@@ -12,7 +12,7 @@ FPS, COUNT, SIZE = 10, 12, 32
 HEALTHY = {"mp4": ("mp4", "mpeg4"), "mov": ("mov", "mpeg4"), "mkv": ("matroska", "ffv1"), "webm": ("matroska", "ffv1")}
 
 
-def write_video(path, container, codec):
+def encode(path, container, codec):
     with av.open(path, "w", format=container) as file:
         stream = file.add_stream(codec, rate=FPS)
         stream.width = stream.height = SIZE
@@ -26,7 +26,7 @@ def write_video(path, container, codec):
 
 @pytest.mark.parametrize("extension", HEALTHY)
 def test_frames_are_found_by_time(extension, tmp_path):
-    path = write_video(tmp_path / f"video.{extension}", *HEALTHY[extension])
+    path = encode(tmp_path / f"video.{extension}", *HEALTHY[extension])
 
     frames = decode_video_frames(path, start_s=0.5, count=4, fps=FPS)
 
@@ -47,7 +47,7 @@ def playlists(target):
 
 @pytest.mark.parametrize("name", ["video.mp4", "video.m3u8", "video.ffconcat", "video.sdp", "video.mpd"])
 def test_a_playlist_is_no_video(name, tmp_path):
-    for target in (write_video(tmp_path / "private.mp4", "mp4", "mpeg4"), "http://127.0.0.1:9/beacon.ts"):
+    for target in (encode(tmp_path / "private.mp4", "mp4", "mpeg4"), "http://127.0.0.1:9/beacon.ts"):
         for content in playlists(target):
             (tmp_path / name).write_text(content)
             with pytest.raises(SchemaMismatchError, match="expected an MP4, QuickTime, Matroska or WebM video, got"):
@@ -55,7 +55,36 @@ def test_a_playlist_is_no_video(name, tmp_path):
 
 
 def test_other_containers_are_refused(tmp_path):
-    path = write_video(tmp_path / "video.mp4", "mpegts", "mpeg2video")
+    path = encode(tmp_path / "video.mp4", "mpegts", "mpeg2video")
 
     with pytest.raises(SchemaMismatchError, match="got a file that begins with b'G"):
         decode_video_frames(path, start_s=0.0, count=1, fps=FPS)
+
+
+@pytest.mark.parametrize("codecs", [None, set()], ids=["any", "without_x264"])
+def test_a_written_video_is_read_again(codecs, tmp_path, monkeypatch):
+    if codecs is not None:
+        monkeypatch.setattr(av, "codecs_available", codecs)
+    path = tmp_path / "video.mp4"
+    with write_video(path, fps=12.5) as append:
+        for row in range(COUNT):
+            append(np.full((33, 48, 3), 20 * row, np.uint8))
+
+    frames = decode_video_frames(path, start_s=0.16, count=4, fps=12.5)
+
+    assert frames.shape == (4, 32, 48, 3)
+    assert np.abs(frames.mean(axis=(1, 2, 3)) - 20 * np.arange(2, 6)).max() < 4
+    assert [file.name for file in tmp_path.iterdir()] == ["video.mp4"]
+
+
+def fail_while_writing(path):
+    with write_video(path, fps=10) as append:
+        append(np.zeros((16, 16, 3), np.uint8))
+        raise ArithmeticError
+
+
+def test_an_error_while_writing_keeps_the_older_video(tmp_path):
+    (tmp_path / "video.mp4").write_bytes(b"older")
+    with pytest.raises(ArithmeticError):
+        fail_while_writing(tmp_path / "video.mp4")
+    assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"older"]
