@@ -4,6 +4,7 @@ import numpy as np
 
 from rlhive.data._dtypes import cast_array, to_numbers, to_numpy_dtype
 from rlhive.data._episodes import Columns
+from rlhive.data._ragged import is_ragged, join_rows, split_rows
 from rlhive.data._schema import Schema
 from rlhive.errors import SchemaMismatchError
 
@@ -17,7 +18,7 @@ class ColumnCast:
     """
 
     def __init__(self, schema: Schema, context: str):
-        self._dtypes = {field.column: to_numpy_dtype(field.dtype) for field in schema.tensors if field.is_float}
+        self._dtypes = {field.column: to_numpy_dtype(field.dtype) for field in schema.fields if field.is_float}
         self._context = context
 
     def __call__(self, columns: Columns) -> Columns:
@@ -32,6 +33,11 @@ class ColumnCast:
         }
 
     def _convert(self, name: str, values: np.ndarray, dtype: np.dtype) -> np.ndarray:
+        if is_ragged(values):
+            elements, lengths = join_rows(values)
+            return split_rows(self._convert(name, elements, dtype), lengths).reshape(values.shape)
+        if values.dtype == object:  # no row at all
+            return values
         try:
             with np.errstate(over="raise"):
                 return cast_array(values, dtype)

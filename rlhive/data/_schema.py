@@ -180,10 +180,10 @@ class Schema:
             raise SchemaMismatchError(msg)
 
     def cast(self, dtype: str | None) -> "Schema":
-        """Return the schema with every floating-point field but ragged ones in a dtype of DTYPES; itself for None."""
+        """Return the schema with every floating-point field in a dtype of DTYPES; itself for None."""
         if dtype is None:
             return self
-        changed = {field.column for field in self.tensors if field.is_float}
+        changed = {field.column for field in self.fields if field.is_float}
         return Schema(tuple(replace(field, dtype=dtype) if field.column in changed else field for field in self.fields))
 
     @property

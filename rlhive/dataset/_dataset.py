@@ -28,6 +28,7 @@ from rlhive.data.replay import (
     ImageCache,
     Normalize,
     PackedStorage,
+    RaggedChoice,
     ReadOptions,
     SamplingOptions,
     ShortEpisodes,
@@ -268,6 +269,7 @@ class RoboHiveDataset:
         return_to_go: bool = False,
         normalize: Normalize = False,
         dtype: torch.dtype | None = torch.float32,
+        ragged: RaggedChoice = "error",
         image_cache: ImageCache | None = None,
         sampler: "Sampler | None" = None,
         transform: BatchTransform | None = None,
@@ -305,6 +307,9 @@ class RoboHiveDataset:
             dtype: Dtype of all floating-point fields in batches, float32 by default whatever was stored, since
                 float32 is what networks and TorchRL's losses compute in. ``None`` serves the stored values, bit for
                 bit. Integers, bools and pictures keep their dtype.
+            ragged: What becomes of fields whose rows have different lengths, such as audio: an ``"error"`` that names
+                them, ``"nested"`` tensors of layout jagged, or ``"drop"``. Slices of :meth:`as_dataloader` and buffers
+                that grow take no nested tensors.
             image_cache: How the cache stores images (any field of 4 KB or more): ``"raw"`` rows, read at memory
                 speed, or ``"encoded"`` losslessly, about an eighth of the size where the camera does not move, decoded
                 on all cores. By default as an existing cache does; otherwise raw while that takes at most half of the
@@ -340,6 +345,7 @@ class RoboHiveDataset:
             return_to_go=return_to_go,
             normalize=normalize,
             dtype=dtype,
+            ragged=ragged,
             image_cache=image_cache,
             device=device,
             in_memory=in_memory,
@@ -437,6 +443,7 @@ class RoboHiveDataset:
         seed: int | None = None,
         drop_last: bool = False,
         dtype: torch.dtype | None = torch.float32,
+        ragged: RaggedChoice = "error",
     ) -> Iterator[TensorDict]:
         """Yield the transitions as TED batches, each transition once, from disk or directly from the Hub.
 
@@ -446,9 +453,10 @@ class RoboHiveDataset:
             seed: Seed of the shuffle. The same seed gives the same batches.
             drop_last: Whether the last batch is left out if it is smaller.
             dtype: Dtype of the floating-point fields, as for :meth:`as_replay_buffer`; None for the stored ones.
+            ragged: What becomes of fields whose rows have different lengths, as for :meth:`as_replay_buffer`.
         """
         return _loaders.iter_batches(
-            self._view, batch_size, shuffle=shuffle, seed=seed, drop_last=drop_last, dtype=dtype
+            self._view, batch_size, shuffle=shuffle, seed=seed, drop_last=drop_last, dtype=dtype, ragged=ragged
         )
 
     def normalization(

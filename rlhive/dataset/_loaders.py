@@ -13,7 +13,7 @@ import torch
 from tensordict import TensorDict
 
 from rlhive import keys as field_keys
-from rlhive.data import ColumnCast, EpisodeRecord, unpack
+from rlhive.data import ColumnCast, EpisodeRecord, Schema, unpack
 from rlhive.data.hub import iterate_batches, stream_records
 from rlhive.data.replay import (
     DataLoaderOptions,
@@ -22,12 +22,14 @@ from rlhive.data.replay import (
     Normalize,
     PackedCache,
     PackedStorage,
+    RaggedChoice,
     ReadOptions,
     SamplingOptions,
     make_dataloader,
     make_replay_buffer,
     make_storage,
     open_packed,
+    select_ragged,
 )
 from rlhive.data.versions import locate_episodes, locate_rows, read_rows, verify_shards
 from rlhive.dataset._view import DatasetView
@@ -48,6 +50,7 @@ class ReadKeywords(TypedDict, total=False):
     normalize: Normalize
     image_cache: ImageCache | None
     dtype: torch.dtype | None
+    ragged: RaggedChoice
     device: torch.device | str
     in_memory: bool | None
 
@@ -124,10 +127,12 @@ def iter_batches(
     seed: int | None,
     drop_last: bool,
     dtype: torch.dtype | None,
+    ragged: RaggedChoice,
 ) -> Iterator[TensorDict]:
     """Yield the transitions of a view as TED batches, each transition once."""
-    view.manifest.schema.require_equal_lengths(view.manifest.schema.columns, advice="iter_episodes() gives them.")
-    schema = view.manifest.schema.cast(ReadOptions(dtype=dtype).cache_dtype)
+    schema = view.manifest.schema.cast(ReadOptions(dtype=dtype, ragged=ragged).cache_dtype)
+    columns = select_ragged(schema, ragged, set(schema.columns))
+    schema = Schema(tuple(field for field in schema.fields if field.column in columns))
     cast = ColumnCast(schema, f"{view.manifest.name} {view.manifest.version}")
     records = (replace(record, columns=cast(record.columns), final=cast(record.final)) for record in iter_records(view))
     return iterate_batches(records, schema, batch_size, shuffle=shuffle, seed=seed, drop_last=drop_last)

@@ -1,5 +1,7 @@
 """Columns whose rows have different lengths: from a recording to every reader and back, bit for bit."""
 
+import pickle
+
 import datasets
 import numpy as np
 import pyarrow.parquet as pq
@@ -7,6 +9,7 @@ import pytest
 import torch
 from tensordict import TensorDict
 
+import rlhive
 from rlhive.data._arrow import columns_to_arrays, columns_to_batch, table_to_columns
 from rlhive.data._dtypes import BFLOAT16
 from rlhive.data._episodes import EpisodeRecord
@@ -15,9 +18,10 @@ from rlhive.data._schema import Field, Schema
 from rlhive.data.formats import export_to
 from rlhive.data.recording import _journal
 from rlhive.data.recording._recorder import Recorder
+from rlhive.data.replay import PackedCache
 from rlhive.data.versions._diff import diff
 from rlhive.dataset._dataset import RoboHiveDataset
-from rlhive.errors import InvalidOptionError, SchemaMismatchError
+from rlhive.errors import CorruptDatasetError, InvalidOptionError, SchemaMismatchError
 from rlhive.rollouts import check
 
 
@@ -128,12 +132,149 @@ def test_batches_leave_ragged_columns_out_by_choice(store):
         dataset.as_replay_buffer(2)
     with pytest.raises(SchemaMismatchError, match="audio: expected rows of one length"):
         dataset.as_tensordict(keys=["observation", "audio"])
-    with pytest.raises(SchemaMismatchError, match=r"iter_episodes\(\) gives them"):
+    with pytest.raises(SchemaMismatchError, match=r'ragged="nested" gives them'):
         next(dataset.iter_batches(2))
 
-    batch = dataset.as_replay_buffer(2, keys=["observation", "action"]).sample()
-    assert batch["next", "observation"].shape == (2, 4)
-    assert batch.get("audio", None) is None
+    dropped = [
+        dataset.as_replay_buffer(2, keys=["observation", "action"]).sample(),
+        dataset.as_replay_buffer(2, ragged="drop").sample(),
+        dataset.as_tensordict(ragged="drop"),
+        next(dataset.iter_batches(2, ragged="drop")),
+    ]
+    for batch in dropped:
+        assert batch["next", "observation"].shape[1:] == (4,)
+        assert batch.get("audio", None) is None
+    with pytest.raises(SchemaMismatchError, match="audio: expected rows of one length"):
+        dataset.as_tensordict(keys=["audio"], ragged="drop")
+    with pytest.raises(ValueError, match="ragged='pad': expected 'error', 'nested' or 'drop'"):
+        dataset.as_replay_buffer(2, ragged="pad")
+
+
+def talk(store, dtype="float64", name="my/talk"):
+    """A dataset of two episodes with observed points of a dtype, audio, and dense observations; and its rows."""
+    lengths = ([3, 0, 5, 1], [2, 7, 0])
+    with Recorder(name, ragged=["audio", "points"]) as recorder:
+        for seed, of_episode in enumerate(lengths):
+            points = rows_of(of_episode, np.uint16 if dtype == BFLOAT16 else dtype, 3, seed=seed)
+            points = [row.view(dtype) for row in points]
+            audio = rows_of(of_episode[::-1], np.int16, seed=seed + 5)
+            for index in range(len(points) - 1):
+                ended = index == len(points) - 2
+                after = {"points": points[index + 1], "observation": np.ones(2) * (index + 1)}
+                step = {"points": points[index], "audio": audio[index], "observation": np.ones(2) * index}
+                after |= {"reward": 1.0, "terminated": ended, "truncated": False}
+                recorder.step(step | {"action": np.zeros(1, np.float32), "next": after})
+    return RoboHiveDataset(recorder.commit(license="mit"))
+
+
+def flatten_rows(batches):
+    """Return the rows of batches one after the other: lists of tensors by key, nested ones unbound."""
+    names = list(next(iter(batches)).keys(True, True))
+    return {key: [row for batch in batches for row in batch[key].unbind()] for key in names}
+
+
+def assert_equal_rows(actual, expected, order=None):
+    assert actual.keys() == expected.keys()
+    for key, rows in expected.items():
+        rows = rows if order is None else [rows[index] for index in order]
+        assert len(actual[key]) == len(rows), key
+        for left, right in zip(actual[key], rows, strict=True):
+            assert left.dtype == right.dtype, key
+            assert left.shape == right.shape, key
+            assert torch.equal(left, right), key
+
+
+@pytest.mark.parametrize("dtype", ["int16", "float64", "bool", "uint16", "float16", BFLOAT16])
+def test_batches_hold_nested_tensors_by_choice(store, dtype):
+    dataset = talk(store, dtype)
+    episodes = list(dataset.iter_episodes())
+    expected = flatten_rows(episodes)
+    whole = dataset.as_tensordict(ragged="nested")
+
+    assert whole["audio"].layout == torch.jagged
+    assert_equal_rows(flatten_rows([whole]), expected)
+    assert_equal_rows(flatten_rows(list(dataset.iter_batches(2, ragged="nested", dtype=None))), expected)
+    buffer = dataset.as_replay_buffer(4, ragged="nested", dtype=None, seed=0)
+    for _ in range(5):
+        batch = buffer.sample()
+        order = batch.pop("index").tolist()
+        assert_equal_rows(flatten_rows([batch]), expected, order)
+    loaded = flatten_rows(list(dataset.as_dataloader(2, ragged="nested", dtype=None, shuffle=False)))
+    assert_equal_rows(loaded, expected)
+    second = flatten_rows([dataset.select([1]).as_tensordict(ragged="nested", in_memory=True)])
+    assert_equal_rows(second, flatten_rows(episodes[1:]))
+
+
+def test_shuffled_batches_hold_every_ragged_row_once(store):
+    dataset = talk(store, "int16")
+    expected = flatten_rows([dataset.as_tensordict(ragged="nested")])
+    batches = flatten_rows(list(dataset.iter_batches(2, shuffle=3, seed=1, ragged="nested", dtype=None)))
+    order = [
+        next(
+            i
+            for i, row in enumerate(expected["audio"])
+            if torch.equal(row, audio) and episode == expected["episode"][i]
+        )
+        for audio, episode in zip(batches["audio"], batches["episode"], strict=True)
+    ]
+    assert sorted(order) == list(range(5))
+    assert order != sorted(order)
+    assert_equal_rows(batches, expected, order)
+
+
+def test_ragged_floats_are_float32_in_batches_as_others_are(store):
+    dataset = talk(store, "float64")
+    expected = [row.float() for row in flatten_rows([dataset.as_tensordict(ragged="nested")])["points"]]
+    buffer = dataset.as_replay_buffer(2, ragged="nested")
+    batches = [buffer[:], *dataset.iter_batches(5, ragged="nested")]
+    for batch in batches:
+        rows = batch["points"].unbind()
+        assert batch["points"].dtype == batch["observation"].dtype == torch.float32
+        assert all(torch.equal(left, right) for left, right in zip(rows, expected, strict=True))
+
+
+def test_windows_and_slices_move_ragged_rows_with_the_others(store):
+    dataset = talk(store, "float32")
+    rows = flatten_rows([dataset.as_tensordict(ragged="nested", dtype=torch.float32)])
+    options = {"ragged": "nested", "normalize": False}
+
+    ahead = dataset.as_storage(n_step=2, frame_stack=2, **options).get(slice(None))
+    for index, (position, left) in enumerate(zip([2, 3, 3, 1, 1], [1, 1, 0, 1, 0], strict=True)):
+        assert torch.equal(ahead["points"].unbind()[index], rows["points"][index])
+        source = rows["next", "points"][min(index + left, 2 if index < 3 else 4)]
+        assert torch.equal(ahead["next", "points"].unbind()[index], source), position
+    slices = dataset.as_replay_buffer(4, slice_len=2, seed=0, **options)
+    batch = slices.sample()
+    for index, row in zip(batch["index"].flatten().tolist(), batch["points"].unbind(), strict=True):
+        assert torch.equal(row, rows["points"][index])
+
+
+def test_what_nested_tensors_cannot_do_is_one_sentence(store):
+    dataset = talk(store, "float32")
+    with pytest.raises(
+        SchemaMismatchError, match=r'audio, points: expected rows of one length for batches of slices.*"drop"'
+    ):
+        dataset.as_dataloader(2, slice_len=2, ragged="nested")
+    buffer = dataset.as_replay_buffer(2, ragged="nested")
+    with pytest.raises(SchemaMismatchError, match="for a buffer that grows"):
+        rlhive.extend(buffer, 100)
+    with pytest.raises(SchemaMismatchError, match=r"for batches of the shape \(1, 2\)"):
+        buffer.storage.get(torch.tensor([[0, 1]]))
+    with pytest.raises(SchemaMismatchError, match="normalize: expected a floating-point field points"):
+        dataset.as_replay_buffer(2, ragged="nested", normalize={"points": (torch.zeros(3), torch.ones(3))})
+    assert torch.equal(buffer.storage.get(0)["points"], dataset.as_tensordict(ragged="nested")["points"].unbind()[0])
+
+
+def test_nested_batches_travel(store, tmp_path):
+    buffer = talk(store, "float32").as_replay_buffer(4, ragged="nested", prefetch=2, seed=0)
+    batch = pickle.loads(pickle.dumps(buffer)).sample()
+    torch.save(batch, tmp_path / "batch.pt")
+    loaded = torch.load(tmp_path / "batch.pt", weights_only=False)
+    assert_equal_rows(flatten_rows([loaded]), flatten_rows([batch.clone()]))
+    damaged = next(buffer.storage._folder.glob("ragged-*.idx"))
+    damaged.write_bytes(damaged.read_bytes()[:-8])
+    with pytest.raises(CorruptDatasetError, match=r"ragged-0\.idx"):
+        PackedCache(damaged.parent)
 
 
 @pytest.mark.parametrize("kind", ["minari", "lerobot"])

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     )
     from rlhive.data.replay._cache import open_packed as open_packed
     from rlhive.data.replay._dataloader import make_dataloader as make_dataloader
+    from rlhive.data.replay._gather import RaggedChoice as RaggedChoice, select_ragged as select_ragged
     from rlhive.data.replay._layout import ImageCache as ImageCache, PackedCache as PackedCache
     from rlhive.data.replay._normalization import (
         MEAN_STD as MEAN_STD,

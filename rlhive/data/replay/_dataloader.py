@@ -26,6 +26,8 @@ def make_dataloader(storage: PackedStorage, options: DataLoaderOptions) -> DataL
     Raises:
         EpisodesTooShortError: No episode is as long as an item.
     """
+    if options.slice_len is not None:
+        storage.require_equal_lengths("batches of slices")
     dataset = _TransitionDataset(storage) if options.slice_len is None else _SliceDataset(storage, options.slice_len)
     batches = _BatchSampler(len(dataset), options)
     if not options.num_workers:

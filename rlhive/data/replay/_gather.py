@@ -17,10 +17,12 @@ first row and to the row of its final observation::
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 
 from rlhive import keys
+from rlhive.data._schema import Schema
 from rlhive.data.replay._frames import FrameReader
 from rlhive.data.replay._layout import Block, FieldLayout, PackedCache
 from rlhive.data.replay._leaves import (
@@ -39,7 +41,10 @@ from rlhive.errors import SchemaMismatchError
 
 _WORD = 8
 _REWARD = keys.key_to_column(keys.NEXT_REWARD)
-_RAGGED_ADVICE = "Name the other keys, keys=[…], to leave them out; iter_episodes() gives them as nested tensors."
+_RAGGED_ADVICE = 'ragged="nested" gives them as nested tensors; ragged="drop", or keys=[…] of others, leaves them out.'
+
+#: What becomes of ragged fields: an error that names them, nested tensors in the batches, or left out.
+RaggedChoice = Literal["error", "nested", "drop"]
 
 #: Keys that MultiStepTransform adds at the root, and the key below "next" of the reward that it replaces.
 STEPS_TO_NEXT = "steps_to_next_obs"
@@ -230,18 +235,17 @@ class GatherPlan:
         leaves.append(LeafLayout(tuple(parents), name, offset, shape, strides, transform))
 
 
-def build_plans(cache: PackedCache, selected_keys: Sequence[keys.NestedKey] | None, window: Window) -> list[GatherPlan]:
+def build_plans(cache: PackedCache, columns: set[str], window: Window) -> list[GatherPlan]:
     """Return a plan for every block that holds a selected field.
 
     Args:
         cache: The cache.
-        selected_keys: Keys of the root; ``episode`` and the flags always come. None for all.
+        columns: The columns that :func:`select_columns` returns.
         window: The rows of an item.
 
     Raises:
-        SchemaMismatchError: The schema has no field of a key, or a field cannot be normalised, summed or stacked.
+        SchemaMismatchError: A field cannot be normalised, summed or stacked.
     """
-    columns = select_columns(cache, selected_keys)
     for key in window.normalize:
         _require_float_field(cache, keys.key_to_column(key), "normalize")
     if window.n_step > 1:
@@ -251,6 +255,9 @@ def build_plans(cache: PackedCache, selected_keys: Sequence[keys.NestedKey] | No
     if window.frame_stack > 1 and not any(item.key in STACKED for item in cache.schema.observed):
         msg = f"frame_stack={window.frame_stack}: expected one of the keys {', '.join(STACKED)}, got none"
         raise SchemaMismatchError(msg)
+    if window.frame_stack > 1:
+        stacked = {item.column for item in cache.schema.ragged if item.key in STACKED} & columns
+        cache.schema.require_equal_lengths(stacked, advice=f"frame_stack={window.frame_stack} joins rows.")
     plans = (GatherPlan(block, data, window, columns) for block, data in zip(cache.blocks, cache.data, strict=True))
     return [plan for plan in plans if plan]
 
@@ -274,25 +281,37 @@ def set_nested(entries: Leaves, key: keys.NestedKey, value: torch.Tensor) -> Non
     entries[name] = value
 
 
-def select_columns(cache: PackedCache, selected_keys: Sequence[keys.NestedKey] | None) -> set[str]:
+def select_columns(
+    cache: PackedCache, selected_keys: Sequence[keys.NestedKey] | None, ragged: RaggedChoice = "error"
+) -> set[str]:
     """Return the columns of some keys, with those of ``episode`` and the flags; all columns for None.
 
     Raises:
-        SchemaMismatchError: The schema has no field of a key, or ``selected_keys`` is a string.
+        SchemaMismatchError: The schema has no field of a key, ``selected_keys`` is a string, or a field is ragged and
+            ``ragged`` does not say what to do with it.
     """
     require_key_list(selected_keys, "keys")
     schema_columns = {item.column for item in cache.schema.fields}
     always = {keys.EPISODE, *keys.END_FLAGS, *(f"{keys.NEXT}.{flag}" for flag in keys.END_FLAGS)}
     if selected_keys is None:
-        cache.schema.require_equal_lengths(schema_columns, advice=_RAGGED_ADVICE)
-        return schema_columns | always
+        return select_ragged(cache.schema, ragged, schema_columns) | always
     columns = {keys.key_to_column(key) for key in selected_keys}
     unknown = columns - schema_columns - always
     if unknown:
         msg = f"No field {', '.join(sorted(unknown))}: expected some of {', '.join(sorted(schema_columns))}"
         raise SchemaMismatchError(msg)
-    cache.schema.require_equal_lengths(columns, advice=_RAGGED_ADVICE)
-    return columns | always
+    return select_ragged(cache.schema, "error" if ragged == "drop" else ragged, columns) | always
+
+
+def select_ragged(schema: Schema, ragged: RaggedChoice, columns: set[str]) -> set[str]:
+    """Return some columns without the ragged ones that are to be dropped.
+
+    Raises:
+        SchemaMismatchError: Names the ragged ones, for the choice "error".
+    """
+    if ragged == "error":
+        schema.require_equal_lengths(columns, advice=_RAGGED_ADVICE)
+    return columns - {item.column for item in schema.ragged} if ragged == "drop" else columns
 
 
 def _select_slots(fields: Sequence[FieldLayout], window: Window) -> torch.Tensor | None:
@@ -309,7 +328,7 @@ def _select_slots(fields: Sequence[FieldLayout], window: Window) -> torch.Tensor
 
 def _require_float_field(cache: PackedCache, column: str, option: str) -> None:
     item = next((item for item in cache.schema.fields if item.column == column), None)
-    if item is None or not item.is_float:
+    if item is None or not item.is_float or item.is_ragged:
         got = "no such field" if item is None else item.describe()
         msg = f"{option}: expected a floating-point field {column}, got {got}"
         raise SchemaMismatchError(msg)

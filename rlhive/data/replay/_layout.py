@@ -7,6 +7,7 @@
       records.bin       row-major records of all small fields, the observed ones first
       wide-0.bin, …     one row-major block per field of WIDE bytes or more (pictures); in an encoded cache
                         wide-0.lz4 and wide-0.idx instead, see _frames.py
+      ragged-0.bin, …   the elements of a ragged field, and ragged-0.idx, see _ragged_rows.py
       rows.bin          int64, physical row of each transition
       episodes.bin      int64 per episode: id, index of its split, index of its first transition, length
 
@@ -38,10 +39,12 @@ import torch
 from rlhive import keys
 from rlhive.data._dtypes import to_numpy_dtype
 from rlhive.data._episodes import TERMINATED, TRUNCATED, Columns
+from rlhive.data._ragged import make_rows
 from rlhive.data._schema import Field, Schema
 from rlhive.data.replay._checksums import damaged_cache_error
 from rlhive.data.replay._frames import FrameFormat, FrameReader, FrameWriter
 from rlhive.data.replay._mapping import MappedFiles
+from rlhive.data.replay._ragged_rows import RaggedRows, RaggedWriter
 from rlhive.errors import CorruptDatasetError
 
 FORMAT_VERSION = 3
@@ -148,6 +151,7 @@ class PackedCacheWriter:
         self._encoded = [block.name for block in self._blocks[1:]] if image_cache == "encoded" else []
         self._rows_file = (folder / "rows.bin").open("wb")
         self._files = [self._open_block(block) for block in self._blocks]
+        self._ragged = [RaggedWriter(folder, f"ragged-{index}") for index in range(len(schema.ragged))]
 
     def write(self, columns: Columns) -> None:
         """Add the next transitions, arrays ``[n, *shape]`` by column name.
@@ -188,7 +192,7 @@ class PackedCacheWriter:
 
     def close(self) -> None:
         """Close the files; without :meth:`finish` the folder is no cache."""
-        for file in (*self._files, self._rows_file):
+        for file in (*self._files, *self._ragged, self._rows_file):
             file.close()
 
     def _open_block(self, block: Block) -> BinaryIO | FrameWriter:
@@ -212,6 +216,8 @@ class PackedCacheWriter:
                 file.write(rows)
             else:
                 file.write(rows.data)
+        for item, ragged_file in zip(self._schema.ragged, self._ragged, strict=True):
+            ragged_file.write(self._fill_ragged_rows(item, columns[item.column], physical_rows))
         self._num_written = stop
 
     def _fill_rows(self, block: Block, columns: Columns, physical_rows: np.ndarray) -> np.ndarray:
@@ -237,6 +243,16 @@ class PackedCacheWriter:
                 target[self._final_rows[ended] - first] = self._finals[item.column][ended].reshape(-1, item.width)
         return rows
 
+    def _fill_ragged_rows(self, item: Field, values: np.ndarray, physical_rows: np.ndarray) -> np.ndarray:
+        """Return the rows of a ragged column as an object array; the arguments are those of :meth:`_fill_rows`."""
+        first, stop = physical_rows[0], physical_rows[-1]
+        rows = make_rows([np.empty((0, *item.shape[1:]), to_numpy_dtype(item.dtype))] * (stop - first))
+        rows[physical_rows[:-1] - first] = values
+        if item.observed:
+            ended = slice(*np.searchsorted(self._final_rows, [first, stop]))
+            rows[self._final_rows[ended] - first] = self._finals[item.column][ended]
+        return rows
+
     def _count_error(self, count: int) -> CorruptDatasetError:
         return CorruptDatasetError(
             f"Expected {self._num_transitions} transitions in the shards, got {count}. Fetch the version again."
@@ -259,6 +275,7 @@ class PackedCache:
         schema: Schema of the transitions.
         blocks: Layout of each block, the records first.
         data: Rows of each block: an int64 tensor ``[num_rows, row_bytes // 8]``, or the reader of encoded pictures.
+        ragged: Rows of each ragged field.
         rows: int64 ``[num_transitions]``, physical row of each transition.
         episodes: int64 ``[num_episodes, 4]``: id, index of the split, first transition, length.
         splits: Names of the splits.
@@ -285,6 +302,10 @@ class PackedCache:
             if block.name in encoded
             else self._map(f"{block.name}.bin", (num_rows, block.row_words))
             for block in self.blocks
+        )
+        self.ragged = tuple(
+            RaggedRows.open(f"ragged-{index}", item, num_rows, self._map)
+            for index, item in enumerate(self.schema.ragged)
         )
         self.rows = self._map("rows.bin", (num_transitions,))
         self.episodes = self._map("episodes.bin", (num_episodes, 4), kept=False).clone()
@@ -333,6 +354,7 @@ class PackedCache:
             else data[selection].to(device, copy=True)
             for block, data in zip(self.blocks, self.data, strict=True)
         )
+        loaded.ragged = tuple(part.load(rows, device) if part.item.column in columns else part for part in self.ragged)
         # Before each transition lie the rows of the transitions before it and one final row per earlier episode.
         num_final_rows = torch.repeat_interleave(torch.arange(len(episodes), device="cpu"), length)
         loaded.rows = (torch.arange(int(length.sum()), device="cpu") + num_final_rows).to(device)
@@ -340,17 +362,19 @@ class PackedCache:
         loaded.episodes[:, 2] = length.cumsum(0) - length
         return loaded
 
-    def _map(self, name: str, shape: tuple[int, ...], *, kept: bool = True) -> torch.Tensor:
+    def _map(
+        self, name: str, shape: tuple[int, ...], *, kept: bool = True, dtype: torch.dtype = torch.int64
+    ) -> torch.Tensor:
         path, count = self.folder / name, int(np.prod(shape))
         size = path.stat().st_size if path.is_file() else None
-        if size != count * _WORD:
-            problem = f"{name}: expected {count * _WORD} bytes, got {'no file' if size is None else size}"
+        if size != count * dtype.itemsize:
+            problem = f"{name}: expected {count * dtype.itemsize} bytes, got {'no file' if size is None else size}"
             raise damaged_cache_error(self.folder, problem)
         if not count:  # an empty file cannot be mapped
-            return torch.empty(shape, dtype=torch.int64, device="cpu")
+            return torch.empty(shape, dtype=dtype, device="cpu")
         if kept:
             self.files.add(name)
-        return torch.from_file(str(path), shared=False, size=count, dtype=torch.int64).reshape(shape)
+        return torch.from_file(str(path), shared=False, size=count, dtype=dtype).reshape(shape)
 
 
 def _derived_flags(schema: Schema) -> Iterable[Field]:

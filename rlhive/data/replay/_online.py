@@ -190,6 +190,7 @@ def extend(
 
     Raises:
         ValueError: The dataset is empty or has more transitions than ``capacity``.
+        SchemaMismatchError: The batches hold nested tensors.
 
     Example:
         >>> online = extend(dataset.as_replay_buffer(), 1_000_000)  # doctest: +SKIP
@@ -197,6 +198,7 @@ def extend(
         ...     online.extend(data)
     """
     storage = source if isinstance(source, PackedStorage) else source.storage
+    storage.require_equal_lengths("a buffer that grows")
     if not len(storage):
         msg = "The dataset has no transitions: expected at least one"
         raise ValueError(msg)

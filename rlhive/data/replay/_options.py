@@ -17,7 +17,7 @@ import torch
 from tensordict import TensorDictBase
 from torchrl.data.replay_buffers.samplers import Sampler
 
-from rlhive.data.replay._gather import Window, select_columns
+from rlhive.data.replay._gather import RaggedChoice, Window, select_columns
 from rlhive.data.replay._layout import ImageCache, PackedCache
 from rlhive.data.replay._normalization import Normalize, resolve_normalization
 from rlhive.data.replay._samplers import ShortEpisodes
@@ -61,6 +61,8 @@ class ReadOptions:
             of the memory and of the free disk.
         dtype: Dtype of the floating-point fields in batches, whatever their stored dtype: the parameters of a network
             are float32 by default. ``None`` serves what was stored, bit for bit. Each dtype has a cache of its own.
+        ragged: What becomes of fields whose rows have different lengths, such as audio: an ``"error"`` that names them,
+            ``"nested"`` tensors of layout jagged in the batches, or ``"drop"``.
         device: Device of the batches. A GPU with enough free memory holds the dataset and samples there; otherwise
             batches are copied to it from pinned memory, prefetched.
         in_memory: Whether to copy the dataset into the device's memory first; None decides as ``device`` says.
@@ -80,6 +82,7 @@ class ReadOptions:
     normalize: Normalize = False
     image_cache: ImageCache | None = None
     dtype: torch.dtype | None = torch.float32
+    ragged: RaggedChoice = "error"
     device: torch.device | str = "cpu"
     in_memory: bool | None = None
 
@@ -89,6 +92,7 @@ class ReadOptions:
         self.window()  # validates n_step, gamma and frame_stack
         if self.image_cache is not None:
             require_choice(self.image_cache, get_args(ImageCache), "image_cache")
+        require_choice(self.ragged, get_args(RaggedChoice), "ragged")
         if self.dtype is not None and self.cache_dtype not in _BATCH_DTYPES:
             expected = ", ".join(f"torch.{name}" for name in _BATCH_DTYPES)
             msg = f"dtype={self.dtype!r}: expected {expected}, or None for the stored dtypes"
@@ -225,6 +229,7 @@ def make_storage(
         keys=options.keys,
         window=window,
         return_to_go=options.return_to_go_gamma,
+        ragged=options.ragged,
         device=device,
         resident=in_memory,
     )
@@ -234,7 +239,7 @@ def _fits_in_gpu_memory(
     packed: PackedCache, episodes: torch.Tensor | None, options: ReadOptions, gpu: torch.device
 ) -> bool:
     """Return whether the blocks of the selected keys fit into a GPU's free memory."""
-    columns = select_columns(packed, options.keys)
+    columns = select_columns(packed, options.keys, options.ragged)
     table = packed.episodes if episodes is None else packed.episodes[episodes]
     num_rows = int(table[:, 3].sum()) + len(table)
     row_bytes = sum(block.row_bytes for block in packed.blocks if block.holds_any(columns))

@@ -3,7 +3,7 @@
 import torch
 
 from rlhive import keys
-from rlhive.data.replay._gather import SINGLE_STEP, build_plans, require_rewards_to_sum
+from rlhive.data.replay._gather import SINGLE_STEP, build_plans, require_rewards_to_sum, select_columns
 from rlhive.data.replay._layout import PackedCache
 from rlhive.data.replay._leaves import Leaves
 
@@ -27,7 +27,7 @@ def compute_returns_to_go(packed: PackedCache, rows: torch.Tensor, lengths: torc
         SchemaMismatchError: No reward was recorded.
     """
     require_rewards_to_sum(packed, "return_to_go")
-    plan = build_plans(packed, [keys.NEXT_REWARD], SINGLE_STEP)[0]
+    plan = build_plans(packed, select_columns(packed, [keys.NEXT_REWARD]), SINGLE_STEP)[0]
     rewards: list[torch.Tensor] = []
     for chunk in torch.split(rows, _CHUNK_ROWS):
         entries = Leaves()

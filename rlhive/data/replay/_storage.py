@@ -16,6 +16,7 @@ from rlhive.data.replay._gather import (
     NONTERMINAL,
     SINGLE_STEP,
     STEPS_TO_NEXT,
+    RaggedChoice,
     Window,
     build_plans,
     select_columns,
@@ -24,7 +25,7 @@ from rlhive.data.replay._gather import (
 from rlhive.data.replay._layout import PackedCache
 from rlhive.data.replay._leaves import Leaves
 from rlhive.data.replay._returns import compute_returns_to_go, count_steps
-from rlhive.errors import CheckpointMismatchError
+from rlhive.errors import CheckpointMismatchError, SchemaMismatchError
 
 #: All transitions are read in chunks of this many rows.
 _CHUNK_ROWS = 65_536
@@ -46,6 +47,8 @@ class PackedStorage(Storage):
         return_to_go: Discount of the sum of the rewards from a transition to its episode's end, as TorchRL's
             ``Reward2GoTransform``; None for no such key. Every reward is read once, when the storage is made.
         return_to_go_key: Key of that sum.
+        ragged: What becomes of ragged fields; nested tensors have one dimension of rows, so that items are read by
+            flat indices only.
         device: Device of the batches.
         resident: Whether the rows are copied into the device's memory and sampled there. Otherwise they stay mapped,
             and every batch is copied to the device, to a GPU from pinned memory.
@@ -67,6 +70,7 @@ class PackedStorage(Storage):
         window: Window = SINGLE_STEP,
         return_to_go: float | None = None,
         return_to_go_key: keys.NestedKey = keys.RETURN_TO_GO,
+        ragged: RaggedChoice = "error",
         device: torch.device | str = "cpu",
         resident: bool = False,
     ):
@@ -75,6 +79,7 @@ class PackedStorage(Storage):
         self._window = window
         self._return_to_go_gamma = return_to_go
         self._return_to_go_key = return_to_go_key
+        self._ragged = ragged
         self._batch_device = torch.device(device)
         self._resident = resident
         self._open(packed)
@@ -85,18 +90,19 @@ class PackedStorage(Storage):
         self._folder = packed.folder
         table = packed.episodes[self._episodes]
         self._episode_ids, self._lengths = table[:, 0], table[:, 3]
+        columns = select_columns(packed, self._keys, self._ragged)
         if self._resident:
-            packed = packed.load(self._episodes, select_columns(packed, self._keys), self._batch_device)
+            packed = packed.load(self._episodes, columns, self._batch_device)
             self._rows = packed.rows
         else:
             self._rows = packed.transition_rows(self._episodes)
         self._files = packed.files
         self._data_device = self._rows.device
         self._num_transitions = len(self._rows)
-        self._plans = build_plans(packed, self._keys, self._window)
+        self._plans = build_plans(packed, columns, self._window)
+        self._ragged_rows = [part for part in packed.ragged if part.item.column in columns]
         # TensorDict.clone() adds 0 to the leaves of a TensorDict with a device, which torch cannot do with uint16 and
         # uint32 (tensordict 0.14). Batches of such leaves on the CPU therefore have tensors of a device, and none.
-        columns = select_columns(packed, self._keys)
         has_unsigned = any(item.dtype in UNSIGNED_DTYPES for item in packed.schema.fields if item.column in columns)
         self._marked_device = None if has_unsigned and self._batch_device.type == "cpu" else self._batch_device
         # Steps since the episode's start and to its final row, for a window of several rows.
@@ -115,6 +121,7 @@ class PackedStorage(Storage):
             "window": self._window,
             "return_to_go": self._return_to_go_gamma,
             "return_to_go_key": self._return_to_go_key,
+            "ragged": self._ragged,
             "device": self._batch_device,
             "resident": self._resident,
         }
@@ -135,6 +142,9 @@ class PackedStorage(Storage):
             TensorDict of the index's shape, owning its memory: the fields of the dataset, ``episode`` (int64), the
             root flags (False), and below ``"next"`` the observed fields of the following state, the true final one
             at an episode's end, with ``done`` derived. With ``n_step``, what ``MultiStepTransform`` adds.
+
+        Raises:
+            SchemaMismatchError: The index has two or more dimensions, and a field is ragged.
         """
         if type(index) is tuple and len(index) == 1:  # the form of TorchRL's slice samplers
             index = index[0]
@@ -143,7 +153,11 @@ class PackedStorage(Storage):
         if index.device != self._data_device:
             index = index.to(self._data_device)
         flat = index if index.ndim == 1 else index.reshape(-1)
+        if index.ndim > 1:
+            self.require_equal_lengths(f"batches of the shape {tuple(index.shape)}")
         [batch] = self.get_many(flat, flat.shape[0])
+        if index.ndim == 0:
+            return batch[0]
         return batch if index.ndim == 1 else batch.reshape(index.shape)
 
     def get_many(self, index: torch.Tensor, batch_size: int) -> list[TensorDict]:
@@ -173,6 +187,8 @@ class PackedStorage(Storage):
         batches = [Leaves() for _ in range(rows.shape[0] // batch_size)] if batch_size else [Leaves()]
         for plan in self._plans:
             plan.fill(batches, plan.gather(rows, slots, device))
+        if self._ragged_rows:
+            self._fill_ragged(batches, rows, slots)
         if self._returns_to_go is not None:
             extra[self._return_to_go_key] = self._returns_to_go[index.to(device)]
         for key, value in extra.items():
@@ -181,8 +197,33 @@ class PackedStorage(Storage):
         size = torch.Size([batch_size])
         return [_build_tensordict(entries, size, self._marked_device) for entries in batches]
 
+    def _fill_ragged(self, batches: list[Leaves], rows: torch.Tensor, slots: torch.Tensor | None) -> None:
+        """Put nested tensors into the nested dictionaries of :meth:`get_many`; the last slot is the next state."""
+        next_rows = rows + (1 if slots is None else slots[:, -1])
+        for part in self._ragged_rows:
+            key = (part.item.key,) if isinstance(part.item.key, str) else part.item.key
+            sources = {key: rows} | ({(keys.NEXT, *key): next_rows} if part.item.observed else {})
+            for leaf_key, source in sources.items():
+                for entries, chunk in zip(batches, source.chunk(len(batches)), strict=True):
+                    set_nested(entries, leaf_key, part.gather(chunk, self._batch_device))
+
+    def require_equal_lengths(self, purpose: str) -> None:
+        """Raise for what a nested tensor cannot do, if the batches hold one.
+
+        Raises:
+            SchemaMismatchError: Names the ragged fields.
+        """
+        if self._ragged_rows:
+            names = ", ".join(part.item.column for part in self._ragged_rows)
+            msg = (
+                f'{names}: expected rows of one length for {purpose}, got different ones. Leave them out: ragged="drop"'
+            )
+            raise SchemaMismatchError(msg)
+
     def read_all(self) -> TensorDict:
         """Return all transitions as :meth:`get` does, each leaf in memory of its own."""
+        if self._ragged_rows:  # one gather, since nested tensors cannot be filled piece by piece
+            return self.get(slice(None))
         count = len(self)
         loaded = self.get(slice(0, 1)).apply(lambda leaf: leaf.new_empty((count, *leaf.shape[1:])), batch_size=[count])
         for start in range(0, count, _CHUNK_ROWS):
@@ -207,7 +248,8 @@ class PackedStorage(Storage):
     @property
     def item_bytes(self) -> int:
         """Bytes that are read for one item of a batch."""
-        return sum(plan.item_bytes for plan in self._plans)
+        ragged_bytes = sum(part.mean_bytes * (1 + part.item.observed) for part in self._ragged_rows)
+        return sum(plan.item_bytes for plan in self._plans) + ragged_bytes
 
     def set(self, cursor: Any, data: Any, *, set_cursor: bool = True) -> None:
         """Refuse to write: a dataset version never changes.
@@ -305,7 +347,7 @@ class PackedStorage(Storage):
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
-        derived = ("_rows", "_plans", "_files", "_steps", "_returns_to_go", "_episode_ids", "_lengths")
+        derived = ("_rows", "_plans", "_ragged_rows", "_files", "_steps", "_returns_to_go", "_episode_ids", "_lengths")
         for name in (*derived, "_data_device", "_marked_device", "_num_transitions"):
             del state[name]
         return state
