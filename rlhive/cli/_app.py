@@ -16,6 +16,7 @@ from rlhive.cli._diff import diff
 from rlhive.cli._envs import envs, setup
 from rlhive.cli._formats import ImportCommand, export_to, import_
 from rlhive.cli._hub import delete, pull, push, scrub, versions
+from rlhive.cli._results import results
 from rlhive.cli._terminal import err, labelled, out
 from rlhive.cli._train import evaluate, train
 from rlhive.cli._versions import append, drop, merge, rename, select, split
@@ -29,6 +30,7 @@ _VERBS: dict[str, Callable[..., None]] = {
     "recover": recover,
     "train": train,
     "evaluate": evaluate,
+    "results": results,
     "show": show,
     "check": check,
     "replay": replay,

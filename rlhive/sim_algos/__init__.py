@@ -6,6 +6,12 @@ from rlhive._lazy import attach
 
 if TYPE_CHECKING:
     from rlhive.sim_algos._config import make_config as make_config
+    from rlhive.sim_algos._results import (
+        MetricPoint as MetricPoint,
+        RunGroup as RunGroup,
+        SweepResults as SweepResults,
+        gather_results as gather_results,
+    )
     from rlhive.sim_algos._train import (
         train as train,
         train_from_config as train_from_config,
