@@ -11,14 +11,15 @@ Chunks are matched by trajectory id, or by environment index where there is none
 continuity. Every complete episode is checked against the schema. Nothing here reads or writes files.
 """
 
+import contextlib
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from tensordict import TensorDictBase
 
-from rlhive.data._episodes import TERMINATED, TRUNCATED, EpisodeInfo, EpisodeRecord, pack_leaves
+from rlhive.data._episodes import TERMINATED, TRUNCATED, EpisodeInfo, EpisodeRecord, pack_chunks
 from rlhive.data._ragged import count_bytes
 from rlhive.data._schema import Schema
 from rlhive.data._trajectories import ChunkKey, OpenTrajectories, chunk_bounds, chunk_key
@@ -71,6 +72,11 @@ class ChunkList:
             self.chunks = [{name: np.concatenate([chunk[name] for chunk in self.chunks]) for name in names}]
         return self.chunks[0]
 
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[Sequence[Leaves]]:
+        """Give all chunks in order, to be read inside the block."""
+        yield self.chunks
+
     def remove(self) -> None:
         """Remove what is kept outside of memory, which here is nothing."""
 
@@ -97,7 +103,7 @@ class _OpenEpisode:
     _first_row: Leaves = field(default_factory=dict)
 
     def append(self, chunk: Leaves) -> None:
-        """Add transitions; a difference from the first chunk is reported by :meth:`concatenate`."""
+        """Add transitions; a difference from the first chunk is reported by :meth:`require_equal_kinds`."""
         if self._first_row and not self.mismatch:
             self.mismatch = describe_difference(self._first_row, chunk)
         if not self.mismatch:
@@ -105,8 +111,8 @@ class _OpenEpisode:
             self.length += len(chunk[TERMINATED])
             self._first_row = self._first_row or {name: array[:1].copy() for name, array in chunk.items()}
 
-    def concatenate(self, *, context: str = "") -> Leaves:
-        """Join the chunks and return all transitions as arrays ``[T, *shape]``.
+    def require_equal_kinds(self, *, context: str) -> None:
+        """Raise unless all chunks have the same columns.
 
         Raises:
             SchemaMismatchError: The keys, a dtype or a shape changed inside the episode.
@@ -117,7 +123,6 @@ class _OpenEpisode:
                 "Recorder(ragged=[…]) names keys whose rows have different lengths."
             )
             raise SchemaMismatchError(msg)
-        return self.chunks.concatenate()
 
 
 class EpisodeBuilder:
@@ -323,12 +328,13 @@ class EpisodeBuilder:
 
     def _build_record(self, episode: _OpenEpisode) -> EpisodeRecord:
         context, info = self.next_context, episode.info
-        leaves = episode.concatenate(context=context)
-        if self._marks_truncated and not episode.ended:
-            leaves = _mark_truncated(leaves)
-        schema = self._require_schema(leaves, context)
-        columns, final = pack_leaves(leaves, schema, context=context)
-        del leaves
+        episode.require_equal_kinds(context=context)
+        with episode.chunks.opened() as chunks:
+            if self._marks_truncated and not episode.ended:
+                chunks = [*chunks[:-1], _mark_truncated(chunks[-1])]
+            schema = self._require_schema(chunks[0], context)
+            columns, final = pack_chunks(chunks, schema, context=context)
+        del chunks
         episode.chunks.clear()  # the record holds a copy, and a long episode should not lie in memory twice
         for array in (*columns.values(), *final.values()):
             array.flags.writeable = False  # the record then caches its hash

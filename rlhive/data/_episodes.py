@@ -15,7 +15,7 @@ import hashlib
 import json
 import math
 import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -236,22 +236,32 @@ def pack(transitions: "TensorDictBase", schema: Schema, *, context: str) -> tupl
         raise SchemaMismatchError(msg)
     leaves = flatten_tensordict(transitions, context=context)
     schema.require(Schema.from_arrays(leaves), context=context)
-    return pack_leaves(leaves, schema, context=context)
+    return pack_chunks([leaves], schema, context=context)
 
 
-def pack_leaves(leaves: Mapping[str, np.ndarray], schema: Schema, *, context: str) -> tuple[Columns, Columns]:
-    """Pack arrays ``[T, *shape]`` that already match the schema; otherwise like :func:`pack`."""
+def pack_chunks(chunks: Sequence[Mapping[str, np.ndarray]], schema: Schema, *, context: str) -> tuple[Columns, Columns]:
+    """Pack chunks of arrays ``[t, *shape]`` that already match the schema; otherwise like :func:`pack`.
+
+    Every column is copied once, into memory that has room for its final value.
+    """
     schema.require_values(context=context)
     for item in schema.ragged:
         twins = [item.column, f"{keys.NEXT}.{item.column}"] if item.observed else [item.column]
         for name in twins:
-            _require_row_kind(leaves[name], name, item, context)
-    columns = {item.column: _copy_contiguous(leaves[item.column]) for item in schema.fields}
-    final = {}
-    for item in schema.observed:
-        next_rows = leaves[f"{keys.NEXT}.{item.column}"]
-        _require_continuous(columns[item.column], next_rows, column=item.column, context=context)
-        final[item.column] = _copy_contiguous(next_rows[-1:]).reshape(item.kind[1])
+            _require_row_kind(np.concatenate([chunk[name] for chunk in chunks]), name, item, context)
+    columns, final = {}, {}
+    for item in schema.fields:
+        rows = _join_with_spare_row([chunk[item.column] for chunk in chunks])
+        columns[item.column] = rows[:-1]
+        if not item.observed:
+            continue
+        next_chunks = [chunk[f"{keys.NEXT}.{item.column}"] for chunk in chunks]
+        rows[-1:] = _copy_contiguous(next_chunks[-1][-1:])
+        first_row = 0
+        for next_rows in next_chunks:
+            _require_continuous(rows[:-1], next_rows, first_row, column=item.column, context=context)
+            first_row += len(next_rows)
+        final[item.column] = rows[-1:].reshape(item.kind[1])
     _require_valid_values(columns, final, context=context)
     _require_end_at_last_row(columns, context=context)
     return columns, final
@@ -291,6 +301,17 @@ def _to_tensor_or_text(array: np.ndarray) -> "torch.Tensor | NonTensorStack":
     return NonTensorStack(*array.tolist()) if array.dtype == object else array_to_tensor(array)
 
 
+def _join_with_spare_row(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """Return a copy of arrays one after the other, and a last row of zeros; None in a column of objects."""
+    num_rows = sum(map(len, arrays))
+    rows = np.zeros((num_rows + 1, *arrays[0].shape[1:]), arrays[0].dtype)
+    start = 0
+    for array in arrays:
+        rows[start : start + len(array)] = _copy_contiguous(array) if is_ragged(array) else array
+        start += len(array)
+    return rows
+
+
 def _copy_contiguous(array: np.ndarray) -> np.ndarray:
     if is_ragged(array):
         return copy_rows(array)
@@ -324,17 +345,20 @@ def _name_and_little_endian(dtype: np.dtype) -> tuple[str, np.dtype]:
     return dtype_name(dtype), dtype.newbyteorder("<")
 
 
-def _require_continuous(rows: np.ndarray, next_rows: np.ndarray, *, column: str, context: str) -> None:
+def _require_continuous(rows: np.ndarray, next_rows: np.ndarray, first_row: int, *, column: str, context: str) -> None:
+    """Raise unless the ``next`` values of some rows, from ``first_row`` on, are those of the rows that follow them."""
+    following = rows[first_row + 1 : first_row + 1 + len(next_rows)]
+    next_rows = next_rows[: len(following)]
     if is_ragged(rows):
-        is_equal = have_equal_bits(rows[1:], next_rows[:-1])
+        is_equal = have_equal_bits(following, next_rows)
     else:
-        expected, got = view_bits(rows[1:]), view_bits(next_rows[:-1])  # NaN equals NaN, and 0.0 differs from -0.0
+        expected, got = view_bits(following), view_bits(next_rows)  # NaN equals NaN, and 0.0 differs from -0.0
         if np.array_equal(expected, got):
             return
         is_equal = ~(expected != got).reshape(len(expected), -1).any(axis=1)
     if is_equal.all():
         return
-    row = int(is_equal.argmin())
+    row = first_row + int(is_equal.argmin())
     msg = (
         f"{context}, row {row}: expected next.{column} to be {column} of row {row + 1}, got another value. "
         "Pass whole episodes, one at a time and in order."

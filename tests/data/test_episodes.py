@@ -9,7 +9,7 @@ from hypothesis import given, settings, strategies as st
 from tensordict import TensorDict
 
 from rlhive import keys
-from rlhive.data._episodes import EpisodeInfo, EpisodeRecord, pack, sum_exactly, unpack
+from rlhive.data._episodes import EpisodeInfo, EpisodeRecord, flatten_tensordict, pack, pack_chunks, sum_exactly, unpack
 from rlhive.data._schema import Schema
 from rlhive.errors import SchemaMismatchError
 from tests.data.strategies import endings, records, teleoperated_records, transitions
@@ -169,3 +169,34 @@ def test_the_success_of_steps_needs_no_final_value():
 
     assert replace(record, columns=record.columns | {"success": solved}).success
     assert replace(record, columns=record.columns | {"success": ~solved & solved}).success is False
+
+
+@settings(max_examples=20, deadline=None)
+@given(length=st.integers(1, 9), data=st.data())
+def test_an_episode_in_chunks_is_packed_as_one_in_one_piece(length, data):
+    td = transitions(length, 0)
+    schema, leaves = Schema.from_tensordict(td), flatten_tensordict(td, context="")
+    ends = sorted({length, *data.draw(st.lists(st.integers(1, length), max_size=4))})
+    chunks = [
+        {name: array[start:stop] for name, array in leaves.items()}
+        for start, stop in zip([0, *ends], ends, strict=False)
+    ]
+
+    columns, final = pack_chunks(chunks, schema, context="episode 0")
+
+    expected = pack(td, schema, context="episode 0")
+    for actual, wanted in zip((columns, final), expected, strict=True):
+        assert actual.keys() == wanted.keys()
+        for name, array in wanted.items():
+            assert (actual[name].dtype, actual[name].shape) == (array.dtype, array.shape)
+            assert actual[name].tobytes() == array.tobytes()
+    for row in range(length - 1):  # also where the row before is the last one of a chunk
+        changed = td.clone()
+        changed["next", "observation"][row, 0] = 77.0
+        leaves = flatten_tensordict(changed, context="")
+        chunks = [
+            {name: array[start:stop] for name, array in leaves.items()}
+            for start, stop in zip([0, *ends], ends, strict=False)
+        ]
+        with pytest.raises(SchemaMismatchError, match=f"row {row}: expected next.observation to be observation of row"):
+            pack_chunks(chunks, schema, context="episode 0")

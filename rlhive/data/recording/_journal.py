@@ -23,7 +23,7 @@ import struct
 import time
 import uuid
 import zlib
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -75,7 +75,6 @@ class EpisodeJournal(ChunkList):
         self._file: int | None = None
         self._is_broken = False
         self._schema = Schema(())
-        self._saved_bytes = 0  # of complete frames
         self._save_after = time.monotonic() + SAVE_SECONDS
 
     def keep(self) -> None:
@@ -86,17 +85,21 @@ class EpisodeJournal(ChunkList):
         if not self._is_broken and (self.num_bytes >= SAVE_BYTES or time.monotonic() >= self._save_after):
             self._save()
 
-    def concatenate(self) -> Leaves:
-        """Return all transitions as arrays ``[T, *shape]``."""
-        if self._saved_bytes:
-            with contextlib.closing(pa.memory_map(str(self._path))) as source:
-                frames = _read_frames(source, self._saved_bytes)
-                next(frames)
-                self.chunks = [*(_decode_rows(frame, self._schema) for frame in frames), *self.chunks]
-                leaves = super().concatenate()
-            self._saved_bytes = 0
-            return leaves
-        return super().concatenate()
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[Sequence[Leaves]]:
+        """Give all chunks in order, to be read inside the block; those on disk are mapped."""
+        if not self._saved_bytes:
+            yield self.chunks
+            return
+        with contextlib.closing(pa.memory_map(str(self._path))) as source:
+            frames = _read_frames(source, self._saved_bytes)
+            next(frames)
+            yield [*(_decode_rows(frame, self._schema) for frame in frames), *self.chunks]
+
+    def clear(self) -> None:
+        """Forget the chunks, those on disk too; the file stays."""
+        super().clear()
+        self._saved_bytes = 0  # of complete frames
 
     @property
     def is_saved(self) -> bool:

@@ -15,17 +15,18 @@ skip both. Streams are only appended to: after a failed write, and in another pr
 import contextlib
 import functools
 import hashlib
+import io
 import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from rlhive.data import _arrow
-from rlhive.data._dtypes import to_numpy_dtype
+from rlhive.data._dtypes import to_numpy_dtype, view_bits
 from rlhive.data._episodes import EpisodeRecord
 from rlhive.data._ragged import make_rows
 from rlhive.data._schema import Field, Schema
@@ -63,8 +64,8 @@ def encode_schema(schema: Schema, sizes: Sizes) -> pa.Buffer:
 
 def encode_records(
     records: Sequence[EpisodeRecord], schema: Schema, sizes: Sizes, *, journals: Sequence[str] = ()
-) -> Iterator[pa.Buffer]:
-    """Yield the message of each episode.
+) -> Iterator[pa.Buffer | bytes]:
+    """Yield the messages of the episodes, one after the other; one of BLOCK_BYTES or more in pieces.
 
     Arrow arrays are built for a block of episodes at once; each episode still is a message of its own.
 
@@ -80,8 +81,38 @@ def encode_records(
     for block in _split_into_blocks(records):
         rows, first_row = _encode_block(block, list(itertools.islice(headers, len(block))), schema, start_names), 0
         for record in block:
-            yield rows.slice(first_row, record.length + 1).serialize()
+            yield from _serialize(rows.slice(first_row, record.length + 1))
             first_row += record.length + 1
+
+
+def _serialize(rows: pa.RecordBatch) -> Sequence[pa.Buffer | bytes]:
+    """Return the message of a batch: the pieces of a large one share memory with it."""
+    if rows.nbytes < BLOCK_BYTES:
+        return [rows.serialize()]
+    pieces = _Pieces()
+    pa.ipc.new_stream(pa.PythonFile(pieces, mode="w"), rows.schema).write_batch(rows)
+    num_bytes, header_bytes = 0, rows.schema.serialize().size
+    for index, piece in enumerate(pieces.contents):
+        if num_bytes == header_bytes:  # behind the schema, with which a stream begins
+            return pieces.contents[index:]
+        num_bytes += len(piece)
+    return [rows.serialize()]
+
+
+class _Pieces(io.RawIOBase):
+    """A file that keeps what is written to it, without a copy."""
+
+    def __init__(self) -> None:
+        self.contents: list[pa.Buffer | bytes] = []
+
+    def writable(self) -> bool:
+        """Whether the file can be written to."""
+        return True
+
+    def write(self, content: Any, /) -> int:
+        """Keep what is written."""
+        self.contents.append(content)
+        return len(content)
 
 
 class StreamReader:
@@ -262,10 +293,8 @@ def _encode_block(
     """Return the rows of several episodes, one episode after the other; ``texts`` are their headers."""
     columns = {}
     for item in schema.fields:
-        name, blank = item.column, None if item.observed else _blank_row(item)
-        last_rows = (record.final[name][None] if item.observed else blank for record in records)
-        pairs = zip((record.columns[name] for record in records), last_rows, strict=True)
-        columns[name] = np.concatenate([part for pair in pairs for part in pair])
+        parts = [part for record in records for part in _stored_rows(record, item)]
+        columns[item.column] = parts[0] if len(parts) == 1 else np.concatenate(parts)
     num_rows = np.array([record.length + 1 for record in records])
     first_rows = num_rows.cumsum() - num_rows
     headers: list[str | None] = [None] * int(num_rows.sum())
@@ -304,6 +333,23 @@ def _blank_row(item: Field) -> np.ndarray:
     if item.is_ragged:
         return make_rows([np.empty((0, *item.shape[1:]), to_numpy_dtype(item.dtype))])
     return np.full((1, *item.shape), "" if item.is_string else 0, to_numpy_dtype(item.dtype))
+
+
+def _stored_rows(record: EpisodeRecord, item: Field) -> list[np.ndarray]:
+    """Return the rows of a column, the last one included, without a copy where they lie behind each other in memory."""
+    rows = record.columns[item.column]
+    last_row = record.final[item.column][None] if item.observed else _blank_row(item)
+    whole = rows.base
+    if rows.dtype == object or whole is None or not rows.flags.c_contiguous:
+        return [rows, last_row]
+    is_followed = whole.dtype == rows.dtype and whole.shape == (len(rows) + 1, *rows.shape[1:])
+    if (
+        is_followed
+        and whole.ctypes.data == rows.ctypes.data
+        and np.array_equal(view_bits(whole[-1:]).ravel(), view_bits(last_row).ravel())
+    ):
+        return [whole]
+    return [rows, last_row]
 
 
 def _list_column(values: Sequence[np.ndarray], rows: np.ndarray, num_rows: int) -> pa.ListArray:

@@ -259,7 +259,7 @@ class StreamWriter:
             raise
         return self._file
 
-    def _write_message(self, file: int, message: pa.Buffer) -> None:
+    def _write_message(self, file: int, message: pa.Buffer | bytes) -> None:
         rest = memoryview(message)
         with _store.translate_disk_errors(self._path):
             while rest:

@@ -4,8 +4,10 @@ import os
 import resource
 import signal
 import time
+import tracemalloc
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -318,3 +320,28 @@ def test_short_episodes_never_touch_a_journal(tmp_path, monkeypatch):
         for step in transitions(40, 0):
             recorder.step(step)
     assert recorder.num_episodes == 1
+
+
+def test_the_end_of_a_long_episode_takes_little_more_memory_than_the_episode(tmp_path):
+    length, width = 150, 10_000  # 12 MB
+
+    def step(index):
+        after = {"observation": np.full(width, index + 1.0), "reward": 0.0}
+        after |= {"terminated": False, "truncated": index == length - 1}
+        return {"observation": np.full(width, float(index)), "action": np.zeros(1), "next": after}
+
+    arrow_pool = pa.proxy_memory_pool(pa.default_memory_pool())
+    with Recorder(tmp_path / "r") as recorder, contextlib.ExitStack() as stack:
+        for index in range(length - 1):
+            recorder.step(step(index))
+        stack.callback(pa.set_memory_pool, pa.default_memory_pool())
+        pa.set_memory_pool(arrow_pool)
+        tracemalloc.start()
+        stack.callback(tracemalloc.stop)
+        recorder.step(step(length - 1))
+        peak_bytes = tracemalloc.get_traced_memory()[1] + arrow_pool.max_memory()
+
+    assert peak_bytes < 1.5 * length * width * 8
+    (recorded,) = recorder.recording.records()
+    assert (recorded.columns["observation"] == np.arange(float(length))[:, None]).all()
+    assert (recorded.final["observation"] == length).all()

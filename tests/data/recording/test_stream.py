@@ -10,6 +10,7 @@ from hypothesis import given, settings, strategies as st
 from rlhive.data import _episodes
 from rlhive.data._episodes import unpack
 from rlhive.data._schema import Schema
+from rlhive.data.recording import _stream
 from rlhive.data.recording._recording import Recording
 from rlhive.data.recording._writer import StreamWriter
 from rlhive.errors import SchemaMismatchError
@@ -51,6 +52,18 @@ def test_block_size_and_memory_limit_do_not_change_the_records(block_bytes, kept
     assert [record.episode for record in back] == [record.episode for record in made]
     assert all(same(left, right) for left, right in zip(made, back, strict=True))
     assert all(replace(record).identity() == record.identity() for record in back), "the remembered hashes are theirs"
+
+
+def test_a_large_message_has_the_same_bytes_in_pieces(monkeypatch):
+    schema, made = records([3, 1, 7])
+    block = _stream._encode_block(made, ["one", "two", "three"], schema, ("qpos", "time"))
+    monkeypatch.setattr(_stream, "BLOCK_BYTES", 1)
+
+    for first_row, num_rows in ((0, 4), (4, 2), (6, 8), (0, 14)):
+        rows = block.slice(first_row, num_rows)
+        pieces = _stream._serialize(rows)
+        assert len(pieces) > 1
+        assert b"".join(map(bytes, pieces)) == rows.serialize().to_pybytes()
 
 
 @pytest.mark.parametrize("where", ["values", "header"])
