@@ -25,7 +25,7 @@ test-slow: $(VENV)/assets  ## run the tests that make test leaves out: trainings
 	$(BIN)/python -m pytest -n auto --dist loadfile -m slow
 
 fuzz: $(VENV)/assets  ## damage manifests, shards and caches, and use buffers in 2,000 ways each (20 min)
-	RLHIVE_FUZZ=2000 $(BIN)/python -m pytest -q tests/data/test_fuzz.py tests/data/formats/test_import_fuzz.py \
+	RLHIVE_FUZZ=2000 $(BIN)/python -m pytest -q tests/data/test_fuzz.py tests/data/formats/test_import_fuzz.py tests/sim_algos/test_run_folders.py \
 		tests/data/formats/test_hdf5.py tests/data/formats/test_source_files.py \
 		tests/data/replay/test_ahead.py tests/data/replay/test_online.py --timeout 1800
 

@@ -32,6 +32,8 @@ from rlhive.rollouts._video import VideoOptions, film_episode, prepare_videos
 
 logger = logging.getLogger(__name__)
 
+_Result = EpisodeResult | DivergedRollout
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -139,8 +141,20 @@ def evaluate(
         results: Iterable[tuple[int, _Result]] = (_evaluate_episode(*job) for job in jobs)
     else:
         results = map_unordered(_evaluate_episode, jobs, num_workers=num_workers)
-    result_by_seed: dict[int, _Result] = {}
     name = _describe_name(policy)
+    try:
+        result_by_seed = _collect_results(results, num_episodes, name, progress=progress)
+    finally:
+        if video is not None:
+            video.discard_partial()
+    return _make_evaluation(name, task, seed, [result_by_seed[seed + index] for index in range(num_episodes)])
+
+
+def _collect_results(
+    results: Iterable[tuple[int, _Result]], num_episodes: int, name: str, *, progress: bool
+) -> dict[int, _Result]:
+    """Return the results by seed, after they were counted in the progress bar."""
+    result_by_seed: dict[int, _Result] = {}
     with tqdm(total=num_episodes, desc=f"evaluate {printable(name)}", unit="episode", disable=not progress) as bar:
         for episode_seed, result in results:
             result_by_seed[episode_seed] = result
@@ -148,7 +162,7 @@ def evaluate(
             if successes is not None:
                 bar.set_postfix(success=f"{successes / len(result_by_seed):.0%}", refresh=False)
             bar.update()
-    return _make_evaluation(name, task, seed, [result_by_seed[seed + index] for index in range(num_episodes)])
+    return result_by_seed
 
 
 def compare(policies: Sequence[str | Path | Policy], env: str | Task, **kwargs: Any) -> list[Evaluation]:
@@ -187,9 +201,6 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float]:
     half = float(t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
     mean = sum_exactly(values) / len(values)
     return mean - half, mean + half
-
-
-_Result = EpisodeResult | DivergedRollout
 
 
 def _count_successes(results: Iterable[_Result]) -> int | None:

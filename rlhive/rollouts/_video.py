@@ -28,6 +28,11 @@ class VideoOptions:
         """Return the file of an episode."""
         return self.folder / f"seed-{seed}.mp4"
 
+    def discard_partial(self) -> None:
+        """Delete what killed worker processes left of videos."""
+        for file in self.folder.glob(".seed-*.mp4.partial"):
+            file.unlink(missing_ok=True)
+
 
 def prepare_videos(video_dir: str | Path, num_videos: int, camera: str | None) -> VideoOptions:
     """Check the options of videos and create their folder, before the first episode.

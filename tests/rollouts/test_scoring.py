@@ -82,6 +82,23 @@ def test_the_score_has_the_bits_of_a_rollout(reach, monkeypatch, kind) -> None:
     assert len({rollout.episode_return for rollout in expected.values()}) == 2
 
 
+class Halving(nn.Linear):
+    """A layer whose call does more than its forward."""
+
+    def __call__(self, *args, **kwargs):
+        return 0.5 * super().__call__(*args, **kwargs)
+
+
+def test_a_layer_with_a_call_of_its_own_is_called(reach) -> None:
+    dim = reach.observation_spec["observation"].shape[-1]
+    policy = make_perceptron(dim, 9)
+    with torch.random.fork_rng():
+        policy.module.append(Halving(9, 9))
+    policy.module.append(nn.Tanh())
+    rollout = rollout_episode(reach, policy, seed=5)
+    assert score_episode(reach, policy, seed=5) == (rollout.episode_return, rollout.success)
+
+
 class NoiseLayer(nn.Module):
     def forward(self, action):
         return (action + 0.1 * torch.randn_like(action)).clamp(-1, 1)

@@ -101,6 +101,24 @@ def test_a_failed_episode_leaves_no_video_and_a_diverged_one_the_steps_before(op
     assert len(read_frames(video.path(7))[1]) == 3
 
 
+class Killed:
+    """Leaves what a killed worker would."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __call__(self, tensordict):
+        (self.folder / ".seed-5.mp4.partial").write_bytes(b"half")
+        raise KeyboardInterrupt
+
+
+def test_an_interrupt_leaves_no_half_of_a_video(opengl, tmp_path):
+    video = {"video_dir": tmp_path, "num_videos": 1, "seed": 6}
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(Killed(tmp_path), REACH, num_episodes=1, num_workers=1, progress=False, **video)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_is_missing_is_said_in_a_sentence(tmp_path, monkeypatch):
     arguments = {"num_episodes": 1, "num_workers": 1, "progress": False}
     with pytest.raises(InvalidOptionError, match=r"ToyPoint-v0 has no camera for a video: .* Evaluate it without"):

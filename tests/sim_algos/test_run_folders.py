@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from rlhive.policies import _checkpoint
-from rlhive.sim_algos import _run_folders
+from rlhive.sim_algos import _run_folders, gather_results
 from rlhive.sim_algos._run_folders import SkippedFolder, TrainingRun, find_runs
 from tests.sim_algos.sweeps import evaluation, write_run
 
@@ -142,6 +142,11 @@ def test_damaged_files_are_read_or_left_out(data, tmp_path_factory) -> None:
     else:
         assert all(text.isprintable() for item in found.config.items() for text in item)
         assert (found.algorithm + found.dataset).isprintable()
+    write_run(folder.parent / "healthy", seed=5, evaluations=[evaluation(100, [2.0])])
+    results = gather_results([folder.parent])
+    assert len(results.skipped) == isinstance(found, SkippedFolder)
+    assert all(group.name.isprintable() for group in results.groups)
+    json.dumps(results.to_dict(), allow_nan=False)
 
 
 def damage(data, content):
