@@ -19,10 +19,9 @@ if TYPE_CHECKING:
 
 def train(context: typer.Context) -> None:
     """Train a policy. Takes Hydra overrides: +model=bc +dataset=kitchen_knob1, or +model=sac +env=reach."""
-    from rlhive.sim_algos.run import check_arguments, main
+    from rlhive.sim_algos.run import main, prepare_arguments
 
-    check_arguments(context.args)
-    sys.argv = ["rlhive train", *context.args]
+    sys.argv = ["rlhive train", *prepare_arguments(context.args)]
     main()
 
 

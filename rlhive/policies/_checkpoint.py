@@ -27,7 +27,7 @@ from torchrl.envs import EnvBase
 from rlhive import keys
 from rlhive.errors import CheckpointMismatchError, StoreNotWritableError
 from rlhive.normalization import Normalizer
-from rlhive.policies._networks import make_actor, make_deployed_policy
+from rlhive.policies._networks import make_deployed_policy, make_network
 from rlhive.policies._record import FORMAT_VERSION, read_record, require_network
 
 CHECKPOINT_FILE = "checkpoint.json"
@@ -64,9 +64,9 @@ def save_checkpoint(
     check_writable(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CHECKPOINT_FILE).unlink(missing_ok=True)
-    _write_atomically(folder / POLICY_FILE, weights.getvalue())
-    _write_atomically(folder / CURVE_FILE, json.dumps(list(curve), indent=1).encode())
-    _write_atomically(folder / CHECKPOINT_FILE, json.dumps(record, indent=2).encode())
+    replace_file(folder / POLICY_FILE, weights.getvalue())
+    replace_file(folder / CURVE_FILE, json.dumps(list(curve), indent=1).encode())
+    replace_file(folder / CHECKPOINT_FILE, json.dumps(record, indent=2).encode())
     return folder
 
 
@@ -128,7 +128,8 @@ def load_policy(folder: str | Path, *, env: EnvBase | None = None) -> TensorDict
     if env is not None:
         check_env(record, env, context=folder)
     weights = _read_weights(folder, record)
-    policy = None if len(record["network"]["hidden_sizes"]) > len(weights) else _make_policy_without_memory(record)
+    num_layers = len(record["network"].get("hidden_sizes", ()))
+    policy = None if num_layers > len(weights) else _make_policy_without_memory(record, folder)
     if policy is None or _read_shapes(policy.state_dict()) != _read_shapes(weights):
         msg = f"{folder}: {POLICY_FILE} and {CHECKPOINT_FILE} do not describe the same network. Train the policy again."
         raise CheckpointMismatchError(msg)
@@ -162,11 +163,15 @@ def check_env(record: Mapping[str, Any], env: EnvBase, *, context: str | Path) -
             raise CheckpointMismatchError(msg)
 
 
-def _make_policy_without_memory(record: Mapping[str, Any]) -> TensorDictModule:
+def _make_policy_without_memory(record: Mapping[str, Any], folder: Path) -> TensorDictModule:
     """Return the policy that a record describes on torch's meta device, whatever sizes the record declares."""
     size = record["observation_dim"]
     with torch.device("meta"):
-        actor = make_actor(size, record["action_dim"], record["network"])
+        try:
+            actor = make_network(size, record["action_dim"], record["network"])
+        except (TypeError, ValueError, LookupError) as error:
+            msg = f"{folder / CHECKPOINT_FILE} does not describe a network: {error}"
+            raise CheckpointMismatchError(msg) from error
         return make_deployed_policy(Normalizer(torch.zeros(size), torch.ones(size)), actor, env_name=record["env_name"])
 
 
@@ -211,8 +216,8 @@ def _parse_weights(content: bytes) -> dict[str, torch.Tensor]:
     return weights
 
 
-def _write_atomically(path: Path, content: bytes) -> None:
-    """Write a temporary file beside ``path`` and rename it, so that no reader sees half of the content."""
+def replace_file(path: Path, content: bytes) -> None:
+    """Replace a file: write a temporary one beside it and rename it, so that no reader sees half of the content."""
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as file:

@@ -1,6 +1,12 @@
-"""Networks that a checkpoint saves: the actor, and the deployed policy around it."""
+"""Networks that a checkpoint saves: the actor, by its kind, and the deployed policy around it.
 
-from collections.abc import Mapping
+A checkpoint names the kind of its network and the options of that kind. Kinds are ``mlp`` (:func:`make_actor`) and
+those of installed algorithms: an entry point of the group ``rlhive.algorithms`` whose name is the kind, on a class with
+a function ``make_network(observation_dim, action_dim, network)``.
+"""
+
+import importlib.metadata
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from tensordict.nn import TensorDictModule
@@ -8,9 +14,27 @@ from torch import nn
 from torchrl.modules import MLP
 
 from rlhive import keys
+from rlhive.errors import CheckpointMismatchError, InvalidOptionError
 from rlhive.normalization import Normalizer
 
 ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "tanh": nn.Tanh, "elu": nn.ELU}
+
+#: Entry point group of the algorithms of other packages.
+ALGORITHM_ENTRY_POINTS = "rlhive.algorithms"
+
+MLP_KIND = "mlp"
+
+#: Function from the sizes of an observation and an action and the section ``network`` to a network.
+NetworkFactory = Callable[[int, int, Mapping[str, Any]], nn.Module]
+
+_registered: dict[str, NetworkFactory] = {}
+
+
+def require_activation(activation: str) -> None:
+    """Raise InvalidOptionError unless ``activation`` names one of :data:`ACTIVATIONS`."""
+    if activation not in ACTIVATIONS:
+        msg = f"network.activation: expected one of {', '.join(ACTIVATIONS)}, got {activation!r}."
+        raise InvalidOptionError(msg)
 
 
 def make_mlp(num_inputs: int, num_outputs: int, network: Mapping[str, Any]) -> MLP:
@@ -20,20 +44,23 @@ def make_mlp(num_inputs: int, num_outputs: int, network: Mapping[str, Any]) -> M
         num_inputs: Size of the last input dimension.
         num_outputs: Size of the last output dimension.
         network: ``hidden_sizes``, ``activation`` ("relu", "gelu", "tanh" or "elu") and ``dropout`` (probability
-            before each activation, 0 for none).
+            before each activation, 0 for none); optional ``layer_norm``, whether hidden layers are normalised.
 
     Raises:
-        ValueError: Unknown activation.
+        InvalidOptionError: Unknown activation.
     """
-    if network["activation"] not in ACTIVATIONS:
-        msg = f"network.activation: expected one of {', '.join(ACTIVATIONS)}, got {network['activation']!r}."
-        raise ValueError(msg)
+    require_activation(network["activation"])
+    sizes = list(network["hidden_sizes"])
+    norm: dict[str, Any] = {}
+    if network.get("layer_norm") and sizes:
+        norm = {"norm_class": nn.LayerNorm, "norm_kwargs": [{"normalized_shape": size} for size in sizes]}
     return MLP(
         in_features=num_inputs,
         out_features=num_outputs,
-        num_cells=list(network["hidden_sizes"]),
+        num_cells=sizes,
         activation_class=ACTIVATIONS[network["activation"]],
         dropout=float(network["dropout"]) or None,
+        **norm,
     )
 
 
@@ -42,20 +69,70 @@ def make_actor(observation_dim: int, action_dim: int, network: Mapping[str, Any]
     return nn.Sequential(make_mlp(observation_dim, action_dim, network), nn.Tanh())
 
 
+def register_network(kind: str, factory: NetworkFactory) -> None:
+    """Make a kind of network known to this process; packages use an entry point instead."""
+    _registered[kind] = factory
+
+
+def make_network(observation_dim: int, action_dim: int, network: Mapping[str, Any]) -> nn.Module:
+    """Build the network of a checkpoint.
+
+    Args:
+        observation_dim: Size of an observation.
+        action_dim: Size of an action.
+        network: Section ``network`` of ``checkpoint.json``: ``kind`` ("mlp" if it is missing) and the kind's options.
+
+    Raises:
+        CheckpointMismatchError: No installed package has a network of that kind.
+    """
+    return find_network_factory(network.get("kind", MLP_KIND))(observation_dim, action_dim, network)
+
+
+def find_network_factory(kind: str) -> NetworkFactory:
+    """Return the function that builds networks of a kind.
+
+    Raises:
+        CheckpointMismatchError: No installed package has a network of that kind.
+    """
+    if kind == MLP_KIND:
+        return make_actor
+    if kind in _registered:
+        return _registered[kind]
+    for entry_point in importlib.metadata.entry_points(group=ALGORITHM_ENTRY_POINTS):
+        if entry_point.name == kind:
+            return entry_point.load().make_network
+    kinds = sorted({MLP_KIND, *_registered, *importlib.metadata.entry_points(group=ALGORITHM_ENTRY_POINTS).names})
+    msg = f"network.kind: expected one of {', '.join(kinds)}, got {kind!r}. Install the package of that algorithm."
+    raise CheckpointMismatchError(msg)
+
+
 def make_deployed_policy(normalizer: Normalizer, actor: nn.Module, *, env_name: str) -> TensorDictModule:
     """Join a normaliser and an actor into the policy that is saved, loaded and rolled out.
 
     Args:
         normalizer: Normaliser of the environment's observations.
-        actor: Network from normalised observations to actions; the policy shares its memory.
+        actor: Network from normalised observations to actions; the policy shares its memory. If it keeps a state during
+            an episode, its method ``begin_episode(seed)`` resets it.
         env_name: Environment that the policy was trained for.
 
     Returns:
-        A TorchRL module from ``observation`` (any real dtype) to ``action`` (float32 in [-1, 1]), deterministic, in
-        evaluation mode, with an attribute ``env_name``.
+        A TorchRL module from ``observation`` (any real dtype) to ``action`` (float32 in [-1, 1]), deterministic for a
+        seed, in evaluation mode, with an attribute ``env_name``.
     """
-    policy = TensorDictModule(
-        nn.Sequential(normalizer, actor), in_keys=[keys.OBSERVATION], out_keys=[keys.ACTION]
-    ).eval()
+    policy = DeployedPolicy(nn.Sequential(normalizer, actor), in_keys=[keys.OBSERVATION], out_keys=[keys.ACTION]).eval()
     policy.env_name = env_name
     return policy
+
+
+class DeployedPolicy(TensorDictModule):
+    """A policy from ``observation`` to ``action``, with the state that its network keeps during an episode."""
+
+    def begin_episode(self, seed: int) -> None:
+        """Reset the state of the network, if it keeps one; rollouts call this after every reset.
+
+        Args:
+            seed: Seed of the episode.
+        """
+        begin = getattr(self.module[1], "begin_episode", None)
+        if begin is not None:
+            begin(seed)

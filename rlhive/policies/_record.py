@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rlhive.policies._networks import ACTIVATIONS
+from rlhive.policies._networks import ACTIVATIONS, MLP_KIND
 
 FORMAT_VERSION = 1
 #: A record holds the configuration of one training: some kilobytes.
@@ -53,6 +53,16 @@ def require_network(record: Mapping[str, Any]) -> None:
     if not isinstance(network, dict):
         msg = f"network: expected an object, got {_to_short_json(network)}"
         raise ValueError(msg)
+    kind = network.get("kind", MLP_KIND)
+    if not isinstance(kind, str) or not kind.isprintable():
+        msg = f"network.kind: expected the name of a kind of network, got {_to_short_json(kind)}"
+        raise ValueError(msg)
+    if kind == MLP_KIND:
+        require_mlp(network)
+
+
+def require_mlp(network: Mapping[str, Any]) -> None:
+    """Raise ValueError unless a section ``network`` has the options of a perceptron."""
     hidden_sizes, activation, dropout = (network.get(name) for name in ("hidden_sizes", "activation", "dropout"))
     if not isinstance(hidden_sizes, list):
         msg = f"network.hidden_sizes: expected a list, got {_to_short_json(hidden_sizes)}"
@@ -64,6 +74,9 @@ def require_network(record: Mapping[str, Any]) -> None:
         raise ValueError(msg)
     if not isinstance(dropout, int | float) or isinstance(dropout, bool) or not 0 <= dropout < 1:
         msg = f"network.dropout: expected a probability below 1, got {_to_short_json(dropout)}"
+        raise ValueError(msg)
+    if not isinstance(network.get("layer_norm", False), bool):
+        msg = f"network.layer_norm: expected true or false, got {_to_short_json(network['layer_norm'])}"
         raise ValueError(msg)
 
 

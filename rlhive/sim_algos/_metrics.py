@@ -1,49 +1,51 @@
-"""Metrics of a training, averaged between the rows of its learning curve."""
+"""Metrics of a training, averaged between the rows of its learning curves, one curve per seed."""
 
-import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 
-from rlhive.errors import TrainingDivergedError
-
 
 class MetricLogger:
-    """Collect metrics and average them.
+    """Collect the metrics of several seeds and average them.
+
+    Args:
+        num_seeds: Number of seeds.
 
     Attributes:
-        curve: Learning curve; one dict of numbers per row.
+        curves: Learning curve of each seed; one dict of numbers per row.
     """
 
-    def __init__(self) -> None:
-        self.curve: list[dict[str, float]] = []
-        self._values: dict[str, list[torch.Tensor | float]] = {}
+    def __init__(self, num_seeds: int = 1) -> None:
+        self.curves: list[list[dict[str, float]]] = [[] for _ in range(num_seeds)]
+        self._values: dict[str, list[torch.Tensor]] = {}
 
     def log(self, metrics: Mapping[str, torch.Tensor | float]) -> None:
-        """Add the metrics of one gradient step or one episode; tensors stay on their device until they are averaged."""
-        for name, value in metrics.items():
-            self._values.setdefault(name, []).append(value)
-
-    def average(self, *, step: int) -> dict[str, float]:
-        """Return the mean of each metric since the last call.
+        """Add the metrics of one gradient step or one episode.
 
         Args:
-            step: Number of gradient steps so far, for the error message.
-
-        Raises:
-            TrainingDivergedError: A mean is NaN or infinite.
+            metrics: Numbers, or tensors ``[num_seeds]``, which stay on their device until they are averaged.
         """
-        means = {name: _mean(values) for name, values in self._values.items()}
+        for name, value in metrics.items():
+            self._values.setdefault(name, []).append(torch.as_tensor(value))
+
+    def average(self) -> list[dict[str, float]]:
+        """Return the mean of each metric since the last call, for each seed."""
+        num_seeds = len(self.curves)
+        means = {name: _mean(values, num_seeds) for name, values in self._values.items()}
         self._values = {}
-        for name, value in means.items():
-            if not math.isfinite(value):
-                msg = (
-                    f"Training diverged before step {step}: expected a finite {name}, got {value}. "
-                    "Lower the learning rates of the section optim."
-                )
-                raise TrainingDivergedError(msg)
-        return means
+        return [{name: float(mean[index]) for name, mean in means.items()} for index in range(num_seeds)]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the curves, and the values since the last row."""
+        return {"curves": self.curves, "values": {name: list(values) for name, values in self._values.items()}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from the state that :meth:`state_dict` returned."""
+        self.curves = [list(curve) for curve in state["curves"]]
+        self._values = {name: list(values) for name, values in state["values"].items()}
 
 
-def _mean(values: list[torch.Tensor | float]) -> float:
-    return float(torch.stack([torch.as_tensor(value, dtype=torch.float64) for value in values]).mean())
+def _mean(values: list[torch.Tensor], num_seeds: int) -> torch.Tensor:
+    stacked = torch.stack([value.to(torch.float64).expand(num_seeds) for value in values])
+    return stacked.mean(0).cpu()

@@ -8,33 +8,30 @@
 The buffer is TorchRL's over a LazyMemmapStorage, which keeps on disk what does not fit into memory.
 """
 
-import itertools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from tensordict import TensorDict, TensorDictBase
-from tensordict.nn import TensorDictModuleBase
+from tensordict import TensorDictBase
 from torchrl.data import LazyMemmapStorage, TensorDictReplayBuffer
 from torchrl.envs import EnvBase, ExplorationType, set_exploration_type
 from torchrl.envs.utils import RandomPolicy
-from torchrl.modules import AdditiveGaussianModule
 
 from rlhive import keys
-from rlhive.data.replay import extend
+from rlhive.data.replay import extend, restore_snapshot, take_snapshot
 from rlhive.envs import EXPLORATION_SEED, make_env
 from rlhive.errors import InvalidOptionError, SimulationDivergedError
 from rlhive.policies import Normalizer
 from rlhive.rollouts import Rollout, try_rollout
+from rlhive.sim_algos._exploration import ExplorationPolicy, make_noise
 from rlhive.sim_algos._preprocessing import TRANSITION_KEYS, compute_training_statistics, require_reward
-from rlhive.sim_algos._sac import SoftActorCritic
-from rlhive.sim_algos._trainer import Callback, Trainer, TrainResult, describe_training_data, seeded_torch
+from rlhive.sim_algos._registry import find_algorithm
+from rlhive.sim_algos._setup import build_algorithm, build_preprocessor, seeded_torch
+from rlhive.sim_algos._trainer import Callback, Trainer, TrainResult, describe_training_data
 
 if TYPE_CHECKING:
     from rlhive.dataset import RoboHiveDataset
-
-ONLINE_ALGORITHMS = {"sac": SoftActorCritic}
 
 #: Environment if neither an environment nor a dataset is named.
 DEFAULT_ENV = "reach"
@@ -44,6 +41,9 @@ _STORED_KEYS = (*TRANSITION_KEYS, keys.NEXT_TRUNCATED, *keys.END_FLAGS)
 
 #: Number of diverged episodes in a row that ends the training.
 _MAX_DIVERGED = 20
+
+#: Episodes of neighbouring training seeds begin so many environment seeds apart.
+_SEEDS_PER_TRAINING = 100_000
 
 
 def train_online(
@@ -61,7 +61,7 @@ def train_online(
     Args:
         config: Result of :func:`rlhive.sim_algos.make_config`.
         dataset: Dataset whose transitions fill the buffer at the start, instead of random episodes; None for none.
-        output_dir: Folder of the checkpoint.
+        output_dir: Folder of the run.
         callback: See :func:`rlhive.sim_algos.train`.
 
     Returns:
@@ -69,14 +69,20 @@ def train_online(
 
     Raises:
         EnvNotFoundError: No such environment. SchemaMismatchError: Its transitions are not those of the dataset.
-        InvalidOptionError: The buffer is smaller than a batch.
+        InvalidOptionError: The buffer is smaller than a batch, or there are several seeds.
         SimulationDivergedError: Many episodes in a row diverged.
         TrainingDivergedError: A loss became NaN or infinite.
     """
-    env = make_env(config["env"] or _default_env(dataset))
+    if config["num_seeds"] != 1:
+        msg = (
+            f"{config['algorithm']} acts in an environment: expected num_seeds=1, got {config['num_seeds']}. Sweep: -m"
+        )
+        raise InvalidOptionError(msg)
+    task = config["env"] or _default_env(dataset)
+    env = make_env(task)
     try:
         with seeded_torch(config["seed"], config["num_threads"]):
-            return _train_in_env(env, config, dataset, output_dir=output_dir, callback=callback)
+            return _train_in_env(env, task, config, dataset, output_dir=output_dir, callback=callback)
     finally:
         env.close()
 
@@ -89,6 +95,7 @@ def _default_env(dataset: "RoboHiveDataset | None") -> str:
 
 def _train_in_env(
     env: EnvBase,
+    task: str,
     config: Mapping[str, Any],
     dataset: "RoboHiveDataset | None",
     *,
@@ -100,18 +107,32 @@ def _train_in_env(
         collector.collect_random(config["collect"]["init_random_frames"])
     else:
         collector.add_dataset(dataset)
-    algorithm_class = ONLINE_ALGORITHMS[config["algorithm"]]
-    statistics = compute_training_statistics(collector.buffer, algorithm_class.in_keys)
-    algorithm = algorithm_class(config, statistics, torch.device(config["device"]))
-    with Trainer(algorithm, statistics, config, env_name=env.env_name, callback=callback) as trainer:
-        policy = collector.make_exploration_policy(trainer.normalizer, algorithm.policy)
+    statistics = compute_training_statistics(collector.buffer, find_algorithm(config["algorithm"]).in_keys)
+    algorithm = build_algorithm(config, statistics)
+    trainer = Trainer(
+        algorithm,
+        build_preprocessor(config, algorithm, statistics, task),
+        statistics,
+        config,
+        data=collector,
+        env_name=env.env_name,
+        task=task,
+        output_dir=output_dir,
+        source=collector.source,
+        callback=callback,
+    )
+    with trainer:
+        policy = collector.make_exploration_policy(trainer.normalizer, algorithm.act)
         while not trainer.is_finished:
+            algorithm.eval()  # no dropout in the actions
             episode = collector.collect(policy)
+            algorithm.train()
             trainer.log(_episode_metrics(episode))
             for _ in range(collector.count_updates(len(episode.transitions))):
                 if not trainer.is_finished:
-                    trainer.update(collector.buffer.sample(config["train"]["batch_size"]))
-    return trainer.save(output_dir, source=collector.source, num_transitions=collector.num_frames)
+                    trainer.update([collector.buffer.sample(config["train"]["batch_size"])])
+            trainer.save_if_due()
+        return trainer.finish()
 
 
 class EpisodeCollector:
@@ -130,10 +151,10 @@ class EpisodeCollector:
     def __init__(self, env: EnvBase, config: Mapping[str, Any]) -> None:
         self._env = env
         self._settings = config["collect"]
-        self._exploration_config = config["exploration"]
-        self._seeds = itertools.count(EXPLORATION_SEED + 100_000 * config["seed"])
+        self._noise = make_noise(config["exploration"], env.action_spec)
+        self._generator = torch.Generator().manual_seed(config["seed"])
+        self._next_seed = EXPLORATION_SEED + _SEEDS_PER_TRAINING * config["seed"]
         self._pending_updates = 0.0
-        self._noise: Any = None
         self.num_frames = 0
         self.source: dict[str, Any] = {"collected": True}
         capacity, batch_size = self._settings["buffer_size"], config["train"]["batch_size"]
@@ -141,6 +162,7 @@ class EpisodeCollector:
             msg = f"collect.buffer_size: expected room for a batch of {batch_size} transitions, got {capacity}"
             raise InvalidOptionError(msg)
         self.buffer = TensorDictReplayBuffer(storage=LazyMemmapStorage(capacity))
+        self.buffer.set_rng(self._generator)
 
     def add_dataset(self, dataset: "RoboHiveDataset") -> None:
         """Start the buffer with a dataset's transitions; collected episodes follow them.
@@ -151,6 +173,7 @@ class EpisodeCollector:
         require_reward(dataset.schema.columns, f"{dataset.name} {dataset.version}")
         storage = dataset.as_storage(keys=[keys.OBSERVATION, keys.ACTION, keys.NEXT_REWARD])
         self.buffer = extend(storage, max(self._settings["buffer_size"], len(storage)))
+        self.buffer.set_rng(self._generator)
         self.source |= describe_training_data(dataset)
 
     def collect_random(self, num_frames: int) -> None:
@@ -168,8 +191,8 @@ class EpisodeCollector:
         episode = self._run_episode(policy)
         self.num_frames += len(episode.transitions)
         self.buffer.extend(episode.transitions.select(*_STORED_KEYS))
-        if self._noise is not None:
-            self._noise.step(len(episode.transitions))
+        if isinstance(policy, ExplorationPolicy):
+            policy.anneal(len(episode.transitions))
         return episode
 
     def _run_episode(self, policy: Callable[[TensorDictBase], TensorDictBase]) -> Rollout:
@@ -177,7 +200,8 @@ class EpisodeCollector:
         num_diverged = 0
         while True:
             with set_exploration_type(ExplorationType.RANDOM):
-                episode = try_rollout(self._env, policy, seed=next(self._seeds))
+                episode = try_rollout(self._env, policy, seed=self._next_seed)
+            self._next_seed += 1
             if isinstance(episode, Rollout):
                 return episode
             num_diverged += 1
@@ -191,39 +215,40 @@ class EpisodeCollector:
         self._pending_updates -= num_updates
         return num_updates
 
-    def make_exploration_policy(self, normalizer: Normalizer, policy: TensorDictModuleBase) -> "ExplorationPolicy":
-        """Return the collecting policy, with noise on its actions if the configuration has a section ``exploration``.
+    def make_exploration_policy(
+        self, normalizer: Normalizer, act: Callable[[torch.Tensor], torch.Tensor]
+    ) -> ExplorationPolicy:
+        """Return the collecting policy, with the noise of the section ``exploration`` on its actions.
 
         The noise decreases with the transitions that :meth:`collect` adds from now on.
         """
-        if self._exploration_config is not None:
-            noise = {name: value for name, value in self._exploration_config.items() if name != "name"}
-            self._noise = AdditiveGaussianModule(self._env.action_spec, **noise)
-        return ExplorationPolicy(normalizer, policy, self._noise)
+        return ExplorationPolicy(normalizer, act, self._noise)
 
+    @property
+    def num_transitions(self) -> int:
+        """Number of transitions that were learned from: those that were collected."""
+        return self.num_frames
 
-class ExplorationPolicy:
-    """Normalise the observation, sample an action, add noise; the stored observation stays as it is.
+    def state_dict(self) -> dict[str, Any]:
+        """Return the buffer's content and everything that the next episode depends on."""
+        return {
+            "buffer": take_snapshot(self.buffer),
+            "generator": self._generator.get_state(),
+            "noise": {} if self._noise is None else self._noise.state_dict(),
+            "next_seed": self._next_seed,
+            "num_frames": self.num_frames,
+            "pending_updates": self._pending_updates,
+        }
 
-    Args:
-        normalizer: Normalises the observations of the environment.
-        policy: Policy of normalised observations.
-        noise: Module that adds noise to the action; None for none.
-    """
-
-    def __init__(
-        self, normalizer: Normalizer, policy: TensorDictModuleBase, noise: AdditiveGaussianModule | None
-    ) -> None:
-        self._normalizer = normalizer
-        self._policy = policy
-        self._noise = noise
-
-    def __call__(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Write ``action`` into the TensorDict and return it."""
-        observation = self._normalizer(tensordict[keys.OBSERVATION].to(self._normalizer.mean.device))
-        output = self._policy(TensorDict({keys.OBSERVATION: observation}, batch_size=tensordict.batch_size))
-        tensordict[keys.ACTION] = output[keys.ACTION].to(tensordict.device)
-        return tensordict if self._noise is None else self._noise(tensordict)
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from the state that :meth:`state_dict` returned."""
+        restore_snapshot(self.buffer, state["buffer"])
+        self._generator.set_state(state["generator"])
+        if self._noise is not None:
+            self._noise.load_state_dict(state["noise"])
+        self._next_seed = state["next_seed"]
+        self.num_frames = state["num_frames"]
+        self._pending_updates = state["pending_updates"]
 
 
 def _episode_metrics(episode: Rollout) -> dict[str, float]:

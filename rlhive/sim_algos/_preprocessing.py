@@ -1,18 +1,22 @@
 """Preprocessing: statistics of a replay buffer, and sampled batches in the form that an algorithm learns from."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from tensordict import TensorDictBase
+from tensordict import TensorDict, TensorDictBase
 from torchrl.data import ReplayBuffer
 from torchrl.data.replay_buffers.storages import Storage
 
 from rlhive import keys
 from rlhive.data import MAX_ELEMENTS, ColumnStatistics
 from rlhive.data.replay import PackedStorage
-from rlhive.errors import SchemaMismatchError
+from rlhive.envs import get_task
+from rlhive.errors import EnvNotFoundError, SchemaMismatchError
 from rlhive.policies import Normalizer
+
+_LOG = logging.getLogger("rlhive")
 
 _NEXT_OBSERVATION = (keys.NEXT, keys.OBSERVATION)
 
@@ -163,33 +167,81 @@ class _Moments:
 
 
 class Preprocessor:
-    """Turn a batch of the buffer into a batch of an algorithm: its keys, normalised, in float32, on its device.
+    """Turn batches of the buffer into a batch of an algorithm: its keys, float32, on its device.
+
+    Observations are normalised and rewards are scaled here, so that no algorithm does either.
 
     Args:
         in_keys: Keys of a batch that the algorithm reads.
         normalizer: Normalises the observations; None if the buffer does.
+        reward_scale: Factor of the rewards.
         device: Device of the algorithm.
     """
 
-    def __init__(self, in_keys: Sequence[keys.NestedKey], normalizer: Normalizer | None, device: torch.device) -> None:
+    def __init__(
+        self,
+        in_keys: Sequence[keys.NestedKey],
+        normalizer: Normalizer | None,
+        *,
+        reward_scale: float = 1.0,
+        device: torch.device,
+    ) -> None:
         self._in_keys = in_keys
         self._normalizer = normalizer
+        self._reward_scale = reward_scale
         self._device = device
 
-    def __call__(self, batch: TensorDictBase) -> TensorDictBase:
-        """Return a new TensorDict; the batch, which may be a view of the dataset, stays as it is."""
-        batch = batch.select(*self._in_keys).to(self._device)
+    def __call__(self, batches: Sequence[TensorDictBase]) -> TensorDict:
+        """Return a new TensorDict; the batches, which may be views of the dataset, stay as they are.
+
+        Args:
+            batches: One batch ``[N]`` per training seed.
+
+        Returns:
+            The keys of the algorithm, batch size ``[num_seeds, N]``.
+        """
+        stacked = TensorDict(batch_size=[len(batches), *batches[0].batch_size], device=self._device)
         for key in self._in_keys:
-            value = batch[key]
-            if self._normalizer is not None and key in (keys.OBSERVATION, _NEXT_OBSERVATION):
-                batch[key] = self._normalizer(value)
-            elif value.is_floating_point():
-                batch[key] = value.to(torch.float32)
-        return batch
+            stacked[key] = self._prepare(key, _stack([batch[key] for batch in batches]).to(self._device))
+        return stacked
+
+    def _prepare(self, key: keys.NestedKey, values: torch.Tensor) -> torch.Tensor:
+        if self._normalizer is not None and key in (keys.OBSERVATION, _NEXT_OBSERVATION):
+            return self._normalizer(values)
+        if not values.is_floating_point():
+            return values
+        values = values.to(torch.float32)
+        return values * self._reward_scale if key in (keys.NEXT_REWARD, keys.RETURN_TO_GO) else values
 
 
-def compute_reward_scale(configured: float | None, reward_std: float) -> float:
-    """Return the factor of the rewards: the configured one, otherwise the one that gives them unit variance."""
-    if configured is not None:
+def _stack(values: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Return tensors along a new first dimension; a single one is not copied."""
+    return values[0].unsqueeze(0) if len(values) == 1 else torch.stack(list(values))
+
+
+def resolve_reward_scale(configured: float | str, env_name: str, reward_std: float) -> float:
+    """Return the factor of the rewards.
+
+    Args:
+        configured: A number; or "auto", with which the expert's and the random policy's reward differ by 1 per step on
+            average, by the task's references. The data have no influence on it, so that splits can be compared.
+        env_name: Task or environment id.
+        reward_std: Standard deviation of the rewards, whose inverse is the factor of a task without references.
+    """
+    if configured != "auto":
         return float(configured)
+    try:
+        task = get_task(env_name)
+    except EnvNotFoundError:
+        task = None
+    if task is not None and task.reference is not None and task.reference.expert is not None:
+        gap = abs(task.reference.expert.return_mean - task.reference.random.return_mean)
+        if gap > 0:
+            return task.horizon / gap
+    _LOG.warning(
+        "%s has no reference returns: rewards are divided by their standard deviation in the data, %.4g. "
+        "Set loss.reward_scale to compare trainings on different data.",
+        env_name,
+        reward_std,
+    )
     return 1.0 / reward_std if reward_std > 0 else 1.0

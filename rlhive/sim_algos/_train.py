@@ -1,29 +1,31 @@
-"""``train()``: from a configuration to a checkpoint, and the loop of the offline algorithms."""
+"""``train()``: from a configuration to checkpoints, and the loop of offline training."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torchrl.data import ReplayBuffer
 
 from rlhive import keys
 from rlhive.errors import InvalidOptionError
 from rlhive.policies import check_writable
-from rlhive.sim_algos._bc import BehaviorCloning
-from rlhive.sim_algos._config import ONLINE, make_config
-from rlhive.sim_algos._iql import ImplicitQLearning
+from rlhive.sim_algos._batches import BatchSource
+from rlhive.sim_algos._config import make_config
 from rlhive.sim_algos._online import train_online
 from rlhive.sim_algos._preprocessing import compute_training_statistics
-from rlhive.sim_algos._trainer import Callback, Trainer, TrainResult, describe_training_data, seeded_torch
+from rlhive.sim_algos._registry import find_algorithm
+from rlhive.sim_algos._setup import (
+    build_algorithm,
+    build_preprocessor,
+    check_config,
+    list_seeds,
+    resume_folder,
+    seeded_torch,
+)
+from rlhive.sim_algos._trainer import Callback, Trainer, TrainResult, describe_training_data
 
 if TYPE_CHECKING:
     from rlhive.dataset import RoboHiveDataset
-
-OFFLINE_ALGORITHMS: dict[str, type[BehaviorCloning] | type[ImplicitQLearning]] = {
-    "bc": BehaviorCloning,
-    "iql": ImplicitQLearning,
-}
 
 
 def train(
@@ -34,42 +36,57 @@ def train(
     split: str | None = None,
     version: str | None = None,
     seed: int | None = None,
+    num_seeds: int | None = None,
     overrides: Sequence[str] = (),
     output_dir: str | Path,
+    resume: str | Path | None = None,
     callback: Callback | None = None,
     progress: bool = True,
 ) -> TrainResult:
-    """Train a policy; the same as ``python -m rlhive.sim_algos.run +model=… +dataset=…``.
+    """Train a policy; the same as ``rlhive train +model=… +dataset=…``.
 
-    Training is deterministic for a seed on one machine. An interrupted training leaves the checkpoint that was in
-    ``output_dir`` before, or none, never half of one.
+    Training is deterministic for a seed on one machine. Ctrl-C and SIGTERM save the state of the training in
+    ``output_dir`` before it ends; so does every ``train.save_every``-th step. With ``resume="auto"`` the same call goes
+    on from that state and ends with the numbers of a training that was not interrupted, bit for bit.
 
     Args:
-        model: "bc" or "iql", which learn from a dataset alone, or "sac", which acts in an environment.
+        model: Name of an algorithm, see :func:`rlhive.sim_algos.algorithm_names`. "sac" acts in an environment; the
+            others learn from a dataset.
         dataset: Dataset name or folder of a version. "sac" starts with its transitions in the buffer.
-        env: Task or environment id in which "sac" acts; the dataset's by default, or "reach".
-        split: Split to learn from, for example "expert+medium". By default "expert" for "bc" and all splits for "iql".
+        env: Task or environment id in which "sac" acts and evaluations run; the dataset's by default, or "reach".
+        split: Split to learn from, for example "expert+medium". By default "expert" for "bc" and all splits otherwise.
         version: Version of the dataset; the newest by default.
-        seed: Seed of the initial weights, the batches and the dropout; 0 by default.
+        seed: Seed of the initial weights, the batches and all noise; 0 by default.
+        num_seeds: Number of trainings, of the seeds ``seed``, ``seed + 1``, …, which run as one batch of networks; 1 by
+            default. Each has a folder ``seed_<n>`` in ``output_dir``.
         overrides: Values of the configuration, as on the command line: ``["train.num_steps=2000"]``.
-        output_dir: Folder of the checkpoint.
-        callback: Function of the gradient step and the policy, called every ``train.eval_every`` steps, for example to
-            evaluate the policy. The metrics that it returns join the learning curve.
+        output_dir: Folder of the run.
+        resume: "auto" goes on with the interrupted training in ``output_dir``, if there is one. A folder goes on with
+            the one there, in that folder.
+        callback: Function of the gradient step and the policy, called every ``train.eval_every`` steps for each seed.
+            The metrics that it returns join the learning curve.
         progress: Whether to show a progress bar.
 
     Returns:
-        Checkpoint folder, learning curve and speed.
+        Checkpoint folders, learning curves and speed.
 
     Raises:
-        ValueError: Unknown algorithm or override.
-        InvalidOptionError: An offline algorithm got no dataset, or got an environment.
+        InvalidOptionError: Unknown algorithm or option; an offline algorithm got no dataset, or got an environment.
         DatasetNotFoundError: No such dataset; SplitNotFoundError: no such split.
+        CheckpointMismatchError: The training to go on with has another configuration.
         StoreNotWritableError: ``output_dir`` cannot be written.
         TrainingDivergedError: A loss became NaN or infinite.
     """
     address = str(dataset.absolute()) if isinstance(dataset, Path) else dataset
     config = make_config(model, address, overrides=overrides)
-    arguments = {"env": env, "split": split, "version": version, "seed": seed}
+    arguments = {
+        "env": env,
+        "split": split,
+        "version": version,
+        "seed": seed,
+        "num_seeds": num_seeds,
+        "resume": None if resume is None else str(resume),
+    }
     config.update({name: value for name, value in arguments.items() if value is not None})
     return train_from_config({**config, "progress": progress}, output_dir=output_dir, callback=callback)
 
@@ -78,21 +95,24 @@ def train_from_config(
     config: Mapping[str, Any], *, output_dir: str | Path, callback: Callback | None = None
 ) -> TrainResult:
     """Train by a complete configuration; :func:`train` composes one."""
-    config = {"dataset": None, "env": None, "exploration": None, **config}
-    if config["algorithm"] not in ONLINE:
+    check_config(config)
+    algorithm_class = find_algorithm(config["algorithm"])
+    if not algorithm_class.is_online:
         _check_offline_config(config)
-    check_writable(output_dir)
+    folder = resume_folder(config, output_dir)
+    check_writable(folder)
     dataset = None if config["dataset"] is None else _open_dataset(config)
-    if dataset is None or config["algorithm"] in ONLINE:
-        return train_online(config, dataset, output_dir=output_dir, callback=callback)
-    buffer = dataset.as_replay_buffer(
-        batch_size=config["train"]["batch_size"], normalize=_can_normalize_observations(dataset)
-    )
-    return train_on_buffer(
-        buffer,
+    if dataset is None or algorithm_class.is_online:
+        return train_online(config, dataset, output_dir=folder, callback=callback)
+    options = {"normalize": _can_normalize_observations(dataset), **algorithm_class.buffer_options(config)}
+    size = config["train"]["batch_size"]
+    buffers = [dataset.as_replay_buffer(batch_size=size, **options) for _ in list_seeds(config)]
+    return _train_on_buffers(
+        buffers,
         config,
         env_name=dataset.env_name,
-        output_dir=output_dir,
+        task=config["env"] or dataset.task_name,
+        output_dir=folder,
         source=describe_training_data(dataset),
         callback=callback,
     )
@@ -103,11 +123,12 @@ def _check_offline_config(config: Mapping[str, Any]) -> None:
     if config["dataset"] is None:
         msg = f"{algorithm} learns from a dataset: expected its name, got none. Add +dataset=kitchen_knob1"
         raise InvalidOptionError(msg)
-    for name in ("env", "exploration"):
+    unread = ["exploration"] if config["evaluation"] else ["env", "exploration"]
+    for name in unread:
         if config[name] is not None:
             msg = (
                 f"{algorithm} learns from a dataset alone: expected no {name}, got {config[name]}. "
-                f"Algorithms that act in an environment: {', '.join(ONLINE)}"
+                "sac acts in an environment"
             )
             raise InvalidOptionError(msg)
 
@@ -133,7 +154,7 @@ def _can_normalize_observations(dataset: "RoboHiveDataset") -> bool:
 
 
 def train_on_buffer(
-    buffer: ReplayBuffer,
+    buffer: ReplayBuffer | Sequence[ReplayBuffer],
     config: Mapping[str, Any],
     *,
     env_name: str,
@@ -144,30 +165,66 @@ def train_on_buffer(
     """Train on the transitions of any TorchRL replay buffer.
 
     Args:
-        buffer: Its samples have ``observation`` and ``action``; for "iql" also ``("next", …)``. Observations are those
-            of the environment, or normalised by ``as_replay_buffer(normalize=…)``, whose mean and scale the checkpoint
-            then stores; a transform must not have normalised them. The buffer's generator is seeded here.
+        buffer: Its samples have ``observation`` and ``action``; for all algorithms but "bc" also ``("next", …)``.
+            Observations are those of the environment, or normalised by ``as_replay_buffer(normalize=…)``, whose mean
+            and scale the checkpoint then stores; a transform must not have normalised them. The buffer's generator is
+            seeded here. With ``num_seeds`` above 1, one buffer of the same transitions per seed.
         config: Result of :func:`rlhive.sim_algos.make_config`.
         env_name: Environment of the transitions; stored in the checkpoint.
-        output_dir: Folder of the checkpoint.
+        output_dir: Folder of the run.
         source: Further entries of ``checkpoint.json`` about the data, JSON-able.
         callback: See :func:`train`.
 
     Returns:
-        Checkpoint folder, learning curve and speed.
+        Checkpoint folders, learning curves and speed.
 
     Raises:
+        InvalidOptionError: An option is out of range, or the number of buffers is not that of the seeds.
         SchemaMismatchError: The buffer is empty, lacks a key that the algorithm needs, or holds NaN or infinite values.
         StoreNotWritableError: ``output_dir`` cannot be written.
         TrainingDivergedError: A loss became NaN or infinite.
     """
-    check_writable(output_dir)
-    algorithm_class = OFFLINE_ALGORITHMS[config["algorithm"]]
-    statistics = compute_training_statistics(buffer, algorithm_class.in_keys)
+    check_config(config)
+    folder = resume_folder(config, output_dir)
+    check_writable(folder)
+    buffers = [buffer] if isinstance(buffer, ReplayBuffer) else list(buffer)
+    return _train_on_buffers(
+        buffers, config, env_name=env_name, task=config["env"], output_dir=folder, source=source, callback=callback
+    )
+
+
+def _train_on_buffers(
+    buffers: Sequence[ReplayBuffer],
+    config: Mapping[str, Any],
+    *,
+    env_name: str,
+    task: str | None,
+    output_dir: Path,
+    source: Mapping[str, Any] | None,
+    callback: Callback | None,
+) -> TrainResult:
+    seeds = list_seeds(config)
+    if len(buffers) != len(seeds):
+        msg = f"num_seeds={len(seeds)}: expected one buffer per seed, got {len(buffers)}"
+        raise InvalidOptionError(msg)
+    statistics = compute_training_statistics(buffers[0], find_algorithm(config["algorithm"]).in_keys)
     with seeded_torch(config["seed"], config["num_threads"]):
-        buffer.set_rng(torch.Generator().manual_seed(config["seed"]))
-        algorithm = algorithm_class(config, statistics, torch.device(config["device"]))
-        with Trainer(algorithm, statistics, config, env_name=env_name, callback=callback) as trainer:
+        algorithm = build_algorithm(config, statistics)
+        data = BatchSource(buffers, seeds, config["train"]["batch_size"])
+        trainer = Trainer(
+            algorithm,
+            build_preprocessor(config, algorithm, statistics, task or env_name),
+            statistics,
+            config,
+            data=data,
+            env_name=env_name,
+            task=task,
+            output_dir=output_dir,
+            source=source,
+            callback=callback,
+        )
+        with trainer:
             while not trainer.is_finished:
-                trainer.update(buffer.sample(config["train"]["batch_size"]))
-    return trainer.save(output_dir, source=source or {}, num_transitions=len(buffer))
+                trainer.update(data.sample())
+                trainer.save_if_due()
+            return trainer.finish()

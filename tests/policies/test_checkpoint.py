@@ -74,14 +74,14 @@ def test_a_checkpoint_of_format_1_acts_as_when_it_was_written() -> None:
 @pytest.mark.parametrize("file", ["policy.pt", "curve.json", "checkpoint.json"])
 def test_an_interrupted_save_leaves_nothing_that_loads(tmp_path, monkeypatch, file) -> None:
     save_checkpoint(tmp_path, _policy(0), RECORD, [])
-    write = _checkpoint._write_atomically
+    write = _checkpoint.replace_file
 
     def interrupt(path: Path, content: bytes) -> None:
         if path.name == file:
             raise KeyboardInterrupt
         write(path, content)
 
-    monkeypatch.setattr(_checkpoint, "_write_atomically", interrupt)
+    monkeypatch.setattr(_checkpoint, "replace_file", interrupt)
     with pytest.raises(KeyboardInterrupt):
         save_checkpoint(tmp_path, _policy(1), RECORD, [])
     with pytest.raises(CheckpointMismatchError, match="incomplete one"):

@@ -4,9 +4,12 @@ import pytest
 import torch
 from tensordict import TensorDict
 from torch import nn
+from torchrl.modules import MLP
 
+from rlhive.errors import CheckpointMismatchError
 from rlhive.normalization import Normalizer
-from rlhive.policies._networks import make_actor, make_deployed_policy, make_mlp
+from rlhive.policies import _networks
+from rlhive.policies._networks import make_actor, make_deployed_policy, make_mlp, make_network, register_network
 
 NETWORK = {"hidden_sizes": [8, 4], "activation": "elu", "dropout": 0.5}
 
@@ -18,6 +21,11 @@ def test_a_perceptron_has_the_configured_layers() -> None:
     assert [tuple(layer.weight.shape) for layer in layers if isinstance(layer, nn.Linear)] == [(8, 3), (4, 8), (2, 4)]
     assert layers[1].p == 0.5
     assert not [layer for layer in make_mlp(3, 2, {**NETWORK, "dropout": 0}) if isinstance(layer, nn.Dropout)]
+
+
+def test_a_perceptron_with_layer_norm_has_one_per_hidden_layer() -> None:
+    layers = [type(layer) for layer in make_mlp(3, 2, {**NETWORK, "dropout": 0, "layer_norm": True})]
+    assert layers == [*2 * [nn.Linear, nn.LayerNorm, nn.ELU], nn.Linear]
 
 
 def test_unknown_activation() -> None:
@@ -37,3 +45,34 @@ def test_the_deployed_policy_is_normaliser_then_actor_without_dropout() -> None:
     assert action.equal(expected)
     assert action.dtype == torch.float32
     assert policy.env_name == "ToyPoint-v0"
+    policy.begin_episode(0)  # the network keeps no state
+
+
+class CountingNetwork(nn.Module):
+    """A network with a state: its action is the number of steps since the episode's start."""
+
+    def begin_episode(self, seed: int) -> None:
+        self.count = seed
+
+    def forward(self, observation: torch.Tensor) -> torch.Tensor:
+        self.count += 1
+        return torch.full((*observation.shape[:-1], 1), float(self.count))
+
+
+def test_a_network_with_a_state_is_reset_with_the_episode() -> None:
+    normalizer = Normalizer(torch.zeros(2), torch.ones(2))
+    policy = make_deployed_policy(normalizer, CountingNetwork(), env_name="ToyPoint-v0")
+    row = TensorDict({"observation": torch.zeros(2)})
+    for seed in (3, 8):
+        policy.begin_episode(seed)
+        assert [policy(row)["action"].item() for _ in range(2)] == [seed + 1, seed + 2]
+
+
+def test_a_kind_of_network_is_found_by_its_name(monkeypatch) -> None:
+    assert isinstance(make_network(2, 1, NETWORK)[0], MLP)
+    assert isinstance(make_network(2, 1, {**NETWORK, "kind": "mlp"})[0], MLP)
+    with pytest.raises(CheckpointMismatchError, match=r"network.kind: expected one of mlp, got 'counting'\. Install"):
+        make_network(2, 1, {"kind": "counting"})
+    monkeypatch.setattr(_networks, "_registered", {})
+    register_network("counting", lambda observation_dim, action_dim, network: CountingNetwork())
+    assert isinstance(make_network(2, 1, {"kind": "counting"}), CountingNetwork)

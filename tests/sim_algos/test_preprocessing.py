@@ -6,12 +6,13 @@ import torch
 
 from rlhive import RoboHiveDataset
 from rlhive.data.versions._export import export
+from rlhive.envs import get_task
 from rlhive.errors import SchemaMismatchError
 from rlhive.policies import Normalizer
 from rlhive.sim_algos import _preprocessing
-from rlhive.sim_algos._bc import BehaviorCloning
-from rlhive.sim_algos._iql import ImplicitQLearning
-from rlhive.sim_algos._preprocessing import Preprocessor, compute_reward_scale, compute_training_statistics
+from rlhive.sim_algos._preprocessing import Preprocessor, compute_training_statistics, resolve_reward_scale
+from rlhive.sim_algos.algorithms._bc import BehaviorCloning
+from rlhive.sim_algos.algorithms._iql import ImplicitQLearning
 from tests.sim_algos.toy import as_buffer, collect_buffer, make_row
 
 
@@ -26,9 +27,19 @@ def test_statistics_and_preprocessing_by_hand() -> None:
     assert statistics.std.tolist() == [2.0, 0.0]
     assert (statistics.reward_std, statistics.action_dim) == (2.0, 1)
     preprocess = Preprocessor(
-        ImplicitQLearning.in_keys, Normalizer(statistics.mean, statistics.std), torch.device("cpu")
+        ImplicitQLearning.in_keys,
+        Normalizer(statistics.mean, statistics.std),
+        reward_scale=0.5,
+        device=torch.device("cpu"),
     )
-    batch = preprocess(buffer[:])
+    doubled = buffer[:].clone()
+    for key in ("observation", ("next", "reward")):
+        doubled[key] *= 2
+    stacked = preprocess([buffer[:], doubled])
+    assert stacked.batch_size == (2, 2)
+    assert stacked["next", "reward"].tolist() == [[[0.0], [2.0]], [[0.0], [4.0]]]
+    assert stacked["observation"][1].tolist() == [[-0.5, 7.0], [3.5, 7.0]]
+    batch = stacked[0]
     assert batch["observation"].tolist() == [[-1.0, 0.0], [1.0, 0.0]]
     assert batch["next", "observation"].tolist() == [[0.0, 1.0], [2.0, 0.0]]
     assert batch["next", "reward"].dtype == batch["observation"].dtype == torch.float32
@@ -80,12 +91,19 @@ def test_an_infinite_observation_is_found_before_it_is_clipped(tmp_path) -> None
 
 
 def test_a_normalised_batch_is_not_normalised_again() -> None:
-    batch = Preprocessor(BehaviorCloning.in_keys, None, torch.device("cpu"))(make_row(reward=1.0).double())
-    assert batch["observation"].tolist() == [[0.25, 2.0]]
+    preprocess = Preprocessor(BehaviorCloning.in_keys, None, device=torch.device("cpu"))
+    batch = preprocess([make_row(reward=1.0).double()])
+    assert batch["observation"].tolist() == [[[0.25, 2.0]]]
     assert batch["observation"].dtype == torch.float32
 
 
-def test_rewards_are_scaled_to_unit_variance_unless_configured() -> None:
-    assert compute_reward_scale(None, 4.0) == 0.25
-    assert compute_reward_scale(None, 0.0) == 1.0
-    assert compute_reward_scale(2, 4.0) == 2.0
+def test_the_reward_scale_is_the_tasks_and_that_of_the_data_without_references(caplog) -> None:
+    reference = get_task("kitchen_knob1").reference
+    gap = reference.expert.return_mean - reference.random.return_mean
+    assert resolve_reward_scale("auto", "kitchen_knob1", 4.0) == pytest.approx(50 / gap)
+    assert resolve_reward_scale("auto", "FK1_Knob1OnRandom-v4", 0.1) == pytest.approx(50 / gap)
+    assert resolve_reward_scale(2, "kitchen_knob1", 4.0) == 2.0
+    assert not caplog.records
+    assert resolve_reward_scale("auto", "MyRobot-v0", 4.0) == 0.25
+    assert "MyRobot-v0 has no reference returns: rewards are divided by their standard deviation" in caplog.text
+    assert resolve_reward_scale("auto", "MyRobot-v0", 0.0) == 1.0

@@ -6,9 +6,10 @@ import pytest
 import torch
 from tensordict import TensorDict
 
-from rlhive.errors import TrainingDivergedError
+from rlhive.errors import InvalidOptionError, TrainingDivergedError
 from rlhive.policies._checkpoint import read_checkpoint
-from tests.sim_algos.toy import collect_buffer, quick_config, train_quickly
+from rlhive.rollouts import evaluate
+from tests.sim_algos.toy import as_buffer, collect_buffer, quick_config, train_quickly
 
 
 def test_the_curve_and_the_record_describe_the_training(tmp_path) -> None:
@@ -64,8 +65,72 @@ def test_an_interrupt_leaves_the_last_whole_checkpoint(tmp_path) -> None:
     assert {path.name: path.read_bytes() for path in (tmp_path / "old").iterdir()} == before
 
 
-def test_divergence_ends_the_training_with_an_error_in_one_sentence(tmp_path) -> None:
-    config = quick_config("bc", "optim.lr=1e38", "train.log_every=5")
-    with pytest.raises(TrainingDivergedError, match="expected a finite loss, got"):
-        train_quickly(collect_buffer("random"), config, tmp_path / "a")
+def test_divergence_ends_the_training_and_leaves_the_batch(tmp_path) -> None:
+    rows = collect_buffer("random")[:]
+    rows["episode"] = torch.arange(len(rows)) // 19
+    config = quick_config("bc", "optim.lr=1e38", "train.log_every=5", "train.batch_size=8")
+    with pytest.raises(TrainingDivergedError, match="expected a finite loss, got") as error:
+        train_quickly(as_buffer(rows), config, tmp_path / "a")
+    batch = torch.load(tmp_path / "a" / "diverged_batch.pt", weights_only=True)
+    assert batch["observation"].shape == (8, 2)
+    episodes = sorted(set(batch["episode"].tolist()))
+    assert f"of the episodes {', '.join(map(str, episodes))}." in str(error.value)
+    assert not (tmp_path / "a" / "checkpoint.json").exists()
+
+
+def test_several_seeds_have_a_folder_each_and_learn_from_their_own_batches(tmp_path) -> None:
+    config = quick_config("bc", "train.num_steps=12", "train.log_every=6", "num_seeds=2", "seed=5")
+    buffers = [collect_buffer("expert", num_episodes=2) for _ in range(2)]
+    result = train_quickly(buffers, config, tmp_path)
+    assert result.checkpoints == (tmp_path / "seed_5", tmp_path / "seed_6")
+    assert result.samples_per_s == pytest.approx(2 * 12 * 256 / result.seconds)
+    for index, seed in enumerate((5, 6)):
+        alone = train_quickly(buffers[0], {**config, "num_seeds": 1, "seed": seed}, tmp_path / "alone")
+        assert read_checkpoint(result.checkpoints[index])["seed"] == seed
+        losses, expected = ([row["loss"] for row in curve] for curve in (result.curves[index], alone.curve))
+        assert losses == pytest.approx(expected, rel=1e-4)
+    assert result.curves[0][0]["loss"] != result.curves[1][0]["loss"]
+    with pytest.raises(InvalidOptionError, match="num_seeds=2: expected one buffer per seed, got 1"):
+        train_quickly(buffers[0], config, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.num_steps=0", "train.num_steps: expected an integer of at least 1, got 0"),
+        ("train.log_every=1.5", "train.log_every: expected an integer of at least 1, got 1.5"),
+        ("seed=-1", "seed: expected an integer of at least 0, got -1"),
+        ("train.precision=int8", "expected one of float32, bfloat16, got 'int8'"),
+        ("optim.schedule=linear", "optim.schedule: expected one of constant, cosine, got 'linear'"),
+    ],
+)
+def test_values_out_of_range_are_refused(tmp_path, override, message) -> None:
+    with pytest.raises(InvalidOptionError, match=message):
+        train_quickly(collect_buffer("expert", num_episodes=1), quick_config("bc", override), tmp_path / "a")
     assert not (tmp_path / "a").exists()
+
+
+def test_evaluations_join_the_curve_and_the_best_policy_is_kept(tmp_path) -> None:
+    config = quick_config(
+        "bc", "train.num_steps=60", "train.eval_every=20", "+evaluation=heldout", "evaluation.episodes=3"
+    )
+    config["evaluation"]["workers"] = 1
+    result = train_quickly(collect_buffer("expert"), config, tmp_path)
+    evaluations = json.loads((tmp_path / "evaluations.json").read_text())
+    assert [entry["step"] for entry in evaluations] == [20, 40, 60]
+    assert [row["eval/return"] for row in result.curve] == [entry["return_mean"] for entry in evaluations]
+    assert all(len(entry["returns"]) == 3 and entry["first_seed"] == 2_700_000 for entry in evaluations)
+    best = max(evaluations, key=lambda entry: entry["return_mean"])
+    assert read_checkpoint(tmp_path / "best")["step"] == best["step"]
+    again = evaluate(tmp_path / "best", "toy_point", num_episodes=3, seed=2_700_000, num_workers=1, progress=False)
+    assert again.return_mean == best["return_mean"]
+
+
+def test_the_precision_and_the_compiled_loss_give_nearly_the_same_losses(tmp_path) -> None:
+    buffer, steps = collect_buffer("expert", num_episodes=2), ["train.num_steps=6", "train.log_every=6"]
+    exact, rounded = (
+        train_quickly(buffer, quick_config("iql", *steps, *options), tmp_path).curve[-1]["loss"]
+        for options in ([], ["train.precision=bfloat16"])
+    )
+    assert rounded != exact
+    assert rounded == pytest.approx(exact, rel=0.1)

@@ -14,9 +14,10 @@ from rlhive.rollouts._rollout import rollout_episode
 from rlhive.sim_algos import make_config, train_on_buffer
 from rlhive.sim_algos._preprocessing import TrainingStatistics
 
-QUICK = ["progress=false", "network.hidden_sizes=[64,64]", "network.dropout=0", "train.num_steps=1000"]
+QUICK = ["progress=false", "logger=null", "network.hidden_sizes=[64,64]", "network.dropout=0", "train.num_steps=1000"]
 QUICK_SAC = [
     "progress=false",
+    "logger=null",
     *(f"network.{name}hidden_sizes=[32]" for name in ("", "critic_", "scale_")),
     "train.batch_size=64",
     "collect.init_random_frames=40",
@@ -61,13 +62,6 @@ def make_row(*, reward: float, terminated: bool = False, truncated: bool = False
     return TensorDict(data, batch_size=[1])
 
 
-def make_constant(parameters, outputs: list[float]) -> None:
-    """Give a network, or an ensemble, these outputs for any input."""
-    with torch.no_grad():
-        parameters["module", "2", "weight"].zero_()
-        parameters["module", "2", "bias"].copy_(torch.tensor(outputs).reshape_as(parameters["module", "2", "bias"]))
-
-
 def run_command(*arguments: str, cwd: Path, store: Path) -> subprocess.CompletedProcess:
     """Run the command line of training in a process of its own."""
     return subprocess.run(
@@ -89,4 +83,4 @@ def run_command(*arguments: str, cwd: Path, store: Path) -> subprocess.Completed
 
 def sac_config(*overrides):
     config = make_config("sac", overrides=[*QUICK_SAC, *overrides])
-    return {"dataset": None, "env": "toy_point", "exploration": None, **config}
+    return {**config, "env": "toy_point"}

@@ -27,6 +27,10 @@ if TYPE_CHECKING:
         make_storage as make_storage,
     )
     from rlhive.data.replay._samplers import EpisodeSliceSampler as EpisodeSliceSampler, ShortEpisodes as ShortEpisodes
+    from rlhive.data.replay._snapshot import (
+        restore_snapshot as restore_snapshot,
+        take_snapshot as take_snapshot,
+    )
     from rlhive.data.replay._storage import PackedStorage as PackedStorage
 else:
     __getattr__, __dir__, __all__ = attach(__name__, __file__)

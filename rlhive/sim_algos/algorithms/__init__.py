@@ -1,0 +1,1 @@
+"""Algorithms, one file each; :mod:`rlhive.sim_algos._registry` finds them by name."""
