@@ -55,6 +55,8 @@ class Evaluation:
             like ``score_interval``, if the task has no references.
         score_interval: 95 % interval of the score; the references count as exact.
         invalid: Episodes whose simulation diverged. They count as not solved and have no return.
+        solved: Whether the task was solved in each valid episode, in the order of the seeds; None without a success
+            signal.
     """
 
     policy: str
@@ -70,6 +72,7 @@ class Evaluation:
     score: float | None = None
     score_interval: tuple[float, float] | None = None
     invalid: tuple[DivergedRollout, ...] = ()
+    solved: tuple[bool, ...] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON-able values: tuples become lists, an unbounded interval ``[None, None]``."""
@@ -228,6 +231,7 @@ def _make_evaluation(name: str, task: Task, seed: int, results: list[_Result]) -
         msg = f"{name} in {task.name}: all {len(results)} episodes diverged; the first one: {invalid[0].reason}"
         raise SimulationDivergedError(msg, invalid[0].step)
     successes = _count_successes(results)
+    solved = tuple(bool(result[1]) for result in results if not isinstance(result, DivergedRollout))
     return_mean, return_interval = sum_exactly(returns) / len(returns), mean_interval(returns)
     score, score_interval = _compute_score(task, return_mean, return_interval)
     return Evaluation(
@@ -244,6 +248,7 @@ def _make_evaluation(name: str, task: Task, seed: int, results: list[_Result]) -
         score=score,
         score_interval=score_interval,
         invalid=invalid,
+        solved=None if successes is None else solved,
     )
 
 

@@ -53,7 +53,8 @@ class HeldOutEvaluation:
         history = self.history[seed_index]
         value = self._criterion(result)
         is_best = all(value > entry["criterion"] for entry in history)
-        history.append({"step": step, "criterion": value, "is_best": is_best, **result.to_dict()})
+        numbers = {**result.to_dict(), "successes": None if result.solved is None else list(result.solved)}
+        history.append({**numbers, "step": step, "criterion": value, "is_best": is_best})
         metrics = {
             "eval/return": result.return_mean,
             "eval/success_rate": result.success_rate,

@@ -9,6 +9,7 @@ from tensordict import TensorDict
 from rlhive.errors import InvalidOptionError, TrainingDivergedError
 from rlhive.policies._checkpoint import read_checkpoint
 from rlhive.rollouts import evaluate
+from rlhive.sim_algos import gather_results
 from tests.sim_algos.toy import as_buffer, collect_buffer, quick_config, train_quickly
 
 
@@ -120,6 +121,10 @@ def test_evaluations_join_the_curve_and_the_best_policy_is_kept(tmp_path) -> Non
     assert [entry["step"] for entry in evaluations] == [20, 40, 60]
     assert [row["eval/return"] for row in result.curve] == [entry["return_mean"] for entry in evaluations]
     assert all(len(entry["returns"]) == 3 and entry["first_seed"] == 2_700_000 for entry in evaluations)
+    for row, entry in zip(result.curve, evaluations, strict=True):
+        assert row["eval/success_rate"] == sum(entry["successes"]) / 3
+    group = gather_results([tmp_path]).groups[0]
+    assert group.final["success"].seed_means == (result.curve[-1]["eval/success_rate"],)
     best = max(evaluations, key=lambda entry: entry["return_mean"])
     assert read_checkpoint(tmp_path / "best")["step"] == best["step"]
     again = evaluate(tmp_path / "best", "toy_point", num_episodes=3, seed=2_700_000, num_workers=1, progress=False)
