@@ -37,7 +37,8 @@ def results(
         out.print(", ".join(sorted(filter(None, datasets))), highlight=False, soft_wrap=True)
     print_table(_make_results_table(found.groups))
     covers = {point.covers for group in found.groups for point in group.final.values() if point.covers}
-    out.print(f"below a mean: 95 % interval over {'; or '.join(sorted(covers, reverse=True))}" if covers else "")
+    if covers:
+        out.print(f"below a mean: 95 % interval over {'; or '.join(sorted(covers, reverse=True))}", highlight=False)
     if any(len(group.seeds) == 1 and group.final for group in found.groups):
         out.print("A single seed says nothing about other seeds: its interval covers its episodes alone.")
     for count, reason in (
@@ -49,7 +50,9 @@ def results(
             rows = [f"{row.folder}: {row.reason}" for row in found.skipped] if reason == "left out" else found.repeated
             for row in rows[:_MAX_NAMED]:
                 out.print(f"  {row}", highlight=False, soft_wrap=True)
-    if files and not any(file.stem == "curves" for file in files):
+    if output is not None and not any(group.final for group in found.groups):
+        out.print("No figures: no run holds an evaluation.", highlight=False)
+    elif files and not any(file.stem == "curves" for file in files):
         out.print("No learning curves: expected at least two evaluations during a training.", highlight=False)
     for file in files:
         out.print(f"Written: {file}", highlight=False, soft_wrap=True)

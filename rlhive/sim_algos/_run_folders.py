@@ -23,6 +23,8 @@ CHECKPOINT_FILE = "checkpoint.json"
 CURVE_FILE = "curve.json"
 EVALUATIONS_FILE = "evaluations.json"
 POLICY_FILE = "policy.pt"
+#: Hydra makes it when a job starts.
+_HYDRA_FOLDER = ".hydra"
 
 #: Metrics of a result, and their names in a learning curve, the first that is there.
 METRICS = {
@@ -103,11 +105,12 @@ class SkippedFolder:
 def find_runs(folder: Path) -> Iterator[TrainingRun | SkippedFolder]:
     """Yield the runs in a folder and below it, in the order of their names; links to folders are not followed."""
     for parent, subfolders, files in os.walk(folder):
+        is_hydra_job = _HYDRA_FOLDER in subfolders
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         if CHECKPOINT_FILE in files:
             subfolders[:] = []  # copies of the run's checkpoint, such as its best one
             yield _read_folder(Path(parent))
-        elif {POLICY_FILE, CURVE_FILE, EVALUATIONS_FILE} & set(files):
+        elif is_hydra_job or {POLICY_FILE, CURVE_FILE, EVALUATIONS_FILE} & set(files):
             yield SkippedFolder(Path(parent), f"incomplete: no {CHECKPOINT_FILE}, which a training writes at its end")
 
 

@@ -55,6 +55,15 @@ def test_control_characters_and_a_single_seed(tmp_path):
     assert "No learning curves: expected at least two evaluations" in text
 
 
+def test_a_sweep_without_evaluations_is_listed(tmp_path):
+    write_run(tmp_path / "a")
+    ran = invoke("results", tmp_path, "--output", tmp_path / "out")
+
+    assert ["model=bc", "1", "-", "-", "-", "100", "12"] in [line.split() for line in ran.stdout.splitlines()]
+    assert "No figures: no run holds an evaluation." in ran.stdout
+    assert "interval" not in ran.stdout
+
+
 def test_a_folder_without_runs_is_an_error(tmp_path):
     ran = invoke("results", tmp_path)
     assert ran.exit_code == 1

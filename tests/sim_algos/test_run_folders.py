@@ -65,13 +65,14 @@ def test_runs_are_found_below_and_copies_inside_a_run_are_not(tmp_path) -> None:
     (tmp_path / "b" / "loop").symlink_to(tmp_path)
     (tmp_path / "b" / "killed").mkdir()
     (tmp_path / "b" / "killed" / "policy.pt").write_bytes(b"")
+    (tmp_path / "b" / "started" / ".hydra").mkdir(parents=True)
     (tmp_path / "notes").mkdir()
 
     found = list(find_runs(tmp_path))
 
-    assert [run.folder.relative_to(tmp_path).as_posix() for run in found] == ["a/0", "b/1", "b/killed"]
-    assert [type(run) for run in found] == [TrainingRun, TrainingRun, SkippedFolder]
-    assert "incomplete: no checkpoint.json" in found[2].reason
+    assert [run.folder.relative_to(tmp_path).as_posix() for run in found] == ["a/0", "b/1", "b/killed", "b/started"]
+    assert [type(run) for run in found] == [TrainingRun, TrainingRun, SkippedFolder, SkippedFolder]
+    assert all("incomplete: no checkpoint.json" in run.reason for run in found[2:])
 
 
 @pytest.mark.parametrize(
