@@ -17,6 +17,8 @@ TERMINATED = "terminated"
 TRUNCATED = "truncated"
 DONE = "done"
 RETURN_TO_GO = "return_to_go"
+ACTION_CHUNK = "action_chunk"
+ACTION_CHUNK_MASK = "action_chunk_mask"
 
 NEXT_REWARD = (NEXT, REWARD)
 NEXT_TERMINATED = (NEXT, TERMINATED)

@@ -267,6 +267,7 @@ class RoboHiveDataset:
         gamma: float | None = None,
         frame_stack: int = 1,
         return_to_go: bool = False,
+        action_chunk: int | None = None,
         normalize: Normalize = False,
         dtype: torch.dtype | None = torch.float32,
         ragged: RaggedChoice = "error",
@@ -300,6 +301,9 @@ class RoboHiveDataset:
             frame_stack: Number of frames, as in TorchRL's ``CatFrames`` with ``padding="same"``: ``observation`` (and
                 ``pixels``, ``depth``) concatenated with the preceding ones along the last dimension.
             return_to_go: Whether to add ``return_to_go``, the sum of the rewards from here to the episode's end.
+            action_chunk: Number of actions per chunk. Adds ``action_chunk`` ``[batch_size, action_chunk, *shape]``, the
+                action and those that follow it in the episode, and ``action_chunk_mask``, True for actions of the
+                episode; those after its last action repeat it.
             normalize: True normalises ``observation``, and a list its keys, by the statistics of this dataset or view;
                 ``{key: (mean, std)}`` brings its own numbers. The rule is that of :mod:`rlhive.normalization`:
                 ``(value - mean) / std`` as TorchRL's ``ObservationNorm``, clipped to ±10; elements that do not vary
@@ -343,6 +347,7 @@ class RoboHiveDataset:
             gamma=gamma,
             frame_stack=frame_stack,
             return_to_go=return_to_go,
+            action_chunk=action_chunk,
             normalize=normalize,
             dtype=dtype,
             ragged=ragged,

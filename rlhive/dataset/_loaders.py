@@ -47,6 +47,7 @@ class ReadKeywords(TypedDict, total=False):
     gamma: float | None
     frame_stack: int
     return_to_go: bool
+    action_chunk: int | None
     normalize: Normalize
     image_cache: ImageCache | None
     dtype: torch.dtype | None

@@ -14,14 +14,13 @@ if TYPE_CHECKING:
         replace_file as replace_file,
         save_checkpoint as save_checkpoint,
     )
+    from rlhive.policies._mlp import make_mlp as make_mlp, require_activation as require_activation
     from rlhive.policies._networks import (
         ALGORITHM_ENTRY_POINTS as ALGORITHM_ENTRY_POINTS,
         make_actor as make_actor,
         make_deployed_policy as make_deployed_policy,
-        make_mlp as make_mlp,
         make_network as make_network,
         register_network as register_network,
-        require_activation as require_activation,
     )
 else:
     __getattr__, __dir__, __all__ = attach(__name__, __file__)

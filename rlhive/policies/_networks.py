@@ -1,8 +1,8 @@
 """Networks that a checkpoint saves: the actor, by its kind, and the deployed policy around it.
 
-A checkpoint names the kind of its network and the options of that kind. Kinds are ``mlp`` (:func:`make_actor`) and
-those of installed algorithms: an entry point of the group ``rlhive.algorithms`` whose name is the kind, on a class with
-a function ``make_network(observation_dim, action_dim, network)``.
+A checkpoint names the kind of its network and the options of that kind. Kinds are ``mlp`` (:func:`make_actor`),
+``noise_mlp``, ``flow_chunk``, and those of installed algorithms: an entry point of the group ``rlhive.algorithms``
+whose name is the kind, on a class with a function ``make_network(observation_dim, action_dim, network)``.
 """
 
 import importlib.metadata
@@ -11,18 +11,20 @@ from typing import Any
 
 from tensordict.nn import TensorDictModule
 from torch import nn
-from torchrl.modules import MLP
 
 from rlhive import keys
-from rlhive.errors import CheckpointMismatchError, InvalidOptionError
+from rlhive.errors import CheckpointMismatchError
 from rlhive.normalization import Normalizer
-
-ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "tanh": nn.Tanh, "elu": nn.ELU}
+from rlhive.policies._flow import FlowChunkPolicy, NoisePolicy
+from rlhive.policies._mlp import make_mlp
 
 #: Entry point group of the algorithms of other packages.
 ALGORITHM_ENTRY_POINTS = "rlhive.algorithms"
 
 MLP_KIND = "mlp"
+
+#: Kinds whose options begin with those of a perceptron.
+MLP_OPTIONS_KINDS = (MLP_KIND, "noise_mlp", "flow_chunk")
 
 #: Function from the sizes of an observation and an action and the section ``network`` to a network.
 NetworkFactory = Callable[[int, int, Mapping[str, Any]], nn.Module]
@@ -30,43 +32,12 @@ NetworkFactory = Callable[[int, int, Mapping[str, Any]], nn.Module]
 _registered: dict[str, NetworkFactory] = {}
 
 
-def require_activation(activation: str) -> None:
-    """Raise InvalidOptionError unless ``activation`` names one of :data:`ACTIVATIONS`."""
-    if activation not in ACTIVATIONS:
-        msg = f"network.activation: expected one of {', '.join(ACTIVATIONS)}, got {activation!r}."
-        raise InvalidOptionError(msg)
-
-
-def make_mlp(num_inputs: int, num_outputs: int, network: Mapping[str, Any]) -> MLP:
-    """Build the perceptron of a configuration's section ``network``.
-
-    Args:
-        num_inputs: Size of the last input dimension.
-        num_outputs: Size of the last output dimension.
-        network: ``hidden_sizes``, ``activation`` ("relu", "gelu", "tanh" or "elu") and ``dropout`` (probability
-            before each activation, 0 for none); optional ``layer_norm``, whether hidden layers are normalised.
-
-    Raises:
-        InvalidOptionError: Unknown activation.
-    """
-    require_activation(network["activation"])
-    sizes = list(network["hidden_sizes"])
-    norm: dict[str, Any] = {}
-    if network.get("layer_norm") and sizes:
-        norm = {"norm_class": nn.LayerNorm, "norm_kwargs": [{"normalized_shape": size} for size in sizes]}
-    return MLP(
-        in_features=num_inputs,
-        out_features=num_outputs,
-        num_cells=sizes,
-        activation_class=ACTIVATIONS[network["activation"]],
-        dropout=float(network["dropout"]) or None,
-        **norm,
-    )
-
-
 def make_actor(observation_dim: int, action_dim: int, network: Mapping[str, Any]) -> nn.Sequential:
     """Build the network from a normalised observation to the mean action in [-1, 1]."""
     return nn.Sequential(make_mlp(observation_dim, action_dim, network), nn.Tanh())
+
+
+_BUILT_IN: dict[str, NetworkFactory] = {MLP_KIND: make_actor, "noise_mlp": NoisePolicy, "flow_chunk": FlowChunkPolicy}
 
 
 def register_network(kind: str, factory: NetworkFactory) -> None:
@@ -94,14 +65,13 @@ def find_network_factory(kind: str) -> NetworkFactory:
     Raises:
         CheckpointMismatchError: No installed package has a network of that kind.
     """
-    if kind == MLP_KIND:
-        return make_actor
-    if kind in _registered:
-        return _registered[kind]
+    factory = _BUILT_IN.get(kind) or _registered.get(kind)
+    if factory is not None:
+        return factory
     for entry_point in importlib.metadata.entry_points(group=ALGORITHM_ENTRY_POINTS):
         if entry_point.name == kind:
             return entry_point.load().make_network
-    kinds = sorted({MLP_KIND, *_registered, *importlib.metadata.entry_points(group=ALGORITHM_ENTRY_POINTS).names})
+    kinds = sorted({*_BUILT_IN, *_registered, *importlib.metadata.entry_points(group=ALGORITHM_ENTRY_POINTS).names})
     msg = f"network.kind: expected one of {', '.join(kinds)}, got {kind!r}. Install the package of that algorithm."
     raise CheckpointMismatchError(msg)
 

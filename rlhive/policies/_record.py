@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rlhive.policies._networks import ACTIVATIONS, MLP_KIND
+from rlhive.policies._mlp import ACTIVATIONS
+from rlhive.policies._networks import MLP_KIND, MLP_OPTIONS_KINDS
 
 FORMAT_VERSION = 1
 #: A record holds the configuration of one training: some kilobytes.
@@ -57,7 +58,7 @@ def require_network(record: Mapping[str, Any]) -> None:
     if not isinstance(kind, str) or not kind.isprintable():
         msg = f"network.kind: expected the name of a kind of network, got {_to_short_json(kind)}"
         raise ValueError(msg)
-    if kind == MLP_KIND:
+    if kind in MLP_OPTIONS_KINDS:
         require_mlp(network)
 
 

@@ -23,7 +23,11 @@ CONF_DIR = Path(__file__).parent / "conf"
 #: Module and class of RLHive's algorithms; the options of each are ``conf/model/<name>.yaml``.
 _BUILT_IN = {
     "bc": "_bc:BehaviorCloning",
+    "cql": "_cql:ConservativeQLearning",
+    "flow_bc": "_flow_bc:FlowBehaviorCloning",
+    "fql": "_fql:FlowQLearning",
     "iql": "_iql:ImplicitQLearning",
+    "rebrac": "_rebrac:ReBRAC",
     "sac": "_sac:SoftActorCritic",
     "td3_bc": "_td3_bc:TD3BC",
 }

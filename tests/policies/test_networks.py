@@ -71,7 +71,10 @@ def test_a_network_with_a_state_is_reset_with_the_episode() -> None:
 def test_a_kind_of_network_is_found_by_its_name(monkeypatch) -> None:
     assert isinstance(make_network(2, 1, NETWORK)[0], MLP)
     assert isinstance(make_network(2, 1, {**NETWORK, "kind": "mlp"})[0], MLP)
-    with pytest.raises(CheckpointMismatchError, match=r"network.kind: expected one of mlp, got 'counting'\. Install"):
+    with pytest.raises(
+        CheckpointMismatchError,
+        match=r"network.kind: expected one of flow_chunk, mlp, noise_mlp, got 'counting'\. Install",
+    ):
         make_network(2, 1, {"kind": "counting"})
     monkeypatch.setattr(_networks, "_registered", {})
     register_network("counting", lambda observation_dim, action_dim, network: CountingNetwork())

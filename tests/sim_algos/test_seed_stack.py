@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from rlhive.errors import InvalidOptionError
-from rlhive.policies import make_mlp
+from rlhive.policies import make_mlp, make_network
 from rlhive.sim_algos import SeedGenerators, StackedMLP, algorithm_names, update_target
-from tests.sim_algos.algorithms.reference import make_algorithm, make_batch
+from tests.sim_algos.algorithms.reference import make_algorithm, make_batch, make_constant
 
 NETWORK = {"hidden_sizes": [8, 6], "activation": "gelu", "dropout": 0.0, "layer_norm": True}
 
@@ -86,11 +86,32 @@ def test_an_unknown_activation_is_refused() -> None:
 @pytest.mark.parametrize("name", algorithm_names())
 def test_stacked_seeds_take_the_steps_of_separate_trainings(name) -> None:
     batches = [make_batch(num_seeds=3, seed=step) for step in range(6)]
-    stack = make_algorithm(name, "seed=5", num_seeds=3)
+    options = ["network.chunk=2", "network.execute=1"] if name == "flow_bc" else []
+    stack = make_algorithm(name, "seed=5", *options, num_seeds=3)
     stacked_losses = [stack.update(batch.clone())["loss"] for batch in batches]
     for index in range(3):
-        alone = make_algorithm(name, f"seed={5 + index}")
+        alone = make_algorithm(name, f"seed={5 + index}", *options)
         losses = [alone.update(batch[index : index + 1].clone())["loss"][0] for batch in batches]
         torch.testing.assert_close(torch.stack([loss[index] for loss in stacked_losses]), torch.stack(losses))
         for ours, theirs in zip(stack.parameters(), alone.parameters(), strict=True):
             torch.testing.assert_close(ours[index], theirs[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", sorted(set(algorithm_names()) - {"flow_bc"}))
+def test_the_deployed_network_acts_as_the_algorithm_does(name) -> None:
+    algorithm = make_algorithm(name, num_seeds=2).eval()
+    if hasattr(algorithm, "scale") and name != "iql":
+        make_constant(algorithm.scale, [-20.0])  # SAC deploys the mode of what it samples
+    observation = torch.randn(5, 2, generator=torch.Generator().manual_seed(0))
+    for seed_index in range(2):
+        network = make_network(2, 3, algorithm.network)
+        algorithm.copy_network(network, seed_index)
+        torch.manual_seed(3)
+        deployed = network(observation)
+        torch.manual_seed(3)
+        acting = algorithm.act(observation.unsqueeze(0).expand(2, -1, -1))
+        if name == "fql":  # the stack draws noise for both seeds
+            torch.manual_seed(3)
+            noise = torch.randn(5, 3).expand(2, 5, 3)
+            acting = algorithm.actor(observation.expand(2, -1, -1), noise).clamp(-1, 1)
+        torch.testing.assert_close(deployed, acting[seed_index], atol=0.05 if name in ("sac", "cql") else 1e-5, rtol=0)

@@ -52,6 +52,9 @@ class ReadOptions:
         frame_stack: Number of consecutive observations (also ``pixels`` and ``depth``) joined along the last
             dimension, oldest first, as TorchRL's ``CatFrames`` with ``padding="same"``.
         return_to_go: Whether to add ``return_to_go``, the sum of the rewards from here to the episode's end.
+        action_chunk: Number of actions per chunk. Adds ``action_chunk``, the action and those that follow it in the
+            episode, ``[N, action_chunk, *shape]``, of which those after the last repeat it, and ``action_chunk_mask``
+            ``[N, action_chunk]``, True for actions of the episode. None for no chunks.
         normalize: True to normalise ``observation``, or a list of keys, by the statistics of the selected episodes; or
             mean and standard deviation by key. The rule of :mod:`rlhive.normalization`: ``(value - mean) / std`` as
             TorchRL's ``ObservationNorm``, clipped to ±10; elements that do not vary are not scaled.
@@ -68,7 +71,7 @@ class ReadOptions:
         in_memory: Whether to copy the dataset into the device's memory first; None decides as ``device`` says.
 
     Raises:
-        ValueError: ``n_step``, ``frame_stack``, ``gamma`` or ``image_cache`` is out of range.
+        ValueError: ``n_step``, ``frame_stack``, ``action_chunk``, ``gamma`` or ``image_cache`` is out of range.
         SchemaMismatchError: ``keys`` or ``normalize`` is a string.
         InvalidOptionError: ``device`` is a GPU, and torch cannot use one, or ``dtype`` is not float64, float32 or
             float16.
@@ -79,6 +82,7 @@ class ReadOptions:
     gamma: float | None = None
     frame_stack: int = 1
     return_to_go: bool = False
+    action_chunk: int | None = None
     normalize: Normalize = False
     image_cache: ImageCache | None = None
     dtype: torch.dtype | None = torch.float32
@@ -89,6 +93,8 @@ class ReadOptions:
     def __post_init__(self) -> None:
         require_key_list(self.keys, "keys")
         require_key_list(self.normalize, "normalize")
+        if self.action_chunk is not None:
+            require_integer(self.action_chunk, 1, "action_chunk")
         self.window()  # validates n_step, gamma and frame_stack
         if self.image_cache is not None:
             require_choice(self.image_cache, get_args(ImageCache), "image_cache")
@@ -229,6 +235,7 @@ def make_storage(
         keys=options.keys,
         window=window,
         return_to_go=options.return_to_go_gamma,
+        action_chunk=options.action_chunk,
         ragged=options.ragged,
         device=device,
         resident=in_memory,

@@ -11,6 +11,7 @@ from torchrl.data.replay_buffers.storages import Storage
 
 from rlhive import keys
 from rlhive.data._dtypes import UNSIGNED_DTYPES
+from rlhive.data.replay._action_chunks import ActionChunks
 from rlhive.data.replay._gather import (
     GAMMA,
     NONTERMINAL,
@@ -47,6 +48,7 @@ class PackedStorage(Storage):
         return_to_go: Discount of the sum of the rewards from a transition to its episode's end, as TorchRL's
             ``Reward2GoTransform``; None for no such key. Every reward is read once, when the storage is made.
         return_to_go_key: Key of that sum.
+        action_chunk: Number of actions in ``action_chunk``; None for no such key.
         ragged: What becomes of ragged fields; nested tensors have one dimension of rows, so that items are read by
             flat indices only.
         device: Device of the batches.
@@ -70,6 +72,7 @@ class PackedStorage(Storage):
         window: Window = SINGLE_STEP,
         return_to_go: float | None = None,
         return_to_go_key: keys.NestedKey = keys.RETURN_TO_GO,
+        action_chunk: int | None = None,
         ragged: RaggedChoice = "error",
         device: torch.device | str = "cpu",
         resident: bool = False,
@@ -79,6 +82,7 @@ class PackedStorage(Storage):
         self._window = window
         self._return_to_go_gamma = return_to_go
         self._return_to_go_key = return_to_go_key
+        self._action_chunk = action_chunk
         self._ragged = ragged
         self._batch_device = torch.device(device)
         self._resident = resident
@@ -107,12 +111,15 @@ class PackedStorage(Storage):
         self._marked_device = None if has_unsigned and self._batch_device.type == "cpu" else self._batch_device
         # Steps since the episode's start and to its final row, for a window of several rows.
         self._steps: tuple[torch.Tensor, torch.Tensor] | None = None
-        if not self._window.is_pair:
+        if not self._window.is_pair or self._action_chunk is not None:
             self._steps = count_steps(self._lengths, self._data_device)
         self._returns_to_go: torch.Tensor | None = None
         if self._return_to_go_gamma is not None:
             returns = compute_returns_to_go(packed, self._rows, self._lengths, self._return_to_go_gamma)
             self._returns_to_go = returns.to(self._batch_device)
+        self._chunks: ActionChunks | None = None
+        if self._action_chunk is not None:
+            self._chunks = ActionChunks(packed, self._action_chunk, self._window)
 
     def variant(self, **changes: Any) -> "PackedStorage":
         """Return a storage of the same episodes with some keyword arguments changed."""
@@ -121,6 +128,7 @@ class PackedStorage(Storage):
             "window": self._window,
             "return_to_go": self._return_to_go_gamma,
             "return_to_go_key": self._return_to_go_key,
+            "action_chunk": self._action_chunk,
             "ragged": self._ragged,
             "device": self._batch_device,
             "resident": self._resident,
@@ -174,7 +182,7 @@ class PackedStorage(Storage):
         rows, device = self._rows.take(index), self._batch_device
         extra: dict[keys.NestedKey, torch.Tensor] = {}
         slots = None
-        if self._steps is not None:
+        if self._steps is not None and not self._window.is_pair:
             since_start, to_end = self._steps
             slots, num_steps = self._window.slots(since_start.take(index), to_end.take(index))
             if self._window.n_step > 1:
@@ -191,6 +199,9 @@ class PackedStorage(Storage):
             self._fill_ragged(batches, rows, slots)
         if self._returns_to_go is not None:
             extra[self._return_to_go_key] = self._returns_to_go[index.to(device)]
+        if self._chunks is not None and self._steps is not None:
+            chunks, mask = self._chunks.gather(rows, self._steps[1].take(index), device)
+            extra |= {keys.ACTION_CHUNK: chunks, keys.ACTION_CHUNK_MASK: mask}
         for key, value in extra.items():
             for entries, chunk in zip(batches, value.chunk(len(batches)), strict=True):
                 set_nested(entries, key, chunk)
@@ -347,7 +358,17 @@ class PackedStorage(Storage):
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
-        derived = ("_rows", "_plans", "_ragged_rows", "_files", "_steps", "_returns_to_go", "_episode_ids", "_lengths")
+        derived = (
+            "_chunks",
+            "_rows",
+            "_plans",
+            "_ragged_rows",
+            "_files",
+            "_steps",
+            "_returns_to_go",
+            "_episode_ids",
+            "_lengths",
+        )
         for name in (*derived, "_data_device", "_marked_device", "_num_transitions"):
             del state[name]
         return state

@@ -82,7 +82,7 @@ class SoftActorCritic(Algorithm):
     def act(self, observation: torch.Tensor) -> torch.Tensor:
         """Return a sampled action, with noise of torch's default generator."""
         location = self.actor(observation)
-        return sample_tanh_normal(location, self.scale(observation), torch.randn_like(location))[0]
+        return sample_tanh_normal(location, self.scale(observation), torch.randn(location.shape).to(location.device))[0]
 
     def update_targets(self) -> None:
         """Move the target Q functions by ``loss.tau``."""

@@ -48,27 +48,31 @@ class TD3BC(Algorithm):
           the target actor's action with clipped noise.
         - ``loss_actor``: - alpha · Q(s, pi(s)) / mean |Q| + distance of pi(s) to the action (equation 3 and 5).
         """
-        losses = {"loss_qvalue": self._critic_loss(batch)}
+        losses = {"loss_qvalue": self.critic_loss(batch)}
         if self._is_actor_due:
-            losses["loss_actor"] = self._actor_loss(batch[keys.OBSERVATION], batch[keys.ACTION])
+            losses["loss_actor"] = self.actor_loss(batch[keys.OBSERVATION], batch[keys.ACTION])
         return losses
 
-    def _critic_loss(self, batch: TensorDictBase) -> torch.Tensor:
-        observation, action, next_observation = (
-            batch[key] for key in (keys.OBSERVATION, keys.ACTION, (keys.NEXT, keys.OBSERVATION))
-        )
-        loss = self.config["loss"]
+    def critic_loss(self, batch: TensorDictBase) -> torch.Tensor:
+        """Return the squared error of both Q functions to the Bellman target."""
+        next_observation, loss = batch[keys.NEXT, keys.OBSERVATION], self.config["loss"]
         with torch.no_grad():
-            limit = loss["noise_clip"]
-            noise = (loss["policy_noise"] * self.generators.normal(*action.shape[1:])).clamp(-limit, limit)
-            next_action = (torch.tanh(self.target_actor(next_observation)) + noise).clamp(-1, 1)
+            next_action = self.sample_target_action(next_observation)
             next_q = self.target_critic(next_observation, next_action).amin(1)
             continues = 1.0 - batch[keys.NEXT_TERMINATED].float()
             return_ = batch[keys.NEXT_REWARD] + loss["gamma"] * continues * next_q
-        error = self.critic(observation, action) - return_.unsqueeze(1)
+        error = self.critic(batch[keys.OBSERVATION], batch[keys.ACTION]) - return_.unsqueeze(1)
         return mean_per_seed(error.square().sum(1))
 
-    def _actor_loss(self, observation: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
+    def sample_target_action(self, observation: torch.Tensor) -> torch.Tensor:
+        """Return the target actor's action with clipped noise, which smooths the target (TD3)."""
+        action = torch.tanh(self.target_actor(observation))
+        limit = self.config["loss"]["noise_clip"]
+        noise = self.config["loss"]["policy_noise"] * self.generators.normal(*action.shape[1:])
+        return (action + noise.clamp(-limit, limit)).clamp(-1, 1)
+
+    def actor_loss(self, observation: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
+        """Return the distance of pi(s) to the action minus the scaled Q of pi(s)."""
         loss = self.config["loss"]
         predicted = torch.tanh(self.actor(observation))
         q = self.critic(observation, predicted, frozen=True)[:, 0]

@@ -2,7 +2,9 @@
 
 import numpy as np
 import torch
+from scipy.stats import norm
 from tensordict import TensorDict
+from torch.nn import functional as F
 
 from rlhive.sim_algos import Algorithm, StackedMLP, make_config
 from rlhive.sim_algos._setup import build_algorithm
@@ -29,26 +31,32 @@ def make_batch(*, num_seeds: int = 1, action_dim: int = ACTION_DIM, seed: int = 
     row = torch.arange(NUM_ROWS).expand(size).unsqueeze(-1)
     following = {"observation": draw(OBSERVATION_DIM), "reward": 3 * draw(1), "terminated": row % 3 == 0}
     following["done"] = following["terminated"] | (row % 2 == 0)
-    return TensorDict(
-        {"observation": draw(OBSERVATION_DIM), "action": draw(action_dim), "next": following}, batch_size=size
-    )
+    data = {"observation": draw(OBSERVATION_DIM), "action": draw(action_dim), "next": following}
+    chunk = torch.stack([data["action"], draw(action_dim)], 2)
+    mask = torch.stack([torch.ones(size, dtype=torch.bool), ~following["done"][..., 0]], 2)
+    return TensorDict({**data, "action_chunk": chunk, "action_chunk_mask": mask}, batch_size=size)
 
 
 def to_numpy(batch: TensorDict) -> dict[str, np.ndarray]:
     """Return the first seed's transitions as float64 arrays ``[NUM_ROWS, width]``."""
     names = {"s": "observation", "a": "action", "s2": ("next", "observation"), "r": ("next", "reward")}
     arrays = {name: batch[key][0].double().numpy() for name, key in names.items()}
+    arrays["a2"] = batch["action_chunk"][0, :, 1].double().numpy()
+    arrays["has_a2"] = batch["action_chunk_mask"][0, :, 1:].double().numpy()
     return arrays | {"continues": 1.0 - batch["next", "terminated"][0].double().numpy()}
 
 
 def evaluate_mlp(network: StackedMLP, *inputs: np.ndarray, member: int = 0, seed_index: int = 0) -> np.ndarray:
-    """Evaluate a perceptron with relu by NumPy."""
+    """Evaluate a perceptron by NumPy, with layer normalisation at its initial scale and shift if it has one."""
+    activation = {torch.relu_: lambda x: np.maximum(x, 0), F.gelu: lambda x: x * norm.cdf(x)}[network._activation]
     hidden = np.concatenate(inputs, axis=1)
     last = len(network.weights) - 1
     for layer, (weight, bias) in enumerate(zip(network.weights, network.biases, strict=True)):
         matrix, offset = (p.detach()[seed_index, member].double().numpy() for p in (weight, bias))
         hidden = hidden @ matrix + offset
-        hidden = hidden if layer == last else np.maximum(hidden, 0)
+        if network.norms and layer < last:
+            hidden = (hidden - hidden.mean(1, keepdims=True)) / np.sqrt(hidden.var(1, keepdims=True) + 1e-5)
+        hidden = hidden if layer == last else activation(hidden)
     return hidden
 
 
@@ -66,3 +74,11 @@ ENDINGS = [
     ({"terminated": True}, False),
     ({"terminated": True, "truncated": True}, False),
 ]
+
+
+def draw_ahead(algorithm: Algorithm, *draws: tuple[str, tuple[int, ...]]) -> list[np.ndarray]:
+    """Return the numbers that an algorithm with one seed will draw next, and leave its generators as they are."""
+    state = algorithm.generators.state_dict()
+    numbers = [getattr(algorithm.generators, kind)(*shape)[0].double().numpy() for kind, shape in draws]
+    algorithm.generators.load_state_dict(state)
+    return numbers
