@@ -21,7 +21,8 @@ def bootstrap_interval(
     Hinkley, Bootstrap Methods and their Application, 1997, section 3.8). Agarwal et al., "Deep Reinforcement Learning
     at the Edge of the Statistical Precipice", NeurIPS 2021, resample the runs in the same way for a few seeds; below
     five seeds the interval is too narrow. A single run has no variance over seeds: its interval covers the episodes
-    alone. Runs of one number each are resampled as runs alone.
+    alone. Runs of one number each are resampled as runs alone. Where all values are equal, such as a success rate of 0
+    or 1, the interval has no width, although other episodes might differ.
 
     Args:
         runs: The episodes' values of each run, at least one of each.

@@ -5,6 +5,8 @@
     <run>/checkpoint.json     algorithm, configuration, dataset, seed
           curve.json          [{"step": 100, "seconds": 3.1, "loss": 0.2, "eval/return": -40.1}, …]
           evaluations.json    [{"step": 100, "first_seed": 1000000, "returns": [-38.0, …], "successes": [true, …]}, …]
+          training_state/     only before the training's end
+    <run>/seed_<n>/           the same, for a training of several seeds
 """
 
 import itertools
@@ -23,6 +25,8 @@ CHECKPOINT_FILE = "checkpoint.json"
 CURVE_FILE = "curve.json"
 EVALUATIONS_FILE = "evaluations.json"
 POLICY_FILE = "policy.pt"
+#: A training that has not ended keeps it.
+STATE_FOLDER = "training_state"
 #: Hydra makes it when a job starts.
 _HYDRA_FOLDER = ".hydra"
 
@@ -104,14 +108,19 @@ class SkippedFolder:
 
 def find_runs(folder: Path) -> Iterator[TrainingRun | SkippedFolder]:
     """Yield the runs in a folder and below it, in the order of their names; links to folders are not followed."""
-    for parent, subfolders, files in os.walk(folder):
-        is_hydra_job = _HYDRA_FOLDER in subfolders
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        if CHECKPOINT_FILE in files:
+    for name, subfolders, files in os.walk(folder):
+        parent = Path(name)
+        is_started = _HYDRA_FOLDER in subfolders or {POLICY_FILE, CURVE_FILE, EVALUATIONS_FILE} & set(files)
+        has_seeds = any((parent / subfolder / CHECKPOINT_FILE).is_file() for subfolder in subfolders)
+        if STATE_FOLDER in subfolders:
+            subfolders[:] = []
+            yield SkippedFolder(parent, "unfinished: it holds the state from which resume=auto goes on")
+        elif CHECKPOINT_FILE in files:
             subfolders[:] = []  # copies of the run's checkpoint, such as its best one
-            yield _read_folder(Path(parent))
-        elif is_hydra_job or {POLICY_FILE, CURVE_FILE, EVALUATIONS_FILE} & set(files):
-            yield SkippedFolder(Path(parent), f"incomplete: no {CHECKPOINT_FILE}, which a training writes at its end")
+            yield _read_folder(parent)
+        elif is_started and not has_seeds:  # the folder of several seeds holds a folder for each
+            yield SkippedFolder(parent, f"incomplete: no {CHECKPOINT_FILE}, which a training writes at its end")
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
 
 
 def _read_folder(folder: Path) -> TrainingRun | SkippedFolder:
@@ -236,6 +245,8 @@ def _parse_evaluations(rows: Any) -> tuple[RunEvaluation, ...]:
         if successes is not None and not is_flags:
             msg = f"{EVALUATIONS_FILE}: expected true or false for each episode, got {_shorten(successes)}"
             raise _RunError(msg)
+        if successes is not None and len(successes) == len(returns) and isinstance(row.get("invalid"), list):
+            successes = [*successes, *[False] * len(row["invalid"])]  # a diverged episode has no return
         numbers = tuple(_parse_number(value, f"{EVALUATIONS_FILE}: returns") for value in returns)
         evaluations[step] = RunEvaluation(step, numbers, None if successes is None else tuple(successes))
     return tuple(evaluations[step] for step in sorted(evaluations))

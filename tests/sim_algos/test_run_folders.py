@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from rlhive.policies import _checkpoint
-from rlhive.sim_algos import _run_folders, gather_results
+from rlhive.sim_algos import _evaluation, _run_folders, _training_state, gather_results
 from rlhive.sim_algos._run_folders import SkippedFolder, TrainingRun, find_runs
 from tests.sim_algos.sweeps import evaluation, write_run
 
@@ -55,6 +55,8 @@ def test_files_have_the_names_that_checkpoints_have() -> None:
     assert _run_folders.CHECKPOINT_FILE == _checkpoint.CHECKPOINT_FILE
     assert _run_folders.CURVE_FILE == _checkpoint.CURVE_FILE
     assert _run_folders.POLICY_FILE == _checkpoint.POLICY_FILE
+    assert _run_folders.EVALUATIONS_FILE == _evaluation.EVALUATIONS_FILE
+    assert _run_folders.STATE_FOLDER == _training_state.STATE_FOLDER
 
 
 def test_runs_are_found_below_and_copies_inside_a_run_are_not(tmp_path) -> None:
@@ -73,6 +75,27 @@ def test_runs_are_found_below_and_copies_inside_a_run_are_not(tmp_path) -> None:
     assert [run.folder.relative_to(tmp_path).as_posix() for run in found] == ["a/0", "b/1", "b/killed", "b/started"]
     assert [type(run) for run in found] == [TrainingRun, TrainingRun, SkippedFolder, SkippedFolder]
     assert all("incomplete: no checkpoint.json" in run.reason for run in found[2:])
+
+
+def test_several_seeds_are_runs_of_their_own_and_an_unfinished_training_is_none(tmp_path) -> None:
+    for job in ("ended", "killed"):
+        (tmp_path / job / ".hydra").mkdir(parents=True)
+        for seed in (0, 1):
+            write_run(tmp_path / job / f"seed_{seed}", seed=seed)
+    (tmp_path / "killed" / "training_state").mkdir()
+    write_run(tmp_path / "paused")
+    (tmp_path / "paused" / "training_state").mkdir()
+
+    found = {row.folder.relative_to(tmp_path).as_posix(): row for row in find_runs(tmp_path)}
+
+    assert list(found) == ["ended/seed_0", "ended/seed_1", "killed", "paused"]
+    assert [getattr(row, "reason", "")[:11] for row in found.values()] == ["", "", "unfinished:", "unfinished:"]
+
+
+def test_diverged_episodes_count_as_not_solved(tmp_path) -> None:
+    row = {**evaluation(10, [1.0, 2.0], [True, True]), "invalid": [{"seed": 3, "step": 1, "reason": "diverged"}]}
+    run = read_one(write_run(tmp_path / "a", evaluations=[row]))
+    assert (run.evaluations[0].returns, run.evaluations[0].successes) == ((1.0, 2.0), (True, True, False))
 
 
 @pytest.mark.parametrize(
