@@ -85,7 +85,8 @@ def _make_actor_function(policy: Policy) -> _Actor | None:
         return None
     if list(policy.in_keys) != [keys.OBSERVATION] or list(policy.out_keys) != [keys.ACTION]:
         return None
-    if isinstance(policy, TensorDictModule) and type(policy).forward is TensorDictModule.forward:
+    kind = type(policy)
+    if (kind.forward, kind.__call__) == (TensorDictModule.forward, TensorDictModule.__call__):
         layers = _find_layers(policy.module)
         if not any(_has_hooks(module) for module in policy.modules()):
             return lambda observation: _apply_layers(layers, observation)
