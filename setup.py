@@ -67,6 +67,12 @@ FORMATS = [
 
 PIXELS = ["torchvision>=0.29,<0.30"]  # the series of torch 2.14; TorchRL's Resize and R3M transforms ask for it
 
+LOGGERS = {  # experiment loggers that `rlhive train logger=…` writes to through TorchRL
+    "tensorboard": ["tensorboard"],
+    "wandb": ["wandb"],
+    "mlflow": ["mlflow"],
+}
+
 DEV = [
     "hypothesis",
     "import-linter",
@@ -112,6 +118,6 @@ setup(
         "rlhive.sim_algos": ["conf/**/*.yaml", "conf/*.yaml"],
     },
     install_requires=DATA,
-    extras_require={"robohive": ROBOHIVE, "train": TRAIN, "pixels": PIXELS, "formats": FORMATS, "dev": DEV},
+    extras_require={"robohive": ROBOHIVE, "train": TRAIN, "pixels": PIXELS, "formats": FORMATS, "dev": DEV, **LOGGERS},
     entry_points={"console_scripts": ["rlhive = rlhive.cli:main"]},
 )

@@ -1,5 +1,7 @@
 """Online training: collect an episode, add it to the buffer, take gradient steps, repeat.
 
+With a dataset, ``collect.offline_steps`` gradient steps on its transitions come first.
+
 ::
 
     random episodes, or a dataset ─► replay buffer ◄─ episodes of the policy, with exploration
@@ -103,6 +105,9 @@ def _train_in_env(
     callback: Callback | None,
 ) -> TrainResult:
     collector = EpisodeCollector(env, config)
+    if dataset is None and config["collect"]["offline_steps"] > 0:
+        msg = f"collect.offline_steps={config['collect']['offline_steps']}: expected a dataset to learn from, got none"
+        raise InvalidOptionError(msg)
     if dataset is None:
         collector.collect_random(config["collect"]["init_random_frames"])
     else:
@@ -122,6 +127,10 @@ def _train_in_env(
         callback=callback,
     )
     with trainer:
+        batch_size = config["train"]["batch_size"]
+        while not trainer.is_finished and trainer.step < config["collect"]["offline_steps"]:
+            trainer.update([collector.buffer.sample(batch_size)])
+            trainer.save_if_due()
         policy = collector.make_exploration_policy(trainer.normalizer, algorithm.act)
         while not trainer.is_finished:
             algorithm.eval()  # no dropout in the actions
@@ -130,7 +139,7 @@ def _train_in_env(
             trainer.log(_episode_metrics(episode))
             for _ in range(collector.count_updates(len(episode.transitions))):
                 if not trainer.is_finished:
-                    trainer.update([collector.buffer.sample(config["train"]["batch_size"])])
+                    trainer.update([collector.buffer.sample(batch_size)])
             trainer.save_if_due()
         return trainer.finish()
 

@@ -36,6 +36,10 @@ def check_config(config: Mapping[str, Any]) -> None:
         if type(value) is not int or value < 1:
             msg = f"{name}: expected an integer of at least 1, got {value!r}"
             raise InvalidOptionError(msg)
+    offline_steps = config.get("collect", {}).get("offline_steps")
+    if offline_steps is not None and (type(offline_steps) is not int or offline_steps < 0):
+        msg = f"collect.offline_steps: expected an integer of at least 0, or null, got {offline_steps!r}"
+        raise InvalidOptionError(msg)
     if type(config["seed"]) is not int or config["seed"] < 0:
         msg = f"seed: expected an integer of at least 0, got {config['seed']!r}"
         raise InvalidOptionError(msg)

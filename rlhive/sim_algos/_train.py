@@ -51,7 +51,8 @@ def train(
 
     Args:
         model: Name of an algorithm, see :func:`rlhive.sim_algos.algorithm_names`. "sac" acts in an environment; the
-            others learn from a dataset.
+            others learn from a dataset, and "iql" and "td3_bc" from their own episodes after it if
+            ``collect.offline_steps`` is a number.
         dataset: Dataset name or folder of a version. "sac" starts with its transitions in the buffer.
         env: Task or environment id in which "sac" acts and evaluations run; the dataset's by default, or "reach".
         split: Split to learn from, for example "expert+medium". By default "expert" for "bc" and all splits otherwise.
@@ -97,12 +98,16 @@ def train_from_config(
     """Train by a complete configuration; :func:`train` composes one."""
     check_config(config)
     algorithm_class = find_algorithm(config["algorithm"])
-    if not algorithm_class.is_online:
-        _check_offline_config(config)
+    is_online = config.get("collect", {}).get("offline_steps") is not None
+    if config["dataset"] is None and not algorithm_class.is_online:
+        msg = f"{config['algorithm']} learns from a dataset: expected its name, got none. Add +dataset=kitchen_knob1"
+        raise InvalidOptionError(msg)
+    if not is_online:
+        _refuse_online_options(config)
     folder = resume_folder(config, output_dir)
     check_writable(folder)
     dataset = None if config["dataset"] is None else _open_dataset(config)
-    if dataset is None or algorithm_class.is_online:
+    if dataset is None or is_online:
         return train_online(config, dataset, output_dir=folder, callback=callback)
     options = {"normalize": _can_normalize_observations(dataset), **algorithm_class.buffer_options(config)}
     size = config["train"]["batch_size"]
@@ -118,18 +123,16 @@ def train_from_config(
     )
 
 
-def _check_offline_config(config: Mapping[str, Any]) -> None:
+def _refuse_online_options(config: Mapping[str, Any]) -> None:
+    """Raise InvalidOptionError if options of collected episodes are given to a training that collects none."""
     algorithm = config["algorithm"]
-    if config["dataset"] is None:
-        msg = f"{algorithm} learns from a dataset: expected its name, got none. Add +dataset=kitchen_knob1"
-        raise InvalidOptionError(msg)
     unread = ["exploration"] if config["evaluation"] else ["env", "exploration"]
     for name in unread:
         if config[name] is not None:
-            msg = (
-                f"{algorithm} learns from a dataset alone: expected no {name}, got {config[name]}. "
-                "sac acts in an environment"
-            )
+            advice = "sac acts in an environment"
+            if "collect" in config:
+                advice = f"With collect.offline_steps=1000, {algorithm} collects episodes after so many gradient steps"
+            msg = f"{algorithm} learns from a dataset alone: expected no {name}, got {config[name]}. {advice}"
             raise InvalidOptionError(msg)
 
 

@@ -87,6 +87,19 @@ def test_training_starts_from_a_dataset_and_appends_to_it(tmp_path, store) -> No
     assert 5 <= record["num_transitions"] <= 24
 
 
+@pytest.mark.parametrize("model", ["iql", "td3_bc", "sac"])
+def test_offline_steps_come_before_the_first_episode_and_online_ones_after_it(tmp_path, filled, model) -> None:
+    overrides = ["train.num_steps=40", "train.batch_size=16", "train.log_every=5", "logger=null", "network=small"]
+    overrides += ["collect.offline_steps=20", "exploration=gaussian"]
+    dataset = RoboHiveDataset("toy_point", store=filled)
+    result = train(model, dataset.path, overrides=overrides, output_dir=tmp_path, progress=False)
+    assert [row["step"] for row in result.curve] == list(range(5, 41, 5))
+    assert next(row["step"] for row in result.curve if "return" in row) == 25
+    record = read_checkpoint(result.checkpoint)
+    assert 20 <= record["num_transitions"] <= 40
+    assert record["dataset"]["fingerprint"] == dataset.fingerprint
+
+
 @pytest.mark.parametrize("noise", ["gaussian", "ou", "egreedy"])
 def test_the_noise_decreases_with_the_collected_transitions(noise) -> None:
     names = {"gaussian": ("sigma_init", "sigma_end"), "ou": ("eps_init", "eps_end"), "egreedy": ("eps_init", "eps_end")}
@@ -130,6 +143,12 @@ def test_contradictory_configurations_are_refused(tmp_path) -> None:
         train("bc", output_dir=tmp_path)
     with pytest.raises(InvalidOptionError, match="expected no env, got reach"):
         train("iql", "toy_point", env="reach", output_dir=tmp_path)
+    with pytest.raises(InvalidOptionError, match=r"With collect\.offline_steps=1000, iql collects episodes"):
+        train("iql", "toy_point", overrides=["+exploration=gaussian"], output_dir=tmp_path)
+    with pytest.raises(InvalidOptionError, match="expected a dataset to learn from, got none"):
+        train_sac(tmp_path, "collect.offline_steps=3")
+    with pytest.raises(InvalidOptionError, match=r"collect\.offline_steps: expected an integer of at least 0"):
+        train_sac(tmp_path, "collect.offline_steps=-3")
     with pytest.raises(InvalidOptionError, match="expected no exploration"):
         train("bc", "toy_point", overrides=["+exploration=gaussian"], output_dir=tmp_path)
     with pytest.raises(InvalidOptionError, match=r"sac acts in an environment: expected num_seeds=1, got 2"):
