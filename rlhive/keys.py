@@ -19,6 +19,7 @@ DONE = "done"
 RETURN_TO_GO = "return_to_go"
 ACTION_CHUNK = "action_chunk"
 ACTION_CHUNK_MASK = "action_chunk_mask"
+SLICE_MASK = ("collector", "mask")
 
 NEXT_REWARD = (NEXT, REWARD)
 NEXT_TERMINATED = (NEXT, TERMINATED)

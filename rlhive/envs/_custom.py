@@ -100,6 +100,11 @@ class TaskPolicy:
         if hasattr(self._act, "begin_episode"):
             self._act.begin_episode(seed)
 
+    def observe_reward(self, reward: float) -> None:
+        """Pass the reward of the last action to the callable, if it has an ``observe_reward``."""
+        if hasattr(self._act, "observe_reward"):
+            self._act.observe_reward(reward)
+
     def parameters(self) -> dict[str, Any]:
         """Return the level and the factory's ``module:name``, JSON-able."""
         return {"level": self.name, "policy": self._factory_name}

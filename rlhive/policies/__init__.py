@@ -22,5 +22,10 @@ if TYPE_CHECKING:
         make_network as make_network,
         register_network as register_network,
     )
+    from rlhive.policies._transformer import (
+        predict_actions as predict_actions,
+        require_transformer as require_transformer,
+        transformer_shapes as transformer_shapes,
+    )
 else:
     __getattr__, __dir__, __all__ = attach(__name__, __file__)

@@ -1,8 +1,9 @@
 """Networks that a checkpoint saves: the actor, by its kind, and the deployed policy around it.
 
 A checkpoint names the kind of its network and the options of that kind. Kinds are ``mlp`` (:func:`make_actor`),
-``noise_mlp``, ``flow_chunk``, and those of installed algorithms: an entry point of the group ``rlhive.algorithms``
-whose name is the kind, on a class with a function ``make_network(observation_dim, action_dim, network)``.
+``noise_mlp``, ``flow_chunk``, ``transformer``, and those of installed algorithms: an entry point of the group
+``rlhive.algorithms`` whose name is the kind, on a class with a function ``make_network(observation_dim, action_dim,
+network)``.
 """
 
 import importlib.metadata
@@ -17,6 +18,7 @@ from rlhive.errors import CheckpointMismatchError
 from rlhive.normalization import Normalizer
 from rlhive.policies._flow import FlowChunkPolicy, NoisePolicy
 from rlhive.policies._mlp import make_mlp
+from rlhive.policies._transformer import TransformerPolicy
 
 #: Entry point group of the algorithms of other packages.
 ALGORITHM_ENTRY_POINTS = "rlhive.algorithms"
@@ -37,7 +39,12 @@ def make_actor(observation_dim: int, action_dim: int, network: Mapping[str, Any]
     return nn.Sequential(make_mlp(observation_dim, action_dim, network), nn.Tanh())
 
 
-_BUILT_IN: dict[str, NetworkFactory] = {MLP_KIND: make_actor, "noise_mlp": NoisePolicy, "flow_chunk": FlowChunkPolicy}
+_BUILT_IN: dict[str, NetworkFactory] = {
+    MLP_KIND: make_actor,
+    "noise_mlp": NoisePolicy,
+    "flow_chunk": FlowChunkPolicy,
+    "transformer": TransformerPolicy,
+}
 
 
 def register_network(kind: str, factory: NetworkFactory) -> None:
@@ -82,7 +89,8 @@ def make_deployed_policy(normalizer: Normalizer, actor: nn.Module, *, env_name: 
     Args:
         normalizer: Normaliser of the environment's observations.
         actor: Network from normalised observations to actions; the policy shares its memory. If it keeps a state during
-            an episode, its method ``begin_episode(seed)`` resets it.
+            an episode, its method ``begin_episode(seed)`` resets it; a method ``observe_reward(reward)`` gets the
+            reward of each action before the next one is asked for.
         env_name: Environment that the policy was trained for.
 
     Returns:
@@ -106,3 +114,13 @@ class DeployedPolicy(TensorDictModule):
         begin = getattr(self.module[1], "begin_episode", None)
         if begin is not None:
             begin(seed)
+
+    def observe_reward(self, reward: float) -> None:
+        """Pass the reward of the last action to the network, if it takes one; rollouts call this after every step.
+
+        Args:
+            reward: The reward as the environment gave it.
+        """
+        observe = getattr(self.module[1], "observe_reward", None)
+        if observe is not None:
+            observe(reward)

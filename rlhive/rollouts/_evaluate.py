@@ -101,7 +101,8 @@ def evaluate(
         policy: One of the task's levels ("expert", "noisy", "medium", "random"), a checkpoint folder, or a callable
             that writes ``action`` into a TensorDict. A callable is pickled for each episode unless ``num_workers`` is
             1. A callable with state, such as one that plans several actions at once, needs a method
-            ``begin_episode(seed)`` that resets it.
+            ``begin_episode(seed)`` that resets it. Its method ``observe_reward(reward)``, if it has one, gets the
+            reward of each action before the next action is asked for.
         env: Task name, environment id or task.
         num_episodes: Number of episodes, at least 1.
         seed: Seed of the first episode; the following episodes count up.
@@ -299,8 +300,10 @@ def _resolve_policy(policy: str | Path | Policy, task: Task) -> str | Path | Pol
 def _make_cache_key(policy: str | Path | Policy) -> str:
     """Return the key under which a worker caches a policy; empty for a callable, which comes with every job."""
     if isinstance(policy, Path):
-        # With the hash, because workers outlive a training that writes to the same folder again.
-        return f"{policy} {read_checkpoint(policy)['sha256']}"
+        # With what it holds, because workers outlive a training that writes to the same folder again, and the section
+        # network has options that need no other weights, such as the return that a transformer aims at.
+        record = read_checkpoint(policy)
+        return f"{policy} {record['sha256']} {record['network']}"
     return policy if isinstance(policy, str) else ""
 
 

@@ -111,15 +111,21 @@ def reset_policy(policy: Policy, seed: int) -> None:
         begin(seed)
 
 
+def find_reward_observer(policy: Policy) -> Callable[[float], None] | None:
+    """Return the policy's ``observe_reward``; None if it has none."""
+    return getattr(policy, "observe_reward", None)
+
+
 def rollout_episode(env: EnvBase, policy: Policy, *, seed: int, on_state: Callable[[], None] | None = None) -> Rollout:
     """Run one episode to its end.
 
     Args:
         env: RLHive environment (with ``horizon`` and ``get_state``); it is seeded and reset here.
         policy: Callable that writes ``action`` into a TensorDict. If it has a method ``begin_episode(seed)``, that is
-            called after the reset: a policy with state, such as the rest of a chunk of actions, drops it there. Random
-            numbers that it draws from torch's default generator depend on the seed only; the state of the caller's
-            generator is restored.
+            called after the reset: a policy with state, such as the rest of a chunk of actions, drops it there. If it
+            has a method ``observe_reward(reward)``, that gets the reward of each action, a float, before the next
+            action is asked for. Random numbers that it draws from torch's default generator depend on the seed only;
+            the state of the caller's generator is restored.
         seed: Seed of the environment and of the policy.
         on_state: Called after the reset and after every step; it must not change the environment.
 
@@ -134,10 +140,17 @@ def rollout_episode(env: EnvBase, policy: Policy, *, seed: int, on_state: Callab
         reset_policy(policy, seed)
         notify = on_state or _ignore
         notify()
+        acting = _RewardedPolicy(policy) if find_reward_observer(policy) else None
+
+        def finish_step(*_: object) -> None:
+            notify()
+            if acting is not None:
+                acting.observe_reward()
+
         transitions = env.rollout(
             env.horizon,
-            policy,
-            callback=lambda *_: notify(),  # after every step but the last one
+            acting or policy,
+            callback=finish_step,  # after every step but the last one
             auto_reset=False,
             tensordict=start,
             break_when_any_done=True,
@@ -148,6 +161,24 @@ def rollout_episode(env: EnvBase, policy: Policy, *, seed: int, on_state: Callab
 
 def _ignore() -> None:
     pass
+
+
+class _RewardedPolicy:
+    """A policy that gets the rewards of its actions: TorchRL writes them into the TensorDict that it acted on."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+        self._observe = find_reward_observer(policy)
+        self._transition: TensorDictBase | None = None
+
+    def __call__(self, tensordict: TensorDictBase) -> TensorDictBase:
+        self._transition = tensordict
+        return self._policy(tensordict)
+
+    def observe_reward(self) -> None:
+        """Pass on the reward of the last action."""
+        if self._observe is not None and self._transition is not None:
+            self._observe(float(self._transition[keys.NEXT_REWARD]))
 
 
 def try_rollout(env: EnvBase, policy: Policy, *, seed: int) -> Rollout | DivergedRollout:

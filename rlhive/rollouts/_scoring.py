@@ -28,7 +28,14 @@ from rlhive import keys
 from rlhive.data import sum_exactly
 from rlhive.envs import RoboHiveEnv
 from rlhive.errors import SimulationDivergedError
-from rlhive.rollouts._rollout import DivergedRollout, Policy, reset_policy, rollout_episode, seeded_reset
+from rlhive.rollouts._rollout import (
+    DivergedRollout,
+    Policy,
+    find_reward_observer,
+    reset_policy,
+    rollout_episode,
+    seeded_reset,
+)
 
 #: Return of an episode, and whether the task was solved after any step; None without a success signal.
 EpisodeResult = tuple[float, bool | None]
@@ -59,6 +66,7 @@ def score_episode(env: EnvBase, policy: Policy, *, seed: int) -> EpisodeResult |
 
 def _run_on_arrays(env: RoboHiveEnv, policy: Policy, actor: _Actor, seed: int) -> EpisodeResult:
     rewards, success = [], False
+    observe_reward = find_reward_observer(policy)
     with seeded_reset(env, seed=seed) as start:
         reset_policy(policy, seed)
         observation = start.get(keys.OBSERVATION)
@@ -68,6 +76,8 @@ def _run_on_arrays(env: RoboHiveEnv, policy: Policy, actor: _Actor, seed: int) -
             success |= step.success
             if step.terminated or step.truncated:
                 break
+            if observe_reward is not None:
+                observe_reward(float(step.reward))
             observation = torch.from_numpy(np.array(step.observation, np.float64))
     return sum_exactly(rewards), success
 

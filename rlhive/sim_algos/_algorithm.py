@@ -44,6 +44,8 @@ class Algorithm(nn.Module):
     name: ClassVar[str]
     #: Keys of a batch that :meth:`losses` reads.
     in_keys: ClassVar[Sequence[keys.NestedKey]] = TRANSITION_KEYS
+    #: Keys that a sampler may add to a batch, and that :meth:`losses` reads where it does.
+    optional_keys: ClassVar[Sequence[keys.NestedKey]] = ()
     #: Whether the algorithm can learn from nothing but its own experience.
     is_online: ClassVar[bool] = False
 

@@ -1,6 +1,7 @@
 """Preprocessing: statistics of a replay buffer, and sampled batches in the form that an algorithm learns from."""
 
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -34,6 +35,21 @@ _CHUNK_ROWS = 65_536  # 40 MB of kitchen observations
 
 
 @dataclass(frozen=True)
+class ReturnStatistics:
+    """Statistics of returns to go.
+
+    Attributes:
+        mean: Mean over all transitions.
+        std: Standard deviation over all transitions; 1 if they do not vary.
+        best: Largest return of an episode.
+    """
+
+    mean: float
+    std: float
+    best: float
+
+
+@dataclass(frozen=True)
 class TrainingStatistics:
     """Statistics over all transitions of a buffer, for building networks and normalising batches.
 
@@ -43,6 +59,7 @@ class TrainingStatistics:
         reward_std: Standard deviation of the rewards; 0 if the algorithm reads no rewards.
         action_dim: Size of an action.
         is_normalized: Whether the buffer normalises observations itself, by ``mean`` and ``std``.
+        returns: Statistics of the returns to go; None if the algorithm reads none.
     """
 
     mean: torch.Tensor
@@ -50,6 +67,7 @@ class TrainingStatistics:
     reward_std: float
     action_dim: int
     is_normalized: bool = False
+    returns: ReturnStatistics | None = None
 
     @property
     def observation_dim(self) -> int:
@@ -74,21 +92,25 @@ def compute_training_statistics(buffer: ReplayBuffer, in_keys: Sequence[keys.Nes
         raise SchemaMismatchError(msg)
     observation_moments = _Moments()
     reward_moments = _Moments()
+    returns = _Returns() if keys.RETURN_TO_GO in in_keys else None
     action_dim = 0
     for chunk in _iter_chunks(buffer):
         _require_finite(chunk, in_keys)
         observation_moments.add(chunk[keys.OBSERVATION])
         if keys.NEXT_REWARD in in_keys:
             reward_moments.add(chunk[keys.NEXT_REWARD])
+        if returns is not None:
+            returns.add(chunk)
         action_dim = chunk[keys.ACTION].shape[-1]
     mean, std = observation_moments.mean_and_std()
     reward_std = float(reward_moments.mean_and_std()[1]) if keys.NEXT_REWARD in in_keys else 0.0
+    return_statistics = None if returns is None else returns.compute()
     storage = buffer.storage
     if not isinstance(storage, PackedStorage) or keys.OBSERVATION not in storage.window.normalize:
-        return TrainingStatistics(mean, std, reward_std, action_dim)
+        return TrainingStatistics(mean, std, reward_std, action_dim, returns=return_statistics)
     _require_finite_before_clipping(storage, in_keys)
     mean, std = _served_normalization(storage, len(mean))
-    return TrainingStatistics(mean, std, reward_std, action_dim, is_normalized=True)
+    return TrainingStatistics(mean, std, reward_std, action_dim, is_normalized=True, returns=return_statistics)
 
 
 def _iter_chunks(rows: ReplayBuffer | Storage) -> Iterator[TensorDictBase]:
@@ -166,6 +188,31 @@ class _Moments:
         return mean, torch.cat([torch.from_numpy(statistics.std) for statistics in self._parts])
 
 
+class _Returns:
+    """Statistics of returns to go, and the best of those at the start of an episode."""
+
+    def __init__(self) -> None:
+        self._moments = _Moments()
+        self._best = -math.inf
+        self._was_end = True
+
+    def add(self, chunk: TensorDictBase) -> None:
+        """Include the transitions that follow those before."""
+        values = chunk[keys.RETURN_TO_GO].flatten(1)[:, :1]
+        self._moments.add(values)
+        is_start = chunk[keys.NEXT_DONE].flatten().roll(1)
+        ends_with_episode = bool(is_start[0])
+        is_start[0] = self._was_end
+        self._was_end = ends_with_episode
+        if is_start.any():
+            self._best = max(self._best, float(values[is_start].max()))
+
+    def compute(self) -> ReturnStatistics:
+        """Return the statistics of what was added."""
+        mean, std = self._moments.mean_and_std()
+        return ReturnStatistics(float(mean), float(std) or 1.0, self._best)
+
+
 class Preprocessor:
     """Turn batches of the buffer into a batch of an algorithm: its keys, float32, on its device.
 
@@ -174,6 +221,7 @@ class Preprocessor:
     Args:
         in_keys: Keys of a batch that the algorithm reads.
         normalizer: Normalises the observations; None if the buffer does.
+        optional_keys: Further keys, of batches that have them.
         reward_scale: Factor of the rewards.
         device: Device of the algorithm.
     """
@@ -183,10 +231,12 @@ class Preprocessor:
         in_keys: Sequence[keys.NestedKey],
         normalizer: Normalizer | None,
         *,
+        optional_keys: Sequence[keys.NestedKey] = (),
         reward_scale: float = 1.0,
         device: torch.device,
     ) -> None:
         self._in_keys = in_keys
+        self._optional_keys = optional_keys
         self._normalizer = normalizer
         self._reward_scale = reward_scale
         self._device = device
@@ -201,7 +251,8 @@ class Preprocessor:
             The keys of the algorithm, batch size ``[num_seeds, N]``.
         """
         stacked = TensorDict(batch_size=[len(batches), *batches[0].batch_size], device=self._device)
-        for key in self._in_keys:
+        present = [key for key in self._optional_keys if batches[0].get(key, None) is not None]
+        for key in (*self._in_keys, *present):
             stacked[key] = self._prepare(key, _stack([batch[key] for batch in batches]).to(self._device))
         return stacked
 

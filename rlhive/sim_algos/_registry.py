@@ -24,6 +24,7 @@ CONF_DIR = Path(__file__).parent / "conf"
 _BUILT_IN = {
     "bc": "_bc:BehaviorCloning",
     "cql": "_cql:ConservativeQLearning",
+    "dt": "_dt:DecisionTransformer",
     "flow_bc": "_flow_bc:FlowBehaviorCloning",
     "fql": "_fql:FlowQLearning",
     "iql": "_iql:ImplicitQLearning",

@@ -85,7 +85,8 @@ def build_preprocessor(
     scale = 1.0
     if "reward_scale" in config["loss"]:
         scale = resolve_reward_scale(config["loss"]["reward_scale"], task, statistics.reward_std)
-    return Preprocessor(algorithm.in_keys, normalizer, reward_scale=scale, device=device)
+    optional_keys = algorithm.optional_keys
+    return Preprocessor(algorithm.in_keys, normalizer, optional_keys=optional_keys, reward_scale=scale, device=device)
 
 
 def resume_folder(config: Mapping[str, Any], output_dir: str | Path) -> Path:

@@ -12,7 +12,7 @@ from rlhive.policies import check_writable
 from rlhive.sim_algos._batches import BatchSource
 from rlhive.sim_algos._config import make_config
 from rlhive.sim_algos._online import train_online
-from rlhive.sim_algos._preprocessing import compute_training_statistics
+from rlhive.sim_algos._preprocessing import compute_training_statistics, require_reward
 from rlhive.sim_algos._registry import find_algorithm
 from rlhive.sim_algos._setup import (
     build_algorithm,
@@ -109,6 +109,8 @@ def train_from_config(
     dataset = None if config["dataset"] is None else _open_dataset(config)
     if dataset is None or is_online:
         return train_online(config, dataset, output_dir=folder, callback=callback)
+    if keys.NEXT_REWARD in algorithm_class.in_keys:
+        require_reward(dataset.schema.columns, f"{dataset.name} {dataset.version}")
     options = {"normalize": _can_normalize_observations(dataset), **algorithm_class.buffer_options(config)}
     size = config["train"]["batch_size"]
     buffers = [dataset.as_replay_buffer(batch_size=size, **options) for _ in list_seeds(config)]

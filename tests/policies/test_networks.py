@@ -46,6 +46,7 @@ def test_the_deployed_policy_is_normaliser_then_actor_without_dropout() -> None:
     assert action.dtype == torch.float32
     assert policy.env_name == "ToyPoint-v0"
     policy.begin_episode(0)  # the network keeps no state
+    policy.observe_reward(1.0)
 
 
 class CountingNetwork(nn.Module):
@@ -53,6 +54,9 @@ class CountingNetwork(nn.Module):
 
     def begin_episode(self, seed: int) -> None:
         self.count = seed
+
+    def observe_reward(self, reward: float) -> None:
+        self.count += 10 * reward
 
     def forward(self, observation: torch.Tensor) -> torch.Tensor:
         self.count += 1
@@ -66,6 +70,8 @@ def test_a_network_with_a_state_is_reset_with_the_episode() -> None:
     for seed in (3, 8):
         policy.begin_episode(seed)
         assert [policy(row)["action"].item() for _ in range(2)] == [seed + 1, seed + 2]
+        policy.observe_reward(0.5)
+        assert policy(row)["action"].item() == seed + 8
 
 
 def test_a_kind_of_network_is_found_by_its_name(monkeypatch) -> None:
@@ -73,7 +79,7 @@ def test_a_kind_of_network_is_found_by_its_name(monkeypatch) -> None:
     assert isinstance(make_network(2, 1, {**NETWORK, "kind": "mlp"})[0], MLP)
     with pytest.raises(
         CheckpointMismatchError,
-        match=r"network.kind: expected one of flow_chunk, mlp, noise_mlp, got 'counting'\. Install",
+        match=r"network.kind: expected one of flow_chunk, mlp, noise_mlp, transformer, got 'counting'\. Install",
     ):
         make_network(2, 1, {"kind": "counting"})
     monkeypatch.setattr(_networks, "_registered", {})

@@ -42,6 +42,43 @@ class Chunked(TensorDictModuleBase):
         return tensordict.set("action", self.queue.pop(0))
 
 
+class Rewarded(TensorDictModuleBase):
+    """Notes the rewards that it observes, in order with its actions, and moves by the last one."""
+
+    in_keys, out_keys = ["observation"], ["action"]
+
+    def __init__(self, action_dim: int) -> None:
+        super().__init__()
+        self.action_dim, self.rewards, self.events = action_dim, [], ""
+
+    def begin_episode(self, seed: int) -> None:
+        self.rewards, self.events = [], ""
+
+    def observe_reward(self, reward: float) -> None:
+        assert type(reward) is float
+        self.rewards.append(reward)
+        self.events += "r"
+
+    def forward(self, tensordict):
+        self.events += "a"
+        action = torch.full((self.action_dim,), self.rewards[-1] % 1 if self.rewards else -0.5)
+        return tensordict.set("action", action)
+
+
+@pytest.mark.parametrize("env_name", ["toy", "reach"])
+def test_a_policy_observes_the_reward_of_every_action_but_the_last(request, env_name) -> None:
+    env = ToyEnv() if env_name == "toy" else request.getfixturevalue("reach")
+    policy = Rewarded(1 if env_name == "toy" else 9)
+    rollout = rollout_episode(env, policy, seed=3)
+    length = len(rollout.transitions)
+    rewards, events = policy.rewards, policy.events
+    assert rewards == rollout.transitions["next", "reward"].flatten().tolist()[:-1]
+    assert len(set(rewards)) > 3
+    assert events == "ar" * (length - 1) + "a"
+    assert score_episode(env, policy, seed=3) == (rollout.episode_return, rollout.success)
+    assert (policy.rewards, policy.events) == (rewards, events)
+
+
 def make_chunked(observation_dim: int, action_dim: int, chunk: int = 5) -> Chunked:
     with torch.random.fork_rng():
         torch.manual_seed(3)

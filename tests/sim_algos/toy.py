@@ -12,7 +12,7 @@ from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
 from rlhive.envs._make import make_env, make_policy
 from rlhive.rollouts._rollout import rollout_episode
 from rlhive.sim_algos import make_config, train_on_buffer
-from rlhive.sim_algos._preprocessing import TrainingStatistics
+from rlhive.sim_algos._preprocessing import ReturnStatistics, TrainingStatistics
 
 QUICK = ["progress=false", "logger=null", "network.hidden_sizes=[64,64]", "network.dropout=0", "train.num_steps=1000"]
 QUICK_SAC = [
@@ -50,7 +50,8 @@ def train_quickly(buffer, config, folder, **kwargs):
 
 
 def make_statistics(reward_std: float = 0.0, action_dim: int = 1) -> TrainingStatistics:
-    return TrainingStatistics(torch.zeros(2), torch.ones(2), reward_std, action_dim)
+    returns = ReturnStatistics(mean=0.5, std=2.0, best=3.0)
+    return TrainingStatistics(torch.zeros(2), torch.ones(2), reward_std, action_dim, returns=returns)
 
 
 def make_row(*, reward: float, terminated: bool = False, truncated: bool = False, action: float = 0.0) -> TensorDict:

@@ -21,7 +21,7 @@ from rlhive.errors import EpisodesTooShortError
 ShortEpisodes = Literal["drop", "pad", "shorter"]
 
 #: Key under which TorchRL's slice samplers tell real transitions from padding.
-MASK = ("collector", "mask")
+MASK = keys.SLICE_MASK
 
 _END_KEYS = (keys.NEXT_TRUNCATED, keys.NEXT_DONE, keys.NEXT_TERMINATED)
 

@@ -34,7 +34,9 @@ def make_batch(*, num_seeds: int = 1, action_dim: int = ACTION_DIM, seed: int = 
     data = {"observation": draw(OBSERVATION_DIM), "action": draw(action_dim), "next": following}
     chunk = torch.stack([data["action"], draw(action_dim)], 2)
     mask = torch.stack([torch.ones(size, dtype=torch.bool), ~following["done"][..., 0]], 2)
-    return TensorDict({**data, "action_chunk": chunk, "action_chunk_mask": mask}, batch_size=size)
+    data |= {"action_chunk": chunk, "action_chunk_mask": mask}
+    data |= {"return_to_go": following["reward"].flip(1).cumsum(1).flip(1)}
+    return TensorDict(data, batch_size=size)
 
 
 def to_numpy(batch: TensorDict) -> dict[str, np.ndarray]:
