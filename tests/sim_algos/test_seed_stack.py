@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 
+from rlhive._threads import torch_threads
 from rlhive.errors import InvalidOptionError
 from rlhive.policies import make_mlp, make_network
 from rlhive.sim_algos import SeedGenerators, StackedMLP, algorithm_names, update_target
@@ -91,6 +92,7 @@ OPTIONS = {
 
 
 @pytest.mark.parametrize("name", algorithm_names())
+@torch_threads(1)  # as in a training
 def test_stacked_seeds_take_the_steps_of_separate_trainings(name) -> None:
     batches = [make_batch(num_seeds=3, seed=step) for step in range(6)]
     options = OPTIONS.get(name, [])

@@ -9,6 +9,7 @@ from tensordict import TensorDict
 from torchrl.data import SliceSampler
 from torchrl.data.replay_buffers import LazyTensorStorage, TensorDictReplayBuffer
 
+from rlhive._threads import torch_threads
 from rlhive.dataset import RoboHiveDataset
 from rlhive.errors import CheckpointMismatchError, InvalidOptionError, SchemaMismatchError
 from rlhive.policies import load_policy, make_network, predict_actions, read_checkpoint
@@ -19,6 +20,12 @@ from tests.sim_algos.algorithms.reference import make_algorithm, make_batch, to_
 from tests.sim_algos.test_training_state import interrupt_at, require_equal
 
 SMALL = ["network.context=4", "network.num_layers=2", "network.num_heads=2", "network.width=8", "train.batch_size=12"]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    with torch_threads(1):  # as in a training
+        yield
 
 
 def norm(x: np.ndarray, scale: np.ndarray, shift: np.ndarray) -> np.ndarray:
