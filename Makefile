@@ -1,7 +1,7 @@
 # Every target does its own set-up. `make help` lists them.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-slow package fuzz torture memory lint setup latest matrix peers bench bench-sampling bench-export bench-import clean
+.PHONY: help quickstart test test-slow package fuzz torture memory lint setup latest matrix peers bench bench-sampling bench-export bench-import bench-training clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
@@ -76,6 +76,10 @@ bench-export: $(VENV)/installed  ## record and commit with every peer's writer, 
 
 bench-import: $(VENV)/installed  ## memory and interruption of imports of 1 GB; KINDS="rlds minari" for parts (30 min, 3 GB)
 	$(BIN)/python -m benchmarks.bench_import $(if $(KINDS),--kinds $(KINDS))
+	$(BIN)/python -m benchmarks.report
+
+bench-training: $(VENV)/installed  ## CPU time of gradient steps beside d3rlpy, TorchRL's script and CORL's manner; ROUNDS=3 for a quick look (5 min)
+	$(BIN)/python -m benchmarks.bench_training $(if $(ROUNDS),--rounds $(ROUNDS))
 	$(BIN)/python -m benchmarks.report
 
 clean:  ## remove what the set-up made inside this clone

@@ -29,6 +29,30 @@ LABELS = {
     "lerobot": "LeRobotDataset",
     "lerobot_images": "LeRobotDataset, PNG",
 }
+TRAINING_LABELS = {
+    "matmuls/bc": "bare matrix products of bc, forward and backward",
+    "rlhive/bc": "**RLHive** bc",
+    "rlhive/bc:5": "**RLHive** bc, five seeds at once",
+    "d3rlpy/bc": "d3rlpy BC",
+    "rlhive/iql": "**RLHive** iql, the paper's policy",
+    "rlhive/iql:5": "**RLHive** iql, the paper's policy, five seeds at once",
+    "rlhive/iql_default": "**RLHive** iql, its default policy",
+    "torchrl/iql": "TorchRL's script of IQL",
+    "corl/iql": "IQL in the manner of CORL",
+    "d3rlpy/iql": "d3rlpy IQL",
+    "rlhive/td3_bc": "**RLHive** td3_bc",
+    "d3rlpy/td3_bc": "d3rlpy TD3PlusBC",
+    "rlhive/rebrac": "**RLHive** rebrac",
+    "d3rlpy/rebrac": "d3rlpy ReBRAC",
+    "rlhive/sac": "**RLHive** sac",
+    "d3rlpy/sac": "d3rlpy SAC",
+    "rlhive/step/bc": "**RLHive** bc: sample, preprocess, update, log",
+    "rlhive/sampling/bc": "**RLHive** bc: sample and preprocess",
+    "d3rlpy/step/bc": "d3rlpy BC: sample, update",
+    "rlhive/step/iql": "**RLHive** iql: sample, preprocess, update, log",
+    "rlhive/sampling/iql": "**RLHive** iql: sample and preprocess",
+    "d3rlpy/step/iql": "d3rlpy IQL: sample, update",
+}
 
 
 def main() -> None:
@@ -46,6 +70,8 @@ def main() -> None:
         text = _between(text, "export", export_tables(_read(RESULTS / "export.json")))
     if (RESULTS / "envs.json").exists():
         text = _between(text, "envs", envs_table(_read(RESULTS / "envs.json")))
+    if (RESULTS / "training.json").exists():
+        text = _between(text, "training", training_tables(_read(RESULTS / "training.json")))
     README.write_text(text, encoding="utf-8")
     if (RESULTS / "import.json").exists():
         formats = FORMATS.read_text(encoding="utf-8")
@@ -210,6 +236,40 @@ def import_table(content: dict[str, Any]) -> str:
         ended, left_bytes = f"{row['SIGINT']['ended_within_s']:.1f} s", f"{row['SIGKILL']['bytes'] / 1e6:.0f} MB"
         rows.append([row["source"], sizes, peaks, f"{large['cpu_s']:.0f} s", ended, left_bytes])
     return "\n\n".join([_machine(content), _table(head, rows)])
+
+
+def training_tables(content: dict[str, Any]) -> str:
+    """Return Markdown tables of the CPU time of a gradient step, of its ratios, and of the comparison of losses."""
+    rows = []
+    for row in content["rows"]:
+        cells = [row["unavailable"], ""]
+        if "cpu_ms" in row:
+            cells = [f"{row['cpu_ms'][key]:.2f} ms" for key in ("min", "median")]
+        rows.append([TRAINING_LABELS.get(row["variant"], row["variant"]), *cells])
+    goals = [
+        [
+            goal["name"],
+            f"{goal['best']:.2f}",
+            f"{goal['rounds']['median']:.2f} ({goal['rounds']['min']:.2f} to {goal['rounds']['max']:.2f})",
+            f"{goal['limit']:g}",
+            "" if goal["best"] <= goal["limit"] else "missed",
+        ]
+        for goal in content["goals"]
+    ]
+    compared = [
+        f"{library}: {values['compared']} losses, largest relative difference {values['largest_relative_error']:.0e}"
+        for library, values in content["values"].items()
+        if library != "rlhive"
+    ]
+    return "\n\n".join(
+        [
+            _machine(content),
+            _table(["CPU time of a gradient step", "best round", "median"], rows),
+            _table(["ratio", "of the best rounds", "median of the rounds (range)", "goal, at most", ""], goals),
+            f"Losses of IQL's first gradient steps from the same weights and batches, against RLHive's: "
+            f"{'; '.join(compared)}.",
+        ]
+    )
 
 
 def draw(contents: list[dict[str, Any]], path: Path) -> None:

@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from benchmarks.peers.environments import PEERS, ROOT
+from benchmarks.peers.environments import PEERS, ROOT, TRAINERS
 
 
 class PeerFailedError(RuntimeError):
@@ -36,7 +36,7 @@ class PeerProcess:
     def __init__(self, peer: str, source: Path, folder: Path, *, timeout_s: float = 600, threads: int | None = 1):
         self.peer, self._timeout_s = peer, timeout_s
         limits = {} if threads is None else dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
-        environment = PEERS[peer]
+        environment = (PEERS | TRAINERS)[peer]
         if not environment.installed:
             msg = f"{peer} is not installed: python -m benchmarks.peers.environments {peer}"
             raise NotOfferedError(msg)

@@ -96,6 +96,15 @@ PEERS = {
     "lerobot_images": _LEROBOT,
 }
 
+#: Adapter of the gradient steps of a library → its environment.
+TRAINERS = {
+    "updates.rlhive": _PROJECT,
+    "updates.matmuls": _PROJECT,
+    "updates.torchrl": _PROJECT,
+    "updates.corl": _PROJECT,
+    "updates.d3rlpy": _D3RLPY,
+}
+
 #: Environments that no benchmark uses; they generated test data.
 WRITERS = {"tfds": _TFDS}
 
