@@ -144,7 +144,9 @@ def _goals(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         goals.append({"name": name, "variant": variant, "reference": reference, "limit": limit})
         goals[-1] |= {"best": best, "rounds": rounds}
         verdict = "ok" if best <= limit else "MISSED"
-        print(f"{name:<30} best {best:6.3f}  median {rounds['median']:6.3f}  at most {limit:5.2f}  {verdict}", flush=True)
+        print(
+            f"{name:<30} best {best:6.3f}  median {rounds['median']:6.3f}  at most {limit:5.2f}  {verdict}", flush=True
+        )
     return goals
 
 

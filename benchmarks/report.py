@@ -242,9 +242,10 @@ def training_tables(content: dict[str, Any]) -> str:
     """Return Markdown tables of the CPU time of a gradient step, of its ratios, and of the comparison of losses."""
     rows = []
     for row in content["rows"]:
-        cells = [row["unavailable"], ""]
-        if "cpu_ms" in row:
-            cells = [f"{row['cpu_ms'][key]:.2f} ms" for key in ("min", "median")]
+        is_measured = "cpu_ms" in row
+        cells = (
+            [f"{row['cpu_ms'][key]:.2f} ms" for key in ("min", "median")] if is_measured else [row["unavailable"], ""]
+        )
         rows.append([TRAINING_LABELS.get(row["variant"], row["variant"]), *cells])
     goals = [
         [

@@ -125,17 +125,23 @@ class StackedMLP(nn.Module):
         hidden = inputs[0] if len(inputs) == 1 else torch.cat(inputs, -1)
         num_seeds, batch_size, _ = hidden.shape
         num_members = self._num_members or 1
-        if num_members > 1:
+        is_single = num_seeds * num_members == 1 and not self.norms and not self._dropout
+        if is_single:
+            hidden = hidden[0]  # plain products are faster than batches of one
+        elif num_members > 1:
             hidden = hidden.unsqueeze(1).expand(-1, num_members, -1, -1).flatten(0, 1)
         last = len(self.weights) - 1
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             if frozen:
                 weight, bias = weight.detach(), bias.detach()
-            hidden = torch.baddbmm(bias.flatten(0, 1), hidden, weight.flatten(0, 1))
+            if is_single:
+                hidden = torch.addmm(bias.view(1, -1), hidden, weight.view(weight.shape[2:]))
+            else:
+                hidden = torch.baddbmm(bias.flatten(0, 1), hidden, weight.flatten(0, 1))
             if layer < last:
                 hidden = self._activate(hidden, layer, frozen=frozen)
         if self._num_members is None:
-            return hidden
+            return hidden.view(num_seeds, batch_size, -1)
         return hidden.view(num_seeds, num_members, batch_size, -1)
 
     def _activate(self, hidden: torch.Tensor, layer: int, *, frozen: bool) -> torch.Tensor:

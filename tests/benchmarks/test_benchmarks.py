@@ -8,7 +8,7 @@ from importlib import import_module
 import numpy as np
 import pytest
 
-from benchmarks import bench_export, bench_sampling, profile_sample, report
+from benchmarks import bench_export, bench_sampling, bench_training, profile_sample, report
 from benchmarks.peers import source as sources
 from benchmarks.peers.client import NotOfferedError, PeerFailedError, PeerProcess
 from benchmarks.peers.environments import PEERS
@@ -288,3 +288,16 @@ def test_the_environment_table_compares_every_contender_with_raw():
 
     assert "| Knob-v4 | RLHive rollout | 415 | 0.90 | 0.84 to 0.92 |" in table
     assert "| Knob-v4 | two workers, in episodes of one |  | 1.96 |  |" in table
+
+
+def test_gradient_steps_are_timed_and_their_losses_are_equal():
+    variants = ["matmuls/bc", "rlhive/bc", "rlhive/iql", "torchrl/iql", "corl/iql"]
+    quick = ["--rounds", "1", "--seconds", "0.01", "--transitions", "300", "--no-install"]
+    content = bench_training.main(["--variants", *variants, *quick])
+
+    assert all(row["cpu_ms"]["min"] > 0 for row in content["rows"])
+    assert [goal["name"] for goal in content["goals"]][:1] == ["bc and its matrix products"]
+    for library in ("torchrl", "corl"):
+        assert content["values"][library]["compared"] == 3 * bench_training.NUM_COMPARED
+        assert content["values"][library]["equal"]
+    assert "| **RLHive** bc |" in report.training_tables({**content, "seconds": 1})

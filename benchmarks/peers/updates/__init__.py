@@ -1,7 +1,7 @@
 """Gradient steps of RLHive and its peers: one adapter per library, each with the same networks and batches.
 
-An adapter's variant is the name of an algorithm, for RLHive with the number of seeds: ``iql:5``. The observations of the
-batches are normalised; the weights of :func:`make_weights` start every comparison of values.
+An adapter's variant is the name of an algorithm, for RLHive with the number of seeds: ``iql:5``. The observations of
+the batches are normalised; the weights of :func:`make_weights` start every comparison of values.
 """
 
 from collections.abc import Iterator, Mapping

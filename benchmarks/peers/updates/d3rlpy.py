@@ -1,5 +1,6 @@
 """d3rlpy: ``algo.update(batch)``, without its sampling and its logger."""
 
+import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,29 @@ class Peer:
         return [{"value": result["v_loss"], "critic": result["q_loss"] / 2}]  # d3rlpy sums over the two Q functions
 
 
-def make_algorithm(name: str) -> Any:
+def fit(name: str, data_path: str, weights_path: str, seed: int, num_steps: int) -> None:
+    """Train on transitions of a file, and write weight and bias of each layer of the policy into another.
+
+    Batches are drawn with replacement from the file, which also holds the last transitions of truncated episodes.
+    """
+    torch.set_num_threads(1)
+    d3rlpy.seed(seed)
+    data = dict(np.load(data_path))
+    algorithm = make_algorithm(name, data["observation"].shape[1], data["action"].shape[1])
+    generator = np.random.default_rng(seed)
+    for _ in range(num_steps):
+        rows = generator.integers(len(data["action"]), size=BATCH)
+        algorithm.update(_minibatch({key: values[rows] for key, values in data.items()}))
+    modules = algorithm.impl.modules
+    linears = _linears(modules.imitator if name == "bc" else modules.policy)
+    if name == "cql":
+        linears = [linear for linear in linears if linear is not modules.policy._logstd]
+    layers = {f"weight_{index}": linear.weight.detach().numpy() for index, linear in enumerate(linears)}
+    layers |= {f"bias_{index}": linear.bias.detach().numpy() for index, linear in enumerate(linears)}
+    np.savez(weights_path, **layers)
+
+
+def make_algorithm(name: str, observation_dim: int = OBSERVATION, action_dim: int = ACTION) -> Any:
     """Return an algorithm with the networks and numbers of the benchmark."""
     configs = {
         "bc": lambda: d3rlpy.algos.BCConfig(batch_size=BATCH, learning_rate=LEARNING_RATE, encoder_factory=_ENCODER),
@@ -86,38 +109,52 @@ def make_algorithm(name: str) -> Any:
         ),
         "td3_bc": lambda: d3rlpy.algos.TD3PlusBCConfig(batch_size=BATCH, **_CRITICS),
         "rebrac": lambda: d3rlpy.algos.ReBRACConfig(batch_size=BATCH, **_CRITICS),
-        "cql": lambda: d3rlpy.algos.CQLConfig(batch_size=BATCH, **_CRITICS),
+        "cql": lambda: d3rlpy.algos.CQLConfig(
+            batch_size=BATCH,
+            temp_learning_rate=1e-4,
+            alpha_learning_rate=0.0,  # no Lagrange multiplier: the weight is fixed
+            conservative_weight=5.0,
+            **_CRITICS,
+        ),
         "sac": lambda: d3rlpy.algos.SACConfig(batch_size=BATCH, **_CRITICS),
     }
     if name not in configs:
         msg = f"no {name} here"
         raise UnavailableError(msg)
     algorithm = configs[name]().create(device="cpu:0")
-    algorithm.create_impl((OBSERVATION,), ACTION)
+    algorithm.create_impl((observation_dim,), action_dim)
     return algorithm
 
 
 @torch.no_grad()
 def _load(network: torch.nn.Module, layers: list) -> None:
-    linears = [module for module in network.modules() if isinstance(module, torch.nn.Linear)]
-    unique = list(dict.fromkeys(linears))
-    unique.sort(key=lambda linear: linear.out_features == 1)  # the last layer may be registered first
-    for linear, (weight, bias) in zip(unique, layers, strict=True):
+    for linear, (weight, bias) in zip(_linears(network), layers, strict=True):
         linear.weight.copy_(torch.from_numpy(weight))
         linear.bias.copy_(torch.from_numpy(bias))
 
 
+def _linears(network: torch.nn.Module) -> list[torch.nn.Linear]:
+    """Return the layers in the order of the computation: the encoder's, then the head, registered before or after."""
+    linears = dict.fromkeys(module for module in network.modules() if isinstance(module, torch.nn.Linear))
+    return sorted(linears, key=lambda linear: linear.out_features != HIDDEN)
+
+
 def _batches() -> list[TransitionMiniBatch]:
-    return [
-        TransitionMiniBatch(
-            observations=batch["observation"],
-            actions=batch["action"],
-            rewards=batch["reward"],
-            next_observations=batch["next_observation"],
-            next_actions=batch["action"],
-            terminals=batch["terminated"],
-            intervals=np.ones_like(batch["reward"]),
-            transitions=[],
-        )
-        for batch in make_batches()
-    ]
+    return [_minibatch(batch) for batch in make_batches()]
+
+
+def _minibatch(batch: dict[str, np.ndarray]) -> TransitionMiniBatch:
+    return TransitionMiniBatch(
+        observations=batch["observation"],
+        actions=batch["action"],
+        rewards=batch["reward"],
+        next_observations=batch["next_observation"],
+        next_actions=batch["action"],
+        terminals=batch["terminated"],
+        intervals=np.ones_like(batch["reward"]),
+        transitions=[],
+    )
+
+
+if __name__ == "__main__":
+    fit(*sys.argv[1:4], seed=int(sys.argv[4]), num_steps=int(sys.argv[5]))

@@ -1,5 +1,6 @@
 """The matrix products of a gradient step of behaviour cloning, with nothing around them: a lower bound."""
 
+import itertools
 from importlib import metadata
 from pathlib import Path
 
@@ -25,7 +26,7 @@ class Peer:
         """Make the factors; ``variant`` is "bc"."""
         del workload, variant
         sizes = (OBSERVATION, HIDDEN, HIDDEN, ACTION)
-        weights = [torch.randn(before, after) for before, after in zip(sizes, sizes[1:], strict=False)]
+        weights = [torch.randn(before, after) for before, after in itertools.pairwise(sizes)]
         hidden = [torch.randn(BATCH, size) for size in sizes]
         outputs = [torch.empty(BATCH, size) for size in sizes]
         gradients = [torch.empty_like(weight) for weight in weights]

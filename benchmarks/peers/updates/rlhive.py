@@ -2,7 +2,6 @@
 
 import tempfile
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +32,13 @@ from rlhive.sim_algos._algorithm import Algorithm
 
 _RATES = [f"optim.{name}={LEARNING_RATE}" for name in ("actor_lr", "critic_lr")]
 _CRITICS = [*_RATES, f"network.critic_hidden_sizes=[{HIDDEN},{HIDDEN}]", f"loss.gamma={GAMMA}", f"loss.tau={TAU}"]
+_CONSTANT = ["optim.schedule=constant"]
 _PAPER = ["loss.distribution=gaussian", "loss.scale=free", f"loss.expectile={EXPECTILE}"]
-_PAPER += [f"loss.temperature={TEMPERATURE}", "optim.schedule=constant"]
+_PAPER += [f"loss.temperature={TEMPERATURE}", *_CONSTANT]
 
 #: Variant → algorithm and its options.
 _VARIANTS = {
-    "bc": ("bc", [f"optim.lr={LEARNING_RATE}"]),
+    "bc": ("bc", [f"optim.lr={LEARNING_RATE}", "loss.loss_function=l2", "optim.weight_decay=0", *_CONSTANT]),
     "iql": ("iql", [*_CRITICS, *_PAPER]),  # the paper's policy, which the peers have
     "iql_default": ("iql", _CRITICS),  # a network gives the scale
     "td3_bc": ("td3_bc", _CRITICS),
@@ -117,12 +117,14 @@ def make_training_config(variant: str, *, num_seeds: int = 1) -> dict[str, Any]:
     if variant not in _VARIANTS or _VARIANTS[variant][0] not in algorithm_names():
         msg = f"no {variant} here"
         raise UnavailableError(msg)
-    model, options = _VARIANTS[variant]
-    common = ["logger=null", "progress=false", f"network.hidden_sizes=[{HIDDEN},{HIDDEN}]", f"train.batch_size={BATCH}"]
-    common += ["train.num_steps=1000000", "train.save_every=1000000", "train.eval_every=1000000"]
-    if model != "sac":
-        common.append("evaluation=null")
-    return {**make_config(model, "bench", overrides=[*common, *options]), "num_seeds": num_seeds}
+    overrides = [*list_overrides(variant), "logger=null", "progress=false", "evaluation=null"]
+    overrides += ["train.num_steps=1000000", "train.save_every=1000000", "train.eval_every=1000000"]
+    return {**make_config(_VARIANTS[variant][0], "bench", overrides=overrides), "num_seeds": num_seeds}
+
+
+def list_overrides(variant: str) -> list[str]:
+    """Return the options of a variant with the networks and numbers of the benchmark."""
+    return [f"network.hidden_sizes=[{HIDDEN},{HIDDEN}]", f"train.batch_size={BATCH}", *_VARIANTS[variant][1]]
 
 
 def make_algorithm(config: dict[str, Any]) -> Algorithm:

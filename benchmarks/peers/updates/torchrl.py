@@ -74,12 +74,9 @@ class _Learner:
         )
         self.loss.make_value_estimator(gamma=GAMMA)
         self._updater = SoftUpdate(self.loss, tau=TAU)
-        self._optimizer = group_optimizers(
-            *(
-                torch.optim.Adam(list(getattr(self.loss, f"{name}_network_params").flatten_keys().values()), lr=LEARNING_RATE)
-                for name in ("actor", "qvalue", "value")
-            )
-        )
+        networks = [getattr(self.loss, f"{name}_network_params") for name in ("actor", "qvalue", "value")]
+        parameters = [list(network.flatten_keys().values()) for network in networks]
+        self._optimizer = group_optimizers(*(torch.optim.Adam(group, lr=LEARNING_RATE) for group in parameters))
 
     @torch.no_grad()
     def load_weights(self) -> None:
