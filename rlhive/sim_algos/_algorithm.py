@@ -81,7 +81,6 @@ class Algorithm(nn.Module):
             msg = f"optim.schedule: expected one of {', '.join(_SCHEDULES)}, got {optim['schedule']!r}"
             raise InvalidOptionError(msg)
         lists = [{**group, "params": list(group["params"])} for group in groups]
-        self._trained_parameters = [parameter for group in lists for parameter in group["params"]]
         self.optimizer = torch.optim.AdamW(lists, weight_decay=optim["weight_decay"], fused=True)
         factor = partial(_rate_factor, optim["schedule"], num_steps=num_steps, warmup_steps=optim["warmup_steps"])
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, factor)
@@ -113,8 +112,9 @@ class Algorithm(nn.Module):
         """
         metrics = self.losses(batch)
         total = functools.reduce(torch.add, (value for name, value in metrics.items() if name.startswith("loss")))
-        for parameter in self._trained_parameters:  # zero_grad() takes as long as a small layer
-            parameter.grad = None
+        for group in self.optimizer.param_groups:  # zero_grad() takes as long as a small layer
+            for parameter in group["params"]:
+                parameter.grad = None
         total.sum().backward()  # type: ignore[no-untyped-call]  # torch has no type here
         if self.config["optim"]["max_grad_norm"] is not None:
             self._clip_gradients(self.config["optim"]["max_grad_norm"])
