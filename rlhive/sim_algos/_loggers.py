@@ -1,7 +1,6 @@
 """Experiment loggers: TorchRL's, one per seed, chosen by the section ``logger`` of a configuration."""
 
 import importlib.util
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -57,7 +56,7 @@ class ExperimentLoggers:
     ) -> None:
         self._loggers = [] if settings is None else [_make_logger(settings, folder) for folder in folders]
         for logger in self._loggers:
-            logger.log_hparams(dict(config))
+            logger.log_hparams(_flatten_values(config))
         for index, curve in enumerate(curves if self._loggers else ()):
             for row in curve:
                 self.log(index, row)
@@ -84,12 +83,21 @@ def _make_logger(settings: Mapping[str, Any], folder: Path) -> Logger:
     if name == "wandb":
         options = {key: settings[key] for key in ("project", "entity", "group", "offline")}
         return WandbLogger(exp_name=folder.name, save_dir=str(log_dir), **options)
-    uri = settings["tracking_uri"] or log_dir.absolute().as_uri()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # the file store is what needs no server
-        return MLFlowLogger(exp_name=settings["experiment"], tracking_uri=uri)
+    uri = settings["tracking_uri"] or f"sqlite:///{(log_dir / 'mlflow.db').absolute()}"
+    return MLFlowLogger(exp_name=settings["experiment"], tracking_uri=uri)
 
 
 def _remove_csv(log_dir: Path) -> None:
     for path in log_dir.glob("scalars/*.csv"):
         path.unlink()
+
+
+def _flatten_values(config: Mapping[str, Any], prefix: str = "") -> dict[str, bool | int | float | str]:
+    """Return a configuration as dotted names and the values that every logger takes."""
+    flat: dict[str, bool | int | float | str] = {}
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten_values(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value if isinstance(value, bool | int | float | str) else str(value)
+    return flat

@@ -37,6 +37,9 @@ def test_each_seed_has_a_logger_of_its_own(tmp_path) -> None:
     buffers = [collect_buffer("expert", num_episodes=2) for _ in range(2)]
     result = train_quickly(buffers, quick_config("bc", *STEPS, "num_seeds=2"), tmp_path)
     for folder, curve in zip(result.checkpoints, result.curves, strict=True):
+        options = (folder / "metrics" / "texts" / "hparams0.txt").read_text()
+        assert "train.num_steps: 40" in options
+        assert "network.hidden_sizes: [64, 64]" in options
         assert read_metric(folder, "loss") == [(row["step"], row["loss"]) for row in curve]
 
 
