@@ -83,6 +83,7 @@ DEV = [
     "ruff",
     "types-PyYAML",  # types of what ships none, for mypy
     "types-tqdm",
+    "tensorboard",  # what its logger wrote is read back
     "duckdb",  # it, pandas and Polars read the versions in the tests
     "pandas",
     "polars",

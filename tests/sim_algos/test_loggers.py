@@ -33,6 +33,18 @@ def test_the_csv_logger_has_every_row_of_the_curve_once_also_after_an_interrupt(
     assert read_metric(tmp_path, "mine") == [(20, 20.0), (40, 40.0)]
 
 
+def test_the_tensorboard_logger_writes_event_files(tmp_path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    steps = [*STEPS[:-1], "logger=tensorboard"]
+    result = train_quickly(collect_buffer("expert", num_episodes=2), quick_config("bc", *steps), tmp_path)
+    events = EventAccumulator(str(tmp_path / "metrics"))
+    events.Reload()
+    written = [(event.step, event.value) for event in events.Scalars("loss")]
+    assert [step for step, _ in written] == [row["step"] for row in result.curve]
+    assert [value for _, value in written] == pytest.approx([row["loss"] for row in result.curve])
+
+
 def test_each_seed_has_a_logger_of_its_own(tmp_path) -> None:
     buffers = [collect_buffer("expert", num_episodes=2) for _ in range(2)]
     result = train_quickly(buffers, quick_config("bc", *STEPS, "num_seeds=2"), tmp_path)
