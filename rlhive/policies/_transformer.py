@@ -22,6 +22,9 @@ from rlhive.errors import InvalidOptionError
 #: Limits of what a checkpoint may ask for: 64 heads over 3 * 500 tokens attend within 600 MB.
 _MAXIMA = {"context": 500, "num_layers": 100, "num_heads": 64, "width": 2**14}
 
+#: Limit of a standardised return, which float32 holds whatever scale a checkpoint names.
+_MAX_RETURN = 1e6
+
 _TOKENS_PER_STEP = 3
 _MLP_RATIO = 4
 
@@ -193,6 +196,7 @@ class TransformerPolicy(nn.Module):
         if self._steps and self._steps[0][1].shape[:-1] != batch_shape:
             self.begin_episode(0)
         to_go = (self.return_to_go - self._network["return_mean"]) / self._network["return_std"]
+        to_go = min(max(to_go, -_MAX_RETURN), _MAX_RETURN)
         step = observation.new_full((*batch_shape, 1), to_go), observation
         unknown = observation.new_zeros((*batch_shape, self._action_dim))
         self._steps = self._steps[max(0, len(self._steps) - self._network["context"] + 1) :]

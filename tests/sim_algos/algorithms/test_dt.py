@@ -14,7 +14,7 @@ from rlhive.dataset import RoboHiveDataset
 from rlhive.errors import CheckpointMismatchError, InvalidOptionError, SchemaMismatchError
 from rlhive.policies import load_policy, make_network, predict_actions, read_checkpoint
 from rlhive.rollouts import evaluate
-from rlhive.sim_algos import make_config, train, train_on_buffer
+from rlhive.sim_algos import _preprocessing, make_config, train, train_on_buffer
 from rlhive.sim_algos._preprocessing import compute_training_statistics
 from tests.sim_algos.algorithms.reference import make_algorithm, make_batch, to_numpy
 from tests.sim_algos.test_training_state import interrupt_at, require_equal
@@ -207,7 +207,9 @@ def make_slices(returns: list[list[float]]) -> TensorDictReplayBuffer:
     return buffer
 
 
-def test_the_best_return_is_that_of_an_episode_and_not_of_its_rest(tmp_path) -> None:
+@pytest.mark.parametrize("chunk_rows", [1, 2, 3, 100])
+def test_the_best_return_is_that_of_an_episode_and_not_of_its_rest(tmp_path, monkeypatch, chunk_rows) -> None:
+    monkeypatch.setattr(_preprocessing, "_CHUNK_ROWS", chunk_rows)
     buffer = make_slices([[-2.0, -1.0, -3.0], [-1.0, -1.0, -1.5, -0.25]])
     config = make_config("dt", overrides=[*SMALL, "network.context=3", "train.num_steps=2", "progress=false"])
     statistics = compute_training_statistics(buffer, ["observation", "action", "return_to_go", ("next", "done")])
