@@ -211,6 +211,7 @@ CHUNKS = Task(
 )
 
 
+@pytest.mark.slow
 def test_collected_chunks_do_not_depend_on_the_number_of_workers(tmp_path) -> None:
     from rlhive.data.versions import Manifest
 

@@ -35,6 +35,7 @@ def read_frames(path):
         return stream.average_rate, [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
 
 
+@pytest.mark.slow
 def test_the_first_episodes_are_filmed_and_the_numbers_are_the_same(opengl, tmp_path, monkeypatch):
     monkeypatch.setattr("rlhive.envs._episode_camera.VIDEO_SIZE", (49, 64))
     arguments = {"num_episodes": 3, "num_workers": 1, "progress": False}

@@ -29,6 +29,7 @@ def test_the_same_seed_gives_the_same_weights_and_leaves_torch_alone(tmp_path, m
     assert not all(torch.equal(first[key], other[key]) for key in first)
 
 
+@pytest.mark.slow
 def test_bc_clones_the_toy_expert(tmp_path) -> None:
     result = train_quickly(collect_buffer("expert"), quick_config("bc"), tmp_path)
     evaluation = evaluate(result.checkpoint, "toy_point", num_episodes=40, num_workers=1, progress=False)

@@ -131,7 +131,7 @@ def test_evaluations_join_the_curve_and_the_best_policy_is_kept(tmp_path) -> Non
     assert again.return_mean == best["return_mean"]
 
 
-def test_the_precision_and_the_compiled_loss_give_nearly_the_same_losses(tmp_path) -> None:
+def test_bfloat16_gives_nearly_the_same_losses(tmp_path) -> None:
     buffer, steps = collect_buffer("expert", num_episodes=2), ["train.num_steps=6", "train.log_every=6"]
     exact, rounded = (
         train_quickly(buffer, quick_config("iql", *steps, *options), tmp_path).curve[-1]["loss"]

@@ -45,7 +45,7 @@ def interrupt_at(step: int, number: int = signal.SIGINT):
 
 
 @pytest.mark.parametrize("num_seeds", [1, 2])
-@pytest.mark.parametrize("model", ["bc", "iql", "td3_bc"])
+@pytest.mark.parametrize("model", ["bc", "iql", pytest.param("td3_bc", marks=pytest.mark.slow)])
 def test_an_offline_training_goes_on_as_if_it_had_not_been_interrupted(tmp_path, model, num_seeds) -> None:
     overrides = [*STEPS, "network.dropout=0.1", f"num_seeds={num_seeds}", "resume=auto"]
     config = quick_config(model, *overrides)
