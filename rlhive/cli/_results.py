@@ -27,30 +27,30 @@ def results(
     """Gather the runs of a sweep into one table, and figures: by configuration, with intervals over seeds."""
     from rlhive.sim_algos import gather_results
 
-    found = gather_results(folders)
-    files = [] if output is None else found.save(output)
+    sweep = gather_results(folders)
+    files = [] if output is None else sweep.save(output)
     if json_:
-        out.print_json(json.dumps(found.to_dict()))
+        out.print_json(json.dumps(sweep.to_dict()))
         return
-    datasets = {group.dataset for group in found.groups}
+    datasets = {group.dataset for group in sweep.groups}
     if datasets != {""}:
         out.print(", ".join(sorted(filter(None, datasets))), highlight=False, soft_wrap=True)
-    print_table(_make_results_table(found.groups))
-    covers = {point.covers for group in found.groups for point in group.final.values() if point.covers}
+    print_table(_make_results_table(sweep.groups))
+    covers = {point.covers for group in sweep.groups for point in group.final.values() if point.covers}
     if covers:
         out.print(f"below a mean: 95 % interval over {'; or '.join(sorted(covers, reverse=True))}", highlight=False)
-    if any(len(group.seeds) == 1 and group.final for group in found.groups):
+    if any(len(group.seeds) == 1 and group.final for group in sweep.groups):
         out.print("A single seed says nothing about other seeds: its interval covers its episodes alone.")
     for count, reason in (
-        (len(found.skipped), "left out"),
-        (len(found.repeated), "left out, since another run has their configuration and seed"),
+        (len(sweep.skipped), "left out"),
+        (len(sweep.repeated), "left out, since another run has their configuration and seed"),
     ):
         if count:
             out.print(f"{count} {'folder' if count == 1 else 'folders'} {reason}:", highlight=False)
-            rows = [f"{row.folder}: {row.reason}" for row in found.skipped] if reason == "left out" else found.repeated
+            rows = [f"{row.folder}: {row.reason}" for row in sweep.skipped] if reason == "left out" else sweep.repeated
             for row in rows[:_MAX_NAMED]:
                 out.print(f"  {row}", highlight=False, soft_wrap=True)
-    if output is not None and not any(group.final for group in found.groups):
+    if output is not None and not any(group.final for group in sweep.groups):
         out.print("No figures: no run holds an evaluation.", highlight=False)
     elif files and not any(file.stem == "curves" for file in files):
         out.print("No learning curves: expected at least two evaluations during a training.", highlight=False)

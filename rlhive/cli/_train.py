@@ -22,7 +22,10 @@ def train(context: typer.Context) -> None:
     from rlhive.sim_algos.run import main, prepare_arguments
 
     sys.argv = ["rlhive train", *prepare_arguments(context.args)]
-    main()
+    try:
+        main()
+    except KeyboardInterrupt as error:  # the trainer said what it saved
+        raise typer.Exit(130) from error
 
 
 def evaluate(

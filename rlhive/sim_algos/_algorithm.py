@@ -7,6 +7,7 @@ YAML file with its options. It trains several seeds at once if it computes with 
 
 import functools
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
@@ -23,7 +24,7 @@ from rlhive.sim_algos._seed_stack import SeedGenerators, StackedMLP
 _SCHEDULES = ("constant", "cosine")
 
 
-class Algorithm(nn.Module):
+class Algorithm(nn.Module, ABC):
     """Networks, losses and optimizer of an algorithm, for one or several seeds.
 
     A subclass builds its networks and calls :meth:`set_optimizer` in ``__init__``, and implements :meth:`losses`.
@@ -85,6 +86,7 @@ class Algorithm(nn.Module):
         factor = partial(_rate_factor, optim["schedule"], num_steps=num_steps, warmup_steps=optim["warmup_steps"])
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, factor)
 
+    @abstractmethod
     def losses(self, batch: TensorDictBase) -> dict[str, torch.Tensor]:
         """Return the losses and metrics of a batch.
 
@@ -96,7 +98,6 @@ class Algorithm(nn.Module):
             One number per seed, ``[num_seeds]``. Entries whose name begins with "loss" are summed and minimised; a
             loss must have no gradient for networks that another loss trains.
         """
-        raise NotImplementedError
 
     def update_targets(self) -> None:
         """Move the target networks after a gradient step; by default there are none."""

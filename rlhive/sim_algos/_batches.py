@@ -7,6 +7,8 @@ import torch
 from tensordict import TensorDictBase
 from torchrl.data import ReplayBuffer
 
+from rlhive.errors import CheckpointMismatchError
+
 
 class BatchSource:
     """Sample a batch from each of several buffers, each with its own generator.
@@ -39,10 +41,25 @@ class BatchSource:
     def state_dict(self) -> dict[str, Any]:
         """Return the states of the samplers and of their generators."""
         samplers = [buffer.sampler.state_dict() for buffer in self._buffers]  # takes back what was drawn ahead
-        return {"samplers": samplers, "generators": [generator.get_state() for generator in self._generators]}
+        num_transitions = self.num_transitions
+        return {
+            "num_transitions": num_transitions,
+            "samplers": samplers,
+            "generators": [generator.get_state() for generator in self._generators],
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from the state that :meth:`state_dict` returned."""
+        """Go on from the state that :meth:`state_dict` returned.
+
+        Raises:
+            CheckpointMismatchError: It is the state of buffers of another size.
+        """
+        if state["num_transitions"] != self.num_transitions:
+            expected = state["num_transitions"]
+            msg = (
+                f"resume: this is a training on other data: expected {expected} transitions, got {self.num_transitions}"
+            )
+            raise CheckpointMismatchError(msg)
         for index, buffer in enumerate(self._buffers):
             buffer.sampler.load_state_dict(state["samplers"][index])
             self._generators[index].set_state(state["generators"][index])

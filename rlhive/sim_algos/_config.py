@@ -59,9 +59,9 @@ def strip_plus(overrides: Sequence[str]) -> list[str]:
     """
     stripped = [_OVERRIDE.sub("", override, count=1) for override in overrides]
     last = {override.partition("=")[0]: override for override in stripped}
-    kept = [override for override in stripped if last[override.partition("=")[0]] is override]
+    effective = [override for override in stripped if last[override.partition("=")[0]] is override]
     absent = [f"{group}=null" for group in GROUPS if group != "logger"]
-    return ["~logger" if override == "logger=null" else override for override in kept if override not in absent]
+    return ["~logger" if override == "logger=null" else override for override in effective if override not in absent]
 
 
 def check_overrides(overrides: Sequence[str]) -> None:

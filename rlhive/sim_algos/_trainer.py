@@ -45,6 +45,9 @@ _LOG = logging.getLogger("rlhive")
 BEST_FOLDER = "best"
 DIVERGED_BATCH_FILE = "diverged_batch.pt"
 
+#: Gradient steps on a GPU between two looks at the losses, and batches that are kept for them.
+_MAX_UNCHECKED = 16
+
 #: Function of the gradient step and the policy; the metrics that it returns join the learning curve.
 Callback = Callable[[int, TensorDictModule], Mapping[str, float] | None]
 
@@ -179,6 +182,8 @@ class Trainer:
     ) -> None:
         self._interrupt.__exit__(kind, error, trace)
         self._bar.close()
+        if error is None and self._interrupt.received is not None:  # it came after the last step
+            self._interrupt.stop()
 
     @property
     def folders(self) -> list[Path]:
@@ -297,7 +302,7 @@ class Trainer:
     def _require_finite(self, losses: torch.Tensor, batches: Sequence[TensorDictBase]) -> None:
         """Raise TrainingDivergedError if a loss is not finite; on a GPU, whose losses are not ready yet, later."""
         self._unchecked.append((losses, batches))
-        if losses.device.type == "cpu":
+        if losses.device.type == "cpu" or len(self._unchecked) == _MAX_UNCHECKED:
             self._check_unchecked()
 
     def _check_unchecked(self) -> None:
@@ -366,11 +371,11 @@ class Trainer:
             "step": self.step,
             "seconds": self.seconds,
         }
-        save_training_state(self._folder, state, step=self.step, config=self._config)
+        save_training_state(self._folder, state, step=self.step, config=self._config, source=self._source)
         self._last_saved = self.step
 
     def _load_state(self) -> None:
-        state = load_training_state(self._folder, self._config)
+        state = load_training_state(self._folder, self._config, self._source)
         self._algorithm.load_training_state(state["algorithm"])
         self._data.load_state_dict(state["data"])
         self.metrics.load_state_dict(state["metrics"])

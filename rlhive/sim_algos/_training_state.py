@@ -25,11 +25,14 @@ from rlhive.policies import replace_file
 STATE_FOLDER = "training_state"
 _INDEX = "state.json"
 
-#: Options that may differ between a training and its continuation, since no number depends on them.
-_FREE = ("progress", "resume", "logger")
+#: Options that may differ between a training and its continuation, since no number depends on them; the version of the
+#: dataset is compared by its fingerprint.
+_FREE = ("progress", "resume", "logger", "version")
 
 
-def save_training_state(folder: Path, state: Mapping[str, Any], *, step: int, config: Mapping[str, Any]) -> None:
+def save_training_state(
+    folder: Path, state: Mapping[str, Any], *, step: int, config: Mapping[str, Any], source: Mapping[str, Any]
+) -> None:
     """Write a state and remove the one before.
 
     Args:
@@ -37,6 +40,7 @@ def save_training_state(folder: Path, state: Mapping[str, Any], *, step: int, co
         state: Tensors and plain values.
         step: Number of gradient steps so far.
         config: Configuration of the training.
+        source: What identifies the data: the configuration may leave the dataset's version open.
     """
     folder = folder / STATE_FOLDER
     folder.mkdir(parents=True, exist_ok=True)
@@ -45,19 +49,19 @@ def save_training_state(folder: Path, state: Mapping[str, Any], *, step: int, co
     name = f"{step}.pt"
     replace_file(folder / name, content.getvalue())
     sha256 = hashlib.sha256(content.getvalue()).hexdigest()
-    index = {"file": name, "sha256": sha256, "step": step, "config": dict(config)}
+    index = {"file": name, "sha256": sha256, "step": step, "config": dict(config), "source": dict(source)}
     replace_file(folder / _INDEX, json.dumps(index, indent=1).encode())
     for path in folder.glob("*.pt"):
         if path.name != name:
             path.unlink()
 
 
-def load_training_state(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the state of an interrupted training.
+def load_training_state(folder: Path, config: Mapping[str, Any], source: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the state of an interrupted training of this configuration on these data.
 
     Raises:
         DatasetNotFoundError: The folder holds no state.
-        CheckpointMismatchError: The state belongs to another configuration, or its file has changed.
+        CheckpointMismatchError: The state belongs to another configuration or other data, or its file has changed.
     """
     index = read_index(folder)
     if index is None:
@@ -66,6 +70,12 @@ def load_training_state(folder: Path, config: Mapping[str, Any]) -> dict[str, An
     differences = compare_configs(index["config"], config)
     if differences:
         msg = f"resume={folder}: this is a training of another configuration: {'; '.join(differences)}"
+        raise CheckpointMismatchError(msg)
+    differences = compare_configs(index["source"], source)
+    if differences:
+        msg = (
+            f"resume={folder}: this is a training on other data: {'; '.join(differences)}. Name the version: version=…"
+        )
         raise CheckpointMismatchError(msg)
     path = folder / STATE_FOLDER / index["file"]
     content = path.read_bytes() if path.is_file() else b""
@@ -85,6 +95,7 @@ def read_index(folder: Path) -> dict[str, Any] | None:
     try:
         index = json.loads(path.read_text(encoding="utf-8"))
         is_valid = Path(index["file"]).name == index["file"] and isinstance(index["config"], dict)
+        is_valid = is_valid and isinstance(index["source"], dict)
         is_valid = is_valid and type(index["step"]) is int and isinstance(index["sha256"], str)
     except (FileNotFoundError, NotADirectoryError):
         return None

@@ -70,7 +70,7 @@ def test_the_command_line_for_hydra_has_no_plus_and_the_folder_of_an_interrupted
     assert prepare_arguments([*arguments, "resume=auto"]) == ["model=bc", "dataset=toy_point", "seed=3", "resume=auto"]
     config = make_config("bc", "toy_point", overrides=["seed=3"])
     for name in ("a", "b"):
-        save_training_state(Path("outputs/bc") / name, {}, step=1, config=config)
-    save_training_state(Path("outputs/bc/c"), {}, step=1, config={**config, "seed": 4})
+        save_training_state(Path("outputs/bc") / name, {}, step=1, config=config, source={})
+    save_training_state(Path("outputs/bc/c"), {}, step=1, config={**config, "seed": 4}, source={})
     assert prepare_arguments([*arguments, "resume=auto"])[-1] == "hydra.run.dir='outputs/bc/b'"
     assert prepare_arguments([*arguments, "resume=outputs/bc/a"])[-1] == "hydra.run.dir='outputs/bc/a'"

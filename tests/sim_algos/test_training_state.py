@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from rlhive import train
+from rlhive import export, train
 from rlhive.errors import CheckpointMismatchError, DatasetNotFoundError
 from rlhive.policies import load_policy, read_checkpoint
 from rlhive.sim_algos._training_state import STATE_FOLDER, compare_configs, load_training_state, save_training_state
@@ -95,7 +95,7 @@ def test_a_second_interrupt_stops_at_once(tmp_path) -> None:
 SCRIPT = """
 import sys
 from pathlib import Path
-from rlhive import train
+from rlhive import export, train
 train("iql", "toy_point", seed=1, overrides=sys.argv[2].split(), output_dir=sys.argv[1], resume="auto", progress=False)
 """
 
@@ -145,22 +145,49 @@ def test_a_training_of_another_configuration_is_not_continued(tmp_path) -> None:
 
 def test_a_state_that_changed_or_was_made_up_is_refused(tmp_path) -> None:
     config = quick_config("bc")
-    save_training_state(tmp_path, {"x": torch.ones(3)}, step=7, config=config)
-    save_training_state(tmp_path, {"x": torch.zeros(3)}, step=9, config=config)
+    save_training_state(tmp_path, {"x": torch.ones(3)}, step=7, config=config, source={})
+    save_training_state(tmp_path, {"x": torch.zeros(3)}, step=9, config=config, source={})
     assert [path.name for path in sorted((tmp_path / STATE_FOLDER).iterdir())] == ["9.pt", "state.json"]
-    assert load_training_state(tmp_path, config)["x"].tolist() == [0, 0, 0]
+    assert load_training_state(tmp_path, config, {})["x"].tolist() == [0, 0, 0]
     (tmp_path / STATE_FOLDER / "9.pt").write_bytes(b"other")
     with pytest.raises(CheckpointMismatchError, match=r"is not the file that state\.json describes"):
-        load_training_state(tmp_path, config)
+        load_training_state(tmp_path, config, {})
     index = tmp_path / STATE_FOLDER / "state.json"
     good = json.loads(index.read_text())
     for bad in ({**good, "file": "../9.pt"}, {**good, "step": "9"}, [], {**good, "config": None}):
         index.write_text(json.dumps(bad))
         with pytest.raises(CheckpointMismatchError, match="expected the index of a training state"):
-            load_training_state(tmp_path, config)
+            load_training_state(tmp_path, config, {})
     index.write_bytes(b"\xff{")
     with pytest.raises(CheckpointMismatchError, match="expected the index of a training state"):
-        load_training_state(tmp_path, config)
+        load_training_state(tmp_path, config, {})
+
+
+def test_a_training_on_other_data_is_not_continued(tmp_path, store) -> None:
+    records = collect_buffer("expert", num_episodes=4)
+    folder = export(records, "my/data", license="mit", env_name="ToyPoint-v0", store=store)
+    options = {"overrides": [*STEPS, "split=null"], "output_dir": tmp_path / "a", "progress": False, "resume": "auto"}
+    with pytest.raises(KeyboardInterrupt):
+        train("bc", "my/data", callback=interrupt_at(25), **options)
+    more = collect_buffer("expert", num_episodes=5)
+    export(more, "my/data", version="2.0.0", license="mit", env_name="ToyPoint-v0", store=store)
+    message = r"training on other data: dataset\.fingerprint: .*dataset\.version: \"1\.0\.0\" before, \"2\.0\.0\" now"
+    with pytest.raises(CheckpointMismatchError, match=message):
+        train("bc", "my/data", **options)
+    result = train("bc", "my/data", version=folder.name, callback=lambda step, policy: None, **options)
+    assert [row["step"] for row in result.curve][-1] == 60
+    config = quick_config("bc", *STEPS, "resume=auto")
+    with pytest.raises(KeyboardInterrupt):
+        train_quickly(records, config, tmp_path / "b", callback=interrupt_at(25))
+    with pytest.raises(CheckpointMismatchError, match=r"on other data: expected \d+ transitions, got \d+"):
+        train_quickly(more, config, tmp_path / "b")
+
+
+def test_an_interrupt_after_the_last_step_is_not_lost(tmp_path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train_quickly(collect_buffer("expert"), quick_config("bc", *STEPS), tmp_path, callback=interrupt_at(60))
+    assert read_checkpoint(tmp_path)["step"] == 60
+    assert not (tmp_path / STATE_FOLDER).exists()
 
 
 def test_differences_of_configurations_are_named() -> None:
