@@ -139,7 +139,7 @@ def test_training_learns_from_what_the_replay_buffer_serves(filled, tmp_path, mo
         assert batch["observation"][0].equal(expected["observation"])
         assert batch["action"][0].equal(expected["action"])
     assert len(batches) == 3
-    assert options == [{"batch_size": 16, "normalize": True}]
+    assert options == [{"batch_size": 16, "normalize": True, "keys": ["action", "observation"]}]
     normalizer = load_policy(result.checkpoint).module[0]
     assert normalizer.mean.tolist() == dataset.normalization("observation").loc.tolist()
 

@@ -1,5 +1,6 @@
 """``train()``: from a configuration to checkpoints, and the loop of offline training."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from torchrl.data import ReplayBuffer
 from rlhive import keys
 from rlhive.errors import InvalidOptionError
 from rlhive.policies import check_writable
+from rlhive.sim_algos._algorithm import Algorithm
 from rlhive.sim_algos._batches import BatchSource
 from rlhive.sim_algos._config import make_config
 from rlhive.sim_algos._online import train_online
@@ -26,6 +28,8 @@ from rlhive.sim_algos._trainer import Callback, Trainer, TrainResult, describe_t
 
 if TYPE_CHECKING:
     from rlhive.dataset import RoboHiveDataset
+
+_LOG = logging.getLogger("rlhive")
 
 
 def train(
@@ -111,7 +115,11 @@ def train_from_config(
         return train_online(config, dataset, output_dir=folder, callback=callback)
     if keys.NEXT_REWARD in algorithm_class.in_keys:
         require_reward(dataset.schema.columns, f"{dataset.name} {dataset.version}")
-    options = {"normalize": _can_normalize_observations(dataset), **algorithm_class.buffer_options(config)}
+    options = {
+        "normalize": _can_normalize_observations(dataset),
+        "keys": _list_keys(dataset, algorithm_class),
+        **algorithm_class.buffer_options(config),
+    }
     size = config["train"]["batch_size"]
     buffers = [dataset.as_replay_buffer(batch_size=size, **options) for _ in list_seeds(config)]
     return _train_on_buffers(
@@ -143,6 +151,15 @@ def _open_dataset(config: Mapping[str, Any]) -> "RoboHiveDataset":
 
     version = config["version"]
     return RoboHiveDataset(config["dataset"], split=config["split"], version=None if version is None else str(version))
+
+
+def _list_keys(dataset: "RoboHiveDataset", algorithm_class: type[Algorithm]) -> list[keys.NestedKey]:
+    """Return the fields that an algorithm reads; observations of the dataset that it does not read are named."""
+    columns = {keys.key_to_column(key) for key in algorithm_class.in_keys}
+    unread = [item.column for item in dataset.schema.observed if item.column not in {*columns, keys.SUCCESS}]
+    if unread:
+        _LOG.warning("%s does not learn from %s: it reads no such field", algorithm_class.name, ", ".join(unread))
+    return [item.key for item in dataset.schema.fields if item.column in columns]
 
 
 def _can_normalize_observations(dataset: "RoboHiveDataset") -> bool:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
 
-from rlhive import export, train
+from rlhive import RoboHiveDataset, export, train
 from rlhive.errors import SchemaMismatchError, StoreNotWritableError
 from rlhive.policies._checkpoint import load_policy
 from rlhive.rollouts._evaluate import evaluate
@@ -78,6 +78,25 @@ def test_integer_observations_are_normalised_after_they_are_sampled(tmp_path) ->
     observations = rows["observation"].numpy()
     np.testing.assert_allclose(normalizer.mean.numpy(), observations.mean(axis=0), rtol=1e-12)
     np.testing.assert_allclose(normalizer.std.numpy(), observations.std(axis=0), rtol=1e-12)
+
+
+def test_fields_that_are_not_learned_from_are_named_and_not_read(tmp_path, caplog, monkeypatch) -> None:
+    rows = collect_buffer("expert", num_episodes=3)[:]
+    rows["pixels"] = torch.zeros(len(rows), 8, 8, 3, dtype=torch.uint8)
+    rows["next", "pixels"] = torch.zeros(len(rows), 8, 8, 3, dtype=torch.uint8)
+    folder = export(as_buffer(rows), "my/pictures", license="mit", env_name="ToyPoint-v0", store=tmp_path)
+    served, sample = [], RoboHiveDataset.as_replay_buffer
+
+    def keep_buffer(self, **options):
+        served.append(sample(self, **options))
+        return served[-1]
+
+    monkeypatch.setattr(RoboHiveDataset, "as_replay_buffer", keep_buffer)
+    overrides = ["split=null", "train.num_steps=2", "train.batch_size=8", "logger=null"]
+    train("bc", folder, overrides=overrides, output_dir=tmp_path / "bc", progress=False)
+    assert "bc does not learn from pixels: it reads no such field" in caplog.text
+    assert served[0].sample().get("pixels", None) is None
+    assert torch.equal(served[0][:]["action"], rows["action"].float())
 
 
 def test_a_dataset_without_reward_trains_bc_and_is_refused_by_what_learns_from_rewards(tmp_path) -> None:
