@@ -1,7 +1,9 @@
 """Algorithms by name: RLHive's, a script's own, and those of installed packages."""
 
 import importlib.metadata
+import re
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -104,3 +106,18 @@ def test_a_scripts_own_algorithm_is_registered(plugin, tmp_path) -> None:
     module.Average.name = "bc"
     with pytest.raises(InvalidOptionError, match="RLHive has an algorithm named 'bc'"):
         register_algorithm(module.Average)
+
+
+def test_the_algorithm_in_the_documents_trains(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(_registry, "_registered", {})
+    text = (Path(__file__).parents[2] / "docs/training.md").read_text(encoding="utf-8")
+    [block] = [part for part in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "class Cloning" in part]
+    namespace: dict = {}
+    exec(block, namespace)
+    options = (_registry.CONF_DIR / "model" / "bc.yaml").read_text(encoding="utf-8")
+    (tmp_path / "cloning.yaml").write_text(options.replace("algorithm: bc", "algorithm: cloning"))
+    register_algorithm(namespace["Cloning"], tmp_path / "cloning.yaml")
+    overrides = ["train.num_steps=300", "network=small", "train.batch_size=64", "logger=null", "progress=false"]
+    result = train_quickly(collect_buffer("expert"), make_config("cloning", overrides=overrides), tmp_path / "run")
+    assert result.curve[-1]["loss"] < 0.2 * result.curve[0]["loss"]
+    assert load_policy(result.checkpoint).env_name == "ToyPoint-v0"
