@@ -135,13 +135,21 @@ def try_combination(name: str, tests: Sequence[str], processes: str) -> str:
     return f"{installed}; pip check: fits; {result} ({time.monotonic() - started:.0f} s with the install)"
 
 
-def main() -> None:
-    """Try the combinations one after another; print a line for each."""
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Return the combinations (without a name all of them), tests and number of processes."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("combinations", nargs="*", default=COMBINATIONS, choices=[[], *COMBINATIONS], metavar="NAME")
+    # Python 3.11 looks for the empty list among the choices.
+    parser.add_argument("combinations", nargs="*", choices=[[], *COMBINATIONS], metavar="NAME")
     parser.add_argument("--tests", nargs="+", default=TESTS, help="the tests to run")
     parser.add_argument("--processes", default="auto", help="processes of pytest-xdist; auto takes every core")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
+    options.combinations = options.combinations or COMBINATIONS
+    return options
+
+
+def main() -> None:
+    """Try the combinations one after another; print a line for each."""
+    options = parse_arguments()
     failed = 0
     for name in options.combinations:
         try:
