@@ -10,6 +10,7 @@ import typer
 
 from rlhive.cli._tables import make_table, print_table
 from rlhive.cli._terminal import Json, Workers, out, print_dataset
+from rlhive.errors import InvalidOptionError
 
 if TYPE_CHECKING:
     from rlhive.data.recording import RecordingSummary
@@ -21,12 +22,35 @@ def collect(
     provenance: Annotated[
         str, typer.Option(help="full: also record the command line, the machine and absolute paths.")
     ] = "minimal",
+    name: Annotated[
+        str, typer.Option(help="Name of the dataset; the task's by default, with _pixels if it has pictures.")
+    ] = "",
+    pixels: Annotated[bool, typer.Option("--pixels", help="Also record pictures. Needs OpenGL.")] = False,
+    camera: Annotated[
+        list[str] | None, typer.Option(help="Camera of the pictures, repeatable; all by default.")
+    ] = None,
+    image_size: Annotated[int, typer.Option(help="Height and width of the pictures.")] = 84,
+    render_quality: Annotated[str, typer.Option(help="fast, shadows or robohive; see docs/visual.md.")] = "fast",
+    obs_key: Annotated[
+        list[str] | None,
+        typer.Option(help="Part of the observation to record by name too, like robot_jnt; repeatable."),
+    ] = None,
 ) -> None:
     """Make a task's dataset by running its recipe; an interrupted run is resumed."""
     from rlhive.dataset import RoboHiveDataset
+    from rlhive.envs import get_task
     from rlhive.rollouts import collect as run_recipe
 
-    folder = run_recipe(task, num_workers=workers, provenance=provenance)
+    collected = get_task(task)
+    if pixels:
+        collected = collected.with_pixels(
+            cameras=camera, image_size=(image_size, image_size), render_quality=render_quality, obs_keys=obs_key or ()
+        )
+        name = name or f"{collected.name}_pixels"
+    elif camera or obs_key:
+        msg = "--camera and --obs-key are options of pictures: expected --pixels with them, got none"
+        raise InvalidOptionError(msg)
+    folder = run_recipe(collected, name=name or None, num_workers=workers, provenance=provenance)
     print_dataset(RoboHiveDataset(folder), json_=False)
 
 

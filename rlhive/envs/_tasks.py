@@ -9,8 +9,8 @@ tuning of the experts at :data:`TUNING_SEED`, and online learning at :data:`EXPL
 
 import difflib
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from typing import Any
 
@@ -107,6 +107,30 @@ class Task:
                 f"{', '.join(self.levels)}. Pass that policy in policies= or leave the split out."
             )
             raise InvalidOptionError(msg)
+
+    def with_pixels(
+        self,
+        *,
+        cameras: Sequence[str] | None = None,
+        image_size: tuple[int, int] = (84, 84),
+        render_quality: str = "fast",
+        obs_keys: Sequence[str] = (),
+    ) -> "Task":
+        """Return the task with pictures in its observations; the physics and the references stay the same.
+
+        Collect its dataset under a name of its own: ``collect(task.with_pixels(), name="kitchen_knob1_pixels")``.
+
+        Args:
+            cameras: Names of the cameras; all cameras of the model by default.
+            image_size: Height and width in pixels.
+            render_quality: "robohive", "shadows" or "fast" (docs/visual.md).
+            obs_keys: Entries of RoboHive's observation dictionary that are returned under their own names as well, for
+                example "robot_jnt", which a policy may read beside the pictures.
+        """
+        added: dict[str, Any] = {"from_pixels": True, "image_size": list(image_size), "render_quality": render_quality}
+        added |= {} if cameras is None else {"cameras": list(cameras)}
+        added |= {"obs_keys": list(obs_keys)} if obs_keys else {}
+        return replace(self, env_kwargs={**self.env_kwargs, **added})
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields that determine the task's data, JSON-able; ``reference`` does not."""

@@ -11,6 +11,7 @@ STEP and TOLERANCE are powers of two, so that whole steps from a multiple of STE
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,11 @@ class ToyEnv(EnvBase):
         dtype: Dtype of ``observation`` (position, goal) and ``("next", "reward")``.
         seed: Seed of the first reset; None takes a random seed.
         device: Device of the TensorDicts.
+        from_pixels: Return ``pixels`` as well, uint8 [1, H, W, 3]: the point is red, the goal green.
+        image_size: Height and width of the picture.
+        obs_keys: Further names of the observation: "position" [1] and "goal" [1].
+        cameras: Not read, like ``render_quality``: the picture has one camera.
+        render_quality: Not read.
 
     Raises:
         EnvNotFoundError: ``env_name`` is not ``"ToyPoint-v0"``.
@@ -61,10 +67,16 @@ class ToyEnv(EnvBase):
         dtype: torch.dtype = torch.float64,
         seed: int | None = None,
         device: torch.device | str = "cpu",
+        from_pixels: bool = False,
+        image_size: Sequence[int] = (16, 32),
+        obs_keys: Sequence[str] = (),
+        cameras: Sequence[str] | None = None,
+        render_quality: str | None = None,
     ) -> None:
         if env_name != _NAME:
             msg = f"No toy environment named {env_name!r}: expected {_NAME!r}."
             raise EnvNotFoundError(msg)
+        del cameras, render_quality
         super().__init__(device=torch.device(device), batch_size=())
         self.env_name = env_name
         self.horizon = HORIZON
@@ -72,12 +84,17 @@ class ToyEnv(EnvBase):
         self._generator = torch.Generator()
         self._position = self._goal = 0.0
         self._step_count = 0
-        self.observation_spec = Composite(
-            {
-                keys.OBSERVATION: Unbounded(shape=(2,), dtype=dtype, device=self.device),
-                keys.SUCCESS: Categorical(2, shape=(1,), dtype=torch.bool, device=self.device),
-            }
-        )
+        self._image_size = tuple(image_size) if from_pixels else None
+        self._obs_keys = tuple(obs_keys)
+        observations = {
+            keys.OBSERVATION: Unbounded(shape=(2,), dtype=dtype, device=self.device),
+            keys.SUCCESS: Categorical(2, shape=(1,), dtype=torch.bool, device=self.device),
+            **{key: Unbounded(shape=(1,), dtype=dtype, device=self.device) for key in obs_keys},
+        }
+        if self._image_size is not None:
+            shape = (1, *self._image_size, 3)
+            observations[keys.PIXELS] = Bounded(0, 255, shape=shape, dtype=torch.uint8, device=self.device)
+        self.observation_spec = Composite(observations)
         self.action_spec = Bounded(-1.0, 1.0, shape=(1,), dtype=torch.float32, device=self.device)
         self.reward_spec = Unbounded(shape=(1,), dtype=dtype, device=self.device)
         flag = Categorical(2, shape=(1,), dtype=torch.bool, device=self.device)
@@ -134,7 +151,20 @@ class ToyEnv(EnvBase):
     def _observe(self) -> dict[str, torch.Tensor]:
         solved = abs(self._position - self._goal) <= TOLERANCE
         observation = torch.tensor([self._position, self._goal], dtype=self._dtype, device=self.device)
-        return {keys.OBSERVATION: observation, keys.SUCCESS: self._full(solved, torch.bool)}
+        parts = {"position": self._position, "goal": self._goal}
+        return {
+            keys.OBSERVATION: observation,
+            keys.SUCCESS: self._full(solved, torch.bool),
+            **{key: self._full(parts[key], self._dtype) for key in self._obs_keys},
+            **({} if self._image_size is None else {keys.PIXELS: self._draw(self._image_size)}),
+        }
+
+    def _draw(self, image_size: tuple[int, ...]) -> torch.Tensor:
+        """Return the picture: point and goal as blurred lines across the track."""
+        columns = torch.linspace(-1.0, 1.0, image_size[1], dtype=torch.float64)
+        lines = [torch.exp(-(((columns - x) / 0.1) ** 2)) for x in (self._position, self._goal)]
+        row = torch.stack([*lines, torch.zeros_like(columns)], -1).mul_(255).to(torch.uint8)
+        return row.expand(1, *image_size, 3).clone().to(self.device)
 
     def _flags(self, *, terminated: bool, truncated: bool) -> dict[str, torch.Tensor]:
         values = {keys.TERMINATED: terminated, keys.TRUNCATED: truncated, keys.DONE: terminated or truncated}

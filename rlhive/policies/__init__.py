@@ -8,11 +8,18 @@ if TYPE_CHECKING:
     from rlhive.normalization import Normalizer as Normalizer
     from rlhive.policies._checkpoint import (
         CHECKPOINT_FILE as CHECKPOINT_FILE,
+        ENV_KWARGS as ENV_KWARGS,
         check_writable as check_writable,
         load_policy as load_policy,
         read_checkpoint as read_checkpoint,
+        read_env_kwargs as read_env_kwargs,
         replace_file as replace_file,
         save_checkpoint as save_checkpoint,
+    )
+    from rlhive.policies._inputs import (
+        InputEncoder as InputEncoder,
+        PolicyInputs as PolicyInputs,
+        make_picture_encoder as make_picture_encoder,
     )
     from rlhive.policies._mlp import make_mlp as make_mlp, require_activation as require_activation
     from rlhive.policies._networks import (
@@ -22,6 +29,7 @@ if TYPE_CHECKING:
         make_network as make_network,
         register_network as register_network,
     )
+    from rlhive.policies._pictures import CNN as CNN, PictureCNN as PictureCNN
     from rlhive.policies._transformer import (
         predict_actions as predict_actions,
         require_transformer as require_transformer,

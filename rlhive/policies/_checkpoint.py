@@ -25,14 +25,18 @@ from tensordict.nn import TensorDictModule
 from torchrl.envs import EnvBase
 
 from rlhive import keys
-from rlhive.errors import CheckpointMismatchError, StoreNotWritableError
+from rlhive.errors import CheckpointMismatchError, InvalidOptionError, StoreNotWritableError
 from rlhive.normalization import Normalizer
+from rlhive.policies._inputs import PolicyInputs
 from rlhive.policies._networks import make_deployed_policy, make_network
 from rlhive.policies._record import FORMAT_VERSION, read_record, require_network
 
 CHECKPOINT_FILE = "checkpoint.json"
 POLICY_FILE = "policy.pt"
 CURVE_FILE = "curve.json"
+
+#: Arguments that a checkpoint may pass to the environment that its policy acts in.
+ENV_KWARGS = {"cameras", "depth", "from_pixels", "image_size", "obs_keys", "render_quality"}
 
 
 def save_checkpoint(
@@ -44,7 +48,8 @@ def save_checkpoint(
         folder: Folder of the checkpoint; created if it does not exist.
         policy: Result of :func:`make_deployed_policy`.
         record: Entries of ``checkpoint.json``, JSON-able. Loading needs ``env_name``, ``observation_dim``,
-            ``action_dim`` and ``network``; the format version and the hash are added here.
+            ``action_dim`` and ``network``, and ``inputs`` and ``env_kwargs`` of a policy that reads other keys than
+            ``observation``; the format version and the hash are added here.
         curve: Learning curve.
 
     Returns:
@@ -116,8 +121,8 @@ def load_policy(folder: str | Path, *, env: EnvBase | None = None) -> TensorDict
         env: Environment that the policy will act in, compared with the checkpoint's; None skips the comparison.
 
     Returns:
-        A TorchRL module that writes ``action`` (float32 in [-1, 1]) from ``observation``, deterministic, with an
-        attribute ``env_name``.
+        A TorchRL module that writes ``action`` (float32 in [-1, 1]) from ``observation``, or from the keys that it was
+        trained with, deterministic, with the attributes ``env_name`` and ``env_kwargs``.
 
     Raises:
         CheckpointMismatchError: The folder holds no complete checkpoint, the hash of its weights differs, or the policy
@@ -149,11 +154,12 @@ def check_env(record: Mapping[str, Any], env: EnvBase, *, context: str | Path) -
     Raises:
         CheckpointMismatchError: The ``env_name`` or the size of observations or actions differs.
     """
-    expected_entries = {
-        "env_name": env.env_name,
-        "observation_dim": env.observation_spec[keys.OBSERVATION].shape[-1],
-        "action_dim": env.action_spec.shape[-1],
-    }
+    inputs = read_inputs(record, context=context)
+    expected_entries = {"env_name": env.env_name, "action_dim": env.action_spec.shape[-1]}
+    if inputs is None:
+        expected_entries["observation_dim"] = env.observation_spec[keys.OBSERVATION].shape[-1]
+    else:
+        _require_inputs(inputs, env, context=context)
     for name, expected in expected_entries.items():
         if record.get(name) != expected:
             msg = (
@@ -163,16 +169,68 @@ def check_env(record: Mapping[str, Any], env: EnvBase, *, context: str | Path) -
             raise CheckpointMismatchError(msg)
 
 
+def _require_inputs(inputs: PolicyInputs, env: EnvBase, *, context: str | Path) -> None:
+    """Raise CheckpointMismatchError unless an environment returns what a policy reads."""
+    specs = {keys.key_to_column(key): spec for key, spec in env.observation_spec.items(True, True)}
+    for column, shape in inputs.shapes.items():
+        got = tuple(specs[column].shape) if column in specs else None
+        if got != shape:
+            returned = "no such key" if got is None else f"shape {list(got)}"
+            msg = (
+                f"Checkpoint {context} does not fit {env.env_name}: its policy reads {column}, expected shape "
+                f"{list(shape)}, got {returned}"
+            )
+            raise CheckpointMismatchError(msg)
+
+
+def read_inputs(record: Mapping[str, Any], *, context: str | Path) -> PolicyInputs | None:
+    """Return what the policy of a record reads; None if that is ``observation``.
+
+    Raises:
+        CheckpointMismatchError: The entry ``inputs`` is invalid.
+    """
+    if record.get("inputs") is None:
+        return None
+    try:
+        return PolicyInputs.from_json(record["inputs"])
+    except InvalidOptionError as error:
+        msg = f"Checkpoint {context}: {error}"
+        raise CheckpointMismatchError(msg) from error
+
+
+def read_env_kwargs(record: Mapping[str, Any], *, context: str | Path) -> dict[str, Any]:
+    """Return the arguments with which an environment returns what the policy of a record reads.
+
+    A checkpoint can come from anyone, so only options of pictures and names of observations are accepted.
+
+    Raises:
+        CheckpointMismatchError: The entry ``env_kwargs`` has others.
+    """
+    env_kwargs = record.get("env_kwargs") or {}
+    if not isinstance(env_kwargs, dict) or env_kwargs.keys() - ENV_KWARGS:
+        msg = f"Checkpoint {context}: expected env_kwargs of {', '.join(sorted(ENV_KWARGS))}, got {env_kwargs!r:.200}"
+        raise CheckpointMismatchError(msg)
+    return env_kwargs
+
+
 def _make_policy_without_memory(record: Mapping[str, Any], folder: Path) -> TensorDictModule:
     """Return the policy that a record describes on torch's meta device, whatever sizes the record declares."""
+    inputs = read_inputs(record, context=folder)
     size = record["observation_dim"]
+    num_normalized = size if inputs is None else sum(inputs.vectors.values())
     with torch.device("meta"):
         try:
             actor = make_network(size, record["action_dim"], record["network"])
-        except (TypeError, ValueError, LookupError) as error:
+            return make_deployed_policy(
+                Normalizer(torch.zeros(num_normalized), torch.ones(num_normalized)),
+                actor,
+                env_name=record["env_name"],
+                inputs=inputs,
+                env_kwargs=read_env_kwargs(record, context=folder),
+            )
+        except (TypeError, ValueError, LookupError, RuntimeError) as error:
             msg = f"{folder / CHECKPOINT_FILE} does not describe a network: {error}"
             raise CheckpointMismatchError(msg) from error
-        return make_deployed_policy(Normalizer(torch.zeros(size), torch.ones(size)), actor, env_name=record["env_name"])
 
 
 def _read_shapes(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Size]:

@@ -10,6 +10,7 @@ import importlib.metadata
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from tensordict.nn import TensorDictModule
 from torch import nn
 
@@ -17,6 +18,7 @@ from rlhive import keys
 from rlhive.errors import CheckpointMismatchError
 from rlhive.normalization import Normalizer
 from rlhive.policies._flow import FlowChunkPolicy, NoisePolicy
+from rlhive.policies._inputs import InputEncoder, PolicyInputs
 from rlhive.policies._mlp import make_mlp
 from rlhive.policies._transformer import TransformerPolicy
 
@@ -83,27 +85,48 @@ def find_network_factory(kind: str) -> NetworkFactory:
     raise CheckpointMismatchError(msg)
 
 
-def make_deployed_policy(normalizer: Normalizer, actor: nn.Module, *, env_name: str) -> TensorDictModule:
+def make_deployed_policy(
+    normalizer: Normalizer,
+    actor: nn.Module,
+    *,
+    env_name: str,
+    inputs: PolicyInputs | None = None,
+    env_kwargs: Mapping[str, Any] | None = None,
+) -> TensorDictModule:
     """Join a normaliser and an actor into the policy that is saved, loaded and rolled out.
 
     Args:
-        normalizer: Normaliser of the environment's observations.
+        normalizer: Normaliser of the environment's observations; of all vectors together if there are ``inputs``.
         actor: Network from normalised observations to actions; the policy shares its memory. If it keeps a state during
             an episode, its method ``begin_episode(seed)`` resets it; a method ``observe_reward(reward)`` gets the
             reward of each action before the next one is asked for.
         env_name: Environment that the policy was trained for.
+        inputs: What the policy reads instead of ``observation``.
+        env_kwargs: Arguments with which the environment returns it, for example ``from_pixels``.
 
     Returns:
-        A TorchRL module from ``observation`` (any real dtype) to ``action`` (float32 in [-1, 1]), deterministic for a
-        seed, in evaluation mode, with an attribute ``env_name``.
+        A TorchRL module from ``observation`` (any real dtype), or the keys of ``inputs``, to ``action`` (float32 in
+        [-1, 1]), deterministic for a seed, in evaluation mode, with the attributes ``env_name`` and ``env_kwargs``.
     """
-    policy = DeployedPolicy(nn.Sequential(normalizer, actor), in_keys=[keys.OBSERVATION], out_keys=[keys.ACTION]).eval()
+    if inputs is None:
+        policy = DeployedPolicy(nn.Sequential(normalizer, actor), in_keys=[keys.OBSERVATION], out_keys=[keys.ACTION])
+    else:
+        module = _EncodedActor(InputEncoder(inputs, normalizer), actor)
+        policy = DeployedPolicy(module, in_keys=inputs.in_keys, out_keys=[keys.ACTION])
     policy.env_name = env_name
-    return policy
+    policy.env_kwargs = dict(env_kwargs or {})
+    return policy.eval()
+
+
+class _EncodedActor(nn.Sequential):
+    """An actor after an encoder that takes several inputs."""
+
+    def forward(self, *values: torch.Tensor) -> torch.Tensor:
+        return self[1](self[0](*values))
 
 
 class DeployedPolicy(TensorDictModule):
-    """A policy from ``observation`` to ``action``, with the state that its network keeps during an episode."""
+    """A policy from observations to ``action``, with the state that its network keeps during an episode."""
 
     def begin_episode(self, seed: int) -> None:
         """Reset the state of the network, if it keeps one; rollouts call this after every reset.

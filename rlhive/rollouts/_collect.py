@@ -51,6 +51,7 @@ NUM_REPLAYED = 6
 def collect(
     task: str | Task,
     *,
+    name: str | None = None,
     num_workers: int | None = None,
     provenance: str = MINIMAL,
     store: Path | None = None,
@@ -66,6 +67,8 @@ def collect(
 
     Args:
         task: Name in the catalogue, or a task.
+        name: Name of the dataset; the task's by default. A task whose observations differ from the catalogue's, for
+            example one with pictures, needs a name of its own.
         num_workers: Worker processes; one per core by default.
         provenance: ``"full"`` also records the command line, the machine and absolute paths.
         store: Folder of all datasets.
@@ -86,13 +89,14 @@ def collect(
     """
     task = get_task(task) if isinstance(task, str) else task
     recipe = _require_recipe(task)
-    target = version_dir(task.name, recipe.version, store=store)
+    name = name or task.name
+    target = version_dir(name, recipe.version, store=store)
     if target.exists():
         return target
     num_workers = num_workers or default_num_workers()
     (schema, start_state, identity), *_ = map_unordered(_describe_content, [(task,)], num_workers=num_workers)
     run = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
-    folder = recording_dir(task.name, recipe.version, run, store=store)
+    folder = recording_dir(name, recipe.version, run, store=store)
     with locked(folder):
         if target.exists():
             return target
@@ -100,7 +104,7 @@ def collect(
         recording = Recording.create(folder, schema, start_state=start_state, provenance=described)
         with recording.shared():
             invalid = _record_missing(task, recording, num_workers=num_workers, progress=progress)
-        _export_recording(task, recording, run, invalid, num_workers=num_workers, store=store)
+        _export_recording(task, name, recording, run, invalid, num_workers=num_workers, store=store)
         with recording.exclusive():
             recording.discard()
     return target
@@ -115,6 +119,7 @@ def _require_recipe(task: Task) -> Recipe:
 
 def _export_recording(
     task: Task,
+    name: str,
     recording: Recording,
     run: str,
     invalid: list[dict[str, Any]],
@@ -126,6 +131,7 @@ def _export_recording(
 
     Args:
         task: The task.
+        name: Name of the dataset.
         recording: All valid episodes of the recipe.
         run: Id of this run.
         invalid: Episodes of this run whose simulation diverged, for the manifest.
@@ -138,7 +144,7 @@ def _export_recording(
     runs = [{**row, "invalid": invalid} if invalid and row["run"] == run else row for row in recording.runs]
     export(
         recording.sorted_records(),
-        task.name,
+        name,
         version=recipe.version,
         schema=recording.schema,
         license=recipe.license,

@@ -8,7 +8,7 @@ import logging
 import math
 import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from rlhive._text import printable
 from rlhive.data import sum_exactly
 from rlhive.envs import EVALUATION_SEED, Task, get_task, make_env, make_policy
 from rlhive.errors import CheckpointMismatchError, EnvNotFoundError, SimulationDivergedError
-from rlhive.policies import CHECKPOINT_FILE, load_policy, read_checkpoint
+from rlhive.policies import CHECKPOINT_FILE, load_policy, read_checkpoint, read_env_kwargs
 from rlhive.rollouts._rollout import (
     DivergedRollout,
     Policy,
@@ -135,6 +135,7 @@ def evaluate(
         raise ValueError(msg)
     task = resolve_task(env)
     policy = _resolve_policy(policy, task)
+    task = _add_env_kwargs(task, policy)
     cache_key = _make_cache_key(policy)
     num_workers = min(num_workers or default_num_workers(), num_episodes)
     video = None if video_dir is None else prepare_videos(video_dir, num_videos, video_camera)
@@ -295,6 +296,17 @@ def _resolve_policy(policy: str | Path | Policy, task: Task) -> str | Path | Pol
         msg = f"No policy {str(policy)!r}: expected one of {', '.join(task.levels)} or a folder with {CHECKPOINT_FILE}."
         raise CheckpointMismatchError(msg)
     return folder.absolute()
+
+
+def _add_env_kwargs(task: Task, policy: str | Path | Policy) -> Task:
+    """Return the task whose environment returns what a policy reads, for example pictures."""
+    if isinstance(policy, str):
+        return task
+    if isinstance(policy, Path):
+        env_kwargs = read_env_kwargs(read_checkpoint(policy), context=policy)
+    else:
+        env_kwargs = getattr(policy, "env_kwargs", {})
+    return replace(task, env_kwargs={**task.env_kwargs, **env_kwargs}) if env_kwargs else task
 
 
 def _make_cache_key(policy: str | Path | Policy) -> str:

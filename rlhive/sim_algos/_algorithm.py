@@ -14,10 +14,12 @@ from typing import Any, ClassVar
 
 import torch
 from tensordict import TensorDictBase
+from tensordict.nn import TensorDictModule
 from torch import nn
 
 from rlhive import keys
 from rlhive.errors import InvalidOptionError
+from rlhive.sim_algos._encoder import StackedEncoder
 from rlhive.sim_algos._preprocessing import TRANSITION_KEYS, TrainingStatistics
 from rlhive.sim_algos._seed_stack import SeedGenerators, StackedMLP
 
@@ -39,6 +41,7 @@ class Algorithm(nn.Module, ABC):
 
     Attributes:
         actor: Network from a normalised observation to an action before its tanh.
+        encoders: Encoders that are trained with the algorithm, one per key of pictures.
         num_updates: Number of gradient steps so far.
     """
 
@@ -48,6 +51,9 @@ class Algorithm(nn.Module, ABC):
     in_keys: ClassVar[Sequence[keys.NestedKey]] = TRANSITION_KEYS
     #: Keys that a sampler may add to a batch, and that :meth:`losses` reads where it does.
     optional_keys: ClassVar[Sequence[keys.NestedKey]] = ()
+    #: Losses whose gradient trains an encoder of pictures; None for all of them. A critic's loss alone where an actor's
+    #: gradient would change the features in favour of its own actions (Yarats et al., AAAI 2021).
+    encoder_losses: ClassVar[tuple[str, ...] | None] = None
     #: Whether the algorithm can learn from nothing but its own experience.
     is_online: ClassVar[bool] = False
 
@@ -61,6 +67,8 @@ class Algorithm(nn.Module, ABC):
         self.statistics = statistics
         self.generators = generators
         self.num_updates = 0
+        shapes = statistics.pictures.values()
+        self.encoders = nn.ModuleList(StackedEncoder(generators, shape, config["encoder"]) for shape in shapes)
 
     @classmethod
     def buffer_options(cls, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -82,6 +90,8 @@ class Algorithm(nn.Module, ABC):
             msg = f"optim.schedule: expected one of {', '.join(_SCHEDULES)}, got {optim['schedule']!r}"
             raise InvalidOptionError(msg)
         lists = [{**group, "params": list(group["params"])} for group in groups]
+        if self.encoders:
+            lists.append({"params": list(self.encoders.parameters()), "lr": self.config["encoder"]["lr"]})
         self.optimizer = torch.optim.AdamW(lists, weight_decay=optim["weight_decay"], fused=True)
         factor = partial(_rate_factor, optim["schedule"], num_steps=num_steps, warmup_steps=optim["warmup_steps"])
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, factor)
@@ -92,7 +102,7 @@ class Algorithm(nn.Module, ABC):
 
         Args:
             batch: ``in_keys``, batch size ``[num_seeds, N]``; floating-point values are float32, observations
-                normalised, rewards scaled.
+                normalised, rewards scaled. The features of pictures are in ``observation``.
 
         Returns:
             One number per seed, ``[num_seeds]``. Entries whose name begins with "loss" are summed and minimised; a
@@ -111,12 +121,16 @@ class Algorithm(nn.Module, ABC):
         Returns:
             ``loss`` (the sum) and the entries of :meth:`losses`, detached, ``[num_seeds]`` each.
         """
+        features = self._encode_batch(batch) if self.encoders else None
         metrics = self.losses(batch)
         total = functools.reduce(torch.add, (value for name, value in metrics.items() if name.startswith("loss")))
         for group in self.optimizer.param_groups:  # zero_grad() takes as long as a small layer
             for parameter in group["params"]:
                 parameter.grad = None
-        total.sum().backward()  # type: ignore[no-untyped-call]  # torch has no type here
+        if features is None:
+            total.sum().backward()  # type: ignore[no-untyped-call]  # torch has no type here
+        else:
+            self._backward_to_encoder(metrics, features, batch[keys.OBSERVATION])
         if self.config["optim"]["max_grad_norm"] is not None:
             self._clip_gradients(self.config["optim"]["max_grad_norm"])
         self.optimizer.step()
@@ -124,6 +138,45 @@ class Algorithm(nn.Module, ABC):
         self.num_updates += 1
         self.update_targets()
         return {"loss": total.detach(), **{name: value.detach() for name, value in metrics.items()}}
+
+    def read_observation(self, batch: TensorDictBase, *, frozen: bool = True) -> torch.Tensor:
+        """Return the observation that the networks read: the normalised vectors and the features of pictures.
+
+        Args:
+            batch: ``observation`` and the pictures, batch size ``[num_seeds, N]``.
+            frozen: Whether the features are constants.
+        """
+        if not self.encoders:
+            return batch[keys.OBSERVATION]
+        encoded = (
+            encoder(batch[keys.column_to_key(column)], frozen=frozen)
+            for column, encoder in zip(self.statistics.pictures, self.encoders, strict=True)
+        )
+        return torch.cat([batch[keys.OBSERVATION], *encoded], -1)
+
+    def _encode_batch(self, batch: TensorDictBase) -> torch.Tensor:
+        """Replace the observations of a batch by what the networks read; return the features with their graph.
+
+        The losses get a copy without that graph, so that :attr:`encoder_losses` can be separated from the others.
+        """
+        features = self.read_observation(batch, frozen=False)
+        if batch.get((keys.NEXT, keys.OBSERVATION), None) is not None:
+            batch[keys.NEXT, keys.OBSERVATION] = self.read_observation(batch[keys.NEXT])
+        batch[keys.OBSERVATION] = features.detach().requires_grad_()
+        return features
+
+    def _backward_to_encoder(
+        self, metrics: Mapping[str, torch.Tensor], features: torch.Tensor, observation: torch.Tensor
+    ) -> None:
+        """Compute all gradients; those of the encoders are of :attr:`encoder_losses` only."""
+        losses = {name: value.sum() for name, value in metrics.items() if name.startswith("loss")}
+        trains_encoder = [name for name in losses if self.encoder_losses is None or name in self.encoder_losses]
+        others = [value for name, value in losses.items() if name not in trains_encoder and value.requires_grad]
+        if others:
+            torch.stack(others).sum().backward(retain_graph=True)  # type: ignore[no-untyped-call]
+            observation.grad = None
+        torch.stack([losses[name] for name in trains_encoder]).sum().backward()  # type: ignore[no-untyped-call]
+        features.backward(observation.grad)  # type: ignore[no-untyped-call]
 
     @torch.no_grad()
     def _clip_gradients(self, max_norm: float) -> None:
@@ -140,7 +193,7 @@ class Algorithm(nn.Module, ABC):
         Random numbers come from torch's default generator, which a rollout seeds.
 
         Args:
-            observation: Normalised, ``[num_seeds, N, observation_dim]``.
+            observation: Result of :meth:`read_observation`, ``[num_seeds, N, observation_dim]``.
 
         Returns:
             ``[num_seeds, N, action_dim]``, in [-1, 1].
@@ -159,6 +212,13 @@ class Algorithm(nn.Module, ABC):
     def copy_network(self, network: nn.Module, seed_index: int) -> None:
         """Write one seed's parameters into a deployed network of :attr:`network`."""
         self.actor.copy_to(network, seed_index)
+
+    def copy_encoders(self, policy: TensorDictModule, seed_index: int) -> None:
+        """Write one seed's encoders into a deployed policy that reads pictures."""
+        for index, encoder in enumerate(self.encoders):
+            copy = policy.module[0].encoders[index]
+            if isinstance(encoder, StackedEncoder):
+                encoder.copy_to(copy, seed_index)
 
     def training_state(self) -> dict[str, Any]:
         """Return everything that the next gradient step depends on, as tensors and plain values."""

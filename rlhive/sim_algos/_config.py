@@ -1,8 +1,8 @@
 """Configurations: composed from conf/ by Hydra, with every option checked against the algorithm's own.
 
 A configuration consists of ``conf/config.yaml``, the file of an algorithm, and one file per further group (``network``,
-``optim``, ``exploration``, ``evaluation``, ``logger``). An option is known if one of these files has it, so that an
-option which the algorithm does not read is an error like a misspelt one.
+``encoder``, ``optim``, ``exploration``, ``evaluation``, ``logger``). An option is known if one of these files has it,
+so that an option which the algorithm does not read is an error like a misspelt one.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from rlhive.errors import InvalidOptionError, MissingExtraError
 from rlhive.sim_algos._registry import CONF_DIR, algorithm_names, find_algorithm, find_options, is_built_in
 
 #: Groups of conf/ besides the algorithm, in the order in which they are merged.
-GROUPS = ("network", "optim", "exploration", "evaluation", "logger")
+GROUPS = ("network", "encoder", "optim", "exploration", "evaluation", "logger")
 
 #: Groups whose files replace options of the algorithm; the others bring a section of their own.
 _REPLACING = ("network", "optim")
@@ -215,4 +215,4 @@ def to_plain_dict(config: Any, *, resolve: bool = True) -> dict[str, Any]:
     if not isinstance(plain, dict):
         msg = f"Configuration: expected a mapping, got {type(plain).__name__}"
         raise TypeError(msg)
-    return {**dict.fromkeys(("exploration", "evaluation", "logger")), **plain}
+    return {**dict.fromkeys(("encoder", "exploration", "evaluation", "logger")), **plain}

@@ -11,7 +11,6 @@ from torchrl.modules import AdditiveGaussianModule, EGreedyModule, OrnsteinUhlen
 
 from rlhive import keys
 from rlhive.errors import InvalidOptionError
-from rlhive.policies import Normalizer
 
 _IS_INIT = "is_init"
 
@@ -46,21 +45,21 @@ def make_noise(settings: Mapping[str, Any] | None, action_spec: TensorSpec) -> T
 
 
 class ExplorationPolicy:
-    """Normalise the observation, choose an action, add noise; the stored observation stays as it is.
+    """Read the observation, choose an action, add noise; the stored observation stays as it is.
 
     Args:
-        normalizer: Normalises the observations of the environment.
-        act: From normalised observations ``[1, N, observation_dim]`` to actions ``[1, N, action_dim]``.
+        read: From a TensorDict of the environment to the observation of the networks, ``[1, N, observation_dim]``.
+        act: From those observations to actions ``[1, N, action_dim]``.
         noise: Module that adds noise to ``action``; None for none.
     """
 
     def __init__(
         self,
-        normalizer: Normalizer,
+        read: Callable[[TensorDictBase], torch.Tensor],
         act: Callable[[torch.Tensor], torch.Tensor],
         noise: TensorDictModuleBase | None,
     ) -> None:
-        self._normalizer = normalizer
+        self._read = read
         self._act = act
         self._noise = noise
         self._noisy = TensorDict()
@@ -73,9 +72,7 @@ class ExplorationPolicy:
     @torch.no_grad()
     def __call__(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Write ``action`` into the TensorDict and return it."""
-        observation = self._normalizer(tensordict[keys.OBSERVATION].to(self._normalizer.mean.device))
-        action = self._act(observation.reshape(1, -1, observation.shape[-1])).reshape(*tensordict.batch_size, -1)
-        action = action.to(tensordict.device)
+        action = self._act(self._read(tensordict)).reshape(*tensordict.batch_size, -1).to(tensordict.device)
         if self._noise is not None:
             self._noisy[keys.ACTION] = action
             action = self._noise(self._noisy)[keys.ACTION]

@@ -26,8 +26,22 @@ from rlhive.envs import EXPLORATION_SEED, make_env
 from rlhive.errors import InvalidOptionError, SimulationDivergedError
 from rlhive.policies import Normalizer
 from rlhive.rollouts import Rollout, try_rollout
+from rlhive.sim_algos._algorithm import Algorithm
 from rlhive.sim_algos._exploration import ExplorationPolicy, make_noise
-from rlhive.sim_algos._preprocessing import TRANSITION_KEYS, compute_training_statistics, require_reward
+from rlhive.sim_algos._inputs import (
+    CAMERA_OPTIONS,
+    TrainingInputs,
+    list_observations,
+    read_env_kwargs,
+    refuse_camera_options,
+    resolve_inputs,
+)
+from rlhive.sim_algos._preprocessing import (
+    TRANSITION_KEYS,
+    Preprocessor,
+    compute_training_statistics,
+    require_reward,
+)
 from rlhive.sim_algos._registry import find_algorithm
 from rlhive.sim_algos._setup import build_algorithm, build_preprocessor, seeded_torch
 from rlhive.sim_algos._trainer import Callback, Trainer, TrainResult, describe_training_data
@@ -81,12 +95,29 @@ def train_online(
         )
         raise InvalidOptionError(msg)
     task = config["env"] or _default_env(dataset)
-    env = make_env(task)
+    env_kwargs = _choose_env_kwargs(config, dataset)
+    env = make_env(task, **env_kwargs)
     try:
+        fields = list_observations(env.fake_tensordict().unsqueeze(0))
+        inputs = resolve_inputs(config, fields, env_kwargs=env_kwargs, context=env.env_name)
         with seeded_torch(config["seed"], config["num_threads"]):
-            return _train_in_env(env, task, config, dataset, output_dir=output_dir, callback=callback)
+            return _train_in_env(env, task, config, dataset, inputs, output_dir=output_dir, callback=callback)
     finally:
         env.close()
+
+
+def _choose_env_kwargs(config: Mapping[str, Any], dataset: "RoboHiveDataset | None") -> dict[str, Any]:
+    """Return the arguments with which the environment returns what is read: as in the dataset, or by the options."""
+    if dataset is not None:
+        refuse_camera_options(config, f"{dataset.name} {dataset.version}")
+        return read_env_kwargs(dataset)
+    encoder, obs_keys = config.get("encoder"), config.get("obs_keys") or ()
+    names = [name for name in obs_keys if name not in (keys.OBSERVATION, keys.PIXELS, keys.DEPTH)]
+    env_kwargs: dict[str, Any] = {"obs_keys": names} if names else {}
+    if encoder is not None:
+        options = {name: encoder[name] for name in CAMERA_OPTIONS if encoder[name] is not None}
+        env_kwargs |= {"from_pixels": True, **options}
+    return env_kwargs
 
 
 def _default_env(dataset: "RoboHiveDataset | None") -> str:
@@ -100,11 +131,12 @@ def _train_in_env(
     task: str,
     config: Mapping[str, Any],
     dataset: "RoboHiveDataset | None",
+    inputs: TrainingInputs | None,
     *,
     output_dir: str | Path,
     callback: Callback | None,
 ) -> TrainResult:
-    collector = EpisodeCollector(env, config)
+    collector = EpisodeCollector(env, config, inputs)
     if dataset is None and config["collect"]["offline_steps"] > 0:
         msg = f"collect.offline_steps={config['collect']['offline_steps']}: expected a dataset to learn from, got none"
         raise InvalidOptionError(msg)
@@ -112,14 +144,15 @@ def _train_in_env(
         collector.collect_random(config["collect"]["init_random_frames"])
     else:
         collector.add_dataset(dataset)
-    statistics = compute_training_statistics(collector.buffer, find_algorithm(config["algorithm"]).in_keys)
+    statistics = compute_training_statistics(collector.buffer, find_algorithm(config["algorithm"]).in_keys, inputs)
     algorithm = build_algorithm(config, statistics)
     trainer = Trainer(
         algorithm,
-        build_preprocessor(config, algorithm, statistics, task),
+        build_preprocessor(config, algorithm, statistics, task, inputs),
         statistics,
         config,
         data=collector,
+        inputs=inputs,
         env_name=env.env_name,
         task=task,
         output_dir=output_dir,
@@ -131,7 +164,7 @@ def _train_in_env(
         while not trainer.is_finished and trainer.step < config["collect"]["offline_steps"]:
             trainer.update([collector.buffer.sample(batch_size)])
             trainer.save_if_due()
-        policy = collector.make_exploration_policy(trainer.normalizer, algorithm.act)
+        policy = collector.make_exploration_policy(make_reader(algorithm, trainer.normalizer, inputs), algorithm.act)
         while not trainer.is_finished:
             algorithm.eval()  # no dropout in the actions
             episode = collector.collect(policy)
@@ -144,12 +177,21 @@ def _train_in_env(
         return trainer.finish()
 
 
+def make_reader(
+    algorithm: Algorithm, normalizer: Normalizer, inputs: TrainingInputs | None
+) -> Callable[[TensorDictBase], torch.Tensor]:
+    """Return the function from a TensorDict of the environment to the observation of the networks, ``[1, N, dim]``."""
+    preprocess = Preprocessor([keys.OBSERVATION], normalizer, inputs=inputs, device=algorithm.generators.device)
+    return lambda tensordict: algorithm.read_observation(preprocess([tensordict.reshape(-1)]))
+
+
 class EpisodeCollector:
     """Run episodes in an environment and add them to a replay buffer.
 
     Args:
         env: Environment; it stays open.
         config: Sections ``collect``, ``train`` and ``exploration``, and ``seed``.
+        inputs: What the algorithm reads instead of ``observation``, and the buffer stores.
 
     Attributes:
         buffer: Replay buffer of all transitions.
@@ -157,8 +199,9 @@ class EpisodeCollector:
         source: Entries of ``checkpoint.json`` about the data.
     """
 
-    def __init__(self, env: EnvBase, config: Mapping[str, Any]) -> None:
+    def __init__(self, env: EnvBase, config: Mapping[str, Any], inputs: TrainingInputs | None = None) -> None:
         self._env = env
+        self._stored_keys = (inputs or TrainingInputs()).replace_observations(_STORED_KEYS)
         self._settings = config["collect"]
         self._noise = make_noise(config["exploration"], env.action_spec)
         self._generator = torch.Generator().manual_seed(config["seed"])
@@ -180,7 +223,8 @@ class EpisodeCollector:
             SchemaMismatchError: The dataset has no reward.
         """
         require_reward(dataset.schema.columns, f"{dataset.name} {dataset.version}")
-        storage = dataset.as_storage(keys=[keys.OBSERVATION, keys.ACTION, keys.NEXT_REWARD])
+        stored = {keys.key_to_column(key) for key in self._stored_keys}
+        storage = dataset.as_storage(keys=[item.key for item in dataset.schema.fields if item.column in stored])
         self.buffer = extend(storage, max(self._settings["buffer_size"], len(storage)))
         self.buffer.set_rng(self._generator)
         self.source |= describe_training_data(dataset)
@@ -199,7 +243,7 @@ class EpisodeCollector:
         """
         episode = self._run_episode(policy)
         self.num_frames += len(episode.transitions)
-        self.buffer.extend(episode.transitions.select(*_STORED_KEYS))
+        self.buffer.extend(episode.transitions.select(*self._stored_keys))
         if isinstance(policy, ExplorationPolicy):
             policy.anneal(len(episode.transitions))
         return episode
@@ -225,13 +269,13 @@ class EpisodeCollector:
         return num_updates
 
     def make_exploration_policy(
-        self, normalizer: Normalizer, act: Callable[[torch.Tensor], torch.Tensor]
+        self, read: Callable[[TensorDictBase], torch.Tensor], act: Callable[[torch.Tensor], torch.Tensor]
     ) -> ExplorationPolicy:
         """Return the collecting policy, with the noise of the section ``exploration`` on its actions.
 
         The noise decreases with the transitions that :meth:`collect` adds from now on.
         """
-        return ExplorationPolicy(normalizer, act, self._noise)
+        return ExplorationPolicy(read, act, self._noise)
 
     @property
     def num_transitions(self) -> int:

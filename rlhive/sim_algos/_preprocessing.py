@@ -2,8 +2,8 @@
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from tensordict import TensorDict, TensorDictBase
@@ -16,6 +16,7 @@ from rlhive.data.replay import PackedStorage
 from rlhive.envs import get_task
 from rlhive.errors import EnvNotFoundError, SchemaMismatchError
 from rlhive.policies import Normalizer
+from rlhive.sim_algos._inputs import TrainingInputs
 
 _LOG = logging.getLogger("rlhive")
 
@@ -32,6 +33,7 @@ TRANSITION_KEYS = (
 )
 
 _CHUNK_ROWS = 65_536  # 40 MB of kitchen observations
+_CHUNK_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True)
@@ -54,12 +56,14 @@ class TrainingStatistics:
     """Statistics over all transitions of a buffer, for building networks and normalising batches.
 
     Attributes:
-        mean: Mean of the observations, float64 ``[observation_dim]``.
-        std: Standard deviation of the observations, float64 ``[observation_dim]``; 0 where they do not vary.
+        mean: Mean of the observations, float64 ``[vector_dim]``.
+        std: Standard deviation of the observations, float64 ``[vector_dim]``; 0 where they do not vary.
         reward_std: Standard deviation of the rewards; 0 if the algorithm reads no rewards.
         action_dim: Size of an action.
         is_normalized: Whether the buffer normalises observations itself, by ``mean`` and ``std``.
         returns: Statistics of the returns to go; None if the algorithm reads none.
+        pictures: Shape of each key of pictures that an encoder is trained for, by the key's column name.
+        feature_dim: Number of features of all pictures together.
     """
 
     mean: torch.Tensor
@@ -68,14 +72,18 @@ class TrainingStatistics:
     action_dim: int
     is_normalized: bool = False
     returns: ReturnStatistics | None = None
+    pictures: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    feature_dim: int = 0
 
     @property
     def observation_dim(self) -> int:
-        """Size of an observation."""
-        return len(self.mean)
+        """Size of what the networks read: the vectors and the features of the pictures."""
+        return len(self.mean) + self.feature_dim
 
 
-def compute_training_statistics(buffer: ReplayBuffer, in_keys: Sequence[keys.NestedKey]) -> TrainingStatistics:
+def compute_training_statistics(
+    buffer: ReplayBuffer, in_keys: Sequence[keys.NestedKey], inputs: TrainingInputs | None = None
+) -> TrainingStatistics:
     """Read a buffer once, check that it can be learned from, and return its statistics.
 
     Mean and scale of a buffer with ``normalize=`` are those that it normalises by.
@@ -83,6 +91,7 @@ def compute_training_statistics(buffer: ReplayBuffer, in_keys: Sequence[keys.Nes
     Args:
         buffer: Transitions; read in pieces.
         in_keys: Keys of a batch that the algorithm reads.
+        inputs: What stands for its observations; ``observation`` by default.
 
     Raises:
         SchemaMismatchError: The buffer is empty, lacks one of ``in_keys``, or holds NaN or infinite values.
@@ -94,9 +103,10 @@ def compute_training_statistics(buffer: ReplayBuffer, in_keys: Sequence[keys.Nes
     reward_moments = _Moments()
     returns = _Returns() if keys.RETURN_TO_GO in in_keys else None
     action_dim = 0
+    inputs = inputs or TrainingInputs()
     for chunk in _iter_chunks(buffer):
-        _require_finite(chunk, in_keys)
-        observation_moments.add(chunk[keys.OBSERVATION])
+        _require_finite(chunk, inputs.replace_observations(in_keys))
+        observation_moments.add(inputs.read(chunk, keys.OBSERVATION))
         if keys.NEXT_REWARD in in_keys:
             reward_moments.add(chunk[keys.NEXT_REWARD])
         if returns is not None:
@@ -107,16 +117,25 @@ def compute_training_statistics(buffer: ReplayBuffer, in_keys: Sequence[keys.Nes
     return_statistics = None if returns is None else returns.compute()
     storage = buffer.storage
     if not isinstance(storage, PackedStorage) or keys.OBSERVATION not in storage.window.normalize:
-        return TrainingStatistics(mean, std, reward_std, action_dim, returns=return_statistics)
+        return TrainingStatistics(
+            mean,
+            std,
+            reward_std,
+            action_dim,
+            returns=return_statistics,
+            pictures=inputs.pictures,
+            feature_dim=inputs.feature_dim,
+        )
     _require_finite_before_clipping(storage, in_keys)
     mean, std = _served_normalization(storage, len(mean))
     return TrainingStatistics(mean, std, reward_std, action_dim, is_normalized=True, returns=return_statistics)
 
 
 def _iter_chunks(rows: ReplayBuffer | Storage) -> Iterator[TensorDictBase]:
-    """Yield all transitions in pieces of ``_CHUNK_ROWS``."""
-    for start in range(0, len(rows), _CHUNK_ROWS):
-        yield rows[start : start + _CHUNK_ROWS]
+    """Yield all transitions in pieces of ``_CHUNK_ROWS``, or fewer if those would take more than ``_CHUNK_BYTES``."""
+    num_rows = max(1, min(_CHUNK_ROWS, _CHUNK_BYTES // max(1, rows[:1].bytes())))
+    for start in range(0, len(rows), num_rows):
+        yield rows[start : start + num_rows]
 
 
 def _require_finite(chunk: TensorDictBase, in_keys: Sequence[keys.NestedKey]) -> None:
@@ -173,7 +192,9 @@ class _Moments:
         self._parts: list[ColumnStatistics] = []
 
     def add(self, rows: torch.Tensor) -> None:
-        """Include rows ``[N, *shape]``."""
+        """Include rows ``[N, *shape]``; of rows without elements there is nothing to compute."""
+        if not rows[0].numel():
+            return
         # Column statistics summarise rows wider than MAX_ELEMENTS per channel, so wide rows are added in parts.
         parts = [part.numpy() for part in torch.split(rows.flatten(1).cpu(), MAX_ELEMENTS, dim=1)]
         if not self._parts:
@@ -184,6 +205,8 @@ class _Moments:
 
     def mean_and_std(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return mean and standard deviation, float64, one number per element."""
+        if not self._parts:
+            return torch.zeros(0, dtype=torch.float64), torch.zeros(0, dtype=torch.float64)
         mean = torch.cat([torch.from_numpy(statistics.mean) for statistics in self._parts])
         return mean, torch.cat([torch.from_numpy(statistics.std) for statistics in self._parts])
 
@@ -221,6 +244,7 @@ class Preprocessor:
     Args:
         in_keys: Keys of a batch that the algorithm reads.
         normalizer: Normalises the observations; None if the buffer does.
+        inputs: What stands for the observations.
         optional_keys: Further keys, of batches that have them.
         reward_scale: Factor of the rewards.
         device: Device of the algorithm.
@@ -231,11 +255,13 @@ class Preprocessor:
         in_keys: Sequence[keys.NestedKey],
         normalizer: Normalizer | None,
         *,
+        inputs: TrainingInputs | None = None,
         optional_keys: Sequence[keys.NestedKey] = (),
         reward_scale: float = 1.0,
         device: torch.device,
     ) -> None:
-        self._in_keys = in_keys
+        self._inputs = inputs or TrainingInputs()
+        self._in_keys = self._inputs.add_pictures(in_keys)
         self._optional_keys = optional_keys
         self._normalizer = normalizer
         self._reward_scale = reward_scale
@@ -253,7 +279,8 @@ class Preprocessor:
         stacked = TensorDict(batch_size=[len(batches), *batches[0].batch_size], device=self._device)
         present = [key for key in self._optional_keys if batches[0].get(key, None) is not None]
         for key in (*self._in_keys, *present):
-            stacked[key] = self._prepare(key, _stack([batch[key] for batch in batches]).to(self._device))
+            values = [self._inputs.read(batch, key) for batch in batches]
+            stacked[key] = self._prepare(key, _stack(values).to(self._device))
         return stacked
 
     def _prepare(self, key: keys.NestedKey, values: torch.Tensor) -> torch.Tensor:

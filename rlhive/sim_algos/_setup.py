@@ -11,6 +11,7 @@ from rlhive._threads import torch_threads
 from rlhive.errors import InvalidOptionError
 from rlhive.policies import Normalizer
 from rlhive.sim_algos._algorithm import Algorithm
+from rlhive.sim_algos._inputs import TrainingInputs
 from rlhive.sim_algos._loggers import check_logger
 from rlhive.sim_algos._preprocessing import Preprocessor, TrainingStatistics, resolve_reward_scale
 from rlhive.sim_algos._registry import find_algorithm
@@ -70,7 +71,11 @@ def build_algorithm(config: Mapping[str, Any], statistics: TrainingStatistics) -
 
 
 def build_preprocessor(
-    config: Mapping[str, Any], algorithm: Algorithm, statistics: TrainingStatistics, task: str
+    config: Mapping[str, Any],
+    algorithm: Algorithm,
+    statistics: TrainingStatistics,
+    task: str,
+    inputs: TrainingInputs | None = None,
 ) -> Preprocessor:
     """Return the preprocessor from batches of a buffer to batches of an algorithm.
 
@@ -79,6 +84,7 @@ def build_preprocessor(
         algorithm: The algorithm.
         statistics: Statistics of the buffer.
         task: Task or environment id, whose reference returns scale the rewards.
+        inputs: What stands for the observations of a batch.
     """
     device = algorithm.generators.device
     normalizer = None if statistics.is_normalized else Normalizer(statistics.mean, statistics.std).to(device)
@@ -86,7 +92,14 @@ def build_preprocessor(
     if "reward_scale" in config["loss"]:
         scale = resolve_reward_scale(config["loss"]["reward_scale"], task, statistics.reward_std)
     optional_keys = algorithm.optional_keys
-    return Preprocessor(algorithm.in_keys, normalizer, optional_keys=optional_keys, reward_scale=scale, device=device)
+    return Preprocessor(
+        algorithm.in_keys,
+        normalizer,
+        inputs=inputs,
+        optional_keys=optional_keys,
+        reward_scale=scale,
+        device=device,
+    )
 
 
 def resume_folder(config: Mapping[str, Any], output_dir: str | Path) -> Path:

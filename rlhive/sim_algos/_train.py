@@ -13,6 +13,13 @@ from rlhive.policies import check_writable
 from rlhive.sim_algos._algorithm import Algorithm
 from rlhive.sim_algos._batches import BatchSource
 from rlhive.sim_algos._config import make_config
+from rlhive.sim_algos._inputs import (
+    TrainingInputs,
+    list_observations,
+    read_env_kwargs,
+    refuse_camera_options,
+    resolve_inputs,
+)
 from rlhive.sim_algos._online import train_online
 from rlhive.sim_algos._preprocessing import compute_training_statistics, require_reward
 from rlhive.sim_algos._registry import find_algorithm
@@ -115,9 +122,12 @@ def train_from_config(
         return train_online(config, dataset, output_dir=folder, callback=callback)
     if keys.NEXT_REWARD in algorithm_class.in_keys:
         require_reward(dataset.schema.columns, f"{dataset.name} {dataset.version}")
+    context = f"{dataset.name} {dataset.version}"
+    refuse_camera_options(config, context)
+    inputs = resolve_inputs(config, dataset.schema.fields, env_kwargs=read_env_kwargs(dataset), context=context)
     options = {
-        "normalize": _can_normalize_observations(dataset),
-        "keys": _list_keys(dataset, algorithm_class),
+        "normalize": inputs is None and _can_normalize_observations(dataset),
+        "keys": _list_keys(dataset, algorithm_class, inputs),
         **algorithm_class.buffer_options(config),
     }
     size = config["train"]["batch_size"]
@@ -129,6 +139,7 @@ def train_from_config(
         task=config["env"] or dataset.task_name,
         output_dir=folder,
         source=describe_training_data(dataset),
+        inputs=inputs,
         callback=callback,
     )
 
@@ -153,9 +164,12 @@ def _open_dataset(config: Mapping[str, Any]) -> "RoboHiveDataset":
     return RoboHiveDataset(config["dataset"], split=config["split"], version=None if version is None else str(version))
 
 
-def _list_keys(dataset: "RoboHiveDataset", algorithm_class: type[Algorithm]) -> list[keys.NestedKey]:
+def _list_keys(
+    dataset: "RoboHiveDataset", algorithm_class: type[Algorithm], inputs: TrainingInputs | None
+) -> list[keys.NestedKey]:
     """Return the fields that an algorithm reads; observations of the dataset that it does not read are named."""
-    columns = {keys.key_to_column(key) for key in algorithm_class.in_keys}
+    in_keys = (inputs or TrainingInputs()).replace_observations(algorithm_class.in_keys)
+    columns = {keys.key_to_column(key) for key in in_keys}
     unread = [item.column for item in dataset.schema.observed if item.column not in {*columns, keys.SUCCESS}]
     if unread:
         _LOG.warning("%s does not learn from %s: it reads no such field", algorithm_class.name, ", ".join(unread))
@@ -210,8 +224,16 @@ def train_on_buffer(
     folder = resume_folder(config, output_dir)
     check_writable(folder)
     buffers = [buffer] if isinstance(buffer, ReplayBuffer) else list(buffer)
+    fields = list_observations(buffers[0][:1]) if len(buffers[0]) else []
     return _train_on_buffers(
-        buffers, config, env_name=env_name, task=config["env"], output_dir=folder, source=source, callback=callback
+        buffers,
+        config,
+        env_name=env_name,
+        task=config["env"],
+        output_dir=folder,
+        source=source,
+        inputs=resolve_inputs(config, fields, env_kwargs={}, context="The replay buffer"),
+        callback=callback,
     )
 
 
@@ -223,22 +245,24 @@ def _train_on_buffers(
     task: str | None,
     output_dir: Path,
     source: Mapping[str, Any] | None,
+    inputs: TrainingInputs | None,
     callback: Callback | None,
 ) -> TrainResult:
     seeds = list_seeds(config)
     if len(buffers) != len(seeds):
         msg = f"num_seeds={len(seeds)}: expected one buffer per seed, got {len(buffers)}"
         raise InvalidOptionError(msg)
-    statistics = compute_training_statistics(buffers[0], find_algorithm(config["algorithm"]).in_keys)
+    statistics = compute_training_statistics(buffers[0], find_algorithm(config["algorithm"]).in_keys, inputs)
     with seeded_torch(config["seed"], config["num_threads"]):
         algorithm = build_algorithm(config, statistics)
         data = BatchSource(buffers, seeds, config["train"]["batch_size"])
         trainer = Trainer(
             algorithm,
-            build_preprocessor(config, algorithm, statistics, task or env_name),
+            build_preprocessor(config, algorithm, statistics, task or env_name, inputs),
             statistics,
             config,
             data=data,
+            inputs=inputs,
             env_name=env_name,
             task=task,
             output_dir=output_dir,

@@ -30,6 +30,7 @@ from rlhive.errors import TrainingDivergedError
 from rlhive.policies import Normalizer, make_deployed_policy, make_network, save_checkpoint
 from rlhive.sim_algos._algorithm import Algorithm
 from rlhive.sim_algos._evaluation import HeldOutEvaluation
+from rlhive.sim_algos._inputs import TrainingInputs
 from rlhive.sim_algos._loggers import ExperimentLoggers
 from rlhive.sim_algos._metrics import MetricLogger
 from rlhive.sim_algos._preprocessing import Preprocessor, TrainingStatistics
@@ -114,6 +115,7 @@ class Trainer:
         config: Configuration: sections ``train``, ``evaluation`` and ``logger``, ``algorithm``, ``seed``,
             ``num_seeds``, ``resume`` and ``progress``.
         data: What the batches come from, and everything else whose state the next batches depend on.
+        inputs: What stands for the observations.
         env_name: Environment that the policies are for.
         task: Task or environment id of the evaluation.
         output_dir: Folder of the run.
@@ -134,6 +136,7 @@ class Trainer:
         config: Mapping[str, Any],
         *,
         data: TrainingData,
+        inputs: TrainingInputs | None = None,
         env_name: str,
         task: str | None = None,
         output_dir: str | Path,
@@ -146,6 +149,7 @@ class Trainer:
         self._config = config
         self._settings = config["train"]
         self._data = data
+        self._inputs = inputs
         self._env_name = env_name
         self._source = dict(source or {})
         self._callback = callback
@@ -267,8 +271,15 @@ class Trainer:
         """Return the deployed policy of a seed as it is now, a copy on the CPU."""
         network = make_network(self._statistics.observation_dim, self._statistics.action_dim, self._algorithm.network)
         self._algorithm.copy_network(network, seed_index)
-        normalizer = Normalizer(self._statistics.mean, self._statistics.std)
-        return make_deployed_policy(normalizer, network, env_name=self._env_name).requires_grad_(False)
+        policy = make_deployed_policy(
+            Normalizer(self._statistics.mean, self._statistics.std),
+            network,
+            env_name=self._env_name,
+            inputs=None if self._inputs is None else self._inputs.policy,
+            env_kwargs=None if self._inputs is None else self._inputs.env_kwargs,
+        )
+        self._algorithm.copy_encoders(policy, seed_index)
+        return policy.requires_grad_(False)
 
     def _write_rows(self, *, is_evaluated: bool) -> None:
         self._check_unchecked()
@@ -348,6 +359,7 @@ class Trainer:
             "action_key": keys.ACTION,
             "action_dim": self._statistics.action_dim,
             "network": self._algorithm.network,
+            **({} if self._inputs is None else self._inputs.to_json()),
             **self._source,
             "split": config["split"],
             "num_transitions": self._data.num_transitions,

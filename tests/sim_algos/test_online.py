@@ -8,7 +8,7 @@ from rlhive.dataset._dataset import RoboHiveDataset
 from rlhive.envs._make import make_env
 from rlhive.envs._tasks import EXPLORATION_SEED
 from rlhive.errors import InvalidOptionError, SimulationDivergedError
-from rlhive.policies import Normalizer, load_policy, read_checkpoint
+from rlhive.policies import load_policy, read_checkpoint
 from rlhive.rollouts._collect import collect
 from rlhive.rollouts._evaluate import evaluate
 from rlhive.rollouts._rollout import rollout_episode
@@ -108,7 +108,8 @@ def test_the_noise_decreases_with_the_collected_transitions(noise) -> None:
     options = [f"+exploration={noise}", f"exploration.{first}={size}", f"exploration.{last}=0"]
     collector = EpisodeCollector(make_env("toy_point"), sac_config(*options, "exploration.annealing_num_steps=5"))
     policy = collector.make_exploration_policy(
-        Normalizer(torch.zeros(2), torch.ones(2)), lambda observation: 0.25 * torch.ones(1, len(observation[0]), 1)
+        lambda tensordict: tensordict["observation"].float().reshape(1, -1, 2),
+        lambda observation: 0.25 * torch.ones(1, len(observation[0]), 1),
     )
 
     noisy, quiet = collector.collect(policy).transitions, collector.collect(policy).transitions

@@ -5,6 +5,7 @@ actions sampled uniformly and from the policy at s and s', weighted by their den
 """
 
 import math
+from typing import ClassVar
 
 import torch
 from tensordict import TensorDictBase
@@ -18,6 +19,7 @@ class ConservativeQLearning(SoftActorCritic):
     """Networks and losses of SAC, and the conservative loss of CQL."""
 
     name = "cql"
+    encoder_losses: ClassVar[tuple[str, ...]] = ("loss_qvalue", "loss_conservative")
     is_online = False
 
     def losses(self, batch: TensorDictBase) -> dict[str, torch.Tensor]:

@@ -22,6 +22,7 @@ class FlowQLearning(Algorithm):
     """Velocity field, one-step policy, two Q functions with their targets, and the losses of FQL."""
 
     name = "fql"
+    encoder_losses = ("loss_qvalue", "loss_flow")
 
     def __init__(self, config: Mapping[str, Any], statistics: TrainingStatistics, generators: SeedGenerators) -> None:
         super().__init__(config, statistics, generators)

@@ -5,7 +5,7 @@ Haarnoja et al., "Soft Actor-Critic Algorithms and Applications", arXiv:1812.059
 
 from collections.abc import Mapping
 from copy import deepcopy
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from tensordict import TensorDictBase
@@ -22,6 +22,7 @@ class SoftActorCritic(Algorithm):
     """Tanh-normal actor, two Q functions with their targets, temperature and losses of SAC."""
 
     name = "sac"
+    encoder_losses: ClassVar[tuple[str, ...]] = ("loss_qvalue",)
     is_online = True
 
     def __init__(self, config: Mapping[str, Any], statistics: TrainingStatistics, generators: SeedGenerators) -> None:

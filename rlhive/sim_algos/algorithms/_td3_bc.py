@@ -22,6 +22,7 @@ class TD3BC(Algorithm):
     """Deterministic actor, two Q functions, targets of all three, and the losses of TD3+BC."""
 
     name = "td3_bc"
+    encoder_losses = ("loss_qvalue",)
 
     def __init__(self, config: Mapping[str, Any], statistics: TrainingStatistics, generators: SeedGenerators) -> None:
         super().__init__(config, statistics, generators)
