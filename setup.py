@@ -77,6 +77,7 @@ DEV = [
     "hypothesis",
     "import-linter",
     "mypy",
+    "pip",  # tests install packages of their own with it
     "pytest",
     "pytest-timeout",
     "pytest-xdist",

@@ -25,7 +25,13 @@ if TYPE_CHECKING:
     from rlhive.data.recording import Recorder as Recorder
     from rlhive.data.replay import extend as extend
     from rlhive.data.versions import diff as diff, export as export
-    from rlhive.dataset import RoboHiveDataset as RoboHiveDataset, delete as delete, pull as pull, versions as versions
+    from rlhive.dataset import (
+        RoboHiveDataset as RoboHiveDataset,
+        delete as delete,
+        embed as embed,
+        pull as pull,
+        versions as versions,
+    )
     from rlhive.envs import (
         Recipe as Recipe,
         RoboHiveEnv as RoboHiveEnv,

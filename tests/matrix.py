@@ -27,7 +27,8 @@ COMBINATIONS = (
     *(f"{python}-{versions}" for python in ("3.11", "3.12", "3.13") for versions in ("oldest", "newest")),
     "3.13-neighbours",
 )
-#: What needs no simulator. tests/data and tests/dataset skip the few tests that need RoboHive.
+#: What needs no simulator. tests/data and tests/dataset skip the few tests that need RoboHive; tests/test_normalization
+#: trains on the toy.
 TESTS = ("tests/data", "tests/dataset", "tests/test_public_api.py", "tests/test_normalization.py", "tests/test_keys.py")
 SHOWN = ("numpy", "pyarrow", "torch", "torchrl", "tensordict", "datasets", *NEIGHBOURS)
 
@@ -103,7 +104,7 @@ def install(python: Path, versions: str) -> None:
             file.write_text("\n".join(line for line in frozen.splitlines() if "==" in line), encoding="utf-8")
             constraints = ["--constraint", file]
         neighbours = NEIGHBOURS if versions == "neighbours" else ()
-        run(*command, *constraints, "--editable", ".[formats,dev]", *neighbours, fails="the packages do not fit")
+        run(*command, *constraints, "--editable", ".[formats,train,dev]", *neighbours, fails="the packages do not fit")
     run(uv(), "pip", "check", "--python", python, fails="pip check found packages that do not fit")
 
 

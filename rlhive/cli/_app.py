@@ -42,6 +42,7 @@ _VERBS: dict[str, Callable[..., None]] = {
     "append": append,
     "rename": rename,
     "drop": drop,
+    "embed": embed,
     "versions": versions,
     "pull": pull,
     "scrub": scrub,

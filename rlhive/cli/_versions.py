@@ -98,6 +98,36 @@ def drop(
     print_dataset(dataset.drop_column(*columns, name=into or dataset.name), json_=json_)
 
 
+def embed(
+    name: Name,
+    encoder: Annotated[str, typer.Option(help="r3m, vip or torchvision.")] = "r3m",
+    weights: Annotated[str, typer.Option(help="File of the weights, download, or random.")] = "",
+    model: Annotated[str, typer.Option(help="torchvision's name; resnet18 by default, resnet50 for vip.")] = "",
+    resize: Annotated[int | None, typer.Option(help="Size in pixels to which pictures are resized.")] = None,
+    column: Annotated[str, typer.Option(help="Column of the pictures.")] = "pixels",
+    device: Annotated[str, typer.Option(help="Device of the encoder: cpu, cuda, cuda:1, …")] = "cpu",
+    batch_size: Annotated[int, typer.Option(help="Observations that are encoded together.")] = 64,
+    into: Annotated[str, typer.Option("--into", help="Name of a new dataset; the next version by default.")] = "",
+    version: Version = None,
+    json_: Json = False,
+) -> None:
+    """Write a version with embeddings of its pictures by a pretrained encoder; an interrupted run is resumed."""
+    from rlhive.dataset import embed as embed_pictures
+
+    embedded = embed_pictures(
+        _open_stored(name, version),
+        encoder,
+        weights=weights or None,
+        model=model or None,
+        resize=resize,
+        column=column,
+        name=into or None,
+        device=device,
+        batch_size=batch_size,
+    )
+    print_dataset(embedded, json_=json_)
+
+
 def _open_stored(name: str, version: str | None, *, split: str | None = None, where: str = "") -> "RoboHiveDataset":
     from rlhive.dataset import RoboHiveDataset
 

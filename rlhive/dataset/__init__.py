@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         format_view as format_view,
         summarize_splits as summarize_splits,
     )
+    from rlhive.dataset._embed import embed as embed, find_weights as find_weights
     from rlhive.dataset._lookup import (
         delete as delete,
         find_deletable as find_deletable,

@@ -19,7 +19,7 @@ from torchrl.data import RobotDatasetMetadata
 from torchrl.data.datasets import register_dataset
 
 from rlhive import keys as keys_
-from rlhive.data import Schema, parse_splits
+from rlhive.data import Schema, parse_splits, store_dir
 from rlhive.data.hub import HubPin, PublishedVersion, fetch_missing_files, push
 from rlhive.data.replay import (
     MEAN_STD,
@@ -118,6 +118,11 @@ class RoboHiveDataset:
     def path(self) -> Path:
         """Folder of the version."""
         return self._view.folder
+
+    @property
+    def store(self) -> Path:
+        """Folder of all datasets, in which the transforms write."""
+        return self._view.store or store_dir()
 
     @property
     def splits(self) -> list[str]:

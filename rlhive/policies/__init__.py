@@ -13,8 +13,20 @@ if TYPE_CHECKING:
         load_policy as load_policy,
         read_checkpoint as read_checkpoint,
         read_env_kwargs as read_env_kwargs,
-        replace_file as replace_file,
         save_checkpoint as save_checkpoint,
+    )
+    from rlhive.policies._files import replace_file as replace_file
+    from rlhive.policies._frozen import (
+        DEFAULT_MODELS as DEFAULT_MODELS,
+        DEFAULT_SIZES as DEFAULT_SIZES,
+        FROZEN as FROZEN,
+        Embedding as Embedding,
+        FrozenEncoder as FrozenEncoder,
+        copy_values as copy_values,
+        describe_embedding as describe_embedding,
+        load_frozen_encoder as load_frozen_encoder,
+        parse_embedding as parse_embedding,
+        save_frozen_weights as save_frozen_weights,
     )
     from rlhive.policies._inputs import (
         InputEncoder as InputEncoder,

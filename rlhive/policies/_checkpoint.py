@@ -14,7 +14,6 @@ import hashlib
 import io
 import json
 import os
-import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,7 +26,9 @@ from torchrl.envs import EnvBase
 from rlhive import keys
 from rlhive.errors import CheckpointMismatchError, InvalidOptionError, StoreNotWritableError
 from rlhive.normalization import Normalizer
-from rlhive.policies._inputs import PolicyInputs
+from rlhive.policies._files import replace_file
+from rlhive.policies._frozen import copy_values
+from rlhive.policies._inputs import PolicyInputs, count_normalized
 from rlhive.policies._networks import make_deployed_policy, make_network
 from rlhive.policies._record import FORMAT_VERSION, read_record, require_network
 
@@ -139,7 +140,7 @@ def load_policy(folder: str | Path, *, env: EnvBase | None = None) -> TensorDict
         msg = f"{folder}: {POLICY_FILE} and {CHECKPOINT_FILE} do not describe the same network. Train the policy again."
         raise CheckpointMismatchError(msg)
     policy.to_empty(device="cpu")
-    policy.load_state_dict(weights)
+    copy_values(policy, weights)
     return policy.requires_grad_(False)
 
 
@@ -217,9 +218,9 @@ def _make_policy_without_memory(record: Mapping[str, Any], folder: Path) -> Tens
     """Return the policy that a record describes on torch's meta device, whatever sizes the record declares."""
     inputs = read_inputs(record, context=folder)
     size = record["observation_dim"]
-    num_normalized = size if inputs is None else sum(inputs.vectors.values())
     with torch.device("meta"):
         try:
+            num_normalized = size if inputs is None else count_normalized(inputs)
             actor = make_network(size, record["action_dim"], record["network"])
             return make_deployed_policy(
                 Normalizer(torch.zeros(num_normalized), torch.ones(num_normalized)),
@@ -272,18 +273,3 @@ def _parse_weights(content: bytes) -> dict[str, torch.Tensor]:
         msg = "expected dense tensors of floating-point numbers that are stored in the file"
         raise ValueError(msg)
     return weights
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Replace a file: write a temporary one beside it and rename it, so that no reader sees half of the content."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)  # mkstemp creates files that only their owner can read
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

@@ -17,6 +17,7 @@ from torch import nn
 from rlhive import keys
 from rlhive.errors import InvalidOptionError
 from rlhive.normalization import Normalizer
+from rlhive.policies._frozen import FROZEN, FrozenEncoder
 from rlhive.policies._pictures import CNN, PictureCNN, require_pictures
 
 _MAX_SIZE = 2**31
@@ -38,6 +39,11 @@ class PolicyInputs:
     encoder: Mapping[str, Any] | None = None
 
     @property
+    def is_frozen(self) -> bool:
+        """Whether the encoder is pretrained and was not trained with the policy."""
+        return self.encoder is not None and self.encoder.get("name") in FROZEN
+
+    @property
     def in_keys(self) -> list[keys.NestedKey]:
         """Keys of the environment."""
         return [keys.column_to_key(column) for column in (*self.vectors, *self.pictures)]
@@ -47,7 +53,7 @@ class PolicyInputs:
         """Shape of each input by its column name."""
         return {**{column: (size,) for column, size in self.vectors.items()}, **self.pictures}
 
-    def make_encoders(self) -> list[nn.Module]:
+    def make_encoders(self) -> list[Any]:
         """Return one network per key of pictures.
 
         Raises:
@@ -90,15 +96,26 @@ class PolicyInputs:
 
 
 def make_picture_encoder(shape: tuple[int, ...], encoder: Mapping[str, Any]) -> nn.Module:
-    """Return the network from pictures of a shape to features, whose attribute ``feature_dim`` is their number.
+    """Return the network from pictures of a shape to features.
 
     Raises:
         InvalidOptionError: There is no encoder of that name, or an option of it is out of range.
     """
-    if encoder.get("name") == CNN:
+    name = encoder.get("name")
+    if name == CNN:
         return PictureCNN(shape, encoder)
-    msg = f"encoder.name: expected {CNN}, got {encoder.get('name')!r:.80}"
+    if name in FROZEN:
+        return FrozenEncoder(shape, encoder)
+    msg = f"encoder.name: expected one of {', '.join((CNN, *FROZEN))}, got {name!r:.80}"
     raise InvalidOptionError(msg)
+
+
+def count_normalized(inputs: PolicyInputs) -> int:
+    """Return the number of elements that the normaliser of a policy takes: of vectors and frozen embeddings."""
+    num_elements = sum(inputs.vectors.values())
+    if inputs.is_frozen:
+        num_elements += sum(encoder.feature_dim for encoder in inputs.make_encoders())
+    return num_elements
 
 
 class InputEncoder(nn.Module):
@@ -106,12 +123,13 @@ class InputEncoder(nn.Module):
 
     Args:
         inputs: The inputs.
-        normalizer: Normaliser of the concatenated vectors.
+        normalizer: Normaliser of the concatenated vectors, and of the embeddings of a frozen encoder after them.
     """
 
     def __init__(self, inputs: PolicyInputs, normalizer: Normalizer) -> None:
         super().__init__()
         self._num_vectors = len(inputs.vectors)
+        self._are_frozen = inputs.is_frozen
         self.normalizer = normalizer
         self.encoders = nn.ModuleList(inputs.make_encoders())
 
@@ -121,8 +139,10 @@ class InputEncoder(nn.Module):
         Args:
             values: Vectors and pictures, in the order of :attr:`PolicyInputs.in_keys`.
         """
-        vectors, pictures = values[: self._num_vectors], values[self._num_vectors :]
+        vectors, pictures = list(values[: self._num_vectors]), values[self._num_vectors :]
         features = [encoder(value) for encoder, value in zip(self.encoders, pictures, strict=True)]
+        if self._are_frozen:
+            vectors, features = [*vectors, *features], []
         if vectors:
             joined = torch.cat([vector.to(torch.float64) for vector in vectors], -1)
             features = [self.normalizer(joined), *features]

@@ -6,16 +6,25 @@ concatenated and normalised together, and pictures go through an encoder (:mod:`
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from tensordict import TensorDictBase
+from tensordict.nn import TensorDictModule
 
 from rlhive import keys
 from rlhive.data import Field
 from rlhive.errors import EnvNotFoundError, InvalidOptionError, ReplayRefusedError
-from rlhive.policies import ENV_KWARGS, PolicyInputs, make_picture_encoder
+from rlhive.policies import (
+    ENV_KWARGS,
+    FROZEN,
+    PolicyInputs,
+    copy_values,
+    make_picture_encoder,
+)
 from rlhive.rollouts import tasks_by_run
+from rlhive.sim_algos._frozen_pictures import FrozenPictures, load_frozen_pictures
 
 if TYPE_CHECKING:
     from rlhive.dataset import RoboHiveDataset
@@ -32,6 +41,7 @@ class TrainingInputs:
         vectors: Size of each vector by the column name of its key, in the order in which they are concatenated.
         pictures: Shape of each key of pictures that an encoder is trained for, by its column name.
         feature_dim: Number of features of all pictures together.
+        frozen: Pictures that a pretrained encoder turns into some of the vectors.
         policy: What the deployed policy reads; None if that is ``observation``.
         env_kwargs: Arguments with which an environment returns it.
     """
@@ -39,6 +49,7 @@ class TrainingInputs:
     vectors: Mapping[str, int] = field(default_factory=lambda: {keys.OBSERVATION: 0})
     pictures: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     feature_dim: int = 0
+    frozen: tuple[FrozenPictures, ...] = ()
     policy: PolicyInputs | None = None
     env_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
@@ -46,6 +57,11 @@ class TrainingInputs:
     def columns(self) -> list[str]:
         """Column names of all keys."""
         return [*self.vectors, *self.pictures]
+
+    def copy_frozen(self, policy: TensorDictModule) -> None:
+        """Write the weights of the pretrained encoders into a deployed policy."""
+        for index, item in enumerate(self.frozen):
+            copy_values(policy.module[0].encoders[index], item.encoder.state_dict())
 
     def to_json(self) -> dict[str, Any]:
         """Return the entries ``inputs`` and ``env_kwargs`` of ``checkpoint.json``."""
@@ -85,7 +101,12 @@ def _beside(observation_key: keys.NestedKey, column: str) -> keys.NestedKey:
 
 
 def resolve_inputs(
-    config: Mapping[str, Any], fields: Sequence[Field], *, env_kwargs: Mapping[str, Any], context: str
+    config: Mapping[str, Any],
+    fields: Sequence[Field],
+    *,
+    env_kwargs: Mapping[str, Any],
+    store: Path | None = None,
+    context: str,
 ) -> TrainingInputs | None:
     """Return what a training reads as the observation, by the options ``obs_keys`` and ``encoder``.
 
@@ -93,6 +114,7 @@ def resolve_inputs(
         config: Configuration.
         fields: What the data or the environment have, the observed fields among them.
         env_kwargs: Arguments with which the environment returns it.
+        store: Folder of all datasets for stored data, which have embeddings; None for an environment's own pictures.
         context: Name of the data or the environment, for messages.
 
     Returns:
@@ -115,14 +137,26 @@ def resolve_inputs(
         return None
     chosen = _list_columns(obs_keys, available, observed, context)
     pictures = {column: observed[column].shape for column in chosen if _is_pictures(observed[column])}
-    if bool(pictures) != (encoder is not None):
-        advice = "add encoder=cnn" if pictures else f"pictures here: {', '.join(available) or 'none'}"
+    if encoder is None or not pictures:
+        if encoder is None and not pictures:
+            vectors = {column: _require_vector(observed[column], context) for column in chosen}
+            return TrainingInputs(vectors, policy=PolicyInputs(vectors, {}), env_kwargs=env_kwargs)
         name = None if encoder is None else encoder["name"]
+        advice = "add encoder=cnn" if pictures else f"pictures here: {', '.join(available) or 'none'}"
         msg = f"obs_keys={chosen} and encoder={name}: expected pictures together with an encoder; {advice}"
         raise InvalidOptionError(msg)
     vectors = {column: _require_vector(observed[column], context) for column in chosen if column not in pictures}
-    feature_dim = sum(count_features(shape, encoder or {}) for shape in pictures.values())
-    return TrainingInputs(vectors, pictures, feature_dim, PolicyInputs(vectors, pictures, encoder), env_kwargs)
+    if encoder["name"] not in FROZEN:
+        feature_dim = sum(count_features(shape, encoder) for shape in pictures.values())
+        policy = PolicyInputs(vectors, pictures, encoder)
+        return TrainingInputs(vectors, pictures, feature_dim, policy=policy, env_kwargs=env_kwargs)
+    frozen = tuple(
+        load_frozen_pictures(column, shape, encoder, observed, store, context) for column, shape in pictures.items()
+    )
+    embedded = {item.embedded: item.encoder.feature_dim for item in frozen}
+    section = {name: encoder[name] for name in ("name", "model", "resize")}
+    policy = PolicyInputs(vectors, pictures, section)
+    return TrainingInputs(vectors | embedded, frozen=frozen, policy=policy, env_kwargs=env_kwargs)
 
 
 def _list_columns(obs_keys: object, pictures: Sequence[str], observed: Mapping[str, Field], context: str) -> list[str]:
@@ -172,7 +206,7 @@ def list_observations(row: TensorDictBase) -> list[Field]:
     ]
 
 
-def read_env_kwargs(dataset: "RoboHiveDataset") -> dict[str, Any]:
+def find_env_kwargs(dataset: "RoboHiveDataset") -> dict[str, Any]:
     """Return the arguments with which an environment returns a dataset's observations; none if that is unknown."""
     try:
         tasks = list(tasks_by_run(dataset.manifest).values())

@@ -28,11 +28,12 @@ from rlhive.policies import Normalizer
 from rlhive.rollouts import Rollout, try_rollout
 from rlhive.sim_algos._algorithm import Algorithm
 from rlhive.sim_algos._exploration import ExplorationPolicy, make_noise
+from rlhive.sim_algos._frozen_pictures import embed_observations
 from rlhive.sim_algos._inputs import (
     CAMERA_OPTIONS,
     TrainingInputs,
+    find_env_kwargs,
     list_observations,
-    read_env_kwargs,
     refuse_camera_options,
     resolve_inputs,
 )
@@ -98,8 +99,11 @@ def train_online(
     env_kwargs = _choose_env_kwargs(config, dataset)
     env = make_env(task, **env_kwargs)
     try:
-        fields = list_observations(env.fake_tensordict().unsqueeze(0))
-        inputs = resolve_inputs(config, fields, env_kwargs=env_kwargs, context=env.env_name)
+        store = None if dataset is None else dataset.store
+        context = env.env_name if dataset is None else f"{dataset.name} {dataset.version}"
+        fields = list_observations(env.fake_tensordict().unsqueeze(0)) if dataset is None else dataset.schema.fields
+        inputs = resolve_inputs(config, fields, env_kwargs=env_kwargs, store=store, context=context)
+        env = embed_observations(env, () if inputs is None else inputs.frozen)
         with seeded_torch(config["seed"], config["num_threads"]):
             return _train_in_env(env, task, config, dataset, inputs, output_dir=output_dir, callback=callback)
     finally:
@@ -110,7 +114,7 @@ def _choose_env_kwargs(config: Mapping[str, Any], dataset: "RoboHiveDataset | No
     """Return the arguments with which the environment returns what is read: as in the dataset, or by the options."""
     if dataset is not None:
         refuse_camera_options(config, f"{dataset.name} {dataset.version}")
-        return read_env_kwargs(dataset)
+        return find_env_kwargs(dataset)
     encoder, obs_keys = config.get("encoder"), config.get("obs_keys") or ()
     names = [name for name in obs_keys if name not in (keys.OBSERVATION, keys.PIXELS, keys.DEPTH)]
     env_kwargs: dict[str, Any] = {"obs_keys": names} if names else {}

@@ -15,8 +15,8 @@ from rlhive.sim_algos._batches import BatchSource
 from rlhive.sim_algos._config import make_config
 from rlhive.sim_algos._inputs import (
     TrainingInputs,
+    find_env_kwargs,
     list_observations,
-    read_env_kwargs,
     refuse_camera_options,
     resolve_inputs,
 )
@@ -124,7 +124,13 @@ def train_from_config(
         require_reward(dataset.schema.columns, f"{dataset.name} {dataset.version}")
     context = f"{dataset.name} {dataset.version}"
     refuse_camera_options(config, context)
-    inputs = resolve_inputs(config, dataset.schema.fields, env_kwargs=read_env_kwargs(dataset), context=context)
+    inputs = resolve_inputs(
+        config,
+        dataset.schema.fields,
+        env_kwargs=find_env_kwargs(dataset),
+        store=dataset.store,
+        context=context,
+    )
     options = {
         "normalize": inputs is None and _can_normalize_observations(dataset),
         "keys": _list_keys(dataset, algorithm_class, inputs),
@@ -168,9 +174,10 @@ def _list_keys(
     dataset: "RoboHiveDataset", algorithm_class: type[Algorithm], inputs: TrainingInputs | None
 ) -> list[keys.NestedKey]:
     """Return the fields that an algorithm reads; observations of the dataset that it does not read are named."""
-    in_keys = (inputs or TrainingInputs()).replace_observations(algorithm_class.in_keys)
-    columns = {keys.key_to_column(key) for key in in_keys}
-    unread = [item.column for item in dataset.schema.observed if item.column not in {*columns, keys.SUCCESS}]
+    inputs = inputs or TrainingInputs()
+    columns = {keys.key_to_column(key) for key in inputs.replace_observations(algorithm_class.in_keys)}
+    read = {*columns, keys.SUCCESS, *(item.column for item in inputs.frozen)}
+    unread = [item.column for item in dataset.schema.observed if item.column not in read]
     if unread:
         _LOG.warning("%s does not learn from %s: it reads no such field", algorithm_class.name, ", ".join(unread))
     return [item.key for item in dataset.schema.fields if item.column in columns]

@@ -279,6 +279,8 @@ class Trainer:
             env_kwargs=None if self._inputs is None else self._inputs.env_kwargs,
         )
         self._algorithm.copy_encoders(policy, seed_index)
+        if self._inputs is not None:
+            self._inputs.copy_frozen(policy)
         return policy.requires_grad_(False)
 
     def _write_rows(self, *, is_evaluated: bool) -> None:

@@ -6,7 +6,7 @@ import torch
 from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
 
 from rlhive import RoboHiveDataset, export, train
-from rlhive.errors import SchemaMismatchError, StoreNotWritableError
+from rlhive.errors import InvalidOptionError, SchemaMismatchError, StoreNotWritableError
 from rlhive.policies._checkpoint import load_policy
 from rlhive.rollouts._evaluate import evaluate
 from tests.data.strategies import teleoperated_records
@@ -93,6 +93,10 @@ def test_fields_that_are_not_learned_from_are_named_and_not_read(tmp_path, caplo
 
     monkeypatch.setattr(RoboHiveDataset, "as_replay_buffer", keep_buffer)
     overrides = ["split=null", "train.num_steps=2", "train.batch_size=8", "logger=null"]
+    with pytest.raises(InvalidOptionError, match=r"pictures \(pixels\), which bc cannot read .* add encoder=cnn, or"):
+        train("bc", folder, overrides=overrides, output_dir=tmp_path / "bc", progress=False)
+    assert not (tmp_path / "bc").exists()
+    overrides.append("obs_keys=[observation]")
     train("bc", folder, overrides=overrides, output_dir=tmp_path / "bc", progress=False)
     assert "bc does not learn from pixels: it reads no such field" in caplog.text
     assert served[0].sample().get("pixels", None) is None
