@@ -19,7 +19,7 @@ from rlhive.cli._hub import delete, pull, push, scrub, versions
 from rlhive.cli._results import results
 from rlhive.cli._terminal import err, labelled, out
 from rlhive.cli._train import evaluate, train
-from rlhive.cli._versions import append, drop, merge, rename, select, split
+from rlhive.cli._versions import append, drop, embed, merge, rename, select, split
 from rlhive.errors import RLHiveError
 
 #: The verbs in the order of ``rlhive --help``.

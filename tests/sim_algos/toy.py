@@ -3,13 +3,16 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from tensordict import TensorDict
 from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
 
+from rlhive.envs import Recipe, Task, get_task
 from rlhive.envs._make import make_env, make_policy
+from rlhive.rollouts import collect
 from rlhive.rollouts._rollout import rollout_episode
 from rlhive.sim_algos import make_config, train_on_buffer
 from rlhive.sim_algos._preprocessing import ReturnStatistics, TrainingStatistics
@@ -85,3 +88,22 @@ def run_command(*arguments: str, cwd: Path, store: Path) -> subprocess.Completed
 def sac_config(*overrides):
     config = make_config("sac", overrides=[*QUICK_SAC, *overrides])
     return {**config, "env": "toy_point"}
+
+
+PIXEL_OPTIONS = [
+    "encoder.channels=[8,16]",
+    "encoder.kernel_sizes=[4,3]",
+    "encoder.strides=[2,2]",
+    "encoder.feature_dim=16",
+]
+
+
+def pixel_task(**recipe: int) -> Task:
+    """Return the toy with pictures, the goal by name, and some episodes per level."""
+    task = get_task("toy_point").with_pixels(image_size=(16, 32), obs_keys=("goal",))
+    return replace(task, recipe=Recipe("1.0.0", recipe, "mit"))
+
+
+def collect_pixels(store: Path, **recipe: int) -> Path:
+    """Collect the toy with pictures as the dataset toy_pixels."""
+    return collect(pixel_task(**recipe), name="toy_pixels", store=store, num_workers=1, progress=False)
