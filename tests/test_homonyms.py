@@ -16,6 +16,7 @@ ALLOWED = {
             "collect",
             "delete",
             "diff",
+            "embed",
             "evaluate",
             "export_to",
             "merge",

@@ -139,7 +139,7 @@ def load_frozen_encoder(
         with torch.device("meta"):
             network = FrozenEncoder(shape, encoder)
         network.to_empty(device="cpu")
-        state = _download(encoder) if weights == DOWNLOAD else _read_state(Path(weights))
+        state = _fetch_published(encoder) if weights == DOWNLOAD else _read_state(Path(weights))
         _load_state(network.convnet, state, encoder, context=str(weights))
     return network, hash_weights(network.convnet)
 
@@ -244,7 +244,7 @@ def _leaves_with_parameters(network: nn.Module) -> list[tuple[str, nn.Module]]:
     return [(name, module) for name, module in network.named_modules() if list(module.parameters(recurse=False))]
 
 
-def _download(encoder: Mapping[str, Any]) -> Mapping[str, Any]:
+def _fetch_published(encoder: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the published weights of an encoder, which torch keeps in its folder of downloads."""
     name, model = encoder["name"], encoder["model"]
     try:
