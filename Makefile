@@ -92,7 +92,7 @@ clean:  ## remove what the set-up made inside this clone
 # The two stamps: a second call repeats nothing, a changed requirement starts again.
 $(VENV)/installed: setup.py constraints.txt | $(UV_READY)
 	$(UV) venv --quiet --allow-existing --python $(PYTHON) $(VENV)
-	$(UV) pip install --python $(BIN)/python $(CONSTRAINTS) --editable '.[robohive,train,pixels,formats,dev]'
+	$(UV) pip install --python $(BIN)/python $(CONSTRAINTS) --editable '.[robohive,train,pixels,formats,release,dev]'
 	touch $@
 
 $(VENV)/assets: $(VENV)/installed

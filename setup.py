@@ -20,6 +20,7 @@ DATA = [
     "pyarrow>=24,<27",  # datasets 5 asks for 24; from 26 on it refuses to import beside numpy 1 (numpy<2: pyarrow<26)
     "datasets>=5.2,<6",  # reads the versions that RLHive writes; older ones need another pyarrow
     "huggingface_hub>=2.4,<3",  # 2.x moved to httpx2 and dropped upload_large_folder
+    "packaging>=24.2",  # the first with SPDX licence ids
     "pyyaml>=6",
     "scipy>=1.11",
     "filelock>=3.12",  # locks of dead processes do not block
@@ -66,6 +67,8 @@ FORMATS = [
 ]
 
 PIXELS = ["torchvision>=0.29,<0.30"]  # the series of torch 2.14; TorchRL's Resize and R3M transforms ask for it
+
+RELEASE = ["mlcroissant>=1.1,<2"]  # 1.1 is the first that reads Croissant 1.1; validates what `rlhive release` writes
 
 LOGGERS = {  # experiment loggers that `rlhive train logger=…` writes to through TorchRL
     "tensorboard": ["tensorboard"],
@@ -120,6 +123,14 @@ setup(
         "rlhive.sim_algos": ["conf/**/*.yaml", "conf/*.yaml"],
     },
     install_requires=DATA,
-    extras_require={"robohive": ROBOHIVE, "train": TRAIN, "pixels": PIXELS, "formats": FORMATS, "dev": DEV, **LOGGERS},
+    extras_require={
+        "robohive": ROBOHIVE,
+        "train": TRAIN,
+        "pixels": PIXELS,
+        "formats": FORMATS,
+        "release": RELEASE,
+        "dev": DEV,
+        **LOGGERS,
+    },
     entry_points={"console_scripts": ["rlhive = rlhive.cli:main"]},
 )

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         delete as delete,
         embed as embed,
         pull as pull,
+        release as release,
         versions as versions,
     )
     from rlhive.envs import (

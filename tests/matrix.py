@@ -104,7 +104,8 @@ def install(python: Path, versions: str) -> None:
             file.write_text("\n".join(line for line in frozen.splitlines() if "==" in line), encoding="utf-8")
             constraints = ["--constraint", file]
         neighbours = NEIGHBOURS if versions == "neighbours" else ()
-        run(*command, *constraints, "--editable", ".[formats,train,dev]", *neighbours, fails="the packages do not fit")
+        extras = ".[formats,train,release,dev]"
+        run(*command, *constraints, "--editable", extras, *neighbours, fails="the packages do not fit")
     run(uv(), "pip", "check", "--python", python, fails="pip check found packages that do not fit")
 
 

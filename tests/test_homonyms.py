@@ -22,6 +22,7 @@ ALLOWED = {
             "merge",
             "pull",
             "push",
+            "release",
             "replay",
             "scrub",
             "setup",

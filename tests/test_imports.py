@@ -34,6 +34,7 @@ OWNERS = {
     "google_crc32c": {"rlhive.data.formats._tfrecord"},
     "google": {"rlhive.data.formats._tfrecord"},
     "huggingface_hub": {"rlhive.data.hub"},
+    "mlcroissant": {"rlhive.data.release._validation"},
     "datasets": {"rlhive.dataset"},
     "typer": {CLI},
     "rich": {CLI},

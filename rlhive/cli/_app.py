@@ -16,6 +16,7 @@ from rlhive.cli._diff import diff
 from rlhive.cli._envs import envs, setup
 from rlhive.cli._formats import ImportCommand, export_to, import_
 from rlhive.cli._hub import delete, pull, push, scrub, versions
+from rlhive.cli._release import release
 from rlhive.cli._results import results
 from rlhive.cli._terminal import err, labelled, out
 from rlhive.cli._train import evaluate, train
@@ -46,6 +47,7 @@ _VERBS: dict[str, Callable[..., None]] = {
     "versions": versions,
     "pull": pull,
     "scrub": scrub,
+    "release": release,
     "push": push,
     "delete": delete,
     "import": import_,

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         parse_splits as parse_splits,
         parse_version as parse_version,
         recording_dir as recording_dir,
+        release_dir as release_dir,
         remove_dir as remove_dir,
         remove_remains as remove_remains,
         store_dir as store_dir,

@@ -20,6 +20,7 @@ from rlhive.errors import DatasetExistsError, DiskFullError, InvalidNameError, S
 STORE_VARIABLE = "RLHIVE_DATASETS_PATH"
 DEFAULT_NAMESPACE = "robohive"
 PARTIAL_SUFFIX = ".partial-"
+RELEASE_SUFFIX = ".release"
 _FSYNC_THREADS = 8
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}")
@@ -88,6 +89,11 @@ def version_dir(name: str, version: str, *, store: Path | None = None) -> Path:
     namespace, dataset = parse_name(name)
     parse_version(version)
     return (store or store_dir()) / namespace / dataset / version
+
+
+def release_dir(folder: Path) -> Path:
+    """Return the folder beside a version's folder that holds its release, whether it exists or not."""
+    return folder.with_name(f"{folder.name}{RELEASE_SUFFIX}")
 
 
 def recording_dir(name: str, version: str, run: str, *, store: Path | None = None) -> Path:
@@ -221,6 +227,35 @@ def translate_disk_errors(target: Path) -> Iterator[None]:
             )
             raise DiskFullError(msg) from error
         raise
+
+
+@contextlib.contextmanager
+def replaced_dir(target: Path) -> Iterator[Path]:
+    """Yield an empty folder beside ``target``; it takes the target's place when the block ends without an error.
+
+    Until then the old folder stays. What killed processes left is removed afterwards.
+
+    Args:
+        target: Folder to create or to replace.
+
+    Raises:
+        StoreNotWritableError: The target's parent is not writable.
+        DiskFullError: No space is left; the old folder stays.
+    """
+    with translate_disk_errors(target), locked(target):
+        partial = _make_partial_path(target)
+        partial.mkdir()
+        try:
+            yield partial
+            _fsync_tree(partial)
+            with contextlib.suppress(FileNotFoundError):
+                target.rename(_make_partial_path(target))
+            partial.rename(target)
+            fsync_path(target.parent)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        for remains in list_remains(target):
+            shutil.rmtree(remains, ignore_errors=True)
 
 
 def remove_dir(target: Path) -> None:

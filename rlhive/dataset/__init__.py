@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         pull as pull,
         versions as versions,
     )
+    from rlhive.dataset._release import release as release
     from rlhive.dataset._view import open_view as open_view
 else:
     __getattr__, __dir__, __all__ = attach(__name__, __file__)

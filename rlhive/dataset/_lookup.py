@@ -13,6 +13,7 @@ from rlhive.data import (
     list_remains,
     parse_name,
     parse_version,
+    release_dir,
     remove_dir,
     remove_remains,
     store_dir,
@@ -147,7 +148,7 @@ def versions(name: str, *, store: Path | None = None) -> tuple[dict[str, dict[st
 
 
 def delete(name: str, version: str, *, store: Path | None = None) -> Path:
-    """Remove a version from the local store, and its memmap caches unless another version has the same content.
+    """Remove a version from the local store, its release, and its memmap caches unless another version needs them.
 
     Published versions stay on the Hub. The folder goes last: after a kill, the same call removes the rest.
 
@@ -172,6 +173,7 @@ def delete(name: str, version: str, *, store: Path | None = None) -> Path:
     if fingerprint is not None and fingerprint not in remaining:
         for cache in list_memmap_dirs(fingerprint, store=store):
             remove_dir(cache)
+    remove_dir(release_dir(folder))
     remove_dir(folder)
     return folder
 

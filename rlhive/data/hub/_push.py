@@ -11,20 +11,15 @@ stopped.
 """
 
 import logging
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow as pa
 from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete, HfApi, constants
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.hf_api import RepoFile
 
 from rlhive.data import _store
-from rlhive.data._arrow import START_PREFIX
-from rlhive.data._schema import find_unrecorded
 from rlhive.data.checks import FAILED, CheckReport, run_checks
 from rlhive.data.hub._client import progress_bars, translate_errors, with_retries
 from rlhive.data.hub._guard import guarded
@@ -32,16 +27,9 @@ from rlhive.data.hub._history import require_same_history
 from rlhive.data.hub._inspection import describe_files, describe_provenance, require_no_secret
 from rlhive.data.hub._pull import git_blob_hash
 from rlhive.data.hub._refs import read_refs, require_commit
-from rlhive.data.versions import (
-    MANIFEST_NAME,
-    PICTURE_PATH,
-    FileEntry,
-    Manifest,
-    compute_sha256,
-    read_certificate,
-    read_episodes,
-    render_card,
-)
+from rlhive.data.hub._staging import stage_files
+from rlhive.data.release import RELEASE_FILES
+from rlhive.data.versions import Manifest, compute_sha256
 from rlhive.errors import (
     CheckFailedError,
     CorruptDatasetError,
@@ -53,7 +41,6 @@ from rlhive.errors import (
 
 logger = logging.getLogger(__name__)
 
-CARD_NAME = "README.md"
 #: Folders of a repository that RLHive manages: a push deletes their files that the new version does not have.
 MANAGED_FOLDERS = ("data/", "meta/")
 
@@ -90,7 +77,7 @@ def push(
     check: Callable[[Path], CheckReport] = run_checks,
     progress: bool = True,
 ) -> PublishedVersion:
-    """Publish a version under the tag ``v<version>``.
+    """Publish a version under the tag ``v<version>``, with its release if there is one.
 
     Files that the Hub already has are not sent again. So a new version sends only what changed, an interrupted push
     can be repeated, and pushing a published version again changes nothing.
@@ -119,8 +106,9 @@ def push(
     manifest = Manifest.read(folder)
     _require_no_failure(check(folder), manifest)
     repo_id = _require_namespace(repo_id)
-    with _stage_files(Path(folder), manifest, repo_id, license) as files, progress_bars(progress):
-        require_no_secret(files, next_step=_SCRUB.format(name=manifest.name, version=manifest.version))
+    with stage_files(Path(folder), manifest, repo_id, license) as (files, release), progress_bars(progress):
+        next_step = _SCRUB.format(name=manifest.name, version=manifest.version)
+        require_no_secret({**files, **release}, next_step=next_step)
         logger.warning("%s %s publishes: %s", repo_id, manifest.version, describe_provenance(manifest, Path(folder)))
         if not unrelated:
             require_same_history(repo_id, Path(folder), manifest)
@@ -131,7 +119,10 @@ def push(
             private=private,
             message=f"Version {manifest.version}",
             next_step="Choose another version.",
+            release=release,
         )
+        if release:
+            _update_release(repo_id, commit, files, release, manifest.version)
     return _describe_published(repo_id, manifest.version, commit, f"v{manifest.version}")
 
 
@@ -174,7 +165,14 @@ def _describe_published(repo_id: str, version: str, commit: str, tag: str) -> Pu
 
 
 def _commit_and_tag(
-    repo_id: str, files: Mapping[str, Path], tag: str, *, private: bool, message: str, next_step: str
+    repo_id: str,
+    files: Mapping[str, Path],
+    tag: str,
+    *,
+    private: bool,
+    message: str,
+    next_step: str,
+    release: Mapping[str, Path] | None = None,
 ) -> str:
     """Commit and tag files, and return the tag's commit. A tag that exists must have the same files.
 
@@ -185,13 +183,17 @@ def _commit_and_tag(
         private: Whether a new repository is private, and an existing one must be.
         message: Commit message.
         next_step: What the user can do if the tag has other files, for the error message.
+        release: Further files of a new tag, which one that exists may lack.
     """
     head, tags = read_refs(repo_id)
     if head is None:
         head = _create_repository(repo_id, private=private)
     elif private:
         _require_private(repo_id)
-    commit = tags.get(tag) or _create_tag(repo_id, tag, _commit_files(repo_id, files, head, message=message))
+    commit = tags.get(tag)
+    if commit is None:
+        all_files = {**files, **(release or {})}
+        commit = _create_tag(repo_id, tag, _commit_files(repo_id, all_files, head, message=message))
     if not _has_same_files(repo_id, commit, files):
         msg = (
             f"{repo_id}: tag {tag} (commit {commit[:12]}) has other files on the Hub, and a tag is never moved. "
@@ -199,6 +201,26 @@ def _commit_and_tag(
         )
         raise DatasetExistsError(msg)
     return commit
+
+
+def _update_release(
+    repo_id: str, commit: str, files: Mapping[str, Path], release: Mapping[str, Path], version: str
+) -> None:
+    """Commit a release that the version's tag lacks to the main branch, if that holds the version; no tag is moved."""
+    head, _ = read_refs(repo_id)
+    for known in dict.fromkeys([commit, head]):
+        hashes = _read_hashes(repo_id, known) if known is not None else {}
+        if all(_has_hash(file, hashes.get(path)) for path, file in release.items()):
+            return
+    if head is not None and _has_same_files(repo_id, head, files):
+        _commit_files(repo_id, {**files, **release}, head, message=f"Release {version}")
+        return
+    logger.warning(
+        "%s %s was published before without this release, and a tag is never moved; the main branch holds another "
+        "version. Release and push the newest version.",
+        repo_id,
+        version,
+    )
 
 
 def _require_no_failure(report: CheckReport, manifest: Manifest) -> None:
@@ -221,63 +243,6 @@ def _require_namespace(repo_id: str) -> str:
         msg = f"{repo_id!r}: expected a repository as org/name, got no org. Write YOUR-NAME/{repo_id}."
         raise InvalidNameError(msg)
     return "/".join(_store.parse_name(repo_id))
-
-
-@contextmanager
-def _stage_files(folder: Path, manifest: Manifest, repo_id: str, license: str | None) -> Iterator[Mapping[str, Path]]:
-    """Yield the files to publish by their path in the repository.
-
-    In a repository of the version's own name they are the version's files. In another repository, card and manifest
-    are rewritten with the new name.
-    """
-    paths = [entry.path for entry in manifest.files]
-    files = {path: folder / path for path in (*paths, MANIFEST_NAME)}
-    license = license or manifest.license
-    if repo_id == manifest.name:
-        if license != manifest.license:
-            msg = (
-                f"{repo_id} {manifest.version}: expected its licence {manifest.license}, got {license}. "
-                "Make a new PATCH version with the other licence, and push that."
-            )
-            raise DatasetExistsError(msg)
-        yield files
-        return
-    renamed = replace(manifest, name=repo_id, license=license)
-    with tempfile.TemporaryDirectory(prefix="rlhive-push-") as name:
-        staging = Path(name)
-        card = staging / CARD_NAME
-        picture = PICTURE_PATH if PICTURE_PATH in paths else ""
-        certificate = str(read_certificate(manifest.fingerprint) or "")
-        episodes = read_episodes(folder, manifest)
-        text = render_card(
-            renamed,
-            _compute_outcomes(episodes, manifest),
-            picture=picture,
-            certificate=certificate,
-            has_seeds=episodes["seed"].null_count < len(episodes),
-            has_start_states=any(name.startswith(START_PREFIX) for name in episodes.column_names),
-        )
-        card.write_text(text, encoding="utf-8")
-        card_entry = FileEntry(CARD_NAME, compute_sha256(card), card.stat().st_size)
-        other_entries = tuple(entry for entry in manifest.files if entry.path != CARD_NAME)
-        replace(renamed, files=(*other_entries, card_entry)).write(staging)
-        yield files | {CARD_NAME: card, MANIFEST_NAME: staging / MANIFEST_NAME}
-
-
-def _compute_outcomes(episodes: pa.Table, manifest: Manifest) -> dict[str, tuple[float | None, float | None]]:
-    """Return mean return and success rate of each split; None for what was not recorded."""
-    unrecorded = find_unrecorded(manifest.schema)  # older versions hold 0.0 and False there
-    rows = episodes.select(["split", "return", "success"]).to_pylist()
-    results = {}
-    for split in manifest.splits:
-        split_rows = [row for row in rows if row["split"] == split]
-        count = max(len(split_rows), 1)
-        mean_return, success = (
-            None if name in unrecorded else sum(row[name] for row in split_rows) / count
-            for name in ("return", "success")
-        )
-        results[split] = (mean_return, success)
-    return results
 
 
 def _create_repository(repo_id: str, *, private: bool) -> str:
@@ -303,7 +268,10 @@ def _commit_files(repo_id: str, files: Mapping[str, Path], head: str, *, message
     """Commit the files to the main branch on top of ``head``; return the commit, ``head`` itself without a change."""
     hashes = _read_hashes(repo_id, head)
     changed = [path for path, file in files.items() if not _has_hash(file, hashes.get(path))]
-    deleted = [path for path in hashes if path.startswith(MANAGED_FOLDERS) and path not in files]
+    managed = [path for path in hashes if path.startswith(MANAGED_FOLDERS)]
+    if hashes.keys() >= set(RELEASE_FILES):  # of an earlier version; a single such file may be the owner's
+        managed.extend(RELEASE_FILES)
+    deleted = [path for path in managed if path not in files]
     operations: list[CommitOperationAdd | CommitOperationDelete | CommitOperationCopy] = [
         *(CommitOperationAdd(path, str(files[path])) for path in changed),
         *(CommitOperationDelete(path, is_folder=False) for path in deleted),

@@ -19,4 +19,5 @@ def list_local_versions(name: str, *, store: Path | None = None) -> dict[str, Pa
 def list_local_datasets(*, store: Path | None = None) -> list[str]:
     """Return the names ``namespace/name`` of all datasets in the local store."""
     root = store or _store.store_dir()
-    return sorted({"/".join(path.parts[-4:-2]) for path in root.glob(f"[!.]*/[!.]*/*/{MANIFEST_NAME}")})
+    manifests = root.glob(f"[!.]*/[!.]*/*/{MANIFEST_NAME}")
+    return sorted({"/".join(path.parts[-4:-2]) for path in manifests if _store.is_version(path.parent.name)})

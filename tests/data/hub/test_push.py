@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import pytest
 
-from rlhive.data.hub import _push
+from rlhive.data.hub import _staging
 from rlhive.data.versions._export import export
 from rlhive.data.versions._manifest import Manifest
 from tests.data.checks.walks import rewrite_table, write_older_table
@@ -273,7 +273,7 @@ def test_the_card_under_another_name_says_what_was_not_recorded(is_older, tmp_pa
     if is_older:  # its table holds return 0.0 and success False
         rewrite_table(folder, "meta/episodes.parquet", write_older_table)
 
-    with _push._stage_files(folder, Manifest.read(folder), "org/teleop", None) as files:
+    with _staging.stage_files(folder, Manifest.read(folder), "org/teleop", None) as (files, _):
         card = files["README.md"].read_text(encoding="utf-8")
 
     assert card == (folder / "README.md").read_text(encoding="utf-8").replace("lab/teleop", "org/teleop")
