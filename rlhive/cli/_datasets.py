@@ -37,12 +37,14 @@ def show(
     certificate = read_certificate(view.manifest.fingerprint)
     if json_:
         description = describe_view(view) | {"certificate": certificate.to_json() if certificate else None}
+        description["outcome_fingerprint"] = view.compute_outcome_fingerprint()
         description["summary"] = [asdict(summary) for summary in summarize_splits(view)]
         if statistics:
             description["statistics"] = view.compute_statistics()
         out.print_json(json.dumps(description))
         return
     out.print(format_view(view), highlight=False, soft_wrap=True)
+    out.print(f"  outcomes     {view.compute_outcome_fingerprint()[:16]}", highlight=False, soft_wrap=True)
     can_replay = bool(view.manifest.env_name) or any(run.get("env") for run in view.manifest.runs)
     advice = f"none; make it: rlhive replay {name}" if can_replay else "none: no environment was recorded"
     status = str(certificate) if certificate else advice

@@ -98,10 +98,23 @@ def _make_episode_rows(difference: "Diff") -> Iterator[_DiffRow]:
         yield "episodes dropped", _list_some(difference.dropped), None
     if difference.changed:
         yield "episodes changed", None, _list_some(difference.changed)
+    if difference.outcomes:
+        yield from _make_outcome_rows(difference.outcomes)
     if redescribed:
         yield "episodes with other metadata", None, _list_some(redescribed)
     if renumbered:
         yield "episodes renumbered", None, _list_some(renumbered)
+
+
+def _make_outcome_rows(outcomes: dict[str, Any]) -> Iterator[_DiffRow]:
+    """Yield whether the episodes came out the same although their content differs, as on another processor."""
+    old, new = outcomes["fingerprint"]
+    yield "outcomes", old[:16], new[:16]
+    if outcomes["different"]:
+        yield "episodes with another outcome", None, _list_some(outcomes["different"])
+    error = outcomes["return_error"]
+    verdict = "equal within 1e-06" if outcomes["within_tolerance"] else "not equal within 1e-06"
+    yield "returns", None, verdict if error is None else f"{verdict}, differ by up to {error:.2g}"
 
 
 def _list_some(items: Sequence[object]) -> str:

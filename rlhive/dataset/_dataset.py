@@ -145,6 +145,14 @@ class RoboHiveDataset:
         return self.manifest.fingerprint
 
     @property
+    def outcome_fingerprint(self) -> str:
+        """SHA-256 of seed, length, end and success of every episode of this dataset or view.
+
+        It is the same where a recipe ran on another processor, whose observations differ in their last bits.
+        """
+        return self._view.compute_outcome_fingerprint()
+
+    @property
     def schema(self) -> Schema:
         """Keys, dtypes and shapes of a transition."""
         return self.manifest.schema

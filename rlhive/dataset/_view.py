@@ -144,6 +144,10 @@ class DatasetView:
             return table
         return table.filter(pa.array(split in self.splits for split in table["split"].to_pylist()))
 
+    def compute_outcome_fingerprint(self) -> str:
+        """Return the hash of how the view's episodes came out."""
+        return versions.compute_outcome_fingerprint(self.read_episode_table(), self.manifest.schema)
+
     def count(self) -> dict[str, dict[str, int]]:
         """Return the number of episodes and transitions of each split."""
         if self.selection is None:

@@ -73,6 +73,11 @@ if TYPE_CHECKING:
         rename_column as rename_column,
         scrub as scrub,
     )
+    from rlhive.data.versions._outcomes import (
+        RETURN_TOLERANCE as RETURN_TOLERANCE,
+        compare_outcomes as compare_outcomes,
+        compute_outcome_fingerprint as compute_outcome_fingerprint,
+    )
     from rlhive.data.versions._picture import PICTURE_PATH as PICTURE_PATH
     from rlhive.data.versions._reader import (
         find_shards as find_shards,

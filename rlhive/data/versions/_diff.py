@@ -12,18 +12,18 @@ episodes are dropped and added.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rlhive import keys
 from rlhive.data import _parquet
-from rlhive.data._schema import Field, Schema
+from rlhive.data._schema import Field, Schema, find_unrecorded
 from rlhive.data._statistics import ColumnStatistics, merge_statistics
 from rlhive.data.versions._lineage import share_history
 from rlhive.data.versions._manifest import EPISODES_PATH, Manifest, verify_files
+from rlhive.data.versions._outcomes import OUTCOME_COLUMNS, compare_outcomes
 
 #: Columns of the episode table by id.
 EpisodeRows = Mapping[int, Mapping[str, Any]]
@@ -56,6 +56,8 @@ class Diff:
         statistics: Each column whose statistics differ: the largest shift of its mean in standard deviations, the
             range of the ratio of its standard deviations, and whether its minimum or maximum changed.
         provenance: Manifest fields that differ, before and after. Runs are named by id, parents by name and version.
+        outcomes: How episodes of the same id came out, where their content differs: see
+            :func:`rlhive.data.versions.compare_outcomes`. Of unrelated versions only where all came out the same.
     """
 
     before: Mapping[str, Any]
@@ -72,6 +74,7 @@ class Diff:
     splits: dict[str, list[Any]]
     statistics: dict[str, dict[str, Any]]
     provenance: dict[str, list[Any]]
+    outcomes: dict[str, Any] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         """Whether anything but the version number and the date differs."""
@@ -100,6 +103,7 @@ def diff(before: Path, after: Path) -> Diff:
     old_rows, new_rows = _read_rows_by_id(Path(before), old), _read_rows_by_id(Path(after), new)
     episodes = _compare_episodes(old_rows, new_rows, comparable)
     are_in_common = bool(episodes["num_same"] or episodes["moved"] or episodes["renumbered"])
+    outcomes = compare_outcomes(old_rows, new_rows) if episodes["changed"] else {}
     related = are_in_common or share_history(old, new)
     if not related:
         episodes |= {"added": list(new_rows), "dropped": list(old_rows), "changed": []}
@@ -112,8 +116,17 @@ def diff(before: Path, after: Path) -> Diff:
         **episodes,
         splits=_find_unequal(old.splits, new.splits),
         statistics=_find_statistics_changes(_merge_splits(old), _merge_splits(new)),
+        outcomes=outcomes if related or _came_out_alike(outcomes) else {},
         provenance=_find_unequal(_summarize_provenance(old), _summarize_provenance(new)),
     )
+
+
+def _came_out_alike(outcomes: Mapping[str, Any]) -> bool:
+    """Whether all episodes came out the same, with returns that are equal within the tolerance."""
+    if not outcomes or outcomes["return_error"] is None:
+        return False
+    before, after = outcomes["fingerprint"]
+    return before == after and bool(outcomes["within_tolerance"])
 
 
 def _identify(manifest: Manifest) -> dict[str, Any]:
@@ -140,9 +153,10 @@ def _describe_field(item: Field) -> str:
 def _read_rows_by_id(folder: Path, manifest: Manifest) -> EpisodeRows:
     """Return the columns of the episode table that are compared, by id. States are not read."""
     verify_files(folder, [entry for entry in manifest.files if entry.path == EPISODES_PATH])
-    names = (keys.EPISODE, "length", "content_hash", *_METADATA_COLUMNS)
+    names = tuple(dict.fromkeys([*OUTCOME_COLUMNS, "return", "content_hash", *_METADATA_COLUMNS]))
     table = _parquet.read_table(folder / EPISODES_PATH, names, max_rows=manifest.num_episodes)
-    columns = [table[name].to_pylist() for name in names]
+    unrecorded = find_unrecorded(manifest.schema)  # older versions hold 0.0 and False there
+    columns = [[None] * len(table) if name in unrecorded else table[name].to_pylist() for name in names]
     return {row[0]: dict(zip(names[1:], row[1:], strict=True)) for row in zip(*columns, strict=True)}
 
 
