@@ -112,8 +112,8 @@ def _make_outcome_rows(outcomes: dict[str, Any]) -> Iterator[_DiffRow]:
     yield "outcomes", old[:16], new[:16]
     if outcomes["different"]:
         yield "episodes with another outcome", None, _list_some(outcomes["different"])
-    error = outcomes["return_error"]
-    verdict = "equal within 1e-06" if outcomes["within_tolerance"] else "not equal within 1e-06"
+    error, unequal = outcomes["return_error"], outcomes["unequal_returns"]
+    verdict = f"other returns in {_list_some(unequal)}" if unequal else "equal within 1e-06"
     yield "returns", None, verdict if error is None else f"{verdict}, differ by up to {error:.2g}"
 
 

@@ -75,7 +75,7 @@ def _count_instances(subject: _Subject) -> str:
     return "\n".join(["| split | episodes | transitions |\n|---|---:|---:|", *rows])
 
 
-def _list_columns(subject: _Subject) -> str:
+def _tabulate_columns(subject: _Subject) -> str:
     rows = [
         f"| {to_inline_code(field.column)} | {field.dtype} | {', '.join(map(str, field.shape)) or 'scalar'} "
         f"| {escape_markdown(field.unit or '')} |"
@@ -172,7 +172,7 @@ _SECTIONS: dict[str, Sequence[tuple[str, _Answer]]] = {
         ("What do the instances represent?", _describe_instances),
         ("How many instances are there of each type?", _count_instances),
         ("Is it a sample of a larger set, and is it representative?", _unanswered),
-        ("What data does each instance consist of?", _list_columns),
+        ("What data does each instance consist of?", _tabulate_columns),
         ("Is there a label or target for each instance?", _describe_labels),
         ("Is information missing from instances?", _answer_missing),
         ("Are relationships between instances made explicit?", _describe_relations),

@@ -126,7 +126,7 @@ def _came_out_alike(outcomes: Mapping[str, Any]) -> bool:
     if not outcomes or outcomes["return_error"] is None:
         return False
     before, after = outcomes["fingerprint"]
-    return before == after and bool(outcomes["within_tolerance"])
+    return before == after and not outcomes["unequal_returns"]
 
 
 def _identify(manifest: Manifest) -> dict[str, Any]:

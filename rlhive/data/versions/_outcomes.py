@@ -52,7 +52,7 @@ def compare_outcomes(before: Mapping[int, Mapping[str, Any]], after: Mapping[int
     Returns:
         ``fingerprint``: the outcome fingerprints; ``different``: ids in both of episodes that came out differently;
         ``return_error``: the largest difference of returns of one id, None where nothing is compared or one is not
-        finite; ``within_tolerance``: whether every return is that of the other version within RETURN_TOLERANCE.
+        finite; ``unequal_returns``: ids of the episodes whose returns are not equal within RETURN_TOLERANCE.
     """
     common = sorted(before.keys() & after.keys())
     returns = [(before[episode]["return"], after[episode]["return"]) for episode in common]
@@ -64,7 +64,7 @@ def compare_outcomes(before: Mapping[int, Mapping[str, Any]], after: Mapping[int
             episode for episode in common if any(before[episode][name] != after[episode][name] for name in names)
         ],
         "return_error": max(errors) if errors and all(map(math.isfinite, errors)) else None,
-        "within_tolerance": all(_are_close(old, new) for old, new in returns),
+        "unequal_returns": [episode for episode, pair in zip(common, returns, strict=True) if not _are_close(*pair)],
     }
 
 
