@@ -26,7 +26,7 @@ test-slow: $(VENV)/assets  ## run the tests that make test leaves out: trainings
 
 fuzz: $(VENV)/assets  ## damage manifests, shards and caches, and use buffers in 2,000 ways each (20 min)
 	RLHIVE_FUZZ=2000 $(BIN)/python -m pytest -q tests/data/test_fuzz.py tests/data/formats/test_import_fuzz.py tests/sim_algos/test_run_folders.py \
-		tests/data/formats/test_hdf5.py tests/data/formats/test_source_files.py \
+		tests/data/formats/test_hdf5.py tests/data/formats/test_source_files.py tests/data/release/test_croissant.py \
 		tests/data/replay/test_ahead.py tests/data/replay/test_online.py --timeout 1800
 
 torture: $(VENV)/installed  ## kill a recorder 500 times at random moments and look for what is lost (some minutes)

@@ -35,6 +35,7 @@ def run(code, *arguments, **environment):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.skipif(platform.machine() != "x86_64" or platform.libc_ver()[0] != "glibc", reason="glibc on x86-64 only")
 def test_another_libm_gives_other_last_bits_and_the_same_outcomes(tmp_path):
     run(MAKE, tmp_path / "one")

@@ -1,6 +1,7 @@
 """The Croissant description: foreign text in it is data, and mlcroissant accepts whatever a manifest may hold."""
 
 import json
+import os
 import re
 from dataclasses import replace
 
@@ -9,7 +10,7 @@ from hypothesis import given, settings, strategies as st
 from markdown_it import MarkdownIt
 
 from rlhive.data import _parquet
-from rlhive.data._schema import Schema
+from rlhive.data._schema import Field, Schema
 from rlhive.data.release import Address, Answers, write_release
 from rlhive.data.release._croissant import render_croissant
 from rlhive.data.release._datasheet import render_datasheet
@@ -17,6 +18,7 @@ from rlhive.data.release._description import spdx_license
 from rlhive.data.versions import EPISODES_PATH, Manifest
 from tests.data.release.samples import ANSWERS, every_kind
 
+EXAMPLES = int(os.environ.get("RLHIVE_FUZZ", "10"))
 EVIL = '</script><script>alert(1)</script>\x1b[2J\u202e"}]} [x](javascript:1) | `code` {{x}} \\'
 WORDS = st.one_of(st.text(), st.sampled_from([EVIL, "@id", "", "a|b", "_:x", "http://x/#y"]))
 
@@ -47,7 +49,7 @@ def hostile(manifest, text):
     )
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 @given(WORDS)
 def test_foreign_text_stays_in_the_strings_and_ids_of_the_description(described, text):
     manifest, episode_schema = described
@@ -69,7 +71,7 @@ def test_foreign_text_stays_in_the_strings_and_ids_of_the_description(described,
     }
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 @given(WORDS)
 def test_foreign_text_is_escaped_in_the_datasheet(described, text):
     manifest, _ = described
@@ -94,6 +96,29 @@ def test_mlcroissant_accepts_a_hostile_manifest(described, is_published):
     assert metadata.issues.errors == set()
     assert "alert(1)" in metadata.description
     assert metadata.data_limitations == [ANSWERS["limitations"]]
+
+
+#: Parts of keys, as a schema allows them.
+NAMES = st.text(min_size=1, max_size=12).filter(lambda name: name.isprintable() and "." not in name)
+
+
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(st.lists(st.one_of(NAMES, st.sampled_from(["@id", "a/b", "..", "%41", "A", "#", "?", "data"])), unique=True))
+def test_mlcroissant_finds_a_column_of_any_name(described, names):
+    mlcroissant = pytest.importorskip("mlcroissant")
+    manifest, episode_schema = described
+    added = [Field(name, "float32", (2,), False) for name in names if "." not in name]
+    flags = [field for field in manifest.schema.fields if field.column.startswith("next.")]
+    schema = Schema(tuple(sorted([*flags, *added], key=lambda field: field.column)))
+    content = json.loads(render(replace(manifest, schema=schema), episode_schema))
+    metadata = mlcroissant.Dataset(content).metadata
+
+    assert metadata.issues.report() == ""
+    for records in metadata.record_sets[:2]:
+        fields = {field.name: field for field in records.fields}
+        assert fields.keys() == {"episode", "step_count", *schema.columns}
+        assert {name: field.source.extract.column for name, field in fields.items()} == {name: name for name in fields}
+        assert len({field.id for field in records.fields}) == len(fields)
 
 
 def test_a_published_description_names_the_files_by_their_address_on_the_hub(exported):
