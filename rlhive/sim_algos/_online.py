@@ -10,6 +10,9 @@ With a dataset, ``collect.offline_steps`` gradient steps on its transitions come
 The buffer is TorchRL's over a LazyMemmapStorage, which keeps on disk what does not fit into memory.
 """
 
+import math
+import shutil
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -217,6 +220,9 @@ class EpisodeCollector:
         if capacity < batch_size:
             msg = f"collect.buffer_size: expected room for a batch of {batch_size} transitions, got {capacity}"
             raise InvalidOptionError(msg)
+        num_updates = config["train"]["num_steps"] - (self._settings["offline_steps"] or 0)
+        num_frames = self._settings.get("init_random_frames", 0) + num_updates / self._settings["updates_per_frame"]
+        self._num_rows = min(capacity, math.ceil(num_frames) + env.horizon)
         self.buffer = TensorDictReplayBuffer(storage=LazyMemmapStorage(capacity))
         self.buffer.set_rng(self._generator)
 
@@ -246,11 +252,26 @@ class EpisodeCollector:
             SimulationDivergedError: Many episodes in a row diverged.
         """
         episode = self._run_episode(policy)
-        self.num_frames += len(episode.transitions)
-        self.buffer.extend(episode.transitions.select(*self._stored_keys))
+        stored = episode.transitions.select(*self._stored_keys)
+        if self.num_frames == 0:
+            self._require_room(stored[:1].bytes())
+        self.num_frames += len(stored)
+        self.buffer.extend(stored)
         if isinstance(policy, ExplorationPolicy):
             policy.anneal(len(episode.transitions))
         return episode
+
+    def _require_room(self, bytes_per_row: int) -> None:
+        """Raise InvalidOptionError if the disk of the buffer cannot hold what the training will collect."""
+        needed = self._num_rows * bytes_per_row
+        free = shutil.disk_usage(tempfile.gettempdir()).free
+        if needed > free:
+            rows = f"{self._num_rows} transitions of {bytes_per_row} bytes"
+            msg = (
+                f"collect.buffer_size: {rows} need {needed / 1e9:.1f} GB, expected at most the {free / 1e9:.1f} GB that "
+                f"are free in {tempfile.gettempdir()}. Lower it"
+            )
+            raise InvalidOptionError(msg)
 
     def _run_episode(self, policy: Callable[[TensorDictBase], TensorDictBase]) -> Rollout:
         """Return the first of the next episodes whose simulation does not diverge."""

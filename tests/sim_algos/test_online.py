@@ -1,5 +1,7 @@
 """Online training: collected episodes, a start from a dataset, exploration noise, and success on a toy."""
 
+import shutil
+
 import pytest
 import torch
 from torchrl.envs.utils import RandomPolicy
@@ -179,3 +181,10 @@ def test_the_command_needs_no_dataset(tmp_path) -> None:
     assert record["config"]["exploration"]["sigma_init"] == 0.5
     assert not (tmp_path / "store").exists()
     assert "torchrl" not in done.stderr
+
+
+def test_a_buffer_that_the_disk_cannot_hold_is_refused(tmp_path, monkeypatch) -> None:
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
+    with pytest.raises(InvalidOptionError, match=r"buffer_size: 90 transitions of \d+ bytes need 0.0 GB, expected at"):
+        train_sac(tmp_path, "train.num_steps=100", "collect.buffer_size=90")
