@@ -268,7 +268,7 @@ class EpisodeCollector:
         if needed > free:
             rows = f"{self._num_rows} transitions of {bytes_per_row} bytes"
             msg = (
-                f"collect.buffer_size: {rows} need {needed / 1e9:.1f} GB, expected at most the {free / 1e9:.1f} GB that "
+                f"collect.buffer_size: {rows} need {needed / 1e9:.1f} GB, expected at most {free / 1e9:.1f} GB, which "
                 f"are free in {tempfile.gettempdir()}. Lower it"
             )
             raise InvalidOptionError(msg)
