@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torchrl.data import ReplayBuffer
 
 from rlhive import keys
-from rlhive.errors import InvalidOptionError
+from rlhive.errors import InvalidOptionError, SchemaMismatchError
 from rlhive.policies import check_writable
 from rlhive.sim_algos._algorithm import Algorithm
 from rlhive.sim_algos._batches import BatchSource
@@ -167,7 +167,34 @@ def _open_dataset(config: Mapping[str, Any]) -> "RoboHiveDataset":
     from rlhive.dataset import RoboHiveDataset
 
     version = config["version"]
-    return RoboHiveDataset(config["dataset"], split=config["split"], version=None if version is None else str(version))
+    dataset = RoboHiveDataset(
+        config["dataset"],
+        split=config["split"],
+        version=None if version is None else str(version),
+        where=config.get("where"),
+    )
+    share = config.get("best_share")
+    return dataset if share is None else _select_best(dataset, share)
+
+
+def _select_best(dataset: "RoboHiveDataset", share: float) -> "RoboHiveDataset":
+    """Return the view of the episodes with the highest returns, at least one; of equal ones the first.
+
+    Raises:
+        InvalidOptionError: The share is not between 0 and 1.
+        SchemaMismatchError: The episodes have no returns.
+    """
+    if type(share) not in (int, float) or not 0 < share <= 1:
+        msg = f"best_share: expected a number above 0 and at most 1, got {share!r}"
+        raise InvalidOptionError(msg)
+    table = dataset.episodes
+    ids: list[int] = table["episode"].to_pylist()
+    returns: list[float] = table["return"].to_pylist() if "return" in table.column_names else []
+    if not returns or None in returns:
+        msg = f"best_share: {dataset.name} {dataset.version} has episodes without a return, expected one of each"
+        raise SchemaMismatchError(msg)
+    best = sorted(range(len(ids)), key=lambda index: -returns[index])[: max(1, round(share * len(ids)))]
+    return dataset.select(sorted(ids[index] for index in best))
 
 
 def _list_keys(

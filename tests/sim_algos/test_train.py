@@ -7,7 +7,7 @@ from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
 
 from rlhive import RoboHiveDataset, export, train
 from rlhive.errors import InvalidOptionError, SchemaMismatchError, StoreNotWritableError
-from rlhive.policies._checkpoint import load_policy
+from rlhive.policies._checkpoint import load_policy, read_checkpoint
 from rlhive.rollouts._evaluate import evaluate
 from tests.data.strategies import teleoperated_records
 from tests.sim_algos.toy import as_buffer, collect_buffer, quick_config, train_quickly
@@ -112,3 +112,25 @@ def test_a_dataset_without_reward_trains_bc_and_is_refused_by_what_learns_from_r
         with pytest.raises(SchemaMismatchError, match="has no reward, which this algorithm learns from"):
             train(model, folder, env=env, output_dir=tmp_path / model, **options)
         assert not (tmp_path / model / "checkpoint.json").exists()
+
+
+def test_the_best_episodes_alone_are_learned_from(tmp_path, filled, monkeypatch) -> None:
+    dataset = RoboHiveDataset("toy_point", split="medium+random")
+    returns = dict(zip(*(dataset.episodes[name].to_pylist() for name in ("episode", "return")), strict=True))
+    best = sorted(sorted(returns, key=lambda episode: -returns[episode])[:4])
+    served, sample = [], RoboHiveDataset.as_replay_buffer
+
+    def keep_buffer(self, **options):
+        served.append(self.episodes["episode"].to_pylist())
+        return sample(self, **options)
+
+    monkeypatch.setattr(RoboHiveDataset, "as_replay_buffer", keep_buffer)
+    overrides = ["train.num_steps=2", "train.batch_size=8", "logger=null"]
+    options = {"split": "medium+random", "output_dir": tmp_path / "bc", "progress": False}
+    result = train("bc", "toy_point", overrides=[*overrides, "best_share=0.25"], **options)
+    assert read_checkpoint(result.checkpoint)["config"]["best_share"] == 0.25
+    train("bc", "toy_point", overrides=[*overrides, "where='return > 15'"], **options)
+    assert served == [best, [episode for episode in returns if returns[episode] > 15]]
+    for share in (0, 1.5, "half"):
+        with pytest.raises(InvalidOptionError, match="best_share: expected a number above 0 and at most 1"):
+            train("bc", "toy_point", overrides=[*overrides, f"best_share={share}"], **options)

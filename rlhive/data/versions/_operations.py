@@ -291,6 +291,7 @@ def _require_same_columns(first: Schema, other: Schema, number: int) -> None:
         *(f"it lacks {name}" for name in missing),
         *(f"the first lacks {name}" for name in extra),
         *first.find_changes(other),
+        *_find_other_units(first, other),
     ]
     if problems:
         msg = (
@@ -298,6 +299,15 @@ def _require_same_columns(first: Schema, other: Schema, number: int) -> None:
             "of them lacks or has otherwise; rename_column() and add_column() make a column that it should have."
         )
         raise SchemaMismatchError(msg)
+
+
+def _find_other_units(first: Schema, other: Schema) -> Iterator[str]:
+    """Yield how the units of common columns differ; a unit that only one of them names is taken for both."""
+    units = {item.column: item.unit for item in first.fields}
+    for item in other.fields:
+        expected = units.get(item.column)
+        if expected and item.unit and item.unit != expected:
+            yield f"{item.column} is in {item.unit!r}, expected {expected!r}"
 
 
 def _common_value(values: Sequence[str]) -> str:

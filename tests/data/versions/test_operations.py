@@ -202,6 +202,20 @@ def test_merging_refuses_another_schema_and_names_the_difference(dataset, episod
         dataset.merge(export_and_open(episodes, tmp_path, "my/third", license="gpl-3.0"), name="my/both")
 
 
+def test_values_in_other_units_are_not_merged(store):
+    plain = RoboHiveDataset(export(teleoperated_records([5, 6]), "lab/plain", license="mit"))
+
+    def with_speed(unit, name):
+        compute = lambda columns, final: np.ones((len(columns["action"]), 1))  # noqa: E731
+        return plain.add_column("speed", compute, name=name, unit=unit)
+
+    metric, other, unknown = (with_speed(unit, f"lab/{n}") for n, unit in enumerate(("m/s", "km/h", None)))
+    with pytest.raises(SchemaMismatchError, match=r"source 2 .*: speed is in 'km/h', expected 'm/s'"):
+        metric.select([0]).merge(other.select([1]), name="lab/both")
+    both = metric.select([0]).merge(unknown.select([1]), name="lab/both")
+    assert both.schema["speed"].unit == "m/s"
+
+
 def test_recordings_with_and_without_reward_are_merged_once_they_are_alike(store):
     plain = RoboHiveDataset(export(teleoperated_records([5, 6]), "lab/plain", license="mit"))
     rewarded = plain.select([1]).add_column(
