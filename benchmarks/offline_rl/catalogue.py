@@ -1,0 +1,71 @@
+"""What is compared: datasets and algorithms. A cell is one algorithm on one split of one task.
+
+This file is data. Splits are selections from the versions that the catalogue's recipes make, so that a cell names its
+episodes by a text. Hyperparameters are an algorithm's own defaults and the overrides below, the same on every task.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+#: Gradient steps of every training, and its seeds.
+NUM_STEPS = 5000
+SEEDS = (0, 1, 2, 3, 4)
+
+#: Episodes of every evaluation, on the seeds of `rlhive evaluate`, which no recipe and no tuning uses.
+NUM_EPISODES = 50
+
+#: Name of a split → overrides that select its episodes. Recipes number 100 experts, 100 medium and 100 random ones.
+SPLITS: Mapping[str, tuple[str, ...]] = {
+    "expert": ("split=expert",),
+    "medium": ("split=medium",),
+    "medium-expert": ("split=expert+medium",),
+    "mixed": ("split=expert+random", "where='episode < 10 or episode >= 200'"),  # 10 experts in 100 random ones
+    "all": ("split=null",),
+}
+
+#: Algorithm of a table → `+model=` and overrides.
+ALGORITHMS: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "bc": ("bc", ()),
+    "filtered_bc": ("bc", ("best_share=0.1",)),
+    "rebrac": ("rebrac", ()),
+    "iql": ("iql", ()),
+    "fql": ("fql", ()),
+    "flow_bc": ("flow_bc", ()),
+    "td3_bc": ("td3_bc", ()),
+    "cql": ("cql", ()),
+    "dt": ("dt", ()),
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One algorithm on one split of one task.
+
+    Attributes:
+        task: Task of the catalogue, and name of its dataset.
+        split: Name in :data:`SPLITS`.
+        algorithm: Name in :data:`ALGORITHMS`.
+    """
+
+    task: str
+    split: str
+    algorithm: str
+
+    @property
+    def name(self) -> str:
+        """Name of the cell's file."""
+        return f"{self.task}-{self.split}-{self.algorithm}"
+
+    @property
+    def overrides(self) -> list[str]:
+        """Overrides of the training."""
+        model_overrides = ALGORITHMS[self.algorithm][1]
+        return [*SPLITS[self.split], f"train.num_steps={NUM_STEPS}", *model_overrides]
+
+
+def list_cells(tasks: tuple[str, ...], splits: tuple[str, ...], algorithms: tuple[str, ...]) -> Iterator[Cell]:
+    """Yield the cells of a table, algorithm by algorithm within a split."""
+    for task in tasks:
+        for split in splits:
+            for algorithm in algorithms:
+                yield Cell(task, split, algorithm)
