@@ -32,6 +32,12 @@ if TYPE_CHECKING:
 _OBSERVATIONS = (keys.OBSERVATION, (keys.NEXT, keys.OBSERVATION))
 _PICTURE_DTYPE = "uint8"
 
+#: Observations that an environment returns without being asked for them by name.
+_BY_DEFAULT = (keys.OBSERVATION, keys.PIXELS, keys.DEPTH)
+
+#: Options of a section ``encoder`` about the pictures of collected episodes.
+CAMERA_OPTIONS = ("cameras", "image_size", "render_quality")
+
 
 @dataclass(frozen=True)
 class TrainingInputs:
@@ -206,17 +212,27 @@ def list_observations(row: TensorDictBase) -> list[Field]:
     ]
 
 
-def find_env_kwargs(dataset: "RoboHiveDataset") -> dict[str, Any]:
-    """Return the arguments with which an environment returns a dataset's observations; none if that is unknown."""
+def find_env_kwargs(dataset: "RoboHiveDataset", obs_keys: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the arguments with which an environment returns a dataset's observations; none if that is unknown.
+
+    Args:
+        dataset: The dataset; its first run counts.
+        obs_keys: Names of what is read, which RoboHive returns by name only if it is asked to.
+    """
     try:
-        tasks = list(tasks_by_run(dataset.manifest).values())
+        task = next(iter(tasks_by_run(dataset.manifest).values()))
     except (EnvNotFoundError, ReplayRefusedError):
         return {}
-    return {name: value for name, value in tasks[0].env_kwargs.items() if name in ENV_KWARGS}
-
-
-#: Options of a section ``encoder`` about the pictures of collected episodes.
-CAMERA_OPTIONS = ("cameras", "image_size", "render_quality")
+    env_kwargs = {name: value for name, value in task.env_kwargs.items() if name in ENV_KWARGS}
+    recorded = dataset.manifest.runs[0].get("env")
+    if not isinstance(recorded, Mapping) or "model_hash" not in recorded:
+        return env_kwargs
+    rendering = recorded.get("rendering")
+    if isinstance(rendering, Mapping):
+        options = {name: rendering[name] for name in (*CAMERA_OPTIONS, keys.DEPTH) if rendering.get(name)}
+        env_kwargs = {"from_pixels": True, **options, **env_kwargs}
+    names = [*env_kwargs.get("obs_keys", ()), *(name for name in obs_keys if name not in _BY_DEFAULT)]
+    return env_kwargs | ({"obs_keys": list(dict.fromkeys(names))} if names else {})
 
 
 def refuse_camera_options(config: Mapping[str, Any], context: str) -> None:

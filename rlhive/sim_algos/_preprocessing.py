@@ -104,6 +104,9 @@ def compute_training_statistics(
     returns = _Returns() if keys.RETURN_TO_GO in in_keys else None
     action_dim = 0
     inputs = inputs or TrainingInputs()
+    if inputs.policy is not None and isinstance(buffer.storage, PackedStorage) and buffer.storage.window.normalize:
+        msg = "The replay buffer normalises its batches: expected one without normalize= beside obs_keys or an encoder"
+        raise SchemaMismatchError(msg)
     for chunk in _iter_chunks(buffer):
         _require_finite(chunk, inputs.replace_observations(in_keys))
         observation_moments.add(inputs.read(chunk, keys.OBSERVATION))

@@ -5,8 +5,23 @@ import json
 import pytest
 import torch
 
-from rlhive import RoboHiveDataset, evaluate, load_policy, make_env, train
-from rlhive.errors import CheckpointMismatchError, InvalidOptionError
+from rlhive import (
+    Recorder,
+    RoboHiveDataset,
+    RoboHiveEnv,
+    evaluate,
+    load_policy,
+    make_config,
+    make_env,
+    train,
+    train_on_buffer,
+)
+from rlhive.errors import (
+    CheckpointMismatchError,
+    InvalidOptionError,
+    RenderingUnavailableError,
+    SchemaMismatchError,
+)
 from rlhive.policies import read_checkpoint
 from rlhive.policies._checkpoint import CHECKPOINT_FILE
 from rlhive.rollouts import rollout_episode
@@ -120,3 +135,32 @@ def test_episodes_with_pictures_are_collected_as_the_options_say(tmp_path) -> No
     assert record["env_kwargs"] == {"obs_keys": ["goal"], "from_pixels": True, "image_size": [16, 20]}
     assert record["inputs"]["pictures"] == {"pixels": [1, 16, 20, 3]}
     assert evaluate(result.checkpoint, "toy_point", num_episodes=1, num_workers=1, progress=False).num_episodes == 1
+
+
+def test_a_buffer_that_normalises_is_refused_beside_obs_keys(tmp_path, pixels) -> None:
+    buffer = RoboHiveDataset(pixels).as_replay_buffer(8, normalize=True)
+    for overrides in (["encoder=cnn", *PIXEL_OPTIONS], ["obs_keys=[goal]"]):
+        config = make_config("bc", overrides=[*QUICK, *overrides])
+        with pytest.raises(SchemaMismatchError, match="expected one without normalize= beside obs_keys or an encoder"):
+            train_on_buffer(buffer, config, env_name="ToyPoint-v0", output_dir=tmp_path)
+
+
+@pytest.mark.slow
+def test_the_cameras_of_a_recording_are_those_of_the_policy(store, tmp_path) -> None:
+    pytest.importorskip("robohive")
+    options = {"cameras": ["left_cam"], "image_size": (16, 20), "render_quality": "fast", "obs_keys": ["qp_robot"]}
+    try:
+        env = RoboHiveEnv("FrankaReachFixed-v0", from_pixels=True, **options)
+    except RenderingUnavailableError as error:
+        pytest.skip(str(error))
+    with Recorder("my/reach", env=env, policy="random") as recorder:
+        recorder.extend(env.rollout(5))
+    folder = recorder.commit(license="mit", version="0.1.0")
+    env.close()
+    small = ["encoder.channels=[4]", "encoder.kernel_sizes=[4]", "encoder.strides=[4]", "split=null"]
+    overrides = [*QUICK, "encoder=cnn", *small, "obs_keys=[pixels,qp_robot]"]
+    result = train("bc", folder, overrides=overrides, output_dir=tmp_path / "run", progress=False)
+    expected = {"from_pixels": True, "cameras": ["left_cam"], "image_size": [16, 20], "render_quality": "fast"}
+    assert read_checkpoint(result.checkpoint)["env_kwargs"] == expected | {"obs_keys": ["qp_robot"]}
+    evaluation = evaluate(result.checkpoint, "FrankaReachFixed-v0", num_episodes=1, num_workers=1, progress=False)
+    assert evaluation.num_episodes == 1
