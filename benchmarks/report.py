@@ -409,6 +409,13 @@ def _between(text: str, name: str, content: str) -> str:
     return f"{head}{begin}\n\n{content}\n\n{end}{rest.partition(end)[2]}"
 
 
+def replace_section(path: Path, name: str, content: str) -> None:
+    """Rewrite the text between the markers of that name; a document without them stays as it is."""
+    text = path.read_text(encoding="utf-8")
+    if f"<!-- {name} -->" in text:
+        path.write_text(_between(text, name, content), encoding="utf-8")
+
+
 def _read(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 

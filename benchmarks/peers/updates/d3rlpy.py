@@ -78,14 +78,21 @@ class Peer:
         return [{"value": result["v_loss"], "critic": result["q_loss"] / 2}]  # d3rlpy sums over the two Q functions
 
 
-def fit(name: str, data_path: str, weights_path: str, seed: int, num_steps: int) -> None:
-    """Train on transitions of a file, and write weight and bias of each layer of the policy into another.
-
-    Batches are drawn with replacement from the file, which also holds the last transitions of truncated episodes.
-    """
+def fit(name: str, data_path: str, folder: str, num_seeds: int, num_steps: int) -> None:
+    """Train the seeds 0, 1, … on transitions of a file; the policies go to ``folder/SEED.npz``."""
     torch.set_num_threads(1)
+    with np.load(data_path) as arrays:
+        data = dict(arrays)
+    for seed in range(num_seeds):
+        np.savez(Path(folder) / f"{seed}.npz", **_fit_policy(name, data, seed, num_steps))
+
+
+def _fit_policy(name: str, data: dict[str, np.ndarray], seed: int, num_steps: int) -> dict[str, np.ndarray]:
+    """Train one seed; return weight and bias of each layer of the policy.
+
+    Batches are drawn with replacement from the data, which also hold the last transitions of truncated episodes.
+    """
     d3rlpy.seed(seed)
-    data = dict(np.load(data_path))
     algorithm = make_algorithm(name, data["observation"].shape[1], data["action"].shape[1])
     generator = np.random.default_rng(seed)
     for _ in range(num_steps):
@@ -96,8 +103,7 @@ def fit(name: str, data_path: str, weights_path: str, seed: int, num_steps: int)
     if name == "cql":
         linears = [linear for linear in linears if linear is not modules.policy._logstd]
     layers = {f"weight_{index}": linear.weight.detach().numpy() for index, linear in enumerate(linears)}
-    layers |= {f"bias_{index}": linear.bias.detach().numpy() for index, linear in enumerate(linears)}
-    np.savez(weights_path, **layers)
+    return layers | {f"bias_{index}": linear.bias.detach().numpy() for index, linear in enumerate(linears)}
 
 
 def make_algorithm(name: str, observation_dim: int = OBSERVATION, action_dim: int = ACTION) -> Any:
@@ -157,4 +163,4 @@ def _minibatch(batch: dict[str, np.ndarray]) -> TransitionMiniBatch:
 
 
 if __name__ == "__main__":
-    fit(*sys.argv[1:4], seed=int(sys.argv[4]), num_steps=int(sys.argv[5]))
+    fit(*sys.argv[1:4], num_seeds=int(sys.argv[4]), num_steps=int(sys.argv[5]))

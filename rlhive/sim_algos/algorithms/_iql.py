@@ -2,10 +2,20 @@
 
 Kostrikov, Nair and Levine, "Offline Reinforcement Learning with Implicit Q-Learning", ICLR 2022.
 
-The paper's policy is a Gaussian around ``tanh(mean)`` with one standard deviation per action dimension
-(``loss.distribution=gaussian loss.scale=free``). The default here is a Laplace distribution whose scale depends on the
-observation: its negative log-likelihood is an absolute error, so that the bad actions of mixed data pull the mean but
-not the median, and the scale grows where the data hold random actions, which weights their errors less.
+The losses are the paper's. Three defaults are not, and each has an option for the paper's form (``conf/model/iql.yaml``
+has all of them in one line):
+
+- The policy. The paper's is a Gaussian around ``tanh(mean)`` with one standard deviation per action dimension
+  (``loss.distribution=gaussian loss.scale=free``). Here it is a Laplace distribution whose scale depends on the
+  observation. Its negative log-likelihood is an absolute error, so that the bad actions of mixed data pull the mean but
+  not the median, and the scale grows where the data hold random actions, which weights their errors less. One standard
+  deviation for all observations is as large as the random actions', and the precise actions that turn a knob are lost.
+- The time scale. The paper takes 1,000,000 steps with gamma 0.99, tau 0.005 and learning rates of 3e-4; here some
+  thousand steps have to do, so that the targets follow faster, the discount is shorter, and all learning rates fall to
+  zero (in the authors' code the actor's alone does).
+- The scale of the rewards, which temperature and advantage multiply. The authors' code divides by the range of the
+  returns in the data and multiplies by 1000; here the task's references set it, so that a temperature means the same
+  for every split of a task.
 """
 
 import math

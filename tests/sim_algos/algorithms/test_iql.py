@@ -10,6 +10,8 @@ from torchrl.objectives import IQLLoss
 
 from rlhive.errors import InvalidOptionError
 from rlhive.policies import make_actor, make_mlp
+from rlhive.sim_algos import make_config
+from rlhive.sim_algos._registry import CONF_DIR
 from tests.sim_algos.algorithms.reference import (
     ENDINGS,
     evaluate_mlp,
@@ -43,6 +45,7 @@ def test_iql_bootstraps_through_truncation_and_not_through_termination(ending, b
 @pytest.mark.parametrize("scale", ["state", "free"])
 def test_iql_losses_are_those_of_a_numpy_reference(distribution, scale) -> None:
     options = [f"loss.distribution={distribution}", f"loss.scale={scale}", "loss.gamma=0.9", "loss.temperature=3.0"]
+    options.append("loss.expectile=0.9")
     algorithm = make_algorithm("iql", *options)
     batch = make_batch()
     rows = to_numpy(batch)
@@ -111,6 +114,23 @@ def test_the_papers_form_has_the_losses_of_torchrl() -> None:
     losses = algorithm.losses(batch)
     for name in ("loss_qvalue", "loss_value", "loss_actor"):
         assert losses[name].item() == pytest.approx(expected[name].item(), rel=1e-5), name
+
+
+def test_the_papers_form_stands_in_the_configuration() -> None:
+    lines = (CONF_DIR / "model" / "iql.yaml").read_text(encoding="utf-8").splitlines()
+    comment = " ".join(line.removeprefix("#") for line in lines if line.startswith("#"))
+    config = make_config("iql", overrides=comment.partition("The paper's form:")[2].split("Defaults")[0].split())
+    assert config["loss"] == {
+        "distribution": "gaussian",
+        "scale": "free",
+        "expectile": 0.7,
+        "temperature": 3,
+        "gamma": 0.99,
+        "tau": 0.005,
+        "reward_scale": "auto",
+    }
+    assert (config["optim"]["actor_lr"], config["optim"]["critic_lr"]) == (3e-4, 3e-4)
+    assert config["network"]["critic_hidden_sizes"] == [256, 256]
 
 
 def test_iql_moves_the_targets_by_tau_and_the_actor_at_its_own_rate() -> None:
