@@ -3,7 +3,7 @@
     python -m benchmarks.pixels --work ~/rlhive-pixels
 
 Collects kitchen_sdoor_open with two cameras of 84 x 84 pixels, trains the CNN with the robot's joints beside it on the
-expert split, and evaluates each policy on 50 unseen seeds. What the folder ``--work`` holds already is not done again.
+expert split, and evaluates each policy on 20 unseen seeds. What the folder ``--work`` holds already is not done again.
 It takes an hour on two quiet cores. Writes benchmarks/results/pixels.json and prints the table of docs/pixels.md.
 """
 
@@ -24,7 +24,7 @@ from rlhive.sim_algos._bootstrap import bootstrap_interval
 TASK = "kitchen_sdoor_open"
 CAMERAS = ("left_cam", "right_cam")
 SEEDS = 5
-EPISODES = 50
+EPISODES = 20
 OVERRIDES = (
     "encoder=cnn",
     "obs_keys=[pixels,robot_jnt]",
