@@ -29,8 +29,10 @@ def collect(
     camera: Annotated[
         list[str] | None, typer.Option(help="Camera of the pictures, repeatable; all by default.")
     ] = None,
-    image_size: Annotated[int, typer.Option(help="Height and width of the pictures.")] = 84,
-    render_quality: Annotated[str, typer.Option(help="fast, shadows or robohive; see docs/visual.md.")] = "fast",
+    image_size: Annotated[int | None, typer.Option(help="Height and width of the pictures; 84 by default.")] = None,
+    render_quality: Annotated[
+        str, typer.Option(help="fast, shadows or robohive (docs/visual.md); fast by default.")
+    ] = "",
     obs_key: Annotated[
         list[str] | None,
         typer.Option(help="Part of the observation to record by name too, like robot_jnt; repeatable."),
@@ -42,14 +44,17 @@ def collect(
     from rlhive.rollouts import collect as run_recipe
 
     collected = get_task(task)
+    options = {"--camera": camera, "--image-size": image_size, "--render-quality": render_quality, "--obs-key": obs_key}
+    named = [option for option, value in options.items() if value]
+    if named and not pixels:
+        msg = f"{', '.join(named)}: expected --pixels with options of pictures, got none"
+        raise InvalidOptionError(msg)
     if pixels:
+        size = image_size or 84
         collected = collected.with_pixels(
-            cameras=camera, image_size=(image_size, image_size), render_quality=render_quality, obs_keys=obs_key or ()
+            cameras=camera, image_size=(size, size), render_quality=render_quality or "fast", obs_keys=obs_key or ()
         )
         name = name or f"{collected.name}_pixels"
-    elif camera or obs_key:
-        msg = "--camera and --obs-key are options of pictures: expected --pixels with them, got none"
-        raise InvalidOptionError(msg)
     folder = run_recipe(collected, name=name or None, num_workers=workers, provenance=provenance)
     print_dataset(RoboHiveDataset(folder), json_=False)
 
