@@ -82,7 +82,7 @@ bench-training: $(VENV)/installed  ## CPU time of gradient steps beside d3rlpy, 
 	$(BIN)/python -m benchmarks.bench_training $(if $(ROUNDS),--rounds $(ROUNDS))
 	$(BIN)/python -m benchmarks.report
 
-results: $(VENV)/assets  ## run missing cells of the offline-RL table; TASKS="reach" SPLITS="medium all" ALGORITHMS="bc iql" SHARD=1/2 (10 min a cell)
+results: $(VENV)/assets  ## run missing cells of the offline-RL table; TASKS="reach" SPLITS="medium all" ALGORITHMS="bc iql" SHARD=1/2
 	$(BIN)/python -m benchmarks.offline_rl.run --tasks $(TASKS) --splits $(SPLITS) --algorithms $(ALGORITHMS) $(if $(SHARD),--shard $(SHARD))
 	$(BIN)/python -m benchmarks.offline_rl.report
 

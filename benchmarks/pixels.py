@@ -4,7 +4,7 @@
 
 Collects kitchen_sdoor_open with two cameras of 84 x 84 pixels, trains the CNN with the robot's joints beside it on the
 expert split, and evaluates each policy on 20 unseen seeds. What the folder ``--work`` holds already is not done again.
-It takes an hour on two quiet cores. Writes benchmarks/results/pixels.json and prints the table of docs/pixels.md.
+It took two hours on two busy cores. Writes benchmarks/results/pixels.json and prints the table of docs/pixels.md.
 """
 
 import argparse

@@ -9,6 +9,8 @@ library rliable computes the same numbers; it asks for packages that nothing els
 import numpy as np
 from scipy.stats import rankdata, trim_mean
 
+from rlhive.sim_algos._bootstrap import interquartile_mean
+
 #: Number of resamples, as in the paper.
 NUM_RESAMPLES = 2000
 
@@ -22,7 +24,7 @@ def iqm(scores: np.ndarray) -> float:
         >>> iqm(np.array([[0.0, 1.0], [2.0, 99.0]]))
         1.5
     """
-    return float(trim_mean(scores, 0.25, axis=None))
+    return interquartile_mean(scores.ravel())
 
 
 def iqm_interval(scores: np.ndarray, *, num_resamples: int = NUM_RESAMPLES, seed: int = 0) -> tuple[float, float]:

@@ -107,6 +107,7 @@ def embed(
     column: Annotated[str, typer.Option(help="Column of the pictures.")] = "pixels",
     device: Annotated[str, typer.Option(help="Device of the encoder: cpu, cuda, cuda:1, …")] = "cpu",
     batch_size: Annotated[int, typer.Option(help="Observations that are encoded together.")] = 64,
+    threads: Annotated[int, typer.Option(help="Threads of torch; more help where no other process is busy.")] = 1,
     into: Annotated[str, typer.Option("--into", help="Name of a new dataset; the next version by default.")] = "",
     version: Version = None,
     json_: Json = False,
@@ -124,6 +125,7 @@ def embed(
         name=into or None,
         device=device,
         batch_size=batch_size,
+        num_threads=threads,
     )
     print_dataset(embedded, json_=json_)
 

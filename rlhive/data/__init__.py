@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         remove_remains as remove_remains,
         store_dir as store_dir,
         version_dir as version_dir,
+        write_atomically as write_atomically,
     )
 else:
     __getattr__, __dir__, __all__ = attach(__name__, __file__)

@@ -9,6 +9,7 @@ The unit of the column says what computed it, so that the column keeps its origi
 """
 
 import hashlib
+import io
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +20,8 @@ import torch
 from tqdm import tqdm
 
 from rlhive import keys
+from rlhive._threads import torch_threads
+from rlhive.data import write_atomically
 from rlhive.errors import InvalidOptionError
 from rlhive.policies import (
     DEFAULT_MODELS,
@@ -45,6 +48,7 @@ def embed(
     name: str | None = None,
     batch_size: int = 64,
     device: str = "cpu",
+    num_threads: int | None = 1,
     progress: bool = True,
 ) -> "RoboHiveDataset":
     """Write a version with the embeddings of its pictures as a further column, of which a policy can be trained.
@@ -63,6 +67,7 @@ def embed(
         name: Name of a new dataset; by default the next version of this one.
         batch_size: Observations that are encoded together.
         device: Device of the encoder.
+        num_threads: Threads of torch; None for torch's own number, which is faster where no other process is busy.
         progress: Whether to show a progress bar.
 
     Returns:
@@ -88,7 +93,8 @@ def embed(
     version_hash = hashlib.sha256(f"{dataset.fingerprint} {column} {section}".encode()).hexdigest()
     finished = dataset.store / ".embeddings" / f"{version_hash[:16]}-{digest[:16]}"
     finished.mkdir(parents=True, exist_ok=True)
-    with tqdm(total=dataset.episodes.num_rows, desc=f"embed {column}", unit="ep", disable=not progress) as bar:
+    progress_bar = tqdm(total=dataset.episodes.num_rows, desc=f"embed {column}", unit="ep", disable=not progress)
+    with progress_bar as bar, torch_threads(num_threads):
         compute = _EpisodeEncoder(network.to(device), column, finished, batch_size, bar)
         embedded = dataset.add_column(
             into or f"{column}_{encoder}_{section['model']}",
@@ -126,7 +132,9 @@ class _EpisodeEncoder:
             embeddings = np.load(path, allow_pickle=False)
         else:
             embeddings = self._encode(pictures)
-            _write_array(path, embeddings)
+            content = io.BytesIO()
+            np.save(content, embeddings, allow_pickle=False)
+            write_atomically(path, content.getvalue())
         if path not in self._seen:  # the first episode is computed twice: once for its shape
             self._seen.add(path)
             self._bar.update()
@@ -136,11 +144,3 @@ class _EpisodeEncoder:
         device = next(self._network.parameters()).device
         parts = torch.split(torch.from_numpy(pictures), self._batch_size)
         return torch.cat([self._network(part.to(device)).cpu() for part in parts]).numpy()
-
-
-def _write_array(path: Path, array: np.ndarray) -> None:
-    """Write an array so that no reader sees a part of it."""
-    temporary = path.with_suffix(".partial")
-    with temporary.open("wb") as file:
-        np.save(file, array, allow_pickle=False)
-    temporary.replace(path)

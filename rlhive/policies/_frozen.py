@@ -8,6 +8,7 @@ Weights come from a file, from where TorchRL downloads them, or, if that is aske
 is read as tensors only, and identified by a hash of the values, so that an embedding says what it was computed with.
 """
 
+import functools
 import hashlib
 import io
 import math
@@ -76,9 +77,7 @@ class FrozenEncoder(nn.Module):
         self.convnet = _make_convnet(encoder.get("name"), encoder.get("model"))
         self._size = _require_size(encoder.get("resize"))
         self.eval().requires_grad_(False)
-        with torch.device("meta"):
-            per_camera = _count_outputs(_make_convnet(encoder.get("name"), encoder.get("model")), self._size)
-        self.feature_dim = math.prod(shape[:-3]) * per_camera
+        self.feature_dim = math.prod(shape[:-3]) * _count_outputs(encoder["name"], encoder["model"], self._size)
 
     def train(self, mode: bool = True) -> "FrozenEncoder":
         """Stay in evaluation mode, in which an embedding does not depend on the batch that it is computed in."""
@@ -203,20 +202,22 @@ def _require_size(size: Any) -> int:
 
 def _make_convnet(name: Any, model: Any) -> nn.Module:
     """Return a network of torchvision without its classifier."""
+    if name not in FROZEN:
+        msg = f"encoder.name: expected one of {', '.join(FROZEN)}, got {name!r:.80}"
+        raise InvalidOptionError(msg)
     try:
         from torchvision import models
     except ImportError as error:
         msg = f"encoder={name}: expected torchvision, got none. Install it: pip install 'rlhive[pixels]'"
         raise MissingExtraError(msg) from error
-    available = _MODELS.get(name) or tuple(models.list_models(module=models))
-    if name not in FROZEN or model not in available:
-        expected = ", ".join(FROZEN) if name not in FROZEN else ", ".join(available)
-        msg = f"encoder.{'model' if name in FROZEN else 'name'}: expected one of {expected}, got {model!r:.80}"
+    available = _MODELS.get(name) or models.list_models(module=models)
+    if model not in available:
+        msg = f"encoder.model: expected one of {', '.join(available)}, got {model!r:.80}"
         raise InvalidOptionError(msg)
     try:
         convnet = models.get_model(model, weights=None)
-    except NotImplementedError as error:  # its initialisation needs values, which the meta device does not have
-        msg = f"encoder.model={model}: this model cannot be built without memory for its weights; choose another one"
+    except NotImplementedError as error:  # RegNets compute with their initial weights, and the meta device has none
+        msg = f"encoder.model={model}: its sizes cannot be read before its weights are; choose another model"
         raise InvalidOptionError(msg) from error
     linear = [layer for layer, module in convnet.named_modules() if isinstance(module, nn.Linear)][-1:]
     if not linear or linear[0] != [layer for layer, _ in _leaves_with_parameters(convnet)][-1]:
@@ -230,10 +231,13 @@ def _make_convnet(name: Any, model: Any) -> nn.Module:
     return convnet
 
 
-def _count_outputs(convnet: nn.Module, size: int) -> int:
-    """Return the number of outputs of a network on torch's meta device."""
+@functools.cache
+def _count_outputs(name: str, model: str, size: int) -> int:
+    """Return the number of outputs of a network for one picture, computed without its weights."""
+    with torch.device("meta"):
+        convnet, pictures = _make_convnet(name, model).eval(), torch.zeros(1, 3, size, size)
     try:
-        return int(convnet.eval()(torch.zeros(1, 3, size, size, device="meta")).shape[-1])
+        return int(convnet(pictures).shape[-1])
     except (RuntimeError, AssertionError, ValueError) as error:  # vision transformers take one size only
         msg = f"encoder: the model takes no pictures of {size} x {size} pixels: {error}"
         raise InvalidOptionError(msg) from error

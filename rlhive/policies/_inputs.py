@@ -53,7 +53,7 @@ class PolicyInputs:
         """Shape of each input by its column name."""
         return {**{column: (size,) for column, size in self.vectors.items()}, **self.pictures}
 
-    def make_encoders(self) -> list[Any]:
+    def make_encoders(self) -> list[PictureCNN | FrozenEncoder]:
         """Return one network per key of pictures.
 
         Raises:
@@ -95,8 +95,8 @@ class PolicyInputs:
         return cls(vectors, {column: tuple(shape) for column, shape in pictures.items()}, encoder)
 
 
-def make_picture_encoder(shape: tuple[int, ...], encoder: Mapping[str, Any]) -> nn.Module:
-    """Return the network from pictures of a shape to features.
+def make_picture_encoder(shape: tuple[int, ...], encoder: Mapping[str, Any]) -> PictureCNN | FrozenEncoder:
+    """Return the network from pictures of a shape to features; its attribute ``feature_dim`` is their number.
 
     Raises:
         InvalidOptionError: There is no encoder of that name, or an option of it is out of range.

@@ -54,6 +54,9 @@ class PictureCNN(nn.Module):
         shape: Shape of the pictures of one observation, ``[height, width, 3]`` or ``[camera, height, width, 3]``.
         encoder: ``channels``, ``kernel_sizes`` and ``strides`` of the convolutions, and ``feature_dim``.
 
+    Attributes:
+        feature_dim: Number of features.
+
     Raises:
         InvalidOptionError: An option is out of range, or the pictures are too small for the convolutions.
     """
@@ -63,6 +66,7 @@ class PictureCNN(nn.Module):
         require_pictures(shape, context="Pictures")
         require_cnn(encoder)
         self._shape = tuple(shape)
+        self.feature_dim: int = encoder["feature_dim"]
         channels = [math.prod(shape[:-3]) * _COLOURS, *encoder["channels"]]
         sizes = list(shape[-3:-1])
         self.convolutions = nn.ModuleList()

@@ -21,7 +21,6 @@ from rlhive.policies import (
     FROZEN,
     PolicyInputs,
     copy_values,
-    make_picture_encoder,
 )
 from rlhive.rollouts import tasks_by_run
 from rlhive.sim_algos._frozen_pictures import FrozenPictures, load_frozen_pictures
@@ -141,20 +140,21 @@ def resolve_inputs(
             )
             raise InvalidOptionError(msg)
         return None
-    chosen = _list_columns(obs_keys, available, observed, context)
-    pictures = {column: observed[column].shape for column in chosen if _is_pictures(observed[column])}
+    columns = _list_columns(obs_keys, available, observed, context)
+    pictures = {column: observed[column].shape for column in columns if _is_pictures(observed[column])}
     if encoder is None or not pictures:
         if encoder is None and not pictures:
-            vectors = {column: _require_vector(observed[column], context) for column in chosen}
+            vectors = {column: _require_vector(observed[column], context) for column in columns}
             return TrainingInputs(vectors, policy=PolicyInputs(vectors, {}), env_kwargs=env_kwargs)
         name = None if encoder is None else encoder["name"]
         advice = "add encoder=cnn" if pictures else f"pictures here: {', '.join(available) or 'none'}"
-        msg = f"obs_keys={chosen} and encoder={name}: expected pictures together with an encoder; {advice}"
+        msg = f"obs_keys={columns} and encoder={name}: expected pictures together with an encoder; {advice}"
         raise InvalidOptionError(msg)
-    vectors = {column: _require_vector(observed[column], context) for column in chosen if column not in pictures}
+    vectors = {column: _require_vector(observed[column], context) for column in columns if column not in pictures}
     if encoder["name"] not in FROZEN:
-        feature_dim = sum(count_features(shape, encoder) for shape in pictures.values())
         policy = PolicyInputs(vectors, pictures, encoder)
+        with torch.device("meta"):
+            feature_dim = sum(network.feature_dim for network in policy.make_encoders())
         return TrainingInputs(vectors, pictures, feature_dim, policy=policy, env_kwargs=env_kwargs)
     frozen = tuple(
         load_frozen_pictures(column, shape, encoder, observed, store, context) for column, shape in pictures.items()
@@ -166,7 +166,7 @@ def resolve_inputs(
 
 
 def _list_columns(obs_keys: object, pictures: Sequence[str], observed: Mapping[str, Field], context: str) -> list[str]:
-    """Return the chosen columns, without ``obs_keys`` all pictures."""
+    """Return the columns that ``obs_keys`` names; without it all pictures."""
     if obs_keys is None:
         if not pictures:
             msg = f"{context} has no pictures for the encoder: expected a field uint8 [height, width, 3], got "
@@ -192,13 +192,6 @@ def _require_vector(item: Field, context: str) -> int:
         msg = f"obs_keys: {item.column} of {context} is {item.dtype} {list(item.shape)}: expected vectors or pictures"
         raise InvalidOptionError(msg)
     return item.width
-
-
-def count_features(shape: tuple[int, ...], encoder: Mapping[str, Any]) -> int:
-    """Return the number of features of pictures."""
-    with torch.device("meta"):
-        network = make_picture_encoder(shape, encoder)
-        return int(network(torch.zeros(1, *shape, dtype=torch.uint8)).shape[-1])
 
 
 def list_observations(row: TensorDictBase) -> list[Field]:

@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from rlhive import RoboHiveDataset, diff, embed, evaluate, load_policy, train
+from rlhive import RoboHiveDataset, diff, embed, evaluate, load_policy, make_env, train
 from rlhive.dataset import _embed
 from rlhive.errors import InvalidOptionError, SchemaMismatchError
 from rlhive.policies import load_frozen_encoder, parse_embedding
+from rlhive.sim_algos._frozen_pictures import FrozenPictures, embed_observations
 from tests.cli.conftest import invoke
 from tests.sim_algos.toy import QUICK_SAC, collect_pixels
 
@@ -101,6 +102,17 @@ def test_collected_episodes_are_embedded_as_those_of_the_dataset(dataset, tmp_pa
     alone = train("sac", env="toy_point", overrides=overrides, output_dir=tmp_path / "alone", progress=False)
     for result in (from_data, alone):
         assert load_policy(result.checkpoint).in_keys == ["pixels"]
+
+
+def test_an_environment_returns_the_embeddings_of_its_pictures() -> None:
+    encoder, _ = load_frozen_encoder((1, 16, 32, 3), ENCODER, "random")
+    base = make_env("toy_point", from_pixels=True, image_size=(16, 32), seed=0)
+    env = embed_observations(base, [FrozenPictures("pixels", COLUMN, encoder)])
+    rows = env.rollout(3)
+    for part in (rows, rows["next"]):
+        expected = torch.cat([encoder(picture.unsqueeze(0)) for picture in part["pixels"]])
+        assert torch.equal(part[COLUMN], expected)
+    assert env.observation_spec[COLUMN].shape == (512,)
 
 
 def test_what_is_no_column_of_pictures_is_refused(dataset) -> None:

@@ -87,8 +87,8 @@ def _tabulate_columns(subject: _Subject) -> str:
 def _describe_labels(subject: _Subject) -> str:
     unrecorded = find_unrecorded(subject.manifest.schema)
     parts = {"return": "the reward of every step", "success": "whether the task is solved"}
-    known = [text for name, text in parts.items() if name not in unrecorded]
-    return f"Yes: {' and '.join(known)}." if known else "No."
+    labels = [text for name, text in parts.items() if name not in unrecorded]
+    return f"Yes: {' and '.join(labels)}." if labels else "No."
 
 
 def _describe_relations(subject: _Subject) -> str:
