@@ -205,12 +205,14 @@ def list_observations(row: TensorDictBase) -> list[Field]:
     ]
 
 
-def find_env_kwargs(dataset: "RoboHiveDataset", obs_keys: Sequence[str] = ()) -> dict[str, Any]:
-    """Return the arguments with which an environment returns a dataset's observations; none if that is unknown.
+def find_env_kwargs(config: Mapping[str, Any], dataset: "RoboHiveDataset") -> dict[str, Any]:
+    """Return the arguments with which an environment returns what is read of a dataset; none if that is unknown.
+
+    Pictures that nothing reads are not rendered: without a GPU one takes longer than the rest of a step.
 
     Args:
+        config: Configuration: ``obs_keys``, which RoboHive returns by name only if it is asked to, and ``encoder``.
         dataset: The dataset; its first run counts.
-        obs_keys: Names of what is read, which RoboHive returns by name only if it is asked to.
     """
     try:
         task = next(iter(tasks_by_run(dataset.manifest).values()))
@@ -218,12 +220,17 @@ def find_env_kwargs(dataset: "RoboHiveDataset", obs_keys: Sequence[str] = ()) ->
         return {}
     env_kwargs = {name: value for name, value in task.env_kwargs.items() if name in ENV_KWARGS}
     recorded = dataset.manifest.runs[0].get("env")
-    if not isinstance(recorded, Mapping) or "model_hash" not in recorded:
-        return env_kwargs
-    rendering = recorded.get("rendering")
+    robohive: Mapping[str, Any] = recorded if isinstance(recorded, Mapping) and "model_hash" in recorded else {}
+    rendering = robohive.get("rendering")
     if isinstance(rendering, Mapping):
         options = {name: rendering[name] for name in (*CAMERA_OPTIONS, keys.DEPTH) if rendering.get(name)}
         env_kwargs = {"from_pixels": True, **options, **env_kwargs}
+    if config.get("encoder") is None and env_kwargs.get("from_pixels"):
+        env_kwargs = {name: value for name, value in env_kwargs.items() if name not in (*CAMERA_OPTIONS, keys.DEPTH)}
+        env_kwargs["from_pixels"] = False
+    if not robohive:
+        return env_kwargs
+    obs_keys = config.get("obs_keys") or ()
     names = [*env_kwargs.get("obs_keys", ()), *(name for name in obs_keys if name not in _BY_DEFAULT)]
     return env_kwargs | ({"obs_keys": list(dict.fromkeys(names))} if names else {})
 

@@ -117,7 +117,7 @@ def _choose_env_kwargs(config: Mapping[str, Any], dataset: "RoboHiveDataset | No
     """Return the arguments with which the environment returns what is read: as in the dataset, or by the options."""
     if dataset is not None:
         refuse_camera_options(config, f"{dataset.name} {dataset.version}")
-        return find_env_kwargs(dataset, config.get("obs_keys") or ())
+        return find_env_kwargs(config, dataset)
     encoder, obs_keys = config.get("encoder"), config.get("obs_keys") or ()
     names = [name for name in obs_keys if name not in (keys.OBSERVATION, keys.PIXELS, keys.DEPTH)]
     env_kwargs: dict[str, Any] = {"obs_keys": names} if names else {}

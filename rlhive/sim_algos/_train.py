@@ -127,7 +127,7 @@ def train_from_config(
     inputs = resolve_inputs(
         config,
         dataset.schema.fields,
-        env_kwargs=find_env_kwargs(dataset, config.get("obs_keys") or ()),
+        env_kwargs=find_env_kwargs(config, dataset),
         store=dataset.store,
         context=context,
     )

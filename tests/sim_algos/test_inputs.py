@@ -104,6 +104,16 @@ def test_a_policy_of_pictures_acts_in_an_environment_that_returns_them(tmp_path,
         )
 
 
+def test_pictures_that_a_policy_does_not_read_are_not_rendered(tmp_path, pixels) -> None:
+    overrides = [*QUICK, "obs_keys=[observation]"]
+    result = train("bc", pixels, overrides=overrides, output_dir=tmp_path, progress=False)
+    env_kwargs = load_policy(result.checkpoint).env_kwargs
+    env = make_env("toy_point", **env_kwargs)
+    assert "pixels" not in env.observation_spec
+    assert env_kwargs == {"obs_keys": ["goal"], "from_pixels": False}
+    assert evaluate(result.checkpoint, "toy_point", num_episodes=1, num_workers=1, progress=False).num_episodes == 1
+
+
 @pytest.mark.parametrize(
     ("entry", "value", "message"),
     [
