@@ -75,7 +75,10 @@ class PictureCNN(nn.Module):
             self.convolutions.append(nn.Conv2d(num_inputs, num_outputs, kernel_size, stride))
             sizes = [(size - kernel_size) // stride + 1 for size in sizes]
             if min(sizes) < 1:
-                msg = f"encoder: pictures of {shape[-3]} x {shape[-2]} pixels are too small for its convolutions"
+                msg = (
+                    f"encoder: pictures of {shape[-3]} x {shape[-2]} pixels are too small for its convolutions. Lower "
+                    "encoder.kernel_sizes or encoder.strides, or record larger pictures"
+                )
                 raise InvalidOptionError(msg)
         self.linear = nn.Linear(channels[-1] * math.prod(sizes), encoder["feature_dim"])
         self.norm = nn.LayerNorm(encoder["feature_dim"])
