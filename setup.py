@@ -85,6 +85,7 @@ DEV = [
     "pytest-timeout",
     "pytest-xdist",
     "ruff",
+    "markdown-it-py",  # reads the datasheets in the tests
     "types-PyYAML",  # types of what ships none, for mypy
     "types-tqdm",
     "tensorboard",  # what its logger wrote is read back

@@ -75,7 +75,8 @@ def _render_histogram(split: str, values: np.ndarray, low: float, high: float, t
                 f'<rect x="{x:.1f}" y="{y:.1f}" width="{bar_width - 1:.1f}" height="{height:.1f}" fill="{colour}"/>'
             )
     if len(values):
-        x = _to_pixels(float(values.mean()), low, high)
+        mean = float((values / len(values)).sum())  # a sum of the largest numbers is infinite
+        x = _to_pixels(min(max(mean, low), high), low, high)
         parts.append(f'<line x1="{x:.1f}" y1="{top}" x2="{x:.1f}" y2="{bottom}" stroke="#222" stroke-dasharray="3 2"/>')
     return parts
 

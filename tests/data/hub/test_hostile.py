@@ -149,7 +149,7 @@ def test_every_hostile_answer_is_an_error_of_rlhive(hub, client, two_versions, e
     assert num_errors > EXAMPLES // 8
 
 
-def answer_with(elsewhere, kind, target, *, times=1000):
+def answer_with(elsewhere, kind, target, *, times=10**9):
     """Return a hostility of one kind for some requests."""
     kinds, generator, remaining = Hostility(elsewhere, seconds=30.0).kinds(), random.Random(0), [times]
 
