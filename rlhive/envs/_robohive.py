@@ -28,9 +28,10 @@ from rlhive.envs._loading import (
     build_robohive,
     free_simulator,
 )
+from rlhive.envs._model_fields import require_field, require_numbers
 from rlhive.envs._rendering import CameraRenderer, resolve_render_options
 from rlhive.envs._visual import VISUAL
-from rlhive.errors import InvalidActionError, InvalidOptionError, SimulationDivergedError
+from rlhive.errors import CheckpointMismatchError, InvalidActionError, InvalidOptionError, SimulationDivergedError
 
 #: Fields of the compiled model that RoboHive changes at reset; a checkpoint contains them.
 RANDOMISED_FIELDS = ("body_pos", "body_quat", "site_pos", "site_quat")
@@ -160,6 +161,7 @@ class RoboHiveEnv(EnvBase):
         self._model: Any = self._env.sim.model.ptr
         self._data: Any = self._env.sim.data.ptr
         self._fields = RANDOMISED_FIELDS + (_SHAPE_FIELDS if getattr(self._env, "randomize", False) else ())
+        self._built_fields = {name: getattr(self._model, name).copy() for name in self._fields}
         self._model_hash = _hash_model(self._model)
         self._substeps = _require_substeps(self._env, frame_skip)
         self._obs_keys = _require_obs_keys(obs_keys, self._env.obs_dict, env_name)
@@ -345,7 +347,7 @@ class RoboHiveEnv(EnvBase):
             The TensorDict of a reset into this state.
 
         Raises:
-            ValueError: The state belongs to another environment.
+            CheckpointMismatchError: The state belongs to another environment, or MuJoCo does not accept a value in it.
         """
         import mujoco
 
@@ -356,7 +358,8 @@ class RoboHiveEnv(EnvBase):
             wrong = [key for key in expected if shapes[key] != expected[key]]
             expected_text, actual_text = ({key: shape[key] for key in wrong} for shape in (expected, shapes))
             msg = f"{self.env_name}: expected a state with {expected_text}, got {actual_text}."
-            raise ValueError(msg)
+            raise CheckpointMismatchError(msg)
+        self._require_values(state)
         for sim in {id(sim): sim for sim in (env.sim_obsd, env.sim)}.values():
             for name in self._fields:
                 field = getattr(sim.model.ptr, name)
@@ -371,6 +374,16 @@ class RoboHiveEnv(EnvBase):
         mujoco.mj_setState(self._model, self._data, np.array(state["integration"], np.float64), spec)
         self._elapsed = round(self._data.time / self.dt)
         return self._start_tensordict(observation)
+
+    def _require_values(self, state: Mapping[str, np.ndarray] | TensorDictBase) -> None:
+        """Raise CheckpointMismatchError if MuJoCo does not accept a value of the state."""
+        try:
+            require_numbers("integration", np.asarray(state["integration"], np.float64))
+            for name, built in self._built_fields.items():
+                require_field(name, np.asarray(state[name], np.float64).reshape(built.shape), built)
+        except ValueError as error:
+            msg = f"{self.env_name}: the state cannot be restored: {error}."
+            raise CheckpointMismatchError(msg) from error
 
     def provenance(self) -> dict[str, Any]:
         """Return the JSON-able values that identify this environment and suffice to build it again.
