@@ -152,7 +152,7 @@ def _train_in_env(
     else:
         collector.add_dataset(dataset)
     statistics = compute_training_statistics(collector.buffer, find_algorithm(config["algorithm"]).in_keys, inputs)
-    algorithm = build_algorithm(config, statistics)
+    algorithm = build_algorithm(config, statistics, task)
     trainer = Trainer(
         algorithm,
         build_preprocessor(config, algorithm, statistics, task, inputs),

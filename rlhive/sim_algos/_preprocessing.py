@@ -13,7 +13,7 @@ from torchrl.data.replay_buffers.storages import Storage
 from rlhive import keys
 from rlhive.data import MAX_ELEMENTS, ColumnStatistics
 from rlhive.data.replay import PackedStorage
-from rlhive.envs import get_task
+from rlhive.envs import Task, get_task
 from rlhive.errors import EnvNotFoundError, SchemaMismatchError
 from rlhive.policies import Normalizer
 from rlhive.sim_algos._inputs import TrainingInputs
@@ -34,6 +34,9 @@ TRANSITION_KEYS = (
 
 _CHUNK_ROWS = 65_536  # 40 MB of kitchen observations
 _CHUNK_BYTES = 256 * 2**20
+
+_USUAL_DISCOUNT = 0.99
+_DISCOUNTS_PER_HORIZON = 5  # effective horizons 1 / (1 - gamma) in an episode
 
 
 @dataclass(frozen=True)
@@ -311,10 +314,7 @@ def resolve_reward_scale(configured: float | str, env_name: str, reward_std: flo
     """
     if configured != "auto":
         return float(configured)
-    try:
-        task = get_task(env_name)
-    except EnvNotFoundError:
-        task = None
+    task = _find_task(env_name)
     if task is not None and task.reference is not None and task.reference.expert is not None:
         gap = abs(task.reference.expert.return_mean - task.reference.random.return_mean)
         if gap > 0:
@@ -326,3 +326,31 @@ def resolve_reward_scale(configured: float | str, env_name: str, reward_std: flo
         reward_std,
     )
     return 1.0 / reward_std if reward_std > 0 else 1.0
+
+
+def resolve_discount(configured: float | str, env_name: str | None) -> float:
+    """Return the discount gamma.
+
+    Args:
+        configured: A number; or "auto": 1 - 5 / horizon, so that rewards count over a fifth of an episode. An episode
+            of 50 steps has 0.9, one of 500 steps the usual 0.99. A larger discount lets values rest on the critic's own
+            estimates beyond the end of every episode in the data.
+        env_name: Task or environment id.
+    """
+    if configured != "auto":
+        return float(configured)
+    task = _find_task(env_name) if env_name else None
+    if task is None:
+        _LOG.warning(
+            "The horizon of %s is not known: gamma is %g. Set loss.gamma.", env_name or "this data", _USUAL_DISCOUNT
+        )
+        return _USUAL_DISCOUNT
+    return max(0.0, 1.0 - _DISCOUNTS_PER_HORIZON / task.horizon)
+
+
+def _find_task(env_name: str) -> Task | None:
+    """Return the task of a name or environment id; None if the catalogue has none."""
+    try:
+        return get_task(env_name)
+    except EnvNotFoundError:
+        return None

@@ -13,7 +13,7 @@ from rlhive.policies import Normalizer
 from rlhive.sim_algos._algorithm import Algorithm
 from rlhive.sim_algos._inputs import TrainingInputs
 from rlhive.sim_algos._loggers import check_logger
-from rlhive.sim_algos._preprocessing import Preprocessor, TrainingStatistics, resolve_reward_scale
+from rlhive.sim_algos._preprocessing import Preprocessor, TrainingStatistics, resolve_discount, resolve_reward_scale
 from rlhive.sim_algos._registry import find_algorithm
 from rlhive.sim_algos._seed_stack import SeedGenerators
 
@@ -58,8 +58,19 @@ def list_seeds(config: Mapping[str, Any]) -> list[int]:
     return list(range(config["seed"], config["seed"] + config["num_seeds"]))
 
 
-def build_algorithm(config: Mapping[str, Any], statistics: TrainingStatistics) -> Algorithm:
-    """Return the algorithm of a configuration with its initial parameters."""
+def build_algorithm(
+    config: Mapping[str, Any], statistics: TrainingStatistics, task: str | None = None
+) -> Algorithm:
+    """Return the algorithm of a configuration with its initial parameters.
+
+    Args:
+        config: Configuration.
+        statistics: Statistics of the buffer.
+        task: Task or environment id, whose horizon gives the discount.
+    """
+    if "gamma" in config["loss"]:
+        gamma = resolve_discount(config["loss"]["gamma"], task)
+        config = {**config, "loss": {**config["loss"], "gamma": gamma}}
     generators = SeedGenerators([_NETWORK_SEEDS + seed for seed in list_seeds(config)], config["device"])
     algorithm = find_algorithm(config["algorithm"])(config, statistics, generators)
     if config["train"]["precision"] == "bfloat16":

@@ -288,7 +288,7 @@ def _train_on_buffers(
         raise InvalidOptionError(msg)
     statistics = compute_training_statistics(buffers[0], find_algorithm(config["algorithm"]).in_keys, inputs)
     with seeded_torch(config["seed"], config["num_threads"]):
-        algorithm = build_algorithm(config, statistics)
+        algorithm = build_algorithm(config, statistics, task or env_name)
         data = BatchSource(buffers, seeds, config["train"]["batch_size"])
         trainer = Trainer(
             algorithm,

@@ -1,13 +1,13 @@
-"""Scores of IQL's options on validation seeds, over several datasets and splits; the defaults are chosen by their mean.
+"""Scores of an algorithm's options on validation seeds, over several datasets and splits; their mean chooses defaults.
 
-    python -m benchmarks.tune_iql                                   # all; an interrupted run goes on where it was
-    python -m benchmarks.tune_iql --sources reach:medium --grid loss.temperature=1,3
+    python -m benchmarks.tune_offline iql --grid loss.temperature=1,6 loss.expectile=0.7,0.9
+    python -m benchmarks.tune_offline td3_bc --sources reach:medium --grid loss.alpha=0.1,2.5
 
-Every combination of the grid trains seeds 100, 101 and 102 at once. Each policy is evaluated on episodes whose seeds
+Every combination of the grid trains seeds 100, 101 and 102 at once; an interrupted run goes on where it was. Each policy is evaluated on episodes whose seeds
 begin at 2,800,000. Neither the trainings' seeds nor the episodes' are those of ``rlhive evaluate``, of an evaluation
 during a training, of the parity tables or of the tests. A score is 0 for the random policy and 100 for the expert.
 
-Writes benchmarks/results/tune_iql.json after every training, and the tables between the markers in docs/parity.md.
+Writes benchmarks/results/tune_MODEL.json after every training, and the table between its markers in docs/parity.md.
 """
 
 import argparse
@@ -29,7 +29,6 @@ from rlhive.sim_algos._bootstrap import bootstrap_interval
 
 DOCUMENT = ROOT / "docs" / "parity.md"
 SOURCES = ("reach:medium", "reach:all", "kitchen_knob1:medium", "kitchen_knob1:all")
-GRID = ("loss.temperature=1,6,3", "loss.expectile=0.7,0.9")
 TRAINING_SEED, NUM_SEEDS = 100, 3
 EPISODE_SEED, NUM_EPISODES = 2_800_000, 20
 
@@ -37,28 +36,29 @@ EPISODE_SEED, NUM_EPISODES = 2_800_000, 20
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """Train and evaluate what the results lack, write them, and return them."""
     options = _options(arguments)
-    content = _read_results(options.results)
+    results = f"tune_{options.model}"
+    content = _read_results(results)
     # Every source has a combination before the next combination begins, so that an interrupted run can be compared.
     for overrides, source in itertools.product(_combinations(options.grid), options.sources):
         key = {"source": source, "overrides": overrides, "steps": options.steps}
         if any(key.items() <= row.items() for row in content["rows"]):
             continue
-        row = {**key, **_measure(source, overrides, options.steps)}
-        content = _read_results(options.results)  # another process may have measured other sources meanwhile
+        row = {**key, **_measure(options.model, source, overrides, options.steps)}
+        content = _read_results(results)  # another process may have measured other sources meanwhile
         content["rows"].append(row)
-        write_results(options.results, content)
+        write_results(results, content)
         print(f"{source:<24} {_label(overrides):<50} {_cell([row])}", flush=True)
     print(table(content))
-    replace_section(DOCUMENT, options.results, table(content))
+    replace_section(DOCUMENT, results, table(content))
     return content
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("model", help="algorithm, for example iql")
     parser.add_argument("--sources", nargs="+", default=SOURCES, metavar="DATASET:SPLIT")
-    parser.add_argument("--grid", nargs="+", default=GRID, metavar="OPTION=VALUE,VALUE", help="of conf/model/iql.yaml")
+    parser.add_argument("--grid", nargs="+", required=True, metavar="OPTION=VALUE,VALUE")
     parser.add_argument("--steps", type=int, default=3_000, help="gradient steps")
-    parser.add_argument("--results", default="tune_iql", help="name of the file in benchmarks/results")
     return parser.parse_args(arguments)
 
 
@@ -74,13 +74,13 @@ def _combinations(grid: Iterable[str]) -> Iterable[list[str]]:
         yield [f"{name}={value}" for name, value in zip(names, choice, strict=True)]
 
 
-def _measure(source: str, overrides: Sequence[str], steps: int) -> dict[str, Any]:
+def _measure(model: str, source: str, overrides: Sequence[str], steps: int) -> dict[str, Any]:
     """Return the score and the success rate of each training."""
     dataset, split = source.split(":")
     start = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="rlhive-tune-") as folder:
         result = train(
-            "iql",
+            model,
             dataset,
             split=None if split == "all" else split,
             seed=TRAINING_SEED,
