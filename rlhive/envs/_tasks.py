@@ -221,6 +221,7 @@ TASKS: dict[str, Task] = {task.name: task for task in (*_KITCHEN, *_FRANKA, _TOY
 
 def catalogue() -> Mapping[str, Task]:
     """Return every task by name: built-in tasks, those of installed packages, and those registered in this process."""
+    _load_benchmark()
     _load_entry_points()
     return TASKS
 
@@ -269,6 +270,15 @@ def qualified_name(function: Callable[..., Any]) -> str:
     """Return ``module:name`` of a function or a class; for any other object, that of its class."""
     named = function if hasattr(function, "__qualname__") else type(function)
     return f"{named.__module__}:{named.__qualname__}"
+
+
+@cache
+def _load_benchmark() -> None:
+    """Register the tasks of the offline-RL benchmark, which are made from those above."""
+    from rlhive.envs._benchmark import BENCHMARK
+
+    for task in BENCHMARK:
+        register_task(task)
 
 
 @cache

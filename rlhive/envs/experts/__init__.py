@@ -6,6 +6,7 @@ from rlhive._lazy import attach
 
 if TYPE_CHECKING:
     from rlhive.envs.experts._experts import make_scripted_policy as make_scripted_policy
+    from rlhive.envs.experts._mixed import make_mixed_policy as make_mixed_policy
     from rlhive.envs.experts._scripted import (
         ExpertPolicy as ExpertPolicy,
         RandomPolicy as RandomPolicy,

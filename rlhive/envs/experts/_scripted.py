@@ -120,6 +120,10 @@ class ExpertPolicy(ScriptedPolicy):
             action += self._noise * self._generator(step).normal(size=action.shape)
         return np.clip(action, -1.0, 1.0)
 
+    def hold_still(self) -> np.ndarray:
+        """Return the action [9] in [-1, 1] with which the arm stays where it is."""
+        return np.clip(self._compute_action(self._env.unwrapped.sim.data.ptr, still=True), -1.0, 1.0)
+
     def _is_given_up(self, step: int) -> bool:
         if not self._give_up:
             return False
