@@ -82,8 +82,8 @@ bench-training: $(VENV)/installed  ## CPU time of gradient steps beside d3rlpy, 
 	$(BIN)/python -m benchmarks.bench_training $(if $(ROUNDS),--rounds $(ROUNDS))
 	$(BIN)/python -m benchmarks.report
 
-results: $(VENV)/assets  ## run missing cells of the offline-RL table; TASKS="reach" SPLITS="medium all" ALGORITHMS="bc iql" SHARD=1/2
-	$(BIN)/python -m benchmarks.offline_rl.run --tasks $(TASKS) --splits $(SPLITS) --algorithms $(ALGORITHMS) $(if $(SHARD),--shard $(SHARD))
+results: $(VENV)/assets  ## run missing cells of the offline-RL table; TASKS="reach" SPLITS="medium mixed" ALGORITHMS="bc iql" SHARD=1/2
+	$(BIN)/python -m benchmarks.offline_rl.run $(if $(TASKS),--tasks $(TASKS)) $(if $(SPLITS),--splits $(SPLITS)) $(if $(ALGORITHMS),--algorithms $(ALGORITHMS)) $(if $(SHARD),--shard $(SHARD))
 	$(BIN)/python -m benchmarks.offline_rl.report
 
 clean:  ## remove what the set-up made inside this clone

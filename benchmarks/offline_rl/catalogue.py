@@ -7,6 +7,8 @@ episodes by a text. Hyperparameters are an algorithm's own defaults and the over
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from rlhive.envs._benchmark import SINGLE_GOAL
+
 #: Gradient steps of every training, and its seeds.
 NUM_STEPS = 5000
 SEEDS = (0, 1, 2, 3, 4)
@@ -14,13 +16,19 @@ SEEDS = (0, 1, 2, 3, 4)
 #: Episodes of every evaluation, on the seeds of `rlhive evaluate`, which no recipe and no tuning uses.
 NUM_EPISODES = 50
 
-#: Name of a split → overrides that select its episodes. Recipes number 100 experts, 100 medium and 100 random ones.
+#: Tasks of the table; ``bench_X`` are their datasets.
+TASKS = SINGLE_GOAL
+
+#: Tasks on whose data hyperparameters were chosen (docs/benchmark/protocol.md).
+TUNED = ("reach", "kitchen_knob1")
+
+#: Name of a split → overrides that select its episodes. Recipes number 100 experts, 200 medium, 300 mixed and 200 random
+#: episodes.
 SPLITS: Mapping[str, tuple[str, ...]] = {
-    "expert": ("split=expert",),
     "medium": ("split=medium",),
     "medium-expert": ("split=expert+medium",),
-    "mixed": ("split=expert+random", "where='episode < 10 or episode >= 200'"),  # 10 experts in 100 random ones
-    "all": ("split=null",),
+    "few-expert": ("split=expert+random", "where='episode < 10 or (episode >= 600 and episode < 790)'"),
+    "mixed": ("split=mixed",),
 }
 
 #: Algorithm of a table → `+model=` and overrides.
@@ -42,7 +50,7 @@ class Cell:
     """One algorithm on one split of one task.
 
     Attributes:
-        task: Task of the catalogue, and name of its dataset.
+        task: Task of the catalogue.
         split: Name in :data:`SPLITS`.
         algorithm: Name in :data:`ALGORITHMS`.
     """
@@ -55,6 +63,11 @@ class Cell:
     def name(self) -> str:
         """Name of the cell's file."""
         return f"{self.task}-{self.split}-{self.algorithm}"
+
+    @property
+    def dataset(self) -> str:
+        """Name of the task's dataset in the benchmark, which is also that of the benchmark's own task."""
+        return f"bench_{self.task}" if self.task in TASKS else self.task
 
     @property
     def overrides(self) -> list[str]:

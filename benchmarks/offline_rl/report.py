@@ -75,7 +75,7 @@ def _score_table(cells: Cells, algorithms: Sequence[str]) -> list[str]:
     """Return the normalised scores, mean over seeds and episodes with 95 % intervals, by task and split."""
     lines = [
         "Normalised score: 0 is the random policy, 100 the expert. Mean over seeds and episodes (95 % interval of a",
-        "bootstrap over both).",
+        "bootstrap over both). † marks the tasks on whose data hyperparameters were chosen.",
         "",
         f"| task | split | episodes | {' | '.join(algorithms)} |",
         f"|---|---|---:|{'---:|' * len(algorithms)}",
@@ -83,7 +83,8 @@ def _score_table(cells: Cells, algorithms: Sequence[str]) -> list[str]:
     for (task, split), row in cells.items():
         texts = [_format_cell(row[name]) if name in row else "" for name in algorithms]
         num_episodes = next((row[name]["num_episodes"] for name in ("bc", *algorithms) if name in row), "")
-        lines.append(f"| {task} | {split} | {num_episodes} | {' | '.join(texts)} |")
+        mark = " †" if task in catalogue.TUNED else ""
+        lines.append(f"| {task}{mark} | {split} | {num_episodes} | {' | '.join(texts)} |")
     return lines
 
 

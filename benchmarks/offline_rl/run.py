@@ -52,7 +52,7 @@ def run_cell(cell: Cell, *, workers: int | None = None) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="rlhive-cell-") as folder:
         result = train(
             model,
-            cell.task,
+            cell.dataset,
             overrides=[*cell.overrides, "logger=null"],
             seed=seeds[0],
             num_seeds=len(seeds),
@@ -62,13 +62,13 @@ def run_cell(cell: Cell, *, workers: int | None = None) -> dict[str, Any]:
         trained = time.perf_counter()
         evaluations = [
             evaluate(
-                path, cell.task, num_episodes=catalogue.NUM_EPISODES, num_workers=workers, progress=False
+                path, cell.dataset, num_episodes=catalogue.NUM_EPISODES, num_workers=workers, progress=False
             ).to_dict()
             for path in result.checkpoints
         ]
         record = read_checkpoint(result.checkpoint)
     finished = time.perf_counter()
-    score = _find_reference(cell.task).score
+    score = _find_reference(cell.dataset).score
     kept = ("returns", "solved", "success_rate", "invalid", "first_seed")
     return {
         "cell": {"task": cell.task, "split": cell.split, "algorithm": cell.algorithm},
@@ -114,9 +114,11 @@ def _write(path: Path, content: dict[str, Any]) -> Path:
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--tasks", nargs="+", required=True, help="tasks of the catalogue")
-    parser.add_argument("--splits", nargs="+", required=True, choices=list(catalogue.SPLITS))
-    parser.add_argument("--algorithms", nargs="+", required=True, choices=list(catalogue.ALGORITHMS))
+    parser.add_argument("--tasks", nargs="+", default=catalogue.TASKS, help="tasks of the catalogue")
+    parser.add_argument("--splits", nargs="+", default=list(catalogue.SPLITS), choices=list(catalogue.SPLITS))
+    parser.add_argument(
+        "--algorithms", nargs="+", default=list(catalogue.ALGORITHMS), choices=list(catalogue.ALGORITHMS)
+    )
     parser.add_argument("--shard", type=_parse_shard, default=(0, 1), metavar="I/N", help="the I-th of N machines")
     parser.add_argument("--workers", type=int, help="processes of an evaluation; one per core by default")
     parser.add_argument("--output", type=Path, default=FOLDER, help="folder of the cells' files")

@@ -1,6 +1,7 @@
 """The tasks of the offline-RL benchmark, whose datasets are larger and more varied than those of the catalogue.
 
-This file is data. A task ``bench_X`` is the task ``X`` with another recipe.
+This file is data. A task ``bench_X`` is the task ``X`` with another recipe; :func:`rlhive.get_task` finds it.
+docs/benchmark/protocol.md says what each split asks of an algorithm.
 """
 
 from dataclasses import replace
@@ -43,4 +44,5 @@ def _benchmark_row(name: str) -> Task:
     return replace(TASKS[name], name=f"bench_{name}", recipe=recipe, policies={"mixed": make_mixed_policy})
 
 
-BENCHMARK = tuple(map(_benchmark_row, SINGLE_GOAL))
+#: The tasks by name.
+BENCHMARK = {task.name: task for task in map(_benchmark_row, SINGLE_GOAL)}

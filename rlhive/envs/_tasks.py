@@ -221,20 +221,21 @@ TASKS: dict[str, Task] = {task.name: task for task in (*_KITCHEN, *_FRANKA, _TOY
 
 def catalogue() -> Mapping[str, Task]:
     """Return every task by name: built-in tasks, those of installed packages, and those registered in this process."""
-    _load_benchmark()
     _load_entry_points()
     return TASKS
 
 
 def get_task(name: str) -> Task:
-    """Return the task of a dataset name or of an environment id.
+    """Return the task of a dataset name or of an environment id; also those of the benchmark, named ``bench_*``.
 
     Raises:
         EnvNotFoundError: No task has that name or environment id. The message lists similar names.
     """
     if name in TASKS:
         return TASKS[name]
-    for task in (catalogue().get(name), *TASKS.values()):
+    from rlhive.envs._benchmark import BENCHMARK
+
+    for task in (catalogue().get(name), BENCHMARK.get(name), *TASKS.values()):
         if task is not None and name in (task.name, task.env_name):
             return task
     similar = difflib.get_close_matches(name, TASKS, n=4, cutoff=0.5) or ["none"]
@@ -270,15 +271,6 @@ def qualified_name(function: Callable[..., Any]) -> str:
     """Return ``module:name`` of a function or a class; for any other object, that of its class."""
     named = function if hasattr(function, "__qualname__") else type(function)
     return f"{named.__module__}:{named.__qualname__}"
-
-
-@cache
-def _load_benchmark() -> None:
-    """Register the tasks of the offline-RL benchmark, which are made from those above."""
-    from rlhive.envs._benchmark import BENCHMARK
-
-    for task in BENCHMARK:
-        register_task(task)
 
 
 @cache

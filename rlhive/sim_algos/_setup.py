@@ -58,9 +58,7 @@ def list_seeds(config: Mapping[str, Any]) -> list[int]:
     return list(range(config["seed"], config["seed"] + config["num_seeds"]))
 
 
-def build_algorithm(
-    config: Mapping[str, Any], statistics: TrainingStatistics, task: str | None = None
-) -> Algorithm:
+def build_algorithm(config: Mapping[str, Any], statistics: TrainingStatistics, task: str | None = None) -> Algorithm:
     """Return the algorithm of a configuration with its initial parameters.
 
     Args:

@@ -55,5 +55,5 @@ def dataset_score(content: dict) -> float:
 @pytest.mark.parametrize("shard", ["0/2", "3/2", "a/b", "2"])
 def test_a_shard_that_does_not_exist_is_refused(shard, capsys) -> None:
     with pytest.raises(SystemExit):
-        main(["--tasks", "toy_point", "--splits", "all", "--algorithms", "bc", "--shard", shard])
+        main(["--tasks", "toy_point", "--splits", "mixed", "--algorithms", "bc", "--shard", shard])
     assert "expected I/N with I from 1 to N" in capsys.readouterr().err

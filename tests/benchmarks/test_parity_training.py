@@ -1,4 +1,4 @@
-"""The comparison of training libraries and the search for IQL's defaults, on the toy task."""
+"""The comparison of training libraries and the search for defaults, on the toy task."""
 
 import itertools
 import json
@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from benchmarks import parity_training, tune_iql
+from benchmarks import parity_training, tune_offline
 from benchmarks.peers import rounds
 from benchmarks.peers.environments import PEERS
 
@@ -20,10 +20,12 @@ TOY = ["toy_point", "--seeds", "2", "--episodes", "2", "--workers", "1", "--resu
 def results(filled, tmp_path, monkeypatch):
     """A folder of results, and a document with a place for their table."""
     folder = tmp_path / "results"
-    (tmp_path / "parity.md").write_text("Head\n<!-- toy -->\n<!-- /toy -->\nfoot\n")
-    for module in (parity_training, tune_iql, rounds):
+    (tmp_path / "parity.md").write_text(
+        "Head\n<!-- toy -->\n<!-- /toy -->\n<!-- tune_iql -->\n<!-- /tune_iql -->\nfoot\n"
+    )
+    for module in (parity_training, tune_offline, rounds):
         monkeypatch.setattr(module, "RESULTS", folder)
-    for module in (parity_training, tune_iql):
+    for module in (parity_training, tune_offline):
         monkeypatch.setattr(module, "DOCUMENT", tmp_path / "parity.md")
     return folder
 
@@ -113,16 +115,16 @@ def test_d3rlpy_learns_from_the_same_transitions(algorithm):
 
 
 def test_the_search_measures_what_is_missing(results, monkeypatch):
-    monkeypatch.setattr(tune_iql, "NUM_EPISODES", 2)
-    command = ["--sources", "toy_point:medium", "toy_point:all", "--steps", "2", "--results", "toy"]
-    first = tune_iql.main([*command, "--grid", "loss.temperature=1", "loss.expectile=0.7"])
+    monkeypatch.setattr(tune_offline, "NUM_EPISODES", 2)
+    command = ["--sources", "toy_point:medium", "toy_point:all", "--steps", "2"]
+    first = tune_offline.main(["iql", *command, "--grid", "loss.temperature=1", "loss.expectile=0.7"])
     assert len(first["rows"]) == 2
     assert [len(row["score"]) for row in first["rows"]] == [3, 3]
 
-    content = tune_iql.main([*command, "--grid", "loss.temperature=1,3", "loss.expectile=0.7"])
+    content = tune_offline.main(["iql", *command, "--grid", "loss.temperature=1,3", "loss.expectile=0.7"])
 
     assert content["rows"][:2] == first["rows"]
     assert [row["overrides"] for row in content["rows"][2:]] == [["loss.temperature=3", "loss.expectile=0.7"]] * 2
-    table = tune_iql.table(content)
+    table = tune_offline.table(content)
     assert "| temperature=3 expectile=0.7 | 2 |" in table
-    assert table in tune_iql.DOCUMENT.read_text()
+    assert table in tune_offline.DOCUMENT.read_text()

@@ -9,11 +9,17 @@ from rlhive.data.versions._export import export
 from rlhive.envs import get_task
 from rlhive.errors import SchemaMismatchError
 from rlhive.policies import Normalizer
-from rlhive.sim_algos import _preprocessing
-from rlhive.sim_algos._preprocessing import Preprocessor, compute_training_statistics, resolve_reward_scale
+from rlhive.sim_algos import _preprocessing, make_config
+from rlhive.sim_algos._preprocessing import (
+    Preprocessor,
+    compute_training_statistics,
+    resolve_discount,
+    resolve_reward_scale,
+)
+from rlhive.sim_algos._setup import build_algorithm
 from rlhive.sim_algos.algorithms._bc import BehaviorCloning
 from rlhive.sim_algos.algorithms._iql import ImplicitQLearning
-from tests.sim_algos.toy import as_buffer, collect_buffer, make_row
+from tests.sim_algos.toy import as_buffer, collect_buffer, make_row, make_statistics
 
 
 def test_statistics_and_preprocessing_by_hand() -> None:
@@ -95,6 +101,21 @@ def test_a_normalised_batch_is_not_normalised_again() -> None:
     batch = preprocess([make_row(reward=1.0).double()])
     assert batch["observation"].tolist() == [[[0.25, 2.0]]]
     assert batch["observation"].dtype == torch.float32
+
+
+def test_the_discount_follows_from_the_horizon(caplog) -> None:
+    assert resolve_discount("auto", "kitchen_knob1") == pytest.approx(0.9)
+    assert resolve_discount("auto", "franka_micro_open-v3") == pytest.approx(1 - 5 / 150)
+    assert resolve_discount(0.5, "kitchen_knob1") == 0.5
+    assert not caplog.records
+    assert resolve_discount("auto", "MyRobot-v0") == 0.99
+    assert "The horizon of MyRobot-v0 is not known: gamma is 0.99. Set loss.gamma." in caplog.text
+
+
+def test_a_training_discounts_by_its_tasks_horizon() -> None:
+    statistics = make_statistics()
+    algorithm = build_algorithm(make_config("iql"), statistics, "toy_point")
+    assert algorithm.config["loss"]["gamma"] == pytest.approx(1 - 5 / 20)
 
 
 def test_the_reward_scale_is_the_tasks_and_that_of_the_data_without_references(caplog) -> None:

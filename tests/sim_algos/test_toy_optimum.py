@@ -15,7 +15,7 @@ OPTIONS = {
     "bc": ["network=small"],
     "flow_bc": ["network=small", "network.chunk=4", "network.execute=2"],
     "iql": [*FAST, *SMALL, "loss.temperature=10"],
-    "td3_bc": [*FAST, *SMALL, "loss.alpha=20"],
+    "td3_bc": [*FAST, *SMALL, "loss.alpha=20", "loss.loss_function=l2"],
     "rebrac": [*FAST, *SMALL, "loss.actor_penalty=0.02"],
     "cql": [*FAST, *SMALL, "loss.conservative_weight=0.5", "loss.num_actions=4"],
     "fql": [*FAST, *SMALL, "loss.alpha=0.03", "loss.num_flow_steps=4", "train.num_steps=2500"],

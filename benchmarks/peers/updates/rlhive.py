@@ -41,7 +41,10 @@ _VARIANTS = {
     "bc": ("bc", [f"optim.lr={LEARNING_RATE}", "loss.loss_function=l2", "optim.weight_decay=0", *_CONSTANT]),
     "iql": ("iql", [*_CRITICS, *_PAPER]),  # the paper's policy, which the peers have
     "iql_default": ("iql", _CRITICS),  # a network gives the scale
-    "td3_bc": ("td3_bc", _CRITICS),
+    "td3_bc": (
+        "td3_bc",
+        [*_CRITICS, "loss.alpha=2.5", "loss.loss_function=l2", "network.critic_layer_norm=false"],
+    ),
     "rebrac": ("rebrac", [*_CRITICS, "network.critic_layer_norm=false"]),
     "cql": ("cql", _CRITICS),
     "sac": ("sac", [*_CRITICS, f"network.scale_hidden_sizes=[{HIDDEN},{HIDDEN}]"]),

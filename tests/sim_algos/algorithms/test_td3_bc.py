@@ -19,10 +19,12 @@ from tests.sim_algos.algorithms.reference import (
 )
 from tests.sim_algos.toy import make_row
 
+PAPER = ["loss.loss_function=l2", "network.critic_layer_norm=false"]
+
 
 @pytest.mark.parametrize(("ending", "bootstraps"), ENDINGS)
 def test_td3_bc_bootstraps_through_truncation_and_not_through_termination(ending, bootstraps) -> None:
-    algorithm = make_algorithm("td3_bc", "loss.gamma=0.5", action_dim=1)
+    algorithm = make_algorithm("td3_bc", *PAPER, "loss.gamma=0.5", action_dim=1)
     make_constant(algorithm.critic, [3.0, 4.0])
     make_constant(algorithm.target_critic, [7.0, 5.5])
     losses = algorithm.update(make_row(reward=2.0, action=0.5, **ending).unsqueeze(0))
@@ -32,7 +34,7 @@ def test_td3_bc_bootstraps_through_truncation_and_not_through_termination(ending
 
 
 def test_td3_bc_losses_are_those_of_a_numpy_reference() -> None:
-    algorithm = make_algorithm("td3_bc", "loss.policy_delay=1", "loss.alpha=2.0", "loss.policy_noise=0.4")
+    algorithm = make_algorithm("td3_bc", *PAPER, "loss.policy_delay=1", "loss.alpha=2.0", "loss.policy_noise=0.4")
     batch = make_batch()
     rows = to_numpy(batch)
     state = algorithm.generators.state_dict()
@@ -51,7 +53,7 @@ def test_td3_bc_losses_are_those_of_a_numpy_reference() -> None:
 
 
 def test_the_losses_are_those_of_torchrl() -> None:
-    algorithm = make_algorithm("td3_bc", "loss.policy_delay=1", "loss.policy_noise=0.0")
+    algorithm = make_algorithm("td3_bc", *PAPER, "loss.policy_delay=1", "loss.policy_noise=0.0")
     batch = make_batch()
     actor = make_actor(2, 3, algorithm.config["network"])
     algorithm.actor.copy_to(actor, 0)
@@ -79,7 +81,7 @@ def test_the_losses_are_those_of_torchrl() -> None:
 
 
 def test_the_actor_and_all_targets_move_in_every_second_step() -> None:
-    algorithm = make_algorithm("td3_bc", "loss.tau=0.25")
+    algorithm = make_algorithm("td3_bc", *PAPER, "loss.tau=0.25")
     batch = make_batch()
     names = ("actor", "critic", "target_actor", "target_critic")
 
@@ -97,6 +99,6 @@ def test_the_actor_and_all_targets_move_in_every_second_step() -> None:
 
 
 def test_the_actors_loss_trains_no_critic() -> None:
-    algorithm = make_algorithm("td3_bc", "loss.policy_delay=1")
+    algorithm = make_algorithm("td3_bc", *PAPER, "loss.policy_delay=1")
     algorithm.losses(make_batch())["loss_actor"].sum().backward()
     assert {key.partition(".")[0] for key, p in algorithm.named_parameters() if p.grad is not None} == {"actor"}
