@@ -22,8 +22,8 @@ TASKS = SINGLE_GOAL
 #: Tasks on whose data hyperparameters were chosen (docs/benchmark/protocol.md).
 TUNED = ("reach", "kitchen_knob1")
 
-#: Name of a split → overrides that select its episodes. Recipes number 100 experts, 200 medium, 300 mixed and 200 random
-#: episodes.
+#: Name of a split → overrides that select its episodes. Recipes number 100 experts, 200 medium, 300 mixed and 200
+#: random episodes.
 SPLITS: Mapping[str, tuple[str, ...]] = {
     "medium": ("split=medium",),
     "medium-expert": ("split=expert+medium",),
