@@ -106,7 +106,7 @@ class TaskPolicy:
             self._act.observe_reward(reward)
 
     def parameters(self) -> dict[str, Any]:
-        """Return the callable's own parameters, if it has any, the level and the factory's ``module:name``, JSON-able."""
+        """Return the callable's own parameters, if any, the level and the factory's ``module:name``, JSON-able."""
         own = self._act.parameters() if hasattr(self._act, "parameters") else {}
         return {**(own if isinstance(own, dict) else {}), "level": self.name, "policy": self._factory_name}
 

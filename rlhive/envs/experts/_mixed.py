@@ -86,6 +86,6 @@ class MixedPolicy(ScriptedPolicy):
 
 def make_mixed_policy(env: EnvBase) -> MixedPolicy:
     """Return the policy of mixed skill of an environment, as a :class:`rlhive.Task` takes it in ``policies=``."""
-    expert = make_scripted_policy(env, "expert")  # type: ignore[arg-type]
+    expert = make_scripted_policy(env, "expert")
     assert isinstance(expert, ExpertPolicy)
-    return MixedPolicy(env, expert)  # type: ignore[arg-type]
+    return MixedPolicy(env, expert)
