@@ -4,8 +4,9 @@
     python -m benchmarks.tune_offline td3_bc --sources reach:medium --grid loss.alpha=0.1,2.5
 
 Every combination of the grid trains seeds 100, 101 and 102 at once; an interrupted run goes on where it was. Each
-policy is evaluated on episodes whose seeds begin at 2,800,000. Neither the trainings' seeds nor the episodes' are those of ``rlhive evaluate``, of an evaluation
-during a training, of the parity tables or of the tests. A score is 0 for the random policy and 100 for the expert.
+policy is evaluated on episodes whose seeds begin at 2,800,000. Neither the trainings' seeds nor the episodes' are those
+of ``rlhive evaluate``, of an evaluation during a training, of the parity tables or of the tests. A score is 0 for the
+random policy and 100 for the expert.
 
 Writes benchmarks/results/tune_MODEL.json after every training, and the table between its markers in docs/parity.md.
 """
