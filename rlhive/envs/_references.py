@@ -80,12 +80,15 @@ def read_expert_rows() -> Mapping[str, Any]:
 def expert_hash(env_name: str) -> str:
     """Return the hash of the parameters that determine the expert's actions, in hex; empty without an expert.
 
-    The provenance and the parameters of weaker levels do not change the hash.
+    The provenance and the parameters of weaker levels do not change the hash. That of an expert which chains others
+    covers their parameters.
     """
     row = read_expert_rows().get(env_name)
     if row is None:
         return ""
     parameters = {name: value for name, value in row.items() if name not in ("provenance", "medium")}
+    if skills := row["expert"].get("skills"):
+        parameters["skills"] = {skill: expert_hash(skill) for skill in skills}
     return hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()[:16]
 
 

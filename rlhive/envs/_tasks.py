@@ -184,6 +184,40 @@ _KITCHEN = (
     _kitchen_row("stove4_kettle", "Stove4Kettle", "moves the kettle to the fourth burner of the kitchen's stove"),
 )
 
+#: Value of a kitchen's joint at the goal of a single-goal task, by the task's environment.
+_SKILL_GOALS = {
+    "Knob1On": ("knob1_joint", -1.57),
+    "Knob3On": ("knob3_joint", -1.57),
+    "LightOn": ("lightswitch_joint", -0.7),
+    "SdoorOpen": ("slidedoor_joint", 0.44),
+}
+
+
+def _sequence_row(name: str, horizon: int, skills: Sequence[str], action: str) -> Task:
+    """Return a row of RoboHive's kitchen without a goal of its own, in which several objects are to be moved."""
+    task = _task_row(name, "FK1_RelaxRandom-v4", horizon, f"A Franka arm {action}; arm and base start at random.")
+    env_kwargs = {
+        "obj_goal": dict(_SKILL_GOALS[skill] for skill in skills),
+        # RoboHive's reward for the distance to one object would favour that object.
+        "weighted_reward_keys": {"obj_goal": 1.0, "bonus": 0.5},
+        "interact_site": "light_site",
+        "max_episode_steps": horizon,
+    }
+    return replace(task, env_kwargs=env_kwargs)
+
+
+_SEQUENCES = (
+    _sequence_row(
+        "kitchen_sequence2", 100, ("LightOn", "SdoorOpen"), "switches the kitchen's light on and slides a cabinet open"
+    ),
+    _sequence_row(
+        "kitchen_sequence4",
+        200,
+        ("Knob1On", "Knob3On", "LightOn", "SdoorOpen"),
+        "turns two oven knobs of the kitchen on, switches the light on and slides a cabinet open",
+    ),
+)
+
 _FRANKA = (
     _task_row("franka_slide_open", "franka_slide_open-v3", 50, "A Franka arm slides a cabinet open."),
     _task_row("franka_slide_close", "franka_slide_close-v3", 50, "A Franka arm slides a cabinet shut."),
@@ -216,7 +250,7 @@ _TOY = Task(
     reference=read_reference("toy_point"),
 )
 
-TASKS: dict[str, Task] = {task.name: task for task in (*_KITCHEN, *_FRANKA, _TOY)}
+TASKS: dict[str, Task] = {task.name: task for task in (*_KITCHEN, *_SEQUENCES, *_FRANKA, _TOY)}
 
 
 def catalogue() -> Mapping[str, Task]:
@@ -228,6 +262,8 @@ def catalogue() -> Mapping[str, Task]:
 def get_task(name: str) -> Task:
     """Return the task of a dataset name or of an environment id; also those of the benchmark, named ``bench_*``.
 
+    An id names the task with RoboHive's own arguments; one with ``env_kwargs`` is found by its name only.
+
     Raises:
         EnvNotFoundError: No task has that name or environment id. The message lists similar names.
     """
@@ -236,7 +272,8 @@ def get_task(name: str) -> Task:
     from rlhive.envs._benchmark import BENCHMARK
 
     for task in (catalogue().get(name), BENCHMARK.get(name), *TASKS.values()):
-        if task is not None and name in (task.name, task.env_name):
+        # An environment with arguments, such as goals, is not the one that its id alone names.
+        if task is not None and (name == task.name or (name == task.env_name and not task.env_kwargs)):
             return task
     similar = difflib.get_close_matches(name, TASKS, n=4, cutoff=0.5) or ["none"]
     msg = f"No task named {name!r}: expected one of the catalogue, nearest {', '.join(similar)}. List them: rlhive envs"

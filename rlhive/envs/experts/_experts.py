@@ -16,6 +16,7 @@ A row of experts.json selects one of a few strategies; most tasks differ in thei
     pick      an object is grasped from above, in a way that succeeded in a rehearsal, and carried
     rehearsed several plans of the kinds above; the first that succeeds in a rehearsal is used
     carry     a handle is grasped and carried, in the quickest of many ways that succeeds in a rehearsal
+    sequence  the experts of several kitchen objects act one after another, in the order of ``obj_goal``
 
 A rehearsal is an episode in the expert's own simulation. The progress on the path follows from the joints of the arm
 and of the object, so that each action is a pure function of the simulator's state (and, for the degraded policies, of
@@ -30,6 +31,7 @@ from rlhive.envs._robohive import RoboHiveEnv
 from rlhive.envs._tasks import LEVELS
 from rlhive.envs.experts._kitchen import CarryPolicy, KitchenPolicy, RailPolicy, RehearsedPolicy
 from rlhive.envs.experts._scripted import ExpertPolicy, RandomPolicy, ScriptedPolicy
+from rlhive.envs.experts._sequence import SequencePolicy
 from rlhive.envs.experts._tabletop_policies import PickPolicy, ReachPolicy, TopplePolicy
 
 #: Degradation of the noisy level: standard deviation of the Gaussian noise on every action; no episode is given up.
@@ -48,7 +50,7 @@ def make_scripted_policy(env: RoboHiveEnv, level: str) -> ScriptedPolicy:
         A TorchRL policy, which writes float32 ``action`` into a TensorDict.
 
     Raises:
-        ValueError: The level is unknown, or the environment has no scripted expert.
+        ValueError: The level is unknown, or the environment has no scripted expert, or none for one of its goals.
     """
     if level not in LEVELS:
         msg = f"No policy level {level!r}: expected one of {', '.join(LEVELS)}."
@@ -73,5 +75,6 @@ def policy_class(row: Mapping[str, Any]) -> type[ExpertPolicy]:
         "pick": PickPolicy,
         "rehearsed": RehearsedPolicy,
         "carry": CarryPolicy,
+        "sequence": SequencePolicy,
     }
     return classes.get(row.get("strategy", "push"), KitchenPolicy)

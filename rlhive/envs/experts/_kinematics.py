@@ -160,6 +160,11 @@ def lookahead_posture(way: np.ndarray, posture: np.ndarray, leash: float, strict
         ahead, along, index = (part - 1.0) * length, 0.0, index + 1
 
 
+def distance_to_polyline(posture: np.ndarray, way: np.ndarray) -> float:
+    """Return the distance in rad of a posture [7] from a polyline [n, 7], in the joint that is farthest off."""
+    return min(project_on_segment(posture, *part)[1] for part in itertools.pairwise(way))
+
+
 def project_on_segment(point: np.ndarray, start: np.ndarray, end: np.ndarray) -> tuple[float, float]:
     """Project a posture on a segment.
 

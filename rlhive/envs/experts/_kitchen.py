@@ -9,13 +9,19 @@ import numpy as np
 
 from rlhive.envs._robohive import RoboHiveEnv
 from rlhive.envs.experts._carrying import CarryParameters, CarryPlan, CarryPlanner
-from rlhive.envs.experts._kinematics import ARM, FINGERS, lookahead_posture, project_on_segment
+from rlhive.envs.experts._kinematics import ARM, FINGERS, distance_to_polyline, lookahead_posture, project_on_segment
 from rlhive.envs.experts._paths import PathParameters, PathPlanner, PosturePath, TargetJoint
 from rlhive.envs.experts._rehearsal import Rehearsal
 from rlhive.envs.experts._scripted import ExpertPolicy, LayoutCache
 
 #: Steps to spare in a rehearsal: the arm of a real episode starts at another posture and needs a little longer.
 _SPARE_STEPS = 3
+
+#: Distance in rad from the last posture of a path at which the path counts as followed.
+_END_DISTANCE = 0.1
+
+#: Distance in m from their open position at which fingers count as open.
+_OPEN_TOLERANCE = 0.01
 
 
 class JointPolicy(ExpertPolicy):
@@ -36,12 +42,46 @@ class KitchenPolicy(JointPolicy):
         self._p = PathParameters(**expert)
         self.joint = self._find_joint(env.unwrapped)
         self._planner = PathPlanner(env.unwrapped, self.joint)
-        self._servos = _ServoController(env.unwrapped)
+        self._servos = ServoController(env.unwrapped)
         self._path = LayoutCache(env, self._plan)  # takes 0.1 s
 
     def undisturbed(self, data: mujoco.MjData) -> np.ndarray:
         """Return the action [9] in [-1, 1], without degradation, for a state of the simulator's model."""
         return np.clip(self._compute_action(data, still=False), -1.0, 1.0)
+
+    def contact_way(self, data: mujoco.MjData) -> np.ndarray:
+        """Return the postures [2, 7] before and at the contact with the object where it stands now."""
+        path = self._path()
+        contact = path.posture_at(float(data.qpos[self.joint.address]))
+        return np.array([contact + path.approach[-2] - path.contact, contact])
+
+    def is_at_object(self, data: mujoco.MjData) -> bool:
+        """Whether the arm is at the object or on its way from the contact to the goal."""
+        posture, value = data.qpos[ARM], float(data.qpos[self.joint.address])
+        path = self._path()
+        if self._has_moved(value):
+            return distance_to_polyline(posture, path.postures) < 2.0 * self._p.leash
+        return self._is_engaged(path, posture, value, float(data.qpos[FINGERS].mean()))
+
+    def act_at_object(self, data: mujoco.MjData) -> np.ndarray:
+        """Return the unclipped action [9] of an arm for which :meth:`is_at_object` holds.
+
+        An arm that reached the end of its path before the object reached the goal goes on beyond the end.
+        """
+        postures, posture = self._path().postures, data.qpos[ARM]
+        if np.abs(posture - postures[-1]).max() > _END_DISTANCE:
+            return self._compute_action(data, still=False)
+        grip = self._p.grip if self._p.hold is None else self._p.hold
+        beyond = postures[-1] + 2.0 * (postures[-1] - postures[-2])
+        return self._servos.action(data, np.append(beyond, [grip, grip]))
+
+    def follow(self, data: mujoco.MjData, way: np.ndarray) -> np.ndarray:
+        """Return the unclipped action [9] that opens the fingers and then follows a polyline of postures [n, 7]."""
+        p, posture, width = self._p, data.qpos[ARM], float(data.qpos[FINGERS].mean())
+        is_holding = p.hold is not None and width < p.grip - _OPEN_TOLERANCE
+        change = np.zeros(7) if is_holding else lookahead_posture(way, posture, p.leash, p.strict) - posture
+        change *= min(1.0, p.leash / max(np.abs(change).max(), 1e-9))
+        return self._servos.action(data, np.append(posture + change, [p.grip, p.grip]))
 
     def _find_joint(self, kitchen: Any) -> TargetJoint:
         return TargetJoint.find(kitchen)
@@ -114,6 +154,11 @@ class RehearsedPolicy(JointPolicy):
         self._rehearsal = Rehearsal(env)
         self._plan_of_layout = LayoutCache(env, self._choose_plan)  # takes some 0.1 s
 
+    @property
+    def plan(self) -> KitchenPolicy:
+        """The plan for the current layout."""
+        return self._plan_of_layout()
+
     def _compute_action(self, data: mujoco.MjData, *, still: bool) -> np.ndarray:
         return self._plan_of_layout()._compute_action(data, still=still)
 
@@ -134,7 +179,7 @@ class CarryPolicy(JointPolicy):
         self._p = CarryParameters(**expert)
         self.joint = TargetJoint.find(kitchen)
         self._planner = CarryPlanner(kitchen, self.joint)
-        self._servos = _ServoController(kitchen)
+        self._servos = ServoController(kitchen)
         self._rehearsal = Rehearsal(env)
         self._plan_of_layout = LayoutCache(env, self._choose_plan)  # takes 1 s
 
@@ -192,7 +237,7 @@ class RailPolicy(KitchenPolicy):
         return change * min(1.0, p.leash / max(np.abs(change).max(), 1e-9)), p.grip
 
 
-class _ServoController:
+class ServoController:
     """Inverse of RoboHive's velocity mode: command = position + action × speed × dt, solved for the action.
 
     Args:
