@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         weighted_reward as weighted_reward,
     )
     from rlhive.envs._robohive import ArrayStep as ArrayStep, RoboHiveEnv as RoboHiveEnv
+    from rlhive.envs._subgoals import SubgoalTracker as SubgoalTracker
     from rlhive.envs._tasks import (
         EVALUATION_SEED as EVALUATION_SEED,
         EXPLORATION_SEED as EXPLORATION_SEED,

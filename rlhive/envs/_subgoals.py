@@ -83,7 +83,7 @@ class SubgoalTracker:
     """
 
     def __init__(self, env: EnvBase) -> None:
-        kitchen = getattr(env, "unwrapped", None)
+        kitchen: Any = getattr(env, "unwrapped", None)
         goals = open_goals(kitchen)
         # A single goal is what ``success`` says.
         self._goals = goals if len(goals) > 1 else []
@@ -104,8 +104,8 @@ class SubgoalTracker:
         """Return what the episode table stores; empty for an environment with fewer than two goals.
 
         Returns:
-            ``num_subgoals_reached``, and for each goal ``subgoal_NAME``, whether it was reached after the reset or after
-            any step, and ``subgoal_NAME_step``, the number of steps until then, None if it was not reached.
+            ``num_subgoals_reached``, and for each goal ``subgoal_NAME``, whether it was reached after the reset or any
+            step, and ``subgoal_NAME_step``, the number of steps until then, None if it was not reached.
         """
         if not self._goals:
             return {}

@@ -26,7 +26,7 @@ from rlhive._provenance import MINIMAL, describe_policy, describe_run
 from rlhive.data import Schema, locked, recording_dir, version_dir
 from rlhive.data.recording import Recording, StreamWriter
 from rlhive.data.versions import export
-from rlhive.envs import Recipe, Task, get_task, make_policy
+from rlhive.envs import Recipe, SubgoalTracker, Task, get_task, make_policy
 from rlhive.errors import DatasetNotFoundError
 from rlhive.rollouts._replay import replay_sample, sample_evenly
 from rlhive.rollouts._rollout import (
@@ -279,7 +279,8 @@ def _record_episodes(
     diverged: dict[int, DivergedRollout] = {}
     with StreamWriter(Recording(Path(recording)), f"{episodes[0][0]:08d}-{uuid.uuid4().hex[:8]}") as writer:
         for episode, level in episodes:
-            rollout = try_rollout(env, make_policy(env, level, task=task), seed=episode)
+            subgoals = SubgoalTracker(env)
+            rollout = try_rollout(env, make_policy(env, level, task=task), seed=episode, on_state=subgoals.update)
             if isinstance(rollout, DivergedRollout):
                 diverged[episode] = rollout
                 continue
@@ -290,6 +291,7 @@ def _record_episodes(
                 seed=rollout.seed,
                 start_state=rollout.start_state,
                 policy=level,
+                metadata=subgoals.metadata(),
             )
             results[episode] = (record.length, record.success)
     return results, diverged

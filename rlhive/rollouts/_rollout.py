@@ -181,13 +181,15 @@ class _RewardedPolicy:
             self._observe(float(self._transition[keys.NEXT_REWARD]))
 
 
-def try_rollout(env: EnvBase, policy: Policy, *, seed: int) -> Rollout | DivergedRollout:
+def try_rollout(
+    env: EnvBase, policy: Policy, *, seed: int, on_state: Callable[[], None] | None = None
+) -> Rollout | DivergedRollout:
     """Run one episode as :func:`rollout_episode` does, and return a diverged simulation instead of raising.
 
     The environment can run the next episode in either case.
     """
     try:
-        return rollout_episode(env, policy, seed=seed)
+        return rollout_episode(env, policy, seed=seed, on_state=on_state)
     except SimulationDivergedError as error:
         return DivergedRollout(seed=seed, step=error.step, reason=str(error))
 

@@ -22,7 +22,7 @@ TABLETOP = {"FrankaReachRandom-v0", "FrankaPushRandom-v0", "FrankaPickPlaceRando
 
 
 def test_every_standard_task_has_one_row():
-    environments = [task.env_name for task in TASKS.values()]
+    environments = [task.env_name for task in TASKS.values() if not task.env_kwargs]
 
     assert KITCHEN | FRANKA | TABLETOP | {"ToyPoint-v0"} == set(environments)
     assert len(environments) == len(set(environments)) == 30
@@ -34,7 +34,7 @@ def test_the_horizons_are_robohives():
     from rlhive.envs._loading import registered_specs
 
     specs = registered_specs()
-    rows = {task.name: task for task in TASKS.values() if task.backend == "robohive"}
+    rows = {task.name: task for task in TASKS.values() if task.backend == "robohive" and not task.env_kwargs}
 
     assert {name: specs[task.env_name].max_episode_steps for name, task in rows.items()} == {
         name: task.horizon for name, task in rows.items()
@@ -67,6 +67,16 @@ def test_an_invalid_row_is_refused():
         replace(toy, backend="robohive", env_name="FK1_RelaxFixed-v4")
     with pytest.raises(InvalidOptionError, match="horizon of 1 or more transitions, an integer, got 0"):
         replace(toy, horizon=0)
+
+
+def test_a_sequence_is_declared_by_its_goals_and_found_by_its_name_only():
+    task = get_task("kitchen_sequence4")
+
+    assert (task.env_name, task.horizon) == ("FK1_RelaxRandom-v4", task.env_kwargs["max_episode_steps"])
+    assert list(task.env_kwargs["obj_goal"]) == ["knob1_joint", "knob3_joint", "lightswitch_joint", "slidedoor_joint"]
+    # The id alone names RoboHive's kitchen without goals.
+    with pytest.raises(EnvNotFoundError, match="No task named 'FK1_RelaxRandom-v4'"):
+        get_task("FK1_RelaxRandom-v4")
 
 
 def test_a_task_is_found_by_either_name_and_a_wrong_one_names_the_nearest():

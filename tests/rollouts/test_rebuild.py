@@ -35,8 +35,9 @@ def test_a_manifest_may_not_name_files_robots_or_weights(version):
         with pytest.raises(ReplayRefusedError, match=name):
             task_from_run({**run, "task": task}, manifest)
         assert make_reward_checker(replace(manifest, runs=({**run, "task": task},)))[0] is None
-    allowed = {**run["task"], "env_kwargs": {"frame_skip": 2}}
-    assert task_from_run({**run, "task": allowed}, manifest).env_kwargs == {"frame_skip": 2}
+    for env_kwargs in ({"frame_skip": 2}, {"obj_goal": {"knob1_joint": -1.57}, "interact_site": "light_site"}):
+        allowed = {**run["task"], "env_kwargs": env_kwargs}
+        assert task_from_run({**run, "task": allowed}, manifest).env_kwargs == env_kwargs
     with pytest.raises(EnvNotFoundError, match="got no run"):
         tasks_by_run(replace(manifest, runs=()))
     with pytest.raises(EnvNotFoundError, match="expected an environment in its provenance"):

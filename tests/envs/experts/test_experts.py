@@ -252,6 +252,8 @@ def test_every_row_has_parameters_that_fit_and_was_tuned_on_seeds_of_its_own():
         assert set(row) <= {"strategy", "expert", "medium", "provenance"}, env_name
         assert set(row["medium"]) == {"noise", "give_up"}
         assert 0 <= row["medium"]["give_up"] <= 1
+        if row.get("strategy") == "sequence":  # tests/envs/experts/test_sequence.py
+            continue
         others = {"reach": dict, "topple": ToppleParameters, "pick": PickParameters, "carry": CarryParameters}
         parameters = others.get(row.get("strategy"), PathParameters)
         first = {key: value for key, value in row["expert"].items() if key != "otherwise"}
