@@ -24,8 +24,8 @@ from benchmarks.offline_rl.aggregate import (
 )
 from benchmarks.offline_rl.run import FOLDER
 from benchmarks.peers.environments import ROOT
+from rlhive._figures import COLORS
 from rlhive.sim_algos._bootstrap import bootstrap_interval
-from rlhive.sim_algos._figures import COLORS
 
 DOCS = ROOT / "docs/benchmark"
 

@@ -16,6 +16,7 @@ from rlhive.cli._diff import diff
 from rlhive.cli._envs import envs, setup
 from rlhive.cli._formats import ImportCommand, export_to, import_
 from rlhive.cli._hub import delete, pull, push, scrub, versions
+from rlhive.cli._plots import plot, video
 from rlhive.cli._release import release
 from rlhive.cli._results import results
 from rlhive.cli._terminal import err, labelled, out
@@ -33,6 +34,8 @@ _VERBS: dict[str, Callable[..., None]] = {
     "evaluate": evaluate,
     "results": results,
     "show": show,
+    "plot": plot,
+    "video": video,
     "check": check,
     "replay": replay,
     "diff": diff,

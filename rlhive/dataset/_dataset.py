@@ -37,7 +37,9 @@ from rlhive.data.replay import (
 from rlhive.data.versions import ColumnFunction, Manifest, VersionSource
 from rlhive.dataset import _loaders, _lookup, _transforms
 from rlhive.dataset._description import describe_view, format_view
+from rlhive.dataset._film import save_video
 from rlhive.dataset._loaders import ReadKeywords
+from rlhive.dataset._plots import DatasetPlots
 from rlhive.dataset._robot_metadata import robot_metadata
 from rlhive.dataset._transforms import Target
 from rlhive.dataset._view import Condition, DatasetView, open_view
@@ -204,6 +206,31 @@ class RoboHiveDataset:
         whole splits are stored in the version; those of selected episodes are computed in one pass over them.
         """
         return self._view.compute_statistics()
+
+    @property
+    def plot(self) -> DatasetPlots:
+        """Figures of this dataset or view: ``plot.returns()``, ``.episode(7)``, ``.dimensions()``, ``.coverage()``."""
+        return DatasetPlots(self._view)
+
+    def save_video(self, episode: int, path: str | Path, *, camera: str | None = None) -> Path:
+        """Write a video of an episode: of its stored pictures, or of its states, which the simulator renders.
+
+        Args:
+            episode: Id of the episode.
+            path: File, whose suffix is ``.mp4`` or ``.gif``.
+            camera: Name of a camera of the simulator; the stored pictures by default, or where there are none the
+                environment's first camera.
+
+        Returns:
+            The file.
+
+        Raises:
+            InvalidOptionError: The suffix is another one, or the environment has no such camera.
+            SchemaMismatchError: The dataset has no such episode, or nothing from which it could be rendered.
+            ReplayRefusedError, RoboHiveMissingError, RenderingUnavailableError: It cannot be rendered here.
+            StoreNotWritableError: The file cannot be written.
+        """
+        return save_video(self._view, episode, path, camera=camera)
 
     @property
     def counts(self) -> dict[str, dict[str, int]]:

@@ -1,43 +1,21 @@
-"""Figures of a sweep: learning curves, and bars with a point per seed, in the size of a paper's column.
-
-Colours are those of Okabe and Ito (2008), which people with any colour vision tell apart; lines also differ by their
-dashes. No display is needed, and matplotlib's global settings and backend stay as they are.
-"""
+"""Figures of a sweep: learning curves, and bars with a point per seed, in the size of a paper's column."""
 
 import textwrap
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rlhive.errors import MissingExtraError
+from rlhive._figures import COLORS, DASHES, FONT_SIZE, WIDTH, make_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from rlhive.sim_algos._results import RunGroup
 
-#: Okabe and Ito's palette without black and yellow, which is too light for lines on white.
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#555555")
-#: Four, so that with seven colours 28 lines differ.
-_DASHES = ("-", "--", "-.", ":")
-
-#: Width of a text column of NeurIPS and CoRL in inches.
-_WIDTH = 5.5
-_FONT_SIZE = 8
 #: Longest name of a group in a figure.
 _MAX_NAME = 300
 _LABELS = {"success": "success rate", "return": "return"}
-
-
-def require_matplotlib() -> None:
-    """Raise MissingExtraError unless matplotlib is installed."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        msg = "Figures need matplotlib: pip install 'rlhive[train]'"
-        raise MissingExtraError(msg) from error
 
 
 def draw_curves(groups: "Sequence[RunGroup]") -> "Figure | None":
@@ -45,13 +23,13 @@ def draw_curves(groups: "Sequence[RunGroup]") -> "Figure | None":
     metrics = [name for name in _LABELS if any(len(group.curves.get(name, ())) > 1 for group in groups)]
     if not metrics:
         return None
-    figure, axes = _make_figure(len(metrics), height=2.1 + 0.17 * len(groups))
-    for metric, axis in zip(metrics, axes, strict=True):
+    figure, axes = make_figure(1, len(metrics), width=_width(metrics), height=2.1 + 0.17 * len(groups))
+    for metric, axis in zip(metrics, axes[0], strict=True):
         for index, group in enumerate(groups):
             points = group.curves.get(metric, ())
             if points:
                 color = COLORS[index % len(COLORS)]
-                style = {"color": color, "linestyle": _DASHES[index % len(_DASHES)], "linewidth": 1.3}
+                style = {"color": color, "linestyle": DASHES[index % len(DASHES)], "linewidth": 1.3}
                 steps = [point.step for point in points]
                 axis.plot(steps, [point.mean for point in points], label=_make_label(group, 70), **style)
                 bounds = [point.interval or (point.mean, point.mean) for point in points]
@@ -60,14 +38,15 @@ def draw_curves(groups: "Sequence[RunGroup]") -> "Figure | None":
         axis.set_ylabel(_LABELS[metric])
         axis.xaxis.set_major_formatter(_format_steps)
         _set_limits(axis, metric, axis.set_ylim)
-    handles = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    pairs = [zip(*axis.get_legend_handles_labels(), strict=True) for axis in axes.flat]
+    handles = {label: handle for axis_pairs in pairs for handle, label in axis_pairs}
     figure.legend(
         handles.values(),
         handles.keys(),
         loc="outside lower center",
         ncols=2 if len(groups) > 2 and max(map(len, handles)) < 36 else 1,
         frameon=False,
-        fontsize=_FONT_SIZE - 1,
+        fontsize=FONT_SIZE - 1,
     )
     return figure
 
@@ -79,12 +58,12 @@ def draw_bars(groups: "Sequence[RunGroup]") -> "Figure | None":
         return None
     labels = [_make_label(group, 26) for group in groups]
     num_lines = sum(max(2, label.count("\n") + 1) for label in labels)
-    figure, axes = _make_figure(len(metrics), height=0.7 + 0.17 * num_lines)
-    for metric, axis in zip(metrics, axes, strict=True):
+    figure, axes = make_figure(1, len(metrics), width=_width(metrics), height=0.7 + 0.17 * num_lines)
+    for metric, axis in zip(metrics, axes[0], strict=True):
         for index, group in enumerate(groups):
             if metric in group.final:
                 _draw_bar(axis, index, group.final[metric])
-        axis.set_yticks(range(len(groups)), labels if axis is axes[0] else [""] * len(groups))
+        axis.set_yticks(range(len(groups)), labels if axis is axes[0][0] else [""] * len(groups))
         axis.set_ylim(len(groups) - 0.4, -0.6)  # the first group on top
         axis.set_xlabel(_LABELS[metric])
         axis.tick_params(axis="y", length=0)
@@ -106,42 +85,9 @@ def _draw_bar(axis: Any, index: int, point: Any) -> None:
         axis.errorbar(mean, index, xerr=[[mean - low], [high - mean]], color="black", linewidth=0.9, capsize=2.5)
 
 
-def save_figure(figure: "Figure | None", path: Path) -> list[Path]:
-    """Write a figure as PDF and PNG, 300 dots per inch; the text of the PDF can be searched and edited.
-
-    Args:
-        figure: The figure; None removes the files of an earlier one.
-        path: Path without a suffix.
-
-    Returns:
-        The files that were written.
-    """
-    import matplotlib as mpl
-
-    files = [path.with_name(f"{path.name}.{kind}") for kind in ("pdf", "png")]
-    if figure is None:
-        for file in files:
-            file.unlink(missing_ok=True)
-        return []
-    with mpl.rc_context({"pdf.fonttype": 42}):
-        for file in files:
-            figure.savefig(file, dpi=300)
-    return files
-
-
-def _make_figure(num_axes: int, *, height: float) -> tuple["Figure", Sequence[Any]]:
-    import matplotlib as mpl
-    from matplotlib.figure import Figure  # without pyplot: no global state, and Agg draws it
-
-    with mpl.rc_context({"font.size": _FONT_SIZE, "axes.linewidth": 0.6}):
-        figure = Figure(figsize=(_WIDTH if num_axes > 1 else 0.65 * _WIDTH, height), layout="constrained")
-        axes = figure.subplots(1, num_axes, squeeze=False)[0]
-        for axis in axes:
-            axis.spines[["top", "right"]].set_visible(False)
-            axis.tick_params(width=0.6, labelsize=_FONT_SIZE - 1)
-            axis.grid(axis="both", color="0.92", linewidth=0.6)
-            axis.set_axisbelow(True)
-    return figure, axes
+def _width(metrics: Sequence[str]) -> float:
+    """Return the width of a figure in inches: of the text column, or of two thirds for a single metric."""
+    return WIDTH if len(metrics) > 1 else 0.65 * WIDTH
 
 
 def _set_limits(axis: Any, metric: str, set_limits: Any) -> None:

@@ -106,7 +106,8 @@ class SweepResults:
             StoreNotWritableError: The folder cannot be written.
             MissingExtraError: Matplotlib is not installed.
         """
-        from rlhive.sim_algos._figures import draw_bars, draw_curves, require_matplotlib, save_figure
+        from rlhive._figures import require_matplotlib, save_figure
+        from rlhive.sim_algos._figures import draw_bars, draw_curves
 
         require_matplotlib()
         folder = Path(folder)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from matplotlib.collections import PathCollection
 
-from rlhive.sim_algos._figures import COLORS, draw_bars, draw_curves, save_figure
+from rlhive._figures import COLORS, save_figure
+from rlhive.sim_algos._figures import draw_bars, draw_curves
 from rlhive.sim_algos._results import gather_results
 from tests.sim_algos.sweeps import evaluation, write_run
 
