@@ -239,14 +239,14 @@ class DatasetPlots:
         for index, split in enumerate(by_split):
             part = points[bounds[index] : bounds[index + 1]]
             shown = part[:: max(1, -(-len(part) * len(by_split) // MAX_POINTS))]
-            style = {"color": COLORS[index % len(COLORS)], "marker": "o^sDvPX"[index % 7]}
+            style: dict[str, Any] = {"color": COLORS[index % len(COLORS)], "marker": "o^sDvPX"[index % 7]}
             # Rasterised: a PDF of thousands of marks is slow to draw.
             style |= {"s": 4, "alpha": 0.4, "linewidth": 0, "rasterized": True}
             axis.scatter(*shown.T, label=_escape(printable(split)), **style)
         axis.set_xlabel(f"first component of {_escape(key)} ({fractions[0]:.0%} of the variance)")
         axis.set_ylabel(f"second ({fractions[1]:.0%})")
         legend = figure.legend(loc="outside right upper", frameon=False, fontsize=FONT_SIZE - 1, markerscale=2)
-        for handle in legend.legend_handles:
+        for handle in filter(None, legend.legend_handles):
             handle.set_alpha(1.0)
         return figure
 
