@@ -32,11 +32,38 @@ SINGLE_GOAL = (
 )
 
 
+#: Episodes of a task with several goals, which take ten times as long as those of one goal.
+SEQUENCE_EPISODES = {"expert": 50, "medium": 100, "mixed": 150, "play": 150, "stitch": 150}
+
+#: Tasks with several goals.
+SEQUENCES = ("kitchen_sequence2", "kitchen_sequence4")
+
+
 def make_mixed_policy(env: "EnvBase") -> Any:
     """Return the behaviour policy of the level "mixed"."""
     from rlhive.envs.experts import make_mixed_policy
 
     return make_mixed_policy(env)
+
+
+def make_play_policy(env: "EnvBase") -> Any:
+    """Return the behaviour policy of the level "play"."""
+    from rlhive.envs.experts import make_play_policy
+
+    return make_play_policy(env)
+
+
+def make_stitch_policy(env: "EnvBase") -> Any:
+    """Return the behaviour policy of the level "stitch"."""
+    from rlhive.envs.experts import make_stitch_policy
+
+    return make_stitch_policy(env)
+
+
+def _sequence_row(name: str) -> Task:
+    recipe = Recipe(version="1.0.0", episodes=SEQUENCE_EPISODES, license="apache-2.0")
+    policies = {"mixed": make_mixed_policy, "play": make_play_policy, "stitch": make_stitch_policy}
+    return replace(TASKS[name], name=f"bench_{name}", recipe=recipe, policies=policies)
 
 
 def _benchmark_row(name: str) -> Task:
@@ -45,4 +72,4 @@ def _benchmark_row(name: str) -> Task:
 
 
 #: The tasks by name.
-BENCHMARK = {task.name: task for task in map(_benchmark_row, SINGLE_GOAL)}
+BENCHMARK = {task.name: task for task in (*map(_benchmark_row, SINGLE_GOAL), *map(_sequence_row, SEQUENCES))}

@@ -94,6 +94,8 @@ class TaskPolicy:
         self.name = level
         self._factory_name = qualified_name(make)
         self._act = make(env)
+        if hasattr(self._act, "recording_phase"):
+            self.recording_phase = self._act.recording_phase
 
     def begin_episode(self, seed: int) -> None:
         """Pass the episode's seed to the callable, if it has a ``begin_episode``."""

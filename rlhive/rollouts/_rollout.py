@@ -15,6 +15,7 @@ import torch
 from loky import as_completed, get_reusable_executor
 from tensordict import TensorDict, TensorDictBase
 from torchrl.envs import EnvBase
+from torchrl.envs.utils import step_mdp
 
 from rlhive import keys
 from rlhive._threads import torch_threads
@@ -124,8 +125,10 @@ def rollout_episode(env: EnvBase, policy: Policy, *, seed: int, on_state: Callab
         policy: Callable that writes ``action`` into a TensorDict. If it has a method ``begin_episode(seed)``, that is
             called after the reset: a policy with state, such as the rest of a chunk of actions, drops it there. If it
             has a method ``observe_reward(reward)``, that gets the reward of each action, a float, before the next
-            action is asked for. Random numbers that it draws from torch's default generator depend on the seed only;
-            the state of the caller's generator is restored.
+            action is asked for. If it has a method ``recording_phase()``, only a part of the episode is returned: that
+            is asked in every state and returns "before" this part, "inside" or "after" it. Random numbers that the
+            policy draws from torch's default generator depend on the seed only; the state of the caller's generator
+            is restored.
         seed: Seed of the environment and of the policy.
         on_state: Called after the reset and after every step; it must not change the environment.
 
@@ -139,6 +142,10 @@ def rollout_episode(env: EnvBase, policy: Policy, *, seed: int, on_state: Callab
         state = env.get_state()
         reset_policy(policy, seed)
         notify = on_state or _ignore
+        phase = getattr(policy, "recording_phase", None)
+        if phase is not None:
+            transitions, state = _run_part(env, policy, start, phase, notify)
+            return Rollout(transitions=transitions, start_state=state, seed=seed)
         notify()
         acting = _RewardedPolicy(policy) if find_reward_observer(policy) else None
 
@@ -161,6 +168,42 @@ def rollout_episode(env: EnvBase, policy: Policy, *, seed: int, on_state: Callab
 
 def _ignore() -> None:
     pass
+
+
+def _run_part(
+    env: EnvBase, policy: Policy, state: TensorDictBase, phase: Callable[[], str], notify: Callable[[], None]
+) -> tuple[TensorDict, dict[str, np.ndarray]]:
+    """Run an episode and return a part of it, which is truncated where the part ends before the episode does.
+
+    Args:
+        env: The environment, after its reset.
+        policy: Behaviour policy.
+        state: TensorDict of the reset.
+        phase: The policy's ``recording_phase``. A part has one transition at least.
+        notify: Called in every state of the part.
+
+    Returns:
+        The transitions, and the simulator's state in which they begin.
+    """
+    steps: list[TensorDictBase] = []
+    start_state: dict[str, np.ndarray] = {}
+    is_done = False
+    while not is_done:
+        current = phase()
+        if current == "after" and steps:
+            break
+        if current != "before" and not steps:
+            start_state = env.get_state()
+            notify()
+        state = env.step(policy(state))
+        if start_state:
+            steps.append(state.copy())
+            notify()
+        is_done = bool(state[keys.NEXT_DONE].any())
+        state = step_mdp(state)
+    for key in (keys.NEXT_TRUNCATED, keys.NEXT_DONE):
+        steps[-1][key] = torch.ones_like(steps[-1][key])
+    return torch.stack(steps), start_state
 
 
 class _RewardedPolicy:

@@ -7,6 +7,10 @@ from rlhive._lazy import attach
 if TYPE_CHECKING:
     from rlhive.envs.experts._experts import make_scripted_policy as make_scripted_policy
     from rlhive.envs.experts._mixed import make_mixed_policy as make_mixed_policy
+    from rlhive.envs.experts._play import (
+        make_play_policy as make_play_policy,
+        make_stitch_policy as make_stitch_policy,
+    )
     from rlhive.envs.experts._scripted import (
         ExpertPolicy as ExpertPolicy,
         RandomPolicy as RandomPolicy,

@@ -27,6 +27,14 @@ DURATION = (0.06, 0.2)
 _STREAM = 1 << 32
 
 
+def correlated_noise(generator: np.random.Generator, horizon: int, size: int) -> np.ndarray:
+    """Return noise [horizon, size] of variance 1 in every step, a first-order autoregression over the steps."""
+    white = generator.normal(size=(horizon, size))
+    white[1:] *= np.sqrt(1 - CORRELATION**2)
+    noise: np.ndarray = lfilter([1.0], [1.0, -CORRELATION], white, axis=0)
+    return noise
+
+
 class MixedPolicy(ScriptedPolicy):
     """An expert whose skill is drawn for each episode.
 
@@ -59,9 +67,7 @@ class MixedPolicy(ScriptedPolicy):
         generator = np.random.default_rng((seed, _STREAM))
         horizon, size = self._env.horizon, self._env.action_spec.shape[-1]
         skill = generator.uniform()
-        white = generator.normal(size=(horizon, size))
-        white[1:] *= np.sqrt(1 - CORRELATION**2)  # so that the variance is 1 in every step
-        self._noise = (1 - skill) * LARGEST_NOISE * lfilter([1.0], [1.0, -CORRELATION], white, axis=0)
+        self._noise = (1 - skill) * LARGEST_NOISE * correlated_noise(generator, horizon, size)
         self._pause = self._draw_steps(generator, latest=0.6)
         self._detour = self._draw_steps(generator, latest=0.0)
         self._direction = generator.uniform(-1.0, 1.0, size=size)

@@ -141,13 +141,16 @@ class SequencePolicy(ExpertPolicy):
     def __init__(self, env: RoboHiveEnv, name: str, expert: Mapping[str, Any], **degradation: float) -> None:
         super().__init__(env, name, expert, **degradation)
         rows = {env_name: read_expert_rows()[env_name] for env_name in expert["skills"]}
-        skills = select_skills(env, [Skill.from_registry(env_name) for env_name in rows])
+        skills = self._select_skills(env, [Skill.from_registry(env_name) for env_name in rows])
         self._experts = [SkillExpert(env, skill, rows[skill.env_name]) for skill in skills]
         # The actions depend on the skills' own parameters, which are therefore part of a recipe's identity.
         self._parameters["expert"] = {
             "skills": {skill.env_name: copy.deepcopy(rows[skill.env_name]["expert"]) for skill in skills}
         }
         self._servos = ServoController(env.unwrapped)
+
+    def _select_skills(self, env: RoboHiveEnv, skills: Sequence[Skill]) -> list[Skill]:
+        return select_skills(env, skills)
 
     def _compute_action(self, data: mujoco.MjData, *, still: bool) -> np.ndarray:
         if still:
