@@ -46,23 +46,23 @@ def make_mixed_policy(env: "EnvBase") -> Any:
     return make_mixed_policy(env)
 
 
-def make_play_policy(env: "EnvBase") -> Any:
+def build_play_policy(env: "EnvBase") -> Any:
     """Return the behaviour policy of the level "play"."""
     from rlhive.envs.experts import make_play_policy
 
     return make_play_policy(env)
 
 
-def make_stitch_policy(env: "EnvBase") -> Any:
+def build_stitch_policy(env: "EnvBase") -> Any:
     """Return the behaviour policy of the level "stitch"."""
     from rlhive.envs.experts import make_stitch_policy
 
     return make_stitch_policy(env)
 
 
-def _sequence_row(name: str) -> Task:
+def _benchmark_sequence_row(name: str) -> Task:
     recipe = Recipe(version="1.0.0", episodes=SEQUENCE_EPISODES, license="apache-2.0")
-    policies = {"mixed": make_mixed_policy, "play": make_play_policy, "stitch": make_stitch_policy}
+    policies = {"mixed": make_mixed_policy, "play": build_play_policy, "stitch": build_stitch_policy}
     return replace(TASKS[name], name=f"bench_{name}", recipe=recipe, policies=policies)
 
 
@@ -72,4 +72,4 @@ def _benchmark_row(name: str) -> Task:
 
 
 #: The tasks by name.
-BENCHMARK = {task.name: task for task in (*map(_benchmark_row, SINGLE_GOAL), *map(_sequence_row, SEQUENCES))}
+BENCHMARK = {task.name: task for task in (*map(_benchmark_row, SINGLE_GOAL), *map(_benchmark_sequence_row, SEQUENCES))}

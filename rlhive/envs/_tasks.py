@@ -70,8 +70,9 @@ class Task:
             module-level function: worker processes import it.
         policies: Level → function that takes the environment and returns a policy: a callable that writes ``action``
             into a TensorDict. A policy that draws from another generator than torch's also needs
-            ``begin_episode(seed)``; ``observe_reward(reward)``, if it has one, gets the reward of each action. These
-            policies take precedence over RLHive's.
+            ``begin_episode(seed)``; ``observe_reward(reward)``, if it has one, gets the reward of each action, and
+            ``recording_phase()`` says which part of an episode is recorded (docs/tasks.md). These policies take
+            precedence over RLHive's.
         reference: Measured returns of the random and the expert policy, for normalised scores.
 
     Raises:
