@@ -7,7 +7,7 @@ episodes by a text. Hyperparameters are an algorithm's own defaults and the over
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from rlhive.envs._benchmark import SINGLE_GOAL
+from rlhive.envs._benchmark import SEQUENCES, SINGLE_GOAL
 
 #: Gradient steps of every training, and its seeds.
 NUM_STEPS = 5000
@@ -17,19 +17,25 @@ SEEDS = (0, 1, 2, 3, 4)
 NUM_EPISODES = 50
 
 #: Tasks of the table; ``bench_X`` are their datasets.
-TASKS = SINGLE_GOAL
+TASKS = (*SINGLE_GOAL, *SEQUENCES)
 
 #: Tasks on whose data hyperparameters were chosen (docs/benchmark/protocol.md).
 TUNED = ("reach", "kitchen_knob1")
 
-#: Name of a split → overrides that select its episodes. Recipes number 100 experts, 200 medium, 300 mixed and 200
-#: random episodes.
+#: Name of a split → overrides that select its episodes.
 SPLITS: Mapping[str, tuple[str, ...]] = {
     "medium": ("split=medium",),
     "medium-expert": ("split=expert+medium",),
+    # Of 100 experts, 200 medium, 300 mixed and 200 random episodes.
     "few-expert": ("split=expert+random", "where='episode < 10 or (episode >= 600 and episode < 790)'"),
     "mixed": ("split=mixed",),
+    "play": ("split=play",),
+    "stitch": ("split=stitch",),
 }
+
+#: Splits that one kind of task alone has.
+SINGLE_GOAL_SPLITS = ("few-expert",)
+SEQUENCE_SPLITS = ("play", "stitch")
 
 #: Algorithm of a table → `+model=` and overrides.
 ALGORITHMS: Mapping[str, tuple[str, tuple[str, ...]]] = {
@@ -77,8 +83,11 @@ class Cell:
 
 
 def list_cells(tasks: tuple[str, ...], splits: tuple[str, ...], algorithms: tuple[str, ...]) -> Iterator[Cell]:
-    """Yield the cells of a table, algorithm by algorithm within a split."""
+    """Yield the cells of a table, algorithm by algorithm within a split; a task's missing splits are left out."""
     for task in tasks:
+        absent = SINGLE_GOAL_SPLITS if task in SEQUENCES else SEQUENCE_SPLITS
         for split in splits:
+            if split in absent:
+                continue
             for algorithm in algorithms:
                 yield Cell(task, split, algorithm)

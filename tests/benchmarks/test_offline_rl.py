@@ -57,3 +57,12 @@ def test_a_shard_that_does_not_exist_is_refused(shard, capsys) -> None:
     with pytest.raises(SystemExit):
         main(["--tasks", "toy_point", "--splits", "mixed", "--algorithms", "bc", "--shard", shard])
     assert "expected I/N with I from 1 to N" in capsys.readouterr().err
+
+
+def test_every_cell_of_the_table_has_episodes_to_learn_from() -> None:
+    cells = list(catalogue.list_cells(catalogue.TASKS, tuple(catalogue.SPLITS), ("bc",)))
+    assert len(cells) == 12 * 4 + 2 * 5
+    for cell in cells:
+        levels = get_task(cell.dataset).recipe.episodes
+        (selected,) = [text for text in catalogue.SPLITS[cell.split] if text.startswith("split=")]
+        assert set(selected.removeprefix("split=").split("+")) <= set(levels), cell.name
