@@ -166,6 +166,10 @@ class CheckpointMismatchError(RLHiveError, ValueError):
     """A checkpoint does not fit the environment or is not one of RLHive's."""
 
 
+class StateNotCapturedError(RLHiveError, RuntimeError):
+    """An environment holds state that a checkpoint of it cannot contain."""
+
+
 class TrainingDivergedError(RLHiveError, ArithmeticError):
     """A loss became NaN or infinite; no checkpoint was written."""
 

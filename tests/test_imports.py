@@ -20,6 +20,7 @@ OWNERS = {
     "robohive": {"rlhive.envs._loading", "rlhive.envs.experts._kinematics"},
     "dm_control": {"rlhive.envs._loading", "rlhive.envs.experts._kinematics"},
     "mujoco": {
+        "rlhive.envs._episode_state",
         "rlhive.envs._loading",
         "rlhive.envs._robohive",
         "rlhive.envs._rendering",

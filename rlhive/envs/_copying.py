@@ -29,7 +29,7 @@ def reduce_env(env: "RoboHiveEnv", arguments: dict[str, Any]) -> tuple[Any, ...]
     state = {
         "simulator": env.get_state(),
         "elapsed": env._elapsed,
-        "np_random": copy.deepcopy(env.unwrapped.np_random),
+        "generator": copy.deepcopy(env.unwrapped.np_random.bit_generator.state),
         "attributes": {name: value for name, value in vars(env).items() if name not in env._built_attributes},
     }
     return build_env, (type(env), env.env_name, {**arguments, "device": env.device}), state
@@ -45,5 +45,4 @@ def restore_env(env: "RoboHiveEnv", state: dict[str, Any]) -> None:
     env.__dict__.update(state["attributes"])
     env.set_state(state["simulator"])
     env._elapsed = state["elapsed"]
-    env.unwrapped.np_random = state["np_random"]
-    env.unwrapped.robot.np_random = state["np_random"]
+    env.unwrapped.np_random.bit_generator.state = state["generator"]

@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from filelock import FileLock
 
+from rlhive.envs._generators import seeded_numpy
 from rlhive.envs._install import package_folder, require_robohive
 from rlhive.envs._numpy_names import provide_numpy_names
 from rlhive.envs._robot import vectorize_robot
@@ -78,7 +80,7 @@ def build_robohive(env_name: str, kwargs: Mapping[str, Any]) -> tuple[Any, int]:
     kwargs.setdefault("seed", 0)
     env: Any
     try:
-        with _build_lock(str(spec.entry_point)), _capture_output():
+        with _build_lock(str(spec.entry_point)), _capture_output(), seeded_numpy(np.array([0])):
             env = gymnasium.make(env_name, disable_env_checker=True, **kwargs).unwrapped
     except ValueError as error:
         if "resource not found" not in str(error) and "XML" not in str(error):
@@ -162,7 +164,6 @@ def _require_whole_arrays() -> None:
         RoboHiveMissingError: They are not.
     """
     import mujoco
-    import numpy as np
 
     if not all(mujoco.MjvOption().flags.strides):
         msg = (

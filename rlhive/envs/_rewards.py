@@ -17,7 +17,7 @@ import numpy as np
 from torchrl.envs import EnvBase
 
 from rlhive import keys
-from rlhive.envs._robohive import RANDOMISED_FIELDS
+from rlhive.envs._episode_state import RANDOMISED_FIELDS
 from rlhive.envs._toy import TOLERANCE, ToyEnv
 from rlhive.errors import RewardUnavailableError
 

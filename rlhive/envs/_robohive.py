@@ -22,22 +22,16 @@ from torchrl.envs import EnvBase
 
 from rlhive import keys
 from rlhive.envs._copying import reduce_env, restore_env
+from rlhive.envs._episode_state import EpisodeState
 from rlhive.envs._loading import (
     ClosedSimulator,
     RoboHiveWarning as RoboHiveWarning,
     build_robohive,
     free_simulator,
 )
-from rlhive.envs._model_fields import require_field, require_numbers
 from rlhive.envs._rendering import CameraRenderer, resolve_render_options
 from rlhive.envs._visual import VISUAL
-from rlhive.errors import CheckpointMismatchError, InvalidActionError, InvalidOptionError, SimulationDivergedError
-
-#: Fields of the compiled model that RoboHive changes at reset; a checkpoint contains them.
-RANDOMISED_FIELDS = ("body_pos", "body_quat", "site_pos", "site_quat")
-
-#: Further fields that change at reset in environments with random object shapes.
-_SHAPE_FIELDS = ("geom_type", "geom_size", "geom_pos", "geom_quat", "geom_rgba")
+from rlhive.errors import InvalidActionError, InvalidOptionError, SimulationDivergedError
 
 _CPU = torch.device("cpu")
 _PACKAGES = ("robohive", "mujoco", "gymnasium", "dm-control", "numpy")
@@ -81,8 +75,8 @@ class RoboHiveEnv(EnvBase):
 
     ``copy`` and ``pickle`` give an environment with a simulator of its own that goes on like this one.
 
-    The same seed gives the same episode, bit for bit, in every process. Exceptions are a few families that draw
-    random numbers outside RoboHive's generator when they are built (MyoDM, D'Kitty).
+    The same seed gives the same episode, bit for bit, in every process and whatever ran before: each reset starts from
+    the state of construction, and all parts of a task draw from one seeded generator.
 
     Args:
         env_name: Id of a RoboHive environment, for example "FK1_Knob1OnRandom-v4", or a ``visual_*`` id of earlier
@@ -104,6 +98,8 @@ class RoboHiveEnv(EnvBase):
         render_quality: "robohive" is RoboHive's own picture; "shadows" has coarser shadows, no reflections and no
             anti-aliasing, at a third of the cost; "fast" also has no shadows, at a twentieth of the cost. Each is a
             visual domain of its own.
+        keep_fatigue: Let the fatigue of the muscles ("myoFati…") go on over resets, as RoboHive has it. Episodes then
+            depend on those before, and the environment has no checkpoints. By default each episode starts rested.
         **env_kwargs: Arguments for RoboHive. ``max_episode_steps`` replaces the registered horizon.
 
     Attributes:
@@ -142,26 +138,26 @@ class RoboHiveEnv(EnvBase):
         image_size: tuple[int, int] | None = None,
         depth: bool | None = None,
         render_quality: str | None = None,
+        keep_fatigue: bool = False,
         **env_kwargs: Any,
     ) -> None:
         super().__init__(device=device, batch_size=[])
         self._arguments = {
             **{"obs_keys": obs_keys, "info_keys": info_keys, "state": state, "frame_skip": frame_skip, "dtype": dtype},
             **{"from_pixels": from_pixels, "cameras": cameras, "image_size": image_size, "depth": depth},
-            **{"render_quality": render_quality, **env_kwargs},
+            **{"render_quality": render_quality, "keep_fatigue": keep_fatigue, **env_kwargs},
         }
         options = {"cameras": cameras, "image_size": image_size, "depth": depth, "render_quality": render_quality}
         defaults = VISUAL.get(env_name)
         self.env_name = env_name
         self.robohive_id = defaults.robohive_id if defaults else env_name
         self._env_kwargs = {**env_kwargs, **({} if frame_skip is None else {"frame_skip": frame_skip})}
+        self._keep_fatigue = keep_fatigue
         self._dtype = dtype
         kwargs = {**(defaults.env_kwargs if defaults else {}), **self._env_kwargs}
         self._env, self.horizon = build_robohive(self.robohive_id, kwargs)
         self._model: Any = self._env.sim.model.ptr
         self._data: Any = self._env.sim.data.ptr
-        self._fields = RANDOMISED_FIELDS + (_SHAPE_FIELDS if getattr(self._env, "randomize", False) else ())
-        self._built_fields = {name: getattr(self._model, name).copy() for name in self._fields}
         self._model_hash = _hash_model(self._model)
         self._substeps = _require_substeps(self._env, frame_skip)
         self._obs_keys = _require_obs_keys(obs_keys, self._env.obs_dict, env_name)
@@ -172,6 +168,7 @@ class RoboHiveEnv(EnvBase):
         self._renderer: CameraRenderer | None = None
         if render_options is not None:
             self._renderer = CameraRenderer(self._env.sim_obsd, render_options, self.device)
+        self._state: Any = EpisodeState(self._env, env_name, self.horizon, keep_fatigue=keep_fatigue)
         self._set_seed(seed)
         self._elapsed = 0
         self._make_specs()
@@ -206,21 +203,19 @@ class RoboHiveEnv(EnvBase):
         if self._info_keys:
             observations["info"] = Composite({key: Unbounded((1,), dtype=torch.float64) for key in self._info_keys})
         if self._with_state:
-            parts = self.get_state().items()
-            observations["state"] = Composite({k: Unbounded(v.shape, dtype=torch.float64) for k, v in parts})
+            sizes = self._state.sizes.items()
+            observations["state"] = Composite({k: Unbounded((size,), dtype=torch.float64) for k, size in sizes})
         observations |= self._renderer.specs() if self._renderer else {}
         self.observation_spec = Composite({**observations, keys.SUCCESS: flag.clone()}).to(self.device)
 
     def _set_seed(self, seed: int | None) -> None:
         """Seed RoboHive's generator, which RoboHive's own reset(seed=…) does not do."""
-        self._env.seed(seed)
-        # The robot draws sensor noise from the generator with which it was built.
-        self._env.robot.np_random = self._env.np_random
+        self._state.seed(seed)
 
     def _reset(self, tensordict: TensorDictBase | None = None, *, seed: int | None = None, **_: Any) -> TensorDictBase:
         if seed is not None:
             self._set_seed(seed)
-        result = self._env.reset()
+        result = self._state.reset()
         self._elapsed = 0
         # Some Adroit tasks return the observation only, without an info dictionary.
         return self._start_tensordict(result[0] if isinstance(result, tuple) else result)
@@ -228,6 +223,8 @@ class RoboHiveEnv(EnvBase):
     def _start_tensordict(self, observation: np.ndarray) -> TensorDict:
         """Return the TensorDict of a state that follows a reset or :meth:`set_state`, not a step."""
         env = self._env
+        if self._with_state:
+            self._state.require_captured()
         # RoboHive computes the rewards, and with them `solved`, only in a step.
         env.expand_dims(env.obs_dict)
         rewards = env.get_reward_dict(env.obs_dict)
@@ -289,7 +286,7 @@ class RoboHiveEnv(EnvBase):
             }
             data["info"] = TensorDict._new_unsafe(terms, batch_size=self.batch_size, device=_CPU)
         if self._with_state:
-            parts = {key: torch.from_numpy(value) for key, value in self.get_state().items()}
+            parts = {key: torch.from_numpy(value) for key, value in self._state.read().items()}
             data["state"] = TensorDict._new_unsafe(parts, batch_size=self.batch_size, device=_CPU)
         if self._renderer:
             data |= self._renderer.draw()
@@ -318,27 +315,25 @@ class RoboHiveEnv(EnvBase):
         return InvalidActionError(msg)
 
     def get_state(self) -> dict[str, np.ndarray]:
-        """Return a checkpoint of the simulator, from which :meth:`set_state` continues bit for bit.
+        """Return a checkpoint, from which :meth:`set_state` continues bit for bit.
 
         Returns:
             Float64 vectors that own their memory: "integration" (MuJoCo's mjSTATE_INTEGRATION: time in s, positions,
-            velocities, activations, controls, warm start), the model fields that RoboHive randomises, flattened, and
-            "obj_goal" if the environment has one.
-        """
-        import mujoco
+            velocities, activations, controls, warm start), the model fields that episodes change, flattened, and the
+            task's own state: "obj_goal", "target_jnt_value", "counter", …, "fatigue", "generator". Every state of an
+            environment has the same names and sizes.
 
-        spec = mujoco.mjtState.mjSTATE_INTEGRATION
-        goal = getattr(self._env, "obj_goal", None)
-        state = np.empty(mujoco.mj_stateSize(self._model, spec))
-        mujoco.mj_getState(self._model, self._data, state, spec)
-        fields = {name: getattr(self._model, name).astype(np.float64).reshape(-1) for name in self._fields}
-        fields |= {"obj_goal": goal.astype(np.float64).reshape(-1)} if isinstance(goal, np.ndarray) else {}
-        return {"integration": state, **fields}
+        Raises:
+            StateNotCapturedError: The environment holds state that the checkpoint would not contain.
+        """
+        self._state.require_captured()
+        return self._state.read()
 
     def set_state(self, state: Mapping[str, np.ndarray] | TensorDictBase) -> TensorDict:
         """Restore a state that :meth:`get_state` of this or another instance returned.
 
-        The step count towards the horizon is derived from the simulated time. The random generator is not restored.
+        The step count towards the horizon is derived from the simulated time. The random generator is restored only
+        where steps draw from it.
 
         Args:
             state: A checkpoint, or the "state" entry of a TensorDict that this class returned.
@@ -347,43 +342,11 @@ class RoboHiveEnv(EnvBase):
             The TensorDict of a reset into this state.
 
         Raises:
-            CheckpointMismatchError: The state belongs to another environment, or MuJoCo does not accept a value in it.
+            CheckpointMismatchError: The state belongs to another environment, or holds an impossible value.
         """
-        import mujoco
-
-        env, spec = self._env, mujoco.mjtState.mjSTATE_INTEGRATION
-        expected = {key: value.shape for key, value in self.get_state().items()}
-        shapes = {key: np.shape(state.get(key, 0.0)) for key in expected}
-        if shapes != expected:
-            wrong = [key for key in expected if shapes[key] != expected[key]]
-            expected_text, actual_text = ({key: shape[key] for key in wrong} for shape in (expected, shapes))
-            msg = f"{self.env_name}: expected a state with {expected_text}, got {actual_text}."
-            raise CheckpointMismatchError(msg)
-        self._require_values(state)
-        for sim in {id(sim): sim for sim in (env.sim_obsd, env.sim)}.values():
-            for name in self._fields:
-                field = getattr(sim.model.ptr, name)
-                field[:] = np.reshape(state[name], field.shape)
-            mujoco.mj_setState(sim.model.ptr, sim.data.ptr, np.array(state["integration"], np.float64), spec)
-            sim.forward()
-        if "obj_goal" in state:
-            env.obj_goal = np.array(state["obj_goal"]).reshape(env.obj_goal.shape)
-        env.robot._sensor_cache_refresh()
-        observation = env.get_obs()
-        # forward() has solved the constraints again; the solver of the next step must start where the original's did.
-        mujoco.mj_setState(self._model, self._data, np.array(state["integration"], np.float64), spec)
+        observation = self._state.write(state)
         self._elapsed = round(self._data.time / self.dt)
         return self._start_tensordict(observation)
-
-    def _require_values(self, state: Mapping[str, np.ndarray] | TensorDictBase) -> None:
-        """Raise CheckpointMismatchError if MuJoCo does not accept a value of the state."""
-        try:
-            require_numbers("integration", np.asarray(state["integration"], np.float64))
-            for name, built in self._built_fields.items():
-                require_field(name, np.asarray(state[name], np.float64).reshape(built.shape), built)
-        except ValueError as error:
-            msg = f"{self.env_name}: the state cannot be restored: {error}."
-            raise CheckpointMismatchError(msg) from error
 
     def provenance(self) -> dict[str, Any]:
         """Return the JSON-able values that identify this environment and suffice to build it again.
@@ -394,10 +357,11 @@ class RoboHiveEnv(EnvBase):
         """
         rendering = {"rendering": self._renderer.provenance()} if self._renderer else {}
         other_id = {} if self.robohive_id == self.env_name else {"robohive_id": self.robohive_id}
+        env_kwargs = {**self._env_kwargs, **({"keep_fatigue": True} if self._keep_fatigue else {})}
         return {
             "env_name": self.env_name,
             **other_id,
-            "env_kwargs": json.loads(json.dumps(self._env_kwargs, default=repr)),
+            "env_kwargs": json.loads(json.dumps(env_kwargs, default=repr)),
             "frame_skip": int(self._env.frame_skip),
             "dt": float(self.dt),
             "horizon": self.horizon,
@@ -420,6 +384,7 @@ class RoboHiveEnv(EnvBase):
                 self._renderer = None
             env = self._env
             closed = ClosedSimulator(self.env_name)
+            self._state = closed
             self._env = closed
             self._model = closed
             self._data = closed

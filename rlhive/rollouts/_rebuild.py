@@ -22,6 +22,7 @@ ALLOWED_ENV_KWARGS = {
     "from_pixels",
     "image_size",
     "interact_site",
+    "keep_fatigue",
     "max_episode_steps",
     "obj_goal",
     "obj_init",
