@@ -95,6 +95,11 @@ class EpisodeState:
         self._keep_fatigue = keep_fatigue
         self.sizes = {key: len(values) for key, values in self._read().items()}
 
+    @property
+    def task_parts(self) -> tuple[str, ...]:
+        """Names of the parts of a checkpoint that the simulator does not hold: attributes, fatigue, generator."""
+        return tuple(name for name in self.sizes if name not in ("integration", "observation", *self._fields))
+
     # --- resets ---
 
     def seed(self, seed: int | None) -> None:

@@ -348,6 +348,16 @@ class RoboHiveEnv(EnvBase):
         self._elapsed = round(self._data.time / self.dt)
         return self._start_tensordict(observation)
 
+    def observation_parts(self) -> dict[str, slice]:
+        """Return which elements of the observation are which part of RoboHive's, ``{"robot_jnt": slice(0, 9), …}``."""
+        ends = np.cumsum([np.size(self._env.obs_dict[key]) for key in self._env.obs_keys]).tolist()
+        return {key: slice(start, end) for key, start, end in zip(self._env.obs_keys, [0, *ends], ends, strict=False)}
+
+    def task_state_names(self) -> tuple[str, ...]:
+        """Return the parts of a state that RoboHive keeps outside the simulator, ``("target_jnt_value",)``."""
+        names: tuple[str, ...] = self._state.task_parts
+        return names
+
     def provenance(self) -> dict[str, Any]:
         """Return the JSON-able values that identify this environment and suffice to build it again.
 

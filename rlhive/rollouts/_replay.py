@@ -222,7 +222,7 @@ def replay_episode(env: EnvBase, record: EpisodeRecord, *, tolerance: float = TO
     """
     if not record.start_state and record.seed is None:
         return EpisodeReplay(record.episode, IMPOSSIBLE, reason="neither start state nor seed was recorded")
-    comparison = _Comparison(record, tolerance)
+    comparison = _Comparison(record, tolerance, env)
     step = -1
     try:
         # The seed restores what RoboHive draws besides the recorded state: sensor noise.
@@ -239,14 +239,17 @@ def replay_episode(env: EnvBase, record: EpisodeRecord, *, tolerance: float = TO
             comparison.compare_outcome(td, step)
     except (RLHiveError, ValueError) as error:
         comparison.diverge(max(step, 0), str(error))
+    except Exception as error:  # a state of a stranger may lead RoboHive's code anywhere
+        comparison.diverge(max(step, 0), f"the environment failed: {type(error).__name__}: {error}")
     return comparison.result()
 
 
 class _Comparison:
     """Differences between a recorded episode and its replay, collected step by step."""
 
-    def __init__(self, record: EpisodeRecord, tolerance: float):
+    def __init__(self, record: EpisodeRecord, tolerance: float, env: EnvBase):
         self._record = record
+        self._env = env
         self._tolerance = tolerance
         self._errors = {"observation": 0.0, "reward": 0.0}
         self._is_bit_exact = True
@@ -296,11 +299,24 @@ class _Comparison:
         self._is_bit_exact = False
         float64 = np.dtype(np.float64)
         with np.errstate(invalid="ignore"):
-            error = float(np.abs(cast_array(replayed, float64) - cast_array(stored, float64)).max())
+            errors = np.abs(cast_array(replayed, float64) - cast_array(stored, float64))
+        error = float(errors.max())
         error = error if np.isfinite(error) else np.inf
         self._errors[kind] = max(self._errors[kind], error)
         if error > self._tolerance:
-            self.diverge(step, f"{column} differs by {error:.3g}")
+            self.diverge(step, f"{column} differs by {error:.3g}{self._explain(column, errors)}")
+
+    def _explain(self, column: str, errors: np.ndarray) -> str:
+        """Return which parts of a RoboHive observation differ, and what the task keeps outside the simulator."""
+        from rlhive.envs import RoboHiveEnv  # needed only here, and RoboHive takes seconds to import
+
+        if column != keys.OBSERVATION or not isinstance(self._env, RoboHiveEnv):
+            return ""
+        parts = self._env.observation_parts().items()
+        differing = [name for name, part in parts if not (errors.reshape(-1)[part] <= self._tolerance).all()]
+        outside = self._env.task_state_names()
+        note = f"; outside the simulator this task keeps {', '.join(outside)}" if outside else ""
+        return f" in {', '.join(differing)}{note}"
 
 
 #: Arguments of a worker: run id, task of the run, some of its episodes, tolerance.

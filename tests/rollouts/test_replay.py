@@ -173,3 +173,23 @@ def test_the_command_prints_and_stores_the_certificate_and_show_prints_it(versio
     assert "certificate  none; make it: rlhive replay" in shown[0]
     assert "2 of 6 episodes replayed in ToyPoint-v0: 2 bit-exact" in shown[1].replace("\n", " ")
     assert [path.name for path in store.glob(".certificates/*")] == [f"{Manifest.read(version).fingerprint}.json"]
+
+
+def test_a_verdict_names_the_parts_of_the_observation_and_what_is_outside_the_simulator():
+    env = make_env("baoding-v1", seed=0, max_episode_steps=12)
+    record = record_episode(env, "random", 4)
+    record.columns["observation"][6, 1] += 1e-3
+
+    assert replay_episode(env, replace(record, seed=None)).reason == (
+        "observation differs by 0.001 in hand_pos; outside the simulator this task keeps counter"
+    )
+
+
+def test_a_state_that_leads_the_environment_astray_is_a_verdict():
+    env = make_env("baoding-v1", seed=0, max_episode_steps=12)
+    record = record_episode(env, "random", 4)
+
+    result = replay_episode(env, replace(record, start_state={**record.start_state, "counter": np.array([1e9])}))
+
+    assert (result.verdict, result.step) == ("diverges", 0)
+    assert "the environment failed: IndexError" in result.reason
