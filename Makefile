@@ -1,7 +1,7 @@
 # Every target does its own set-up. `make help` lists them.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-slow package fuzz torture memory lint setup latest matrix peers bench bench-sampling bench-export bench-import bench-training coverage results clean
+.PHONY: help quickstart test test-slow package fuzz torture memory lint setup docs latest matrix peers bench bench-sampling bench-export bench-import bench-training coverage results clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
@@ -52,6 +52,9 @@ package: $(UV_READY)  ## build the sdist and the wheel, and test the wheel with 
 
 setup: $(VENV)/assets  ## only build the environment, with RoboHive and its assets
 
+docs: $(VENV)/installed  ## build the documentation site into build/site, without network (1 min)
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs build/site
+
 latest:  ## run the tests with the newest versions that setup.py allows (its own environment, some minutes)
 	$(MAKE) test VENV=.venv-latest CONSTRAINTS=
 
@@ -100,7 +103,7 @@ clean:  ## remove what the set-up made inside this clone
 # The two stamps: a second call repeats nothing, a changed requirement starts again.
 $(VENV)/installed: setup.py constraints.txt | $(UV_READY)
 	$(UV) venv --quiet --allow-existing --python $(PYTHON) $(VENV)
-	$(UV) pip install --python $(BIN)/python $(CONSTRAINTS) --editable '.[robohive,train,pixels,formats,release,dev]'
+	$(UV) pip install --python $(BIN)/python $(CONSTRAINTS) --editable '.[robohive,train,pixels,formats,release,docs,dev]'
 	touch $@
 
 $(VENV)/assets: $(VENV)/installed

@@ -76,6 +76,12 @@ LOGGERS = {  # experiment loggers that `rlhive train logger=…` writes to throu
     "mlflow": ["mlflow"],
 }
 
+DOCS = [  # the documentation site; why these: docs/decisions/039-documentation-site.md
+    "furo",
+    "myst-parser",
+    "sphinx>=8",
+]
+
 DEV = [
     "hypothesis",
     "import-linter",
@@ -130,6 +136,7 @@ setup(
         "pixels": PIXELS,
         "formats": FORMATS,
         "release": RELEASE,
+        "docs": DOCS,
         "dev": DEV,
         **LOGGERS,
     },

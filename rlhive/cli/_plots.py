@@ -31,7 +31,7 @@ def plot(
     json_: Json = False,
 ) -> None:
     """Draw a dataset: returns, dimensions, coverage, and single episodes. Never runs a recipe."""
-    dataset = _open(name, split=split, where=where, version=version)
+    dataset = _find_dataset(name, split=split, where=where, version=version)
     chosen = figures if figures is not None else [] if episode is not None else ["returns", "dimensions", "coverage"]
     folder = output or Path(f"{dataset.name.rpartition('/')[2]}-plots")
     files = dataset.plot.save(folder, chosen, episode=episode, formats=formats or ["pdf", "png"])
@@ -49,12 +49,12 @@ def video(
     json_: Json = False,
 ) -> None:
     """Write a video of an episode: its stored pictures, or its states rendered by the simulator."""
-    dataset = _open(name, version=version)
+    dataset = _find_dataset(name, version=version)
     path = output or Path(f"{dataset.name.rpartition('/')[2]}-{episode}.mp4")
     _print_files([dataset.save_video(episode, path, camera=camera)], json_=json_)
 
 
-def _open(
+def _find_dataset(
     name: str, *, split: str | None = None, where: str | None = None, version: str | None = None
 ) -> "RoboHiveDataset":
     from rlhive import RoboHiveDataset

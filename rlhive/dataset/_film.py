@@ -1,7 +1,6 @@
 """A video of one recorded episode: its stored pictures, or its states rendered again by the simulator."""
 
 import contextlib
-import io
 from collections.abc import Generator, Mapping
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import numpy as np
 
 from rlhive import keys
 from rlhive.data import EpisodeRecord
-from rlhive.data.formats import write_video
+from rlhive.data.formats import write_gif, write_video
 from rlhive.dataset._loaders import iter_records
 from rlhive.dataset._view import DatasetView
 from rlhive.errors import InvalidOptionError, SchemaMismatchError, StoreNotWritableError
@@ -51,7 +50,7 @@ def save_video(view: DatasetView, episode: int, path: str | Path, *, camera: str
         path.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.closing(frames or _render_states(view, record, camera)) as pictures:
             if path.suffix == ".gif":
-                _write_gif(path, pictures, fps=view.manifest.fps or _UNKNOWN_FPS)
+                write_gif(path, pictures, fps=view.manifest.fps or _UNKNOWN_FPS)
             else:
                 with write_video(path, fps=view.manifest.fps or _UNKNOWN_FPS) as append:
                     for frame in pictures:
@@ -98,17 +97,3 @@ def _render_states(view: DatasetView, record: EpisodeRecord, camera: str | None)
                 yield view_camera.draw()
     finally:
         env.close()
-
-
-def _write_gif(path: Path, frames: Frames, *, fps: float) -> None:
-    from PIL import Image
-
-    first, *others = (Image.fromarray(frame) for frame in frames)
-    buffer = io.BytesIO()
-    first.save(buffer, "GIF", save_all=True, append_images=others, duration=1000 / fps, loop=0)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_bytes(buffer.getvalue())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -31,7 +31,6 @@ SINGLE_GOAL = (
     "franka_micro_close",
 )
 
-
 #: Episodes of a task with several goals, which take ten times as long as those of one goal.
 SEQUENCE_EPISODES = {"expert": 50, "medium": 100, "mixed": 150, "play": 150, "stitch": 150}
 
@@ -39,7 +38,7 @@ SEQUENCE_EPISODES = {"expert": 50, "medium": 100, "mixed": 150, "play": 150, "st
 SEQUENCES = ("kitchen_sequence2", "kitchen_sequence4")
 
 
-def make_mixed_policy(env: "EnvBase") -> Any:
+def build_mixed_policy(env: "EnvBase") -> Any:
     """Return the behaviour policy of the level "mixed"."""
     from rlhive.envs.experts import make_mixed_policy
 
@@ -62,13 +61,13 @@ def build_stitch_policy(env: "EnvBase") -> Any:
 
 def _benchmark_sequence_row(name: str) -> Task:
     recipe = Recipe(version="1.0.0", episodes=SEQUENCE_EPISODES, license="apache-2.0")
-    policies = {"mixed": make_mixed_policy, "play": build_play_policy, "stitch": build_stitch_policy}
+    policies = {"mixed": build_mixed_policy, "play": build_play_policy, "stitch": build_stitch_policy}
     return replace(TASKS[name], name=f"bench_{name}", recipe=recipe, policies=policies)
 
 
 def _benchmark_row(name: str) -> Task:
     recipe = Recipe(version="1.0.0", episodes=EPISODES, license="apache-2.0")
-    return replace(TASKS[name], name=f"bench_{name}", recipe=recipe, policies={"mixed": make_mixed_policy})
+    return replace(TASKS[name], name=f"bench_{name}", recipe=recipe, policies={"mixed": build_mixed_policy})
 
 
 #: The tasks by name.

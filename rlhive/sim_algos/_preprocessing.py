@@ -314,7 +314,7 @@ def resolve_reward_scale(configured: float | str, env_name: str, reward_std: flo
     """
     if configured != "auto":
         return float(configured)
-    task = _find_task(env_name)
+    task = _lookup_task(env_name)
     if task is not None and task.reference is not None and task.reference.expert is not None:
         gap = abs(task.reference.expert.return_mean - task.reference.random.return_mean)
         if gap > 0:
@@ -339,7 +339,7 @@ def resolve_discount(configured: float | str, env_name: str | None) -> float:
     """
     if configured != "auto":
         return float(configured)
-    task = _find_task(env_name) if env_name else None
+    task = _lookup_task(env_name) if env_name else None
     if task is None:
         _LOG.warning(
             "The horizon of %s is not known: gamma is %g. Set loss.gamma.", env_name or "this data", _USUAL_DISCOUNT
@@ -348,7 +348,7 @@ def resolve_discount(configured: float | str, env_name: str | None) -> float:
     return max(0.0, 1.0 - _DISCOUNTS_PER_HORIZON / task.horizon)
 
 
-def _find_task(env_name: str) -> Task | None:
+def _lookup_task(env_name: str) -> Task | None:
     """Return the task of a name or environment id; None if the catalogue has none."""
     try:
         return get_task(env_name)

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -132,3 +133,27 @@ def encode_png(picture: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, format="PNG", compress_level=1)
     return buffer.getvalue()
+
+
+def write_gif(path: Path, frames: Iterable[np.ndarray], *, fps: float) -> None:
+    """Write an animation that repeats; the file appears when it is complete.
+
+    Args:
+        path: File of the animation; its folder exists.
+        frames: Pictures uint8 ``[H, W, 3]``, RGB, all of one size; at least one. All are in memory at once.
+        fps: Frames per second.
+
+    Raises:
+        MissingExtraError: Pillow is not installed.
+    """
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise MissingExtraError(_MISSING.format("pillow")) from error
+    first, *others = (Image.fromarray(frame) for frame in frames)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        first.save(partial, "GIF", save_all=True, append_images=others, duration=1000 / fps, loop=0)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
