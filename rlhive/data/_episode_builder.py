@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from tensordict import TensorDictBase
 
-from rlhive.data._episodes import TERMINATED, TRUNCATED, EpisodeInfo, EpisodeRecord, pack_chunks
+from rlhive.data._episodes import TERMINATED, TRUNCATED, EpisodeInfo, EpisodeRecord, EpisodeStart, pack_chunks
 from rlhive.data._ragged import count_bytes
 from rlhive.data._schema import Schema
 from rlhive.data._trajectories import ChunkKey, OpenTrajectories, chunk_bounds, chunk_key
@@ -146,6 +146,8 @@ class EpisodeBuilder:
         accept: Called with each record, its schema and the prefix of error messages; raises SchemaMismatchError to
             refuse the record.
         make_chunks: Returns the list that keeps the chunks of an open episode, given the episode's metadata.
+        find_start: Returns the start of an episode that the environment noted, given the first transitions; None where
+            it noted none.
 
     Attributes:
         schema: Schema that every episode must have; None before the first one, unless it was given.
@@ -162,10 +164,12 @@ class EpisodeBuilder:
         context: Callable[[int], str] = "episode {}".format,
         accept: Callable[[EpisodeRecord, Schema, str], None] | None = None,
         make_chunks: Callable[[EpisodeInfo], ChunkList] = lambda _: ChunkList(),
+        find_start: Callable[[Leaves], EpisodeStart | None] = lambda _: None,
     ):
         self.schema = schema
         self.last_chunks = ChunkList()
         self._make_chunks = make_chunks
+        self._find_start = find_start
         self._marks_truncated = on_incomplete == "truncated"
         self._drop = drop
         self._ragged = ragged
@@ -250,8 +254,9 @@ class EpisodeBuilder:
         if batch.num_envs != 1 or not batch.num_steps:
             msg = f"{self.next_context}: expected one episode, batch size [T] with T >= 1, got {transitions.shape}."
             raise SchemaMismatchError(msg)
-        info = replace(info, start_state=info.start_state or batch.start_state(0, 0))
-        return self.add_arrays(batch.chunk(0, 0, batch.num_steps), info, ended=bool(batch.ends[0, -1]))
+        chunk = batch.chunk(0, 0, batch.num_steps)
+        info = self._complete_start(info, batch.start_state(0, 0), chunk)
+        return self.add_arrays(chunk, info, ended=bool(batch.ends[0, -1]))
 
     def add_arrays(self, leaves: Leaves, info: EpisodeInfo, *, ended: bool = False) -> Iterator[EpisodeRecord]:
         """Add all transitions of one episode as arrays ``[T, *shape]``, ``next`` twins included; yield its record."""
@@ -282,8 +287,7 @@ class EpisodeBuilder:
                 if episode is None and match_env_index and trajectory_ids is None:
                     yield from self._open.pop(key)
                 if episode is None:
-                    info = info_by_env(first_env + env)
-                    info = replace(info, start_state=info.start_state or batch.start_state(env, start))
+                    info = self._complete_start(info_by_env(first_env + env), batch.start_state(env, start), chunk)
                     truncated_start = batch.starts is not None and not batch.starts[env, start]
                     episode = _OpenEpisode(info, self._make_chunks(info), truncated_start=truncated_start)
                 if ends[env, stop - 1]:
@@ -292,6 +296,13 @@ class EpisodeBuilder:
                     yield episode
                 else:
                     self._keep_open(key, episode, chunk, observed)
+
+    def _complete_start(self, info: EpisodeInfo, state: Leaves, chunk: Leaves) -> EpisodeInfo:
+        """Add the seed and the start state that the data or the environment know, where the caller gave none."""
+        start = self._find_start(chunk)
+        known = state or (start.state if start else {})
+        seed = start.seed if start and info.seed is None and not info.start_state else info.seed
+        return replace(info, seed=seed, start_state=info.start_state or known)
 
     def _keep_open(self, key: ChunkKey, episode: _OpenEpisode, chunk: Leaves, observed: list[str]) -> None:
         # A copy: collectors write their next batch into the same memory.

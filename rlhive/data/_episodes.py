@@ -153,6 +153,19 @@ class EpisodeRecord:
 
 
 @dataclass(frozen=True)
+class EpisodeStart:
+    """Start of an episode, as an environment notes it at a reset.
+
+    Attributes:
+        seed: Seed that reproduces the episode; None where the environment was not seeded for it.
+        state: Simulator state before the first action; named flat float64 arrays.
+    """
+
+    seed: int | None
+    state: Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
 class EpisodeInfo:
     """Metadata of an episode that its transitions do not hold; see :class:`EpisodeRecord`.
 

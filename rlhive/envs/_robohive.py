@@ -11,7 +11,7 @@ TorchRL's own RoboHiveEnv is not used: it ignores frame_skip, does not seed, and
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +22,7 @@ from torchrl.envs import EnvBase
 
 from rlhive import keys
 from rlhive.envs._copying import reduce_env, restore_env
+from rlhive.envs._episode_starts import EpisodeStarts, NotedStart
 from rlhive.envs._episode_state import EpisodeState
 from rlhive.envs._loading import (
     ClosedSimulator,
@@ -169,6 +170,8 @@ class RoboHiveEnv(EnvBase):
         if render_options is not None:
             self._renderer = CameraRenderer(self._env.sim_obsd, render_options, self.device)
         self._state: Any = EpisodeState(self._env, env_name, self.horizon, keep_fatigue=keep_fatigue)
+        self._starts: EpisodeStarts | None = None
+        self._next_seed: int | None = None
         self._set_seed(seed)
         self._elapsed = 0
         self._make_specs()
@@ -211,6 +214,7 @@ class RoboHiveEnv(EnvBase):
     def _set_seed(self, seed: int | None) -> None:
         """Seed RoboHive's generator, which RoboHive's own reset(seed=…) does not do."""
         self._state.seed(seed)
+        self._next_seed = seed
 
     def _reset(self, tensordict: TensorDictBase | None = None, *, seed: int | None = None, **_: Any) -> TensorDictBase:
         if seed is not None:
@@ -218,7 +222,21 @@ class RoboHiveEnv(EnvBase):
         result = self._state.reset()
         self._elapsed = 0
         # Some Adroit tasks return the observation only, without an info dictionary.
-        return self._start_tensordict(result[0] if isinstance(result, tuple) else result)
+        start = self._start_tensordict(result[0] if isinstance(result, tuple) else result)
+        if self._starts is not None and not self._keep_fatigue:
+            self._starts.note(start[keys.OBSERVATION].numpy(force=True), self._next_seed, self.get_state())
+        self._next_seed = None
+        return start
+
+    def note_starts(self) -> Callable[[np.ndarray], NotedStart | None]:
+        """Remember seed and state of the latest 256 resets from now on, for a recorder.
+
+        Returns:
+            Function that takes the observation of a reset and returns ``(seed, state)`` once; None where there was no
+            such reset. The seed is None where the environment was not seeded for the episode.
+        """
+        self._starts = self._starts or EpisodeStarts()
+        return self._starts.take
 
     def _start_tensordict(self, observation: np.ndarray) -> TensorDict:
         """Return the TensorDict of a state that follows a reset or :meth:`set_state`, not a step."""

@@ -5,11 +5,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from rlhive.cli import app
 from rlhive.data._episodes import EpisodeRecord, pack
 from rlhive.data._schema import Schema
+from rlhive.data.recording import Recorder
+from rlhive.data.versions import read_records
 from rlhive.data.versions._certificate import read_certificate
 from rlhive.data.versions._manifest import Manifest
 from rlhive.envs._make import make_env, make_policy
@@ -193,3 +196,33 @@ def test_a_state_that_leads_the_environment_astray_is_a_verdict():
 
     assert (result.verdict, result.step) == ("diverges", 0)
     assert "the environment failed: IndexError" in result.reason
+
+
+@pytest.mark.parametrize("env_name", ["FrankaReachRandom-v0", "baoding-v1"])
+def test_a_recording_of_a_robohive_environment_can_be_replayed(env_name, tmp_path):
+    """As in the README: nobody passes seeds or start states."""
+    from torchrl.envs import RewardSum, TransformedEnv
+
+    env = TransformedEnv(make_env(env_name, seed=0, max_episode_steps=6), RewardSum())
+    with Recorder(tmp_path / "recording", env=env, policy="random") as recorder:
+        recorder.extend(env.rollout(6))
+        recorder.extend(torch.cat([env.rollout(6), env.rollout(6)]))
+        for seed in (5, 6):
+            env.set_seed(seed)
+            recorder.add_episode(env.rollout(6))
+    path = recorder.commit(license="mit", version="1.0.0", name="my/recording", store=tmp_path)
+
+    records = list(read_records(path, Manifest.read(path), ["train"]))
+    assert [record.seed for record in records] == [0, None, None, 5, 6]
+    certificate = replay(path, store=tmp_path, num_workers=1, progress=False)
+    assert certificate.verdicts["bit-exact"] == 5, certificate.notable
+
+
+def test_resets_before_the_recorder_give_no_start_state(tmp_path):
+    env = make_env("FrankaReachRandom-v0", seed=0, max_episode_steps=4)
+    before = env.rollout(4)
+    with Recorder(tmp_path / "recording", env=env) as recorder:
+        recorder.extend(before)
+        recorder.extend(env.rollout(4))
+
+    assert [bool(record.start_state) for record in recorder.recording.sorted_records()] == [False, True]

@@ -25,6 +25,7 @@ from rlhive.data.recording._journal import EpisodeJournal
 from rlhive.data.recording._plain_data import to_transition, to_transitions
 from rlhive.data.recording._recording import Recording
 from rlhive.data.recording._recover import commit_recording, find_recording, recover_interrupted
+from rlhive.data.recording._starts import find_start, watch_starts
 from rlhive.data.recording._writer import StreamWriter
 from rlhive.errors import DatasetExistsError, DatasetNotFoundError, SchemaMismatchError
 
@@ -47,6 +48,10 @@ class Recorder:
 
     A robot may know neither reward nor success, end flags, seed and start state; ``"next"`` may be missing as a whole.
     What nobody recorded is null in the episode table; an episode without an end flag ends as ``on_incomplete`` says.
+
+    With ``env=RoboHiveEnv(…)``, the start state of each of its episodes is recorded, and the seed where the environment
+    was seeded for the episode, so that ``rlhive replay`` can step them again. Resets that came before the recorder, and
+    environments in other processes, give none.
 
     Where the environment gives the simulator state below ``state``, as ``RoboHiveEnv(…, state=True)`` does, the state
     in the first row is the episode's start state; ``drop=(*BOOKKEEPING, "state")`` leaves out the states of all rows.
@@ -122,7 +127,7 @@ class Recorder:
         on_incomplete = _renamed_cut_as(on_incomplete, cut_as)
         names = require_names(ragged, "ragged")
         config = RecorderConfig(split, policy_name(run), schema, on_incomplete, tuple(drop), names)
-        self._attach(path, dataset_name, run, config, store)
+        self._attach(path, dataset_name, run, config, store, watch_starts(env))
 
     @classmethod
     def resume(
@@ -167,15 +172,22 @@ class Recorder:
         on_incomplete = _renamed_cut_as(on_incomplete, cut_as)
         names = require_names(ragged, "ragged")
         config = RecorderConfig(split, policy_name(run), schema, on_incomplete, tuple(drop), names)
-        return _attach_recorder(recording.path, recording.name, run, config, store)
+        return _attach_recorder(recording.path, recording.name, run, config, store, watch_starts(env))
 
     def _attach(
-        self, path: Path, name: str, run: Mapping[str, Any], config: RecorderConfig, store: Path | None
+        self,
+        path: Path,
+        name: str,
+        run: Mapping[str, Any],
+        config: RecorderConfig,
+        store: Path | None,
+        take_start: Any,
     ) -> None:
         self.recording = Recording.create(path, provenance=run, name=name)
         self._run = dict(run)
         self._config = config
         self._store = store
+        self._take_start = take_start
         self._journals: weakref.WeakSet[EpisodeJournal] = weakref.WeakSet()
         self._start_process()
 
@@ -198,6 +210,7 @@ class Recorder:
             "ragged": self._config.ragged,
             "context": lambda _: self._next_context,
             "accept": self.recording.accept,
+            "find_start": lambda chunk: find_start(self._take_start, chunk),
         }
 
     def _make_journal(self, info: EpisodeInfo) -> EpisodeJournal:
@@ -493,11 +506,16 @@ class Recorder:
 
 
 def _attach_recorder(
-    path: Path, name: str, run: Mapping[str, Any], config: RecorderConfig, store: Path | None
+    path: Path,
+    name: str,
+    run: Mapping[str, Any],
+    config: RecorderConfig,
+    store: Path | None,
+    take_start: Any = None,
 ) -> Recorder:
     """Return a recorder for an existing recording."""
     recorder = Recorder.__new__(Recorder)
-    recorder._attach(path, name, run, config, store)
+    recorder._attach(path, name, run, config, store, take_start)
     return recorder
 
 
