@@ -95,7 +95,7 @@ def test_shifts_are_those_of_numpy_with_a_repeated_border() -> None:
 
 @pytest.mark.parametrize("model", ["bc", "td3_bc", "sac", "fql", "iql"])
 def test_an_encoder_gets_the_gradient_of_the_losses_that_an_algorithm_names(model) -> None:
-    small = ["network=small", *([] if model == "bc" else ["network.critic_hidden_sizes=[64]"])]
+    small = ["network=small", *([] if model == "bc" else ["network.critic_hidden_sizes=[64]", "loss.gamma=0.9"])]
     config = make_config(model, overrides=["encoder=cnn", *small])
     config["encoder"] |= ENCODER
     mean = torch.zeros(1, dtype=torch.float64)
