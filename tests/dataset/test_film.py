@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
-from PIL import Image
 from tensordict import TensorDict
 
 from rlhive import Recorder, RoboHiveDataset
 from rlhive.errors import InvalidOptionError, SchemaMismatchError, StoreNotWritableError
+
+Image = pytest.importorskip("PIL.Image")
 
 
 @pytest.fixture

@@ -9,6 +9,8 @@ from rlhive.dataset import _plots
 from rlhive.dataset._plots import project, summarize_dimensions
 from rlhive.errors import InvalidOptionError, SchemaMismatchError, StoreNotWritableError
 
+pytest.importorskip("matplotlib")
+
 
 def test_the_histogram_counts_every_return_of_every_split(filled) -> None:
     dataset = RoboHiveDataset("toy_point")
