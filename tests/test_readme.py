@@ -43,10 +43,11 @@ def test_every_command_exists():
 
 
 @pytest.mark.parametrize("code", list(python_blocks()))
-def test_every_python_block_runs(code):
+def test_every_python_block_runs(code, tmp_path, monkeypatch):
     """On the toy where a block would collect a kitchen: 300 episodes are the quickstart's job."""
     from rlhive.envs import _tasks
 
+    monkeypatch.chdir(tmp_path)  # for the files that a block writes
     code = code.replace("kitchen_knob1", "toy_point").replace('{"random": 100}', '{"random": 2}')
     scope = {}
 
