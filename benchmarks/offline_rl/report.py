@@ -101,7 +101,7 @@ def _aggregate_table(cells: Cells, algorithms: Sequence[str]) -> list[str]:
     if not num_cells:
         return ["No task and split has all algorithms yet: no statistics over them."]
     lines = [
-        f"Over the {num_cells} tasks and splits that all algorithms have:",
+        f"Over the tasks and splits that all algorithms have, {num_cells} in number:",
         "",
         "| algorithm | interquartile mean (95 % interval) | probability of improvement over bc (95 % interval) |",
         "|---|---:|---:|",

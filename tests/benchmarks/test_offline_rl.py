@@ -37,7 +37,7 @@ def test_missing_cells_are_run_and_others_left_alone(filled, tmp_path, monkeypat
     score = dataset_score(content)
     assert "| toy_point | medium | 8 |" in text
     assert f" {score:.0f} (" in text
-    assert "Over the 1 tasks and splits that all algorithms have" in text
+    assert "Over the tasks and splits that all algorithms have, 1 in number" in text
     assert (tmp_path / "docs" / "profile.pdf").stat().st_size > 1000
     first[0].unlink()
     text = report.main(["--cells", str(tmp_path), "--output", str(tmp_path / "docs")])
