@@ -32,9 +32,9 @@ def plot(
 ) -> None:
     """Draw a dataset: returns, dimensions, coverage, and single episodes. Never runs a recipe."""
     dataset = _find_dataset(name, split=split, where=where, version=version)
-    chosen = figures if figures is not None else [] if episode is not None else ["returns", "dimensions", "coverage"]
+    names = figures if figures is not None else [] if episode is not None else ["returns", "dimensions", "coverage"]
     folder = output or Path(f"{dataset.name.rpartition('/')[2]}-plots")
-    files = dataset.plot.save(folder, chosen, episode=episode, formats=formats or ["pdf", "png"])
+    files = dataset.plot.save(folder, names, episode=episode, formats=formats or ["pdf", "png"])
     _print_files(files, json_=json_)
 
 

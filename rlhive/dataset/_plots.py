@@ -320,13 +320,13 @@ class DatasetPlots:
         table = self._view.read_episode_table()
         splits = dict(zip(table["episode"].to_pylist(), table["split"].to_pylist(), strict=True))
         step = -(-len(splits) // MAX_EPISODES)
-        chosen = [
+        episode_ids = [
             episode
             for split in self._view.splits
             for episode in [number for number, name in splits.items() if name == split][::step]
         ]
         rows: dict[str, dict[str, list[np.ndarray]]] = {}
-        for record in iter_records(self._view.select(chosen) if step > 1 else self._view):
+        for record in iter_records(self._view.select(episode_ids) if step > 1 else self._view):
             columns = rows.setdefault(splits[record.episode], {name: [] for name in names})
             for name in names:
                 columns[name].append(to_numbers(record.columns[name]).reshape(record.length, -1))
@@ -368,8 +368,8 @@ def _picture_columns(schema: Schema) -> list[str]:
 
 def _draw_pictures(axis: Any, frames: np.ndarray, name: str) -> None:
     """Draw some pictures of an episode side by side; of several cameras, one below the other."""
-    chosen = frames[np.linspace(0, len(frames) - 1, min(_NUM_FRAMES, len(frames))).round().astype(int)]
-    cameras = chosen.reshape(len(chosen), -1, *chosen.shape[-3:])
+    sampled = frames[np.linspace(0, len(frames) - 1, min(_NUM_FRAMES, len(frames))).round().astype(int)]
+    cameras = sampled.reshape(len(sampled), -1, *sampled.shape[-3:])
     axis.imshow(np.concatenate([np.concatenate(list(row), axis=0) for row in cameras], axis=1))
     axis.set_axis_off()
     axis.set_title(_escape(name), fontsize=FONT_SIZE - 1, loc="left")

@@ -108,9 +108,10 @@ class TaskPolicy:
             self._act.observe_reward(reward)
 
     def parameters(self) -> dict[str, Any]:
-        """Return the callable's own parameters, if any, the level and the factory's ``module:name``, JSON-able."""
-        own = self._act.parameters() if hasattr(self._act, "parameters") else {}
-        return {**(own if isinstance(own, dict) else {}), "level": self.name, "policy": self._factory_name}
+        """Return the callable's parameters, if it has any, the level and the factory's ``module:name``, JSON-able."""
+        parameters = self._act.parameters() if hasattr(self._act, "parameters") else {}
+        parameters = parameters if isinstance(parameters, dict) else {}  # a torch module's are tensors
+        return {**parameters, "level": self.name, "policy": self._factory_name}
 
     def __call__(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Write ``action`` into a TensorDict and return it."""
