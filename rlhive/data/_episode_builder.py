@@ -300,9 +300,9 @@ class EpisodeBuilder:
     def _complete_start(self, info: EpisodeInfo, state: Leaves, chunk: Leaves) -> EpisodeInfo:
         """Add the seed and the start state that the data or the environment know, where the caller gave none."""
         start = self._find_start(chunk)
-        known = state or (start.state if start else {})
+        start_state = info.start_state or state or (start.state if start else {})
         seed = start.seed if start and info.seed is None and not info.start_state else info.seed
-        return replace(info, seed=seed, start_state=info.start_state or known)
+        return replace(info, seed=seed, start_state=start_state)
 
     def _keep_open(self, key: ChunkKey, episode: _OpenEpisode, chunk: Leaves, observed: list[str]) -> None:
         # A copy: collectors write their next batch into the same memory.

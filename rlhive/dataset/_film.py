@@ -7,11 +7,18 @@ from pathlib import Path
 import numpy as np
 
 from rlhive import keys
+from rlhive._text import printable
 from rlhive.data import EpisodeRecord
 from rlhive.data.formats import write_gif, write_video
 from rlhive.dataset._loaders import iter_records
 from rlhive.dataset._view import DatasetView
-from rlhive.errors import InvalidOptionError, SchemaMismatchError, StoreNotWritableError
+from rlhive.errors import (
+    InvalidOptionError,
+    ReplayRefusedError,
+    RLHiveError,
+    SchemaMismatchError,
+    StoreNotWritableError,
+)
 
 #: Pictures uint8 ``[H, W, 3]``, one after the other.
 Frames = Generator[np.ndarray, None, None]
@@ -36,7 +43,8 @@ def save_video(view: DatasetView, episode: int, path: str | Path, *, camera: str
     Raises:
         InvalidOptionError: The suffix is another one, or the environment has no such camera.
         SchemaMismatchError: The dataset has no such episode, or it holds neither pictures nor a start state and a seed.
-        ReplayRefusedError: The manifest names an environment that it may not.
+        ReplayRefusedError: The manifest names an environment that it may not, or the episode cannot be stepped again.
+        MissingExtraError: Pillow or PyAV is not installed.
         RoboHiveMissingError, RenderingUnavailableError: The simulator or OpenGL is not installed here.
         StoreNotWritableError: The file cannot be written.
     """
@@ -90,10 +98,21 @@ def _render_states(view: DatasetView, record: EpisodeRecord, camera: str | None)
             "which it could be rendered"
         )
         raise SchemaMismatchError(msg)
-    env = build_recorded_env(tasks_by_run(view.manifest)[record.run])
+    tasks = tasks_by_run(view.manifest)
+    if record.run not in tasks:
+        msg = (
+            f"Episode {record.episode} of {view.manifest.name}: its run is not in the manifest, expected {list(tasks)}"
+        )
+        raise SchemaMismatchError(printable(msg))
+    env = build_recorded_env(tasks[record.run])
     try:
-        with torch.no_grad(), open_camera(env, camera) as view_camera:
+        with torch.no_grad(), open_camera(env, camera) as episode_camera:
             for _ in step_recorded_actions(env, record):
-                yield view_camera.draw()
+                yield episode_camera.draw()
+    except RLHiveError:
+        raise
+    except Exception as error:  # a state of a stranger may lead RoboHive's code anywhere
+        msg = f"Episode {record.episode} of {view.manifest.name} cannot be stepped again: {error}"
+        raise ReplayRefusedError(printable(msg)) from error
     finally:
         env.close()

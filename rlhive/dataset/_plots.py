@@ -32,6 +32,8 @@ SATURATED = 0.05
 
 _NUM_BINS = 30
 _NUM_FRAMES = 6
+#: Standard deviations at which the colours of an observation end.
+_LARGEST_SCORE = 3.0
 #: Percentiles of a dimension's thin and thick line and its dot.
 _PERCENTILES = (1, 10, 50, 90, 99)
 
@@ -176,7 +178,8 @@ class DatasetPlots:
             rows = to_numbers(record.columns[name]).reshape(record.length, -1).astype(np.float64)
             is_action = name == keys.ACTION
             shown = rows if is_action else self._standardise(name, rows)
-            image = _draw_matrix(axis, shown, time, limit=_limit(shown, 1.0 if is_action else 3.0))
+            limit = max(1.0, np.abs(shown[np.isfinite(shown)]).max(initial=0.0)) if is_action else _LARGEST_SCORE
+            image = _draw_matrix(axis, shown, time, limit=float(limit))
             axis.set_ylabel(_escape(name))
             bar = figure.colorbar(image, ax=axis, pad=0.01)
             bar.set_label("" if is_action else "std", fontsize=FONT_SIZE - 1)
@@ -224,6 +227,7 @@ class DatasetPlots:
 
         Raises:
             InvalidOptionError: The dataset has no such column of numbers.
+            SchemaMismatchError: None of its rows is finite.
             MissingExtraError: Matplotlib is not installed.
         """
         names = _vector_columns(self._view.manifest.schema)
@@ -232,6 +236,9 @@ class DatasetPlots:
             raise InvalidOptionError(msg)
         by_split = {split: columns[key] for split, columns in self._read_rows([key]).items()}
         by_split = {split: rows[np.isfinite(rows).all(axis=1)] for split, rows in by_split.items()}
+        if not any(map(len, by_split.values())):
+            msg = f"{self._view.manifest.name}: expected finite numbers in {key}, got none"
+            raise SchemaMismatchError(msg)
         points, fractions = project(np.concatenate(list(by_split.values())))
         bounds = np.cumsum([0, *map(len, by_split.values())])
         figure, axes = make_figure(1, 1, height=3.2)
@@ -394,10 +401,6 @@ def _draw_matrix(axis: Any, rows: np.ndarray, time: np.ndarray, *, limit: float)
     return axis.imshow(
         rows.T, aspect="auto", cmap="PuOr", vmin=-limit, vmax=limit, extent=extent, interpolation="nearest"
     )
-
-
-def _limit(rows: np.ndarray, least: float) -> float:
-    return max(least, float(np.abs(rows[np.isfinite(rows)]).max(initial=0.0))) if least == 1.0 else least
 
 
 def _draw_dimensions(axis: Any, summary: DimensionSummary, index: int, num_splits: int, label: str) -> None:

@@ -19,7 +19,12 @@ if TYPE_CHECKING:
         wilson_interval as wilson_interval,
     )
     from rlhive.rollouts._rebuild import build_recorded_env as build_recorded_env, tasks_by_run as tasks_by_run
-    from rlhive.rollouts._replay import check as check, replay as replay, replay_episode as replay_episode
+    from rlhive.rollouts._replay import (
+        check as check,
+        replay as replay,
+        replay_episode as replay_episode,
+        step_recorded_actions as step_recorded_actions,
+    )
     from rlhive.rollouts._rollout import (
         DivergedRollout as DivergedRollout,
         Rollout as Rollout,
@@ -28,6 +33,5 @@ if TYPE_CHECKING:
         rollout_episode as rollout_episode,
         try_rollout as try_rollout,
     )
-    from rlhive.rollouts._video import step_recorded_actions as step_recorded_actions
 else:
     __getattr__, __dir__, __all__ = attach(__name__, __file__)

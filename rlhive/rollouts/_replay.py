@@ -223,25 +223,36 @@ def replay_episode(env: EnvBase, record: EpisodeRecord, *, tolerance: float = TO
     if not record.start_state and record.seed is None:
         return EpisodeReplay(record.episode, IMPOSSIBLE, reason="neither start state nor seed was recorded")
     comparison = _Comparison(record, tolerance, env)
-    step = -1
+    step = 0
     try:
-        # The seed restores what RoboHive draws besides the recorded state: sensor noise.
-        env.set_seed(0 if record.seed is None else record.seed)
-        td = env.reset()
-        if record.start_state:
-            # The first step needs the other entries of the reset, such as a transform's step count.
-            td = td.update(env.set_state(dict(record.start_state)))
-        comparison.compare_state(td, -1)
-        for step in range(record.length):
-            action = array_to_tensor(np.array(record.columns[keys.ACTION][step]))
-            td = env.step(td.set(keys.ACTION, action))[keys.NEXT]
-            comparison.compare_state(td, step)
-            comparison.compare_outcome(td, step)
+        for step, td in enumerate(step_recorded_actions(env, record)):
+            comparison.compare_state(td, step - 1)
+            if step:
+                comparison.compare_outcome(td, step - 1)
     except (RLHiveError, ValueError) as error:
-        comparison.diverge(max(step, 0), str(error))
+        comparison.diverge(step, str(error))
     except Exception as error:  # a state of a stranger may lead RoboHive's code anywhere
-        comparison.diverge(max(step, 0), f"the environment failed: {type(error).__name__}: {error}")
+        comparison.diverge(step, f"the environment failed: {type(error).__name__}: {error}")
     return comparison.result()
+
+
+def step_recorded_actions(env: EnvBase, record: EpisodeRecord) -> Iterator[TensorDictBase]:
+    """Step the actions of a recorded episode again, and yield the TensorDict of each of its states.
+
+    Args:
+        env: Environment of the episode; it is in the yielded state until the next one is asked for.
+        record: The episode, with a start state or a seed.
+    """
+    # The seed restores what RoboHive draws besides the recorded state: sensor noise.
+    env.set_seed(0 if record.seed is None else record.seed)
+    td = env.reset()
+    if record.start_state:
+        # The first step needs the other entries of the reset, such as a transform's step count.
+        td = td.update(env.set_state(dict(record.start_state)))
+    yield td
+    for action in record.columns[keys.ACTION]:
+        td = env.step(td.set(keys.ACTION, array_to_tensor(np.array(action))))[keys.NEXT]
+        yield td
 
 
 class _Comparison:

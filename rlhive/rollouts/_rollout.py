@@ -21,7 +21,7 @@ from rlhive import keys
 from rlhive._threads import torch_threads
 from rlhive.data import sum_exactly
 from rlhive.envs import Task, make_env
-from rlhive.errors import SimulationDivergedError
+from rlhive.errors import InvalidOptionError, SimulationDivergedError
 from rlhive.rollouts._worker import start_worker
 
 #: Seconds after which an idle worker process ends. A new one takes seconds to import torch and RoboHive.
@@ -179,28 +179,34 @@ def _run_part(
         env: The environment, after its reset.
         policy: Behaviour policy.
         state: TensorDict of the reset.
-        phase: The policy's ``recording_phase``. A part has one transition at least.
+        phase: The policy's ``recording_phase``.
         notify: Called in every state of the part.
 
     Returns:
         The transitions, and the simulator's state in which they begin.
+
+    Raises:
+        InvalidOptionError: No state is in the part.
     """
     steps: list[TensorDictBase] = []
-    start_state: dict[str, np.ndarray] = {}
+    start_state: dict[str, np.ndarray] | None = None
     is_done = False
     while not is_done:
         current = phase()
         if current == "after" and steps:
             break
-        if current != "before" and not steps:
+        if current != "before" and start_state is None:
             start_state = env.get_state()
             notify()
         state = env.step(policy(state))
-        if start_state:
+        if start_state is not None:
             steps.append(state.copy())
             notify()
         is_done = bool(state[keys.NEXT_DONE].any())
         state = step_mdp(state)
+    if start_state is None:
+        msg = "recording_phase() of the policy was 'before' in every state: expected at least one that is 'inside'"
+        raise InvalidOptionError(msg)
     for key in (keys.NEXT_TRUNCATED, keys.NEXT_DONE):
         steps[-1][key] = torch.ones_like(steps[-1][key])
     return torch.stack(steps), start_state

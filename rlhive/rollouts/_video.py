@@ -1,15 +1,10 @@
-"""Videos of evaluated episodes, at the control rate of the environment, and the states of recorded ones."""
+"""Videos of evaluated episodes: one MP4 file per episode, at the control rate of the environment."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from tensordict import TensorDictBase
 from torchrl.envs import EnvBase
 
-from rlhive import keys
-from rlhive.data import EpisodeRecord, array_to_tensor
 from rlhive.data.formats import require_av, write_video
 from rlhive.envs import open_camera
 from rlhive.errors import InvalidOptionError, SimulationDivergedError, StoreNotWritableError
@@ -71,20 +66,3 @@ def film_episode(env: EnvBase, policy: Policy, *, seed: int, video: VideoOptions
         except SimulationDivergedError as error:
             return DivergedRollout(seed=seed, step=error.step, reason=str(error))
     return rollout.episode_return, rollout.success
-
-
-def step_recorded_actions(env: EnvBase, record: EpisodeRecord) -> Iterator[TensorDictBase]:
-    """Step the actions of a recorded episode again, and yield the TensorDict of each of its states.
-
-    Args:
-        env: Environment of the episode; it is in the yielded state until the next one is asked for.
-        record: The episode, with a start state or a seed.
-    """
-    env.set_seed(0 if record.seed is None else record.seed)
-    td = env.reset()
-    if record.start_state:
-        td = td.update(env.set_state(dict(record.start_state)))
-    yield td
-    for action in record.columns[keys.ACTION]:
-        td = env.step(td.set(keys.ACTION, array_to_tensor(np.array(action))))[keys.NEXT]
-        yield td

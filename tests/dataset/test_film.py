@@ -1,11 +1,14 @@
 """Videos of recorded episodes."""
 
+import contextlib
+
 import numpy as np
 import pytest
 from tensordict import TensorDict
 
 from rlhive import Recorder, RoboHiveDataset
-from rlhive.errors import InvalidOptionError, SchemaMismatchError, StoreNotWritableError
+from rlhive.data.formats import write_gif
+from rlhive.errors import InvalidOptionError, ReplayRefusedError, SchemaMismatchError, StoreNotWritableError
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -86,3 +89,25 @@ def test_states_without_pictures_are_rendered_again(store, tmp_path) -> None:
     assert first.shape == (480, 640, 3)
     assert first.std() > 10
     assert np.abs(first - later).max() > 30  # the arm has moved
+
+
+def test_a_slow_recording_is_shown_within_the_limits_of_the_format(tmp_path) -> None:
+    write_gif(tmp_path / "a.gif", [np.full((4, 4, 3), shade, np.uint8) for shade in (0, 200)], fps=1e-6)
+    with Image.open(tmp_path / "a.gif") as gif:
+        assert gif.info["duration"] == 600_000
+
+
+def test_an_episode_that_cannot_be_stepped_again_is_refused_in_a_sentence(filled_toy, tmp_path, monkeypatch) -> None:
+    dataset = RoboHiveDataset("toy_point")
+
+    @contextlib.contextmanager
+    def open_camera(env, camera):
+        monkeypatch.setattr(type(env), "step", lambda *_: [][1])
+        yield type("Camera", (), {"draw": lambda self: np.zeros((8, 8, 3), np.uint8)})()
+
+    monkeypatch.setattr("rlhive.envs.open_camera", open_camera)
+    with pytest.raises(
+        ReplayRefusedError, match=r"Episode 0 of .*toy_point cannot be stepped again: list index out of"
+    ):
+        dataset.save_video(0, tmp_path / "a.gif")
+    assert not list(tmp_path.glob("*.gif*"))

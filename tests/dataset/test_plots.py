@@ -15,7 +15,7 @@ pytest.importorskip("matplotlib")
 def test_the_histogram_counts_every_return_of_every_split(filled) -> None:
     dataset = RoboHiveDataset("toy_point")
     (axis,) = dataset.plot.returns().axes
-    filled_bars = axis.containers if axis.containers else []
+    filled_bars = axis.containers
     counts = [int(sum(bar.get_height() for bar in container)) for container in filled_bars]
 
     assert counts == [8, 8, 8]
@@ -129,3 +129,10 @@ def test_what_was_not_recorded_is_not_drawn(filled) -> None:
     with pytest.raises(SchemaMismatchError, match="expected recorded returns, but no rewards were recorded"):
         dataset.plot.returns()
     assert [axis.get_ylabel() for axis in dataset.plot.episode(0).axes[:2]] == ["action", "observation"]
+
+
+def test_a_column_without_finite_numbers_is_named(filled, monkeypatch) -> None:
+    plots = RoboHiveDataset("toy_point").plot
+    monkeypatch.setattr(plots, "_read_rows", lambda names: {"expert": {names[0]: np.full((3, 2), np.nan)}})
+    with pytest.raises(SchemaMismatchError, match="toy_point: expected finite numbers in observation, got none"):
+        plots.coverage()

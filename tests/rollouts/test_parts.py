@@ -9,6 +9,7 @@ from rlhive.envs._custom import TaskPolicy
 from rlhive.envs._make import make_env, make_policy
 from rlhive.envs._subgoals import SubgoalTracker
 from rlhive.envs._tasks import get_task
+from rlhive.errors import InvalidOptionError
 from rlhive.rollouts._rollout import rollout_episode
 
 
@@ -52,6 +53,21 @@ def test_a_part_has_the_bits_of_the_whole_episode_and_its_own_end(begin, end):
         assert torch.equal(part.transitions[key], expected[key]), key
     assert all(np.array_equal(part.start_state[name], value) for name, value in states[begin].items())
     assert len(calls) == stop - begin + 1
+
+
+def test_a_part_of_an_environment_without_checkpoints_is_recorded(monkeypatch):
+    env = make_env("toy_point")
+    monkeypatch.setattr(env, "get_state", dict)
+    part = rollout_episode(env, Part(env, 2, 5), seed=7)
+    assert (len(part.transitions), part.start_state) == (3, {})
+
+
+def test_an_episode_without_a_part_is_refused():
+    env = make_env("toy_point")
+    with pytest.raises(
+        InvalidOptionError, match=r"was 'before' in every state: expected at least one that is 'inside'"
+    ):
+        rollout_episode(env, Part(env, 10**6, 10**6), seed=7)
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,8 @@ from rlhive.data.formats._memory_limits import FREE_BYTES, PICTURE_EXPANSION, Me
 from rlhive.data.formats._videos import decode_deep_png
 from rlhive.errors import MissingExtraError, SchemaMismatchError
 
+_LONGEST_GIF_MS = 600_000  # the format has 16 bits for hundredths of a second
+
 _MISSING = "Compressed pictures need {}: pip install 'rlhive[formats]'"
 
 
@@ -141,7 +143,7 @@ def write_gif(path: Path, frames: Iterable[np.ndarray], *, fps: float) -> None:
     Args:
         path: File of the animation; its folder exists.
         frames: Pictures uint8 ``[H, W, 3]``, RGB, all of one size; at least one. All are in memory at once.
-        fps: Frames per second.
+        fps: Frames per second; GIF shows a picture for 10 minutes at most.
 
     Raises:
         MissingExtraError: Pillow is not installed.
@@ -153,7 +155,9 @@ def write_gif(path: Path, frames: Iterable[np.ndarray], *, fps: float) -> None:
     first, *others = (Image.fromarray(frame) for frame in frames)
     partial = path.with_name(f".{path.name}.partial")
     try:
-        first.save(partial, "GIF", save_all=True, append_images=others, duration=1000 / fps, loop=0)
+        first.save(
+            partial, "GIF", save_all=True, append_images=others, duration=min(1000 / fps, _LONGEST_GIF_MS), loop=0
+        )
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

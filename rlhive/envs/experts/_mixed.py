@@ -87,7 +87,7 @@ class MixedPolicy(ScriptedPolicy):
             return self._expert.hold_still()
         if step in self._detour:
             return self._direction
-        return np.clip(self._expert.act() + self._noise[step], -1.0, 1.0)
+        return np.clip(self._expert.act() + self._noise[min(step, len(self._noise) - 1)], -1.0, 1.0)
 
 
 def make_mixed_policy(env: EnvBase) -> MixedPolicy:

@@ -204,9 +204,9 @@ def _find_skill(env: RoboHiveEnv, skills: Sequence[Skill], goal: OpenGoal) -> Sk
             for value, wanted in ((skill.start, goal.start), (skill.goal, goal.value))
         ):
             return replace(skill, start=goal.start, goal=goal.value)
-    known = ", ".join(f"{skill.joint} {skill.start:g} to {skill.goal:g}" for skill in skills)
+    possible_goals = ", ".join(f"{skill.joint} {skill.start:g} to {skill.goal:g}" for skill in skills)
     msg = (
         f"No scripted expert in {env.env_name} moves {goal.joint} from {goal.start:g} to {goal.value:g}: "
-        f"expected goals out of {known}."
+        f"expected goals out of {possible_goals}."
     )
     raise ValueError(msg)
