@@ -1,7 +1,7 @@
 # Every target does its own set-up. `make help` lists them.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-slow package fuzz torture memory lint setup docs latest matrix peers bench bench-sampling bench-export bench-import bench-training coverage results clean
+.PHONY: help quickstart test test-slow package fuzz torture memory lint setup assets docs latest matrix peers bench bench-sampling bench-export bench-import bench-training coverage results clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
@@ -52,6 +52,10 @@ package: $(UV_READY)  ## build the sdist and the wheel, and test the wheel with 
 
 setup: $(VENV)/assets  ## only build the environment, with RoboHive and its assets
 
+assets: $(VENV)/installed  ## install other simulation assets: ASSETS=git, or ASSETS=FOLDER that contains them
+	UV=$(abspath $(UV)) $(BIN)/rlhive setup $(if $(ASSETS),--assets $(ASSETS))
+	touch $(VENV)/assets
+
 docs: $(VENV)/installed  ## build the documentation site into build/site, without network (1 min)
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs build/site
 
@@ -86,7 +90,8 @@ bench-training: $(VENV)/installed  ## CPU time of gradient steps beside d3rlpy, 
 	$(BIN)/python -m benchmarks.report
 
 # Families whose assets are missing are counted as such: rlhive setup --assets git, or a folder that holds them.
-coverage: $(VENV)/assets  ## seeds, checkpoints and replays of all 438 state ids of RoboHive, bit for bit (30 min on one core)
+coverage: $(VENV)/assets  ## run all 524 ids of RoboHive; seeds, checkpoints and replays of the 438 with states, bit for bit (1 h on one core)
+	$(BIN)/python -m benchmarks.env_coverage --workers $(or $(WORKERS),1)
 	$(BIN)/python -m benchmarks.env_conformance --workers $(or $(WORKERS),1)
 
 results: $(VENV)/assets  ## run missing cells of the offline-RL table; TASKS="reach" SPLITS="medium mixed" ALGORITHMS="bc iql" SHARD=1/2
@@ -107,5 +112,4 @@ $(VENV)/installed: setup.py constraints.txt | $(UV_READY)
 	touch $@
 
 $(VENV)/assets: $(VENV)/installed
-	UV=$(abspath $(UV)) $(BIN)/rlhive setup
-	touch $@
+	$(MAKE) assets

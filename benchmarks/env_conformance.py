@@ -15,7 +15,6 @@ An outcome is "exact", or what differs, or "assets" where the simulation assets 
 import argparse
 import json
 import multiprocessing
-import re
 import sys
 import warnings
 from collections.abc import Iterable
@@ -29,14 +28,12 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from tqdm import tqdm
 
-from benchmarks.env_coverage import ENCODERS, family
+from benchmarks.env_coverage import ENCODERS, family, write_docs
 from rlhive import keys
 from rlhive.data import EpisodeRecord, Schema, pack
 from rlhive.errors import RLHiveError, RoboHiveMissingError
 
 RESULTS = Path(__file__).parent / "results" / "env_conformance.json"
-DOCS = Path(__file__).parent.parent / "docs" / "robohive.md"
-BEGIN, END = "<!-- benchmarks.env_conformance: begin -->", "<!-- benchmarks.env_conformance: end -->"
 
 HORIZON = 20
 CHECKPOINT_STEP = 8
@@ -44,16 +41,6 @@ EXACT = "exact"
 
 #: Parts of the checks, which are also the columns of the table.
 CHECKS = ("seeds", "checkpoint", "replay")
-
-#: Finer families than those of env_coverage for Myo's ids; the first pattern that matches counts.
-MYO = {
-    "MyoDM (MyoHand*)": r"Myo(Hand|Leg)",
-    "MyoChallenge": r"myoChallenge",
-    "Myo with fatigue (myoFati*)": r"myoFati",
-    "Myo legs": r"myo(Sarc|Reaf)?Leg",
-    "Myo hands, fingers, elbows": r"myo",
-    "Motor fingers": r"motor",
-}
 
 
 @dataclass(frozen=True)
@@ -174,14 +161,6 @@ def find_difference(expected: list[TensorDictBase], got: list[TensorDictBase]) -
     return ""
 
 
-def group(env_name: str) -> str:
-    """Return the family of an id in the table."""
-    name = family(env_name)
-    if not name.startswith("Myo"):
-        return name
-    return next(myo for myo, pattern in MYO.items() if re.match(pattern, env_name))
-
-
 def state_ids() -> list[str]:
     """Return RoboHive's ids that observe states: those without encoders and pictures."""
     from rlhive.envs._loading import registered_specs
@@ -193,7 +172,7 @@ def format_table(outcomes: Iterable[Outcome]) -> str:
     """Return a Markdown table: per family the ids whose outcome is exact, of those whose assets are installed."""
     rows: dict[str, list[Outcome]] = {}
     for outcome in outcomes:
-        rows.setdefault(group(outcome.env_name), []).append(outcome)
+        rows.setdefault(family(outcome.env_name), []).append(outcome)
     lines = ["| family | ids | same seed, same episode | checkpoint | replay |", "|---|---|---|---|---|"]
     for name, of_family in rows.items():
         installed = [outcome for outcome in of_family if outcome.seeds != "assets"]
@@ -201,14 +180,6 @@ def format_table(outcomes: Iterable[Outcome]) -> str:
         cells = [f"{count} of {len(installed)}" if installed else "no assets" for count in counts]
         lines.append(f"| {name} | {len(of_family)} | {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-def write_docs(table: str) -> None:
-    """Put the table between the markers in docs/robohive.md."""
-    text = DOCS.read_text(encoding="utf-8")
-    head, _, rest = text.partition(BEGIN)
-    _, _, tail = rest.partition(END)
-    DOCS.write_text(f"{head}{BEGIN}\n{table}\n{END}{tail}", encoding="utf-8")
 
 
 def main() -> None:
@@ -227,7 +198,7 @@ def main() -> None:
             print(json.dumps(asdict(outcome)))
     if not options.ids:
         RESULTS.write_text(json.dumps([asdict(outcome) for outcome in outcomes], indent=1) + "\n", encoding="utf-8")
-        write_docs(table)
+        write_docs("env_conformance", table)
     sys.exit(any(not outcome.is_exact and outcome.seeds != "assets" for outcome in outcomes))
 
 

@@ -37,8 +37,11 @@ ASSETS_WHEEL = "robohive==0.5.0"
 ASSETS_WHEEL_SHA256 = "76d53e45a06a428ea893585f300969089c2c97923ef75c0f0aa726afe7568415"
 ASSETS_PREFIX = "robohive/simhive/"
 
-#: Tree hash → source, for the trees that were inspected by hand.
-KNOWN_TREES = {"d0d22b88c13eadb2021b2409aeaa262d853cd813bceb46e00d903ded96660ccd": "pypi"}
+#: Tree hash → source, for the trees that were inspected by hand. "git" is the tree of all pinned repositories.
+KNOWN_TREES = {
+    "d0d22b88c13eadb2021b2409aeaa262d853cd813bceb46e00d903ded96660ccd": "pypi",
+    "449212f6eeca495eb0f517319a994803369f6ca2c531d39a8af646ff3305f786": "git",
+}
 
 #: The repositories that RoboHive 0.7.0 pins in its robohive_init, copied here so that RLHive records what it trusts.
 REPOSITORIES = {
@@ -67,7 +70,7 @@ class AssetsRecord:
     """Origin of the installed assets.
 
     Attributes:
-        source: "pypi", "git" or the folder that the assets were copied from.
+        source: "pypi", "git" or the folder that the assets were copied from. A copy of a known tree has its source.
         tree_hash: Hash of all files, as :func:`tree_hash` computes it.
         known: Whether RLHive recorded this hash. A modified tree never has a known hash.
     """
@@ -93,16 +96,19 @@ def verify_assets(simhive: Path) -> AssetsRecord | None:
     """Return the record of the installed assets; None if they are absent, damaged or of unknown origin."""
     if not _has_version(simhive):
         return None
-    try:
-        record = AssetsRecord(**json.loads((simhive / RECORD_FILE).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        record = None
+    record = _read_assets_record(simhive)
     actual_hash = tree_hash(simhive)
     if record is not None:
         return record if record.tree_hash == actual_hash else None
     if actual_hash in KNOWN_TREES:
         return AssetsRecord(KNOWN_TREES[actual_hash], actual_hash, known=True)
     return AssetsRecord("git", actual_hash, known=True) if _is_robohive_init_tree(simhive) else None
+
+
+def find_damaged_source(simhive: Path) -> str | None:
+    """Return the source of installed assets whose files are not those that were installed; None if they are."""
+    record = _read_assets_record(simhive)
+    return None if record is None or record.tree_hash == tree_hash(simhive) else record.source
 
 
 def install_assets(package: Path, assets: str | Path, *, progress: bool = True) -> AssetsRecord:
@@ -178,10 +184,12 @@ def _fetch(source: str, work: Path, progress: bool) -> Path:
 def _check_and_mark(tree: Path, source: str) -> AssetsRecord:
     """Compare the tree with the known hashes, write the two marker files and flush everything to the disk."""
     actual_hash = tree_hash(tree)
-    if source == "pypi" and actual_hash not in KNOWN_TREES:
-        msg = f"The assets unpacked from {ASSETS_WHEEL} are damaged: expected a known tree hash, got {actual_hash}."
+    known_source = KNOWN_TREES.get(actual_hash)
+    if source in ("pypi", "git") and known_source != source:
+        origin = f"unpacked from {ASSETS_WHEEL}" if source == "pypi" else "cloned with git"
+        msg = f"The assets {origin} are damaged: expected a known tree hash, got {actual_hash}. Run again."
         raise AssetsCorruptError(msg)
-    record = AssetsRecord(source, actual_hash, known=source == "git" or actual_hash in KNOWN_TREES)
+    record = AssetsRecord(known_source or source, actual_hash, known=known_source is not None)
     (tree / VERSION_FILE).write_text(ROBOHIVE_VERSION, encoding="utf-8")
     (tree / RECORD_FILE).write_text(json.dumps(asdict(record), indent=2) + "\n", encoding="utf-8")
     # One sync for 1265 files is a hundred times cheaper than an fsync for each.
@@ -335,6 +343,13 @@ def _is_robohive_init_tree(simhive: Path) -> bool:
         )
     except (SetupFailedError, OSError):
         return False
+
+
+def _read_assets_record(simhive: Path) -> AssetsRecord | None:
+    try:
+        return AssetsRecord(**json.loads((simhive / RECORD_FILE).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
 
 
 def _has_version(simhive: Path) -> bool:

@@ -13,15 +13,20 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
+from rlhive.envs._assets import find_damaged_source
 from rlhive.envs._generators import seeded_numpy
 from rlhive.envs._install import package_folder, require_robohive
 from rlhive.envs._numpy_names import provide_numpy_names
 from rlhive.envs._robot import vectorize_robot
 from rlhive.envs._visual import VISUAL
-from rlhive.errors import EnvClosedError, EnvNotFoundError, InvalidOptionError, RoboHiveMissingError
+from rlhive.errors import AssetsCorruptError, EnvClosedError, EnvNotFoundError, InvalidOptionError, RoboHiveMissingError
 
 #: Suites that write their model beside the original, load it and delete it.
 _MODEL_WRITING_SUITES = ("robohive.envs.fm", "robohive.envs.myo.myodm", "robohive.envs.tcdm")
+
+
+#: Beginnings of the messages of MuJoCo's compiler.
+_MODEL_ERRORS = ("Error", "XML", "mj")
 
 
 class RoboHiveWarning(UserWarning):
@@ -55,6 +60,7 @@ def build_robohive(env_name: str, kwargs: Mapping[str, Any]) -> tuple[Any, int]:
         RoboHiveMissingError: RoboHive or the assets of this environment are not installed.
         EnvNotFoundError: RoboHive has no such environment. The message lists similar ids and marks those without
             assets.
+        AssetsCorruptError: The model cannot be compiled, and installed assets were changed.
         InvalidOptionError: ``frame_skip`` or ``max_episode_steps`` is not a positive integer.
     """
     kwargs = dict(kwargs)
@@ -83,14 +89,29 @@ def build_robohive(env_name: str, kwargs: Mapping[str, Any]) -> tuple[Any, int]:
         with _build_lock(str(spec.entry_point)), _capture_output(), seeded_numpy(np.array([0])):
             env = gymnasium.make(env_name, disable_env_checker=True, **kwargs).unwrapped
     except ValueError as error:
-        if "resource not found" not in str(error) and "XML" not in str(error):
+        if not str(error).startswith(_MODEL_ERRORS):
             raise
-        msg = f"{env_name} lacks simulation assets that fit: {error}. Type: rlhive setup --assets git"
-        raise RoboHiveMissingError(msg) from error
+        raise _model_error(env_name, error) from error
     # The kitchens look up ten sites by name in every step, which takes 2 % of it.
     env.sim.model.site_name2id = functools.cache(env.sim.model.site_name2id)
     vectorize_robot(env.robot)
     return env, int(horizon)
+
+
+def _model_error(env_name: str, error: ValueError) -> AssetsCorruptError | RoboHiveMissingError:
+    """Return the error of a model that MuJoCo could not compile: its assets are damaged, or not installed."""
+    simhive = package_folder() / "simhive"
+    reason = " ".join(str(error).replace(f"{simhive.parent}/", "").split())
+    source = find_damaged_source(simhive)
+    if source is not None:
+        msg = (
+            f"The simulation assets of {env_name} in {simhive} are damaged: expected the files that were installed, "
+            f"got {reason}. Type: rlhive setup --assets {source}"
+        )
+        return AssetsCorruptError(msg)
+    return RoboHiveMissingError(
+        f"{env_name} lacks simulation assets that fit: {reason}. Type: rlhive setup --assets git"
+    )
 
 
 def _missing_assets_hint(env_name: str) -> str:

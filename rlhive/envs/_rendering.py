@@ -104,7 +104,7 @@ def resolve_render_options(
         options: The caller's ``cameras``, ``image_size``, ``depth`` and ``render_quality``; None for the default.
 
     Raises:
-        InvalidOptionError: An option is invalid, or options were passed without pixels.
+        InvalidOptionError: An option is invalid, options were passed without pixels, or the model has no camera.
     """
     defaults = VISUAL.get(env_name)
     if defaults is None and "_v2d" in env_name and env.visual_keys:
@@ -116,6 +116,9 @@ def resolve_render_options(
             msg = f"{env_name} was given {', '.join(options)} without pixels: add from_pixels=True or leave that out."
             raise InvalidOptionError(msg)
         return None
+    if not env.sim_obsd.model.ptr.ncam:
+        msg = f"{env_name} has no camera: expected a model with one to render pixels. Pass from_pixels=False."
+        raise InvalidOptionError(msg)
     defaults = defaults or VisualDefaults(env_name, cameras=None, image_size=(84, 84))
     return RenderOptions(
         cameras=options.get("cameras", defaults.cameras),
@@ -234,10 +237,10 @@ def _require_cameras(cameras: Sequence[str] | None, model: Any) -> tuple[str, ..
     names = tuple(available if cameras is None else [cameras] if isinstance(cameras, str) else cameras)
     unknown = [name for name in names if name not in available]
     if unknown:
-        msg = f"No camera named {unknown[0]!r}: expected names out of {', '.join(available) or 'none at all'}."
+        msg = f"No camera named {unknown[0]!r}: expected names out of {', '.join(available)}."
         raise InvalidOptionError(msg)
     if not names or len(set(names)) < len(names):
-        msg = f"cameras is {list(names)}: expected one or more, each once, out of {', '.join(available) or 'none'}."
+        msg = f"cameras is {list(names)}: expected one or more, each once, out of {', '.join(available)}."
         raise InvalidOptionError(msg)
     return names
 

@@ -110,6 +110,7 @@ class RoboHiveEnv(EnvBase):
 
     Raises:
         RoboHiveMissingError: RoboHive or the assets of this environment are not installed.
+        AssetsCorruptError: The assets of this environment are damaged.
         EnvNotFoundError: RoboHive has no such environment.
         InvalidOptionError: An observation key, frame skip, camera, image size or quality is invalid.
         RenderingUnavailableError: Pixels were requested, and this machine has no OpenGL.

@@ -70,7 +70,7 @@ HISTORICAL = {
 AGENTHIVE = {
     **{f"visual_FK1_{task}Random-v4": _arm_row(f"FK1_{task}Random-v4") for task in (*_KITCHEN.values(), "Relax")},
     **{f"visual_{task}-v1": _hand_row(f"{task}-v1") for task in ("door", "hammer", "pen", "relocate")},
-    # AgentHive requested an observation and cameras that this environment does not have; the row has RoboHive's.
+    # AgentHive requested an observation and cameras that this environment does not have: it builds without pixels only.
     "visual_motorFingerReachFixed-v0": VisualDefaults("motorFingerReachFixed-v0", cameras=None),
 }
 

@@ -25,6 +25,20 @@ def make():
 
 
 @pytest.fixture
+def build(make):
+    """Build an environment; skip where its assets are not installed."""
+    from rlhive.errors import RoboHiveMissingError
+
+    def build(env_name, **kwargs):
+        try:
+            return make(env_name, **kwargs)
+        except RoboHiveMissingError as missing:
+            pytest.skip(f"{missing}")
+
+    return build
+
+
+@pytest.fixture
 def package(tmp_path):
     """A robohive package without assets."""
     return write(tmp_path / "site" / "robohive", {"__init__.py": b""})

@@ -252,6 +252,9 @@ def test_a_full_disk_and_a_folder_without_write_access_are_named(package, folder
     assert leftovers(package) == ["simhive.replaced"]
 
 
+GIT_TREE = {"furniture_sim/pinned.xml": b"<furniture_sim/>", "myo_sim/pinned.xml": b"<myo_sim/>"}
+
+
 @pytest.fixture
 def repositories(tmp_path, monkeypatch):
     """Two repositories, pinned at the first of their two commits."""
@@ -274,10 +277,9 @@ def repositories(tmp_path, monkeypatch):
         write(folder, {"pinned.xml": b"newer"})
         git(folder, "commit", "--quiet", "-am", "two")
     monkeypatch.setattr(_assets, "REPOSITORIES", table)
+    git_hash = _assets.tree_hash(write(tmp_path / "pinned", GIT_TREE))
+    monkeypatch.setattr(_assets, "KNOWN_TREES", {**_assets.KNOWN_TREES, git_hash: "git"})
     return table
-
-
-GIT_TREE = {"furniture_sim/pinned.xml": b"<furniture_sim/>", "myo_sim/pinned.xml": b"<myo_sim/>"}
 
 
 def test_assets_come_from_git_at_the_pinned_commits(package, index, repositories):
@@ -291,6 +293,20 @@ def test_assets_come_from_git_at_the_pinned_commits(package, index, repositories
     before = (package / "simhive").stat().st_ino
     assert place(package).source == place(package, "git").source == "git"
     assert (package / "simhive").stat().st_ino == before
+
+
+def test_a_clone_with_another_hash_is_refused(package, repositories, monkeypatch):
+    monkeypatch.setattr(_assets, "KNOWN_TREES", {})
+    with pytest.raises(AssetsCorruptError, match="cloned with git are damaged: expected a known tree hash"):
+        place(package, "git")
+    assert not (package / "simhive").exists()
+
+
+def test_a_folder_with_a_known_tree_counts_as_its_source(package, repositories, tmp_path):
+    record = place(package, write(tmp_path / "mine", GIT_TREE))
+    assert (record.source, record.known) == ("git", True)
+    repositories["myo_sim"] = ("file:///nowhere", "0" * 40)
+    assert place(package, "git") == place(package) == record
 
 
 def test_a_commit_that_the_repository_lacks_leaves_nothing(package, repositories):

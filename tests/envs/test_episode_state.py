@@ -8,40 +8,15 @@ import pytest
 import torch
 
 from benchmarks.env_conformance import check_env, random_actions, run_episode, run_steps
-from rlhive.errors import CheckpointMismatchError, InvalidOptionError, RoboHiveMissingError, StateNotCapturedError
-
-#: One id or two of each class of RoboHive's tasks, and of each kind of state outside the simulator.
-IDS = [
-    *("FK1_Knob1OnRandom-v4", "FK1_CloseAllRandom-v4", "franka_slide_random-v3", "FrankaReachRandom-v0"),
-    *("FrankaPushRandom-v0", "FrankaPickPlaceRandom-v0", "rpFrankaRobotiqPoseRandom-v0", "rpFrankaDmanusPoseRandom-v0"),
-    *("rpFrankaRobotiqData-v0", "TrifingerReachRandom-v0", "FetchReachRandom-v0", "baoding-v1", "door-v1", "hammer-v1"),
-    *("pen-v1", "relocate-v1", "DKittyWalkRandom-v0", "DKittyOrientRandom-v0", "DKittyStandRandom-v0"),
-    *("motorFingerReachRandom-v0", "myoElbowPose1D6MExoRandom-v0", "myoHandPoseRandom-v0", "myoHandReachRandom-v0"),
-    *("myoFatiElbowPose1D6MRandom-v0", "myoFatiHandReorient8-v0", "myoHandBaodingRandom-v1", "myoHandReorientID-v0"),
-    *("myoHandObjHoldRandom-v0", "myoLegWalk-v0", "myoLegRoughTerrainWalk-v0", "myoChallengeChaseTagP2-v0"),
-    *("myoChallengeRelocateP2-v0", "myoChallengeDieReorientP2-v0", "myoChallengeBaodingP2-v1"),
-    *("MyoHandAppleRandom-v0", "MyoHandAirplaneFly-v0"),
-]
+from rlhive.errors import CheckpointMismatchError, InvalidOptionError, StateNotCapturedError
+from tests.envs import families
 
 
-@pytest.fixture
-def build(make):
-    """Build an environment; skip where its assets are not installed."""
-
-    def build(env_name, **kwargs):
-        try:
-            return make(env_name, **kwargs)
-        except RoboHiveMissingError as missing:
-            pytest.skip(f"{missing}")
-
-    return build
-
-
-@pytest.mark.parametrize("env_name", IDS)
+@pytest.mark.parametrize("env_name", families.ALL)
 def test_seeds_checkpoints_and_replays_are_exact(env_name):
     outcome = check_env(env_name)
     if outcome.seeds == "assets":
-        pytest.skip(f"{env_name}: simulation assets are not installed. Type: rlhive setup --assets git")
+        pytest.skip(f"{env_name}: {families.NO_ASSETS}")
 
     assert (outcome.seeds, outcome.checkpoint, outcome.replay) == ("exact", "exact", "exact")
 

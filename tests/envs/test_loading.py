@@ -1,5 +1,6 @@
 """Building RoboHive's environments by id: errors, warnings, and one build at a time where files are shared."""
 
+import json
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
@@ -8,7 +9,9 @@ import pytest
 from filelock import FileLock
 
 from rlhive import keys
-from rlhive.errors import EnvNotFoundError, InvalidOptionError, RoboHiveMissingError
+from rlhive.envs import _assets, _loading
+from rlhive.errors import AssetsCorruptError, EnvNotFoundError, InvalidOptionError, RoboHiveMissingError
+from tests.envs.asset_trees import TREE, installed, write
 
 
 def test_an_unknown_environment_is_named_with_its_neighbours(make):
@@ -31,6 +34,26 @@ def test_missing_assets_of_a_family_are_an_error_with_the_command_to_type(make):
         make("myoFingerReachRandom-v0")
     with pytest.raises(EnvNotFoundError, match=r"myoFingerReachRandom-v0 \(needs rlhive setup --assets git\)"):
         make("myoFingerReachRandom-v9")
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_model_that_cannot_be_compiled_names_damaged_or_missing_assets(make, package, monkeypatch, tmp_path, damaged):
+    tree = write(package / "simhive", installed(TREE))
+    record = {"source": "pypi", "tree_hash": _assets.tree_hash(tree), "known": True}
+    write(tree, {"rlhive-assets.json": json.dumps(record).encode()})
+    if damaged:
+        write(tree, {"furniture_sim/oven.xml": b"<mujoco"})
+    model = write(tmp_path, {"broken.xml": b"<mujoco><worldbody>"}) / "broken.xml"
+    make("FrankaReachRandom-v0")
+    monkeypatch.setattr(_loading, "package_folder", lambda: package)
+
+    error, message = (
+        (AssetsCorruptError, r"FrankaReachRandom-v0 in .*simhive are damaged.* XML .*Type: rlhive setup --assets pypi$")
+        if damaged
+        else (RoboHiveMissingError, r"^FrankaReachRandom-v0 lacks .*: XML .*Type: rlhive setup --assets git$")
+    )
+    with pytest.raises(error, match=message):
+        make("FrankaReachRandom-v0", model_path=str(model))
 
 
 @pytest.mark.parametrize("value", [0, -1, 2.5, "ten"])

@@ -3,6 +3,7 @@
 import gc
 import time
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ from tensordict import TensorDict
 from torchrl.envs import EnvCreator, ParallelEnv, check_env_specs
 
 from rlhive import keys
-from rlhive.envs._rendering import QUALITIES
+from rlhive.envs._rendering import QUALITIES, resolve_render_options
+from rlhive.errors import InvalidOptionError
 
 KNOB = "FK1_Knob1OnRandom-v4"
 REACH = "FrankaReachRandom-v0"
@@ -211,6 +213,24 @@ def test_invalid_options_are_refused_in_one_sentence(make, wrong, sentence):
 
 def test_cameras_can_be_a_single_name(make):
     assert make(REACH, **SMALL, cameras="left_cam").provenance()["rendering"]["cameras"] == ["left_cam"]
+
+
+def test_a_model_without_a_camera_is_named(make):
+    import mujoco
+
+    scene = SimpleNamespace(model=SimpleNamespace(ptr=mujoco.MjModel.from_xml_string("<mujoco/>")))
+    env = SimpleNamespace(sim_obsd=scene, visual_keys=[])
+    options = dict.fromkeys(("cameras", "image_size", "depth", "render_quality"))
+
+    with pytest.raises(InvalidOptionError, match=r"blind-v0 has no camera: .*Pass from_pixels=False\."):
+        resolve_render_options(env, "blind-v0", True, options)
+    assert resolve_render_options(env, "blind-v0", False, options) is None
+
+
+def test_the_motor_finger_has_no_camera(build):
+    assert keys.PIXELS not in build("visual_motorFingerReachFixed-v0", from_pixels=False).reset()
+    with pytest.raises(InvalidOptionError, match="visual_motorFingerReachFixed-v0 has no camera"):
+        build("visual_motorFingerReachFixed-v0")
 
 
 def test_builds_in_under_three_seconds(make):

@@ -252,6 +252,19 @@ def test_an_action_of_another_shape_is_refused(env):
         step(env, torch.zeros(7))
 
 
+@pytest.mark.parametrize(("value", "normalized"), [(-0.01, False), (1.01, False), (-1.01, True)])
+def test_an_action_outside_the_muscles_ranges_is_refused(build, value, normalized):
+    """Activations are 0.001 to 1 as they are, and -1 to 1 normalized; the simulator would clip them in silence."""
+    muscles = build("myoElbowPose1D6MRandom-v0", normalize_act=normalized)
+    muscles.reset(seed=0)
+    action = torch.full((6,), 0.5)
+    step(muscles, action)
+    action[4] = value
+    expected = rf"in step 2, expected a number in \[{-1 if normalized else 0.001}, 1\]"
+    with pytest.raises(InvalidActionError, match=rf"action\[4\] is .* {expected}"):
+        step(muscles, action)
+
+
 def test_a_blown_up_simulation_is_an_error(env):
     from rlhive.envs._robohive import RoboHiveWarning
 
