@@ -21,7 +21,6 @@ DATA = [
     "datasets>=5.2,<6",  # reads the versions that RLHive writes; older ones need another pyarrow
     "huggingface_hub>=2.4,<3",  # 2.x moved to httpx2 and dropped upload_large_folder
     "packaging>=24.2",  # the first with SPDX licence ids
-    "pillow>=10",  # pictures are stored as PNG
     "pyyaml>=6",
     "scipy>=1.11",
     "filelock>=3.12",  # locks of dead processes do not block
@@ -61,6 +60,7 @@ TRAIN = [
 
 FORMATS = [
     "h5py>=3.8",  # the files of RoboHive's logger, Minari and D4RL
+    "pillow",  # pictures that Minari keeps as JPEG and LeRobot as PNG
     "av>=18",  # LeRobot's videos; the oldest that was tested
     "google-crc32c>=1.6",  # checksums of TFRecord files
     "protobuf>=5",  # the messages in them; builds a message class from its description
@@ -127,6 +127,7 @@ setup(
     package_data={
         "rlhive": ["py.typed"],
         "rlhive.envs": ["*.json"],
+        "rlhive.viewer": ["page/*"],
         "rlhive.sim_algos": ["conf/**/*.yaml", "conf/*.yaml"],
     },
     install_requires=DATA,

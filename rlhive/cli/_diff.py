@@ -29,7 +29,7 @@ def diff(before: VersionAddress, after: VersionAddress, json_: Json = False) -> 
     """Print the differences between two versions: episodes, columns, statistics, provenance. Reads no transitions."""
     from rlhive.data.versions import diff as compare_versions
 
-    difference = compare_versions(_find_address(before), _find_address(after))
+    difference = compare_versions(find_address(before), find_address(after))
     if json_:
         out.print_json(json.dumps(difference.to_json()))
         return
@@ -57,7 +57,7 @@ def _print_difference(difference: "Diff") -> None:
         out.print(note, highlight=False)
 
 
-def _find_address(address: str) -> Path:
+def find_address(address: str) -> Path:
     """Return the folder of ``name``, ``name@1.0.0`` or a path."""
     from rlhive.data import as_path
 

@@ -13,9 +13,13 @@ if TYPE_CHECKING:
         SplitSummary as SplitSummary,
         describe_view as describe_view,
         format_view as format_view,
+        picture_columns as picture_columns,
+        reference_returns as reference_returns,
         summarize_splits as summarize_splits,
+        vector_columns as vector_columns,
     )
     from rlhive.dataset._embed import embed as embed, find_weights as find_weights
+    from rlhive.dataset._film import render_states as render_states
     from rlhive.dataset._lookup import (
         delete as delete,
         find_deletable as find_deletable,
@@ -24,7 +28,13 @@ if TYPE_CHECKING:
         pull as pull,
         versions as versions,
     )
+    from rlhive.dataset._plots import (
+        SATURATED as SATURATED,
+        project as project,
+        sample_rows as sample_rows,
+        summarize_dimensions as summarize_dimensions,
+    )
     from rlhive.dataset._release import release as release
-    from rlhive.dataset._view import open_view as open_view
+    from rlhive.dataset._view import DatasetView as DatasetView, open_view as open_view
 else:
     __getattr__, __dir__, __all__ = attach(__name__, __file__)

@@ -6,9 +6,12 @@ from typing import Any
 
 import pyarrow as pa
 
+from rlhive import keys
 from rlhive._text import printable
-from rlhive.data import find_unrecorded, sum_exactly
+from rlhive.data import REWARD, Schema, find_unrecorded, sum_exactly
 from rlhive.dataset._view import DatasetView
+from rlhive.envs import get_task
+from rlhive.errors import EnvNotFoundError
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,35 @@ def summarize_splits(view: DatasetView) -> list[SplitSummary]:
         table = table.set_column(table.column_names.index(name), field, pa.nulls(len(table), field.type))
     rows = list(zip(*(table[name].to_pylist() for name in ("split", "length", "success", "return")), strict=True))
     return [_summarize(split, [row[1:] for row in rows if row[0] == split]) for split in view.splits]
+
+
+def reference_returns(view: DatasetView) -> dict[str, float]:
+    """Return the mean returns of the task's random policy and expert; none of a task without."""
+    try:
+        reference = get_task(view.manifest.task or view.manifest.env_name).reference
+    except EnvNotFoundError:
+        return {}
+    if reference is None or reference.expert is None:
+        return {}
+    return {"random": reference.random.return_mean, "expert": reference.expert.return_mean}
+
+
+def vector_columns(schema: Schema) -> list[str]:
+    """Return the columns of actions, observations and others that are numbers in at most one dimension."""
+    flags = (REWARD, keys.SUCCESS, *(f"{keys.NEXT}.{flag}" for flag in keys.END_FLAGS), f"{keys.NEXT}.{keys.SUCCESS}")
+    return [
+        field.column
+        for field in schema.fields
+        if field.column not in flags
+        and len(field.shape) <= 1
+        and -1 not in field.shape
+        and field.dtype not in ("bool", "string", "bytes")
+    ]
+
+
+def picture_columns(schema: Schema) -> list[str]:
+    """Return the columns of pictures uint8 ``[…, H, W, C]``."""
+    return [field.column for field in schema.fields if field.dtype == "uint8" and len(field.shape) >= 3]
 
 
 def _summarize(split: str, rows: Sequence[tuple[int, bool | None, float | None]]) -> SplitSummary:

@@ -10,7 +10,6 @@ from rlhive import keys
 from rlhive._text import printable
 from rlhive.data import EpisodeRecord
 from rlhive.data.formats import write_gif, write_video
-from rlhive.dataset._loaders import iter_records
 from rlhive.dataset._view import DatasetView
 from rlhive.errors import (
     InvalidOptionError,
@@ -52,11 +51,11 @@ def save_video(view: DatasetView, episode: int, path: str | Path, *, camera: str
     if path.suffix not in (".mp4", ".gif"):
         msg = f"{path}: expected a file named .mp4 or .gif"
         raise InvalidOptionError(msg)
-    record = next(iter_records(view.select([episode])))
+    record = next(view.select([episode]).iter_records())
     frames = _read_pictures(view, record) if camera is None else None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.closing(frames or _render_states(view, record, camera)) as pictures:
+        with contextlib.closing(frames or render_states(view, record, camera)) as pictures:
             if path.suffix == ".gif":
                 write_gif(path, pictures, fps=view.manifest.fps or _UNKNOWN_FPS)
             else:
@@ -85,7 +84,7 @@ def _join_cameras(columns: Mapping[str, np.ndarray], final: Mapping[str, np.ndar
         yield np.concatenate(list(frame.reshape(-1, *frame.shape[-3:])), axis=1)
 
 
-def _render_states(view: DatasetView, record: EpisodeRecord, camera: str | None) -> Frames:
+def render_states(view: DatasetView, record: EpisodeRecord, camera: str | None) -> Frames:
     """Yield a picture of every state of an episode, whose actions are stepped again from its start state."""
     import torch
 

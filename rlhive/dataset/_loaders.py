@@ -13,8 +13,8 @@ import torch
 from tensordict import TensorDict
 
 from rlhive import keys as field_keys
-from rlhive.data import ColumnCast, EpisodeRecord, Schema, unpack
-from rlhive.data.hub import iterate_batches, stream_records
+from rlhive.data import ColumnCast, Schema, unpack
+from rlhive.data.hub import iterate_batches
 from rlhive.data.replay import (
     DataLoaderOptions,
     DatasetReplayBuffer,
@@ -108,15 +108,9 @@ def load_hf_dataset(view: DatasetView) -> "datasets.Dataset":
     return dataset.select(locate_rows(dataset.data[field_keys.EPISODE].to_numpy(), view.selection))
 
 
-def iter_records(view: DatasetView) -> Iterator[EpisodeRecord]:
-    """Yield the episodes of a view, split by split, from disk or from the Hub."""
-    episode_ids = None if view.selection is None else view.episode_ids()
-    return stream_records(view.folder, view.manifest, view.stored_splits, episode_ids)
-
-
 def iter_episodes(view: DatasetView) -> Iterator[TensorDict]:
     """Yield the episodes of a view as TED TensorDicts ``[T]``."""
-    for record in iter_records(view):
+    for record in view.iter_records():
         yield unpack(record.columns, record.final, view.manifest.schema, episode=record.episode)
 
 
@@ -135,7 +129,9 @@ def iter_batches(
     columns = select_ragged(schema, ragged, set(schema.columns))
     schema = Schema(tuple(field for field in schema.fields if field.column in columns))
     cast = ColumnCast(schema, f"{view.manifest.name} {view.manifest.version}")
-    records = (replace(record, columns=cast(record.columns), final=cast(record.final)) for record in iter_records(view))
+    records = (
+        replace(record, columns=cast(record.columns), final=cast(record.final)) for record in view.iter_records()
+    )
     return iterate_batches(records, schema, batch_size, shuffle=shuffle, seed=seed, drop_last=drop_last)
 
 

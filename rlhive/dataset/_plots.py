@@ -13,11 +13,10 @@ import numpy as np
 from rlhive import keys
 from rlhive._figures import COLORS, DASHES, FONT_SIZE, make_figure, save_figure
 from rlhive._text import printable
-from rlhive.data import EpisodeRecord, Schema, find_unrecorded, to_numbers
-from rlhive.dataset._loaders import iter_records
+from rlhive.data import REWARD, EpisodeRecord, find_unrecorded, to_numbers
+from rlhive.dataset._description import picture_columns, reference_returns, vector_columns
 from rlhive.dataset._view import DatasetView
-from rlhive.envs import get_task
-from rlhive.errors import EnvNotFoundError, InvalidOptionError, SchemaMismatchError, StoreNotWritableError
+from rlhive.errors import InvalidOptionError, SchemaMismatchError, StoreNotWritableError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -102,6 +101,38 @@ def project(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return standardised @ axes.T, fractions
 
 
+def sample_rows(view: DatasetView, names: Sequence[str]) -> dict[str, dict[str, np.ndarray]]:
+    """Return the rows of at most :data:`MAX_EPISODES` episodes, evenly spaced within each split.
+
+    Args:
+        view: Version or view.
+        names: Columns of numbers.
+
+    Returns:
+        By split and column, values ``[num_rows, num_dimensions]``; ``episode`` is the id of each row's episode, int64
+        ``[num_rows]``.
+    """
+    table = view.read_episode_table()
+    splits = dict(zip(table["episode"].to_pylist(), table["split"].to_pylist(), strict=True))
+    step = -(-len(splits) // MAX_EPISODES)
+    episode_ids = [
+        episode
+        for split in view.splits
+        for episode in [number for number, name in splits.items() if name == split][::step]
+    ]
+    rows: dict[str, dict[str, list[np.ndarray]]] = {}
+    for record in (view.select(episode_ids) if step > 1 else view).iter_records():
+        columns = rows.setdefault(splits[record.episode], {name: [] for name in (*names, keys.EPISODE)})
+        columns[keys.EPISODE].append(np.full(record.length, record.episode))
+        for name in names:
+            columns[name].append(to_numbers(record.columns[name]).reshape(record.length, -1))
+    return {
+        split: {name: np.concatenate(parts) for name, parts in rows[split].items()}
+        for split in view.splits
+        if split in rows
+    }
+
+
 class DatasetPlots:
     """Figures of a dataset or view; each method returns a ``matplotlib.figure.Figure``, which the caller saves.
 
@@ -121,7 +152,7 @@ class DatasetPlots:
         """
         by_split = self._returns_by_split()
         values = np.concatenate(list(by_split.values()))
-        references = self._references()
+        references = reference_returns(self._view)
         bins = np.histogram_bin_edges(values, _NUM_BINS)
         figure, axes = make_figure(1, 1, height=2.2)
         axis = axes[0, 0]
@@ -158,12 +189,12 @@ class DatasetPlots:
             SchemaMismatchError: The dataset has no such episode.
             MissingExtraError: Matplotlib is not installed.
         """
-        record = next(iter_records(self._view.select([episode])))
+        record = next(self._view.select([episode]).iter_records())
         schema = self._view.manifest.schema
         time, unit = self._time_axis(record.length)
-        pictures = [name for name in _picture_columns(schema) if name in record.columns]
-        matrices = [name for name in _vector_columns(schema) if not name.startswith(f"{keys.NEXT}.")]
-        has_reward = _REWARD in record.columns
+        pictures = [name for name in picture_columns(schema) if name in record.columns]
+        matrices = [name for name in vector_columns(schema) if not name.startswith(f"{keys.NEXT}.")]
+        has_reward = REWARD in record.columns
         heights = [0.8] * len(pictures) + [0.8] * has_reward + [1.1] * len(matrices)
         figure, axes = make_figure(
             len(heights), 1, height=0.5 + sum(heights), sharex=not pictures, gridspec_kw={"height_ratios": heights}
@@ -204,11 +235,11 @@ class DatasetPlots:
             SchemaMismatchError: The dataset has no vectors of numbers.
             MissingExtraError: Matplotlib is not installed.
         """
-        names = [name for name in _vector_columns(self._view.manifest.schema) if not name.startswith(f"{keys.NEXT}.")]
+        names = [name for name in vector_columns(self._view.manifest.schema) if not name.startswith(f"{keys.NEXT}.")]
         if not names:
             msg = f"{self._view.manifest.name}: expected a column with vectors of numbers, got none"
             raise SchemaMismatchError(msg)
-        rows = self._read_rows(names)
+        rows = sample_rows(self._view, names)
         figure, axes = make_figure(len(names), 1, height=0.5 + 1.6 * len(names))
         for name, axis in zip(names, axes[:, 0], strict=True):
             for index, (split, columns) in enumerate(rows.items()):
@@ -230,11 +261,11 @@ class DatasetPlots:
             SchemaMismatchError: None of its rows is finite.
             MissingExtraError: Matplotlib is not installed.
         """
-        names = _vector_columns(self._view.manifest.schema)
+        names = vector_columns(self._view.manifest.schema)
         if key not in names:
             msg = f"key={key!r}: expected a column of numbers out of {', '.join(names) or 'none'}"
             raise InvalidOptionError(msg)
-        by_split = {split: columns[key] for split, columns in self._read_rows([key]).items()}
+        by_split = {split: columns[key] for split, columns in sample_rows(self._view, [key]).items()}
         by_split = {split: rows[np.isfinite(rows).all(axis=1)] for split, rows in by_split.items()}
         if not any(map(len, by_split.values())):
             msg = f"{self._view.manifest.name}: expected finite numbers in {key}, got none"
@@ -312,37 +343,6 @@ class DatasetPlots:
             raise SchemaMismatchError(msg)
         return by_split
 
-    def _references(self) -> dict[str, float]:
-        """Return the mean returns of the task's random policy and expert; none of a task without."""
-        try:
-            reference = get_task(self._view.manifest.task or self._view.manifest.env_name).reference
-        except EnvNotFoundError:
-            return {}
-        if reference is None or reference.expert is None:
-            return {}
-        return {"random": reference.random.return_mean, "expert": reference.expert.return_mean}
-
-    def _read_rows(self, names: Sequence[str]) -> dict[str, dict[str, np.ndarray]]:
-        """Return split → column → values ``[num_rows, num_dimensions]`` of at most :data:`MAX_EPISODES` episodes."""
-        table = self._view.read_episode_table()
-        splits = dict(zip(table["episode"].to_pylist(), table["split"].to_pylist(), strict=True))
-        step = -(-len(splits) // MAX_EPISODES)
-        episode_ids = [
-            episode
-            for split in self._view.splits
-            for episode in [number for number, name in splits.items() if name == split][::step]
-        ]
-        rows: dict[str, dict[str, list[np.ndarray]]] = {}
-        for record in iter_records(self._view.select(episode_ids) if step > 1 else self._view):
-            columns = rows.setdefault(splits[record.episode], {name: [] for name in names})
-            for name in names:
-                columns[name].append(to_numbers(record.columns[name]).reshape(record.length, -1))
-        return {
-            split: {name: np.concatenate(rows[split][name]) for name in names}
-            for split in self._view.splits
-            if split in rows
-        }
-
     def _standardise(self, name: str, rows: np.ndarray) -> np.ndarray:
         statistics = self._view.compute_statistics()[name]
         mean, std = (np.asarray(statistics[part], np.float64).reshape(-1) for part in ("mean", "std"))
@@ -351,26 +351,6 @@ class DatasetPlots:
     def _time_axis(self, length: int) -> tuple[np.ndarray, str]:
         fps = self._view.manifest.fps
         return (np.arange(length), "step") if fps is None else (np.arange(length) / fps, "time (s)")
-
-
-_REWARD = f"{keys.NEXT}.{keys.REWARD}"
-
-
-def _vector_columns(schema: Schema) -> list[str]:
-    """Return the columns of actions, observations and others that are numbers in at most one dimension."""
-    flags = (_REWARD, keys.SUCCESS, *(f"{keys.NEXT}.{flag}" for flag in keys.END_FLAGS), f"{keys.NEXT}.{keys.SUCCESS}")
-    return [
-        field.column
-        for field in schema.fields
-        if field.column not in flags
-        and len(field.shape) <= 1
-        and -1 not in field.shape
-        and field.dtype not in ("bool", "string", "bytes")
-    ]
-
-
-def _picture_columns(schema: Schema) -> list[str]:
-    return [field.column for field in schema.fields if field.dtype == "uint8" and len(field.shape) >= 3]
 
 
 def _draw_pictures(axis: Any, frames: np.ndarray, name: str) -> None:
@@ -383,7 +363,7 @@ def _draw_pictures(axis: Any, frames: np.ndarray, name: str) -> None:
 
 
 def _draw_reward(axis: Any, record: EpisodeRecord, time: np.ndarray) -> None:
-    axis.plot(time, to_numbers(record.columns[_REWARD]).reshape(-1), color=COLORS[0], linewidth=1.2, label="reward")
+    axis.plot(time, to_numbers(record.columns[REWARD]).reshape(-1), color=COLORS[0], linewidth=1.2, label="reward")
     solved = record.columns.get(f"{keys.NEXT}.{keys.SUCCESS}", record.columns.get(keys.SUCCESS))
     if solved is not None and solved.any():
         low, high = axis.get_ylim()

@@ -5,7 +5,7 @@ copy of the view with other fields. Selecting reads the episode table only; tran
 """
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from rlhive import keys
-from rlhive.data import Schema, hub, merge_statistics, parse_splits, versions
+from rlhive.data import EpisodeRecord, Schema, hub, merge_statistics, parse_splits, versions
 from rlhive.data.versions import (
     EPISODE_COLUMNS,
     FileEntry,
@@ -194,6 +194,11 @@ class DatasetView:
         if self.selection is None and self.splits != tuple(manifest.splits):
             operations.insert(0, f"split={'+'.join(self.splits)!r}")
         return versions.stored_source(self.folder, manifest, selection, splits=self.splits, operations=operations)
+
+    def iter_records(self) -> Iterator[EpisodeRecord]:
+        """Yield the episodes, split by split, from disk or from the Hub."""
+        episode_ids = None if self.selection is None else self.episode_ids()
+        return hub.stream_records(self.folder, self.manifest, self.stored_splits, episode_ids)
 
     def _select(self, selection: Selection, operation: str) -> "DatasetView":
         operations = (*self.operations, operation)

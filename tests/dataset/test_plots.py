@@ -133,6 +133,6 @@ def test_what_was_not_recorded_is_not_drawn(filled) -> None:
 
 def test_a_column_without_finite_numbers_is_named(filled, monkeypatch) -> None:
     plots = RoboHiveDataset("toy_point").plot
-    monkeypatch.setattr(plots, "_read_rows", lambda names: {"expert": {names[0]: np.full((3, 2), np.nan)}})
+    monkeypatch.setattr(_plots, "sample_rows", lambda view, names: {"expert": {names[0]: np.full((3, 2), np.nan)}})
     with pytest.raises(SchemaMismatchError, match="toy_point: expected finite numbers in observation, got none"):
         plots.coverage()

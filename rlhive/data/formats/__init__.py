@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         Format as Format,
         Option as Option,
     )
-    from rlhive.data.formats._pictures import write_gif as write_gif
+    from rlhive.data.formats._pictures import encode_jpeg as encode_jpeg, write_gif as write_gif
     from rlhive.data.formats._registry import (
         BUILT_IN as BUILT_IN,
         available_formats as available_formats,

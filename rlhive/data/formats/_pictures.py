@@ -122,6 +122,21 @@ def _fill_channels(picture: np.ndarray, num_channels: int) -> np.ndarray:
     return np.concatenate([colours, alpha], axis=2) if num_channels in (2, 4) else colours
 
 
+def encode_png(picture: np.ndarray) -> bytes:
+    """Encode a picture, uint8 ``[H, W, 3]``, as PNG, which is lossless.
+
+    Raises:
+        MissingExtraError: Pillow is not installed.
+    """
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise MissingExtraError(_MISSING.format("pillow")) from error
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, format="PNG", compress_level=1)
+    return buffer.getvalue()
+
+
 def write_gif(path: Path, frames: Iterable[np.ndarray], *, fps: float) -> None:
     """Write an animation that repeats; the file appears when it is complete.
 
@@ -146,3 +161,26 @@ def write_gif(path: Path, frames: Iterable[np.ndarray], *, fps: float) -> None:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def encode_jpeg(picture: np.ndarray, *, max_width: int, quality: int = 80) -> bytes:
+    """Return a picture as a JPEG file, reduced to a width where it is wider.
+
+    Args:
+        picture: uint8 ``[H, W, 3]``, RGB, or ``[H, W]``, ``[H, W, 1]``, grey.
+        max_width: Largest width in pixels.
+        quality: From 1 to 95.
+
+    Raises:
+        MissingExtraError: Pillow is not installed.
+    """
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise MissingExtraError(_MISSING.format("pillow")) from error
+    image = Image.fromarray(picture[:, :, 0] if picture.ndim == 3 and picture.shape[2] == 1 else picture)
+    if image.width > max_width:
+        image = image.resize((max_width, max(1, round(image.height * max_width / image.width))))
+    content = io.BytesIO()
+    image.convert("RGB").save(content, "JPEG", quality=quality)
+    return content.getvalue()

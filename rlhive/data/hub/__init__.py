@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from rlhive._lazy import attach
 
 if TYPE_CHECKING:
+    from rlhive.data.hub._batches import iterate_batches as iterate_batches
     from rlhive.data.hub._history import find_splits as find_splits
     from rlhive.data.hub._pin import HubPin as HubPin
     from rlhive.data.hub._pull import fetch_missing_files as fetch_missing_files, fetch_version as fetch_version
@@ -16,6 +17,6 @@ if TYPE_CHECKING:
         require_tag_unmoved as require_tag_unmoved,
         resolve_revision as resolve_revision,
     )
-    from rlhive.data.hub._streaming import iterate_batches as iterate_batches, stream_records as stream_records
+    from rlhive.data.hub._streaming import stream_records as stream_records
 else:
     __getattr__, __dir__, __all__ = attach(__name__, __file__)

@@ -10,7 +10,8 @@ import torch
 from rlhive import RoboHiveDataset
 from rlhive.data import _parquet
 from rlhive.data._episodes import EpisodeRecord, unpack
-from rlhive.data.hub._streaming import iterate_batches, stream_records
+from rlhive.data.hub._batches import iterate_batches
+from rlhive.data.hub._streaming import stream_records
 from rlhive.data.versions import _reader
 from rlhive.data.versions._export import export
 from rlhive.data.versions._manifest import Manifest
