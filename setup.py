@@ -21,6 +21,7 @@ DATA = [
     "datasets>=5.2,<6",  # reads the versions that RLHive writes; older ones need another pyarrow
     "huggingface_hub>=2.4,<3",  # 2.x moved to httpx2 and dropped upload_large_folder
     "packaging>=24.2",  # the first with SPDX licence ids
+    "pillow>=10",  # pictures are stored as PNG
     "pyyaml>=6",
     "scipy>=1.11",
     "filelock>=3.12",  # locks of dead processes do not block
@@ -60,7 +61,6 @@ TRAIN = [
 
 FORMATS = [
     "h5py>=3.8",  # the files of RoboHive's logger, Minari and D4RL
-    "pillow",  # pictures that Minari keeps as JPEG and LeRobot as PNG
     "av>=18",  # LeRobot's videos; the oldest that was tested
     "google-crc32c>=1.6",  # checksums of TFRecord files
     "protobuf>=5",  # the messages in them; builds a message class from its description

@@ -31,7 +31,7 @@ OWNERS = {
     "pyarrow": {"rlhive.data", "rlhive.dataset"},
     "h5py": {"rlhive.data.formats._hdf5"},
     "av": {"rlhive.data.formats._videos"},
-    "PIL": {"rlhive.data.formats._pictures"},
+    "PIL": {"rlhive.data._pictures", "rlhive.data.formats._pictures"},
     "google_crc32c": {"rlhive.data.formats._tfrecord"},
     "google": {"rlhive.data.formats._tfrecord"},
     "huggingface_hub": {"rlhive.data.hub"},

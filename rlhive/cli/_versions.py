@@ -1,4 +1,4 @@
-"""The verbs of the ``rlhive`` command that derive a version: select, split, merge, append, rename, drop."""
+"""The verbs of the ``rlhive`` command that derive a version: from select to encode."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -40,7 +40,8 @@ def split(
     json_: Json = False,
 ) -> None:
     """Write a version with the episodes in other splits, drawn at random."""
-    shares = {part: _parse_share(part, share) for part, share in map(_parse_pair, parts)}
+    pairs = [_parse_pair(part, "SPLIT=SHARE, train=0.9 for example") for part in parts]
+    shares = {part: _parse_share(part, share) for part, share in pairs}
     print_dataset(_open_stored(name, version).split(shares, seed=seed).save(into, license=license_), json_=json_)
 
 
@@ -130,16 +131,30 @@ def embed(
     print_dataset(embedded, json_=json_)
 
 
+def encode(
+    name: Name,
+    keys: Annotated[
+        str, typer.Option("--keys", help="Storage by column: pixels=png, or pixels=raw,depth=png; nothing is lost.")
+    ],
+    into: Annotated[str, typer.Option("--into", help="Name of a new dataset; the next version by default.")] = "",
+    version: Version = None,
+    json_: Json = False,
+) -> None:
+    """Write a version with some columns stored otherwise. The values and the fingerprint stay."""
+    storage = dict(_parse_pair(pair, "COLUMN=STORAGE, pixels=png for example") for pair in keys.split(","))
+    print_dataset(_open_stored(name, version).encode(storage, name=into), json_=json_)
+
+
 def _open_stored(name: str, version: str | None, *, split: str | None = None, where: str = "") -> "RoboHiveDataset":
     from rlhive.dataset import RoboHiveDataset
 
     return RoboHiveDataset(name, version=version, split=split, where=where or None, generate=False)
 
 
-def _parse_pair(text: str) -> tuple[str, str]:
-    name, separator, value = text.partition("=")
+def _parse_pair(text: str, expected: str) -> tuple[str, str]:
+    name, separator, value = text.strip().partition("=")
     if not (name and separator):
-        msg = f"{text!r}: expected SPLIT=SHARE, train=0.9 for example"
+        msg = f"{text!r}: expected {expected}"
         raise InvalidOptionError(msg)
     return name, value
 

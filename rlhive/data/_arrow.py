@@ -2,8 +2,9 @@
 
 A field of shape ``()`` or ``(1,)`` is a plain column. A field of any other shape is a ``fixed_size_list`` of its
 elements in row-major order, or a ``list`` where its rows have different lengths; its shape is in the schema's metadata,
-because ``datasets`` refuses Arrow's tensor types. A string is a UTF-8 column. A bfloat16 is its 16 bits, as uint16. No
-column of transitions has nulls. In the episode table, null is what nobody recorded.
+because ``datasets`` refuses Arrow's tensor types. A string is a UTF-8 column. A bfloat16 is its 16 bits, as uint16.
+Encoded pictures are the structs of ``datasets.Image``, or lists of them. No column of transitions has nulls. In the
+episode table, null is what nobody recorded.
 """
 
 import functools
@@ -17,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from rlhive import keys
+from rlhive.data import _pictures
 from rlhive.data._dtypes import BFLOAT16, to_numpy_dtype
 from rlhive.data._episodes import Columns, EpisodeRecord
 from rlhive.data._ragged import join_rows, split_rows
@@ -27,6 +29,11 @@ from rlhive.errors import CorruptDatasetError, SchemaMismatchError
 START_PREFIX = "start."
 #: Prefix of the columns of the episode table that hold the final values of observed fields.
 FINAL_PREFIX = "final."
+
+#: Number of dimensions of a picture; those before it are of cameras.
+_PICTURE_DIMS = 3
+#: Type of an encoded picture: that of ``datasets.Image``, nullable as it is there.
+_PICTURE = pa.struct({"bytes": pa.binary(), "path": pa.string()})
 
 #: Number of elements of each part of the start state; None if some episodes have a start state and others none.
 StartStateSizes = Mapping[str, int | None]
@@ -53,8 +60,16 @@ def row_schema(schema: Schema) -> pa.Schema:
     index = [pa.field(name, pa.int64(), nullable=False) for name in (keys.EPISODE, keys.STEP_COUNT)]
     return pa.schema(
         [*index, *(_arrow_field(field) for field in schema.fields)],
-        metadata={"rlhive": json.dumps({"fields": schema.to_json()}, sort_keys=True)},
+        metadata={
+            "rlhive": json.dumps({"fields": schema.to_json()}, sort_keys=True),
+            **_picture_metadata({field.column: field for field in schema.encoded}),
+        },
     )
+
+
+def count_decoded_bytes(schema: Schema) -> int:
+    """Return the size in memory of the decoded pictures of one row."""
+    return sum(field.width * to_numpy_dtype(field.dtype).itemsize for field in schema.encoded)
 
 
 def episode_schema(schema: Schema, start_state_sizes: StartStateSizes) -> pa.Schema:
@@ -76,7 +91,8 @@ def episode_schema(schema: Schema, start_state_sizes: StartStateSizes) -> pa.Sch
         pa.field(START_PREFIX + name, pa.list_(element, -1 if size is None else size), nullable=size is None)
         for name, size in sorted(start_state_sizes.items())
     ]
-    return pa.schema([*columns, *finals, *starts])
+    encoded = {FINAL_PREFIX + field.column: field for field in schema.observed if field.is_encoded}
+    return pa.schema([*columns, *finals, *starts], metadata=_picture_metadata(encoded) or None)
 
 
 def columns_to_batch(
@@ -264,8 +280,28 @@ def _require_match(record: EpisodeRecord, row_ids: np.ndarray, row: Mapping[str,
     raise CorruptDatasetError(msg)
 
 
+def _picture_metadata(encoded: Mapping[str, Field]) -> dict[str, str]:
+    """Return the metadata by which ``datasets`` knows which columns are pictures."""
+    if not encoded:
+        return {}
+    features: dict[str, Any] = {}
+    for column, field in encoded.items():
+        picture = {"_type": "Image"}
+        num_pictures = _count_pictures(field)
+        is_list = len(field.shape) > _PICTURE_DIMS
+        features[column] = {"_type": "List", "feature": picture, "length": num_pictures} if is_list else picture
+    return {"huggingface": json.dumps({"info": {"features": features}})}
+
+
+def _count_pictures(field: Field) -> int:
+    return math.prod(field.shape[:-_PICTURE_DIMS])
+
+
 @functools.lru_cache(maxsize=1024)
 def _arrow_field(field: Field, *, prefix: str = "") -> pa.Field:
+    if field.is_encoded:
+        is_list = len(field.shape) > _PICTURE_DIMS
+        return pa.field(prefix + field.column, pa.list_(_PICTURE, _count_pictures(field)) if is_list else _PICTURE)
     dtype = to_numpy_dtype(field.dtype)
     value_type = pa.string() if field.is_string else pa.from_numpy_dtype(_stored_dtype(dtype))
     if field.shape not in ((), (1,)):
@@ -278,6 +314,8 @@ def _to_arrow(values: np.ndarray, field: Field) -> pa.Array:
     if field.is_string:
         return pa.array(values.tolist(), pa.string())
     arrow_type = _arrow_field(field).type
+    if field.is_encoded:
+        return _pictures_to_arrow(values, arrow_type)
     if field.is_ragged:
         return _ragged_to_arrow(values, field, arrow_type)
     values = values.view(_stored_dtype(values.dtype))
@@ -313,7 +351,28 @@ def _ragged_to_numpy(column: pa.Array | pa.ChunkedArray, field: Field) -> np.nda
     return split_rows(values.reshape(-1, *field.shape[1:]), lengths)
 
 
+def _pictures_to_arrow(rows: np.ndarray, arrow_type: pa.DataType) -> pa.Array:
+    contents = pa.array(_pictures.encode_rows(rows), pa.binary())
+    pictures = pa.StructArray.from_arrays([contents, pa.nulls(len(contents), pa.string())], fields=list(_PICTURE))
+    return pictures if arrow_type == _PICTURE else pa.FixedSizeListArray.from_arrays(pictures, type=arrow_type)
+
+
+def _arrow_to_pictures(column: pa.Array | pa.ChunkedArray, field: Field) -> np.ndarray:
+    context = f"Column {field.column}"
+    chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+    contents: list[bytes] = []
+    for chunk in chunks:
+        pictures = chunk.flatten() if pa.types.is_fixed_size_list(chunk.type) else chunk
+        contents.extend(pictures.field("bytes").to_pylist())
+    if None in contents or len(contents) != len(column) * _count_pictures(field):
+        msg = f"{context}: expected {_count_pictures(field)} pictures in every row, got fewer. Fetch the version again."
+        raise CorruptDatasetError(msg)
+    return _pictures.decode_rows(contents, field.dtype, field.shape, context=context)
+
+
 def _to_numpy(column: pa.Array | pa.ChunkedArray, field: Field) -> np.ndarray:
+    if field.is_encoded:
+        return _arrow_to_pictures(column, field)
     if field.is_ragged:
         return _ragged_to_numpy(column, field)
     values = _column_to_array(column).reshape(len(column), *field.shape)

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rlhive.data import _store
-from rlhive.data._parquet_sizes import VALUE_BYTES
+from rlhive.data._parquet_sizes import VALUE_BYTES, measure_groups
 from rlhive.errors import CorruptDatasetError
 
 ROW_GROUP_ROWS = 10_000
@@ -146,12 +146,23 @@ def read_table(path: Path, columns: Sequence[str] | None = None, *, max_rows: in
     """
     with _open_parquet(path) as file:
         names = [name for name in file.schema_arrow.names if columns is None or name in columns]
-        repeated_texts = _require_bounded(file.metadata, names, path, max_rows)
+        pictures = [name for name in names if _holds_pictures(file.schema_arrow.field(name).type)]
+        repeated_texts = _require_bounded(
+            file.metadata, [name for name in names if name not in pictures], path, max_rows
+        )
+        if pictures:
+            groups = measure_groups(path, pictures)
+            _require_expansion(sum(group.row_bytes * group.num_rows for group in groups), path)
     with _open_parquet(path, page_checksum_verification=True, read_dictionary=repeated_texts) as file:
         table = file.read(columns)
         for name in repeated_texts:
             table = _decode_texts(table, name)
         return table
+
+
+def _holds_pictures(kind: pa.DataType) -> bool:
+    """Whether a column holds encoded pictures, whose sizes have another limit than those of texts."""
+    return pa.types.is_struct(kind.value_type if pa.types.is_fixed_size_list(kind) else kind)
 
 
 def _require_bounded(metadata: pq.FileMetaData, names: list[str], path: Path, max_rows: int | None) -> list[str]:
@@ -211,10 +222,15 @@ def _too_large_file(path: Path, expected: str, got: str) -> CorruptDatasetError:
     return CorruptDatasetError(f"{path}: expected {expected}, got {got}. Fetch or make the version again.")
 
 
-def read_batches(paths: Iterable[Path]) -> Iterator[pa.RecordBatch]:
+def read_batches(paths: Iterable[Path], *, decoded_bytes: int = 0) -> Iterator[pa.RecordBatch]:
     """Yield the rows of several shards in order, in batches within one row group, and verify page checksums.
 
     Memory: one row group; nothing is prefetched.
+
+    Args:
+        paths: The shards.
+        decoded_bytes: Size in bytes that a row takes in memory beyond its size in the file, since its pictures are
+            decoded later; it makes the batches smaller.
 
     Raises:
         CorruptDatasetError: A file is missing or damaged.
@@ -222,13 +238,13 @@ def read_batches(paths: Iterable[Path]) -> Iterator[pa.RecordBatch]:
     for path in paths:
         with _open_parquet(path, page_checksum_verification=True, pre_buffer=False) as file:
             for group in range(file.num_row_groups):
-                yield from file.iter_batches(batch_size=_batch_rows(file, group), row_groups=[group])
+                yield from file.iter_batches(batch_size=_batch_rows(file, group, decoded_bytes), row_groups=[group])
 
 
-def _batch_rows(file: pq.ParquetFile, group: int) -> int:
+def _batch_rows(file: pq.ParquetFile, group: int, decoded_bytes: int) -> int:
     """Return how many rows of a group fit into ROW_GROUP_BYTES; other programs write groups of any size."""
     metadata = file.metadata.row_group(group)
-    row_bytes = metadata.total_byte_size // max(metadata.num_rows, 1)
+    row_bytes = metadata.total_byte_size // max(metadata.num_rows, 1) + decoded_bytes
     return max(1, min(ROW_GROUP_ROWS, ROW_GROUP_BYTES // max(row_bytes, 1)))
 
 

@@ -28,8 +28,9 @@ from rlhive.data._dtypes import (
     tensor_to_array,
     to_numpy_dtype,
 )
+from rlhive.data._pictures import RAW, choose_storage, require_storage
 from rlhive.data._ragged import ANY_LENGTH, from_nested, is_ragged
-from rlhive.errors import SchemaMismatchError
+from rlhive.errors import InvalidOptionError, SchemaMismatchError
 from rlhive.keys import NestedKey, column_to_key, key_to_column
 
 if TYPE_CHECKING:  # importing torch takes seconds, and reading a manifest does not need it
@@ -56,6 +57,8 @@ class Field:
             ragged: the first dimension has another length in every row, see :mod:`rlhive.data._ragged`.
         observed: Whether the key has a twin below ``"next"``.
         unit: Physical unit, if known.
+        storage: How the files of a version hold the values, one of :data:`rlhive.data._pictures.STORAGES`; None where
+            that is not decided, as in a recording.
     """
 
     column: str
@@ -63,6 +66,7 @@ class Field:
     shape: tuple[int, ...]
     observed: bool
     unit: str | None = None
+    storage: str | None = None
 
     @property
     def key(self) -> NestedKey:
@@ -98,6 +102,11 @@ class Field:
             row = values.flat[0]
             return cls(column, dtype_name(row.dtype), (ANY_LENGTH, *row.shape[1:]), observed, unit)
         return cls(column, dtype_name(values.dtype), values.shape[batch_dims:], observed, unit)
+
+    @property
+    def is_encoded(self) -> bool:
+        """Whether the files of a version hold encoded pictures."""
+        return self.storage not in (None, RAW)
 
     @property
     def is_float(self) -> bool:
@@ -245,9 +254,38 @@ class Schema:
                 msg = f"{context}: key {field.column}: {expected}, got {field.describe()}. Leave the key out."
                 raise SchemaMismatchError(msg)
 
+    @property
+    def encoded(self) -> tuple[Field, ...]:
+        """Fields that the files of a version hold as encoded pictures."""
+        return tuple(field for field in self.fields if field.is_encoded)
+
+    def with_storage(self, storage: Mapping[str, str] | None = None) -> "Schema":
+        """Return the schema with the storage of every field decided.
+
+        Args:
+            storage: Storage by column, for the columns that are to have another one than they have or get by default.
+
+        Raises:
+            InvalidOptionError: There is no such column or storage, or a column cannot have its storage.
+        """
+        requested = storage or {}
+        unknown = sorted({*requested} - {*self.columns})
+        if unknown:
+            msg = f"storage: expected columns of {', '.join(self.columns)}, got {', '.join(unknown)}"
+            raise InvalidOptionError(msg)
+        return Schema(tuple(replace(field, storage=_choose_storage(field, requested)) for field in self.fields))
+
+    def without_storage(self) -> "Schema":
+        """Return the schema of a recording, whose pictures are encoded when a version is written."""
+        return Schema(tuple(replace(field, storage=None) for field in self.fields))
+
     def to_json(self) -> list[dict[str, Any]]:
         """Return the schema as a list of JSON-able rows, one per field."""
-        return [asdict(field) | {"shape": list(field.shape)} for field in self.fields]
+        return [_field_to_json(field) for field in self.fields]
+
+    def identity_json(self) -> str:
+        """Return what a fingerprint says of the schema: all but the storage, which changes no value."""
+        return json.dumps(self.without_storage().to_json(), sort_keys=True)
 
     @classmethod
     def from_json(cls, rows: Sequence[Mapping[str, Any]]) -> "Schema":
@@ -369,6 +407,19 @@ def _strings_to_array(value: Any, node: "TensorDictBase", column: str, context: 
     return array
 
 
+def _choose_storage(field: Field, requested: Mapping[str, str]) -> str:
+    if field.column in requested:
+        return require_storage(requested[field.column], field.dtype, field.shape, column=field.column)
+    return field.storage or choose_storage(field.dtype, field.shape)
+
+
+def _field_to_json(field: Field) -> dict[str, Any]:
+    row = asdict(field) | {"shape": list(field.shape)}
+    if not field.is_encoded:  # as all rows were before there were encoded pictures
+        del row["storage"]
+    return row
+
+
 def _field_from_json(row: Mapping[str, Any]) -> Field:
     column, dtype, shape, observed = row["column"], row["dtype"], tuple(row["shape"]), row["observed"]
     if dtype not in DTYPES or not isinstance(observed, bool) or not isinstance(column, str):
@@ -388,4 +439,7 @@ def _field_from_json(row: Mapping[str, Any]) -> Field:
         msg = f"bad shape {shape!r} of a string"
         raise ValueError(msg)
     key_to_column(column_to_key(column))  # raises ValueError for a name that no key has
-    return Field(column, dtype, shape, observed, row.get("unit"))
+    storage = row.get("storage")
+    if storage is not None:
+        require_storage(storage, dtype, shape, column=column)
+    return Field(column, dtype, shape, observed, row.get("unit"), storage)

@@ -667,6 +667,21 @@ class RoboHiveDataset:
         target = Target(name=name, version=version, license=license)
         return self._open(_transforms.save_relabelled(self._view, reward, target))
 
+    def encode(self, storage: Mapping[str, str], *, name: str = "", version: str | None = None) -> Self:
+        """Write the same transitions with some columns stored otherwise: a PATCH version with the same fingerprint.
+
+        Args:
+            storage: Storage by column: ``"png"`` for pictures that ``datasets`` and the Hub's viewer show, ``"raw"``
+                for lists of numbers. Nothing is lost in either.
+            name: Name of the dataset; this dataset's own by default.
+            version: MAJOR.MINOR.PATCH; the one that follows by default.
+
+        Raises:
+            InvalidOptionError: There is no such column or storage, or a column cannot have its storage.
+        """
+        target = Target(name=name or self.name, version=version)
+        return self._open(_transforms.save_encoded(self._view, storage, target))
+
     def scrub(self, name: str = "", *, version: str | None = None) -> Self:
         """Write the same transitions as a PATCH version, without what identifies a machine and without secrets.
 

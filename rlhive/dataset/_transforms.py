@@ -5,6 +5,7 @@
     save_view · save_merged · save_appended       episodes
     save_renamed · save_dropped · save_added      columns
     save_relabelled                               rewards, computed without stepping the simulator
+    save_encoded                                  how columns are stored
     save_scrubbed                                 provenance and metadata
 
 The old version stays as it is. Every new version names its parents and the operations that were applied to them.
@@ -115,6 +116,12 @@ def save_added(view: DatasetView, column: str, compute: ColumnFunction, target: 
     return _write_version(source, target, operation=f"add_column({column!r})", store=view.store)
 
 
+def save_encoded(view: DatasetView, storage: Mapping[str, str], target: Target) -> Path:
+    """Write the episodes of a view with some columns stored otherwise."""
+    operation = f"encode({dict(storage)!r})"
+    return _write_version(view.to_source(), target, operation=operation, store=view.store, storage=storage)
+
+
 def save_scrubbed(view: DatasetView, target: Target) -> Path:
     """Write the episodes of a version without what identifies a machine and without secrets, as a PATCH version."""
     manifest = view.manifest
@@ -165,7 +172,14 @@ def _make_reward_function(
     return compute_rewards
 
 
-def _write_version(source: VersionSource, target: Target, *, operation: str = "", store: Path | None) -> Path:
+def _write_version(
+    source: VersionSource,
+    target: Target,
+    *,
+    operation: str = "",
+    store: Path | None,
+    storage: Mapping[str, str] | None = None,
+) -> Path:
     """Export a source; its parents record the operation."""
     parents = [add_operation(parent, operation) if operation else parent for parent in source.parents]
     return export(
@@ -175,5 +189,6 @@ def _write_version(source: VersionSource, target: Target, *, operation: str = ""
         license=target.license or source.license,
         description=target.description,
         parents=parents,
+        storage=storage,
         store=store,
     )

@@ -53,6 +53,22 @@ def test_merge_joins_and_append_adds():
     assert {split: count["num_episodes"] for split, count in longer.counts.items()} == {"expert": 8, "medium": failed}
 
 
+def test_encode_takes_columns_that_can_be_stored_so():
+    before = RoboHiveDataset("toy_point")
+
+    encoded = made("encode", "toy_point", "--keys", "action=raw, observation=raw", "--into", "my/raw")
+
+    assert encoded.fingerprint == before.fingerprint
+    for keys, message in (
+        ("action=png", "storage of action: png holds pictures uint8"),
+        ("camera=png", "storage: expected columns of action"),
+        ("action", "'action': expected COLUMN=STORAGE, pixels=png for example"),
+    ):
+        ran = invoke("encode", "toy_point", "--keys", keys)
+        assert ran.exit_code == 1
+        assert message in ran.stderr
+
+
 def test_rename_and_drop_change_the_columns():
     renamed = made("rename", "toy_point", "success", "solved", "--into", "my/renamed")
     dropped = made("drop", "my/renamed", "solved")

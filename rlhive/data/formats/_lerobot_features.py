@@ -7,12 +7,12 @@ import numpy as np
 import pyarrow as pa
 
 from rlhive import keys
+from rlhive.data._pictures import encode_png
 from rlhive.data._schema import Field, Schema
 from rlhive.data._statistics import ColumnStatistics
 from rlhive.data._timing import TIMESTAMP
 from rlhive.data.formats._lerobot import DONE, IMAGES, STATE, SUCCESS
 from rlhive.data.formats._lerobot_files import BOOKKEEPING
-from rlhive.data.formats._pictures import encode_png
 from rlhive.errors import UnsupportedFormatError
 
 #: The value of the option ``state`` by which no column becomes ``observation.state``.
@@ -105,7 +105,7 @@ def to_arrow(values: np.ndarray, feature: Mapping[str, Any]) -> pa.Array:
     """Return the values of a feature, ``[T, *shape]``, as LeRobot stores them; pictures as PNG."""
     if feature["dtype"] == "image":
         struct = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-        return pa.array([{"bytes": encode_png(picture), "path": None} for picture in values], struct)
+        return pa.array([{"bytes": encode_png(picture, level=1), "path": None} for picture in values], struct)
     if feature["dtype"] == "string":
         return pa.array(values.tolist(), pa.string())
     dtype = pa.bool_() if feature["dtype"] == "bool" else pa.from_numpy_dtype(feature["dtype"])

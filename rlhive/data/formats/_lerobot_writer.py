@@ -168,7 +168,7 @@ class _LeRobotWriter:
             self._summaries[name] = self._summaries[name].merge(summary) if name in self._summaries else summary
         self._episodes.append(self._describe_episode(index, record.length, self._tasks.texts(task_index), summaries))
         self._rlhive_episodes.append(
-            _arrow.build_episode_table([_arrow.EpisodeRow.from_record(record)], self._manifest.schema)
+            _arrow.build_episode_table([_arrow.EpisodeRow.from_record(record)], self._manifest.schema.without_storage())
         )
         self._num_frames += record.length
 

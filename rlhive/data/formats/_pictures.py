@@ -122,21 +122,6 @@ def _fill_channels(picture: np.ndarray, num_channels: int) -> np.ndarray:
     return np.concatenate([colours, alpha], axis=2) if num_channels in (2, 4) else colours
 
 
-def encode_png(picture: np.ndarray) -> bytes:
-    """Encode a picture, uint8 ``[H, W, 3]``, as PNG, which is lossless.
-
-    Raises:
-        MissingExtraError: Pillow is not installed.
-    """
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise MissingExtraError(_MISSING.format("pillow")) from error
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, format="PNG", compress_level=1)
-    return buffer.getvalue()
-
-
 def write_gif(path: Path, frames: Iterable[np.ndarray], *, fps: float) -> None:
     """Write an animation that repeats; the file appears when it is complete.
 

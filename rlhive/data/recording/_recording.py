@@ -211,7 +211,9 @@ class Recording:
         if self.schema is None:
             sizes = {name: int(np.size(value)) for name, value in start_state.items()}
             with _store.translate_disk_errors(self.path):
-                _write_once(self.path / _SCHEMA_FILE, {"schema": schema.to_json(), "start_state": sizes})
+                _write_once(
+                    self.path / _SCHEMA_FILE, {"schema": schema.without_storage().to_json(), "start_state": sizes}
+                )
         self.require_schema().require(schema, context=str(self.path))
         self.accept_start_state(start_state, context=str(self.path))
 

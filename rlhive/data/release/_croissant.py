@@ -43,6 +43,9 @@ _TYPES = {
     **{f"uint{bits}": f"cr:UInt{bits}" for bits in (8, 16, 32, 64)},
 }
 
+#: Type of a list of pictures: the bytes of their files, since mlcroissant 1.1 decodes single pictures only.
+_PICTURES = "sc:Text"
+
 #: The context of the specification, and the vocabulary of provenance.
 _CONTEXT = {
     "@language": "en",
@@ -251,14 +254,21 @@ def _build_record_set(
 
 def _build_field(name: str, source: Mapping[str, Any], column: pa.Field, field: Field | None) -> dict[str, Any]:
     is_list = pa.types.is_list(column.type) or pa.types.is_fixed_size_list(column.type)
+    value_type = column.type.value_type if is_list else column.type
+    is_picture = pa.types.is_struct(value_type)
+    shape = str(column.type.list_size) if is_picture and is_list else _array_shape(column.type, field)
     return {
         "@type": "cr:Field",
         "@id": _field_id(name, column.name),
         "name": column.name,
         **({"description": text} if (text := _describe_values(field)) else {}),
-        "dataType": _TYPES[str(column.type.value_type if is_list else column.type)],
-        **({"isArray": True, "arrayShape": _array_shape(column.type, field)} if is_list else {}),
-        "source": {**source, "extract": {"column": column.name}},
+        "dataType": _TYPES[str(value_type)] if not is_picture else _PICTURES if is_list else "sc:ImageObject",
+        **({"isArray": True, "arrayShape": shape} if is_list else {}),
+        "source": {
+            **source,
+            "extract": {"column": column.name},
+            **({"transform": {"jsonPath": "bytes"}} if is_picture else {}),
+        },
     }
 
 
@@ -274,7 +284,8 @@ def _describe_values(field: Field | None) -> str:
         return ""
     sentences = [
         *([f"Unit: {printable(field.unit)}."] if field.unit else []),
-        *(["Stored flat, in row-major order."] if len(field.shape) > 1 else []),
+        *(["Stored flat, in row-major order."] if len(field.shape) > 1 and not field.is_encoded else []),
+        *(["Encoded without loss, each picture as the bytes of a PNG file."] if field.is_encoded else []),
         *(["The 16 bits of a bfloat16."] if field.dtype == BFLOAT16_NAME else []),
     ]
     return " ".join(sentences)

@@ -156,7 +156,7 @@ def _build_cache(
         with tqdm(
             total=num_rows, desc=f"pack {manifest.name}", unit="row", unit_scale=True, delay=1, leave=False
         ) as bar:
-            for batch in _parquet.read_batches(paths):
+            for batch in _parquet.read_batches(paths, decoded_bytes=_arrow.count_decoded_bytes(manifest.schema)):
                 writer.write(cast(_arrow.table_to_columns(batch, manifest.schema)))
                 bar.update(len(batch))
         writer.finish()

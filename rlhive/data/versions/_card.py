@@ -128,6 +128,12 @@ def _describe_rows(manifest: Manifest, *, has_seeds: bool, has_start_states: boo
         sentences.append(
             "Why an episode ends was not recorded: `next.terminated` and `next.truncated` are set in no row."
         )
+    if manifest.schema.encoded:
+        names = ", ".join(to_inline_code(item.column) for item in manifest.schema.encoded)
+        sentences.append(
+            f"Pictures ({names}) are encoded without loss: `datasets` gives `PIL.Image` objects, and other readers of "
+            "Parquet get the bytes of the files. Where the channels come first, the picture has them last."
+        )
     if any(item.dtype == BFLOAT16_NAME for item in manifest.schema.fields):
         sentences.append(
             "Parquet has no bfloat16: such columns hold their 16 bits as uint16, and "
@@ -172,7 +178,8 @@ def _render_column_rows(manifest: Manifest) -> Iterator[str]:
         unit = escape_markdown(item.unit or "")
         minimum = _format_extreme(splits, "min", min)
         maximum = _format_extreme(splits, "max", max)
-        yield f"| {column} | {item.dtype} | {shape} | {unit} | {minimum} | {_format_mean(splits)} | {maximum} |"
+        dtype = f"{item.dtype}, {item.storage}" if item.is_encoded else item.dtype
+        yield f"| {column} | {dtype} | {shape} | {unit} | {minimum} | {_format_mean(splits)} | {maximum} |"
 
 
 def _format_extreme(

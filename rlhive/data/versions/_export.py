@@ -34,7 +34,7 @@ from rlhive.data.versions._numbering import FIRST_VERSION, VersionChange, find_e
 from rlhive.data.versions._picture import PICTURE_PATH, render_returns
 from rlhive.data.versions._source import Exportable, Splits, VersionSource, assign_splits, to_source
 from rlhive.data.versions._writer import WriteResult, write_episodes
-from rlhive.errors import CorruptDatasetError, InvalidLicenseError
+from rlhive.errors import CorruptDatasetError, InvalidLicenseError, InvalidOptionError
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +53,7 @@ def export(
     splits: Splits | None = None,
     seed: int = 0,
     schema: Schema | None = None,
+    storage: Mapping[str, str] | None = None,
     description: str = "",
     env_name: str = "",
     task: str = "",
@@ -82,6 +83,9 @@ def export(
             split → episode ids.
         seed: Seed of the random assignment by share.
         schema: Schema of the transitions, where the source does not know it.
+        storage: How to store columns: ``{"pixels": "raw"}`` for lists of numbers, ``"png"`` for pictures, which
+            ``datasets`` and the Hub's viewer show. Nothing is lost in either. By default as in the version that the
+            episodes come from, and otherwise png for uint8 and uint16 pictures of 32 x 32 pixels or more.
         description: Description of the dataset in a sentence or two; by default the source's, or else that of the
             earlier version.
         env_name: Environment of the episodes; by default as for the description.
@@ -107,6 +111,7 @@ def export(
         DatasetNotFoundError: A shard of that version was not pulled.
         InvalidNameError: The name or the version does not have the right form.
         InvalidLicenseError: The licence is not an identifier.
+        InvalidOptionError: A column cannot have its storage.
         StoreNotWritableError, DiskFullError: The store cannot be written; the partial folder is removed.
 
     Example:
@@ -124,6 +129,7 @@ def export(
         if base is not None:
             base_name = f"{base.manifest.name} {base.manifest.version}"
             source = append_source(base.to_source(), source, base_name=base_name)
+        source = replace(source, schema=_decide_storage(source.schema, storage, base))
         change = None if earlier is None else VersionChange(earlier, source.schema)
         previous = None if change is None else change.manifest
         manifest = Manifest(
@@ -150,6 +156,19 @@ def _open_base(append: bool | Path, earlier: Path | None) -> BaseVersion | None:
     """Return the version that the new one begins with; None for a version of its own."""
     folder = append if isinstance(append, Path) else earlier if append else None
     return None if folder is None else BaseVersion.open(folder)
+
+
+def _decide_storage(schema: Schema, storage: Mapping[str, str] | None, base: BaseVersion | None) -> Schema:
+    """Return the schema with the storage of every column; that of a version whose shards are shared stays."""
+    chosen = schema.with_storage(storage)
+    if base is not None and chosen != schema:
+        different = next(new for new, old in zip(chosen.fields, schema.fields, strict=True) if new != old)
+        msg = (
+            f"storage of {different.column}: expected that of {base.manifest.name} {base.manifest.version}, which the "
+            f"version continues, got {different.storage}. Change it afterwards: rlhive encode"
+        )
+        raise InvalidOptionError(msg)
+    return chosen
 
 
 def _first_text(name: str, given: str, source: VersionSource, previous: Manifest | None) -> str:

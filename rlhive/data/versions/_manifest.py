@@ -14,12 +14,14 @@ from typing import Any
 
 from rlhive import keys
 from rlhive.data import _store, _untrusted
+from rlhive.data._pictures import RAW
 from rlhive.data._schema import Schema
 from rlhive.data._timing import find_fps
 from rlhive.data.versions._local import MANIFEST_NAME
 from rlhive.errors import CorruptDatasetError, DatasetNotFoundError, RLHiveError, UnsupportedFormatError
 
-FORMAT_VERSION = 1
+#: Newest layout that is read, and the one of versions with encoded pictures; others have layout 1.
+FORMAT_VERSION = 2
 MAX_MANIFEST_BYTES = 64 * 2**20
 EPISODES_PATH = "meta/episodes.parquet"
 SKETCHES_PATH = "meta/statistics.parquet"
@@ -133,7 +135,7 @@ class Manifest:
     def write(self, folder: Path) -> None:
         """Write ``rlhive.json`` into the folder. Every other file of the version must be complete by then."""
         content = {item.name: getattr(self, item.name) for item in fields(self)}
-        content["format_version"] = FORMAT_VERSION
+        content["format_version"] = FORMAT_VERSION if self.schema.encoded else 1
         content["schema"] = self.schema.to_json()
         content["files"] = [asdict(entry) for entry in self.files]
         text = json.dumps(content, indent=1, allow_nan=False)
@@ -169,7 +171,7 @@ class Fingerprint:
     """
 
     def __init__(self, schema: Schema):
-        self._digest = hashlib.sha256(json.dumps(schema.to_json(), sort_keys=True).encode())
+        self._digest = hashlib.sha256(schema.identity_json().encode())
 
     def add(self, identity: str) -> None:
         """Add the :meth:`~rlhive.data.EpisodeRecord.identity` of an episode."""
@@ -273,6 +275,7 @@ def _parse_manifest(content: dict[str, Any]) -> Manifest:
 def _parse_schema(rows: Any) -> Schema:
     """Return the schema of untrusted JSON; the end flags must be there and boolean."""
     schema = Schema.from_json([dict(row) for row in _untrusted.parse_objects(rows)])
+    schema = schema.with_storage({field.column: RAW for field in schema.fields if field.storage is None})
     for flag in (keys.NEXT_TERMINATED, keys.NEXT_TRUNCATED):
         column = keys.key_to_column(flag)
         if schema[column].dtype != "bool":

@@ -363,7 +363,8 @@ def _stream_split(
         if not any(episode in selected for episode in episodes[keys.EPISODE].to_pylist()):
             continue
         verify_files(folder, [entry])
-        batches = _parquet.read_batches([Path(folder) / entry.path])
+        decoded_bytes = _arrow.count_decoded_bytes(manifest.schema)
+        batches = _parquet.read_batches([Path(folder) / entry.path], decoded_bytes=decoded_bytes)
         for record in _split_into_records(batches, episodes, manifest.schema):
             if record.episode in selected:
                 yield record

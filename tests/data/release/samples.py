@@ -27,6 +27,8 @@ SCHEMA = Schema(
                 Field("instruction", "string", (), False),
                 Field("audio", "int16", (-1,), False),
                 Field("points", "float32", (-1, 3), False),
+                Field("picture", "uint8", (32, 33, 3), False),
+                Field("pictures", "uint8", (2, 33, 32, 1), False),
                 Field("next.reward", "float64", (1,), False),
                 Field("next.terminated", "bool", (1,), False),
                 Field("next.truncated", "bool", (1,), False),

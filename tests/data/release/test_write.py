@@ -1,6 +1,7 @@
 """The release of a version: what mlcroissant reads of it is what the buffer serves; nothing is left half-written."""
 
 import hashlib
+import io
 import json
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from rlhive import RoboHiveDataset
 from rlhive.data import release_dir
@@ -42,7 +44,13 @@ def read_records(path, name, **options):
 
 def column_of(rows, name, dtype):
     """Return the values of a field as one flat array."""
-    return np.concatenate([np.asarray(row[name]).reshape(-1) for row in rows]).astype(dtype)
+    return np.concatenate([np.asarray(open_pictures(row[name])).reshape(-1) for row in rows]).astype(dtype)
+
+
+def open_pictures(value):
+    """Return the pictures of a list of PNG files; any other value as it is."""
+    is_list = isinstance(value, list) and isinstance(value[0], bytes)
+    return [np.asarray(Image.open(io.BytesIO(content))) for content in value] if is_list else value
 
 
 def field_ids(rows):

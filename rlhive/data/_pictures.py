@@ -1,0 +1,195 @@
+"""How the pictures of a column are stored in a version's files.
+
+::
+
+    storage     in Parquet                                       loses
+    raw         one list of numbers per row                      nothing
+    png         struct<bytes, path>, `datasets.Image`            nothing
+
+PNG files are filtered but not compressed: Parquet's zstd does that, and also finds what a picture has in common with
+those before it (decision 043).
+
+A picture is a row ``[H, W, channels]`` or ``[channels, H, W]`` of a column; in front of these there may be dimensions
+of cameras, which become a list of pictures. Files of a version may come from anywhere: a picture is decoded only if its
+header has the size and the kind that the schema says.
+"""
+
+import io
+import math
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+
+from rlhive.errors import CorruptDatasetError, InvalidOptionError
+
+RAW = "raw"
+PNG = "png"
+STORAGES = (RAW, PNG)
+
+#: Pictures of fewer pixels are stored raw by default.
+MIN_PIXELS = 32 * 32
+#: Pillow's mode of a picture by dtype and number of channels. Its PNG encoder has no mode for the others.
+_MODES = {("uint8", 1): "L", ("uint8", 2): "LA", ("uint8", 3): "RGB", ("uint8", 4): "RGBA", ("uint16", 1): "I;16"}
+_THREADED = 8  # number of pictures from which threads are started
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True)
+class PictureLayout:
+    """How the elements of a row form pictures.
+
+    Attributes:
+        num_pictures: Number of pictures in a row.
+        height: Height in pixels.
+        width: Width in pixels.
+        channels: Number of channels.
+        is_channels_first: Whether a row is ``[…, channels, H, W]``; otherwise it is ``[…, H, W, channels]``.
+        mode: Pillow's mode of the pictures.
+    """
+
+    num_pictures: int
+    height: int
+    width: int
+    channels: int
+    is_channels_first: bool
+    mode: str
+
+    def to_pictures(self, rows: np.ndarray) -> np.ndarray:
+        """Return rows ``[N, *shape]`` as pictures ``[N * num_pictures, H, W, channels]``."""
+        if self.is_channels_first:
+            return np.moveaxis(rows.reshape(-1, self.channels, self.height, self.width), 1, 3)
+        return rows.reshape(-1, self.height, self.width, self.channels)
+
+
+def find_layout(dtype: str, shape: Sequence[int]) -> PictureLayout | None:
+    """Return how rows of a dtype and shape form pictures; None where they cannot be pictures."""
+    if len(shape) < 3 or min(shape) < 1:
+        return None
+    for channels, is_first in ((shape[-1], False), (shape[-3], True)):
+        mode = _MODES.get((dtype, channels))
+        if mode is not None:
+            height, width = shape[-2:] if is_first else shape[-3:-1]
+            return PictureLayout(math.prod(shape[:-3]), height, width, channels, is_first, mode)
+    return None
+
+
+def choose_storage(dtype: str, shape: Sequence[int]) -> str:
+    """Return the default storage of a column, which loses nothing: ``"png"`` for pictures of MIN_PIXELS or more."""
+    layout = find_layout(dtype, shape)
+    return PNG if layout is not None and layout.height * layout.width >= MIN_PIXELS else RAW
+
+
+def require_storage(storage: Any, dtype: str, shape: Sequence[int], *, column: str) -> str:
+    """Return a storage that a column of a dtype and shape can have.
+
+    Raises:
+        InvalidOptionError: There is no such storage, or the column holds no pictures.
+    """
+    if not isinstance(storage, str) or storage not in STORAGES:
+        msg = f"storage of {column}: expected one of {', '.join(STORAGES)}, got {storage!r}"
+        raise InvalidOptionError(msg)
+    if storage != RAW and find_layout(dtype, shape) is None:
+        msg = (
+            f"storage of {column}: {storage} holds pictures uint8 [H, W, 1 to 4] or uint16 [H, W, 1], or with the "
+            f"channels first; got {dtype} {list(shape)}"
+        )
+        raise InvalidOptionError(msg)
+    return storage
+
+
+def encode_png(picture: np.ndarray, *, level: int = 0) -> bytes:
+    """Encode a picture, uint8 ``[H, W, 1 to 4]`` or uint16 ``[H, W, 1]``, as PNG, which is lossless.
+
+    Args:
+        picture: The picture.
+        level: zlib's level. At 0 the file is as large as the picture, and filtered, so that what compresses it
+            afterwards does so well.
+    """
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    values = picture[:, :, 0] if picture.shape[2] == 1 else picture
+    Image.fromarray(np.ascontiguousarray(values)).save(buffer, format="PNG", compress_level=level)
+    return buffer.getvalue()
+
+
+def encode_rows(rows: np.ndarray) -> list[bytes]:
+    """Encode the pictures of rows ``[N, *shape]`` as PNG, on all cores.
+
+    Returns:
+        ``N * num_pictures`` encoded pictures.
+    """
+    layout = find_layout(rows.dtype.name, rows.shape[1:])
+    if layout is None:
+        msg = f"expected rows of pictures, got {rows.dtype.name} {list(rows.shape[1:])}"
+        raise ValueError(msg)
+    return _map_on_cores(encode_png, layout.to_pictures(rows))
+
+
+def decode_rows(contents: Sequence[bytes], dtype: str, shape: Sequence[int], *, context: str) -> np.ndarray:
+    """Decode rows of PNG pictures, on all cores.
+
+    Args:
+        contents: ``N * num_pictures`` encoded pictures.
+        dtype: Dtype of the rows.
+        shape: Shape of a row.
+        context: Prefix of error messages.
+
+    Returns:
+        Rows ``[N, *shape]``, read-only, which own their memory.
+
+    Raises:
+        CorruptDatasetError: A picture is damaged, or has another size or other channels.
+    """
+    layout = find_layout(dtype, shape)
+    if layout is None or len(contents) % layout.num_pictures:
+        msg = f"{context}: expected rows of pictures {dtype} {list(shape)}, got {len(contents)} encoded pictures."
+        raise CorruptDatasetError(msg)
+    rows = np.empty((len(contents) // layout.num_pictures, *shape), dtype)
+    pictures = layout.to_pictures(rows)
+
+    def decode(index: int) -> None:
+        pictures[index] = _decode_png(contents[index], layout, f"{context}, picture {index}")
+
+    _map_on_cores(decode, range(len(contents)))
+    rows.flags.writeable = False  # as arrays of Arrow are, so that a record remembers its hash
+    return rows
+
+
+def _decode_png(content: bytes, layout: PictureLayout, context: str) -> np.ndarray:
+    """Return the values ``[H, W, channels]`` of a PNG whose header fits the layout."""
+    from PIL import Image
+
+    try:
+        picture = Image.open(io.BytesIO(content), formats=("PNG",))
+        got = (picture.height, picture.width, _plain_mode(picture.mode))
+        if got != (layout.height, layout.width, layout.mode):
+            msg = f"{got[1]} x {got[0]} pixels of the kind {got[2]}"
+            raise ValueError(msg)
+        values = np.asarray(picture)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what Pillow raises on damage
+        expected = f"expected a PNG of {layout.width} x {layout.height} pixels of the kind {layout.mode}"
+        msg = f"{context}: {expected}, got: {error}. Fetch or make the version again."
+        raise CorruptDatasetError(msg) from error
+    return values.reshape(layout.height, layout.width, layout.channels)
+
+
+def _plain_mode(mode: str) -> str:
+    """Return a mode without the byte order, in which versions of Pillow differ for 16 bits."""
+    return "I;16" if mode.startswith("I;16") or mode == "I" else mode
+
+
+def _map_on_cores(function: Callable[[_Item], _Result], items: Iterable[_Item]) -> list[_Result]:
+    """Return the results of a function for each item. Pillow encodes and decodes without the interpreter's lock."""
+    items = list(items)
+    num_cores = len(os.sched_getaffinity(0))
+    if len(items) < _THREADED or num_cores == 1:
+        return [function(item) for item in items]
+    with ThreadPoolExecutor(num_cores, "rlhive-pictures") as pool:
+        return list(pool.map(function, items))
