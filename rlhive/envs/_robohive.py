@@ -180,13 +180,18 @@ class RoboHiveEnv(EnvBase):
         self._built_attributes = {*vars(self), "_built_attributes", "_cache"}
 
     def __repr__(self) -> str:
-        pixels = ", from_pixels=True" if keys.PIXELS in self.observation_spec else ""
+        pixels = ", from_pixels=True" if self.from_pixels else ""
         return f"{type(self).__name__}({self.env_name!r}, horizon={self.horizon}, device={self.device}{pixels})"
 
     @property
     def unwrapped(self) -> Any:
         """RoboHive's own environment object."""
         return self._env
+
+    @property
+    def from_pixels(self) -> bool:
+        """Whether resets and steps return ``pixels``."""
+        return keys.PIXELS in self.observation_spec
 
     @property
     def dt(self) -> float:

@@ -23,4 +23,12 @@ WITH_GIT_ASSETS = (
 #: All of them as parameters of a test, which skips where assets are not installed; those of whole trees are slow.
 ALL = [*WITH_PYPI_ASSETS, *(pytest.param(name, marks=pytest.mark.slow) for name in WITH_GIT_ASSETS)]
 
+#: One id of each family.
+ONE_EACH = (
+    *("FK1_Knob1OnRandom-v4", "franka_slide_random-v3", "FrankaReachRandom-v0", "rpFrankaRobotiqPoseRandom-v0"),
+    *("FetchReachRandom-v0", "TrifingerReachRandom-v0", "baoding-v1", "door-v1", "DKittyWalkRandom-v0"),
+    *("motorFingerReachRandom-v0", "myoHandPoseRandom-v0", "myoFatiElbowPose1D6MRandom-v0", "myoLegWalk-v0"),
+    *("myoChallengeChaseTagP2-v0", "MyoHandAppleRandom-v0"),
+)
+
 NO_ASSETS = "simulation assets are not installed. Type: rlhive setup --assets git"

@@ -23,23 +23,10 @@ def test_environments_of_every_family_run_show_pictures_and_close(opengl, env_na
     assert coverage.failures == {}
 
 
-#: One id of each of TorchRL's suites; its TestRoboHive runs every id that RoboHive registers.
-SUITES = [
-    *(
-        "FK1_Knob1OnRandom-v4",
-        "franka_slide_random-v3",
-        "FrankaReachRandom-v0",
-        "TrifingerReachRandom-v0",
-        "baoding-v1",
-    ),
-    *("door-v1", "DKittyWalkRandom-v0", "motorFingerReachRandom-v0", "myoHandReachRandom-v0", "MyoHandAirplaneFly-v0"),
-]
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("env_name", SUITES)
+@pytest.mark.parametrize("env_name", families.ONE_EACH)
 def test_torchrls_own_cases_pass(opengl, build, env_name):
-    """TestRoboHive: pixels and depth or neither, dense rollouts of 4 steps, check_env_specs."""
+    """Those of its TestRoboHive: pixels and depth or neither, dense rollouts of 4 steps, check_env_specs."""
     states = build(env_name)
     pictures = {"from_pixels": True, "image_size": (16, 16), "render_quality": "fast"}
     envs = [states]
