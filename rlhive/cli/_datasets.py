@@ -8,12 +8,14 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from rlhive._text import printable
 from rlhive.cli._hub import list_remote
 from rlhive.cli._tables import make_table, print_table
 from rlhive.cli._terminal import Json, NameOrPath, Version, Workers, err, find_folder, labelled, out
+from rlhive.errors import RLHiveError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from rlhive.data.checks import CheckReport
     from rlhive.dataset import SplitSummary
@@ -170,15 +172,55 @@ def list_(
     if json_:
         out.print_json(json.dumps(versions_by_name))
         return
-    stored = {name: ", ".join(versions) for name, versions in sorted(versions_by_name.items()) if versions}
+    stored = {name: versions for name, versions in sorted(versions_by_name.items()) if versions}
     if stored:
-        table = Table("dataset", "versions in the store")
-        for name, numbers in stored.items():
-            table.add_row(name, numbers)
-        print_table(table)
+        print_table(_make_store_table(stored))
     else:
         content = f"no dataset of {namespace}" if namespace else "no dataset yet"
         out.print(f"{store_dir()} holds {content}.", highlight=False, soft_wrap=True)
     recipes = [name.split("/")[-1] for name in sorted(versions_by_name) if name not in stored]
     if recipes:
         out.print(f"rlhive collect NAME makes one of: {', '.join(recipes)}", highlight=False)
+
+
+def _make_store_table(stored: "Mapping[str, Sequence[str]]") -> Table:
+    """Return the newest version of each dataset, with its size and the success rate of each split."""
+    table = make_table()
+    table.add_column("dataset", no_wrap=True)
+    table.add_column("version")
+    for name in ("episodes", "size"):
+        table.add_column(name, no_wrap=True, justify="right")
+    table.add_column("success")
+    for name, versions in stored.items():
+        earlier = f" and {len(versions) - 1} earlier" if len(versions) > 1 else ""
+        short_name = name.removeprefix("robohive/")  # the namespace that a name may leave out
+        table.add_row(short_name, f"{versions[-1]}{earlier}", *_describe_stored_version(name, versions[-1]))
+    return table
+
+
+def _describe_stored_version(name: str, version: str) -> tuple[str, str, str]:
+    """Return number of episodes, size and success rates of a stored version as text."""
+    from rlhive.dataset import find_version, open_view, summarize_splits
+
+    try:
+        view = open_view(find_version(name, version=version, splits=[], generate=False), streaming=True)
+        summaries = summarize_splits(view)
+    except RLHiveError:
+        return "", "", "cannot be read; see rlhive check"
+    rates = [
+        f"{printable(summary.split)} {summary.success_rate:.0%}"
+        for summary in summaries
+        if summary.success_rate is not None
+    ]
+    lines = [", ".join(rates[start : start + 2]) for start in range(0, len(rates), 2)]  # a rate beside its split's name
+    success = ",\n".join(lines) or "not recorded"
+    return f"{view.manifest.num_episodes:,}", _format_bytes(view.manifest.num_bytes), success
+
+
+def _format_bytes(count: int) -> str:
+    """Return a number of bytes with two or three digits, such as "5.8 MB"."""
+    value, unit = count / 1e6, "MB"
+    for larger in ("GB", "TB"):
+        if value >= 1000:
+            value, unit = value / 1000, larger
+    return f"{value:.1f} {unit}" if value < 10 else f"{value:.0f} {unit}"

@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 
 from rlhive import RoboHiveDataset, export
@@ -88,9 +89,29 @@ def test_list_names_stored_datasets_and_those_that_a_recipe_makes(collected, sto
     assert before == {f"robohive/{name}": [] for name in TASKS}
     assert json.loads(invoke("list", "--json").stdout)["robohive/toy_point"] == ["1.0.0"]
     shown = " ".join(invoke("list").stdout.split())
-    assert "robohive/toy_point │ 1.0.0" in shown
+    assert " toy_point 1.0.0 " in shown
     assert "rlhive collect NAME makes one of: franka_micro_close, " in shown
     assert "toy_point" not in shown.partition("makes one of")[2]
+
+
+def test_list_shows_how_the_episodes_of_the_newest_version_came_out(collected, store):
+    shutil.copytree(collected, store)
+    dataset = RoboHiveDataset("toy_point")
+    rates = {
+        split: np.mean([row["success"] for row in dataset.episodes.to_pylist() if row["split"] == split])
+        for split in dataset.splits
+    }
+    export(teleoperated_records([5, 6]), "lab/teleop", license="mit")
+    export(teleoperated_records([5, 7]), "lab/teleop", license="mit")
+    (export(teleoperated_records([5]), "lab/broken", license="mit") / "meta/episodes.parquet").write_bytes(b"")
+
+    shown = " ".join(invoke("list").stdout.split())
+
+    size = f"{dataset.manifest.num_bytes / 1e6:.1f} MB"
+    outcomes = ", ".join(f"{split} {rate:.0%}" for split, rate in rates.items())
+    assert f" toy_point 1.0.0 {dataset.manifest.num_episodes} {size} {outcomes} rlhive collect" in shown
+    assert "lab/teleop 2.0.0 and 1 earlier 2 0.0 MB not recorded" in shown
+    assert "lab/broken 1.0.0 cannot be read; see rlhive check" in shown
 
 
 def test_show_says_what_was_not_recorded(store):
