@@ -126,6 +126,7 @@ setup(
     packages=find_packages(include=["rlhive", "rlhive.*"]),
     package_data={
         "rlhive": ["py.typed"],
+        "rlhive.data.versions": ["*.json"],
         "rlhive.envs": ["*.json"],
         "rlhive.viewer": ["page/*"],
         "rlhive.sim_algos": ["conf/**/*.yaml", "conf/*.yaml"],

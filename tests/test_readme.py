@@ -9,10 +9,15 @@ import pytest
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES += sorted((ROOT / "docs/benchmark").glob("*.md"))
+#: Pages whose blocks train; tests/benchmarks runs them.
+TRAINING_PAGES = ("extending.md",)
 
 
 def python_blocks():
     for page in PAGES:
+        if page.name in TRAINING_PAGES:
+            continue
         for number, code in enumerate(re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)):
             yield pytest.param(code, id=f"{page.name}-{number}")
 

@@ -1,9 +1,10 @@
-"""The table and the picture of the cells that have been run.
+"""The tables and the picture of the cells that have been run.
 
     python -m benchmarks.offline_rl.report
 
-Reads benchmarks/results/offline_rl/*.json and writes docs/benchmark/results.md, profile.png and profile.pdf beside it.
-A cell that was not run is empty. Statistics over tasks and splits are those of the cells that all algorithms have.
+Reads benchmarks/results/offline_rl/*.json and writes docs/benchmark/results.md, profile.png and profile.pdf beside it,
+and the scores that datasets' cards show (rlhive/data/versions/reference_scores.json). A cell that was not run is empty.
+Statistics over tasks and splits are those of the cells that all algorithms have.
 """
 
 import argparse
@@ -25,9 +26,16 @@ from benchmarks.offline_rl.aggregate import (
 from benchmarks.offline_rl.run import FOLDER
 from benchmarks.peers.environments import ROOT
 from rlhive._figures import COLORS
-from rlhive.sim_algos._bootstrap import bootstrap_interval
+from rlhive.envs import get_task
+from rlhive.sim_algos._bootstrap import bootstrap_interval, difference_interval
 
 DOCS = ROOT / "docs/benchmark"
+CARD_SCORES = ROOT / "rlhive/data/versions/reference_scores.json"
+
+#: Algorithms of which one has to be above cloning on a split that belongs to the benchmark, and by how much
+#: (docs/benchmark/protocol.md).
+PROBES = ("filtered_bc", "rebrac")
+SMALLEST_GAP = 10.0
 
 #: (task, split) → algorithm → content of the cell's file.
 Cells = Mapping[tuple[str, str], Mapping[str, Mapping[str, Any]]]
@@ -38,17 +46,21 @@ def main(arguments: Sequence[str] | None = None) -> str:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--cells", type=Path, default=FOLDER, help="folder of the cells' files")
     parser.add_argument("--output", type=Path, default=DOCS, help="folder of the page and the picture")
+    parser.add_argument("--card-scores", type=Path, default=CARD_SCORES, help="file of the scores on datasets' cards")
     options = parser.parse_args(arguments)
     cells = read_cells(options.cells)
     algorithms = [name for name in catalogue.ALGORITHMS if any(name in row for row in cells.values())]
     options.output.mkdir(parents=True, exist_ok=True)
-    lines = ["# Results", "", *_score_table(cells, algorithms), "", *_aggregate_table(cells, algorithms)]
+    lines = ["# Results", "", *_score_table(cells, algorithms), "", *_gap_table(cells), ""]
+    lines += [*_split_table(cells, algorithms), "", *_aggregate_table(cells, algorithms)]
     if draw_profiles(cells, algorithms, options.output / "profile"):
         lines += ["", "![Share of runs above each score](profile.png)"]
     hours = sum(sum(cell["seconds"].values()) for row in cells.values() for cell in row.values()) / 3600
     lines += ["", f"These cells took {hours:.1f} hours."]
     text = "\n".join(lines) + "\n"
     (options.output / "results.md").write_text(text, encoding="utf-8")
+    card_scores = json.dumps({"tasks": summarize_for_cards(cells)}, indent=1)
+    options.card_scores.write_text(f"{card_scores}\n", encoding="utf-8")
     return text
 
 
@@ -89,9 +101,120 @@ def _score_table(cells: Cells, algorithms: Sequence[str]) -> list[str]:
 
 
 def _format_cell(content: Mapping[str, Any]) -> str:
-    scores = [seed["scores"] for seed in content["evaluations"]]
-    low, high = bootstrap_interval(scores)
-    return f"{np.mean([np.mean(values) for values in scores]):.0f} ({low:.0f} to {high:.0f})"
+    return "{:.0f} ({:.0f} to {:.0f})".format(*_summarize_cell(content))
+
+
+def _summarize_cell(content: Mapping[str, Any]) -> tuple[float, float, float]:
+    """Return the mean score of a cell and its interval."""
+    return mean_score(content), *bootstrap_interval(_list_scores(content))
+
+
+def mean_score(content: Mapping[str, Any]) -> float:
+    """Return the mean over the seeds of the mean score of each seed's episodes."""
+    return float(np.mean([np.mean(values) for values in _list_scores(content)]))
+
+
+def _list_scores(content: Mapping[str, Any]) -> list[list[float]]:
+    return [seed["scores"] for seed in content["evaluations"]]
+
+
+def _gap_table(cells: Cells) -> list[str]:
+    """Return for each task and split how far the probes are above cloning, and what that says of the split."""
+    lines = [
+        "## Which splits tell algorithms apart",
+        "",
+        f"Score minus that of bc (95 % interval). A split does where {' or '.join(PROBES)} is more than "
+        f"{SMALLEST_GAP:.0f} points above bc",
+        "and the interval excludes zero; it belongs to the benchmark if it does so on at least one task.",
+        "",
+        f"| task | split | {' | '.join(PROBES)} | tells algorithms apart |",
+        f"|---|---|{'---:|' * len(PROBES)}---|",
+    ]
+    for (task, split), row in cells.items():
+        if "bc" in row:
+            gaps = {name: measure_gap(row[name], row["bc"]) for name in row if name != "bc"}
+            texts = ["{:+.0f} ({:+.0f} to {:+.0f})".format(*gaps[name]) if name in gaps else "" for name in PROBES]
+            lines.append(f"| {task} | {split} | {' | '.join(texts)} | {judge_gaps(gaps)} |")
+    return lines
+
+
+def measure_gap(content: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[float, float, float]:
+    """Return the score of one cell minus that of another, with its interval."""
+    interval = difference_interval(_list_scores(content), _list_scores(other))
+    return mean_score(content) - mean_score(other), *interval
+
+
+def judge_gaps(gaps: Mapping[str, tuple[float, float, float]]) -> str:
+    """Return whether a split tells algorithms apart, from what each algorithm is above cloning.
+
+    Args:
+        gaps: Algorithm → difference to cloning and the bounds of its interval.
+    """
+    above = [name for name in PROBES if name in gaps and gaps[name][0] > SMALLEST_GAP and gaps[name][1] > 0]
+    if above:
+        return f"yes: {', '.join(above)}"
+    missing = [name for name in PROBES if name not in gaps]
+    if missing:
+        return f"not known: {', '.join(missing)} not run"
+    differing = [name for name, (_, low, high) in gaps.items() if low > 0 or high < 0]
+    return f"no; {', '.join(differing)} differ from bc" if differing else "no: all tie with bc"
+
+
+def _split_table(cells: Cells, algorithms: Sequence[str]) -> list[str]:
+    """Return the interquartile mean of each algorithm on each split, over the tasks that all its algorithms have."""
+    lines = [
+        "## By split",
+        "",
+        "Interquartile mean over tasks and seeds (95 % interval), from the tasks that all algorithms of the row have.",
+        "",
+        f"| split | tasks | {' | '.join(algorithms)} |",
+        f"|---|---:|{'---:|' * len(algorithms)}",
+    ]
+    for split in dict.fromkeys(split for _, split in cells):
+        rows = {key: row for key, row in cells.items() if key[1] == split}
+        present = [name for name in algorithms if any(name in row for row in rows.values())]
+        scores = scores_by_algorithm(rows, present)
+        num_tasks = len(next(iter(scores.values())))
+        texts = [_format_iqm(scores[name]) if name in present and num_tasks else "" for name in algorithms]
+        lines.append(f"| {split} | {num_tasks} | {' | '.join(texts)} |")
+    return lines
+
+
+def _format_iqm(scores: np.ndarray) -> str:
+    low, high = iqm_interval(scores)
+    return f"{iqm(scores):.1f} ({low:.1f} to {high:.1f})"
+
+
+def summarize_for_cards(cells: Cells) -> dict[str, Any]:
+    """Return for each task of the benchmark the references and the scores that its dataset's card shows, JSON-able.
+
+    Raises:
+        ValueError: Cells of a task learned from different contents.
+    """
+    return {f"bench_{task}": _summarize_task(task, cells) for task in catalogue.TASKS}
+
+
+def _summarize_task(task: str, cells: Cells) -> dict[str, Any]:
+    rows = {split: cells[task, split] for split in catalogue.SPLITS if (task, split) in cells}
+    fingerprints = {content["dataset"]["fingerprint"] for row in rows.values() for content in row.values()}
+    if len(fingerprints) > 1:
+        msg = f"{task}: expected cells of one content, got the fingerprints {', '.join(sorted(fingerprints))}"
+        raise ValueError(msg)
+    reference = get_task(f"bench_{task}").reference
+    policies = {"random": reference.random, "expert": reference.expert}
+    fields = ("num_episodes", "return_mean", "success_rate")
+    return {
+        "policies": {name: {field: getattr(result, field) for field in fields} for name, result in policies.items()},
+        "fingerprint": next(iter(fingerprints), ""),
+        "scores": {
+            split: {
+                name: [round(value, 1) for value in _summarize_cell(row[name])]
+                for name in catalogue.ALGORITHMS
+                if name in row
+            }
+            for split, row in rows.items()
+        },
+    }
 
 
 def _aggregate_table(cells: Cells, algorithms: Sequence[str]) -> list[str]:
@@ -101,19 +224,20 @@ def _aggregate_table(cells: Cells, algorithms: Sequence[str]) -> list[str]:
     if not num_cells:
         return ["No task and split has all algorithms yet: no statistics over them."]
     lines = [
+        "## Together",
+        "",
         f"Over the tasks and splits that all algorithms have, {num_cells} in number:",
         "",
         "| algorithm | interquartile mean (95 % interval) | probability of improvement over bc (95 % interval) |",
         "|---|---:|---:|",
     ]
     for name in algorithms:
-        low, high = iqm_interval(scores[name])
         improvement = ""
         if "bc" in scores and name != "bc":
             least, most = improvement_interval(scores[name], scores["bc"])
             probability = probability_of_improvement(scores[name], scores["bc"])
             improvement = f"{probability:.2f} ({least:.2f} to {most:.2f})"
-        lines.append(f"| {name} | {iqm(scores[name]):.1f} ({low:.1f} to {high:.1f}) | {improvement} |")
+        lines.append(f"| {name} | {_format_iqm(scores[name])} | {improvement} |")
     return lines
 
 

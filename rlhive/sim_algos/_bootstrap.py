@@ -33,13 +33,47 @@ def bootstrap_interval(
         >>> bootstrap_interval([[0.0, 0.0], [1.0, 1.0]])
         (0.0, 1.0)
     """
+    return _quantiles(_resample_runs(runs, num_resamples, np.random.default_rng(0)), confidence)
+
+
+def difference_interval(
+    runs: Sequence[Sequence[float]],
+    others: Sequence[Sequence[float]],
+    *,
+    num_resamples: int = NUM_RESAMPLES,
+    confidence: float = 0.95,
+) -> tuple[float, float]:
+    """Return the percentile interval of the mean of some runs minus that of others.
+
+    Both are resampled as in :func:`bootstrap_interval`, independently of each other.
+
+    Args:
+        runs: The episodes' values of each run, at least one of each.
+        others: Those of the runs that they are compared with.
+        num_resamples: Number of resamples.
+        confidence: Probability that the interval stands for.
+
+    Example:
+        >>> difference_interval([[3.0, 3.0]], [[1.0], [1.0]])
+        (2.0, 2.0)
+    """
     generator = np.random.default_rng(0)
+    means, other_means = (_resample_runs(rows, num_resamples, generator) for rows in (runs, others))
+    return _quantiles(means - other_means, confidence)
+
+
+def _resample_runs(runs: Sequence[Sequence[float]], num_resamples: int, generator: np.random.Generator) -> np.ndarray:
+    """Return the means ``[num_resamples]`` of resamples of runs and, within each, episodes."""
     choices = generator.integers(len(runs), size=(num_resamples, len(runs)))
     means = np.empty(choices.shape)
     for index, values in enumerate(runs):
         is_chosen = choices == index
         means[is_chosen] = _resample_means(np.asarray(values, np.float64), int(is_chosen.sum()), generator)
-    low, high = np.quantile(means.mean(axis=1), [(1 - confidence) / 2, (1 + confidence) / 2])
+    return means.mean(axis=1)
+
+
+def _quantiles(means: np.ndarray, confidence: float) -> tuple[float, float]:
+    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
 
 

@@ -37,9 +37,9 @@ def test_the_probability_of_improvement_counts_pairs_within_each_task() -> None:
     wins = [np.mean([(a > b) + 0.5 * (a == b) for a in row for b in other]) for row, other in pairs]
     assert probability_of_improvement(SCORES, others) == pytest.approx(np.mean(wins))
     assert probability_of_improvement(SCORES, SCORES) == 0.5
-    low, high = improvement_interval(SCORES, SCORES - 1000)
+    low, high = improvement_interval(SCORES, SCORES - 1000, num_resamples=200)
     assert (low, high) == (1.0, 1.0)
-    low, high = improvement_interval(SCORES, others)
+    low, high = improvement_interval(SCORES, others, num_resamples=500)
     assert low < np.mean(wins) < high
 
 
@@ -49,3 +49,18 @@ def test_a_profile_is_the_share_of_runs_above_each_score() -> None:
     assert (low <= share).all()
     assert (share <= high).all()
     assert (low[0], high[2]) == (1.0, 0.0)
+
+
+def test_the_definitions_are_those_that_rliable_computes() -> None:
+    """Rliable's expressions: a trimmed mean of all runs, and Mann-Whitney's statistic per pair of runs of a task."""
+    from scipy.stats import mannwhitneyu, trim_mean
+
+    generator = np.random.default_rng(0)
+    scores, others = generator.normal(0, 1, (5, 7)), generator.normal(0.5, 1, (5, 4)).round(1)
+    scores = scores.round(1)  # ties
+
+    assert iqm(scores) == pytest.approx(trim_mean(scores, proportiontocut=0.25, axis=None))
+    statistics = [mannwhitneyu(a, b, alternative="greater").statistic for a, b in zip(scores, others, strict=True)]
+    assert probability_of_improvement(scores, others) == pytest.approx(np.mean(statistics) / (7 * 4))
+    share, _, _ = performance_profile(scores, np.array([0.0, 0.5]), num_resamples=10)
+    assert share.tolist() == [np.mean(scores > 0.0), np.mean(scores > 0.5)]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rlhive.sim_algos._bootstrap import bootstrap_interval, interquartile_mean
+from rlhive.sim_algos._bootstrap import bootstrap_interval, difference_interval, interquartile_mean
 
 
 def test_the_interval_of_normal_runs_has_the_variance_of_both_levels() -> None:
@@ -47,6 +47,18 @@ def test_runs_of_different_lengths_have_equal_weight_and_the_interval_is_the_sam
     assert (low, high) == (0.0, 1.0)
     wide = [np.random.default_rng(4).normal(0, 1, 3000).tolist()]
     assert bootstrap_interval(wide, num_resamples=1000) == bootstrap_interval(wide, num_resamples=1000)
+
+
+def test_the_variance_of_a_difference_is_the_sum_of_both() -> None:
+    generator = np.random.default_rng(5)
+    runs, others = (generator.normal(mean, 1, (30, 20)).tolist() for mean in (4, 1))
+
+    low, high = difference_interval(runs, others)
+
+    widths = [np.diff(bootstrap_interval(rows))[0] for rows in (runs, others)]
+    assert high - low == pytest.approx(np.hypot(*widths), rel=0.03)
+    assert (low + high) / 2 == pytest.approx(np.mean(runs) - np.mean(others), abs=0.01)
+    assert difference_interval(others, runs) == pytest.approx((-high, -low), abs=0.02)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from rlhive._text import escape_markdown, to_inline_code
 from rlhive.data._dtypes import BFLOAT16_NAME
 from rlhive.data._schema import find_unrecorded
 from rlhive.data.versions._manifest import EPISODES_PATH, Manifest
+from rlhive.data.versions._reference_scores import render_reference_scores
 
 # Size categories of the Hub: number of rows below which each applies.
 _SIZE_CATEGORIES = ((1e3, "n<1K"), (1e4, "1K<n<10K"), (1e5, "10K<n<100K"), (1e6, "100K<n<1M"), (1e7, "1M<n<10M"))
@@ -62,6 +63,7 @@ def render_card(
             *_render_split_rows(manifest, outcomes),
             "",
             f"{_describe_rows(manifest, has_seeds=has_seeds, has_start_states=has_start_states)}\n",
+            *render_reference_scores(manifest),
             "## Columns\n",
             "| column | dtype | shape | unit | minimum | mean | maximum |\n|---|---|---|---|---:|---:|---:|",
             *_render_column_rows(manifest),

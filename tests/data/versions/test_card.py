@@ -13,6 +13,7 @@ import polars as pl
 import pytest
 import yaml
 
+from rlhive.data.versions import _reference_scores
 from rlhive.data.versions._card import render_card
 from rlhive.data.versions._export import export
 from rlhive.data.versions._manifest import Manifest
@@ -44,6 +45,31 @@ def folder(episodes, tmp_path_factory):
 @pytest.fixture(scope="module")
 def card(folder):
     return (folder / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def scores(monkeypatch):
+    """Scores of one task of a benchmark."""
+    result = {"num_episodes": 100, "return_mean": -12.345, "success_rate": 0.25}
+    split = {"bc": [44.2, 38.0, 49.6], "iql": [79.5, 75.1, 83.8]}
+    row = {"policies": {"random": result}, "fingerprint": "ab" * 32, "scores": {"mixed": split}}
+    monkeypatch.setattr(_reference_scores, "_read_score_rows", lambda: {"bench_walk": row})
+
+
+def test_the_card_of_a_benchmark_dataset_has_its_reference_scores(folder, scores):
+    manifest = replace(Manifest.read(folder), task="bench_walk", fingerprint="ab" * 32)
+    outcomes = dict.fromkeys(manifest.splits, (1.0, 0.5))
+
+    card = render_card(manifest, outcomes)
+    other = render_card(replace(manifest, fingerprint="cd" * 32), outcomes)
+
+    assert "## Reference scores" in card
+    assert "| random | 100 | -12.35 | 25% |" in card
+    assert "| split | bc | iql |\n|---|---:|---:|\n| mixed | 44 (38 to 50) | 80 (75 to 84) |" in card
+    assert "| random | 100 | -12.35 | 25% |" in other
+    assert "| mixed |" not in other
+    assert "known for the content `abababababababab`, which this is not" in other
+    assert "Reference scores" not in render_card(replace(manifest, task="walk"), outcomes)
 
 
 def front_matter(card):
