@@ -92,6 +92,7 @@ DEV = [
     "pytest-xdist",
     "ruff",
     "markdown-it-py",  # reads the datasheets in the tests
+    "playwright",  # drives the system's Chromium in the tests of the viewer; downloads no browser
     "types-PyYAML",  # types of what ships none, for mypy
     "types-tqdm",
     "tensorboard",  # what its logger wrote is read back

@@ -2,6 +2,7 @@
 
 import platform
 import webbrowser
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -21,13 +22,24 @@ def view(
     split: Annotated[str | None, typer.Option(help="Only these splits, joined by +.")] = None,
     where: Annotated[str | None, typer.Option(help="Condition on the episodes: success and return > -40.")] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the page; a free one by default.")] = 0,
+    export: Annotated[
+        Path | None, typer.Option(help="Write one self-contained file named .html instead of serving the page.")
+    ] = None,
+    pictures: Annotated[
+        int,
+        typer.Option(min=0, help="Episodes with pictures in the exported file; rendered where none are stored."),
+    ] = 3,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in a browser.")] = True,
 ) -> None:
     """Look at a dataset in a browser: episodes, pictures, distributions, checks. Never runs a recipe."""
-    from rlhive.viewer import ViewedDataset, ViewerServer
+    from rlhive.viewer import ViewedDataset, ViewerServer, export_page
 
     addresses = [name] if other is None else [name, other]
     datasets = [ViewedDataset(find_address(address), split=split, where=where) for address in addresses]
+    if export is not None:
+        page = export_page(datasets, export, pictures=pictures)
+        out.print(f"Written: {page.path}, {page.num_bytes / 1e6:.1f} MB. {page.note}", highlight=False, soft_wrap=True)
+        return
     server = ViewerServer(datasets, port=port)
     out.print(
         f"{' beside '.join(dataset.label for dataset in datasets)}: {server.url}", highlight=False, soft_wrap=True

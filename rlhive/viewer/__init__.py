@@ -12,6 +12,7 @@ from rlhive._lazy import attach
 
 if TYPE_CHECKING:
     from rlhive.viewer._dataset import ViewedDataset as ViewedDataset
+    from rlhive.viewer._export import ExportedPage as ExportedPage, export_page as export_page
     from rlhive.viewer._server import ViewerServer as ViewerServer
 else:
     __getattr__, __dir__, __all__ = attach(__name__, __file__)

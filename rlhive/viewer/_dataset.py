@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlhive import keys
 from rlhive.errors import InvalidOptionError, SchemaMismatchError
 from rlhive.viewer._flags import FlagFile, format_condition
 from rlhive.viewer._json import shorten, to_tree
@@ -72,7 +71,7 @@ class ViewedDataset:
         return {
             "name": manifest.name,
             "version": manifest.version,
-            "environment": shorten(manifest.env_name),
+            "fps": manifest.fps,
             "operations": to_tree(self._view.operations),
             "splits": self._view.count(),
             "vectors": vector_columns(manifest.schema),
@@ -133,12 +132,14 @@ class ViewedDataset:
         Raises:
             SchemaMismatchError: There is no such episode.
         """
-        from rlhive.dataset import vector_columns
-        from rlhive.viewer._series import make_series
+        return self.make_series(self.read(episode))
 
-        manifest = self._view.manifest
-        vectors = [name for name in vector_columns(manifest.schema) if not name.startswith(f"{keys.NEXT}.")]
-        return make_series(self.read(episode), vectors, self._statistics, manifest.fps)
+    def make_series(self, record: "EpisodeRecord") -> dict[str, Any]:
+        """Return the numbers of an episode that was read."""
+        from rlhive.viewer._series import make_series
+        from rlhive.viewer._summaries import state_columns
+
+        return make_series(record, state_columns(self._view), self._statistics, self._view.manifest.fps)
 
     def frames(self, episode: int, start: int, stop: int) -> dict[str, Any]:
         """Return pictures ``start`` to ``stop`` of an episode, of all cameras.
@@ -151,21 +152,39 @@ class ViewedDataset:
                 pictures, and the states cannot be rendered.
             MissingExtraError: Pillow is not installed.
         """
-        from rlhive.dataset import picture_columns
-        from rlhive.viewer._pictures import MAX_FRAMES, encode_frames, stored_cameras
+        from rlhive.viewer._pictures import MAX_FRAMES, RENDERED, encode_frames
 
         if not start < stop <= start + MAX_FRAMES:
             msg = f"frames {start} to {stop}: expected 1 to {MAX_FRAMES} of them"
             raise InvalidOptionError(msg)
         record = self.read(episode)
-        stored = stored_cameras(record, picture_columns(self._view.manifest.schema))
+        stored = self._stored_cameras(record)
         if stored:
             cameras = [
                 {"name": shorten(name), "frames": encode_frames(frames[start:stop])} for name, frames in stored.items()
             ]
             return {"cameras": cameras, "total": max(map(len, stored.values()))}
         rendered = self._renderer.read(record, start, stop)
-        return {"cameras": [{"name": "rendered from the states", "frames": rendered}], "total": record.length + 1}
+        return {"cameras": [{"name": RENDERED, "frames": rendered}], "total": record.length + 1}
+
+    def encode_pictures(self, episode: int, *, max_width: int, quality: int) -> dict[str, Any]:
+        """Return all pictures of an episode in another size, as :meth:`frames` does."""
+        from rlhive.dataset import render_states
+        from rlhive.viewer._pictures import RENDERED, encode_frames
+
+        record = self.read(episode)
+        cameras = self._stored_cameras(record) or {RENDERED: render_states(self._view, record, None)}
+        encoded = [
+            {"name": shorten(name), "frames": encode_frames(frames, max_width=max_width, quality=quality)}
+            for name, frames in cameras.items()
+        ]
+        return {"cameras": encoded, "total": max(len(camera["frames"]) for camera in encoded)}
+
+    def _stored_cameras(self, record: "EpisodeRecord") -> dict[str, Any]:
+        from rlhive.dataset import picture_columns
+        from rlhive.viewer._pictures import stored_cameras
+
+        return stored_cameras(record, picture_columns(self._view.manifest.schema))
 
     def terms(self, episode: int) -> dict[str, Any]:
         """Return the reward's terms of an episode as RoboHive computes them from its observations.
@@ -190,9 +209,13 @@ class ViewedDataset:
 
     def neighbours(self, episode: int) -> dict[str, Any]:
         """Return the episodes that are most alike; see :mod:`rlhive.viewer._neighbours`."""
+        return self.find_neighbours(self.read(episode))
+
+    def find_neighbours(self, record: "EpisodeRecord") -> dict[str, Any]:
+        """Return the episodes that are most alike to one that was read."""
         with self._lock:
             neighbours = self._neighbours
-        return neighbours.find(self.read(episode))
+        return neighbours.find(record)
 
     @functools.cache  # noqa: B019 - a version never changes
     def checks(self) -> dict[str, Any]:
@@ -245,8 +268,8 @@ class ViewedDataset:
 
     def flags(self) -> dict[str, Any]:
         """Return the flagged episodes, and the condition that the others meet."""
-        shown = set(self._view.episode_ids())
-        flagged = sorted(self._flags.read() & shown)
+        stored = self._flags.read()
+        flagged = sorted(stored & set(self._view.episode_ids())) if stored else []
         return {"flagged": flagged, "where": format_condition(flagged)}
 
     def flag(self, flagged: Sequence[int]) -> dict[str, Any]:

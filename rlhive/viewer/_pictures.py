@@ -8,7 +8,7 @@ more is no longer rendered, and the oldest pictures are forgotten.
 import base64
 import contextlib
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 #: Widest picture in pixels; wider ones are reduced.
 MAX_WIDTH = 480
+#: Name of the camera of rendered pictures.
+RENDERED = "rendered from the states"
 #: Pictures of one answer.
 MAX_FRAMES = 64
 #: Rendered pictures that are kept.
@@ -37,23 +39,27 @@ def stored_cameras(record: "EpisodeRecord", columns: list[str]) -> dict[str, np.
 
     Args:
         record: The episode.
-        columns: Columns of pictures ``[…, H, W, C]``.
+        columns: Columns of pictures ``[…, H, W, C]`` or ``[…, C, H, W]``.
     """
     cameras = {}
     for name in columns:
         values = record.columns.get(name)
-        if values is None or name.startswith(f"{keys.NEXT}.") or values.shape[-1] not in (1, 3):
+        if values is None or name.startswith(f"{keys.NEXT}."):
             continue
         if name in record.final:
             values = np.concatenate([values, record.final[name][None]])
+        if values.shape[-1] not in (1, 3) and values.shape[-3] in (1, 3):
+            values = np.moveaxis(values, -3, -1)  # channels first
+        if values.shape[-1] not in (1, 3):
+            continue
         frames = values.reshape(len(values), -1, *values.shape[-3:])
         for index in range(frames.shape[1]):
             cameras[name if frames.shape[1] == 1 else f"{name} {index + 1}"] = frames[:, index]
     return cameras
 
 
-def encode_frames(frames: np.ndarray, *, max_width: int = MAX_WIDTH, quality: int = 80) -> list[str]:
-    """Return pictures ``[N, H, W, C]`` as JPEG in base64."""
+def encode_frames(frames: Iterable[np.ndarray], *, max_width: int = MAX_WIDTH, quality: int = 80) -> list[str]:
+    """Return pictures uint8 ``[H, W, C]`` as JPEG in base64."""
     return [_encode_base64(frame, max_width=max_width, quality=quality) for frame in frames]
 
 

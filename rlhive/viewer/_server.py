@@ -190,17 +190,20 @@ class _Handler(BaseHTTPRequestHandler):
         return route if hmac.compare_digest(token.encode(), self.token.encode()) else None
 
     def _answer(self, compute: Callable[[], Any]) -> None:
-        """Send what a function returns; an error of RLHive as its sentence, any other one without details."""
+        """Send what a function returns; an error of RLHive as its sentence, any other one without details.
+
+        A sentence is an answer as well, with status 200: the browser's console is for errors of the page.
+        """
         try:
             content = encode_json(compute())
         except RLHiveError as error:
-            self._refuse(HTTPStatus.BAD_REQUEST, str(error))
+            self._refuse(HTTPStatus.OK, str(error))
         except Exception:
             logger.exception("The viewer could not answer %s", shorten(urlsplit(self.path).path.rpartition("/")[2]))
             self._refuse(HTTPStatus.INTERNAL_SERVER_ERROR, "an error of RLHive; the terminal shows it")
         else:
             if len(content) > MAX_ANSWER_BYTES:
-                self._refuse(HTTPStatus.BAD_REQUEST, f"the answer has {len(content):,} bytes, more than is sent")
+                self._refuse(HTTPStatus.OK, f"the answer has {len(content):,} bytes, more than is sent")
             else:
                 self._send(HTTPStatus.OK, content, "application/json")
 
@@ -266,12 +269,13 @@ _ANSWERS: dict[str, Callable[[_Handler, _Query], Any]] = {
     "api/terms": lambda handler, query: handler.dataset(query).terms(query.integer("episode")),
     "api/neighbours": lambda handler, query: handler.dataset(query).neighbours(query.integer("episode")),
     "api/dimensions": lambda handler, query: handler.dataset(query).dimensions(),
-    "api/coverage": lambda handler, query: _project(handler.datasets, query.text("key")),
+    "api/coverage": lambda handler, query: project_datasets(handler.datasets, query.text("key")),
     "api/checks": lambda handler, query: handler.dataset(query).checks(),
 }
 
 
-def _project(datasets: Sequence[ViewedDataset], key: str) -> dict[str, Any]:
+def project_datasets(datasets: Sequence[ViewedDataset], key: str) -> dict[str, Any]:
+    """Return the coverage of all datasets; see :func:`rlhive.viewer._summaries.project_views`."""
     from rlhive.viewer._summaries import project_views
 
     return project_views([dataset.view for dataset in datasets], key)

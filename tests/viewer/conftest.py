@@ -29,13 +29,15 @@ class Client:
     def ask(self, path):
         """Return the JSON of an answer."""
         status, _, content = self.request(f"api/{path}")
+        answer = json.loads(content)
         assert status == 200, content
-        return json.loads(content)
+        assert "error" not in answer, answer
+        return answer
 
     def refused(self, path):
         """Return the sentence with which a question is refused."""
         status, _, content = self.request(f"api/{path}")
-        assert status == 400, (status, content)
+        assert status == 200, (status, content)
         return json.loads(content)["error"]
 
     def send(self, value, **headers):

@@ -83,7 +83,33 @@ class ServerSource {
       throw new Error("The viewer has ended: start it again in the terminal.");
     }
     const answer = await response.json();
-    if (!response.ok) throw new Error(answer.error);
+    if (answer.error) throw new Error(answer.error);
+    return answer;
+  }
+}
+
+/** Answers of an exported file, each JSON in gzip in base64. */
+class FileSource {
+  isFile = true;
+  constructor(packed) {
+    this.packed = packed;
+  }
+  async ask(route, { start, stop, ...parameters } = {}) {
+    const query = Object.entries(parameters).map(([name, value]) => `${name}=${value}`).join("&");
+    const answer = await this.#unpack(query ? `${route}?${query}` : route);
+    if (start === undefined) return answer;
+    return { ...answer, cameras: answer.cameras.map((camera) => ({ ...camera, frames: camera.frames.slice(start, stop) })) };
+  }
+  async send() {
+    say("Flags last as long as this page. Copy the condition to keep them.");
+  }
+  async #unpack(question) {
+    const text = this.packed[question];
+    if (text === undefined) throw new Error("Not in this exported file. The command rlhive view shows it.");
+    const bytes = Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
+    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+    const answer = await new Response(stream).json();
+    if (answer.error) throw new Error(answer.error);
     return answer;
   }
 }
@@ -284,6 +310,11 @@ class EpisodesPage {
     this.transport = new Transport(app.clock);
     const filter = h("div", { class: "filter" }, this.input, h("div", { class: "line" }, this.count), this.filterError);
     this.list.root.id = "list";
+    if (app.source.isFile) {
+      this.input.disabled = true;
+      this.input.placeholder = "filters need the server: rlhive view";
+      filter.append(h("p", { class: "muted exported" }, app.exported.note));
+    }
     this.root = h(
       "section",
       { class: "page episodes", "aria-label": "Episodes" },
@@ -605,7 +636,7 @@ class Player {
     this.episode = null;
     this.series = null;
     this.charts = [];
-    this.dt = 0.1;
+    this.dt = app.datasets[dataset].fps ? 1 / app.datasets[dataset].fps : 0.1;
     this.title = h("h2");
     this.facts = h("span", { class: "facts" });
     this.flag = h("button", { type: "button", "aria-pressed": "false", title: "Flag (f)", click: () => onFlag(this.episode) }, "⚑ flag");
@@ -680,7 +711,6 @@ class Player {
     if (this.episode !== episode) return; // the next one was asked for meanwhile
     this.series = series;
     this.terms = null;
-    this.dt = series.fps ? 1 / series.fps : 0.1;
     this.drawCharts();
     this.pictures = new Pictures(this.app.source, this.dataset, episode, this.cameras, this.pictureNote, () => this.show());
     this.pictures.start();
@@ -726,7 +756,7 @@ class Player {
   #addTerms() {
     const { episode } = this;
     const chart = this.charts.find((other) => other.column.name === "next.reward");
-    if (!chart) return;
+    if (!chart || this.app.source.isFile) return;
     chart.offerTerms(async () => {
       this.terms ??= (await this.app.source.ask("terms", { dataset: this.dataset, episode })).terms;
       this.app.withTerms = true;
@@ -1511,7 +1541,6 @@ class App {
       ),
     );
     await this.show("Episodes");
-    if (this.exported?.note) say(this.exported.note, 9000);
     document.documentElement.dataset.ready = "true";
   }
 
@@ -1638,10 +1667,11 @@ class App {
       f: () => current.toggleFlag(),
       c: () => current.toggleCompare(),
       x: () => current.players.length > 1 && current.focusSlot(1 - current.focus),
-      "/": () => current.input.focus(),
+      "/": () => current.input.disabled || current.input.focus(),
     };
     return actions[event.key] ?? null;
   }
 }
 
-new App(new ServerSource()).start().catch((error) => byId("pages").replaceChildren(h("p", { class: "message error", role: "alert" }, error.message)));
+const embedded = byId("rlhive-data");
+new App(embedded ? new FileSource(JSON.parse(embedded.textContent)) : new ServerSource()).start().catch((error) => byId("pages").replaceChildren(h("p", { class: "message error", role: "alert" }, error.message)));
