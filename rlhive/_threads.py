@@ -1,7 +1,13 @@
-"""The number of threads that torch computes on."""
+"""The number of cores, and of threads that torch computes on."""
 
 import contextlib
+import os
 from collections.abc import Iterator
+
+
+def num_cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextlib.contextmanager

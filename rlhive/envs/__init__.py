@@ -32,5 +32,6 @@ if TYPE_CHECKING:
         register_task as register_task,
     )
     from rlhive.envs._toy import ToyEnv as ToyEnv
+    from rlhive.envs._vector import RoboHiveVectorEnv as RoboHiveVectorEnv
 else:
     __getattr__, __dir__, __all__ = attach(__name__, __file__)

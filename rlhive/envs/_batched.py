@@ -1,9 +1,9 @@
-"""Behaviour policies of TorchRL's batched environments: one policy of each of their environments.
+"""Behaviour policies of batched environments, TorchRL's and RLHive's: one policy of each of their environments.
 
 ::
 
-    SerialEnv      its environments are in this process      policy i ─► environment i
-    ParallelEnv    they are in processes of their own        policy i ─► an environment of this process, in state i
+    SerialEnv, RoboHiveVectorEnv   environments of this process      policy i ─► environment i
+    ParallelEnv                    in processes of their own         policy i ─► one of this process, in state i
 
 A scripted policy reads the simulator. Where that is in another process, its state is fetched before each action and set
 in an environment of the same kind.
@@ -17,15 +17,16 @@ from tensordict import TensorDictBase
 from torchrl.envs import EnvBase, ParallelEnv, SerialEnv, TransformedEnv
 
 from rlhive import keys
+from rlhive.envs._vector import RoboHiveVectorEnv
 from rlhive.errors import InvalidOptionError
 
 Policy = Callable[[TensorDictBase], TensorDictBase]
 
 
-def find_batched(env: EnvBase) -> SerialEnv | ParallelEnv | None:
+def find_batched(env: EnvBase) -> SerialEnv | ParallelEnv | RoboHiveVectorEnv | None:
     """Return the batched environment below an environment's transforms; None if there is none."""
     base = env.base_env if isinstance(env, TransformedEnv) else env
-    return base if isinstance(base, SerialEnv | ParallelEnv) else None
+    return base if isinstance(base, SerialEnv | ParallelEnv | RoboHiveVectorEnv) else None
 
 
 class BatchedPolicy:
@@ -42,7 +43,9 @@ class BatchedPolicy:
         name: Level of the policies.
     """
 
-    def __init__(self, env: SerialEnv | ParallelEnv, level: str, make: Callable[[EnvBase], Policy]) -> None:
+    def __init__(
+        self, env: SerialEnv | ParallelEnv | RoboHiveVectorEnv, level: str, make: Callable[[EnvBase], Policy]
+    ) -> None:
         self.name = level
         self._env = env
         self._make = make
@@ -78,11 +81,12 @@ class BatchedPolicy:
 
     def _require_policies(self) -> list[Any]:
         """Return one policy per environment; new ones if the environments have been built again."""
-        if self._env.is_closed:
+        if isinstance(self._env, SerialEnv | ParallelEnv) and self._env.is_closed:
             self._env.start()
-        if isinstance(self._env, SerialEnv):
-            if self._envs is not self._env._envs:
-                self._envs = self._env._envs
+        if not isinstance(self._env, ParallelEnv):
+            envs = self._env._envs if isinstance(self._env, SerialEnv) else self._env.envs
+            if self._envs is not envs:
+                self._envs = envs
                 self._policies = [self._make(env) for env in self._envs]
                 self.begin_episode(self._seed)
         elif self._own_env is None:

@@ -8,17 +8,19 @@ from tensordict import TensorDictBase
 from torchrl.envs import EnvBase
 
 from rlhive.envs._tasks import Task, get_task
-from rlhive.errors import EnvNotFoundError
+from rlhive.errors import EnvNotFoundError, InvalidOptionError
 
 _ENVIRONMENT_ID = re.compile(r"[\w:./-]+-v\d+")
 
 
-def make_env(task: Task | str, **kwargs: Any) -> EnvBase:
+def make_env(task: Task | str, *, num_envs: int | None = None, **kwargs: Any) -> EnvBase:
     """Build the environment of a task.
 
     Args:
         task: A row of the catalogue, its name or its environment id. Any other environment id
             ("FrankaReachFixed-v0") is looked up in RoboHive.
+        num_envs: Number of RoboHive environments that step together in threads, as one of batch size ``[num_envs]``;
+            None for a single one of batch size ``[]``.
         **kwargs: Further arguments of the environment (``dtype``, ``seed``, ``device``, …); they override the task's.
 
     Returns:
@@ -28,6 +30,7 @@ def make_env(task: Task | str, **kwargs: Any) -> EnvBase:
     Raises:
         EnvNotFoundError: No task or environment has that name. The message lists similar names.
         RoboHiveMissingError: The environment needs RoboHive, which is not set up.
+        InvalidOptionError: ``num_envs`` was given for another simulation backend than RoboHive, or is not positive.
 
     Example:
         >>> make_env("toy_point").horizon
@@ -40,13 +43,16 @@ def make_env(task: Task | str, **kwargs: Any) -> EnvBase:
         except EnvNotFoundError:
             if not _ENVIRONMENT_ID.fullmatch(name):
                 raise
-            return _make_robohive_env(name, kwargs)
+            return _make_robohive_env(name, kwargs, num_envs)
+    if task.backend != "robohive" and num_envs is not None:
+        msg = f"num_envs of {task.name}: expected a task of RoboHive. Use SerialEnv or ParallelEnv."
+        raise InvalidOptionError(msg)
     if task.backend == "toy":
         from rlhive.envs._toy import ToyEnv
 
         return ToyEnv(task.env_name, **{**task.env_kwargs, **kwargs})
     if task.backend == "robohive":
-        return _make_robohive_env(task.env_name, {**task.env_kwargs, **kwargs})
+        return _make_robohive_env(task.env_name, {**task.env_kwargs, **kwargs}, num_envs)
     from rlhive.envs._custom import make_task_env
 
     return make_task_env(task, **kwargs)
@@ -89,8 +95,9 @@ def make_policy(env: EnvBase, level: str, *, task: Task | None = None) -> Callab
     return make_scripted_policy(env, level)
 
 
-def _make_robohive_env(env_name: str, kwargs: dict[str, Any]) -> EnvBase:
+def _make_robohive_env(env_name: str, kwargs: dict[str, Any], num_envs: int | None) -> EnvBase:
     # Imported here: RoboHive takes seconds to import, and the toy environment does not need it.
     from rlhive.envs._robohive import RoboHiveEnv
+    from rlhive.envs._vector import RoboHiveVectorEnv
 
-    return RoboHiveEnv(env_name, **kwargs)
+    return RoboHiveEnv(env_name, **kwargs) if num_envs is None else RoboHiveVectorEnv(env_name, num_envs, **kwargs)

@@ -259,7 +259,10 @@ class RoboHiveEnv(EnvBase):
         return self._build_tensordict(observation, solved, dict.fromkeys(keys.END_FLAGS, False))
 
     def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
-        step = self.step_arrays(tensordict.get(keys.ACTION).numpy(force=True))
+        return self._to_tensordict(self.step_arrays(tensordict.get(keys.ACTION).numpy(force=True)))
+
+    def _to_tensordict(self, step: ArrayStep) -> TensorDict:
+        """Return the TensorDict of the latest step, with pictures of its state."""
         done = step.terminated or step.truncated
         ends = {keys.DONE: done, keys.TERMINATED: step.terminated, keys.TRUNCATED: step.truncated}
         return self._build_tensordict(step.observation, step.success, ends, step.reward)
@@ -277,8 +280,7 @@ class RoboHiveEnv(EnvBase):
             InvalidActionError: The action has another shape, or a number out of the action's range.
             SimulationDivergedError: The simulation diverged in this step.
         """
-        if action.shape != self._low.shape or not ((action >= self._low) & (action <= self._high)).all():
-            raise self._action_error(action)
+        self._require_action(action)
         before = self._data.time
         observation, reward, terminated, _, _ = self._env.step(action)
         # RoboHive and MuJoCo silently reset a simulation that failed; only the simulated time shows it.
@@ -326,17 +328,19 @@ class RoboHiveEnv(EnvBase):
         """Return the TensorDict of a step unchanged: it is complete, and TorchRL's completion takes 2 % of a step."""
         return next_tensordict_out
 
-    def _action_error(self, action: np.ndarray) -> InvalidActionError:
+    def _require_action(self, action: np.ndarray) -> None:
         if action.shape != self._low.shape:
-            return InvalidActionError(
-                f"{self.env_name}: expected an action of shape {self._low.shape}, got {action.shape}."
-            )
-        index = int(np.argmin((action >= self._low) & (action <= self._high)))
+            msg = f"{self.env_name}: expected an action of shape {self._low.shape}, got {action.shape}."
+            raise InvalidActionError(msg)
+        is_within = (action >= self._low) & (action <= self._high)
+        if is_within.all():
+            return
+        index = int(np.argmin(is_within))
         msg = (
             f"{self.env_name}: action[{index}] is {action[index]} in step {self._elapsed + 1}, expected a number in "
             f"[{self._low[index]:g}, {self._high[index]:g}]."
         )
-        return InvalidActionError(msg)
+        raise InvalidActionError(msg)
 
     def get_state(self) -> dict[str, np.ndarray]:
         """Return a checkpoint, from which :meth:`set_state` continues bit for bit.

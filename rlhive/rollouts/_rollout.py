@@ -18,7 +18,7 @@ from torchrl.envs import EnvBase
 from torchrl.envs.utils import step_mdp
 
 from rlhive import keys
-from rlhive._threads import torch_threads
+from rlhive._threads import num_cores, torch_threads
 from rlhive.data import sum_exactly
 from rlhive.envs import Task, make_env
 from rlhive.errors import InvalidOptionError, SimulationDivergedError
@@ -245,7 +245,7 @@ def try_rollout(
 
 def default_num_workers() -> int:
     """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return num_cores()
 
 
 def map_unordered(
