@@ -199,13 +199,10 @@ class ViewedDataset:
         stride = self.series(episode)["stride"]
         return {"terms": self._renderer.run(lambda: compute_terms(self._view.manifest, record, stride))}
 
-    @functools.cache  # noqa: B019 - a dataset lives as long as the viewer
     def dimensions(self) -> dict[str, Any]:
         """Return the distribution of each dimension; see :func:`rlhive.viewer._summaries.summarize_view`."""
-        from rlhive.viewer._summaries import summarize_view
-
         with self._lock:
-            return summarize_view(self._view)
+            return self._dimensions
 
     def neighbours(self, episode: int) -> dict[str, Any]:
         """Return the episodes that are most alike; see :mod:`rlhive.viewer._neighbours`."""
@@ -217,17 +214,10 @@ class ViewedDataset:
             neighbours = self._neighbours
         return neighbours.find(record)
 
-    @functools.cache  # noqa: B019 - a version never changes
     def checks(self) -> dict[str, Any]:
         """Return the report of :func:`rlhive.check`; it reads every file of the version."""
-        from rlhive.rollouts import check
-
         with self._lock:
-            report = check(self._folder).to_json()
-        for result in report["checks"]:
-            result["findings"] = [shorten(finding, _MAX_FINDING) for finding in result["findings"]]
-            result["note"] = shorten(result["note"], _MAX_FINDING)
-        return {"ok": report["ok"], "checks": report["checks"]}
+            return self._checks
 
     def read(self, episode: int) -> "EpisodeRecord":
         """Return an episode; the last few are kept.
@@ -246,6 +236,22 @@ class ViewedDataset:
     def _statistics(self) -> dict[str, Any]:
         """Mean and std of the columns in the stored splits, whichever episodes are shown."""
         return replace(self._view, selection=None, splits=self._view.stored_splits).compute_statistics()
+
+    @functools.cached_property
+    def _dimensions(self) -> dict[str, Any]:
+        from rlhive.viewer._summaries import summarize_view
+
+        return summarize_view(self._view)
+
+    @functools.cached_property
+    def _checks(self) -> dict[str, Any]:
+        from rlhive.rollouts import check
+
+        report = check(self._folder).to_json()
+        for result in report["checks"]:
+            result["findings"] = [shorten(finding, _MAX_FINDING) for finding in result["findings"]]
+            result["note"] = shorten(result["note"], _MAX_FINDING)
+        return {"ok": report["ok"], "checks": report["checks"]}
 
     @functools.cached_property
     def _renderer(self) -> "Renderer":

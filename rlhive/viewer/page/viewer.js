@@ -696,7 +696,7 @@ class Player {
     this.episode = episode;
     const label = this.app.datasets.length > 1 ? `${this.info.name} ${this.info.version} · ` : "";
     this.title.textContent = `${label}Episode ${episode}`;
-    this.facts.textContent = describeFacts(facts);
+    this.facts.textContent = this.facts.title = describeFacts(facts);
     this.markFlag(isFlagged);
     let series;
     try {
@@ -804,7 +804,9 @@ class Player {
 function describeFacts(facts) {
   if (!facts) return "";
   const solved = facts.success === true ? "solved" : facts.success === false ? "not solved" : null;
-  const parts = [facts.split, plural(facts.length, "step"), facts.return === null ? null : `return ${number(facts.return)}`, solved, facts.ended, facts.policy || null];
+  const value = facts.return === null ? null : `return ${number(facts.return)}`;
+  const policy = facts.policy && facts.policy !== facts.split ? facts.policy : null;
+  const parts = [value, solved, facts.split, plural(facts.length, "step"), facts.ended, policy];
   return parts.filter((part) => part !== null && part !== undefined).join(" · ");
 }
 
@@ -986,7 +988,7 @@ class ColumnChart {
     const items = this.lines.map((line, index) => {
       const mark = h("i");
       mark.style.background = color(index);
-      return h("span", {}, mark, line.name);
+      return h("span", {}, mark, `${line.name} `, h("span", { class: "number" }));
     });
     this.legendElement = h("div", { class: "legend" }, ...items);
     this.plot.after(this.legendElement);
@@ -1024,12 +1026,14 @@ class ColumnChart {
     ctx.save();
     ctx.globalAlpha = 0.16;
     ctx.fillStyle = color(2);
-    const { x } = this.axis;
-    this.band.forEach((value, index) => {
-      if (!(value > 0)) return;
-      const left = plot.valToPos(x[Math.max(0, index - 1)], "x", true);
-      ctx.fillRect(left, bbox.top, plot.valToPos(x[index], "x", true) - left, bbox.height);
-    });
+    const place = (index) => plot.valToPos(this.axis.x[Math.max(0, index)], "x", true);
+    for (let first = 0; first < this.band.length; first += 1) {
+      if (!(this.band[first] > 0)) continue;
+      let last = first; // one rectangle for a run of solved states
+      while (this.band[last + 1] > 0) last += 1;
+      ctx.fillRect(place(first - 1), bbox.top, place(last) - place(first - 1), bbox.height);
+      first = last;
+    }
     ctx.restore();
   }
 
@@ -1099,8 +1103,10 @@ class ColumnChart {
 
   #read() {
     const index = clamp(Math.floor((this.step ?? 0) / this.axis.stride), 0, this.axis.x.length - 1);
-    const values = this.lines.slice(0, 8).map(({ values }) => number(values[index]));
-    this.readout.textContent = this.lines.length > 8 ? "" : values.join("   ");
+    const values = this.lines.map((line) => number(line.values[index]));
+    this.readout.textContent = this.lines.length === 1 ? values[0] : "";
+    const places = this.legendElement?.querySelectorAll(".number") ?? [];
+    places.forEach((place, line) => (place.textContent = values[line]));
   }
 }
 
@@ -1568,6 +1574,7 @@ class App {
       this.pages.set(name, page);
     }
     this.current = page;
+    page.root.setAttribute("role", "tabpanel");
     if (name !== "Episodes") this.clock.pause();
     byId("pages").replaceChildren(page.root);
     if (!isNew) return page.list?.redraw();
