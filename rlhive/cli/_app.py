@@ -21,7 +21,7 @@ from rlhive.cli._release import release
 from rlhive.cli._results import results
 from rlhive.cli._terminal import err, labelled, out
 from rlhive.cli._train import evaluate, train
-from rlhive.cli._versions import append, drop, embed, encode, merge, rename, select, split
+from rlhive.cli._versions import append, drop, embed, encode, merge, rename, render, select, split
 from rlhive.cli._view import view
 from rlhive.errors import RLHiveError
 
@@ -49,6 +49,7 @@ _VERBS: dict[str, Callable[..., None]] = {
     "rename": rename,
     "drop": drop,
     "embed": embed,
+    "render": render,
     "encode": encode,
     "versions": versions,
     "pull": pull,

@@ -131,6 +131,37 @@ def embed(
     print_dataset(embedded, json_=json_)
 
 
+def render(
+    name: Name,
+    camera: Annotated[
+        list[str] | None, typer.Option(help="Camera of the model; once per camera; all by default.")
+    ] = None,
+    image_size: Annotated[int, typer.Option(help="Height and width of the pictures.")] = 84,
+    depth: Annotated[bool, typer.Option("--depth", help="Also the distance in metres.")] = False,
+    render_quality: Annotated[str, typer.Option(help="fast, or robohive for RoboHive's own.")] = "fast",
+    column: Annotated[str, typer.Option(help="Column of the pictures.")] = "pixels",
+    force: Annotated[
+        bool, typer.Option("--force", help="Accept another compiled model than the recorded one.")
+    ] = False,
+    workers: Annotated[int | None, typer.Option(help="Worker processes; one per core by default.")] = None,
+    into: Annotated[str, typer.Option("--into", help="Name of a new dataset; the next version by default.")] = "",
+    version: Version = None,
+    json_: Json = False,
+) -> None:
+    """Write a version with pictures of its states, rendered again; an interrupted run is resumed."""
+    rendered = _open_stored(name, version).render(
+        cameras=camera or None,
+        image_size=(image_size, image_size),
+        depth=depth,
+        render_quality=render_quality,
+        column=column,
+        name=into,
+        force=force,
+        num_workers=workers,
+    )
+    print_dataset(rendered, json_=json_)
+
+
 def encode(
     name: Name,
     keys: Annotated[

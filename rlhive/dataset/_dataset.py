@@ -40,11 +40,12 @@ from rlhive.dataset._description import describe_view, format_view
 from rlhive.dataset._film import save_video
 from rlhive.dataset._loaders import ReadKeywords
 from rlhive.dataset._plots import DatasetPlots
+from rlhive.dataset._render import render_view
 from rlhive.dataset._robot_metadata import robot_metadata
 from rlhive.dataset._transforms import Target
 from rlhive.dataset._view import Condition, DatasetView, open_view
 from rlhive.errors import InvalidNameError, SchemaMismatchError, UnsavedViewError
-from rlhive.rollouts import check
+from rlhive.rollouts import RenderRequest, check
 
 if TYPE_CHECKING:
     import datasets
@@ -666,6 +667,69 @@ class RoboHiveDataset:
         """
         target = Target(name=name, version=version, license=license)
         return self._open(_transforms.save_relabelled(self._view, reward, target))
+
+    def render(
+        self,
+        *,
+        cameras: Sequence[str] | None = None,
+        image_size: tuple[int, int] = (84, 84),
+        depth: bool = False,
+        render_quality: str = "fast",
+        column: str = keys_.PIXELS,
+        name: str = "",
+        version: str | None = None,
+        force: bool = False,
+        num_workers: int | None = None,
+        progress: bool = True,
+    ) -> Self:
+        """Write a version with pictures of its states, which the simulator renders again.
+
+        The stored actions are stepped from the stored start states, and observations and rewards are compared with the
+        stored ones (within 1e-6): the pictures show what was recorded, or nothing is written. They are those that
+        :class:`rlhive.RoboHiveEnv` with the same options gives in these states. What is rendered is kept until the
+        version is written: an interrupted call goes on where it was.
+
+        Args:
+            cameras: Names of the model's cameras; by default those of a ``visual_*`` id, or all.
+            image_size: Height and width in pixels.
+            depth: Whether to add the distance in metres as well, in the column ``depth``, or ``<column>_depth`` for
+                another ``column``.
+            render_quality: "fast", "robohive" or another one of docs/visual.md.
+            column: Column of the pictures.
+            name: Name of a new dataset; this dataset's own by default.
+            version: MAJOR.MINOR.PATCH; the next MINOR version by default.
+            force: Whether to render with another compiled model than the recorded one. The parent's operations name it.
+            num_workers: Worker processes; one per core by default.
+            progress: Whether to show a progress bar.
+
+        Returns:
+            The new version. Its pictures are uint8 ``[camera, H, W, 3]``, the depth is float32 ``[camera, H, W, 1]``.
+
+        Raises:
+            InvalidOptionError: There is no such camera or quality, the environment cannot render, or the column exists.
+            ReplayRefusedError: An episode cannot be stepped again or differs from what was recorded, or the installed
+                model is another one.
+            DiskFullError: The pictures do not fit on the disk; nothing was rendered.
+            RoboHiveMissingError, RenderingUnavailableError: The simulator or OpenGL is not installed here.
+        """
+        request = RenderRequest(
+            cameras=None if cameras is None else tuple(cameras),
+            image_size=image_size,
+            depth=depth,
+            quality=render_quality,
+        )
+        target = Target(name=name or self.name, version=version)
+        return self._open(
+            render_view(
+                self._view,
+                request,
+                target,
+                column=column,
+                force=force,
+                num_workers=num_workers,
+                progress=progress,
+            )
+        )
 
     def encode(self, storage: Mapping[str, str], *, name: str = "", version: str | None = None) -> Self:
         """Write the same transitions with some columns stored otherwise: a PATCH version with the same fingerprint.

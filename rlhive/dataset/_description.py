@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from rlhive import keys
 from rlhive._text import printable
-from rlhive.data import REWARD, Schema, find_unrecorded, sum_exactly
+from rlhive.data import REWARD, Field, Schema, find_unrecorded, sum_exactly
 from rlhive.dataset._view import DatasetView
 from rlhive.envs import get_task
 from rlhive.errors import EnvNotFoundError
@@ -42,7 +42,9 @@ def format_view(view: DatasetView) -> str:
         f"{split}: {count['num_episodes']:,} episodes, {count['num_transitions']:,} transitions"
         for split, count in view.count().items()
     ]
-    fields = [f"{field.column}: {field.dtype} {list(field.shape)}" for field in manifest.schema.fields]
+    fields = [
+        f"{field.column}: {field.dtype} {list(field.shape)}{_name_storage(field)}" for field in manifest.schema.fields
+    ]
     operations = [printable(operation) for operation in view.operations]
     unrecorded = find_unrecorded(manifest.schema)
     lines = [
@@ -135,3 +137,7 @@ def _summarize(split: str, rows: Sequence[tuple[int, bool | None, float | None]]
 def _summarize_range(values: Sequence[float]) -> tuple[float, float, float] | None:
     """Return mean, smallest and largest value; None without any."""
     return (sum_exactly(values) / len(values), float(min(values)), float(max(values))) if values else None
+
+
+def _name_storage(field: Field) -> str:
+    return f", stored as {field.storage}" if field.is_encoded else ""

@@ -5,6 +5,7 @@
     save_view · save_merged · save_appended       episodes
     save_renamed · save_dropped · save_added      columns
     save_relabelled                               rewards, computed without stepping the simulator
+    save_rendered                                 pictures of the states
     save_encoded                                  how columns are stored
     save_scrubbed                                 provenance and metadata
 
@@ -19,13 +20,14 @@ from typing import Any
 
 import numpy as np
 
-from rlhive.data import EpisodeRecord
+from rlhive.data import EpisodeRecord, Field
 from rlhive.data.versions import (
     ColumnFunction,
     Manifest,
     VersionSource,
     add_column,
     add_operation,
+    add_stored_columns,
     append_source,
     drop_columns,
     export,
@@ -114,6 +116,19 @@ def save_added(view: DatasetView, column: str, compute: ColumnFunction, target: 
     """Write the episodes of a view with an additional column, computed episode by episode."""
     source = add_column(view.to_source(), column, compute, unit=unit)
     return _write_version(source, target, operation=f"add_column({column!r})", store=view.store)
+
+
+def save_rendered(
+    view: DatasetView,
+    fields: Sequence[Field],
+    read: Callable[[EpisodeRecord], Mapping[str, np.ndarray]],
+    target: Target,
+    *,
+    operation: str,
+) -> Path:
+    """Write the episodes of a view with columns that were computed before."""
+    source = add_stored_columns(view.to_source(), fields, read)
+    return _write_version(source, target, operation=operation, store=view.store)
 
 
 def save_encoded(view: DatasetView, storage: Mapping[str, str], target: Target) -> Path:

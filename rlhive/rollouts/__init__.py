@@ -25,6 +25,12 @@ if TYPE_CHECKING:
         replay_episode as replay_episode,
         step_recorded_actions as step_recorded_actions,
     )
+    from rlhive.rollouts._rerender import (
+        RenderRequest as RenderRequest,
+        find_rendered as find_rendered,
+        probe_rendering as probe_rendering,
+        render_episodes as render_episodes,
+    )
     from rlhive.rollouts._rollout import (
         DivergedRollout as DivergedRollout,
         Rollout as Rollout,

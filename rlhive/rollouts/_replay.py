@@ -222,7 +222,7 @@ def replay_episode(env: EnvBase, record: EpisodeRecord, *, tolerance: float = TO
     """
     if not record.start_state and record.seed is None:
         return EpisodeReplay(record.episode, IMPOSSIBLE, reason="neither start state nor seed was recorded")
-    comparison = _Comparison(record, tolerance, env)
+    comparison = Comparison(record, tolerance, env)
     step = 0
     try:
         for step, td in enumerate(step_recorded_actions(env, record)):
@@ -255,7 +255,7 @@ def step_recorded_actions(env: EnvBase, record: EpisodeRecord) -> Iterator[Tenso
         yield td
 
 
-class _Comparison:
+class Comparison:
     """Differences between a recorded episode and its replay, collected step by step."""
 
     def __init__(self, record: EpisodeRecord, tolerance: float, env: EnvBase):

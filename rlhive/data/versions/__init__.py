@@ -66,6 +66,7 @@ if TYPE_CHECKING:
     from rlhive.data.versions._operations import (
         ColumnFunction as ColumnFunction,
         add_column as add_column,
+        add_stored_columns as add_stored_columns,
         compute_statistics as compute_statistics,
         drop_columns as drop_columns,
         merge as merge,

@@ -196,6 +196,31 @@ def add_column(
     return _map_episodes(source, [*source.schema.fields, item], change)
 
 
+def add_stored_columns(
+    source: VersionSource, fields: Sequence[Field], read: Callable[[EpisodeRecord], Mapping[str, np.ndarray]]
+) -> VersionSource:
+    """Return the source with additional columns of values that were computed before.
+
+    Args:
+        source: The episodes.
+        fields: The columns.
+        read: Returns the values of an episode by column: ``[T + 1, *shape]`` for an observed one, else ``[T, *shape]``.
+
+    Raises:
+        SchemaMismatchError: A name is taken.
+    """
+    for item in fields:
+        _require_new(source.schema, item.column, observed=item.observed)
+
+    def change(record: EpisodeRecord) -> EpisodeRecord:
+        values = read(record)
+        columns = {item.column: values[item.column][: record.length] for item in fields}
+        final = {item.column: values[item.column][-1] for item in fields if item.observed}
+        return replace(record, columns=record.columns | columns, final=record.final | final)
+
+    return _map_episodes(source, [*source.schema.fields, *fields], change)
+
+
 def relabel(source: VersionSource, compute: Callable[[EpisodeRecord], np.ndarray]) -> VersionSource:
     """Return the source with other rewards.
 
