@@ -208,7 +208,7 @@ def _summarize_task(task: str, cells: Cells) -> dict[str, Any]:
         "fingerprint": next(iter(fingerprints), ""),
         "scores": {
             split: {
-                name: [round(value, 1) for value in _summarize_cell(row[name])]
+                name: [round(value, 2) for value in _summarize_cell(row[name])]
                 for name in catalogue.ALGORITHMS
                 if name in row
             }

@@ -149,7 +149,7 @@ def test_the_shipped_scores_are_those_of_the_committed_cells() -> None:
         for name, values in algorithms.items()
     }
     expected = {
-        (*key, name): round(report.mean_score(cell), 1) for key, row in cells.items() for name, cell in row.items()
+        (*key, name): round(report.mean_score(cell), 2) for key, row in cells.items() for name, cell in row.items()
     }
     assert means == expected, "run: python -m benchmarks.offline_rl.report"
 
