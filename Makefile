@@ -15,7 +15,7 @@ PACKAGE_TESTS ?= tests/test_public_api.py tests/data/versions tests/data/recordi
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
-quickstart: $(VENV)/assets  ## expert -> dataset -> replay buffer -> BC and IQL -> evaluation on a RoboHive kitchen (5 min)
+quickstart: $(VENV)/assets  ## expert -> dataset -> replay buffer -> BC and IQL -> evaluation on a RoboHive kitchen (5 to 7 min)
 	$(BIN)/python examples/quickstart.py
 
 test: $(VENV)/assets  ## run the tests, those on real RoboHive included, on all cores (10 min on 2 cores)
