@@ -12,7 +12,7 @@ from rlhive.cli._terminal import complete_names, out
 
 _OtherAddress = Annotated[
     str | None,
-    typer.Argument(metavar="[NAME2]", help="A second dataset or version, side by side.", autocompletion=complete_names),
+    typer.Argument(metavar="NAME2", help="A second dataset or version, side by side.", autocompletion=complete_names),
 ]
 
 

@@ -5,6 +5,7 @@ const PALETTE = 7; // colours --c0 … --c6
 const ROW = 28; // height of a row of the list in pixels
 const CHUNK = 16; // pictures that are asked for together
 const MAX_PICTURES = 1500; // pictures in memory for each camera
+const IN_FILE = "in file"; // the column of an exported file that says what it holds of an episode
 const SPEEDS = [0.1, 0.25, 0.5, 1, 2, 4, 8];
 const LINE_LIMIT = 10; // columns of more dimensions begin as a heat map
 
@@ -97,8 +98,16 @@ class FileSource {
   async ask(route, { start, stop, ...parameters } = {}) {
     const query = Object.entries(parameters).map(([name, value]) => `${name}=${value}`).join("&");
     const answer = await this.#unpack(query ? `${route}?${query}` : route);
+    if (route === "episodes") answer.columns = this.#addContents(answer.columns, parameters.dataset);
     if (start === undefined) return answer;
     return { ...answer, cameras: answer.cameras.map((camera) => ({ ...camera, frames: camera.frames.slice(start, stop) })) };
+  }
+  /** Add a column that says what the file holds of each episode besides its row. */
+  #addContents(columns, dataset) {
+    const has = (route, episode) => `${route}?dataset=${dataset}&episode=${episode}` in this.packed;
+    const contents = columns.episode.map((episode) => (has("frames", episode) ? "pictures" : has("series", episode) ? "numbers" : null));
+    const { episode, ...others } = columns;
+    return { episode, [IN_FILE]: contents, ...others };
   }
   async send() {
     say("Flags last as long as this page. Copy the condition to keep them.");
@@ -335,8 +344,9 @@ class EpisodesPage {
     this.players = [];
     for (const _ of this.app.datasets) this.addSlot();
     await this.showDataset();
-    const [first] = this.list.rows;
-    if (first !== undefined) await this.open(this.list.columns.episode[first]);
+    const contents = this.list.columns[IN_FILE];
+    const row = this.list.rows.find((place) => contents?.[place] === "pictures") ?? this.list.rows.find((place) => contents?.[place]) ?? this.list.rows[0];
+    if (row !== undefined) await this.open(this.list.columns.episode[row]);
   }
 
   /** Show the list of the focused dataset. */
