@@ -244,8 +244,9 @@ def main() -> None:
         if coverage.failures:
             print(json.dumps({coverage.env_name: coverage.failures}))
     if not options.ids:
-        assets = asdict(verify_assets(package_folder() / "simhive"))
-        content = {"assets": assets, "ids": [asdict(coverage) for coverage in coverages]}
+        assets = verify_assets(package_folder() / "simhive")
+        ids = [asdict(coverage) for coverage in coverages]
+        content = {"assets": assets and asdict(assets), "table": table.splitlines(), "ids": ids}
         RESULTS.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         write_docs("env_coverage", table)
     sys.exit(any(coverage.failures for coverage in coverages))

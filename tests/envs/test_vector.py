@@ -231,6 +231,7 @@ def test_recorders_find_start_state_and_seed_of_every_episode(make_vector, tmp_p
     alone.close()
 
 
+@pytest.mark.slow
 def test_closing_ends_the_threads_and_frees_the_simulators(make_vector):
     env = make_vector(num_threads=2)
     env.rollout(2)
