@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from rlhive.envs import reward_terms
+from rlhive.envs import SOLVED, reward_terms
 from rlhive.errors import EnvNotFoundError
 from rlhive.rollouts import build_recorded_env, tasks_by_run
 from rlhive.viewer._series import align_outcomes
@@ -11,9 +11,12 @@ if TYPE_CHECKING:
     from rlhive.data import EpisodeRecord
     from rlhive.data.versions import Manifest
 
+#: Entries of RoboHive's reward dictionary that are no terms of a reward.
+_FLAGS = (SOLVED, "done")
+
 
 def compute_terms(manifest: "Manifest", record: "EpisodeRecord", stride: int) -> dict[str, list[Any]]:
-    """Return every term that is a number, by name, as :func:`rlhive.viewer._series.align_outcomes` aligns it.
+    """Return every term by name, a bool as 0 or 1, as :func:`rlhive.viewer._series.align_outcomes` aligns it.
 
     Raises:
         EnvNotFoundError: The manifest does not say in which environment the episode was recorded.
@@ -29,4 +32,4 @@ def compute_terms(manifest: "Manifest", record: "EpisodeRecord", stride: int) ->
         terms = reward_terms(env, record.columns, record.final)
     finally:
         env.close()
-    return {name: align_outcomes(values, stride) for name, values in terms.items() if values.dtype != bool}
+    return {name: align_outcomes(values, stride) for name, values in terms.items() if name not in _FLAGS}

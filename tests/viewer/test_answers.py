@@ -296,3 +296,33 @@ def test_the_terms_of_the_reward_are_aligned_with_it(viewer):
 
     assert terms["dense"] == reward
     assert "solved" not in terms
+
+
+@pytest.mark.slow
+def test_states_are_rendered_and_rewards_taken_apart_where_robohive_is(store):
+    pytest.importorskip("robohive")
+    image = pytest.importorskip("PIL.Image")
+    from dataclasses import replace
+
+    from rlhive.envs import Recipe, get_task
+    from rlhive.rollouts import collect
+
+    task = replace(get_task("reach"), name="few", recipe=Recipe("1.0.0", {"expert": 1}, "mit"))
+    dataset = ViewedDataset(collect(task, num_workers=1, progress=False))
+    try:
+        answer = dataset.frames(0, 0, 1)
+        later = dataset.frames(0, 20, 21)
+        terms = dataset.terms(0)["terms"]
+    finally:
+        dataset.close()
+    first, second = (
+        np.asarray(image.open(io.BytesIO(base64.b64decode(part["cameras"][0]["frames"][0])))).astype(int)
+        for part in (answer, later)
+    )
+    reward = next(column for column in dataset.series(0)["columns"] if column["name"] == "next.reward")["values"][0]
+
+    assert (answer["cameras"][0]["name"], answer["total"]) == ("rendered from the states", 51)
+    assert first.shape == (360, 480, 3)
+    assert np.abs(first - second).max() > 30  # the arm has moved
+    assert terms["dense"] == reward
+    assert {"reach", "bonus", "penalty"} <= terms.keys()
