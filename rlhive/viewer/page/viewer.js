@@ -428,7 +428,7 @@ class EpisodesPage {
     const { columns } = dataset.episodes;
     const row = columns.episode.indexOf(episode);
     if (row < 0) {
-      this.players[other].clear(`episode ${episode} is not in ${dataset.name} ${dataset.version}`);
+      this.players[other].clear(`${"AB"[other]}: Episode ${episode} is not in ${dataset.version}`);
       return;
     }
     const facts = Object.fromEntries(Object.keys(columns).map((name) => [name, columns[name][row]]));
@@ -704,8 +704,8 @@ class Player {
   async load(episode, facts, isFlagged) {
     this.pictures?.stop();
     this.episode = episode;
-    const label = this.app.datasets.length > 1 ? `${this.info.name} ${this.info.version} · ` : "";
-    this.title.textContent = `${label}Episode ${episode}`;
+    const isPair = this.app.datasets.length > 1; // the bar at the top says which datasets A and B are
+    this.title.textContent = isPair ? `${"AB"[this.dataset]}: Episode ${episode}` : `Episode ${episode}`;
     this.facts.textContent = this.facts.title = describeFacts(facts);
     this.markFlag(isFlagged);
     let series;
@@ -1562,7 +1562,7 @@ class App {
 
   #showTitle() {
     const parts = this.datasets.flatMap((dataset, index) => [
-      ...(index ? [h("span", {}, "beside ")] : []),
+      ...(this.datasets.length > 1 ? [h("span", {}, `${"AB"[index]} `)] : []),
       dataset.name,
       h("span", {}, `${dataset.version}${dataset.operations.length ? ` · view: ${dataset.operations.join(" ")}` : ""} `),
     ]);
