@@ -32,6 +32,8 @@ CACHE_BYTES = 128 * 2**20
 #: Episodes that are rendered at the same time: one for each side of a comparison.
 _WANTED = 2
 _WAIT_S = 120.0
+#: The one thread that uses the simulator and OpenGL, for all datasets.
+_SIMULATOR = ThreadPoolExecutor(max_workers=1, thread_name_prefix="rlhive-simulator")
 
 
 def stored_cameras(record: "EpisodeRecord", columns: list[str]) -> dict[str, np.ndarray]:
@@ -111,7 +113,7 @@ class _Rendering:
 
 
 class Renderer:
-    """Renders episodes in one thread and keeps their pictures.
+    """Renders episodes in the simulator's thread and keeps their pictures.
 
     Args:
         render: Function from a record to its pictures uint8 ``[H, W, 3]``, one after the other.
@@ -119,7 +121,6 @@ class Renderer:
 
     def __init__(self, render: Callable[["EpisodeRecord"], Generator[np.ndarray, None, None]]) -> None:
         self._render = render
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="rlhive-renderer")
         self._renderings: dict[int, _Rendering] = {}
         self._lock = threading.Lock()
 
@@ -129,13 +130,13 @@ class Renderer:
 
     def run(self, compute: Callable[[], Any]) -> Any:
         """Return what a function returns that uses the simulator, after the episodes that are being rendered."""
-        return self._thread.submit(compute).result()
+        return _SIMULATOR.submit(compute).result()
 
     def close(self) -> None:
-        """End the thread after the picture that it renders."""
+        """Give up the episodes that are being rendered, and wait until the simulator has left them."""
         for rendering in self._renderings.values():
             rendering.is_dropped.set()
-        self._thread.shutdown(wait=True, cancel_futures=True)
+        self.run(lambda: None)
 
     def _find(self, record: "EpisodeRecord") -> _Rendering:
         """Return the pictures of an episode; begin to render them unless they are there or on their way."""
@@ -143,7 +144,7 @@ class Renderer:
             rendering = self._renderings.pop(record.episode, None)
             if rendering is None or (rendering.is_dropped.is_set() and not rendering.is_complete):
                 rendering = _Rendering()
-                self._thread.submit(self._fill, rendering, record)
+                _SIMULATOR.submit(self._fill, rendering, record)
             self._renderings[record.episode] = rendering  # the last one is the one that was asked for last
             for older in list(self._renderings.values())[:-_WANTED]:
                 older.is_dropped.set()
