@@ -81,8 +81,8 @@ def test_the_states_are_concatenated_without_pixels_and_success():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("env_names", GROUPS, ids=lambda names: names[0])
-def test_every_visual_id_passes_check_env_specs_and_rolls_out_in_parallel(parallel, env_names):
+@pytest.mark.parametrize("env_names", GROUPS[:1], ids=lambda names: names[0])
+def test_visual_ids_pass_check_env_specs_and_roll_out_in_parallel(parallel, env_names):
     alone = []
     for env_name in env_names:
         env = RoboHiveEnv(env_name, **SMALL)
