@@ -10,8 +10,8 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
 PAGES += sorted((ROOT / "docs/benchmark").glob("*.md"))
-#: Pages whose blocks train; tests/benchmarks runs them.
-TRAINING_PAGES = ("extending.md",)
+#: Pages whose blocks train; tests/benchmarks and tests/test_tutorial.py run them.
+TRAINING_PAGES = ("extending.md", "tutorial.md")
 
 
 def python_blocks():
