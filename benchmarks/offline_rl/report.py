@@ -4,7 +4,8 @@
 
 Reads benchmarks/results/offline_rl/*.json and writes docs/benchmark/results.md, profile.png and profile.pdf beside it,
 and the scores that datasets' cards show (rlhive/data/versions/reference_scores.json). A cell that was not run is empty.
-Statistics over tasks and splits are those of the cells that all algorithms have.
+Statistics over tasks and splits are those of the cells that all algorithms have, and of those that the algorithms with
+cells on at least half of the tasks and splits have.
 """
 
 import argparse
@@ -34,7 +35,7 @@ CARD_SCORES = ROOT / "rlhive/data/versions/reference_scores.json"
 
 #: Algorithms of which one has to be above cloning on a split that belongs to the benchmark, and by how much
 #: (docs/benchmark/protocol.md).
-PROBES = ("filtered_bc", "rebrac")
+PROBES = ("filtered_bc", "rebrac", "iql")
 SMALLEST_GAP = 10.0
 
 #: (task, split) → algorithm → content of the cell's file.
@@ -52,8 +53,11 @@ def main(arguments: Sequence[str] | None = None) -> str:
     algorithms = [name for name in catalogue.ALGORITHMS if any(name in row for row in cells.values())]
     options.output.mkdir(parents=True, exist_ok=True)
     lines = ["# Results", "", *_score_table(cells, algorithms), "", *_gap_table(cells), ""]
-    lines += [*_split_table(cells, algorithms), "", *_aggregate_table(cells, algorithms)]
-    if draw_profiles(cells, algorithms, options.output / "profile"):
+    frequent = find_frequent(cells, algorithms)
+    lines += [*_split_table(cells, frequent), "", "## Together", "", *_aggregate_table(cells, frequent)]
+    if frequent != algorithms:
+        lines += ["", *_aggregate_table(cells, algorithms)]
+    if draw_profiles(cells, frequent, options.output / "profile"):
         lines += ["", "![Share of runs above each score](profile.png)"]
     hours = sum(sum(cell["seconds"].values()) for row in cells.values() for cell in row.values()) / 3600
     lines += ["", f"These cells took {hours:.1f} hours."]
@@ -72,6 +76,11 @@ def read_cells(folder: Path) -> dict[tuple[str, str], dict[str, Any]]:
         cell = content["cell"]
         cells.setdefault((cell["task"], cell["split"]), {})[cell["algorithm"]] = content
     return cells
+
+
+def find_frequent(cells: Cells, algorithms: Sequence[str]) -> list[str]:
+    """Return the algorithms that have cells on at least half of the tasks and splits."""
+    return [name for name in algorithms if 2 * sum(name in row for row in cells.values()) >= len(cells)]
 
 
 def scores_by_algorithm(cells: Cells, algorithms: Sequence[str]) -> dict[str, np.ndarray]:
@@ -224,9 +233,7 @@ def _aggregate_table(cells: Cells, algorithms: Sequence[str]) -> list[str]:
     if not num_cells:
         return ["No task and split has all algorithms yet: no statistics over them."]
     lines = [
-        "## Together",
-        "",
-        f"Over the tasks and splits that all algorithms have, {num_cells} in number:",
+        f"Over the tasks and splits that {', '.join(algorithms)} have, {num_cells} in number:",
         "",
         "| algorithm | interquartile mean (95 % interval) | probability of improvement over bc (95 % interval) |",
         "|---|---:|---:|",
