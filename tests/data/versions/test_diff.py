@@ -109,9 +109,9 @@ def test_comparing_imports_no_torch(episodes, store):
     write(episodes[:3], store)
     script = """
 import sys
-from rlhive.cli._diff import _find_address
+from rlhive.cli._diff import find_address
 from rlhive.data.versions._diff import diff
-print(diff(_find_address("my/knob@1.0.0"), _find_address("my/knob")).dropped, "torch" in sys.modules)
+print(diff(find_address("my/knob@1.0.0"), find_address("my/knob")).dropped, "torch" in sys.modules)
 """
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
 
