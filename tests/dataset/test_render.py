@@ -5,12 +5,13 @@ import json
 import numpy as np
 import pytest
 
+pytest.importorskip("robohive")
+
 from rlhive import Recorder, RoboHiveDataset, RoboHiveEnv
 from rlhive.data.versions import Manifest
 from rlhive.errors import InvalidOptionError, ReplayRefusedError
 from tests.cli.conftest import invoke
 
-pytest.importorskip("robohive")
 pytestmark = pytest.mark.usefixtures("opengl")
 
 ENV = "FrankaReachRandom-v0"
