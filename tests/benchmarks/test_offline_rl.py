@@ -41,12 +41,12 @@ def test_missing_cells_are_run_and_others_left_alone(filled, tmp_path, monkeypat
     score = dataset_score(content)
     assert "| toy_point | medium | 8 |" in text
     assert f" {score:.0f} (" in text
-    assert "Over the tasks and splits that bc, filtered_bc have, 1 in number" in text
+    assert "Over the tasks and splits that bc, filtered_bc, iql have, 1 in number" in text
     assert (tmp_path / "docs" / "profile.pdf").stat().st_size > 1000
     first[0].unlink()
     text = report.main(options)
     assert "| filtered_bc |" not in text.partition("## By split")[2]
-    assert "not known: filtered_bc, rebrac, iql not run" in text
+    assert "not known: filtered_bc, rebrac not run" in text
 
 
 @pytest.mark.slow
