@@ -136,7 +136,7 @@ class EpisodeList {
     this.sort = { column: "episode", descending: false };
     this.selected = null;
     this.heads = h("div", { class: "heads", role: "row" });
-    this.body = h("div", { class: "body", role: "rowgroup" });
+    this.body = h("div", { class: "body", role: "rowgroup", click: (event) => this.#click(event) });
     this.root = h(
       "div",
       { class: "grid", role: "grid", tabindex: "0", "aria-label": "Episodes", scroll: () => this.#draw() },
@@ -234,6 +234,16 @@ class EpisodeList {
     else this.root.removeAttribute("aria-activedescendant");
   }
 
+  /** A click on a row; the rows may have been drawn anew since the button went down, so that the event has none. */
+  #click(event) {
+    const target = event.target.closest(".row") ? event.target : document.elementFromPoint(event.clientX, event.clientY);
+    const row = target?.closest(".row");
+    if (!row) return;
+    const episode = Number(row.dataset.episode);
+    if (target.closest(".flag")) this.onFlag(episode);
+    else this.onSelect(episode);
+  }
+
   #row(row, index) {
     const episode = this.columns.episode[row];
     const isFlagged = this.flagged.has(episode);
@@ -244,10 +254,6 @@ class EpisodeList {
         role: "gridcell",
         "aria-label": isFlagged ? "flagged" : "not flagged",
         title: "Flag (f)",
-        click: (event) => {
-          event.stopPropagation();
-          this.onFlag(episode);
-        },
       },
       "⚑",
     );
@@ -261,7 +267,6 @@ class EpisodeList {
         "aria-rowindex": index + 2,
         "aria-selected": String(episode === this.selected),
         "data-episode": episode,
-        click: () => this.onSelect(episode),
       },
       flag,
       ...cells,
