@@ -16,6 +16,7 @@ from rlhive.errors import RLHiveError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
     from rlhive.data.checks import CheckReport
     from rlhive.dataset import SplitSummary
@@ -200,21 +201,24 @@ def _make_store_table(stored: "Mapping[str, Sequence[str]]") -> Table:
 
 def _describe_stored_version(name: str, version: str) -> tuple[str, str, str]:
     """Return number of episodes, size and success rates of a stored version as text."""
-    from rlhive.dataset import find_version, open_view, summarize_splits
+    from rlhive.data.versions import list_local_versions, read_summary
 
+    folder = list_local_versions(name)[version]
     try:
-        view = open_view(find_version(name, version=version, splits=[], generate=False), streaming=True)
-        summaries = summarize_splits(view)
+        summary = read_summary(folder)
+        success_rates = summary.success_rates or _summarize_success(folder)
     except RLHiveError:
         return "", "", "cannot be read; see rlhive check"
-    rates = [
-        f"{printable(summary.split)} {summary.success_rate:.0%}"
-        for summary in summaries
-        if summary.success_rate is not None
-    ]
+    rates = [f"{printable(split)} {rate:.0%}" for split, rate in success_rates.items() if rate is not None]
     lines = [", ".join(rates[start : start + 2]) for start in range(0, len(rates), 2)]  # a rate beside its split's name
-    success = ",\n".join(lines) or "not recorded"
-    return f"{view.manifest.num_episodes:,}", _format_bytes(view.manifest.num_bytes), success
+    return f"{summary.num_episodes:,}", _format_bytes(summary.num_bytes), ",\n".join(lines) or "not recorded"
+
+
+def _summarize_success(folder: "Path") -> "dict[str, float | None]":
+    """Return the success rate of each split of a version whose manifest does not say it, from its episode table."""
+    from rlhive.dataset import open_view, summarize_splits
+
+    return {summary.split: summary.success_rate for summary in summarize_splits(open_view(folder, streaming=True))}
 
 
 def _format_bytes(count: int) -> str:

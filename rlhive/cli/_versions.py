@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rlhive.cli._terminal import Json, Name, NameOrPath, Version, complete_names, print_dataset
+from rlhive.cli._terminal import Json, Name, NameOrPath, Version, Workers, complete_names, print_dataset
 from rlhive.errors import InvalidOptionError
 
 if TYPE_CHECKING:
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 Into = Annotated[
     str, typer.Option("--into", help="Name of the new dataset, or of an existing one for its next version.")
 ]
+OtherName = Annotated[str, typer.Option("--into", help="Name of a new dataset; the next version by default.")]
 License = Annotated[str, typer.Option("--license", help="Licence of the version; the parents' by default.")]
 Where = Annotated[str, typer.Option("--where", help="Condition on the episodes: success and return > -40.")]
 
@@ -78,7 +79,7 @@ def rename(
     name: Name,
     old: Annotated[str, typer.Argument(help="Column, next.reward for example.")],
     new: Annotated[str, typer.Argument(help="Its new name.")],
-    into: Annotated[str, typer.Option("--into", help="Name of a new dataset; the next version by default.")] = "",
+    into: OtherName = "",
     version: Version = None,
     json_: Json = False,
 ) -> None:
@@ -90,7 +91,7 @@ def rename(
 def drop(
     name: Name,
     columns: Annotated[list[str], typer.Argument(help="Columns to leave out.")],
-    into: Annotated[str, typer.Option("--into", help="Name of a new dataset; the next version by default.")] = "",
+    into: OtherName = "",
     version: Version = None,
     json_: Json = False,
 ) -> None:
@@ -109,7 +110,7 @@ def embed(
     device: Annotated[str, typer.Option(help="Device of the encoder: cpu, cuda, cuda:1, …")] = "cpu",
     batch_size: Annotated[int, typer.Option(help="Observations that are encoded together.")] = 64,
     threads: Annotated[int, typer.Option(help="Threads of torch; more help where no other process is busy.")] = 1,
-    into: Annotated[str, typer.Option("--into", help="Name of a new dataset; the next version by default.")] = "",
+    into: OtherName = "",
     version: Version = None,
     json_: Json = False,
 ) -> None:
@@ -143,8 +144,8 @@ def render(
     force: Annotated[
         bool, typer.Option("--force", help="Accept another compiled model than the recorded one.")
     ] = False,
-    workers: Annotated[int | None, typer.Option(help="Worker processes; one per core by default.")] = None,
-    into: Annotated[str, typer.Option("--into", help="Name of a new dataset; the next version by default.")] = "",
+    workers: Workers = None,
+    into: OtherName = "",
     version: Version = None,
     json_: Json = False,
 ) -> None:
@@ -167,7 +168,7 @@ def encode(
     keys: Annotated[
         str, typer.Option("--keys", help="Storage by column: pixels=png, or pixels=raw,depth=png; nothing is lost.")
     ],
-    into: Annotated[str, typer.Option("--into", help="Name of a new dataset; the next version by default.")] = "",
+    into: OtherName = "",
     version: Version = None,
     json_: Json = False,
 ) -> None:

@@ -16,7 +16,6 @@ header has the size and the kind that the schema says.
 
 import io
 import math
-import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from rlhive._threads import num_cores
 from rlhive.errors import CorruptDatasetError, InvalidOptionError
 
 RAW = "raw"
@@ -188,8 +188,7 @@ def _plain_mode(mode: str) -> str:
 def _map_on_cores(function: Callable[[_Item], _Result], items: Iterable[_Item]) -> list[_Result]:
     """Return the results of a function for each item. Pillow encodes and decodes without the interpreter's lock."""
     items = list(items)
-    num_cores = len(os.sched_getaffinity(0))
-    if len(items) < _THREADED or num_cores == 1:
+    if len(items) < _THREADED or num_cores() == 1:
         return [function(item) for item in items]
-    with ThreadPoolExecutor(num_cores, "rlhive-pictures") as pool:
+    with ThreadPoolExecutor(num_cores(), "rlhive-pictures") as pool:
         return list(pool.map(function, items))

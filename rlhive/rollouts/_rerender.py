@@ -3,7 +3,7 @@
 ::
 
     start state ─► stored actions ─► observations, rewards ─► compared with the stored ones
-                                  └► pictures ─► <folder>/<content hash>.npz, one file per episode
+                                  └► pictures ─► <folder>/<episode>-<content hash>.npz
 
 An episode whose file exists is not stepped again, so that an interrupted rendering goes on where it was.
 """
@@ -160,8 +160,11 @@ def render_episodes(
 
 
 def find_rendered(folder: Path, record: EpisodeRecord) -> Path:
-    """Return the file of an episode's pictures, which holds ``[T + 1, *shape]`` by key."""
-    return folder / f"{record.content_hash()}.npz"
+    """Return the file of an episode's pictures, which holds ``[T + 1, *shape]`` by key.
+
+    Episodes of equal content can look different: an observation need not show all of the state.
+    """
+    return folder / f"{record.episode}-{record.content_hash()[:32]}.npz"
 
 
 def _require_disk(folder: Path, kind: RenderedKind, num_states: int) -> None:

@@ -101,7 +101,7 @@ SMALL = {"filelock", "tqdm"}
     [
         ("--help", {*ARROW, *SMALL, "huggingface_hub", "importlib.metadata"}),
         ("envs", {*ARROW, *SMALL, "huggingface_hub"}),
-        ("list", {*SMALL, "huggingface_hub"}),
+        ("list", {*ARROW, *SMALL, "huggingface_hub"}),
         ("show toy_point", {*SMALL, "huggingface_hub"}),
         ("show toy_point --json", {*SMALL, "huggingface_hub"}),
         ("versions toy_point", {*ARROW, "huggingface_hub.hf_api"}),

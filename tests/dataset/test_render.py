@@ -1,6 +1,7 @@
 """Pictures of a version's states, rendered again: those of the live environment, or none."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,9 @@ pytest.importorskip("robohive")
 from rlhive import Recorder, RoboHiveDataset, RoboHiveEnv
 from rlhive.data.versions import Manifest
 from rlhive.errors import InvalidOptionError, ReplayRefusedError
+from rlhive.rollouts import find_rendered
 from tests.cli.conftest import invoke
+from tests.data.strategies import records
 
 pytestmark = pytest.mark.usefixtures("opengl")
 
@@ -44,6 +47,16 @@ def test_rendered_pictures_are_those_of_the_live_environment_bit_for_bit(store):
     operations = rendered.manifest.parents[0]["operations"]
     assert operations[-1].startswith("render(cameras=('left_cam', 'right_cam'), image_size=(32, 40), depth=True")
     assert not list((store / ".renders").iterdir())
+
+
+def test_episodes_of_equal_content_have_pictures_of_their_own(tmp_path):
+    """An observation need not show what a camera sees."""
+    _, (first, *_) = records([3])
+
+    paths = {find_rendered(tmp_path, replace(first, episode=episode)) for episode in (0, 1)}
+
+    assert len(paths) == 2
+    assert find_rendered(tmp_path, replace(first, split="b")) == find_rendered(tmp_path, first)
 
 
 @pytest.mark.slow

@@ -10,13 +10,13 @@ cannot run, because an earlier one failed or a package is not installed, is "ski
 read; the check of rewards, which needs a simulator, is passed in as a function.
 """
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
+from rlhive._threads import num_cores
 from rlhive.data import _arrow, _parquet
 from rlhive.data._statistics import ColumnStatistics, merge_statistics
 from rlhive.data.checks._duplicates import Sketcher
@@ -62,7 +62,7 @@ def run_checks(
     """
     folder = Path(folder)
     builder = ReportBuilder()
-    threads = threads or len(os.sched_getaffinity(0))
+    threads = threads or num_cores()
     try:
         manifest = Manifest.read(folder)
     except RLHiveError as error:

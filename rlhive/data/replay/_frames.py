@@ -28,6 +28,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from rlhive._threads import num_cores
 from rlhive.data.replay._checksums import damaged_cache_error
 from rlhive.data.replay._mapping import MappedFiles
 from rlhive.errors import CorruptDatasetError
@@ -236,7 +237,7 @@ def num_threads() -> int:
     """Return the number of threads that encode or decode: one per core, and one in a DataLoader's worker."""
     if torch.utils.data.get_worker_info() is not None:
         return 1
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return num_cores()
 
 
 def _encode(pair: tuple[np.ndarray, np.ndarray | None]) -> tuple[bytes, bool]:

@@ -52,12 +52,16 @@ if TYPE_CHECKING:
     )
     from rlhive.data.versions._manifest import (
         EPISODES_PATH as EPISODES_PATH,
-        MAX_MANIFEST_BYTES as MAX_MANIFEST_BYTES,
         FileEntry as FileEntry,
         Manifest as Manifest,
         compute_fingerprint as compute_fingerprint,
         compute_sha256 as compute_sha256,
         verify_files as verify_files,
+    )
+    from rlhive.data.versions._manifest_file import (
+        MAX_MANIFEST_BYTES as MAX_MANIFEST_BYTES,
+        VersionSummary as VersionSummary,
+        read_summary as read_summary,
     )
     from rlhive.data.versions._numbering import (
         find_earlier_version as find_earlier_version,

@@ -160,15 +160,15 @@ def _open_base(append: bool | Path, earlier: Path | None) -> BaseVersion | None:
 
 def _decide_storage(schema: Schema, storage: Mapping[str, str] | None, base: BaseVersion | None) -> Schema:
     """Return the schema with the storage of every column; that of a version whose shards are shared stays."""
-    chosen = schema.with_storage(storage)
-    if base is not None and chosen != schema:
-        different = next(new for new, old in zip(chosen.fields, schema.fields, strict=True) if new != old)
+    stored_schema = schema.with_storage(storage)
+    if base is not None and stored_schema != schema:
+        different = next(new for new, old in zip(stored_schema.fields, schema.fields, strict=True) if new != old)
         msg = (
             f"storage of {different.column}: expected that of {base.manifest.name} {base.manifest.version}, which the "
             f"version continues, got {different.storage}. Change it afterwards: rlhive encode"
         )
         raise InvalidOptionError(msg)
-    return chosen
+    return stored_schema
 
 
 def _first_text(name: str, given: str, source: VersionSource, previous: Manifest | None) -> str:
@@ -206,6 +206,7 @@ def _write_and_publish(
             fingerprint=result.fingerprint,
             splits=result.counts,
             statistics=result.statistics,
+            success_rates={split: success_rate for split, (_, success_rate) in result.outcomes.items()},
         )
         if change is not None and not requested and _has_same_content(manifest, change.manifest):
             logger.info("%s is in the store already, with the same content and description", change.folder)

@@ -6,7 +6,6 @@ content has the same fingerprint for all shard sizes, recording processes and ve
 
 import hashlib
 import json
-import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -18,12 +17,14 @@ from rlhive.data._pictures import RAW
 from rlhive.data._schema import Schema
 from rlhive.data._timing import find_fps
 from rlhive.data.versions._local import MANIFEST_NAME
-from rlhive.errors import CorruptDatasetError, DatasetNotFoundError, RLHiveError, UnsupportedFormatError
+from rlhive.data.versions._manifest_file import (
+    EPISODES_PATH as EPISODES_PATH,
+    FORMAT_VERSION,
+    parse_manifest_file,
+    parse_success_rates,
+)
+from rlhive.errors import CorruptDatasetError
 
-#: Newest layout that is read, and the one of versions with encoded pictures; others have layout 1.
-FORMAT_VERSION = 2
-MAX_MANIFEST_BYTES = 64 * 2**20
-EPISODES_PATH = "meta/episodes.parquet"
 SKETCHES_PATH = "meta/statistics.parquet"
 _COUNTS = ("num_episodes", "num_transitions")
 
@@ -69,6 +70,8 @@ class Manifest:
         parents: Versions that this version is derived from.
         statistics: Statistics per split and column, see :mod:`rlhive.data`. The histograms behind the quantiles are in
             ``meta/statistics.parquet``.
+        success_rates: Share of successful episodes per split, None where success was not recorded; empty in versions
+            that were written before it was noted.
     """
 
     name: str
@@ -85,6 +88,7 @@ class Manifest:
     runs: tuple[Mapping[str, Any], ...] = ()
     parents: tuple[Mapping[str, Any], ...] = ()
     statistics: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    success_rates: Mapping[str, float | None] = field(default_factory=dict)
 
     @property
     def num_episodes(self) -> int:
@@ -130,7 +134,7 @@ class Manifest:
                 splits[split] = {count: sum(getattr(entry, count) for entry in entries) for count in _COUNTS}
         fingerprint = hashlib.sha256("\n".join([self.fingerprint, *sorted(selected)]).encode()).hexdigest()
         files = tuple(entry for entry in self.files if not entry.split or entry.path in selected)
-        return replace(self, fingerprint=fingerprint, splits=splits, files=files, statistics={})
+        return replace(self, fingerprint=fingerprint, splits=splits, files=files, statistics={}, success_rates={})
 
     def write(self, folder: Path) -> None:
         """Write ``rlhive.json`` into the folder. Every other file of the version must be complete by then."""
@@ -150,17 +154,7 @@ class Manifest:
             UnsupportedFormatError: The format_version is not one that this RLHive reads.
             CorruptDatasetError: The file is not a manifest that RLHive wrote.
         """
-        path = Path(folder) / MANIFEST_NAME
-        _require_small_file(path)
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            _require_format(content, path)
-            return _parse_manifest(content)
-        except UnsupportedFormatError:
-            raise
-        except (RLHiveError, ValueError, TypeError, KeyError, AttributeError, RecursionError, OSError) as error:
-            msg = f"{path} is not a manifest that RLHive wrote: {error}. Fetch or make the version again."
-            raise CorruptDatasetError(msg) from error
+        return parse_manifest_file(folder, _parse_manifest)
 
 
 class Fingerprint:
@@ -221,28 +215,6 @@ def compute_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _require_small_file(path: Path) -> None:
-    """Raise unless a manifest is a regular file of an acceptable size: a pipe would block, a huge file fill memory."""
-    try:
-        status = path.stat()
-    except OSError as error:
-        actual = f"a folder without {MANIFEST_NAME}" if path.parent.is_dir() else "no such folder"
-        msg = f"{path.parent} is not a dataset version: expected its manifest, got {actual}. Collect or pull it again."
-        raise DatasetNotFoundError(msg) from error
-    is_file = stat.S_ISREG(status.st_mode)
-    if not is_file or status.st_size > MAX_MANIFEST_BYTES:
-        actual = f"{status.st_size} bytes" if is_file else "something else"
-        msg = f"{path}: expected a file of at most {MAX_MANIFEST_BYTES} bytes, got {actual}. Fetch the version again."
-        raise CorruptDatasetError(msg)
-
-
-def _require_format(content: Any, path: Path) -> None:
-    version = content["format_version"]
-    if not isinstance(version, int) or not 1 <= version <= FORMAT_VERSION:
-        msg = f"{path}: expected format_version 1 to {FORMAT_VERSION}, got {version!r}. Upgrade: pip install -U rlhive"
-        raise UnsupportedFormatError(msg)
-
-
 def _parse_manifest(content: dict[str, Any]) -> Manifest:
     """Return the manifest of untrusted JSON."""
     entries = tuple(_parse_file_entry(row) for row in _untrusted.parse_objects(content["files"]))
@@ -269,6 +241,7 @@ def _parse_manifest(content: dict[str, Any]) -> Manifest:
         runs=_untrusted.parse_objects(content["runs"]),
         parents=_untrusted.parse_objects(content["parents"]),
         statistics=_untrusted.parse_statistics(content["statistics"]),
+        success_rates=parse_success_rates(content),
     )
 
 

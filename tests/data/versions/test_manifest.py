@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from rlhive.data._schema import Schema
@@ -16,6 +17,7 @@ from rlhive.data.versions._manifest import (
     compute_sha256,
     verify_files,
 )
+from rlhive.data.versions._manifest_file import read_summary
 from rlhive.errors import CorruptDatasetError, DatasetNotFoundError, UnsupportedFormatError
 from tests.data.strategies import records
 
@@ -249,3 +251,24 @@ def test_a_folder_without_manifest_is_no_version(tmp_path):
         Manifest.read(tmp_path)
     with pytest.raises(DatasetNotFoundError, match="no such folder"):
         Manifest.read(tmp_path / "nothing")
+
+
+def test_the_success_rates_are_those_of_the_episode_table(tmp_path):
+    schema, episodes = records([3, 2, 4, 1], splits=("a", "b"))
+    folder = export(episodes, "my/rates", license="mit", schema=schema, store=tmp_path)
+    expected = {
+        split: float(np.mean([record.success for record in episodes if record.split == split])) for split in ("a", "b")
+    }
+
+    assert Manifest.read(folder).success_rates == expected
+    assert read_summary(folder).success_rates == expected
+    content = json.loads((folder / "rlhive.json").read_text())
+    for rates in ({"a": 1.5}, {"a": -0.1}, {"a": True}, {"a": "1"}, {"c": 0.5}, {"a": float("nan")}, [0.5]):
+        (folder / "rlhive.json").write_text(json.dumps(content | {"success_rates": rates}))
+        for read in (Manifest.read, read_summary):
+            with pytest.raises(CorruptDatasetError, match="is not a manifest that RLHive wrote"):
+                read(folder)
+    del content["success_rates"]  # as older versions are
+    (folder / "rlhive.json").write_text(json.dumps(content))
+    assert Manifest.read(folder).success_rates == {}
+    assert read_summary(folder).num_episodes == 4
