@@ -61,6 +61,16 @@ def d4rl(target: Path, count: int) -> None:
             h5["timeouts"][part.stop - 1] = True
 
 
+def robomimic(target: Path, count: int) -> None:
+    """Write robomimic's demonstrations with next_obs, so the file holds most states twice."""
+    with h5py.File(target, "w") as h5:
+        for number in range(count):
+            states, actions, rewards = episode(number)
+            group = h5.create_group(f"data/demo_{number}")
+            group["obs/object"], group["next_obs/object"] = states[:-1], states[1:]
+            group["actions"], group["rewards"], group["dones"] = actions, rewards, np.zeros(LENGTH, np.int64)
+
+
 def minari_arrow(target: Path, count: int, *, storage: str = "arrow") -> None:
     """Write Minari's Arrow or Parquet storage: a folder per episode with T+1 rows; actions and rewards are padded."""
     folder = target / "data"
@@ -147,6 +157,7 @@ SOURCES: dict[str, tuple[str, Callable[[Path, int], None]]] = {
     "lerobot": ("lerobot", lerobot),
     "rlds, TFRecord": ("rlds", rlds),
     "rlds, Parquet": ("rlds", rlds_parquet),
+    "robomimic": ("robomimic", robomimic),
 }
 
 

@@ -91,6 +91,7 @@ def import_(
     on_nan: Annotated[str | None, _read_option("on_nan")] = None,
     rename: Annotated[list[str] | None, typer.Option("--rename", help=_RENAME_HELP)] = None,
     split: Annotated[str | None, _read_option("split")] = None,
+    split_masks: Annotated[list[str] | None, _read_option("split_masks")] = None,
     append: Annotated[bool, typer.Option("--append", help="After the episodes of the newest version.")] = False,
     option: _Extra = None,
     json_: Json = False,
@@ -110,6 +111,7 @@ def import_(
         on_nan=on_nan,
         rename=_parse_pairs(rename),
         split=split,
+        split_masks=split_masks or None,
     )
     options |= _parse_extra(option or [], item, item.read_options)
     folder = import_dataset(

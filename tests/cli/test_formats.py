@@ -183,9 +183,13 @@ def test_lerobots_client_loads_a_published_dataset(hub, rlhive, imported, tmp_pa
 
 
 def test_the_shell_completes_the_formats():
-    assert list(_formats._complete_readable("")) == list(BUILT_IN) == ["roboset", "d4rl", "minari", "lerobot", "rlds"]
+    assert (
+        list(_formats._complete_readable(""))
+        == list(BUILT_IN)
+        == ["roboset", "d4rl", "minari", "lerobot", "rlds", "robomimic"]
+    )
     assert list(_formats._complete_writable("")) == ["minari", "lerobot"]
-    assert list(_formats._complete_readable("r")) == ["roboset", "rlds"]
+    assert list(_formats._complete_readable("r")) == ["roboset", "rlds", "robomimic"]
 
 
 def test_every_declared_option_is_a_command_line_option():

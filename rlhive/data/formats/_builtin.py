@@ -60,6 +60,27 @@ class D4RL(Format):
         return read_d4rl(source, **options)
 
 
+class RoboMimic(Format):
+    """HDF5 demonstrations of robomimic, MimicGen and LIBERO."""
+
+    name = "robomimic"
+    read_options = (
+        Option(
+            "split_masks",
+            str,
+            "Mask that becomes a split; repeatable; train, valid and test by default, none for no mask.",
+            repeatable=True,
+        ),
+        Option("split", str, "Name of the split for files without masks; train by default."),
+    )
+
+    def read(self, source: Path, **options: Any) -> "EpisodeSource":
+        """Read a file, or all files below a folder; see :func:`~rlhive.data.formats._robomimic.read_robomimic`."""
+        from rlhive.data.formats._robomimic import read_robomimic
+
+        return read_robomimic(source, **options)
+
+
 class Minari(Format):
     """Minari's datasets: read in HDF5, Arrow and Parquet, written in HDF5."""
 

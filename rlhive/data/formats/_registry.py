@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Mapping
 from functools import cache
 
-from rlhive.data.formats._builtin import D4RL, RLDS, LeRobot, Minari, RoboSet
+from rlhive.data.formats._builtin import D4RL, RLDS, LeRobot, Minari, RoboMimic, RoboSet
 from rlhive.data.formats._format import Format
 from rlhive.errors import UnsupportedFormatError
 
@@ -16,7 +16,9 @@ from rlhive.errors import UnsupportedFormatError
 ENTRY_POINT_GROUP = "rlhive.formats"
 
 #: The formats that ship, by name.
-BUILT_IN: dict[str, Format] = {item.name: item for item in (RoboSet(), D4RL(), Minari(), LeRobot(), RLDS())}
+BUILT_IN: dict[str, Format] = {
+    item.name: item for item in (RoboSet(), D4RL(), Minari(), LeRobot(), RLDS(), RoboMimic())
+}
 
 
 def available_formats() -> Mapping[str, Format]:

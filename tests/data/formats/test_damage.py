@@ -8,7 +8,7 @@ import pytest
 from benchmarks.import_sources import SOURCES
 from rlhive.data.formats._convert import import_dataset, open_source
 from rlhive.errors import RLHiveError
-from tests.data.formats import make_lerobot, make_minari, make_rlds
+from tests.data.formats import make_lerobot, make_minari, make_rlds, make_robomimic
 
 #: Name → kind and source; d4rl and roboset are made when they are needed.
 COMMITTED = {
@@ -35,10 +35,16 @@ def read_all(kind, source):
         assert record.length
 
 
-@pytest.mark.parametrize("name", COMMITTED)
+#: Kinds whose damaged files only make test-slow reads.
+SLOW = {
+    **{f"robomimic-{path.stem}": ("robomimic", path) for path in sorted(make_robomimic.FILES.iterdir())},
+}
+
+
+@pytest.mark.parametrize("name", [*COMMITTED, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
 def test_damage_raises_an_rlhive_error_or_passes(name, tmp_path):
     """What no checksum covers may pass; what does not pass is foreseen."""
-    kind, committed = COMMITTED[name]
+    kind, committed = (COMMITTED | SLOW)[name]
     source, generator = tmp_path / committed.name, np.random.default_rng(0)
     (shutil.copytree if committed.is_dir() else shutil.copy)(committed, source)
     files = [source] if source.is_file() else sorted(path for path in source.rglob("*") if path.is_file())
