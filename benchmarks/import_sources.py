@@ -6,6 +6,7 @@ files that these libraries wrote. Kinds that RLHive exports (minari in HDF5, ler
 
 import json
 import struct
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -69,6 +70,34 @@ def robomimic(target: Path, count: int) -> None:
             group = h5.create_group(f"data/demo_{number}")
             group["obs/object"], group["next_obs/object"] = states[:-1], states[1:]
             group["actions"], group["rewards"], group["dones"] = actions, rewards, np.zeros(LENGTH, np.int64)
+
+
+def ogbench(target: Path, count: int) -> None:
+    """Write OGBench's arrays, T+1 rows an episode, not compressed."""
+    rows = count * (LENGTH + 1)
+    with zipfile.ZipFile(target, "w") as archive:
+        for name, dtype, width in (
+            ("observations", "<f8", WIDTH),
+            ("actions", "<f4", ACTIONS),
+            ("terminals", "|b1", 0),
+        ):
+            shape = (rows, width) if width else (rows,)
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                header = {"descr": dtype, "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(file, header)
+                for number in range(count):
+                    states, actions, _ = episode(number)
+                    arrays = {"observations": states, "actions": np.pad(actions, ((0, 1), (0, 0)))}
+                    file.write(arrays.get(name, np.arange(LENGTH + 1) == LENGTH).astype(dtype).tobytes())
+
+
+def aloha(target: Path, count: int) -> None:
+    """Write ALOHA's folder, a file an episode; the row of the last state has an action too."""
+    target.mkdir()
+    for number in range(count):
+        states, actions, _ = episode(number)
+        with h5py.File(target / f"episode_{number}.hdf5", "w") as h5:
+            h5["observations/qpos"], h5["action"] = states, np.pad(actions, ((0, 1), (0, 0)))
 
 
 def minari_arrow(target: Path, count: int, *, storage: str = "arrow") -> None:
@@ -158,6 +187,8 @@ SOURCES: dict[str, tuple[str, Callable[[Path, int], None]]] = {
     "rlds, TFRecord": ("rlds", rlds),
     "rlds, Parquet": ("rlds", rlds_parquet),
     "robomimic": ("robomimic", robomimic),
+    "ogbench": ("ogbench", ogbench),
+    "aloha": ("aloha", aloha),
 }
 
 

@@ -92,6 +92,7 @@ def import_(
     rename: Annotated[list[str] | None, typer.Option("--rename", help=_RENAME_HELP)] = None,
     split: Annotated[str | None, _read_option("split")] = None,
     split_masks: Annotated[list[str] | None, _read_option("split_masks")] = None,
+    swap_colours: Annotated[bool | None, _read_option("swap_colours")] = None,
     append: Annotated[bool, typer.Option("--append", help="After the episodes of the newest version.")] = False,
     option: _Extra = None,
     json_: Json = False,
@@ -112,6 +113,7 @@ def import_(
         rename=_parse_pairs(rename),
         split=split,
         split_masks=split_masks or None,
+        swap_colours=swap_colours,
     )
     options |= _parse_extra(option or [], item, item.read_options)
     folder = import_dataset(

@@ -81,6 +81,37 @@ class RoboMimic(Format):
         return read_robomimic(source, **options)
 
 
+class Aloha(Format):
+    """Folders of episode_<n>.hdf5 of ALOHA and ACT."""
+
+    name = "aloha"
+    read_options = (
+        Option("swap_colours", bool, "Whether red and blue are exchanged in the pictures."),
+        _SPLIT,
+    )
+
+    def read(self, source: Path, **options: Any) -> "EpisodeSource":
+        """Read a folder or one file; see :func:`~rlhive.data.formats._aloha.read_aloha`."""
+        from rlhive.data.formats._aloha import read_aloha
+
+        return read_aloha(source, **options)
+
+
+class OGBench(Format):
+    """OGBench's .npz files."""
+
+    name = "ogbench"
+    read_options = (
+        Option("split", str, "Name of the split for all episodes; val for files *-val.npz, else train, by default."),
+    )
+
+    def read(self, source: Path, **options: Any) -> "EpisodeSource":
+        """Read a file, or all files of a folder; see :func:`~rlhive.data.formats._ogbench.read_ogbench`."""
+        from rlhive.data.formats._ogbench import read_ogbench
+
+        return read_ogbench(source, **options)
+
+
 class Minari(Format):
     """Minari's datasets: read in HDF5, Arrow and Parquet, written in HDF5."""
 

@@ -8,7 +8,7 @@ import pytest
 from benchmarks.import_sources import SOURCES
 from rlhive.data.formats._convert import import_dataset, open_source
 from rlhive.errors import RLHiveError
-from tests.data.formats import make_lerobot, make_minari, make_rlds, make_robomimic
+from tests.data.formats import make_lerobot, make_minari, make_ogbench, make_rlds, make_robomimic
 
 #: Name → kind and source; d4rl and roboset are made when they are needed.
 COMMITTED = {
@@ -38,6 +38,7 @@ def read_all(kind, source):
 #: Kinds whose damaged files only make test-slow reads.
 SLOW = {
     **{f"robomimic-{path.stem}": ("robomimic", path) for path in sorted(make_robomimic.FILES.iterdir())},
+    "ogbench": ("ogbench", make_ogbench.FILES / "loaded"),
 }
 
 
