@@ -63,6 +63,7 @@ FORMATS = [
     "h5py>=3.8",  # the files of RoboHive's logger, Minari and D4RL
     "av>=18",  # LeRobot's videos; the oldest that was tested
     "google-crc32c>=1.6",  # checksums of TFRecord files
+    "numcodecs>=0.16",  # Blosc, in which Diffusion Policy's zarr is compressed; the oldest that was tested
     "protobuf>=5",  # the messages in them; builds a message class from its description
 ]
 

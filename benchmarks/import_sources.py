@@ -100,6 +100,24 @@ def aloha(target: Path, count: int) -> None:
             h5["observations/qpos"], h5["action"] = states, np.pad(actions, ((0, 1), (0, 0)))
 
 
+def diffusion_policy(target: Path, count: int) -> None:
+    """Write Diffusion Policy's zarr, a chunk an episode, not compressed; the last state has an action too."""
+    num_rows = LENGTH + 1
+    shapes = {"data/state": (WIDTH, "<f8"), "data/action": (ACTIONS, "<f4"), "meta/episode_ends": (0, "<i8")}
+    for path, (width, dtype) in shapes.items():
+        (target / path).mkdir(parents=True)
+        shape, chunks = ([count * num_rows, width], [num_rows, width]) if width else ([count], [count])
+        array = {"zarr_format": 2, "shape": shape, "chunks": chunks, "dtype": dtype, "order": "C"}
+        array |= {"fill_value": 0, "compressor": None, "filters": None}
+        (target / path / ".zarray").write_text(json.dumps(array))
+    (target / ".zgroup").write_text(json.dumps({"zarr_format": 2}))
+    (target / "meta/episode_ends/0").write_bytes((num_rows * np.arange(1, count + 1)).astype("<i8").tobytes())
+    for number in range(count):
+        states, actions, _ = episode(number)
+        (target / f"data/state/{number}.0").write_bytes(states.tobytes())
+        (target / f"data/action/{number}.0").write_bytes(np.pad(actions, ((0, 1), (0, 0))).tobytes())
+
+
 def minari_arrow(target: Path, count: int, *, storage: str = "arrow") -> None:
     """Write Minari's Arrow or Parquet storage: a folder per episode with T+1 rows; actions and rewards are padded."""
     folder = target / "data"
@@ -189,6 +207,7 @@ SOURCES: dict[str, tuple[str, Callable[[Path, int], None]]] = {
     "robomimic": ("robomimic", robomimic),
     "ogbench": ("ogbench", ogbench),
     "aloha": ("aloha", aloha),
+    "diffusion_policy": ("diffusion_policy", diffusion_policy),
 }
 
 

@@ -97,6 +97,19 @@ class Aloha(Format):
         return read_aloha(source, **options)
 
 
+class DiffusionPolicy(Format):
+    """Diffusion Policy's replay buffers in zarr."""
+
+    name = "diffusion_policy"
+    read_options = (_SPLIT,)
+
+    def read(self, source: Path, **options: Any) -> "EpisodeSource":
+        """Read a store; see :func:`~rlhive.data.formats._diffusion_policy.read_diffusion_policy`."""
+        from rlhive.data.formats._diffusion_policy import read_diffusion_policy
+
+        return read_diffusion_policy(source, **options)
+
+
 class OGBench(Format):
     """OGBench's .npz files."""
 

@@ -8,7 +8,17 @@ import warnings
 from collections.abc import Mapping
 from functools import cache
 
-from rlhive.data.formats._builtin import D4RL, RLDS, Aloha, LeRobot, Minari, OGBench, RoboMimic, RoboSet
+from rlhive.data.formats._builtin import (
+    D4RL,
+    RLDS,
+    Aloha,
+    DiffusionPolicy,
+    LeRobot,
+    Minari,
+    OGBench,
+    RoboMimic,
+    RoboSet,
+)
 from rlhive.data.formats._format import Format
 from rlhive.errors import UnsupportedFormatError
 
@@ -17,7 +27,8 @@ ENTRY_POINT_GROUP = "rlhive.formats"
 
 #: The formats that ship, by name.
 BUILT_IN: dict[str, Format] = {
-    item.name: item for item in (RoboSet(), D4RL(), Minari(), LeRobot(), RLDS(), RoboMimic(), OGBench(), Aloha())
+    item.name: item
+    for item in (RoboSet(), D4RL(), Minari(), LeRobot(), RLDS(), RoboMimic(), OGBench(), Aloha(), DiffusionPolicy())
 }
 
 

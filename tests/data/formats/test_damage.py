@@ -8,7 +8,7 @@ import pytest
 from benchmarks.import_sources import SOURCES
 from rlhive.data.formats._convert import import_dataset, open_source
 from rlhive.errors import RLHiveError
-from tests.data.formats import make_lerobot, make_minari, make_ogbench, make_rlds, make_robomimic
+from tests.data.formats import make_diffusion_policy, make_lerobot, make_minari, make_ogbench, make_rlds, make_robomimic
 
 #: Name → kind and source; d4rl and roboset are made when they are needed.
 COMMITTED = {
@@ -39,6 +39,7 @@ def read_all(kind, source):
 SLOW = {
     **{f"robomimic-{path.stem}": ("robomimic", path) for path in sorted(make_robomimic.FILES.iterdir())},
     "ogbench": ("ogbench", make_ogbench.FILES / "loaded"),
+    "diffusion_policy": ("diffusion_policy", make_diffusion_policy.FILE),
 }
 
 
