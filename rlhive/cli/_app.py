@@ -19,6 +19,7 @@ from rlhive.cli._hub import delete, pull, push, scrub, versions
 from rlhive.cli._plots import plot, video
 from rlhive.cli._release import release
 from rlhive.cli._results import results
+from rlhive.cli._score import score
 from rlhive.cli._terminal import err, labelled, out
 from rlhive.cli._train import evaluate, train
 from rlhive.cli._versions import append, drop, embed, encode, merge, rename, render, select, split
@@ -39,6 +40,7 @@ _VERBS: dict[str, Callable[..., None]] = {
     "plot": plot,
     "video": video,
     "check": check,
+    "score": score,
     "replay": replay,
     "diff": diff,
     "list": list_,

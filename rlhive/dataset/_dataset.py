@@ -208,6 +208,48 @@ class RoboHiveDataset:
         """
         return self._view.compute_statistics()
 
+    def score(self, *, force: bool = False) -> pa.Table:
+        """Return scores of the episodes by which bad ones are found; conditions of :meth:`where` take them as columns.
+
+        They are computed in one pass over the version's numbers, kept beside the dataset in ``<store>/.scores``, and
+        read from there afterwards. A score is null where it is not known. All are computed among the episodes of the
+        whole version, whichever of them this view shows.
+
+        ``jerk``
+            Root of the mean squared third difference of the actions, per second³; per step³ without a rate.
+        ``idle``
+            Share of the steps in which the action stays as it was, within a thousandth of its range.
+        ``path_length``
+            How far the observed numbers move in all, in standard deviations.
+        ``saturation``
+            Share of the actions' numbers at the end of their range in the version, within a thousandth of it.
+        ``distance_to_goal``
+            At the end of the episode: from ``achieved_goal`` to ``desired_goal``, or RoboHive's, where it is one.
+        ``isolation``
+            Mean distance to the five nearest transitions of other episodes, in standard deviations: high where the
+            dataset does not support the episode. Up to 16 moments of each episode are compared.
+        ``duplicate_distance``, ``duplicate``
+            Distance to the nearest other episode, and whether an earlier one is the same within 0.01 standard
+            deviations.
+        ``outlier``
+            Names of the scores by which the episode stands out from its split, such as ``"jerk, idle"``; empty for
+            most. See docs/decisions/047-episode-scores.md for the rule.
+
+        Args:
+            force: Whether to compute them again, for example after RoboHive was installed.
+
+        Returns:
+            Table with ``episode``, ``split`` and the scores, in rising order of ids.
+
+        Raises:
+            SchemaMismatchError: The dataset has neither actions nor observed numbers.
+            StreamingOnlyError: It was opened with ``streaming=True``, and the store has no scores of it.
+
+        Example:
+            >>> dataset.where("jerk < 300 and not duplicate").as_replay_buffer()  # doctest: +SKIP
+        """
+        return self._view.read_scores(force=force)
+
     @property
     def plot(self) -> DatasetPlots:
         """Figures of this dataset or view: ``plot.returns()``, ``.episode(7)``, ``.dimensions()``, ``.coverage()``."""
@@ -243,6 +285,9 @@ class RoboHiveDataset:
 
     def where(self, condition: Condition) -> Self:
         """Return a view of the episodes that meet a condition; only the episode table is read.
+
+        A text that names a score, such as ``"jerk < 300"``, computes the scores first where the store has none: see
+        :meth:`score`.
 
         Args:
             condition: Text such as ``"success and return > -40"``, which is parsed and never run as code, see

@@ -15,8 +15,10 @@ import pyarrow as pa
 
 from rlhive import keys
 from rlhive.data import EpisodeRecord, Schema, hub, merge_statistics, parse_splits, versions
+from rlhive.data.scores import add_scores
 from rlhive.data.versions import (
     EPISODE_COLUMNS,
+    SCORE_COLUMNS,
     FileEntry,
     Manifest,
     Selection,
@@ -70,12 +72,12 @@ class DatasetView:
 
     def where(self, condition: Condition) -> "DatasetView":
         """Select the episodes that meet a condition; see :meth:`rlhive.RoboHiveDataset.where`."""
-        columns = None
         description = getattr(condition, "__qualname__", repr(str(condition)))
-        if isinstance(condition, str):
-            columns = list(dict.fromkeys([keys.EPISODE, "split", *versions.find_referenced_columns(condition)]))
         selection = self.read_selection()
-        table = apply_selection(read_episodes(self.folder, self.manifest, columns), selection)
+        if isinstance(condition, str):
+            table = apply_selection(self._read_columns(versions.find_referenced_columns(condition)), selection)
+        else:
+            table = apply_selection(read_episodes(self.folder, self.manifest), selection)
         if callable(condition):
             episode_ids = versions.select_by_mask(table, pa.array(condition(table), pa.bool_()), description)
         else:
@@ -143,6 +145,29 @@ class DatasetView:
         if set(self.splits) == set(self.manifest.splits):
             return table
         return table.filter(pa.array(split in self.splits for split in table["split"].to_pylist()))
+
+    def read_scores(self, *, force: bool = False) -> pa.Table:
+        """Return the scores of the view's episodes; see :meth:`rlhive.RoboHiveDataset.score`.
+
+        Args:
+            force: Whether to compute them again where the store has them.
+        """
+        table = apply_selection(
+            read_episodes(self.folder, self.manifest, [keys.EPISODE, "split"]), self.read_selection()
+        )
+        return add_scores(table, self._load_scores(force=force))
+
+    def _load_scores(self, *, force: bool = False) -> pa.Table:
+        from rlhive.dataset._scores import load_scores  # imports what runs environments
+
+        return load_scores(self.folder, self.manifest, store=self.store, streaming=self.streaming, force=force)
+
+    def _read_columns(self, names: Sequence[str]) -> pa.Table:
+        """Return columns and scores of all episodes of the version, with ``episode`` and ``split``."""
+        columns = [name for name in names if name not in SCORE_COLUMNS]
+        scores = [name for name in names if name in SCORE_COLUMNS]
+        table = read_episodes(self.folder, self.manifest, list(dict.fromkeys([keys.EPISODE, "split", *columns])))
+        return add_scores(table, self._load_scores(), scores) if scores else table
 
     def compute_outcome_fingerprint(self) -> str:
         """Return the hash of how the view's episodes came out."""

@@ -14,8 +14,8 @@ from tests.cli.conftest import invoke
 
 def test_help_lists_every_verb():
     verbs = (
-        "setup envs collect recover train evaluate results show view plot video check replay diff list select split "
-        "merge append rename drop embed render encode versions pull scrub release push delete import export-to"
+        "setup envs collect recover train evaluate results show view plot video check score replay diff list select "
+        "split merge append rename drop embed render encode versions pull scrub release push delete import export-to"
     )
     shown = invoke("--help").stdout
 

@@ -95,6 +95,7 @@ if TYPE_CHECKING:
     )
     from rlhive.data.versions._selection import (
         EPISODE_COLUMNS as EPISODE_COLUMNS,
+        SCORE_COLUMNS as SCORE_COLUMNS,
         Selection as Selection,
         apply_selection as apply_selection,
         build_selection as build_selection,

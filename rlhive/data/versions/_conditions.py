@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rlhive import keys
-from rlhive.data.versions._selection import EPISODE_COLUMNS, METADATA, find_null_columns
+from rlhive.data.versions._selection import EPISODE_COLUMNS, METADATA, SCORE_COLUMNS, find_null_columns
 from rlhive.errors import InvalidExpressionError
 
 _MAX_LENGTH = 10_000
@@ -31,6 +31,7 @@ _COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], pc.Expression]] = {
     ast.Eq: operator.eq,
     ast.NotEq: operator.ne,
 }
+_COLUMNS_HINT = f"Columns are {', '.join(EPISODE_COLUMNS)}. Scores are {', '.join(SCORE_COLUMNS)}."
 _ARITHMETIC: dict[type[ast.operator], Callable[[Any, Any], pc.Expression]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -43,7 +44,7 @@ def select_where(table: pa.Table, condition: str | pc.Expression) -> list[int]:
     """Return the ids of the episodes that meet a condition.
 
     Args:
-        table: The episode table: ``episode`` and the columns that the condition names.
+        table: The episode table: ``episode`` and the columns and scores that the condition names.
         condition: An Arrow expression, or text. Text can have columns of the table, numbers, strings, ``True``,
             ``False``, ``None``, ``and or not``, ``< <= > >= == !=``, ``in``, ``is None``, ``+ - * /`` and parentheses.
             ``metadata.operator`` is the entry ``operator`` of the user's metadata. A comparison with a missing value
@@ -66,7 +67,7 @@ def select_where(table: pa.Table, condition: str | pc.Expression) -> list[int]:
     except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
         reason = str(error).splitlines()[0]
         text = str(condition)
-        msg = f"Condition {text!r} cannot be computed: {reason}. Columns are {', '.join(EPISODE_COLUMNS)}."
+        msg = f"Condition {text!r} cannot be computed: {reason}. {_COLUMNS_HINT}"
         raise InvalidExpressionError(msg) from error
 
 
@@ -120,14 +121,15 @@ def _compile(table: pa.Table, text: str) -> tuple[pa.Table, pc.Expression]:
 
 
 def find_referenced_columns(text: str) -> list[str]:
-    """Return the columns of the episode table that a condition names, sorted.
+    """Return the columns of the episode table and the scores that a condition names, sorted.
 
     Raises:
         InvalidExpressionError: The condition cannot be parsed.
     """
     nodes = ast.walk(_parse(text))
     names = {_column_name(node) for node in nodes if isinstance(node, (ast.Name, ast.Attribute))}
-    return sorted({METADATA if name.startswith(f"{METADATA}.") else name for name in names} & set(EPISODE_COLUMNS))
+    known = {*EPISODE_COLUMNS, *SCORE_COLUMNS}
+    return sorted({METADATA if name.startswith(f"{METADATA}.") else name for name in names} & known)
 
 
 def _parse(text: str) -> ast.expr:
@@ -209,8 +211,8 @@ class _ExpressionCompiler:
         return value if isinstance(value, pc.Expression) else pc.scalar(value)
 
     def _column(self, name: str) -> pc.Expression:
-        if name not in EPISODE_COLUMNS and not name.startswith(f"{METADATA}."):
-            self._refuse(f"there is no column {name}. Columns are {', '.join(EPISODE_COLUMNS)}.")
+        if name not in (*EPISODE_COLUMNS, *SCORE_COLUMNS) and not name.startswith(f"{METADATA}."):
+            self._refuse(f"there is no column {name}. {_COLUMNS_HINT}")
         return pc.field(name)
 
     def _boolean(self, node: ast.BoolOp) -> pc.Expression:

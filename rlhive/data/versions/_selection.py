@@ -19,6 +19,18 @@ Selection = dict[str, np.ndarray]
 
 #: Columns of the episode table, without final values and start states.
 EPISODE_COLUMNS = tuple(field.name for field in EPISODE_FIELDS)
+#: Scores that :mod:`rlhive.data.scores` computes of each episode; conditions take them as further columns.
+SCORE_COLUMNS: tuple[str, ...] = (
+    "jerk",
+    "idle",
+    "path_length",
+    "saturation",
+    "distance_to_goal",
+    "isolation",
+    "duplicate_distance",
+    "duplicate",
+    "outlier",
+)
 METADATA = "metadata"
 
 
@@ -118,7 +130,8 @@ def select_by(table: pa.Table, predicate: Callable[[dict[str, Any]], bool]) -> l
 
 def find_null_columns(table: pa.Table) -> list[str]:
     """Return the columns of an episode table that are null for every episode; none for a table without episodes."""
-    names = [field.name for field in EPISODE_FIELDS if field.nullable and field.name in table.column_names]
+    nullable = [*(field.name for field in EPISODE_FIELDS if field.nullable), *SCORE_COLUMNS]
+    names = [name for name in nullable if name in table.column_names]
     return [name for name in names if len(table) and table[name].null_count == len(table)]
 
 

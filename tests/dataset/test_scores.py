@@ -1,0 +1,65 @@
+"""The distance to the goal, and scores of versions that are not whole on this machine."""
+
+import numpy as np
+import pytest
+
+from rlhive import RoboHiveDataset, export
+from rlhive.data._episodes import EpisodeRecord
+from rlhive.data._schema import Field, Schema
+from rlhive.dataset._scores import measure_goal_distances
+from rlhive.errors import StreamingOnlyError
+
+
+def make_goal_record(episode, achieved, desired):
+    steps = np.arange(3)[:, None]
+    columns = {
+        "action": np.zeros((3, 1), np.float32),
+        "next.terminated": np.zeros((3, 1), bool),
+        "next.truncated": steps == 2,
+        "observation.achieved_goal": np.zeros((3, 2)),
+        "observation.desired_goal": np.zeros((3, 2)),
+    }
+    final = {"observation.achieved_goal": np.array(achieved), "observation.desired_goal": np.array(desired)}
+    return EpisodeRecord(episode, "train", columns, final)
+
+
+def test_the_distance_is_that_of_the_last_achieved_goal(tmp_path):
+    schema = Schema(
+        (
+            Field("action", "float32", (1,), observed=False),
+            Field("next.terminated", "bool", (1,), observed=False),
+            Field("next.truncated", "bool", (1,), observed=False),
+            Field("observation.achieved_goal", "float64", (2,), observed=True),
+            Field("observation.desired_goal", "float64", (2,), observed=True),
+        )
+    )
+    records = [make_goal_record(0, [0.0, 0.0], [3.0, 4.0]), make_goal_record(1, [1.0, 1.0], [1.0, 1.0])]
+    folder = export(records, "my/goals", schema=schema, license="mit", store=tmp_path)
+
+    assert RoboHiveDataset(folder, store=tmp_path).score()["distance_to_goal"].to_pylist() == [5.0, 0.0]
+
+
+@pytest.mark.usefixtures("filled")
+def test_a_sparse_reward_that_is_positive_is_no_distance():
+    dataset = RoboHiveDataset("toy_point")
+
+    assert dataset.env_name == "ToyPoint-v0"
+    assert measure_goal_distances(dataset.path, dataset.manifest) is None
+    assert dataset.score()["distance_to_goal"].null_count == 24
+
+
+@pytest.mark.usefixtures("filled")
+def test_a_condition_on_what_is_not_known_is_refused():
+    with pytest.raises(ValueError, match="distance_to_goal was not recorded for any of the 24 episodes"):
+        RoboHiveDataset("toy_point").where("distance_to_goal < 1")
+
+
+@pytest.mark.usefixtures("filled")
+def test_scores_of_a_streamed_dataset_are_read_but_not_computed():
+    streamed = RoboHiveDataset("toy_point", streaming=True)
+    with pytest.raises(StreamingOnlyError, match="Compute them once: rlhive score robohive/toy_point"):
+        streamed.where("idle < 0.5")
+
+    scores = RoboHiveDataset("toy_point").score()
+
+    assert streamed.score().equals(scores)
