@@ -30,7 +30,7 @@ OWNERS = {
     "OpenGL": {"rlhive.envs._opengl"},
     "pyarrow": {"rlhive.data", "rlhive.dataset"},
     "h5py": {"rlhive.data.formats._hdf5"},
-    "av": {"rlhive.data.formats._videos"},
+    "av": {"rlhive.data.formats._videos", "rlhive.data._video_files"},
     "PIL": {"rlhive.data._pictures", "rlhive.data.formats._pictures"},
     "google_crc32c": {"rlhive.data.formats._tfrecord"},
     "google": {"rlhive.data.formats._tfrecord"},

@@ -166,13 +166,18 @@ def render(
 def encode(
     name: Name,
     keys: Annotated[
-        str, typer.Option("--keys", help="Storage by column: pixels=png, or pixels=raw,depth=png; nothing is lost.")
+        str,
+        typer.Option(
+            "--keys",
+            help="Storage by column: pixels=av1:crf=20,depth=ffv1. png, ffv1 and raw lose nothing; jpeg, av1, h264 and "
+            "h265 do.",
+        ),
     ],
     into: OtherName = "",
     version: Version = None,
     json_: Json = False,
 ) -> None:
-    """Write a version with some columns stored otherwise. The values and the fingerprint stay."""
+    """Write a version with some columns stored otherwise, as files or videos; a loss is asked for by name."""
     storage = dict(_parse_pair(pair, "COLUMN=STORAGE, pixels=png for example") for pair in keys.split(","))
     print_dataset(_open_stored(name, version).encode(storage, name=into), json_=json_)
 

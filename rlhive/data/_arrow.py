@@ -3,7 +3,8 @@
 A field of shape ``()`` or ``(1,)`` is a plain column. A field of any other shape is a ``fixed_size_list`` of its
 elements in row-major order, or a ``list`` where its rows have different lengths; its shape is in the schema's metadata,
 because ``datasets`` refuses Arrow's tensor types. A string is a UTF-8 column. A bfloat16 is its 16 bits, as uint16.
-Encoded pictures are the structs of ``datasets.Image``, or lists of them. No column of transitions has nulls. In the
+Encoded pictures are the structs of ``datasets.Image``, or structs of a video's path and the number of a frame in it, or
+lists of either. No column of transitions has nulls. In the
 episode table, null is what nobody recorded.
 """
 
@@ -11,7 +12,7 @@ import functools
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field as dataclass_field, replace
 from typing import Any
 
 import numpy as np
@@ -20,9 +21,11 @@ import pyarrow as pa
 from rlhive import keys
 from rlhive.data import _pictures
 from rlhive.data._dtypes import BFLOAT16, to_numpy_dtype
+from rlhive.data._encoded_pictures import Cell, EncodedPictures, FrameRange, fill_frames
 from rlhive.data._episodes import Columns, EpisodeRecord
 from rlhive.data._ragged import join_rows, split_rows
 from rlhive.data._schema import SUMMARIZED, Field, Schema, find_unrecorded
+from rlhive.data._video_files import Clip, VideoFile, VideoFolder
 from rlhive.errors import CorruptDatasetError, SchemaMismatchError
 
 #: Prefix of the columns of the episode table that hold the simulator start state.
@@ -34,6 +37,8 @@ FINAL_PREFIX = "final."
 _PICTURE_DIMS = 3
 #: Type of an encoded picture: that of ``datasets.Image``, nullable as it is there.
 _PICTURE = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+#: Type of a picture in a video: path of the file in the version, and number of the frame in it.
+_FRAME = pa.struct({"path": pa.string(), "frame": pa.int64()})
 
 #: Number of elements of each part of the start state; None if some episodes have a start state and others none.
 StartStateSizes = Mapping[str, int | None]
@@ -62,7 +67,7 @@ def row_schema(schema: Schema) -> pa.Schema:
         [*index, *(_arrow_field(field) for field in schema.fields)],
         metadata={
             "rlhive": json.dumps({"fields": schema.to_json()}, sort_keys=True),
-            **_picture_metadata({field.column: field for field in schema.encoded}),
+            **_picture_metadata({field.column: field for field in schema.encoded if not field.is_video}),
         },
     )
 
@@ -91,12 +96,17 @@ def episode_schema(schema: Schema, start_state_sizes: StartStateSizes) -> pa.Sch
         pa.field(START_PREFIX + name, pa.list_(element, -1 if size is None else size), nullable=size is None)
         for name, size in sorted(start_state_sizes.items())
     ]
-    encoded = {FINAL_PREFIX + field.column: field for field in schema.observed if field.is_encoded}
+    pictures = [field for field in schema.observed if field.is_encoded and not field.is_video]
+    encoded = {FINAL_PREFIX + field.column: field for field in pictures}
     return pa.schema([*columns, *finals, *starts], metadata=_picture_metadata(encoded) or None)
 
 
 def columns_to_batch(
-    columns: Columns, episode_ids: Sequence[int], lengths: Sequence[int], schema: Schema
+    columns: Columns,
+    episode_ids: Sequence[int],
+    lengths: Sequence[int],
+    schema: Schema,
+    cells: Mapping[str, Sequence[Cell]] | None = None,
 ) -> pa.RecordBatch:
     """Return the transitions of consecutive episodes as one record batch.
 
@@ -105,25 +115,39 @@ def columns_to_batch(
         episode_ids: Id of each episode.
         lengths: Number of transitions of each episode.
         schema: The transitions' schema.
+        cells: Encoded pictures of the rows by column, for columns whose values are not encoded here.
     """
     row_ids = np.repeat(np.asarray(episode_ids, np.int64), lengths)
     starts = np.cumsum(lengths) - lengths
     step_counts = np.arange(len(row_ids), dtype=np.int64) - np.repeat(starts, lengths)
-    arrays = [pa.array(row_ids), pa.array(step_counts), *columns_to_arrays(columns, schema)]
+    arrays = [pa.array(row_ids), pa.array(step_counts), *columns_to_arrays(columns, schema, cells)]
     return pa.RecordBatch.from_arrays(arrays, schema=row_schema(schema))
 
 
-def columns_to_arrays(columns: Columns, schema: Schema) -> list[pa.Array]:
+def columns_to_arrays(
+    columns: Columns, schema: Schema, cells: Mapping[str, Sequence[Cell]] | None = None
+) -> list[pa.Array]:
     """Return all fields as Arrow arrays, in the schema's order; numbers share memory with ``columns``."""
-    return [_to_arrow(columns[field.column], field) for field in schema.fields]
+    encoded = cells or {}
+    return [
+        _cells_to_arrow(encoded[field.column], field)
+        if field.column in encoded
+        else _to_arrow(columns[field.column], field)
+        for field in schema.fields
+    ]
 
 
-def table_to_columns(table: pa.Table | pa.RecordBatch, schema: Schema) -> Columns:
+def table_to_columns(table: pa.Table | pa.RecordBatch, schema: Schema, videos: VideoFolder | None = None) -> Columns:
     """Return the columns of all fields as arrays ``[num_rows, *shape]``.
 
     They share memory with the table, except where Arrow has to copy: several chunks, booleans and strings.
+
+    Args:
+        table: Transitions.
+        schema: Their schema.
+        videos: Videos of the version, for a schema with videos.
     """
-    return {field.column: _to_numpy(table.column(field.column), field) for field in schema.fields}
+    return {field.column: _read_column(table, field.column, field, videos) for field in schema.fields}
 
 
 @dataclass(frozen=True)
@@ -134,11 +158,13 @@ class EpisodeRow:
         values: Values of EPISODE_FIELDS by column name.
         final: Final values of the observed fields by column name.
         start_state: Flat float64 arrays of the simulator start state by name.
+        final_cells: Encoded pictures of the final values by column, for columns whose pictures the record carries.
     """
 
     values: Mapping[str, Any]
     final: Columns
     start_state: Columns
+    final_cells: Mapping[str, Sequence[Cell]] = dataclass_field(default_factory=dict)
 
     @classmethod
     def from_record(cls, record: EpisodeRecord) -> "EpisodeRow":
@@ -157,7 +183,10 @@ class EpisodeRow:
             "metadata": json.dumps(record.metadata, sort_keys=True),
         }
         start_state = {name: np.array(value, np.float64).ravel() for name, value in record.start_state.items()}
-        return cls(values, {name: np.array(value) for name, value in record.final.items()}, start_state)
+        final_cells = {
+            name: pictures.final_cells() for name, pictures in record.encoded.items() if name in record.final
+        }
+        return cls(values, {name: np.array(value) for name, value in record.final.items()}, start_state, final_cells)
 
 
 def find_start_state_sizes(rows: Sequence[EpisodeRow]) -> dict[str, int | None]:
@@ -186,6 +215,9 @@ def build_episode_table(
     arrow_schema = episode_schema(schema, sizes)
     arrays = [pa.array([row.values[column.name] for row in rows], column.type) for column in EPISODE_FIELDS]
     for field in schema.observed:
+        if field.is_video or field.is_lossy:
+            arrays.append(_cells_to_arrow([cell for row in rows for cell in row.final_cells[field.column]], field))
+            continue
         finals = [row.final[field.column] for row in rows]
         dtype, shape = field.kind
         arrays.append(_to_arrow(np.stack(finals) if finals else np.empty((0, *shape), dtype), field))
@@ -212,9 +244,40 @@ def take_row(values: np.ndarray, index: int, field: Field) -> np.ndarray:
     return values[index : index + 1].reshape(field.kind[1])
 
 
-def read_final_values(table: pa.Table, schema: Schema) -> Columns:
+def read_final_values(table: pa.Table, schema: Schema, videos: VideoFolder | None = None) -> Columns:
     """Return the ``final.*`` columns of an episode table, ``[num_episodes, *shape]`` by column name."""
-    return {field.column: _to_numpy(table.column(FINAL_PREFIX + field.column), field) for field in schema.observed}
+    return {field.column: _read_column(table, FINAL_PREFIX + field.column, field, videos) for field in schema.observed}
+
+
+def read_encoded(
+    rows: pa.Table, episodes: pa.Table, schema: Schema, videos: VideoFolder | None = None
+) -> list[dict[str, EncodedPictures]]:
+    """Return the encoded pictures of episodes, by column, for the columns whose pictures a record carries.
+
+    Args:
+        rows: Transitions of the episodes, in the order of ``episodes``.
+        episodes: Rows of the episode table, ``length`` and the final values among them.
+        schema: The dataset's schema.
+        videos: Videos of the version, for a schema with videos.
+
+    Raises:
+        CorruptDatasetError: A picture is missing, or the frames of an episode are not consecutive.
+    """
+    encoded: list[dict[str, EncodedPictures]] = [{} for _ in range(len(episodes))]
+    if not schema.carried:
+        return encoded
+    lengths = episodes["length"].to_pylist()
+    for field in schema.carried:
+        num_pictures = _count_pictures(field)
+        row_cells = _read_cells(rows.column(field.column), field)
+        final_cells = _read_cells(episodes.column(FINAL_PREFIX + field.column), field) if field.observed else []
+        start = 0
+        for index, length in enumerate(lengths):
+            cells = row_cells[start * num_pictures : (start + length) * num_pictures]
+            cells += final_cells[index * num_pictures : (index + 1) * num_pictures]
+            encoded[index][field.column] = _cells_to_pictures(cells, field, length, videos)
+            start += length
+    return encoded
 
 
 def read_start_states(table: pa.Table) -> Iterator[dict[str, np.ndarray]]:
@@ -234,18 +297,22 @@ def _read_start_column(column: pa.ChunkedArray) -> Sequence[np.ndarray | None] |
     return [values[offsets[row] : offsets[row + 1]] if is_recorded[row] else None for row in range(len(array))]
 
 
-def table_to_records(rows: pa.Table, episodes: pa.Table, schema: Schema) -> Iterator[EpisodeRecord]:
+def table_to_records(
+    rows: pa.Table, episodes: pa.Table, schema: Schema, videos: VideoFolder | None = None
+) -> Iterator[EpisodeRecord]:
     """Yield the records of episodes whose transitions are known.
 
     Args:
         rows: Transitions of the episodes, in the order of ``episodes``.
         episodes: Rows of the episode table.
         schema: The dataset's schema.
+        videos: Videos of the version, for a schema with videos.
 
     Raises:
         CorruptDatasetError: Id, length or content hash of an episode is not that of its transitions.
     """
-    columns, finals = table_to_columns(rows, schema), read_final_values(episodes, schema)
+    columns, finals = table_to_columns(rows, schema, videos), read_final_values(episodes, schema, videos)
+    encoded = read_encoded(rows, episodes, schema, videos)
     row_ids = rows.column(keys.EPISODE).to_numpy()
     names = (keys.EPISODE, "split", "length", "seed", "policy", "run", "content_hash", "metadata")
     episode_rows = episodes.select(names).to_pylist()
@@ -262,6 +329,7 @@ def table_to_records(rows: pa.Table, episodes: pa.Table, schema: Schema) -> Iter
             policy=row["policy"],
             run=row["run"],
             metadata=json.loads(row["metadata"]),
+            encoded=encoded[index],
         )
         _require_match(record, row_ids[start:stop], row)
         yield record
@@ -300,8 +368,9 @@ def _count_pictures(field: Field) -> int:
 @functools.lru_cache(maxsize=1024)
 def _arrow_field(field: Field, *, prefix: str = "") -> pa.Field:
     if field.is_encoded:
+        picture = _FRAME if field.is_video else _PICTURE
         is_list = len(field.shape) > _PICTURE_DIMS
-        return pa.field(prefix + field.column, pa.list_(_PICTURE, _count_pictures(field)) if is_list else _PICTURE)
+        return pa.field(prefix + field.column, pa.list_(picture, _count_pictures(field)) if is_list else picture)
     dtype = to_numpy_dtype(field.dtype)
     value_type = pa.string() if field.is_string else pa.from_numpy_dtype(_stored_dtype(dtype))
     if field.shape not in ((), (1,)):
@@ -357,17 +426,107 @@ def _pictures_to_arrow(rows: np.ndarray, arrow_type: pa.DataType) -> pa.Array:
     return pictures if arrow_type == _PICTURE else pa.FixedSizeListArray.from_arrays(pictures, type=arrow_type)
 
 
-def _arrow_to_pictures(column: pa.Array | pa.ChunkedArray, field: Field) -> np.ndarray:
-    context = f"Column {field.column}"
-    chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
-    contents: list[bytes] = []
-    for chunk in chunks:
-        pictures = chunk.flatten() if pa.types.is_fixed_size_list(chunk.type) else chunk
-        contents.extend(pictures.field("bytes").to_pylist())
-    if None in contents or len(contents) != len(column) * _count_pictures(field):
-        msg = f"{context}: expected {_count_pictures(field)} pictures in every row, got fewer. Fetch the version again."
+def _cells_to_arrow(cells: Sequence[Cell], field: Field) -> pa.Array:
+    """Return encoded pictures, in the order of the rows, as the column of a field."""
+    arrow_type = _arrow_field(field).type
+    pictures = pa.array(cells, _FRAME if field.is_video else _PICTURE)
+    return pictures if arrow_type == pictures.type else pa.FixedSizeListArray.from_arrays(pictures, type=arrow_type)
+
+
+def _read_cells(column: pa.Array | pa.ChunkedArray, field: Field) -> list[Cell]:
+    """Return the encoded pictures of a column, in the order of the rows, each complete."""
+    cells: list[Cell] = []
+    for chunk in column.chunks if isinstance(column, pa.ChunkedArray) else [column]:
+        cells.extend((chunk.flatten() if pa.types.is_fixed_size_list(chunk.type) else chunk).to_pylist())
+    needed = ("path", "frame") if field.is_video else ("bytes",)
+    num_pictures = _count_pictures(field)
+    is_complete = all(cell is not None and all(cell[name] is not None for name in needed) for cell in cells)
+    if not is_complete or len(cells) != len(column) * num_pictures:
+        msg = (
+            f"Column {field.column}: expected {num_pictures} pictures in every row, got fewer. Fetch the version again."
+        )
         raise CorruptDatasetError(msg)
-    return _pictures.decode_rows(contents, field.dtype, field.shape, context=context)
+    return cells
+
+
+def _cells_to_pictures(cells: list[Cell], field: Field, length: int, videos: VideoFolder | None) -> EncodedPictures:
+    """Return the encoded pictures of an episode from those of its rows and its final value."""
+    num_pictures = _count_pictures(field)
+    pictures = EncodedPictures(str(field.storage), num_pictures, length)
+    if not field.is_video:
+        return replace(pictures, contents=tuple(cell["bytes"] for cell in cells))
+    clips = []
+    for camera in range(num_pictures):
+        frames = cells[camera::num_pictures]
+        path, first = frames[0]["path"], frames[0]["frame"]
+        if frames != [{"path": path, "frame": first + index} for index in range(len(frames))]:
+            msg = (
+                f"Column {field.column}: expected consecutive frames of one video in an episode, got others of {path}."
+            )
+            raise CorruptDatasetError(msg)
+        clips.append(Clip(_open_video(videos, path, field), first, len(frames), path, first))
+    return pictures.with_clips(clips)
+
+
+def _read_column(table: pa.Table | pa.RecordBatch, name: str, field: Field, videos: VideoFolder | None) -> np.ndarray:
+    if field.is_video:
+        return _frames_to_numpy(table, name, field, videos)
+    return _to_numpy(table.column(name), field)
+
+
+def _arrow_to_pictures(column: pa.Array | pa.ChunkedArray, field: Field) -> np.ndarray:
+    contents = [cell["bytes"] for cell in _read_cells(column, field)]
+    file_format = "JPEG" if field.is_lossy else "PNG"
+    return _pictures.decode_rows(
+        contents, field.dtype, field.shape, context=f"Column {field.column}", file_format=file_format
+    )
+
+
+def _frames_to_numpy(
+    table: pa.Table | pa.RecordBatch, name: str, field: Field, videos: VideoFolder | None
+) -> np.ndarray:
+    """Return the frames of a column, decoded in runs of consecutive frames of one episode."""
+    cells, episodes = _read_cells(table.column(name), field), table.column(keys.EPISODE).to_numpy()
+    rows = np.empty((len(episodes), *field.shape), field.dtype)
+    layout = _pictures.find_layout(field.dtype, field.shape)
+    if layout is not None and len(rows):
+        cameras = layout.to_pictures(rows).reshape(len(rows), layout.num_pictures, *layout.frame_shape)
+        ranges = []
+        for camera in range(layout.num_pictures):
+            frames = cells[camera :: layout.num_pictures]
+            for start, stop in _find_runs(
+                [cell["path"] for cell in frames], [cell["frame"] for cell in frames], episodes
+            ):
+                video, first = _open_video(videos, frames[start]["path"], field), frames[start]["frame"]
+                target, context = cameras[start:stop, camera], f"episode {episodes[start]}"
+                ranges.append(FrameRange(video, first, first + stop - start, target, context))
+        fill_frames(ranges, layout)
+    rows.flags.writeable = False
+    return rows
+
+
+def _find_runs(paths: Sequence[str], frames: Sequence[int], episodes: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Yield the ranges of rows whose frames follow each other in one file and belong to one episode."""
+    start = 0
+    for row in range(1, len(paths) + 1):
+        is_end = row == len(paths)
+        if is_end or (paths[row], frames[row], episodes[row]) != (
+            paths[row - 1],
+            frames[row - 1] + 1,
+            episodes[row - 1],
+        ):
+            yield start, row
+            start = row
+
+
+def _open_video(videos: VideoFolder | None, path: str, field: Field) -> VideoFile:
+    if videos is None:
+        msg = (
+            f"Column {field.column} is stored as {field.storage}: expected the version's videos beside its rows, got "
+            f"none. Make a version without videos: rlhive encode NAME --keys {field.column}=png"
+        )
+        raise CorruptDatasetError(msg)
+    return videos.open(path, str(field.storage))
 
 
 def _to_numpy(column: pa.Array | pa.ChunkedArray, field: Field) -> np.ndarray:

@@ -24,6 +24,7 @@ import numpy.typing as npt
 
 from rlhive import keys
 from rlhive.data._dtypes import STRING, array_to_tensor, dtype_name, to_numbers, view_bits
+from rlhive.data._encoded_pictures import EncodedPictures
 from rlhive.data._parquet import MAX_TEXT_BYTES
 from rlhive.data._ragged import copy_rows, count_bytes, have_equal_bits, is_ragged, join_rows, make_rows, to_nested
 from rlhive.data._schema import Field, Schema, flatten_tensordict
@@ -71,6 +72,8 @@ class EpisodeRecord:
         policy: Name of the behaviour policy.
         run: Id of the run that recorded the episode.
         metadata: User metadata, JSON-able.
+        encoded: Pictures as a version's files hold them, by column, for columns of a lossy storage or a video; columns
+            and final values hold the decoded ones.
     """
 
     episode: int
@@ -82,6 +85,7 @@ class EpisodeRecord:
     policy: str = ""
     run: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    encoded: Mapping[str, EncodedPictures] = field(default_factory=dict)
 
     @property
     def length(self) -> int:
@@ -118,7 +122,8 @@ class EpisodeRecord:
     def content_hash(self) -> str:
         """Return the SHA-256 of the transitions, independent of how files and batches divide them.
 
-        Two episodes have the same hash if and only if their columns and final values are the same bit for bit.
+        Two episodes have the same hash if and only if their columns and final values are the same bit for bit, for
+        pictures of a lossy storage if the encoded pictures are.
         The hash is cached if the record's arrays are read-only, as those of a recording or a version are.
         """
         cached: str | None = self.__dict__.get("_content_hash")
@@ -127,7 +132,11 @@ class EpisodeRecord:
         digest = hashlib.sha256()
         for kind, columns in (("row", self.columns), ("final", self.final)):
             for name in sorted(columns):
-                _hash_column(digest, f"{kind}\0{name}", columns[name])
+                pictures = self.encoded.get(name)
+                if pictures is not None and pictures.is_lossy:
+                    pictures.update_hash(digest, kind, name)
+                else:
+                    _hash_column(digest, f"{kind}\0{name}", columns[name])
         content_hash = digest.hexdigest()
         if not any(array.flags.writeable for array in (*self.columns.values(), *self.final.values())):
             self.__dict__["_content_hash"] = content_hash

@@ -1,13 +1,7 @@
-"""How the pictures of a column are stored in a version's files.
-
-::
-
-    storage     in Parquet                                       loses
-    raw         one list of numbers per row                      nothing
-    png         struct<bytes, path>, `datasets.Image`            nothing
+"""Pictures of a column as PNG and JPEG files in Parquet, and how the elements of a row form pictures.
 
 PNG files are filtered but not compressed: Parquet's zstd does that, and also finds what a picture has in common with
-those before it (decision 043).
+those before it (decision 043). All storages are in :mod:`rlhive.data._picture_codecs`.
 
 A picture is a row ``[H, W, channels]`` or ``[channels, H, W]`` of a column; in front of these there may be dimensions
 of cameras, which become a list of pictures. Files of a version may come from anywhere: a picture is decoded only if its
@@ -19,16 +13,13 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
 from rlhive._threads import num_cores
-from rlhive.errors import CorruptDatasetError, InvalidOptionError
-
-RAW = "raw"
-PNG = "png"
-STORAGES = (RAW, PNG)
+from rlhive.data._picture_codecs import CODECS, PNG, RAW, find_channels
+from rlhive.errors import CorruptDatasetError
 
 #: Pictures of fewer pixels are stored raw by default.
 MIN_PIXELS = 32 * 32
@@ -60,6 +51,11 @@ class PictureLayout:
     is_channels_first: bool
     mode: str
 
+    @property
+    def frame_shape(self) -> tuple[int, int, int]:
+        """Shape of a picture, channels last."""
+        return self.height, self.width, self.channels
+
     def to_pictures(self, rows: np.ndarray) -> np.ndarray:
         """Return rows ``[N, *shape]`` as pictures ``[N * num_pictures, H, W, channels]``."""
         if self.is_channels_first:
@@ -69,38 +65,18 @@ class PictureLayout:
 
 def find_layout(dtype: str, shape: Sequence[int]) -> PictureLayout | None:
     """Return how rows of a dtype and shape form pictures; None where they cannot be pictures."""
-    if len(shape) < 3 or min(shape) < 1:
+    found = find_channels(CODECS[PNG], dtype, shape)
+    if found is None:
         return None
-    for channels, is_first in ((shape[-1], False), (shape[-3], True)):
-        mode = _MODES.get((dtype, channels))
-        if mode is not None:
-            height, width = shape[-2:] if is_first else shape[-3:-1]
-            return PictureLayout(math.prod(shape[:-3]), height, width, channels, is_first, mode)
-    return None
+    channels, is_first = found
+    height, width = shape[-2:] if is_first else shape[-3:-1]
+    return PictureLayout(math.prod(shape[:-3]), height, width, channels, is_first, _MODES[dtype, channels])
 
 
 def choose_storage(dtype: str, shape: Sequence[int]) -> str:
     """Return the default storage of a column, which loses nothing: ``"png"`` for pictures of MIN_PIXELS or more."""
     layout = find_layout(dtype, shape)
     return PNG if layout is not None and layout.height * layout.width >= MIN_PIXELS else RAW
-
-
-def require_storage(storage: Any, dtype: str, shape: Sequence[int], *, column: str) -> str:
-    """Return a storage that a column of a dtype and shape can have.
-
-    Raises:
-        InvalidOptionError: There is no such storage, or the column holds no pictures.
-    """
-    if not isinstance(storage, str) or storage not in STORAGES:
-        msg = f"storage of {column}: expected one of {', '.join(STORAGES)}, got {storage!r}"
-        raise InvalidOptionError(msg)
-    if storage != RAW and find_layout(dtype, shape) is None:
-        msg = (
-            f"storage of {column}: {storage} holds pictures uint8 [H, W, 1 to 4] or uint16 [H, W, 1], or with the "
-            f"channels first; got {dtype} {list(shape)}"
-        )
-        raise InvalidOptionError(msg)
-    return storage
 
 
 def encode_png(picture: np.ndarray, *, level: int = 0) -> bytes:
@@ -119,8 +95,27 @@ def encode_png(picture: np.ndarray, *, level: int = 0) -> bytes:
     return buffer.getvalue()
 
 
-def encode_rows(rows: np.ndarray) -> list[bytes]:
-    """Encode the pictures of rows ``[N, *shape]`` as PNG, on all cores.
+def encode_jpeg_picture(picture: np.ndarray, *, quality: int) -> bytes:
+    """Encode a picture, uint8 ``[H, W, 1 or 3]``, as JPEG, which loses a little.
+
+    Args:
+        picture: The picture.
+        quality: libjpeg's quality, 1 to 100.
+    """
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    values = picture[:, :, 0] if picture.shape[2] == 1 else picture
+    Image.fromarray(np.ascontiguousarray(values)).save(buffer, format="JPEG", quality=quality)
+    return buffer.getvalue()
+
+
+def encode_rows(rows: np.ndarray, encode: Callable[[np.ndarray], bytes] = encode_png) -> list[bytes]:
+    """Encode the pictures of rows ``[N, *shape]`` on all cores.
+
+    Args:
+        rows: The rows.
+        encode: Encodes a picture; as PNG by default.
 
     Returns:
         ``N * num_pictures`` encoded pictures.
@@ -129,17 +124,20 @@ def encode_rows(rows: np.ndarray) -> list[bytes]:
     if layout is None:
         msg = f"expected rows of pictures, got {rows.dtype.name} {list(rows.shape[1:])}"
         raise ValueError(msg)
-    return _map_on_cores(encode_png, layout.to_pictures(rows))
+    return map_on_cores(encode, layout.to_pictures(rows))
 
 
-def decode_rows(contents: Sequence[bytes], dtype: str, shape: Sequence[int], *, context: str) -> np.ndarray:
-    """Decode rows of PNG pictures, on all cores.
+def decode_rows(
+    contents: Sequence[bytes], dtype: str, shape: Sequence[int], *, context: str, file_format: str = "PNG"
+) -> np.ndarray:
+    """Decode rows of PNG or JPEG pictures, on all cores.
 
     Args:
         contents: ``N * num_pictures`` encoded pictures.
         dtype: Dtype of the rows.
         shape: Shape of a row.
         context: Prefix of error messages.
+        file_format: ``"PNG"`` or ``"JPEG"``; a picture of another format is not decoded.
 
     Returns:
         Rows ``[N, *shape]``, read-only, which own their memory.
@@ -155,26 +153,26 @@ def decode_rows(contents: Sequence[bytes], dtype: str, shape: Sequence[int], *, 
     pictures = layout.to_pictures(rows)
 
     def decode(index: int) -> None:
-        pictures[index] = _decode_png(contents[index], layout, f"{context}, picture {index}")
+        pictures[index] = _decode_file(contents[index], layout, file_format, f"{context}, picture {index}")
 
-    _map_on_cores(decode, range(len(contents)))
+    map_on_cores(decode, range(len(contents)))
     rows.flags.writeable = False  # as arrays of Arrow are, so that a record remembers its hash
     return rows
 
 
-def _decode_png(content: bytes, layout: PictureLayout, context: str) -> np.ndarray:
-    """Return the values ``[H, W, channels]`` of a PNG whose header fits the layout."""
+def _decode_file(content: bytes, layout: PictureLayout, file_format: str, context: str) -> np.ndarray:
+    """Return the values ``[H, W, channels]`` of a file whose header fits the layout."""
     from PIL import Image
 
     try:
-        picture = Image.open(io.BytesIO(content), formats=("PNG",))
+        picture = Image.open(io.BytesIO(content), formats=(file_format,))
         got = (picture.height, picture.width, _plain_mode(picture.mode))
         if got != (layout.height, layout.width, layout.mode):
             msg = f"{got[1]} x {got[0]} pixels of the kind {got[2]}"
             raise ValueError(msg)
         values = np.asarray(picture)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what Pillow raises on damage
-        expected = f"expected a PNG of {layout.width} x {layout.height} pixels of the kind {layout.mode}"
+        expected = f"expected a {file_format} of {layout.width} x {layout.height} pixels of the kind {layout.mode}"
         msg = f"{context}: {expected}, got: {error}. Fetch or make the version again."
         raise CorruptDatasetError(msg) from error
     return values.reshape(layout.height, layout.width, layout.channels)
@@ -185,10 +183,18 @@ def _plain_mode(mode: str) -> str:
     return "I;16" if mode.startswith("I;16") or mode == "I" else mode
 
 
-def _map_on_cores(function: Callable[[_Item], _Result], items: Iterable[_Item]) -> list[_Result]:
-    """Return the results of a function for each item. Pillow encodes and decodes without the interpreter's lock."""
+def map_on_cores(
+    function: Callable[[_Item], _Result], items: Iterable[_Item], *, min_items: int = _THREADED
+) -> list[_Result]:
+    """Return the results of a function for each item. Encoders and decoders run without the interpreter's lock.
+
+    Args:
+        function: The function.
+        items: The items.
+        min_items: Number of items from which threads are started.
+    """
     items = list(items)
-    if len(items) < _THREADED or num_cores() == 1:
+    if len(items) < min_items or num_cores() == 1:
         return [function(item) for item in items]
     with ThreadPoolExecutor(num_cores(), "rlhive-pictures") as pool:
         return list(pool.map(function, items))

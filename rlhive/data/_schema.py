@@ -28,7 +28,8 @@ from rlhive.data._dtypes import (
     tensor_to_array,
     to_numpy_dtype,
 )
-from rlhive.data._pictures import RAW, choose_storage, require_storage
+from rlhive.data._picture_codecs import RAW, parse_storage, require_storage
+from rlhive.data._pictures import choose_storage
 from rlhive.data._ragged import ANY_LENGTH, from_nested, is_ragged
 from rlhive.errors import InvalidOptionError, SchemaMismatchError
 from rlhive.keys import NestedKey, column_to_key, key_to_column
@@ -57,7 +58,7 @@ class Field:
             ragged: the first dimension has another length in every row, see :mod:`rlhive.data._ragged`.
         observed: Whether the key has a twin below ``"next"``.
         unit: Physical unit, if known.
-        storage: How the files of a version hold the values, one of :data:`rlhive.data._pictures.STORAGES`; None where
+        storage: How the files of a version hold the values, as :mod:`rlhive.data._picture_codecs` names it; None where
             that is not decided, as in a recording.
     """
 
@@ -107,6 +108,16 @@ class Field:
     def is_encoded(self) -> bool:
         """Whether the files of a version hold encoded pictures."""
         return self.storage not in (None, RAW)
+
+    @property
+    def is_video(self) -> bool:
+        """Whether the files of a version hold the pictures as videos."""
+        return parse_storage(self.storage or RAW).is_video
+
+    @property
+    def is_lossy(self) -> bool:
+        """Whether the pictures of a version may differ from the recorded ones."""
+        return parse_storage(self.storage or RAW).is_lossy
 
     @property
     def is_float(self) -> bool:
@@ -258,6 +269,11 @@ class Schema:
     def encoded(self) -> tuple[Field, ...]:
         """Fields that the files of a version hold as encoded pictures."""
         return tuple(field for field in self.fields if field.is_encoded)
+
+    @property
+    def carried(self) -> tuple[Field, ...]:
+        """Fields whose encoded pictures a record carries: those of a lossy storage, and videos."""
+        return tuple(field for field in self.fields if field.is_video or field.is_lossy)
 
     def with_storage(self, storage: Mapping[str, str] | None = None) -> "Schema":
         """Return the schema with the storage of every field decided.
@@ -441,5 +457,5 @@ def _field_from_json(row: Mapping[str, Any]) -> Field:
     key_to_column(column_to_key(column))  # raises ValueError for a name that no key has
     storage = row.get("storage")
     if storage is not None:
-        require_storage(storage, dtype, shape, column=column)
+        storage = require_storage(storage, dtype, shape, column=column)
     return Field(column, dtype, shape, observed, row.get("unit"), storage)

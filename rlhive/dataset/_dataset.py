@@ -777,16 +777,22 @@ class RoboHiveDataset:
         )
 
     def encode(self, storage: Mapping[str, str], *, name: str = "", version: str | None = None) -> Self:
-        """Write the same transitions with some columns stored otherwise: a PATCH version with the same fingerprint.
+        """Write the same transitions with some columns stored otherwise.
+
+        A PATCH version where nothing is lost, with the same fingerprint unless pictures were lossy before; a MINOR
+        version where a storage is lossy. Pictures that are in a requested storage already are copied as they are.
 
         Args:
-            storage: Storage by column: ``"png"`` for pictures that ``datasets`` and the Hub's viewer show, ``"raw"``
-                for lists of numbers. Nothing is lost in either.
+            storage: Storage by column. Nothing is lost in ``"png"``, pictures that ``datasets`` and the Hub's viewer
+                show, ``"ffv1"``, a video, and ``"raw"``, lists of numbers. ``"jpeg"`` (quality 90) and the videos
+                ``"av1"``, ``"h264"`` and ``"h265"`` lose detail; ``manifest.picture_loss`` says how much. Options:
+                ``"jpeg:80"``, ``"av1:crf=20:gop=10:preset=8"``.
             name: Name of the dataset; this dataset's own by default.
             version: MAJOR.MINOR.PATCH; the one that follows by default.
 
         Raises:
             InvalidOptionError: There is no such column or storage, or a column cannot have its storage.
+            MissingExtraError: A storage is a video, and PyAV is not installed.
         """
         target = Target(name=name or self.name, version=version)
         return self._open(_transforms.save_encoded(self._view, storage, target))

@@ -167,7 +167,7 @@ def test_encode_writes_a_patch_version_with_the_same_fingerprint(tmp_path):
     ("storage", "message"),
     [
         ({"camera": "png"}, r"storage: expected columns of action, depth, .*, got camera"),
-        ({"pixels": "av1"}, r"storage of pixels: expected one of raw, png, got 'av1'"),
+        ({"pixels": "gif"}, r"storage of pixels: expected one of raw, png, jpeg, .*, got 'gif'"),
         ({"action": "png"}, r"storage of action: png holds pictures .*; got float32 \[2\]"),
     ],
     ids=["column", "storage", "kind"],

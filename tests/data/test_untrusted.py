@@ -134,10 +134,10 @@ def test_a_manifest_that_is_a_pipe_or_a_device_is_refused_at_once(folder):
 
 
 def test_a_manifest_of_a_newer_format_asks_for_an_upgrade(folder):
-    change_manifest(folder, format_version=lambda version: version + 2)
+    change_manifest(folder, format_version=lambda version: version + 3)
 
     with pytest.raises(
-        UnsupportedFormatError, match=r"expected format_version 1 to 2, got 3\. Upgrade: pip install -U rlhive"
+        UnsupportedFormatError, match=r"expected format_version 1 to 3, got 4\. Upgrade: pip install -U rlhive"
     ):
         Manifest.read(folder)
 

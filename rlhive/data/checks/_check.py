@@ -30,6 +30,7 @@ from rlhive.data.versions import (
     find_count_mismatches,
     find_schema_mismatches,
     find_table_mismatches,
+    open_videos,
     verify_files,
 )
 from rlhive.errors import CorruptDatasetError, RLHiveError
@@ -76,7 +77,15 @@ def run_checks(
         builder.skip_remaining("the episode table does not match the manifest", done=done)
         return builder.build(folder)
     chunks = _check_shards(folder, manifest, episodes, intact_paths, builder)
-    scanner = Scanner(manifest.schema, episodes, _make_sketcher(manifest), reward_checker)
+    videos = open_videos(folder, manifest)
+    try:
+        scanner = Scanner(manifest.schema, episodes, _make_sketcher(manifest), videos, reward_checker)
+    except CorruptDatasetError as error:
+        builder.add("pages", str(error))
+        builder.skip_remaining(
+            "final observations cannot be read", done=["manifest", "files", "pages", "schema", "counts"]
+        )
+        return builder.build(folder)
     row_checks = RowChecks(manifest, episodes, builder)
     for facts in scanner.scan(chunks, num_threads=threads):
         row_checks.add(facts)

@@ -21,10 +21,12 @@ import pyarrow as pa
 from rlhive import keys
 from rlhive.data import _arrow, _parquet
 from rlhive.data._dtypes import to_numbers
+from rlhive.data._encoded_pictures import EncodedPictures
 from rlhive.data._episodes import TERMINATED, TRUNCATED, Columns, EpisodeRecord
 from rlhive.data._schema import Schema
 from rlhive.data._statistics import find_extremes
 from rlhive.data._timing import find_timestamps
+from rlhive.data._video_files import VideoFolder
 from rlhive.data.checks._duplicates import Sketcher, unique_codes
 from rlhive.errors import CorruptDatasetError
 
@@ -161,6 +163,7 @@ class Scanner:
         schema: The transitions' schema.
         episodes: The episode table.
         sketcher: Sketcher of the rows, for near-duplicates.
+        videos: Videos of the version.
         reward_checker: Function that is called with the record of every episode, never by two threads at once.
     """
 
@@ -169,6 +172,7 @@ class Scanner:
         schema: Schema,
         episodes: pa.Table,
         sketcher: Sketcher,
+        videos: VideoFolder,
         reward_checker: RewardChecker | None = None,
     ):
         self._schema = schema
@@ -178,7 +182,10 @@ class Scanner:
         self._rows = episodes.select(_EPISODE_COLUMNS).to_pylist()
         self._ids = episodes[keys.EPISODE].to_numpy()
         self._lengths = episodes["length"].to_numpy()
-        self._finals = _arrow.read_final_values(episodes, schema)
+        self._videos = videos
+        finals = [f"{_arrow.FINAL_PREFIX}{item.column}" for item in schema.carried if item.observed]
+        self._final_pictures = episodes.select(["length", *finals])
+        self._finals = _arrow.read_final_values(episodes, schema, videos)
         for array in self._finals.values():
             array.flags.writeable = False
         self._start_states = list(_arrow.read_start_states(episodes))
@@ -198,9 +205,11 @@ class Scanner:
     def _scan_chunk(self, chunk: _parquet.Chunk) -> ChunkFacts:
         try:
             table = _parquet.read_groups(chunk.path, chunk.groups)
+            columns = _arrow.table_to_columns(table, self._schema, self._videos)
+            episodes = self._final_pictures.take(chunk.positions)
+            encoded = _arrow.read_encoded(table, episodes, self._schema, self._videos)
         except CorruptDatasetError as error:
             return ChunkFacts(chunk, str(error))
-        columns = _arrow.table_to_columns(table, self._schema)
         for array in columns.values():
             array.flags.writeable = False  # so that a record remembers its hash
         order_defects = self._find_order_defects(chunk.positions, table)
@@ -211,7 +220,7 @@ class Scanner:
         start = 0
         for index, position in enumerate(chunk.positions):
             rows = slice(start, start + self._lengths[position])
-            record = self._make_record(position, {name: array[rows] for name, array in columns.items()})
+            record = self._make_record(position, {name: array[rows] for name, array in columns.items()}, encoded[index])
             order_defect, early_end = order_defects.get(index, ""), early_ends.get(index, -1)
             facts.episodes.append(self._describe_episode(position, record, order_defect, early_end))
             facts.codes.append(unique_codes(codes[rows]))
@@ -244,7 +253,7 @@ class Scanner:
         ends[starts + lengths - 1] = False
         return {index: int(row - starts[index]) for index, row in _first_row_by_episode(ends, starts).items()}
 
-    def _make_record(self, position: int, columns: Columns) -> EpisodeRecord:
+    def _make_record(self, position: int, columns: Columns, encoded: Mapping[str, EncodedPictures]) -> EpisodeRecord:
         row = self._rows[position]
         return EpisodeRecord(
             episode=row[keys.EPISODE],
@@ -259,6 +268,7 @@ class Scanner:
             policy=row["policy"],
             run=row["run"],
             metadata=json.loads(row["metadata"]),
+            encoded=encoded,
         )
 
     def _describe_episode(

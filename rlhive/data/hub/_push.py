@@ -42,7 +42,7 @@ from rlhive.errors import (
 logger = logging.getLogger(__name__)
 
 #: Folders of a repository that RLHive manages: a push deletes their files that the new version does not have.
-MANAGED_FOLDERS = ("data/", "meta/")
+MANAGED_FOLDERS = ("data/", "meta/", "videos/")
 
 _SCRUB = (
     "Revoke the secret. Then make a version without it (rlhive scrub {name} --version {version}; drop_column() for a "

@@ -22,7 +22,7 @@ from rlhive.data._episodes import EpisodeRecord
 from rlhive.data.hub._client import translate_errors
 from rlhive.data.hub._guard import guarded
 from rlhive.data.hub._pin import HubPin
-from rlhive.data.versions import FileEntry, Manifest, iterate_shards
+from rlhive.data.versions import FileEntry, Manifest, iterate_shards, open_videos
 
 
 def stream_records(
@@ -43,6 +43,7 @@ def stream_records(
     """
     folder, pin, schema = Path(folder), HubPin.read(folder), manifest.schema
     requested_ids = None if episode_ids is None else np.fromiter(episode_ids, np.int64)
+    videos = open_videos(folder, manifest)
     for entry, episodes in iterate_shards(folder, manifest, splits):
         ids, lengths = episodes[keys.EPISODE].to_numpy(), episodes["length"].to_numpy()
         is_requested = np.ones(len(ids), bool) if requested_ids is None else np.isin(ids, requested_ids)
@@ -56,7 +57,7 @@ def stream_records(
                 owner = pin.repo_id if pin else manifest.name
                 with translate_errors(owner, entry.path), guarded({entry.path: entry.bytes}):
                     rows = reader.read(chunk.groups)
-                records = _arrow.table_to_records(rows, episodes.slice(first, stop - first), schema)
+                records = _arrow.table_to_records(rows, episodes.slice(first, stop - first), schema, videos)
                 yield from itertools.compress(records, is_requested[first:stop])
 
 

@@ -31,7 +31,14 @@ _REPOSITORY = "repository"
 #: What the Hub writes where Croissant asks for the SHA-256 of a git repository, which has none.
 _NO_HASH = "https://github.com/mlcommons/croissant/issues/80"
 _PARQUET = "application/x-parquet"  # the only name of Parquet that mlcroissant reads
-_ENCODINGS = {".parquet": _PARQUET, ".json": "application/json", ".md": "text/markdown", ".svg": "image/svg+xml"}
+_ENCODINGS = {
+    ".parquet": _PARQUET,
+    ".json": "application/json",
+    ".md": "text/markdown",
+    ".svg": "image/svg+xml",
+    ".mp4": "video/mp4",
+}
+
 _TYPES = {
     "double": "cr:Float64",
     "float": "cr:Float32",
@@ -256,20 +263,27 @@ def _build_field(name: str, source: Mapping[str, Any], column: pa.Field, field: 
     is_list = pa.types.is_list(column.type) or pa.types.is_fixed_size_list(column.type)
     value_type = column.type.value_type if is_list else column.type
     is_picture = pa.types.is_struct(value_type)
+    is_video = field is not None and field.is_video
     shape = str(column.type.list_size) if is_picture and is_list else _array_shape(column.type, field)
     return {
         "@type": "cr:Field",
         "@id": _field_id(name, column.name),
         "name": column.name,
         **({"description": text} if (text := _describe_values(field)) else {}),
-        "dataType": _TYPES[str(value_type)] if not is_picture else _PICTURES if is_list else "sc:ImageObject",
+        "dataType": "sc:Text" if is_video else _find_data_type(value_type, is_list=is_list),
         **({"isArray": True, "arrayShape": shape} if is_list else {}),
         "source": {
             **source,
             "extract": {"column": column.name},
-            **({"transform": {"jsonPath": "bytes"}} if is_picture else {}),
+            **({"transform": {"jsonPath": "path" if is_video else "bytes"}} if is_picture else {}),
         },
     }
+
+
+def _find_data_type(value_type: pa.DataType, *, is_list: bool) -> Any:
+    if pa.types.is_struct(value_type):
+        return _PICTURES if is_list else "sc:ImageObject"
+    return _TYPES[str(value_type)]
 
 
 def _array_shape(kind: pa.DataType, field: Field | None) -> str:
@@ -285,10 +299,18 @@ def _describe_values(field: Field | None) -> str:
     sentences = [
         *([f"Unit: {printable(field.unit)}."] if field.unit else []),
         *(["Stored flat, in row-major order."] if len(field.shape) > 1 and not field.is_encoded else []),
-        *(["Encoded without loss, each picture as the bytes of a PNG file."] if field.is_encoded else []),
+        *([_describe_storage(field)] if field.is_encoded else []),
         *(["The 16 bits of a bfloat16."] if field.dtype == BFLOAT16_NAME else []),
     ]
     return " ".join(sentences)
+
+
+def _describe_storage(field: Field) -> str:
+    if field.is_video:
+        return f"Frames of MP4 files, {field.storage}: the path of the file, and the number of the frame in it."
+    if field.is_lossy:
+        return f"Encoded with a loss, {field.storage}: each picture as the bytes of a JPEG file."
+    return "Encoded without loss, each picture as the bytes of a PNG file."
 
 
 def _file_set(split: str) -> str:

@@ -19,7 +19,7 @@ from rlhive.data._schema import Schema
 from rlhive.data.replay._checksums import read_source, require_intact, write_checksums
 from rlhive.data.replay._layout import ImageCache, PackedCache, PackedCacheWriter, build_blocks
 from rlhive.data.replay._validation import require_choice
-from rlhive.data.versions import FileEntry, Manifest, read_shard_episodes, verify_shards
+from rlhive.data.versions import FileEntry, Manifest, open_videos, read_shard_episodes, verify_shards
 from rlhive.errors import CorruptDatasetError, DatasetExistsError
 
 logger = logging.getLogger(__name__)
@@ -148,7 +148,9 @@ def _build_cache(
     split_codes = np.array([splits.index(split) for split in episodes["split"].to_pylist()], dtype=np.int64)
     table = np.stack([episodes[keys.EPISODE].to_numpy(), split_codes, episodes["length"].to_numpy()], axis=1)
     cast = ColumnCast(schema, f"{manifest.name} {manifest.version}")
-    finals = cast({name: values[order] for name, values in _arrow.read_final_values(episodes, manifest.schema).items()})
+    videos = open_videos(folder, manifest)
+    final_values = _arrow.read_final_values(episodes, manifest.schema, videos)
+    finals = cast({name: values[order] for name, values in final_values.items()})
     writer = PackedCacheWriter(target, schema, splits, table[order], finals, image_cache=kind)
     with contextlib.closing(writer):
         paths, num_rows = verify_shards(folder, manifest, splits), int(table[:, 2].sum())
@@ -157,7 +159,7 @@ def _build_cache(
             total=num_rows, desc=f"pack {manifest.name}", unit="row", unit_scale=True, delay=1, leave=False
         ) as bar:
             for batch in _parquet.read_batches(paths, decoded_bytes=_arrow.count_decoded_bytes(manifest.schema)):
-                writer.write(cast(_arrow.table_to_columns(batch, manifest.schema)))
+                writer.write(cast(_arrow.table_to_columns(batch, manifest.schema, videos)))
                 bar.update(len(batch))
         writer.finish()
 

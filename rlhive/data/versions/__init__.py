@@ -87,6 +87,7 @@ if TYPE_CHECKING:
     from rlhive.data.versions._reader import (
         find_shards as find_shards,
         iterate_shards as iterate_shards,
+        open_videos as open_videos,
         read_episodes as read_episodes,
         read_records as read_records,
         read_rows as read_rows,

@@ -13,7 +13,7 @@ import yaml
 from rlhive import keys
 from rlhive._text import escape_markdown, to_inline_code
 from rlhive.data._dtypes import BFLOAT16_NAME
-from rlhive.data._schema import find_unrecorded
+from rlhive.data._schema import Schema, find_unrecorded
 from rlhive.data.versions._manifest import EPISODES_PATH, Manifest
 from rlhive.data.versions._reference_scores import render_reference_scores
 
@@ -130,18 +130,41 @@ def _describe_rows(manifest: Manifest, *, has_seeds: bool, has_start_states: boo
         sentences.append(
             "Why an episode ends was not recorded: `next.terminated` and `next.truncated` are set in no row."
         )
-    if manifest.schema.encoded:
-        names = ", ".join(to_inline_code(item.column) for item in manifest.schema.encoded)
-        sentences.append(
-            f"Pictures ({names}) are encoded without loss: `datasets` gives `PIL.Image` objects, and other readers of "
-            "Parquet get the bytes of the files. Where the channels come first, the picture has them last."
-        )
+    sentences += describe_pictures(manifest.schema)
     if any(item.dtype == BFLOAT16_NAME for item in manifest.schema.fields):
         sentences.append(
             "Parquet has no bfloat16: such columns hold their 16 bits as uint16, and "
             "`torch.tensor(values, dtype=torch.uint16).view(torch.bfloat16)` gives the numbers."
         )
     return " ".join(sentences)
+
+
+def describe_pictures(schema: Schema) -> list[str]:
+    """Return how readers get the pictures of a schema, in one sentence or two for each way."""
+    lossless, lossy, videos = (
+        ", ".join(to_inline_code(item.column) for item in items)
+        for items in (
+            [item for item in schema.encoded if not item.is_lossy and not item.is_video],
+            [item for item in schema.encoded if item.is_lossy and not item.is_video],
+            [item for item in schema.encoded if item.is_video],
+        )
+    )
+    files = (
+        "`datasets` gives `PIL.Image` objects, and other readers of Parquet get the bytes of the files. Where the "
+        "channels come first, the picture has them last."
+    )
+    return [
+        *([f"Pictures ({lossless}) are encoded without loss: {files}"] if lossless else []),
+        *([f"Pictures ({lossy}) are JPEG files, with a loss that `rlhive.json` notes: {files}"] if lossy else []),
+        *(
+            [
+                f"Pictures ({videos}) are frames of the MP4 files below `videos/`: each row names the file, and the "
+                "number of its frame in it."
+            ]
+            if videos
+            else []
+        ),
+    ]
 
 
 def _is_any_flag_set(manifest: Manifest) -> bool:

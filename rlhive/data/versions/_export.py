@@ -84,8 +84,10 @@ def export(
         seed: Seed of the random assignment by share.
         schema: Schema of the transitions, where the source does not know it.
         storage: How to store columns: ``{"pixels": "raw"}`` for lists of numbers, ``"png"`` for pictures, which
-            ``datasets`` and the Hub's viewer show. Nothing is lost in either. By default as in the version that the
-            episodes come from, and otherwise png for uint8 and uint16 pictures of 32 x 32 pixels or more.
+            ``datasets`` and the Hub's viewer show, ``"ffv1"`` for a lossless video; or, with a loss that the manifest
+            notes, ``"jpeg"``, ``"av1"``, ``"h264"`` or ``"h265"``, with options as in ``"av1:crf=20:gop=10"``. By
+            default as in the version that the episodes come from, and otherwise png for uint8 and uint16 pictures of
+            32 x 32 pixels or more.
         description: Description of the dataset in a sentence or two; by default the source's, or else that of the
             earlier version.
         env_name: Environment of the episodes; by default as for the description.
@@ -112,6 +114,7 @@ def export(
         InvalidNameError: The name or the version does not have the right form.
         InvalidLicenseError: The licence is not an identifier.
         InvalidOptionError: A column cannot have its storage.
+        MissingExtraError: A storage is a video, and PyAV is not installed.
         StoreNotWritableError, DiskFullError: The store cannot be written; the partial folder is removed.
 
     Example:
@@ -207,6 +210,7 @@ def _write_and_publish(
             splits=result.counts,
             statistics=result.statistics,
             success_rates={split: success_rate for split, (_, success_rate) in result.outcomes.items()},
+            picture_loss=result.picture_loss,
         )
         if change is not None and not requested and _has_same_content(manifest, change.manifest):
             logger.info("%s is in the store already, with the same content and description", change.folder)
@@ -264,7 +268,7 @@ def _build_file_entries(folder: Path, result: WriteResult) -> tuple[FileEntry, .
     """Return the entry of every file of the folder; shards first, in the order in which they were written."""
     entries = []
     pictures = [PICTURE_PATH] if (folder / PICTURE_PATH).exists() else []
-    for path in (*result.shards, CARD_PATH, *pictures, EPISODES_PATH, SKETCHES_PATH):
+    for path in (*result.shards, *result.videos, CARD_PATH, *pictures, EPISODES_PATH, SKETCHES_PATH):
         split, num_transitions, num_episodes = result.shards.get(path, ("", 0, 0))
         file = folder / path
         entries.append(FileEntry(path, compute_sha256(file), file.stat().st_size, split, num_transitions, num_episodes))

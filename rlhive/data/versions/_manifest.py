@@ -6,6 +6,7 @@ content has the same fingerprint for all shard sizes, recording processes and ve
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 from rlhive import keys
 from rlhive.data import _store, _untrusted
-from rlhive.data._pictures import RAW
+from rlhive.data._picture_codecs import RAW
 from rlhive.data._schema import Schema
 from rlhive.data._timing import find_fps
 from rlhive.data.versions._local import MANIFEST_NAME
@@ -26,6 +27,7 @@ from rlhive.data.versions._manifest_file import (
 from rlhive.errors import CorruptDatasetError
 
 SKETCHES_PATH = "meta/statistics.parquet"
+VIDEOS_PATH = "videos/"
 _COUNTS = ("num_episodes", "num_transitions")
 
 
@@ -72,6 +74,9 @@ class Manifest:
             ``meta/statistics.parquet``.
         success_rates: Share of successful episodes per split, None where success was not recorded; empty in versions
             that were written before it was noted.
+        picture_loss: What the pictures that were encoded for this version lost, per split and column: ``num_pictures``,
+            and in dB ``psnr`` and that of the worst picture, ``min_psnr``. Empty where nothing was lost here; pictures
+            that were copied from a parent are in the parent's.
     """
 
     name: str
@@ -89,6 +94,7 @@ class Manifest:
     parents: tuple[Mapping[str, Any], ...] = ()
     statistics: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     success_rates: Mapping[str, float | None] = field(default_factory=dict)
+    picture_loss: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
 
     @property
     def num_episodes(self) -> int:
@@ -116,13 +122,22 @@ class Manifest:
 
         The fingerprint alone would not do: an untrusted manifest can claim any fingerprint.
         """
-        files = [asdict(entry) for entry in self.files if entry.split or entry.path == EPISODES_PATH]
+        files = [
+            asdict(entry)
+            for entry in self.files
+            if entry.split or entry.path == EPISODES_PATH or entry.path.startswith(VIDEOS_PATH)
+        ]
         served = [self.fingerprint, self.schema.to_json(), dict(self.splits), list(self.splits), files]
         return hashlib.sha256(json.dumps(served, sort_keys=True).encode()).hexdigest()
 
     def shards(self, split: str | None = None) -> tuple[FileEntry, ...]:
         """Return the shards of transitions of one split, or of all splits, in order."""
         return tuple(entry for entry in self.files if entry.split and split in (None, entry.split))
+
+    @property
+    def videos(self) -> tuple[FileEntry, ...]:
+        """The video files."""
+        return tuple(entry for entry in self.files if entry.path.startswith(VIDEOS_PATH))
 
     def restrict_to_shards(self, shards: Iterable[FileEntry]) -> "Manifest":
         """Return the manifest of some shards, with a fingerprint of its own and without statistics."""
@@ -134,12 +149,15 @@ class Manifest:
                 splits[split] = {count: sum(getattr(entry, count) for entry in entries) for count in _COUNTS}
         fingerprint = hashlib.sha256("\n".join([self.fingerprint, *sorted(selected)]).encode()).hexdigest()
         files = tuple(entry for entry in self.files if not entry.split or entry.path in selected)
-        return replace(self, fingerprint=fingerprint, splits=splits, files=files, statistics={}, success_rates={})
+        restricted = replace(self, fingerprint=fingerprint, splits=splits, files=files, statistics={})
+        return replace(restricted, success_rates={}, picture_loss={})
 
     def write(self, folder: Path) -> None:
         """Write ``rlhive.json`` into the folder. Every other file of the version must be complete by then."""
         content = {item.name: getattr(self, item.name) for item in fields(self)}
-        content["format_version"] = FORMAT_VERSION if self.schema.encoded else 1
+        content["format_version"] = _choose_format(self.schema)
+        if not self.picture_loss:  # as all manifests were before there were lossy pictures
+            del content["picture_loss"]
         content["schema"] = self.schema.to_json()
         content["files"] = [asdict(entry) for entry in self.files]
         text = json.dumps(content, indent=1, allow_nan=False)
@@ -242,7 +260,30 @@ def _parse_manifest(content: dict[str, Any]) -> Manifest:
         parents=_untrusted.parse_objects(content["parents"]),
         statistics=_untrusted.parse_statistics(content["statistics"]),
         success_rates=parse_success_rates(content),
+        picture_loss=_parse_picture_loss(content.get("picture_loss", {})),
     )
+
+
+def _choose_format(schema: Schema) -> int:
+    """Return the lowest layout whose readers can read the version."""
+    if schema.carried:
+        return FORMAT_VERSION
+    return 2 if schema.encoded else 1
+
+
+def _parse_picture_loss(value: Any) -> dict[str, dict[str, dict[str, float]]]:
+    """Return the loss of each column by split from untrusted JSON: finite numbers by name."""
+    losses: dict[str, dict[str, dict[str, float]]] = {}
+    for split, columns in dict(value).items():
+        losses[_untrusted.parse_split_name(split)] = {}
+        for column, numbers in dict(columns).items():
+            if not all(type(number) in (int, float) and math.isfinite(number) for number in dict(numbers).values()):
+                msg = f"expected numbers of what pictures lost, got {str(numbers)[:80]}"
+                raise ValueError(msg)
+            losses[split][_untrusted.parse_text(column)] = {
+                _untrusted.parse_text(name): number for name, number in numbers.items()
+            }
+    return losses
 
 
 def _parse_schema(rows: Any) -> Schema:

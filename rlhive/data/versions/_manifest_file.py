@@ -11,8 +11,9 @@ from rlhive.data import _untrusted
 from rlhive.data.versions._local import MANIFEST_NAME
 from rlhive.errors import CorruptDatasetError, DatasetNotFoundError, RLHiveError, UnsupportedFormatError
 
-#: Newest layout that is read, and the one of versions with encoded pictures; others have layout 1.
-FORMAT_VERSION = 2
+#: Newest layout that is read: that of versions with lossy pictures or videos. Versions with PNG files have layout 2,
+#: all others layout 1.
+FORMAT_VERSION = 3
 MAX_MANIFEST_BYTES = 64 * 2**20
 EPISODES_PATH = "meta/episodes.parquet"
 

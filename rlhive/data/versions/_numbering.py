@@ -4,7 +4,7 @@ The rule is that of TensorFlow Datasets. It compares the new version with the ne
 dataset in the store::
 
     MAJOR   records or their splits changed
-    MINOR   the same records have more columns
+    MINOR   the same records have more columns, or pictures that were encoded with a loss
     PATCH   the same records are described or encoded differently
 
 A record is an episode's id, split, seed, transitions and final values.
@@ -25,6 +25,7 @@ from rlhive.errors import WrongVersionError
 
 if TYPE_CHECKING:  # episodes need torch, whose import takes seconds
     from rlhive.data._episodes import EpisodeRecord
+    from rlhive.data.versions._encoding import EncodedEpisode
 
 FIRST_VERSION = "1.0.0"
 MAJOR = "MAJOR"
@@ -34,7 +35,7 @@ _LEVELS = (MAJOR, MINOR, PATCH)
 
 _DESCRIPTIONS = {
     MAJOR: "records or their splits changed",
-    MINOR: "the same records have more columns",
+    MINOR: "the same records have more columns or lost detail of their pictures",
     PATCH: "the records are the same",
 }
 
@@ -81,27 +82,49 @@ class VersionChange:
         self._has_same_columns = old_columns == new_columns
         self._has_more_columns = old_columns < new_columns
         self._old_names = set(self.manifest.schema.columns)
+        # Content hashes of lossy pictures depend on the storage: compare the episodes before they were encoded, too.
+        old_storages, new_storages = _find_lossy(self.manifest.schema), _find_lossy(schema)
+        self._stores_otherwise = old_storages != new_storages
+        self._loses_detail = bool(new_storages.items() - old_storages.items())
+        self._original_hash = hashlib.sha256()
+        self._original_old_columns_hash = hashlib.sha256()
         self._old_digest = _digest_episode_table(folder, self.manifest)
         self._new_hash = hashlib.sha256()
         self._old_columns_hash = hashlib.sha256()  # of the new episodes, without the new columns
 
-    def add(self, record: "EpisodeRecord") -> None:
+    def add(self, episode: "EncodedEpisode") -> None:
         """Add the next episode of the new version, in rising order of ids."""
-        _update_digest(self._new_hash, record.episode, record.split, record.seed, record.content_hash())
+        record = episode.record
+        self._add_to(self._new_hash, record)
+        if self._stores_otherwise:
+            self._add_to(self._original_hash, episode.original)
         if self._has_more_columns:
-            columns = {name: array for name, array in record.columns.items() if name in self._old_names}
-            final = {name: array for name, array in record.final.items() if name in self._old_names}
-            old_record = replace(record, columns=columns, final=final)
-            _update_digest(self._old_columns_hash, record.episode, record.split, record.seed, old_record.content_hash())
+            self._add_to(self._old_columns_hash, self._keep_old_columns(record))
+            if self._stores_otherwise:
+                self._add_to(self._original_old_columns_hash, self._keep_old_columns(episode.original))
 
     @property
     def level(self) -> str:
         """MAJOR, MINOR or PATCH."""
-        if self._has_same_columns and self._new_hash.digest() == self._old_digest:
+        if self._has_same_columns and self._is_old(self._new_hash):
             return PATCH
-        if self._has_more_columns and self._old_columns_hash.digest() == self._old_digest:
+        if self._has_same_columns and self._stores_otherwise and self._is_old(self._original_hash):
+            return MINOR if self._loses_detail else PATCH
+        hashes = (self._old_columns_hash, *([self._original_old_columns_hash] if self._stores_otherwise else []))
+        if self._has_more_columns and any(self._is_old(digest) for digest in hashes):
             return MINOR
         return MAJOR
+
+    def _add_to(self, digest: "hashlib._Hash", record: "EpisodeRecord") -> None:
+        _update_digest(digest, record.episode, record.split, record.seed, record.content_hash())
+
+    def _keep_old_columns(self, record: "EpisodeRecord") -> "EpisodeRecord":
+        columns = {name: array for name, array in record.columns.items() if name in self._old_names}
+        final = {name: array for name, array in record.final.items() if name in self._old_names}
+        return replace(record, columns=columns, final=final)
+
+    def _is_old(self, digest: "hashlib._Hash") -> bool:
+        return digest.digest() == self._old_digest
 
     @property
     def next_version(self) -> str:
@@ -137,6 +160,11 @@ def next_version(version: str, level: str) -> str:
 def _describe_columns(schema: Schema) -> set[tuple[str, str, tuple[int, ...], bool]]:
     """Return the fields of a schema without their units, which are only a description."""
     return {(field.column, field.dtype, field.shape, field.observed) for field in schema.fields}
+
+
+def _find_lossy(schema: Schema) -> dict[str, str | None]:
+    """Return the storage of each column that loses detail."""
+    return {field.column: field.storage for field in schema.fields if field.is_lossy}
 
 
 def _digest_episode_table(folder: Path, manifest: Manifest) -> bytes:

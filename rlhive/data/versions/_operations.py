@@ -27,6 +27,7 @@ from rlhive.data._episodes import REWARD, TERMINATED, TRUNCATED, Columns, Episod
 from rlhive.data._schema import INDEX_COLUMNS, Field, Schema
 from rlhive.data._statistics import ColumnStatistics
 from rlhive.data._timing import find_fps
+from rlhive.data._video_files import VideoFolder
 from rlhive.data.versions import _reader
 from rlhive.data.versions._manifest import FileEntry, Manifest, verify_files
 from rlhive.data.versions._source import VersionSource
@@ -57,7 +58,8 @@ def stream_selected(folder: Path, manifest: Manifest, selection: Mapping[str, np
     shards: dict[str, list[tuple[FileEntry, pa.Table]]] = {split: [] for split in manifest.splits}
     for entry, episodes in _reader.iterate_shards(folder, manifest, manifest.splits):
         shards[entry.split].append((entry, episodes))
-    streams = [_stream_split(folder, manifest, split_shards, split_of) for split_shards in shards.values()]
+    videos = _reader.open_videos(folder, manifest)
+    streams = [_stream_split(folder, manifest, split_shards, split_of, videos) for split_shards in shards.values()]
     for record in heapq.merge(*streams, key=lambda record: record.episode):
         split = split_of[record.episode]
         yield record if record.split == split else replace(record, split=split)
@@ -128,7 +130,8 @@ def rename_column(source: VersionSource, old: str, new: str) -> VersionSource:
         return {new if name == old else name: array for name, array in columns.items()}
 
     def change(record: EpisodeRecord) -> EpisodeRecord:
-        return replace(record, columns=rename(record.columns), final=rename(record.final))
+        encoded = {new if name == old else name: pictures for name, pictures in record.encoded.items()}
+        return replace(record, columns=rename(record.columns), final=rename(record.final), encoded=encoded)
 
     return _map_episodes(source, fields, change)
 
@@ -374,7 +377,11 @@ def _require_new(schema: Schema, column: str, *, observed: bool) -> None:
 
 
 def _stream_split(
-    folder: Path, manifest: Manifest, shards: Sequence[tuple[FileEntry, pa.Table]], selected: Mapping[int, str]
+    folder: Path,
+    manifest: Manifest,
+    shards: Sequence[tuple[FileEntry, pa.Table]],
+    selected: Mapping[int, str],
+    videos: VideoFolder,
 ) -> Iterator[EpisodeRecord]:
     """Yield the selected episodes of one split of a version.
 
@@ -383,6 +390,7 @@ def _stream_split(
         manifest: The version's manifest.
         shards: Shards of the split, each with its rows of the episode table.
         selected: The selected episodes; the keys count.
+        videos: Videos of the version.
     """
     for entry, episodes in shards:
         if not any(episode in selected for episode in episodes[keys.EPISODE].to_pylist()):
@@ -390,13 +398,13 @@ def _stream_split(
         verify_files(folder, [entry])
         decoded_bytes = _arrow.count_decoded_bytes(manifest.schema)
         batches = _parquet.read_batches([Path(folder) / entry.path], decoded_bytes=decoded_bytes)
-        for record in _split_into_records(batches, episodes, manifest.schema):
+        for record in _split_into_records(batches, episodes, manifest.schema, videos):
             if record.episode in selected:
                 yield record
 
 
 def _split_into_records(
-    batches: Iterator[pa.RecordBatch], episodes: pa.Table, schema: Schema
+    batches: Iterator[pa.RecordBatch], episodes: pa.Table, schema: Schema, videos: VideoFolder
 ) -> Iterator[EpisodeRecord]:
     """Yield the episodes of a shard as soon as their rows have been read."""
     stops = list(itertools.accumulate(episodes["length"].to_pylist()))
@@ -409,12 +417,12 @@ def _split_into_records(
         if num_complete:
             num_rows = stops[num_yielded + num_complete - 1] - first_row
             complete_episodes = episodes.slice(num_yielded, num_complete)
-            yield from _arrow.table_to_records(rows.slice(0, num_rows), complete_episodes, schema)
+            yield from _arrow.table_to_records(rows.slice(0, num_rows), complete_episodes, schema, videos)
             rows = _copy_table(rows.slice(num_rows))
             num_yielded += num_complete
             first_row += num_rows
     if num_yielded < len(stops):  # too few rows: table_to_records raises for the first incomplete episode
-        yield from _arrow.table_to_records(rows, episodes.slice(num_yielded), schema)
+        yield from _arrow.table_to_records(rows, episodes.slice(num_yielded), schema, videos)
 
 
 def _copy_table(rows: pa.Table) -> pa.Table:

@@ -9,6 +9,7 @@ import pyarrow as pa
 from rlhive import keys
 from rlhive.data import _arrow, _parquet
 from rlhive.data._episodes import EpisodeRecord
+from rlhive.data._video_files import VideoFolder
 from rlhive.data.versions._consistency import (
     COUNT_COLUMNS,
     find_count_mismatches,
@@ -64,6 +65,21 @@ def verify_shards(folder: Path, manifest: Manifest, splits: Sequence[str]) -> li
     return [_verify_shard(folder, manifest, entry) for entry in entries]
 
 
+def open_videos(folder: Path, manifest: Manifest) -> VideoFolder:
+    """Return the videos of a version; each is verified and opened when it is first needed."""
+    entries = {entry.path: entry for entry in manifest.videos}
+
+    def verify(path: str) -> None:
+        if path not in entries:
+            msg = (
+                f"{folder}: rows name the video {path}, which is not in the manifest. Fetch or make the version again."
+            )
+            raise CorruptDatasetError(msg)
+        verify_files(folder, [entries[path]])
+
+    return VideoFolder(Path(folder), verify)
+
+
 def read_records(folder: Path, manifest: Manifest, splits: Sequence[str]) -> Iterator[EpisodeRecord]:
     """Yield the episodes of some splits, each verified by its content hash.
 
@@ -72,6 +88,7 @@ def read_records(folder: Path, manifest: Manifest, splits: Sequence[str]) -> Ite
     Raises:
         CorruptDatasetError: A file or an episode is not what the manifest recorded.
     """
+    videos = open_videos(folder, manifest)
     for entry, episodes in iterate_shards(folder, manifest, splits):
         path, lengths = _verify_shard(folder, manifest, entry), episodes["length"].to_numpy()
         start = 0
@@ -79,7 +96,7 @@ def read_records(folder: Path, manifest: Manifest, splits: Sequence[str]) -> Ite
             for chunk in _parquet.split_into_chunks(path, range(len(episodes)), lengths, reader.sizes):
                 chunk_episodes = episodes.slice(start, len(chunk.positions))
                 start += len(chunk.positions)
-                yield from _arrow.table_to_records(reader.read(chunk.groups), chunk_episodes, manifest.schema)
+                yield from _arrow.table_to_records(reader.read(chunk.groups), chunk_episodes, manifest.schema, videos)
 
 
 def iterate_shards(

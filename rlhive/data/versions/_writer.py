@@ -15,13 +15,15 @@ from typing import Any
 
 import numpy as np
 
-from rlhive.data import _arrow, _parquet
+from rlhive.data import _arrow, _parquet, _store
 from rlhive.data._episodes import EpisodeRecord
 from rlhive.data._schema import Schema, find_unrecorded
 from rlhive.data._statistics import ColumnStatistics, choose_anchor
+from rlhive.data._timing import find_fps
 from rlhive.data.versions import _sketches
 from rlhive.data.versions._append import BaseVersion
 from rlhive.data.versions._card import Outcomes
+from rlhive.data.versions._encoding import DEFAULT_FPS, PictureLoss, SplitVideos, encode_ahead
 from rlhive.data.versions._manifest import EPISODES_PATH, SKETCHES_PATH, FileEntry, Fingerprint
 from rlhive.data.versions._numbering import VersionChange
 from rlhive.data.versions._source import VersionSource
@@ -42,6 +44,8 @@ class WriteResult:
         outcomes: Mean return and success rate per split; None for what was not recorded.
         statistics: Statistics per split and column, in the manifest's form.
         shards: Split, number of transitions and number of episodes of each shard, by its path in the folder.
+        videos: Paths of the video files in the folder, sorted.
+        picture_loss: What pictures lost per split and column, in the manifest's form.
     """
 
     fingerprint: str
@@ -49,6 +53,8 @@ class WriteResult:
     outcomes: Outcomes
     statistics: dict[str, dict[str, Any]]
     shards: dict[str, tuple[str, int, int]]
+    videos: list[str]
+    picture_loss: dict[str, dict[str, dict[str, Any]]]
 
 
 def write_episodes(
@@ -78,21 +84,26 @@ def write_episodes(
     schema.require_values(context="Export")
     fingerprint = Fingerprint(schema)
     table = _EpisodeTableWriter(folder / EPISODES_PATH, schema)
-    splits = {name: _SplitWriter(folder, name, schema, shard_bytes) for name in source.splits}
+    fps = find_fps(source.runs) or DEFAULT_FPS
+    splits = {name: _SplitWriter(folder, name, schema, shard_bytes, fps) for name in source.splits}
     validator = _EpisodeValidator(schema)
 
     def add_episodes(records: Iterable[EpisodeRecord], *, are_stored: bool) -> None:
-        for record in records:
-            validator.check(record)
+        for episode in encode_ahead(records, schema, validator.check):
+            record = episode.record
             fingerprint.add(record.identity())
             if change is not None:
-                change.add(record)
-            row = table.add(record)
+                change.add(episode)
             if record.split not in splits:
-                splits[record.split] = _SplitWriter(folder, record.split, schema, shard_bytes)
-            block = splits[record.split].add(record, row)
+                splits[record.split] = _SplitWriter(folder, record.split, schema, shard_bytes, fps)
+            split = splits[record.split]
+            split.add_loss(episode.errors)
+            if not are_stored:
+                record = split.videos.add(record)
+            row = table.add(record)
+            block = split.add(record, row)
             if block is not None:
-                encoder.submit(splits[record.split], block, validator.anchors, is_stored=are_stored)
+                encoder.submit(split, block, validator.anchors, is_stored=are_stored)
         for split in splits.values():
             encoder.submit(split, split.take_block(), validator.anchors, is_stored=are_stored)
 
@@ -103,19 +114,30 @@ def write_episodes(
             add_episodes(itertools.islice(records, base.manifest.num_episodes), are_stored=True)
             for name, split in splits.items():
                 split.share(base.folder, base.shards(name))
+            _share_videos(folder, base)
         add_episodes(records, are_stored=False)
         table.close()
         _sketches.write_sketches(
             folder / SKETCHES_PATH, {name: split.column_statistics for name, split in splits.items()}
         )
         encoder.finish()
+    videos = [path for split in splits.values() for path in split.videos.finish()]
     return WriteResult(
         fingerprint=fingerprint.hexdigest(),
         counts={name: split.counts() for name, split in splits.items()},
         outcomes={name: split.outcome() for name, split in splits.items()},
         statistics={name: split.statistics() for name, split in splits.items()},
         shards=_finish_shards(folder, splits),
+        videos=sorted([*videos, *([entry.path for entry in base.manifest.videos] if base is not None else [])]),
+        picture_loss={name: loss for name, split in splits.items() if (loss := split.picture_loss())},
     )
+
+
+def _share_videos(folder: Path, base: BaseVersion) -> None:
+    """Make the videos of another version, whose shards are shared, those of the folder."""
+    for entry in base.manifest.videos:
+        (folder / entry.path).parent.mkdir(parents=True, exist_ok=True)
+        _store.link_or_copy(base.folder / entry.path, folder / entry.path)
 
 
 class _EpisodeValidator:
@@ -192,12 +214,14 @@ class _EpisodeBlock:
 class _SplitWriter:
     """Collects the blocks and statistics of one split. The shard writer runs in the worker thread."""
 
-    def __init__(self, folder: Path, name: str, schema: Schema, shard_bytes: int):
+    def __init__(self, folder: Path, name: str, schema: Schema, shard_bytes: int, fps: float):
         row_schema = _arrow.row_schema(schema)
         self.shards = _parquet.ShardWriter(
             folder / "data", _require_split_name(name), row_schema, shard_bytes=shard_bytes
         )
+        self.videos = SplitVideos(folder, schema, fps=fps, max_bytes=shard_bytes)
         self.column_statistics: dict[str, ColumnStatistics] = {}
+        self._losses: dict[str, PictureLoss] = {}
         self._schema = schema
         self._max_block_bytes = min(shard_bytes, _parquet.ROW_GROUP_BYTES)
         self._block = _EpisodeBlock()
@@ -215,6 +239,11 @@ class _SplitWriter:
         self._num_successes += row.values["success"] or 0
         is_full = self._block.num_rows >= _parquet.ROW_GROUP_ROWS or self._block.num_bytes >= self._max_block_bytes
         return self.take_block() if is_full else None
+
+    def add_loss(self, errors: Mapping[str, np.ndarray]) -> None:
+        """Add what the pictures of an episode lost, as mean squared errors by column."""
+        for column, values in errors.items():
+            self._losses.setdefault(column, PictureLoss()).errors.append(values)
 
     def share(self, folder: Path, entries: Iterable[FileEntry]) -> None:
         """Begin the shards with those of another version, whose episodes were added."""
@@ -236,6 +265,10 @@ class _SplitWriter:
         }
         ids = [record.episode for record in records]
         lengths = [record.length for record in records]
+        cells = {
+            item.column: [cell for record in records for cell in record.encoded[item.column].row_cells()]
+            for item in self._schema.carried
+        }
         records.clear()  # frees the arrays that were just copied
         for name, rows in columns.items():
             if rows.dtype == object:  # text has no statistics
@@ -243,7 +276,7 @@ class _SplitWriter:
             if name not in self.column_statistics:
                 self.column_statistics[name] = ColumnStatistics.from_rows(rows[:0], anchor=anchors[name])
             self.column_statistics[name].add(rows)
-        return _arrow.columns_to_batch(columns, ids, lengths, self._schema)
+        return _arrow.columns_to_batch(columns, ids, lengths, self._schema, cells)
 
     def counts(self) -> dict[str, int]:
         """Return the number of episodes and transitions."""
@@ -257,6 +290,10 @@ class _SplitWriter:
             None if "return" in unrecorded else self._sum_of_returns / num_episodes,
             None if "success" in unrecorded else self._num_successes / num_episodes,
         )
+
+    def picture_loss(self) -> dict[str, dict[str, Any]]:
+        """Return what the pictures lost by column, in the manifest's form."""
+        return {column: self._losses[column].to_json() for column in sorted(self._losses)}
 
     def statistics(self) -> dict[str, Any]:
         """Return the statistics of every column in the manifest's form."""

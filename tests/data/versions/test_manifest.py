@@ -203,8 +203,8 @@ def test_the_data_key_covers_what_is_served_and_nothing_else(folder):
 @pytest.mark.parametrize(
     ("change", "error", "says"),
     [
-        ({"format_version": 3}, UnsupportedFormatError, "format_version 1 to 2, got 3"),
-        ({"format_version": 0}, UnsupportedFormatError, "format_version 1 to 2, got 0"),
+        ({"format_version": 4}, UnsupportedFormatError, "format_version 1 to 3, got 4"),
+        ({"format_version": 0}, UnsupportedFormatError, "format_version 1 to 3, got 0"),
         ({"fingerprint": "abc"}, CorruptDatasetError, "expected a SHA-256"),
         ({"name": "../../etc"}, CorruptDatasetError, "Dataset name"),
         ({"version": "1.0"}, CorruptDatasetError, "Version '1.0'"),

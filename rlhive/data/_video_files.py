@@ -1,0 +1,423 @@
+"""Video files of a version: encoded clip by clip, joined without encoding again, and decoded from any frame on.
+
+::
+
+    pictures of an episode ─► encoder of its own ─► clip: packets, a key frame first
+    clip, clip, clip ─► videos/<key>/chunk-000/file-<first episode>.mp4       the packets, one after the other
+    frame f ─► the key frame before it … f, decoded                           one packet is one frame
+
+Each packet holds exactly one frame, and the packets lie in the order of time, so that a frame has a number in the file
+and a clip can be copied into another file as it is. Files may come from anywhere: only MP4 is opened, from an open
+file, so that no path or address inside it is followed; size and codec in its header are compared before a packet is
+decoded, and no larger frame is decoded.
+"""
+
+import io
+import math
+import os
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from rlhive.data._picture_codecs import PictureStorage, parse_storage
+from rlhive.data._pictures import PictureLayout
+from rlhive.errors import CorruptDatasetError, MissingExtraError
+
+#: PyAV's encoder and decoder of a codec.
+_ENCODERS = {"av1": "libsvtav1", "h264": "libx264", "h265": "libx265", "ffv1": "ffv1"}
+_DECODERS = {"av1": "libdav1d", "h264": "h264", "h265": "hevc", "ffv1": "ffv1"}
+#: FFmpeg's name of a codec where it is not ours.
+_CODEC_NAMES = {"hevc": "h265"}
+#: FFmpeg's pixel formats by Pillow's mode: of the arrays, and of a lossless video.
+_ARRAY_FORMATS = {"L": "gray", "RGB": "rgb24", "RGBA": "rgba", "I;16": "gray16le"}
+_LOSSLESS_FORMATS = {"L": "gray", "RGB": "bgr0", "RGBA": "bgra", "I;16": "gray16le"}
+_LOSSY_FORMAT = "yuv420p"
+#: Codecs fill sides up to a multiple of their largest block, in pixels.
+_CODED_BLOCK = 128
+#: Frames that one thread decodes at a time.
+_FRAMES_PER_TASK = 32
+
+
+class VideoFile:
+    """The packets of a video, found without reading or decoding them.
+
+    Args:
+        source: The file, or its content.
+        address: Address for error messages.
+
+    Attributes:
+        codec: Name of the codec.
+        width: Width in pixels.
+        height: Height in pixels.
+        header: What a decoder has to know before the first packet.
+        is_key: Whether each frame can be decoded without those before it, ``[N]``.
+
+    Raises:
+        CorruptDatasetError: The file is no MP4 with one video, is damaged, or its index does not fit its size.
+        MissingExtraError: PyAV is not installed.
+    """
+
+    def __init__(self, source: Path | bytes, address: str):
+        require_video_codecs()
+        self._source, self._address = source, address
+        with _open_source(source) as file:
+            num_bytes = file.seek(0, os.SEEK_END)
+            file.seek(0)
+            if file.read(8)[4:] != b"ftyp":
+                got = "another kind of file"
+                raise self._unreadable(got)
+            file.seek(0)
+            self._read_index(file)
+        stops = self._starts + self._sizes
+        if (self._sizes <= 0).any() or (self._starts < 0).any() or (stops > num_bytes).any():
+            got = "an index of frames that lie outside of the file"
+            raise self._unreadable(got)
+        if int(self._sizes.sum()) > num_bytes:
+            got = "an index of frames that overlap"
+            raise self._unreadable(got)
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def read(self, first: int, stop: int) -> list[bytes]:
+        """Return the packets of some frames.
+
+        Raises:
+            CorruptDatasetError: The video has fewer frames.
+        """
+        self.require_frames(first, stop)
+        with _open_source(self._source) as file:
+            packets = []
+            for start, size in zip(self._starts[first:stop].tolist(), self._sizes[first:stop].tolist(), strict=True):
+                file.seek(start)
+                packets.append(file.read(size))
+            return packets
+
+    def decode(self, first: int, stop: int, layout: PictureLayout, *, context: str = "") -> Iterator[np.ndarray]:
+        """Yield some frames, each ``[H, W, channels]`` of the layout's kind.
+
+        Args:
+            first: The first frame.
+            stop: The frame after the last.
+            layout: Layout of the pictures.
+            context: What the frames belong to, for error messages.
+
+        Raises:
+            CorruptDatasetError: The video has fewer frames, another size, or a frame cannot be decoded, which the
+                message names.
+        """
+        import av
+
+        self._require_size(layout)
+        self.require_frames(first, stop)
+        key_frames = np.flatnonzero(self.is_key[: first + 1])
+        if not len(key_frames):
+            raise self._undecodable(first, "no key frame before it", context)
+        start = int(key_frames[-1])
+        decoder = self._open_decoder()
+        frame = start
+        try:
+            for packet in [*map(av.Packet, self.read(start, stop)), None]:
+                for picture in decoder.decode(packet):
+                    if first <= frame < stop:
+                        yield self._to_array(picture, layout, frame, context)
+                    frame += 1
+        except av.FFmpegError as error:
+            raise self._undecodable(frame, str(error.strerror), context) from error
+        if frame != stop:
+            got = f"{frame - start} pictures from {stop - start} packets"
+            raise self._undecodable(min(frame, stop), got, context)
+
+    def split(self, first: int, stop: int) -> list[tuple[int, int]]:
+        """Return ranges of frames that together are one range, each from a key frame on, to be decoded in parallel."""
+        key_frames = np.flatnonzero(self.is_key[first:stop]) + first
+        bounds = [first]
+        for frame in key_frames.tolist():
+            if frame - bounds[-1] >= _FRAMES_PER_TASK:
+                bounds.append(frame)
+        return list(zip(bounds, [*bounds[1:], stop], strict=True))
+
+    def open_container(self, file: BinaryIO) -> Any:
+        """Return PyAV's container of an open file of the same content."""
+        import av
+
+        return av.open(file, "r", format="mp4")
+
+    def open_source(self) -> BinaryIO:
+        """Return the open file."""
+        return _open_source(self._source)
+
+    def require_frames(self, first: int, stop: int) -> None:
+        """Raise CorruptDatasetError unless the video has some frames."""
+        if not 0 <= first <= stop <= len(self):
+            msg = (
+                f"{self._address}: expected {stop} frames or more, as the table says, got {len(self)}. Fetch or make "
+                "the version again."
+            )
+            raise CorruptDatasetError(msg)
+
+    def require_codec(self, storage: str) -> None:
+        """Raise CorruptDatasetError unless the video has the codec of a storage."""
+        if parse_storage(storage).name != self.codec:
+            got = f"a video of the codec {self.codec}, not {storage}"
+            raise self._unreadable(got)
+
+    def _read_index(self, file: BinaryIO) -> None:
+        import av
+
+        try:
+            with self.open_container(file) as container:
+                if len(container.streams) != 1 or not container.streams.video:
+                    got = f"{len(container.streams)} streams"
+                    raise self._unreadable(got)
+                stream = container.streams.video[0]
+                context = stream.codec_context
+                name = context.codec.canonical_name
+                self.codec: str = _CODEC_NAMES.get(name, name)
+                self.width, self.height = int(context.width), int(context.height)
+                self.header = bytes(context.extradata or b"")
+                index = [(entry.pos, entry.size, entry.is_keyframe) for entry in stream.index_entries]
+        except av.FFmpegError as error:
+            raise self._unreadable(str(error.strerror)) from error
+        self._starts = np.array([entry[0] for entry in index], np.int64)
+        self._sizes = np.array([entry[1] for entry in index], np.int64)
+        self.is_key = np.array([entry[2] for entry in index], bool)
+
+    def _require_size(self, layout: PictureLayout) -> None:
+        if (self.width, self.height) != (layout.width, layout.height) or self.codec not in _DECODERS:
+            got = f"{self.codec} of {self.width} x {self.height} pixels, not {layout.width} x {layout.height}"
+            raise self._unreadable(got)
+
+    def _open_decoder(self) -> Any:
+        import av
+
+        decoder: Any = av.CodecContext.create(_DECODERS[self.codec], "r")
+        decoder.extradata = self.header
+        decoder.width, decoder.height = self.width, self.height
+        decoder.thread_count = 1
+        coded_sides = (-(-side // _CODED_BLOCK) * _CODED_BLOCK for side in (self.width, self.height))
+        decoder.options = {"max_pixels": str(math.prod(coded_sides))}  # a larger frame is not decoded
+        return decoder
+
+    def _to_array(self, picture: Any, layout: PictureLayout, frame: int, context: str) -> np.ndarray:
+        is_lossless = self.codec == "ffv1"
+        expected = _LOSSLESS_FORMATS[layout.mode] if is_lossless else picture.format.name
+        if (picture.width, picture.height, picture.format.name) != (layout.width, layout.height, expected):
+            got = f"{picture.format.name} of {picture.width} x {picture.height} pixels"
+            raise self._undecodable(frame, got, context)
+        # FFmpeg 8 waits for ever for conversion threads that a memory limit kept from starting.
+        values: np.ndarray = picture.to_ndarray(format=_ARRAY_FORMATS[layout.mode], threads=1)
+        return values.reshape(layout.height, layout.width, layout.channels)
+
+    def _unreadable(self, got: str) -> CorruptDatasetError:
+        return CorruptDatasetError(
+            f"{self._address}: expected an MP4 file of one video, got {got}. Fetch or make the version again."
+        )
+
+    def _undecodable(self, frame: int, got: str, context: str) -> CorruptDatasetError:
+        owner = f" of {context}" if context else ""
+        msg = f"{self._address}, frame {frame}{owner}: expected a picture, got {got}. Fetch or make the version again."
+        return CorruptDatasetError(msg)
+
+
+@dataclass(frozen=True, eq=False)
+class Clip:
+    """The frames of one camera in one episode.
+
+    Attributes:
+        video: The video that holds them.
+        first: First frame in the video.
+        count: Number of frames.
+        path: Path, in the version that they belong to, of the video that holds them; empty for one of no version.
+        frame: Number of the first frame in that video.
+    """
+
+    video: VideoFile
+    first: int
+    count: int
+    path: str = ""
+    frame: int = 0
+
+    def packets(self) -> list[bytes]:
+        """Return the encoded frames."""
+        return self.video.read(self.first, self.first + self.count)
+
+
+def encode_clip(pictures: np.ndarray, layout: PictureLayout, storage: PictureStorage) -> Clip:
+    """Encode pictures as a video of their own, on one thread.
+
+    Args:
+        pictures: ``[N, H, W, channels]``, N >= 1.
+        layout: Their layout.
+        storage: Codec and options.
+
+    Raises:
+        MissingExtraError: PyAV, or its encoder, is not installed.
+    """
+    require_video_codecs()
+    import av
+
+    encoder = _require_encoder(storage.name)
+    source = _ARRAY_FORMATS[layout.mode]
+    target = _LOSSY_FORMAT if storage.is_lossy else _LOSSLESS_FORMATS[layout.mode]
+    content = io.BytesIO()
+    with av.open(content, "w", format="mp4") as container:
+        stream: Any = container.add_stream(encoder, rate=_RATE, options=_encoder_options(storage))
+        stream.width, stream.height, stream.pix_fmt = layout.width, layout.height, target
+        stream.codec_context.thread_count = 1
+        stream.codec_context.gop_size = dict(storage.options).get("gop", 1)
+        for number, picture in enumerate(pictures):
+            values = np.ascontiguousarray(picture[:, :, 0] if layout.channels == 1 else picture)
+            frame = av.VideoFrame.from_ndarray(values, format=source)
+            frame = frame.reformat(format=target, threads=1) if target != source else frame
+            frame.pts = number
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return Clip(VideoFile(content.getvalue(), "an encoded clip"), 0, len(pictures))
+
+
+class VideoFolder:
+    """The videos of a version, each opened when it is first needed; usable by several threads.
+
+    Args:
+        folder: Folder of the version.
+        verify: Raises CorruptDatasetError unless a path names a file of the version that is as its manifest says.
+    """
+
+    def __init__(self, folder: Path, verify: Callable[[str], None]):
+        self._folder = folder
+        self._verify = verify
+        self._videos: dict[str, VideoFile] = {}
+        self._lock = threading.Lock()
+
+    def open(self, path: str, storage: str) -> VideoFile:
+        """Return the video of a path.
+
+        Raises:
+            CorruptDatasetError: The version has no such file, or another video than the storage says.
+        """
+        with self._lock:
+            if path not in self._videos:
+                self._verify(path)
+                self._videos[path] = VideoFile(self._folder / path, str(self._folder / path))
+            video = self._videos[path]
+        video.require_codec(storage)
+        return video
+
+
+class VideoWriter:
+    """Writes the clips of one camera into files, one after the other.
+
+    Args:
+        folder: Folder of the version.
+        key: Name of the folder below ``videos/``.
+        fps: Frames per second.
+        max_bytes: Size in bytes from which a new file is begun.
+    """
+
+    def __init__(self, folder: Path, key: str, *, fps: float, max_bytes: int):
+        self._folder, self._key = folder, key
+        self._rate = Fraction(fps).limit_denominator(1000)
+        self._max_bytes = max_bytes
+        self._path = ""
+        self._header = b""
+        self._num_frames = self._num_bytes = 0
+        self._file: BinaryIO | None = None
+        self._container: Any = None
+        self._stream: Any = None
+        self.paths: list[str] = []
+
+    def add(self, clip: Clip, episode: int) -> Clip:
+        """Append the clip of an episode; return it at its place in the file."""
+        if self._container is None or self._num_bytes >= self._max_bytes or self._header != clip.video.header:
+            self._open(clip, episode)
+        packets = clip.packets()
+        first, is_key = self._num_frames, clip.video.is_key[clip.first : clip.first + clip.count]
+        for packet, is_key_frame in zip(packets, is_key.tolist(), strict=True):
+            self._container.mux(self._to_packet(packet, is_key=is_key_frame))
+            self._num_frames += 1
+            self._num_bytes += len(packet)
+        return replace(clip, path=self._path, frame=first)
+
+    def close(self) -> None:
+        """Finish the file at hand."""
+        if self._container is not None:
+            self._container.close()
+            self._file.close()  # type: ignore[union-attr]
+            self._container = self._file = None
+
+    def _open(self, clip: Clip, episode: int) -> None:
+        import av
+
+        self.close()
+        self._path = f"videos/{self._key}/chunk-000/file-{episode:03d}.mp4"
+        self.paths.append(self._path)
+        path = self._folder / self._path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("wb")
+        self._container = av.open(self._file, "w", format="mp4")
+        with clip.video.open_source() as source, clip.video.open_container(source) as template:
+            self._stream = self._container.add_stream_from_template(template.streams.video[0], opaque=True)
+        self._stream.time_base = 1 / self._rate
+        self._header, self._num_frames, self._num_bytes = clip.video.header, 0, 0
+
+    def _to_packet(self, content: bytes, *, is_key: bool) -> Any:
+        import av
+
+        packet = av.Packet(content)
+        packet.stream = self._stream
+        packet.time_base = 1 / self._rate
+        packet.pts = packet.dts = self._num_frames
+        packet.duration = 1
+        packet.is_keyframe = is_key
+        return packet
+
+
+def require_video_codecs() -> None:
+    """Raise MissingExtraError unless PyAV is installed."""
+    try:
+        import av  # noqa: F401
+    except ImportError as error:
+        msg = "Videos need av: pip install 'rlhive[formats]'"
+        raise MissingExtraError(msg) from error
+
+
+#: Frames per second of an encoded clip before it gets its place in a file. Rate control by quality does not read it.
+_RATE = 30
+
+
+@lru_cache(maxsize=8)
+def _require_encoder(codec: str) -> str:
+    import av
+
+    encoder = _ENCODERS[codec]
+    if encoder not in av.codecs_available:
+        msg = (
+            f"Storing pictures as {codec} needs the encoder {encoder}, which this av was built without: pip install av"
+        )
+        raise MissingExtraError(msg)
+    if codec == "av1":
+        os.environ.setdefault("SVT_LOG", "1")  # errors only; it prints its settings for every clip otherwise
+    return encoder
+
+
+def _encoder_options(storage: PictureStorage) -> dict[str, str]:
+    """Return FFmpeg's options: frames in the order of time, and the same bytes on any number of cores."""
+    values = {name: str(value) for name, value in storage.options if name != "gop"}
+    if storage.name == "av1":
+        return values | {"svtav1-params": "lp=1"}
+    if storage.name == "h264":
+        return values | {"bf": "0", "sc_threshold": "0"}
+    if storage.name == "h265":
+        return values | {"x265-params": "bframes=0:scenecut=0:pools=none:frame-threads=1:info=0:log-level=error:ctu=32"}
+    return {"slices": "4", "slicecrc": "1"}
+
+
+def _open_source(source: Path | bytes) -> BinaryIO:
+    return io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
