@@ -74,7 +74,8 @@ bench: bench-sampling bench-export  ## RLHive and its peers side by side, each i
 
 bench-sampling: $(VENV)/installed  ## batches of every kind from every peer; SIZE=1e5 PEERS="torchrl minari" for parts (40 min)
 	$(BIN)/python -m benchmarks.bench_sampling $(if $(PEERS),--peers $(PEERS)) $(if $(SIZE),--sizes $(SIZE)) \
-		$(if $(WORKLOADS),--workloads $(WORKLOADS)) $(if $(ROUNDS),--rounds $(ROUNDS))
+		$(if $(WORKLOADS),--workloads $(WORKLOADS)) $(if $(ROUNDS),--rounds $(ROUNDS)) \
+		$(if $(THREADS),--threads $(THREADS)) $(if $(LOAD),--load $(LOAD))
 	$(BIN)/python -m benchmarks.report
 
 bench-export: $(VENV)/installed  ## record and commit with every peer's writer, check, diff (20 min)

@@ -2,6 +2,7 @@
 
     make bench-sampling                                              # everything at 1e5 and 1e6 transitions
     make bench-sampling PEERS="torchrl minari" SIZE=1e5 WORKLOADS=random_256
+    make bench-sampling PEERS=torchrl SIZE=1e5 THREADS=default LOAD=busy   # torch's own threads, every core busy
     python -m benchmarks.bench_sampling --help
 
 Each peer stores the same episodes in its own format and serves them from its own process. For each workload, each round
@@ -17,10 +18,12 @@ import argparse
 import json
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +32,7 @@ from benchmarks.peers.environments import PEERS
 from benchmarks.peers.rounds import in_turn, machine, ratio, spread, write_results
 from benchmarks.peers.source import make
 from benchmarks.peers.worker import WORKLOADS
+from rlhive._threads import num_cores
 
 #: Contenders of each workload, as peer:variant. RLHive without a variant comes first: it is the denominator of ratios.
 RANDOM = [
@@ -74,7 +78,10 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
     for peer in options.peers if options.install else ():
         PEERS[peer].install()
     contents: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory(prefix="rlhive-bench-") as temporary:
+    with ExitStack() as stack:
+        temporary = stack.enter_context(tempfile.TemporaryDirectory(prefix="rlhive-bench-"))
+        if options.load == "busy":
+            stack.enter_context(busy_cores())
         for kind, size in _sources(options):
             work = options.work or Path(temporary)
             is_stored = (work / f"stores-{kind}-{size}").exists()  # by an earlier run with the same --work
@@ -95,6 +102,18 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
     return contents
 
 
+@contextmanager
+def busy_cores() -> Iterator[None]:
+    """Keep every core busy with a process that computes, inside the block."""
+    processes = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(num_cores())]
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--peers", nargs="+", default=list(PEERS), choices=list(PEERS))
@@ -109,7 +128,10 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=0.3, help="duration of a round of one contender")
     parser.add_argument("--patience", type=float, default=300, help="time limit of storing the episodes, in seconds")
-    parser.add_argument("--threads", type=int, default=1, help="threads of BLAS, OpenMP and torch in each peer")
+    parser.add_argument("--threads", default="1", help="threads of BLAS, OpenMP and torch in each peer, or default")
+    parser.add_argument(
+        "--load", choices=["quiet", "busy"], default="quiet", help='"busy" keeps every core busy with another process'
+    )
     parser.add_argument(
         "--work", type=Path, help="folder of the stored episodes, which the next run reuses; temporary by default"
     )
@@ -118,7 +140,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--no-install", dest="install", action="store_false", help="skip peers that are not installed")
     options = parser.parse_args(arguments)
+    options.threads = None if options.threads == "default" else int(options.threads)
     is_complete = set(options.peers) == set(PEERS) and set(options.workloads) == {*WORKLOADS, MEMORY}
+    is_complete = is_complete and options.threads == 1 and options.load == "quiet"
     if options.results is None and is_complete:
         options.results = "sampling"
     if "rlhive" not in options.peers:

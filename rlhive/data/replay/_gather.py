@@ -1,10 +1,10 @@
 """From rows of the packed cache to the leaves of a batch: which rows an item reads, and which leaves they become.
 
 There is one gather per block, and every leaf is a strided view of the copy that no other leaf overlaps. A plain
-transition reads its own row and the next one. Both are adjacent, so that the index selects from a view whose rows
+transition reads its own row and the next one. Both are adjacent, so that the index selects from a view whose items
 overlap::
 
-    block      [num_rows, W] words  ── as_strided ──►  [num_rows - 1, W + observed], row stride W
+    block      [num_rows, W] words  ── strided view ──►  [num_rows - 1, W + observed], row stride W
     gathered   [n, W + observed]   │ row t: observation, episode, action, … │ row t+1: observation │
                                        └ root, next.reward, flags               └ next.observation
 
@@ -24,6 +24,7 @@ import torch
 from rlhive import keys
 from rlhive.data._schema import Schema
 from rlhive.data.replay._frames import FrameReader
+from rlhive.data.replay._items import make_item_reader
 from rlhive.data.replay._layout import Block, FieldLayout, PackedCache
 from rlhive.data.replay._leaves import (
     DiscountedSum,
@@ -135,20 +136,20 @@ class GatherPlan:
 
     def __init__(self, block: Block, data: torch.Tensor | FrameReader, window: Window, columns: set[str]):
         fields = [layout for layout in block.fields if layout.field.column in columns]
-        self._data = data
         self._width = block.row_words
         self._window = window
         self._slot_indices = _select_slots(fields, window)
         self._num_slots = window.num_slots if self._slot_indices is None else len(self._slot_indices)
         self._item_words = self._num_slots * self._width
         self._next_offsets: torch.Tensor | None = None
+        words_per_copy = self._width
         if window.is_pair and self._num_slots == 2:
             if isinstance(data, torch.Tensor):
                 observed_bytes = max(layout.stop for layout in fields if layout.field.observed)
-                self._item_words = self._width + -(-observed_bytes // _WORD)
-                self._data = data.as_strided((max(0, len(data) - 1), self._item_words), (self._width, 1))
+                self._item_words = words_per_copy = self._width + -(-observed_bytes // _WORD)
             else:
                 self._next_offsets = torch.arange(2, device="cpu")
+        self._copy = data.take if isinstance(data, FrameReader) else make_item_reader(data, words_per_copy)
         self._leaves: dict[torch.dtype, list[LeafLayout]] = {}
         root_slot = 0 if self._num_slots == 1 else window.frame_stack - 1
         for layout in fields:
@@ -184,8 +185,7 @@ class GatherPlan:
             slots = slots[:, self._slot_indices]
         if slots is not None:
             rows = (rows.unsqueeze(1) + slots).view(-1)
-        data = self._data
-        copied = data.take(rows) if isinstance(data, FrameReader) else data.index_select(0, rows)
+        copied = self._copy(rows)
         if slots is not None:
             copied = copied.view(-1, self._item_words)
         if copied.device != device:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.utils.data
 
+from rlhive.data.replay._items import map_blocks
 from rlhive.normalization import normalize
 
 LeafTransform = Callable[[torch.Tensor], torch.Tensor]
@@ -125,7 +126,8 @@ class NormalizeStep:
 
     def __call__(self, value: torch.Tensor) -> torch.Tensor:
         """Return the normalised values as a new tensor."""
-        return normalize(value, self._mean.to(value.device), self._scale.to(value.device)).to(value.dtype)
+        mean, scale = self._mean.to(value.device), self._scale.to(value.device)
+        return map_blocks(lambda rows: normalize(rows, mean, scale), value)
 
 
 class DiscountedSum:
@@ -161,7 +163,7 @@ class TransformChain:
 
 def join_frames(frames: torch.Tensor) -> torch.Tensor:
     """Join frames ``[n, num_frames, …, d]`` to ``[n, …, num_frames * d]``, oldest first, in new memory."""
-    return frames.movedim(1, -2).clone(memory_format=torch.contiguous_format).flatten(-2)
+    return map_blocks(lambda rows: rows, frames.movedim(1, -2)).flatten(-2)
 
 
 def contiguous_strides(shape: Sequence[int]) -> tuple[int, ...]:

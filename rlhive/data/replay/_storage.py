@@ -23,6 +23,7 @@ from rlhive.data.replay._gather import (
     select_columns,
     set_nested,
 )
+from rlhive.data.replay._items import take_elements
 from rlhive.data.replay._layout import PackedCache
 from rlhive.data.replay._leaves import Leaves
 from rlhive.data.replay._returns import compute_returns_to_go, count_steps
@@ -179,12 +180,12 @@ class PackedStorage(Storage):
             The batches in order. They share one block of memory and do not overlap.
         """
         self._files.require_whole()
-        rows, device = self._rows.take(index), self._batch_device
+        rows, device = take_elements(self._rows, index), self._batch_device
         extra: dict[keys.NestedKey, torch.Tensor] = {}
         slots = None
         if self._steps is not None and not self._window.is_pair:
             since_start, to_end = self._steps
-            slots, num_steps = self._window.slots(since_start.take(index), to_end.take(index))
+            slots, num_steps = self._window.slots(take_elements(since_start, index), take_elements(to_end, index))
             if self._window.n_step > 1:
                 num_steps = num_steps.to(device, torch.int64)
                 extra = {
@@ -198,9 +199,9 @@ class PackedStorage(Storage):
         if self._ragged_rows:
             self._fill_ragged(batches, rows, slots)
         if self._returns_to_go is not None:
-            extra[self._return_to_go_key] = self._returns_to_go[index.to(device)]
+            extra[self._return_to_go_key] = take_elements(self._returns_to_go, index.to(device))
         if self._chunks is not None and self._steps is not None:
-            chunks, mask = self._chunks.gather(rows, self._steps[1].take(index), device)
+            chunks, mask = self._chunks.gather(rows, take_elements(self._steps[1], index), device)
             extra |= {keys.ACTION_CHUNK: chunks, keys.ACTION_CHUNK_MASK: mask}
         for key, value in extra.items():
             for entries, chunk in zip(batches, value.chunk(len(batches)), strict=True):

@@ -2,6 +2,7 @@
 
 import io
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
@@ -263,3 +264,44 @@ def test_the_default_device_changes_nothing(cache, options):
         torch.set_default_device(None)
     for left, right in zip(got, expected, strict=True):
         assert_same(left, right)
+
+
+THREADS = Path("/proc/self/task")
+
+
+@pytest.fixture
+def many_threads():
+    """More threads than torch has started, so that the next operation that it splits has to start some."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(num_threads() + 3)
+    yield
+    torch.set_num_threads(before)
+
+
+def num_threads():
+    return len(list(THREADS.iterdir()))
+
+
+WINDOWS = {
+    "pairs": Window(),
+    "stack": Window(frame_stack=3),
+    "n_step": Window(n_step=3),
+    "normalize": Window(normalize={"observation": (torch.zeros(3, dtype=torch.float64), torch.ones(3))}),
+}
+
+
+@pytest.mark.skipif(not THREADS.is_dir(), reason="counts the threads that Linux lists")
+@pytest.mark.parametrize("window", WINDOWS.values(), ids=WINDOWS)
+def test_a_batch_takes_no_thread_but_the_callers(cache, many_threads, window):
+    storage = PackedStorage(cache, window=window, return_to_go=0.9)
+    index = torch.randint(len(storage), (20_000,))
+    threads_before = num_threads()
+    storage.get(index)
+    assert num_threads() == threads_before
+
+
+def test_a_large_batch_has_the_values_of_small_ones(cache):
+    for window in WINDOWS.values():
+        storage = PackedStorage(cache, window=window)
+        index = torch.randint(len(storage), (20_000,))
+        assert_same(storage.get(index), torch.cat([storage.get(part) for part in index.split(100)]))
