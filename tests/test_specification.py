@@ -62,6 +62,30 @@ def camera_version(store):
     return export(list(make_records(shapes=shapes)), "my/cameras", license="mit", store=store)
 
 
+def lossy_version(store):
+    """Write a version with every storage that loses detail or is a video, of one camera and of two."""
+    pytest.importorskip("av")
+    shapes = {
+        "pixels": ("uint8", (32, 40, 3)),
+        "first": ("uint8", (3, 32, 40)),
+        "cameras": ("uint8", (2, 64, 64, 3)),
+        "wrist": ("uint8", (2, 32, 40, 3)),
+        "mask": ("uint8", (2, 32, 40, 1)),
+        "depth": ("uint16", (1, 32, 40)),
+        "colours": ("uint8", (32, 40, 3)),
+    }
+    storage = {
+        "pixels": "jpeg:80",
+        "first": "av1",
+        "cameras": "h265",
+        "wrist": "h264:gop=3",
+        "mask": "jpeg",
+        "depth": "ffv1",
+        "colours": "ffv1",
+    }
+    return export(list(make_records(shapes=shapes)), "my/lossy", license="mit", store=store, storage=storage)
+
+
 def check(folder):
     """Run the example on a version, in a process that has no RLHive."""
     blocked = "import sys, runpy; sys.modules['rlhive'] = None; runpy.run_path(sys.argv.pop(1), run_name='__main__')"
@@ -69,7 +93,7 @@ def check(folder):
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("write", [odd_version, camera_version])
+@pytest.mark.parametrize("write", [odd_version, camera_version, lossy_version])
 def test_a_program_that_knows_only_the_specification_reads_every_value(tmp_path, write):
     folder = write(tmp_path)
     manifest = Manifest.read(folder)
