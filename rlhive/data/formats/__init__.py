@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         available_formats as available_formats,
         get_format as get_format,
     )
+    from rlhive.data.formats._success_rewards import RewardOption as RewardOption, SuccessOption as SuccessOption
     from rlhive.data.formats._videos import require_av as require_av, write_video as write_video
 else:
     __getattr__, __dir__, __all__ = attach(__name__, __file__)

@@ -20,6 +20,7 @@ from rlhive.data.formats._import_pass import FormsChangedError, ImportPass, desc
 from rlhive.data.formats._import_rules import ImportRules
 from rlhive.data.formats._interrupts import detect_interrupts
 from rlhive.data.formats._registry import available_formats, get_format
+from rlhive.data.formats._success_rewards import RewardOption, SuccessOption
 from rlhive.data.versions import Manifest, export, read_records
 from rlhive.errors import DatasetExistsError, RLHiveError, UnsupportedFormatError
 
@@ -40,6 +41,8 @@ def import_dataset(
     skip_episode: int | Sequence[int] | None = None,
     on_nan: str | None = None,
     rename: Mapping[str, str] | None = None,
+    reward: RewardOption | None = None,
+    success: SuccessOption | None = None,
     append: bool = False,
     progress: bool = True,
     **options: Any,
@@ -65,6 +68,12 @@ def import_dataset(
             kept, but refused in observations, actions, rewards and success.
         rename: Columns by their names in the files: ``{"state": "observation", "actions": "action"}``. Without it the
             usual names of other libraries are recognised, such as state, actions, reward and done.
+        reward: "sparse" is 1 where the action of the row led to a solved state, by ``success`` or the success of the
+            files; where there is neither, at the end of every episode. Or the name of a column, or a function of an
+            episode's columns, ``[T, …]`` by name, that returns a number for each row. By default that of the files.
+        success: "all": every episode ends in a solved state, as demonstrations do. Or the name of a column or a
+            function: for each row, whether its action led to a solved state; a function may return one flag, that of
+            the episode's end. An episode that ends in a solved state is terminated. By default that of the files.
         append: Whether the version begins with the episodes of the newest version in the store, if there is one.
         progress: Whether to show a progress bar.
         **options: Options of the format's reader, as ``Format.read_options`` declares them.
@@ -85,7 +94,8 @@ def import_dataset(
             msg = f"{folder} exists: a version is never overwritten."
             raise DatasetExistsError(msg)
     item = get_format(kind)
-    common = {"drop": drop, "skip_episode": skip_episode, "on_nan": on_nan, "rename": rename}
+    common: dict[str, Any] = {"drop": drop, "skip_episode": skip_episode, "on_nan": on_nan, "rename": rename}
+    common |= {"reward": reward, "success": success}
     with detect_interrupts() as raise_if_interrupted:
         opened, episodes = _open(item, source, {**options, **_drop_default(common)}, progress)
         _log(opened.notes, source)

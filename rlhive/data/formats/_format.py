@@ -91,6 +91,16 @@ COMMON_OPTIONS = (
         "rewards and success, and kept elsewhere.",
         choices=ON_NAN,
     ),
+    Option(
+        "reward",
+        str,
+        "The reward: sparse, 1 where the action led to a solved state; or a column; by default that of the files.",
+    ),
+    Option(
+        "success",
+        str,
+        "Success: all, every episode ends in it; or a column, a flag of each row; by default that of the files.",
+    ),
 )
 COMMON_NAMES = (*(option.name for option in COMMON_OPTIONS), "rename")
 

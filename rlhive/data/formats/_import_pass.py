@@ -117,6 +117,7 @@ class ImportPass:
             notes.append(f"sequences of different lengths, padded with zeros to the longest: {padded}")
         if self._forms.list_empty():
             notes.append(f"left out, without any value: {', '.join(self._forms.list_empty())}")
+        notes += self._rules.success_rewards.notes()
         if self._rules.drop:
             notes.append(f"left out, as the option drop says: {', '.join(self._rules.drop)}")
         for finding, subjects in self._findings.items():
@@ -171,9 +172,10 @@ class ImportPass:
 
     def _prepare_one(self, item: PendingEpisode) -> _Episode | None:
         arrays = item.read(self._rules.keeps)
-        for name in arrays.left_out:
+        applied = self._rules.apply(arrays)
+        finished = finish_episode(applied)
+        for name in (finished or applied).left_out:
             self._findings.setdefault("left out", Counter())[name] += 1
-        finished = finish_episode(self._rules.apply(arrays))
         if finished is None:
             self._count_episode("episodes without a transition, left out", item)
             return None

@@ -15,6 +15,7 @@ from rlhive import keys
 from rlhive.data._episodes import REWARD, TERMINATED, TRUNCATED
 from rlhive.data.formats._episode_source import EpisodeArrays
 from rlhive.data.formats._format import COMMON_OPTIONS
+from rlhive.data.formats._success_rewards import RewardOption, SuccessOption, SuccessRewards
 from rlhive.data.formats._transitions import DONE
 from rlhive.errors import SchemaMismatchError
 
@@ -43,6 +44,7 @@ class ImportRules:
         on_nan: "keep", "skip" or "refuse"; None for the default.
         rename: Columns by their names in the file.
         format_name: Name of the format, for messages.
+        success_rewards: What reward and success are.
     """
 
     drop: tuple[str, ...] = ()
@@ -50,6 +52,7 @@ class ImportRules:
     on_nan: str | None = None
     rename: Mapping[str, str] = field(default_factory=dict)
     format_name: str = ""
+    success_rewards: SuccessRewards = field(default_factory=SuccessRewards)
 
     def __post_init__(self) -> None:
         self._used: set[str] = set()
@@ -64,6 +67,8 @@ class ImportRules:
         skip_episode: int | Sequence[int] | None = None,
         on_nan: str | None = None,
         rename: Mapping[str, str] | str | Sequence[str] | None = None,
+        reward: RewardOption | None = None,
+        success: SuccessOption | None = None,
         format_name: str = "",
     ) -> "ImportRules":
         """Check the options as users write them.
@@ -71,14 +76,16 @@ class ImportRules:
         Raises:
             SchemaMismatchError: A value has another type, or is not among the choices.
         """
-        for option, value in zip(COMMON_OPTIONS, (drop, skip_episode, on_nan), strict=True):
-            option.require(value)
+        given = {"drop": drop, "skip_episode": skip_episode, "on_nan": on_nan}
+        for option in COMMON_OPTIONS:
+            option.require(given.get(option.name))
         return cls(
             drop=tuple(_to_list(drop)),
             skip_episode=frozenset(_to_list(skip_episode)),
             on_nan=on_nan,
             rename=parse_rename(rename),
             format_name=format_name,
+            success_rewards=SuccessRewards(reward, success),
         )
 
     @property
@@ -98,8 +105,10 @@ class ImportRules:
     def apply(self, arrays: EpisodeArrays) -> EpisodeArrays:
         """Return the arrays without the dropped columns, under the names that the options and aliases give.
 
+        Rewards, success and ends are those that the options say.
+
         Raises:
-            SchemaMismatchError: Two columns would have one name.
+            SchemaMismatchError: Two columns would have one name, or an option names no column.
         """
         wanted = [name for name in arrays.columns if self.keeps(arrays.origins.get(name, name), name)]
         if self._aliases is None:
@@ -120,7 +129,7 @@ class ImportRules:
             columns[target] = arrays.columns[name]
             if name in arrays.final:
                 final[target] = arrays.final[name]
-        return replace(arrays, columns=columns, final=final)
+        return self.success_rewards.apply(replace(arrays, columns=columns, final=final))
 
     def require_used(self, episodes: Collection[int], context: str) -> None:
         """Refuse an option that names no column or episode of the source.
