@@ -54,6 +54,8 @@ if TYPE_CHECKING:
     from torchrl.data.replay_buffers.samplers import Sampler
     from torchrl.envs.transforms import ObservationNorm
 
+    from rlhive.data.formats import RewardOption, SuccessOption
+
 # For `torchrl.data.datasets.load_dataset("rlhive:kitchen_knob1")`; TorchRL imports the module on the first use.
 register_dataset("rlhive", "rlhive.dataset._registry:open_replay_buffer", replace=True)
 
@@ -69,7 +71,9 @@ class RoboHiveDataset:
 
     Args:
         name: ``"kitchen_knob1"``, ``"org/name"``, or the path of a version's folder (a Path, or a string that begins
-            with ``/``, ``.`` or ``~``).
+            with ``/``, ``.`` or ``~``). Or the address of another library's dataset, ``"lerobot:org/name"``,
+            ``"lerobot:/folder"`` or ``"aloha:/folder"``: it is imported into the store at first, and again when it has
+            changed.
         split: One split, ``"expert"``, or several joined by ``+``: ``"expert+random"``. All splits by default.
         version: Version to open, ``"1.0.0"``; the newest by default.
         revision: Tag, branch or commit on the Hub, instead of a version. A commit that was pulled before needs no
@@ -79,6 +83,10 @@ class RoboHiveDataset:
         streaming: Whether transitions stay on the Hub and are fetched while :meth:`iter_episodes` and
             :meth:`iter_batches` iterate over them. Buffers and tables are not available then.
         generate: Whether a recipe may be run.
+        reward: For an address: what the rewards are, ``"sparse"``, a column or a function, see
+            :func:`~rlhive.data.formats.import_dataset`; by default those of the files.
+        success: For an address: what success is, ``"all"``, a column or a function.
+        rename: For an address: columns by their names in the files.
         store: Folder of all datasets; by default ``$RLHIVE_DATASETS_PATH`` or ``~/.rlhive/datasets``.
 
     Raises:
@@ -102,13 +110,22 @@ class RoboHiveDataset:
         where: "Condition | None" = None,
         streaming: bool = False,
         generate: bool = True,
+        reward: "RewardOption | None" = None,
+        success: "SuccessOption | None" = None,
+        rename: Mapping[str, str] | None = None,
         store: Path | None = None,
     ):
         splits = None if split is None else parse_splits(split)
         if where is not None or streaming:
             splits = []  # the lookup fetches the episode table only; open_view() fetches the shards that are needed
         folder = _lookup.find_version(
-            name, version=version, revision=revision, splits=splits, generate=generate, store=store
+            name,
+            version=version,
+            revision=revision,
+            splits=splits,
+            generate=generate,
+            store=store,
+            import_options={"reward": reward, "success": success, "rename": rename},
         )
         self._view = open_view(folder, split=split, version=version, where=where, streaming=streaming, store=store)
 

@@ -2,7 +2,9 @@
 
 import difflib
 import logging
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from rlhive.data import (
     DEFAULT_NAMESPACE,
@@ -20,8 +22,15 @@ from rlhive.data import (
     version_dir,
 )
 from rlhive.data.versions import list_local_datasets, list_local_versions
+from rlhive.dataset._foreign import ForeignAddress, open_foreign
 from rlhive.envs import Task, catalogue
-from rlhive.errors import DatasetNotFoundError, HubUnreachableError, RLHiveError, SplitNotFoundError
+from rlhive.errors import (
+    DatasetNotFoundError,
+    HubUnreachableError,
+    InvalidOptionError,
+    RLHiveError,
+    SplitNotFoundError,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +43,7 @@ def find_version(
     splits: list[str] | None = None,
     generate: bool = True,
     store: Path | None = None,
+    import_options: Mapping[str, Any] | None = None,
 ) -> Path:
     """Return the folder of a version; :class:`~rlhive.RoboHiveDataset` documents the order of the lookup.
 
@@ -46,11 +56,21 @@ def find_version(
         splits: Splits to fetch from the Hub; all by default, and an empty list for the episode table only.
         generate: Whether the task's recipe may be run.
         store: Folder of all datasets.
+        import_options: reward, success and rename, for an address of another library's dataset; None counts as not
+            given.
 
     Raises:
         DatasetNotFoundError: No such dataset or version.
+        InvalidOptionError: An option of an import is given for a dataset of RLHive, or a version for an address.
         HubUnreachableError, HubAccessDeniedError: The Hub does not answer or denies access.
     """
+    options = {option: value for option, value in (import_options or {}).items() if value is not None}
+    address = ForeignAddress.parse(name)
+    if address is not None:
+        _require_no_option(name, "version", version, "another library's dataset has none of RLHive's versions")
+        return open_foreign(address, revision=revision, store=store, **options)
+    for option, value in options.items():
+        _require_no_option(name, option, value, "it is for an address such as lerobot:org/name")
     if revision is not None:
         return _find_revision(str(name), revision, version, splits, store=store)
     path = as_path(name)
@@ -63,6 +83,12 @@ def find_version(
     if local and version in (None, *local):
         return local[version or list(local)[-1]]
     return _fetch_or_generate(name, version, splits, list(local), generate=generate, store=store)
+
+
+def _require_no_option(name: str | Path, option: str, value: object, reason: str) -> None:
+    if value is not None:
+        msg = f"{name}: {option}={value!r}: expected none: {reason}."
+        raise InvalidOptionError(msg)
 
 
 def pull(

@@ -20,6 +20,7 @@ from tests.cli.test_hub import parsed
 from tests.data.formats import make_lerobot
 from tests.data.formats.test_lerobot import NEEDS
 from tests.hub_client import TOKEN, read_files
+from tests.hub_server import Repository
 
 LEROBOT = make_lerobot.FILES / "v3.0-image"
 IMPORT = ("import", "lerobot", LEROBOT, "lab/frames", "--license", "mit")
@@ -235,3 +236,33 @@ def test_rename_takes_the_pairs_that_follow_it():
         ran = CliRunner().invoke(app, ["import", *words, "no-such-source", "lab/x", "--license", "mit"])
         assert ran.exit_code == 1
         assert "no-such-source: expected a Minari dataset" in " ".join(ran.stderr.split())
+
+
+OPEN = """
+from pathlib import Path
+from rlhive.dataset import RoboHiveDataset
+dataset = RoboHiveDataset("lerobot:lab/frames", store=Path(store), **options)
+answer = dataset.name, dataset.version, dataset.manifest.description, dataset.manifest.license, len(dataset)
+"""
+
+
+def test_a_repository_is_opened_pinned_to_a_commit(hub, online, store):
+    files = read_files(make_lerobot.FILES / "v3.0-video") | {
+        "README.md": b"---\nlicense: apache-2.0\n---\n",
+        "other/large.bin": b"x",
+    }
+    repository = hub.repositories["lab/frames"] = Repository()
+    first = repository.commit(files)
+    opened = online.run(OPEN, store=str(store), options={"reward": "sparse"})
+    name, version, description, license, length = opened
+    assert (version, license, length) == (
+        "1.0.0",
+        "apache-2.0",
+        sum(make_lerobot.LENGTHS) - make_lerobot.SOLVED.count(False),
+    )
+    assert description == f"Imported by RLHive from lab/frames@{first}."
+    assert not any("large.bin" in line for line in hub.requests)
+    second = repository.commit(read_files(make_lerobot.FILES / "v3.0-image"))
+    assert online.run(OPEN, store=str(store), options={"reward": "sparse"})[:2] == (name, "2.0.0")
+    assert online.run(OPEN, store=str(store), options={"reward": "sparse", "revision": first}) == opened
+    assert second != first

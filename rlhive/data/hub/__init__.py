@@ -6,6 +6,7 @@ from rlhive._lazy import attach
 
 if TYPE_CHECKING:
     from rlhive.data.hub._batches import iterate_batches as iterate_batches
+    from rlhive.data.hub._foreign import fetch_foreign_files as fetch_foreign_files
     from rlhive.data.hub._history import find_splits as find_splits
     from rlhive.data.hub._pin import HubPin as HubPin
     from rlhive.data.hub._pull import fetch_missing_files as fetch_missing_files, fetch_version as fetch_version

@@ -1,0 +1,205 @@
+"""Datasets of other libraries, opened by an address: ``lerobot:org/name``, ``lerobot:/folder``, ``aloha:/folder``.
+
+What an address names is imported into the store once, as versions of a dataset whose name holds a hash of source and
+options. Opening it again finds the version by the state of the source: the commit on the Hub, or the paths, sizes and
+times of the files::
+
+    <store>/lerobot/<name>-<hash>/
+      1.0.0/                    the first import
+      2.0.0/                    the source had changed
+      .source-<state>.json      the version that was made of a state
+"""
+
+import hashlib
+import json
+import logging
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import CodeType
+from typing import Any
+
+from rlhive.data import as_path, hub, parse_name, store_dir
+from rlhive.data.versions import list_local_versions
+from rlhive.errors import DatasetNotFoundError, HubUnreachableError, InvalidOptionError
+
+logger = logging.getLogger(__name__)
+
+_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9_-]+):(.+)")
+_LICENSE = re.compile(r"^license:\s*([A-Za-z0-9.-]+)\s*$", re.MULTILINE)
+_MAX_CARD_BYTES = 2**20
+#: The folders of a LeRobot dataset's repository.
+_HUB_FOLDERS = ("meta", "data", "videos")
+
+
+@dataclass(frozen=True)
+class ForeignAddress:
+    """Where a dataset of another library lies.
+
+    Attributes:
+        kind: Name of the format.
+        place: Path of the files, or the repository's id on the Hub.
+    """
+
+    kind: str
+    place: str
+
+    @classmethod
+    def parse(cls, name: str | Path) -> "ForeignAddress | None":
+        """Return the address that a name is; None for any other name."""
+        match = None if isinstance(name, Path) else _ADDRESS.fullmatch(name)
+        return None if match is None or as_path(name) is not None else cls(match[1], match[2])
+
+    @property
+    def path(self) -> Path | None:
+        """Absolute path of the files; None for a repository on the Hub."""
+        return as_path(self.place)
+
+
+def open_foreign(
+    address: ForeignAddress,
+    *,
+    revision: str | None = None,
+    store: Path | None = None,
+    **options: Any,
+) -> Path:
+    """Return the version that holds what an address names, imported if no version does.
+
+    Args:
+        address: The address.
+        revision: Tag, branch or commit on the Hub; the main branch by default.
+        store: Folder of all datasets.
+        **options: Options of the import: reward, success, rename. None counts as not given.
+
+    Raises:
+        UnsupportedFormatError: No such format.
+        InvalidOptionError: A revision is given for files on this machine.
+        DatasetNotFoundError: No such files, or no such repository.
+        HubUnreachableError, HubAccessDeniedError: The Hub does not answer or denies access, and the store has no
+            version of that repository.
+        SchemaMismatchError: The files are damaged or of another format; the message has the address.
+    """
+    from rlhive.data.formats import get_format
+
+    kind = get_format(address.kind).name
+    options = {name: value for name, value in options.items() if value is not None}
+    if address.path is not None:
+        if revision is not None:
+            msg = f"revision={revision!r}: expected none for {address.path}, which is no repository on the Hub."
+            raise InvalidOptionError(msg)
+        source, state = address.path, _hash_file_times(address.path)
+        name = _name_dataset(kind, address.path.name, [str(address.path)], options)
+        return _find_imported(name, state, store) or _import(kind, source, name, state, str(source), options, store)
+    return _open_from_hub(kind, address.place, revision, options, store)
+
+
+def _open_from_hub(kind: str, place: str, revision: str | None, options: Mapping[str, Any], store: Path | None) -> Path:
+    from rlhive.data.formats import get_hub_tag
+
+    get_hub_tag(kind)  # refuses a format whose datasets are not found on the Hub
+    repo_id = "/".join(parse_name(place))
+    name = _name_dataset(kind, place.rpartition("/")[2], ["hub", repo_id], options)
+    try:
+        commit = hub.resolve_revision(repo_id, revision or "main")
+    except HubUnreachableError:
+        local = list_local_versions(name, store=store)
+        if revision is not None or not local:
+            raise
+        newest = local[list(local)[-1]]
+        logger.warning("%s: the Hub cannot be reached: the newest import in the store is opened: %s", place, newest)
+        return newest
+    folder = _find_imported(name, commit, store)
+    if folder is None:
+        source = hub.fetch_foreign_files(repo_id, commit, _HUB_FOLDERS)
+        folder = _import(kind, source, name, commit, f"{repo_id}@{commit}", options, store)
+    return folder
+
+
+def _import(
+    kind: str, source: Path, name: str, state: str, origin: str, options: Mapping[str, Any], store: Path | None
+) -> Path:
+    from rlhive.data import write_atomically
+    from rlhive.data.formats import import_dataset
+
+    logger.warning("%s:%s is imported into the store as %s", kind, origin, name)
+    description = f"Imported by RLHive from {origin}."
+    license = _read_license(source)
+    folder = import_dataset(kind, source, name, license=license, description=description, store=store, **options)
+    note = json.dumps({"version": folder.name, "source": origin})
+    write_atomically(_note_path(name, state, store), note.encode())
+    return folder
+
+
+def _find_imported(name: str, state: str, store: Path | None) -> Path | None:
+    """Return the version that was made of a state; None if the store has none."""
+    try:
+        note = json.loads(_note_path(name, state, store).read_text(encoding="utf-8"))
+        version = note["version"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return list_local_versions(name, store=store).get(version)
+
+
+def _note_path(name: str, state: str, store: Path | None) -> Path:
+    digest = hashlib.sha256(state.encode()).hexdigest()[:16]
+    return (store or store_dir()) / name / f".source-{digest}.json"
+
+
+def _name_dataset(kind: str, title: str, source: list[str], options: Mapping[str, Any]) -> str:
+    """Return ``namespace/name`` of the dataset that holds the imports of a source with these options."""
+    described = {name: _describe_value(value) for name, value in sorted(options.items())}
+    digest = hashlib.sha256(json.dumps([kind, *source, described]).encode()).hexdigest()[:8]
+    plain = re.sub(r"[^A-Za-z0-9_]+", "_", title).strip("_")[:48] or "dataset"
+    return f"{kind}/{plain}-{digest}"
+
+
+def _hash_file_times(source: Path) -> str:
+    """Return a hash of the paths, sizes and times of the files of a source.
+
+    Raises:
+        DatasetNotFoundError: There is no such file or folder.
+    """
+    if not source.exists():
+        msg = f"{source}: expected a file or folder of another library's dataset, got none."
+        raise DatasetNotFoundError(msg)
+    files = sorted(source.rglob("*")) if source.is_dir() else [source]
+    rows = [
+        (file.relative_to(source).as_posix(), status.st_size, status.st_mtime_ns)
+        for file in files
+        if file.is_file()
+        for status in [file.stat()]
+    ]
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
+def _read_license(source: Path) -> str:
+    """Return the licence in the front matter of a dataset's card, ``other`` where there is none."""
+    card = source / "README.md"
+    if not card.is_file() or card.stat().st_size > _MAX_CARD_BYTES:
+        return "other"
+    parts = card.read_text(encoding="utf-8", errors="replace").split("---\n")
+    match = _LICENSE.search(parts[1]) if len(parts) > 2 and not parts[0] else None
+    return match[1] if match else "other"
+
+
+def _describe_value(value: Any) -> Any:
+    """Return a value of an option as JSON: a function by its code and what it closes over."""
+    if isinstance(value, Mapping):
+        return {str(name): _describe_value(item) for name, item in sorted(value.items())}
+    if not callable(value):
+        return value if isinstance(value, str) else repr(value)
+    return _describe_function(value)
+
+
+def _describe_function(function: Callable[..., Any]) -> list[Any]:
+    code = getattr(function, "__code__", None)
+    if not isinstance(code, CodeType):
+        return [repr(function)]
+    cells = [repr(cell.cell_contents) for cell in getattr(function, "__closure__", None) or ()]
+    return [_describe_code(code), cells, repr(getattr(function, "__defaults__", None))]
+
+
+def _describe_code(code: CodeType) -> list[Any]:
+    constants = [_describe_code(item) if isinstance(item, CodeType) else repr(item) for item in code.co_consts]
+    return [code.co_code.hex(), constants, list(code.co_names)]
