@@ -161,7 +161,7 @@ class Peer:
             batches = iter(buffer)
             return Drawing(lambda: next(batches), arrays_of)
         if workload.startswith("images"):
-            cache_dir = _store.memmap_dir(self._dataset().fingerprint, encoded=variant == "encoded", store=self._store)
+            cache_dir = _store.memmap_dir(self._dataset().fingerprint, kind=variant or "raw", store=self._store)
             # A transition has two pictures: the current and the next one.
             return Drawing(buffer.sample, arrays_of, frames=2, bytes=folder_bytes(cache_dir))
         return Drawing(buffer.sample, arrays_of)

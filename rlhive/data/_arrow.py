@@ -249,6 +249,32 @@ def read_final_values(table: pa.Table, schema: Schema, videos: VideoFolder | Non
     return {field.column: _read_column(table, FINAL_PREFIX + field.column, field, videos) for field in schema.observed}
 
 
+def read_frame_numbers(
+    table: pa.Table | pa.RecordBatch, name: str, field: Field, files: Mapping[str, int]
+) -> np.ndarray:
+    """Return where the pictures of a video column are.
+
+    Args:
+        table: Transitions, or the episode table.
+        name: Name of the column in it.
+        field: The field.
+        files: Number of each video file by its path.
+
+    Returns:
+        int64 ``[num_rows, num_pictures, 2]``: number of the file, and of the frame in it.
+
+    Raises:
+        CorruptDatasetError: A picture is missing, or names another file.
+    """
+    cells = _read_cells(table.column(name), field)
+    unknown = next((cell["path"] for cell in cells if cell["path"] not in files), None)
+    if unknown is not None:
+        msg = f"Column {name}: expected a video of the manifest, got {unknown}. Fetch or make the version again."
+        raise CorruptDatasetError(msg)
+    numbers = np.array([(files[cell["path"]], cell["frame"]) for cell in cells], np.int64)
+    return numbers.reshape(len(table) if isinstance(table, pa.Table) else table.num_rows, _count_pictures(field), 2)
+
+
 def read_encoded(
     rows: pa.Table, episodes: pa.Table, schema: Schema, videos: VideoFolder | None = None
 ) -> list[dict[str, EncodedPictures]]:

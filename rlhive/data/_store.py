@@ -102,16 +102,16 @@ def recording_dir(name: str, version: str, run: str, *, store: Path | None = Non
     return (store or store_dir()) / ".recordings" / namespace / dataset / f"{version}-{run}"
 
 
-def memmap_dir(fingerprint: str, *, dtype: str | None = None, encoded: bool = False, store: Path | None = None) -> Path:
+def memmap_dir(fingerprint: str, *, dtype: str | None = None, kind: str = "raw", store: Path | None = None) -> Path:
     """Return the folder of a version's packed memmap cache, which is derived from the version and safe to delete.
 
     Args:
         fingerprint: The version's fingerprint.
         dtype: Dtype of the floating-point fields, if it is not the stored one.
-        encoded: Whether the cache holds encoded images.
+        kind: How the cache holds pictures.
         store: Folder of all datasets; the default store for None.
     """
-    suffixes = [*([dtype] if dtype else []), *(["encoded"] if encoded else [])]
+    suffixes = [*([dtype] if dtype else []), *([kind] if kind != "raw" else [])]
     return (store or store_dir()) / ".cache" / ".".join([fingerprint, *suffixes])
 
 

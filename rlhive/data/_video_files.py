@@ -16,6 +16,7 @@ import io
 import math
 import os
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -74,6 +75,11 @@ class VideoFile:
                 raise self._unreadable(got)
             file.seek(0)
             self._read_index(file)
+        self._key_frames = np.maximum.accumulate(np.where(self.is_key, np.arange(len(self.is_key)), -1))
+        self._handle = -1
+        if isinstance(source, Path):
+            self._handle = os.open(source, os.O_RDONLY)
+            weakref.finalize(self, os.close, self._handle)
         stops = self._starts + self._sizes
         if (self._sizes <= 0).any() or (self._starts < 0).any() or (stops > num_bytes).any():
             got = "an index of frames that lie outside of the file"
@@ -85,6 +91,13 @@ class VideoFile:
     def __len__(self) -> int:
         return len(self._starts)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return VideoFile, (self._source, self._address)
+
+    def find_key_frames(self, frames: np.ndarray) -> np.ndarray:
+        """Return the key frame from which each of some frames is decoded, int64; -1 for none."""
+        return self._key_frames[frames]
+
     def read(self, first: int, stop: int) -> list[bytes]:
         """Return the packets of some frames.
 
@@ -92,12 +105,10 @@ class VideoFile:
             CorruptDatasetError: The video has fewer frames.
         """
         self.require_frames(first, stop)
-        with _open_source(self._source) as file:
-            packets = []
-            for start, size in zip(self._starts[first:stop].tolist(), self._sizes[first:stop].tolist(), strict=True):
-                file.seek(start)
-                packets.append(file.read(size))
-            return packets
+        places = zip(self._starts[first:stop].tolist(), self._sizes[first:stop].tolist(), strict=True)
+        if isinstance(self._source, bytes):
+            return [self._source[start : start + size] for start, size in places]
+        return [os.pread(self._handle, size, start) for start, size in places]
 
     def decode(self, first: int, stop: int, layout: PictureLayout, *, context: str = "") -> Iterator[np.ndarray]:
         """Yield some frames, each ``[H, W, channels]`` of the layout's kind.
@@ -114,12 +125,11 @@ class VideoFile:
         """
         import av
 
-        self._require_size(layout)
+        self.require_size(layout)
         self.require_frames(first, stop)
-        key_frames = np.flatnonzero(self.is_key[: first + 1])
-        if not len(key_frames):
+        start = int(self._key_frames[first])
+        if start < 0:
             raise self._undecodable(first, "no key frame before it", context)
-        start = int(key_frames[-1])
         decoder = self._open_decoder()
         frame = start
         try:
@@ -189,7 +199,8 @@ class VideoFile:
         self._sizes = np.array([entry[1] for entry in index], np.int64)
         self.is_key = np.array([entry[2] for entry in index], bool)
 
-    def _require_size(self, layout: PictureLayout) -> None:
+    def require_size(self, layout: PictureLayout) -> None:
+        """Raise CorruptDatasetError unless the pictures have the size of a layout."""
         if (self.width, self.height) != (layout.width, layout.height) or self.codec not in _DECODERS:
             got = f"{self.codec} of {self.width} x {self.height} pixels, not {layout.width} x {layout.height}"
             raise self._unreadable(got)

@@ -211,7 +211,7 @@ def test_every_reader_gives_the_same_pictures(tmp_path, storage):
     assert report.ok, str(report)
 
 
-@pytest.mark.parametrize("storage", ["jpeg", "av1", "h264"])
+@pytest.mark.parametrize("storage", ["jpeg", pytest.param("av1", marks=pytest.mark.slow), "h264"])
 def test_derived_versions_keep_the_encoded_pictures(tmp_path, storage):
     """Selecting, appending, merging and renaming lose nothing more, and name no loss of their own."""
     folder = write(tmp_path, storage)
@@ -402,3 +402,57 @@ def test_cards_and_descriptions_name_the_storage(tmp_path):
     card = (folder / "README.md").read_text()
     assert "Pictures (`pixels`) are frames of the MP4 files below `videos/`" in card
     assert "Pictures (`wrist`) are JPEG files, with a loss that `rlhive.json` notes" in card
+
+
+@pytest.mark.parametrize("storage", VIDEOS)
+@pytest.mark.parametrize("shape", [(2, 64, 64, 3), (3, 64, 64)], ids=str)
+def test_frames_are_read_from_the_videos_without_a_cache_of_pictures(tmp_path, storage, shape):
+    folder = write(
+        tmp_path, f"{storage}:gop=3" if storage == "h264" else storage, list(make_records(shapes={"pixels": shape}))
+    )
+    dataset = RoboHiveDataset(folder, store=tmp_path)
+    options = {"batch_size": 16, "seed": 0}
+
+    direct = dataset.as_replay_buffer(image_cache="none", **options).sample()
+    cached = dataset.as_replay_buffer(image_cache="raw", **options).sample()
+
+    assert direct["pixels"].shape == (16, *shape)
+    for key in ("pixels", ("next", "pixels"), "episode", "action"):
+        np.testing.assert_array_equal(direct[key].numpy(), cached[key].numpy())
+    caches = {path.name.partition(".")[2]: path for path in tmp_path.glob(".cache/*")}
+    assert sorted(path.suffix for path in caches["float32.none"].glob("wide*")) == [
+        ".idx",
+        *[".mp4"] * len(list(folder.rglob("*.mp4"))),
+    ]
+    np.testing.assert_array_equal(
+        dataset.as_tensordict(image_cache="none")["pixels"].numpy(),
+        dataset.as_tensordict(image_cache="raw")["pixels"].numpy(),
+    )
+
+
+def test_reading_without_a_cache_needs_videos(tmp_path):
+    dataset = RoboHiveDataset(
+        write(tmp_path, "png", list(make_records(shapes={"pixels": (64, 64, 3)}))), store=tmp_path
+    )
+
+    with pytest.raises(
+        InvalidOptionError,
+        match=r"image_cache='none': expected pictures in videos, my/cameras 1.0.0 has pixels as png.*"
+        r"rlhive encode my/cameras --keys pixels=ffv1",
+    ):
+        dataset.as_replay_buffer(image_cache="none", batch_size=4)
+
+
+def test_a_disk_that_is_too_small_says_the_size_before_anything_is_decoded(tmp_path, monkeypatch):
+    from rlhive.data import _store
+    from rlhive.errors import DiskFullError
+
+    records = list(make_records(shapes={"pixels": (64, 64, 3)}))
+    dataset = RoboHiveDataset(write(tmp_path, "h264", records), store=tmp_path)
+    monkeypatch.setattr(_store, "free_bytes", lambda store=None: 100_000)
+
+    with pytest.raises(
+        DiskFullError, match=r"cache of my/cameras 1.0.0 takes 0 MB, and the disk of the store has 0 MB"
+    ):
+        dataset.as_replay_buffer(image_cache="raw", batch_size=4)
+    assert [path.suffix for path in tmp_path.glob(".cache/*")] == [".lock"]

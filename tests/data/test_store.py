@@ -65,7 +65,7 @@ def test_paths_in_the_store(monkeypatch, tmp_path):
     assert _store.version_dir("knob", "1.0.0") == tmp_path / "robohive/knob/1.0.0"
     assert _store.recording_dir("my/knob", "1.0.0", "ab") == tmp_path / ".recordings/my/knob/1.0.0-ab"
     assert _store.memmap_dir("f0") == tmp_path / ".cache/f0"
-    assert _store.memmap_dir("f0", encoded=True) == tmp_path / ".cache/f0.encoded"
+    assert _store.memmap_dir("f0", kind="encoded") == tmp_path / ".cache/f0.encoded"
     assert _store.certificate_path("f0", store=tmp_path / "b") == tmp_path / "b/.certificates/f0.json"
     with pytest.raises(InvalidNameError, match="MAJOR"):
         _store.version_dir("knob", "1.0")

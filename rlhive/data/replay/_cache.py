@@ -15,12 +15,13 @@ from tqdm import tqdm
 from rlhive import keys
 from rlhive.data import _arrow, _parquet, _store
 from rlhive.data._cast import ColumnCast
-from rlhive.data._schema import Schema
+from rlhive.data._episodes import Columns
+from rlhive.data._schema import Field, Schema
 from rlhive.data.replay._checksums import read_source, require_intact, write_checksums
 from rlhive.data.replay._layout import ImageCache, PackedCache, PackedCacheWriter, build_blocks
 from rlhive.data.replay._validation import require_choice
-from rlhive.data.versions import FileEntry, Manifest, open_videos, read_shard_episodes, verify_shards
-from rlhive.errors import CorruptDatasetError, DatasetExistsError
+from rlhive.data.versions import FileEntry, Manifest, open_videos, read_shard_episodes, verify_files, verify_shards
+from rlhive.errors import CorruptDatasetError, DatasetExistsError, DiskFullError, InvalidOptionError
 
 logger = logging.getLogger(__name__)
 
@@ -50,15 +51,17 @@ def open_packed(
         shards: Shards that are needed; None for all. If others are missing in the folder, the cache holds these alone.
         image_cache: How to store pictures; by default as an existing cache does. Otherwise raw if the pictures take no
             more than half of the memory and of the free disk, else encoded; a log line says which. Without pictures
-            there is one kind of cache.
+            there is one kind of cache. ``"none"`` leaves pictures in their videos.
         dtype: Dtype of the floating-point fields in the cache, NumPy's name of it; None for the stored ones.
         store: Folder of all datasets; the default store for None.
 
     Raises:
-        ValueError: ``image_cache`` is neither ``"raw"`` nor ``"encoded"``.
+        ValueError: ``image_cache`` is none of these.
+        InvalidOptionError: ``image_cache`` is ``"none"``, and pictures are not in videos.
         SchemaMismatchError: ``dtype`` cannot represent a stored number; the message names the column.
         CorruptDatasetError: A file does not match the manifest; no cache is left.
-        StoreNotWritableError, DiskFullError: The cache cannot be written; nothing half-written is left.
+        StoreNotWritableError, DiskFullError: The cache cannot be written; nothing half-written is left. A disk that is
+            too small for raw pictures is found before the first one is decoded.
     """
     version_manifest = manifest
     schema = manifest.schema.cast(dtype)
@@ -77,6 +80,8 @@ def open_packed(
                 _store.remove_dir(target)
         # If another process was faster, the next attempt opens its cache.
         with contextlib.suppress(DatasetExistsError), _store.atomic_dir(target) as unfinished:
+            if kind == "raw":
+                _require_disk(manifest, schema, store)
             episodes = read_shard_episodes(folder, version_manifest, manifest.shards())
             _build_cache(unfinished, Path(folder), manifest, schema, episodes, kind)
             write_checksums(unfinished, manifest.data_key)
@@ -104,7 +109,7 @@ class _CacheAddress:
         Any manifest can claim any fingerprint. If a cache was made from other files of the same fingerprint, this
         version gets a folder of its own beside it.
         """
-        find = partial(_store.memmap_dir, dtype=self.dtype, encoded=kind == "encoded", store=self.store)
+        find = partial(_store.memmap_dir, dtype=self.dtype, kind=kind, store=self.store)
         target = find(manifest.fingerprint)
         if target.exists() and read_source(target) not in ("", manifest.data_key):
             return find(f"{manifest.fingerprint}-{manifest.data_key[:16]}")
@@ -116,7 +121,11 @@ def _choose_image_cache(manifest: Manifest, address: _CacheAddress, image_cache:
     kinds: tuple[ImageCache, ...] = get_args(ImageCache)
     if image_cache is not None:
         require_choice(image_cache, kinds, "image_cache")
-    row_bytes = sum(block.row_bytes for block in build_blocks(address.schema)[1:])
+    blocks = build_blocks(address.schema)[1:]
+    row_bytes = sum(block.row_bytes for block in blocks)
+    if image_cache == "none":
+        _require_videos(manifest, [block.fields[0].field for block in blocks])
+        return image_cache
     if not row_bytes:
         return "raw"
     if image_cache is not None:
@@ -139,6 +148,33 @@ def _all_exist(folder: Path, entries: Sequence[FileEntry]) -> bool:
     return all((Path(folder) / entry.path).is_file() for entry in entries)
 
 
+def _require_videos(manifest: Manifest, fields: Sequence[Field]) -> None:
+    """Raise unless all wide fields are in videos, from which they can be read without a cache."""
+    others = [item for item in fields if not item.is_video]
+    if others or not fields:
+        names = ", ".join(f"{item.column} as {item.storage}" for item in others) or "no pictures"
+        column = others[0].column if others else "COLUMN"
+        msg = (
+            f"image_cache='none': expected pictures in videos, {manifest.name} {manifest.version} has {names}. "
+            f"Make a version of videos: rlhive encode {manifest.name} --keys {column}=ffv1"
+        )
+        raise InvalidOptionError(msg)
+
+
+def _require_disk(manifest: Manifest, schema: Schema, store: Path | None) -> None:
+    """Raise unless a raw cache fits on the disk, before anything is decoded."""
+    num_rows = manifest.num_transitions + manifest.num_episodes
+    num_bytes = num_rows * sum(block.row_bytes for block in build_blocks(schema))
+    free_bytes = _store.free_bytes(store)
+    if num_bytes > free_bytes:
+        sizes = f"takes {num_bytes / 1e6:,.0f} MB, and the disk of the store has {free_bytes / 1e6:,.0f} MB free"
+        msg = (
+            f"The cache of {manifest.name} {manifest.version} {sizes}. Free some space, set {_store.STORE_VARIABLE} to a "
+            "folder on another disk, or take less: image_cache='encoded', or 'none' for pictures in videos."
+        )
+        raise DiskFullError(msg)
+
+
 def _build_cache(
     target: Path, folder: Path, manifest: Manifest, schema: Schema, episodes: pa.Table, kind: ImageCache
 ) -> None:
@@ -147,21 +183,63 @@ def _build_cache(
     order = _order_by_split(episodes, splits)
     split_codes = np.array([splits.index(split) for split in episodes["split"].to_pylist()], dtype=np.int64)
     table = np.stack([episodes[keys.EPISODE].to_numpy(), split_codes, episodes["length"].to_numpy()], axis=1)
-    cast = ColumnCast(schema, f"{manifest.name} {manifest.version}")
-    videos = open_videos(folder, manifest)
-    final_values = _arrow.read_final_values(episodes, manifest.schema, videos)
-    finals = cast({name: values[order] for name, values in final_values.items()})
-    writer = PackedCacheWriter(target, schema, splits, table[order], finals, image_cache=kind)
+    reader = _ColumnReader(folder, manifest, schema, kind)
+    finals = {name: values[order] for name, values in reader.read_finals(episodes).items()}
+    writer = PackedCacheWriter(
+        target, schema, splits, table[order], finals, image_cache=kind, videos=reader.videos_by_column
+    )
     with contextlib.closing(writer):
         paths, num_rows = verify_shards(folder, manifest, splits), int(table[:, 2].sum())
         # Shown when the build takes longer than a second; TQDM_DISABLE=1 turns it off.
         with tqdm(
             total=num_rows, desc=f"pack {manifest.name}", unit="row", unit_scale=True, delay=1, leave=False
         ) as bar:
-            for batch in _parquet.read_batches(paths, decoded_bytes=_arrow.count_decoded_bytes(manifest.schema)):
-                writer.write(cast(_arrow.table_to_columns(batch, manifest.schema, videos)))
+            for batch in _parquet.read_batches(paths, decoded_bytes=_arrow.count_decoded_bytes(reader.decoded_schema)):
+                writer.write(reader.read_rows(batch))
                 bar.update(len(batch))
         writer.finish()
+
+
+class _ColumnReader:
+    """Reads the columns of a version for its cache: decoded, or for pictures that stay in videos their places.
+
+    Args:
+        folder: Folder of the version.
+        manifest: Manifest of the version.
+        schema: Schema of the cache.
+        kind: Kind of the cache.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest, schema: Schema, kind: ImageCache):
+        wide = {layout.field.column for block in build_blocks(schema)[1:] for layout in block.fields}
+        self._direct = [item for item in manifest.schema.fields if kind == "none" and item.column in wide]
+        columns = {item.column for item in self._direct}
+        self.decoded_schema = Schema(tuple(item for item in manifest.schema.fields if item.column not in columns))
+        self._videos = open_videos(folder, manifest)
+        self._cast = ColumnCast(schema, f"{manifest.name} {manifest.version}")
+        self._files = {entry.path: number for number, entry in enumerate(manifest.videos)}
+        self.videos_by_column = {}
+        if self._direct:
+            verify_files(folder, manifest.videos)
+            paths = [folder / entry.path for entry in manifest.videos]
+            self.videos_by_column = {item.column: paths for item in self._direct}
+
+    def read_rows(self, batch: pa.RecordBatch) -> Columns:
+        """Return the columns of some transitions."""
+        columns = self._cast(_arrow.table_to_columns(batch, self.decoded_schema, self._videos))
+        return columns | {item.column: self._read_places(batch, item.column, item) for item in self._direct}
+
+    def read_finals(self, episodes: pa.Table) -> Columns:
+        """Return the final values of the observed columns of all episodes."""
+        finals = self._cast(_arrow.read_final_values(episodes, self.decoded_schema, self._videos))
+        return finals | {
+            item.column: self._read_places(episodes, f"{_arrow.FINAL_PREFIX}{item.column}", item)
+            for item in self._direct
+            if item.observed
+        }
+
+    def _read_places(self, table: pa.Table | pa.RecordBatch, name: str, item: Field) -> np.ndarray:
+        return _arrow.read_frame_numbers(table, name, item, self._files)
 
 
 def _order_by_split(episodes: pa.Table, splits: Sequence[str]) -> np.ndarray:

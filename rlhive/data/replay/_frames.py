@@ -17,6 +17,7 @@ camera, the frame itself is stored.
 
 import os
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -67,6 +68,14 @@ class FrameFormat:
         """Return the format of a field; the last three dimensions of its shape are one frame."""
         frame_bytes = int(np.prod(shape[-3:])) * itemsize
         return cls(int(np.prod(shape[:-3])), frame_bytes, row_bytes)
+
+
+class RowReader(ABC):
+    """Rows of a wide field that are decoded when they are read."""
+
+    @abstractmethod
+    def take(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return rows by their numbers, int64 ``[n, row_bytes // 8]`` in new memory."""
 
 
 class FrameWriter:
@@ -127,7 +136,7 @@ class FrameWriter:
         return pairs
 
 
-class FrameReader:
+class FrameReader(RowReader):
     """Compressed rows, decoded when they are read.
 
     Args:
@@ -178,7 +187,7 @@ class FrameReader:
         # Neighbouring rows go to the same thread: they share their key frames, and equal rows are decoded once.
         order = np.argsort(numbers, kind="stable")
         chunks = [chunk for chunk in np.array_split(order, _num_chunks(len(order))) if len(chunk)]
-        for _ in _map_in_threads(lambda chunk: self._decode_rows(target, numbers, chunk), chunks):
+        for _ in map_in_threads(lambda chunk: self._decode_rows(target, numbers, chunk), chunks):
             pass
         return decoded
 
@@ -256,7 +265,7 @@ def _encode(pair: tuple[np.ndarray, np.ndarray | None]) -> tuple[bytes, bool]:
     return (whole, True) if len(whole) <= len(difference) else (difference, False)
 
 
-def _map_in_threads(work: Callable[[_Job], _Result], jobs: Sequence[_Job]) -> Iterable[_Result]:
+def map_in_threads(work: Callable[[_Job], _Result], jobs: Sequence[_Job]) -> Iterable[_Result]:
     """Return the results of all jobs in order, each job on one of several threads."""
     if num_threads() == 1 or len(jobs) == 1:
         return map(work, jobs)
@@ -267,7 +276,7 @@ def _map_in_batches(work: Callable[[_Job], _Result], jobs: Sequence[_Job]) -> It
     """Return the results of many small jobs in order; a thread does a batch of them at a time."""
     size = max(1, -(-len(jobs) // (4 * num_threads())))
     batches = [jobs[start : start + size] for start in range(0, len(jobs), size)]
-    return (result for results in _map_in_threads(lambda batch: list(map(work, batch)), batches) for result in results)
+    return (result for results in map_in_threads(lambda batch: list(map(work, batch)), batches) for result in results)
 
 
 def _num_chunks(num_rows: int) -> int:

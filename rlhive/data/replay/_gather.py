@@ -23,7 +23,7 @@ import torch
 
 from rlhive import keys
 from rlhive.data._schema import Schema
-from rlhive.data.replay._frames import FrameReader
+from rlhive.data.replay._frames import RowReader
 from rlhive.data.replay._items import make_item_reader
 from rlhive.data.replay._layout import Block, FieldLayout, PackedCache
 from rlhive.data.replay._leaves import (
@@ -134,7 +134,7 @@ class GatherPlan:
         columns: Columns to gather.
     """
 
-    def __init__(self, block: Block, data: torch.Tensor | FrameReader, window: Window, columns: set[str]):
+    def __init__(self, block: Block, data: torch.Tensor | RowReader, window: Window, columns: set[str]):
         fields = [layout for layout in block.fields if layout.field.column in columns]
         self._width = block.row_words
         self._window = window
@@ -149,7 +149,7 @@ class GatherPlan:
                 self._item_words = words_per_copy = self._width + -(-observed_bytes // _WORD)
             else:
                 self._next_offsets = torch.arange(2, device="cpu")
-        self._copy = data.take if isinstance(data, FrameReader) else make_item_reader(data, words_per_copy)
+        self._copy = data.take if isinstance(data, RowReader) else make_item_reader(data, words_per_copy)
         self._leaves: dict[torch.dtype, list[LeafLayout]] = {}
         root_slot = 0 if self._num_slots == 1 else window.frame_stack - 1
         for layout in fields:

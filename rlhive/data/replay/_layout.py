@@ -6,7 +6,8 @@
       layout.json       schema, splits and counts
       records.bin       row-major records of all small fields, the observed ones first
       wide-0.bin, …     one row-major block per field of WIDE bytes or more (pictures); in an encoded cache
-                        wide-0.lz4 and wide-0.idx instead, see _frames.py
+                        wide-0.lz4 and wide-0.idx instead, see _frames.py; without one wide-0.idx and
+                        wide-0-0.mp4, see _video_rows.py
       ragged-0.bin, …   the elements of a ragged field, and ragged-0.idx, see _ragged_rows.py
       rows.bin          int64, physical row of each transition
       episodes.bin      int64 per episode: id, index of its split, index of its first transition, length
@@ -28,7 +29,7 @@ The cache is derived from one version and safe to delete. Its folder gets its na
 
 import copy
 import json
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -37,20 +38,23 @@ import numpy as np
 import torch
 
 from rlhive import keys
+from rlhive.data import _store
 from rlhive.data._dtypes import to_numpy_dtype
 from rlhive.data._episodes import TERMINATED, TRUNCATED, Columns
 from rlhive.data._ragged import make_rows
 from rlhive.data._schema import Field, Schema
 from rlhive.data.replay._checksums import damaged_cache_error
-from rlhive.data.replay._frames import FrameFormat, FrameReader, FrameWriter
+from rlhive.data.replay._frames import FrameFormat, FrameReader, FrameWriter, RowReader
 from rlhive.data.replay._mapping import MappedFiles
 from rlhive.data.replay._ragged_rows import RaggedRows, RaggedWriter
+from rlhive.data.replay._video_rows import VideoRows
 from rlhive.errors import CorruptDatasetError
 
 FORMAT_VERSION = 3
 
-#: How wide fields are stored: as mapped rows, or compressed frame by frame and decoded when they are read.
-ImageCache = Literal["raw", "encoded"]
+#: How wide fields are stored: as mapped rows, compressed frame by frame, or not beside their videos; the last two are
+#: decoded when they are read.
+ImageCache = Literal["raw", "encoded", "none"]
 
 #: A field of this many bytes per row gets a block of its own, so that a batch without it does not read it.
 WIDE = 4096
@@ -121,6 +125,8 @@ class PackedCacheWriter:
         episodes: One row per episode in order: id, index of its split, length (1 or more); int64 ``[E, 3]``.
         finals: Final values of all episodes, ``[E, *shape]`` by the column name of an observed field.
         image_cache: How to store wide fields.
+        videos: For ``"none"``: the video files of each column that stays in them. Its values, in ``finals`` and in what
+            is written, are the number of a file and of a frame in it, int64 ``[…, num_pictures, 2]``.
     """
 
     def __init__(
@@ -132,6 +138,7 @@ class PackedCacheWriter:
         finals: Columns,
         *,
         image_cache: ImageCache = "raw",
+        videos: Mapping[str, Sequence[Path]] | None = None,
     ):
         self._folder = folder
         self._schema = schema
@@ -147,7 +154,14 @@ class PackedCacheWriter:
         # Physical rows of the first and of the final observation of every episode.
         self._first_rows = first + np.arange(len(ids))
         self._final_rows = self._first_rows + lengths
-        self._blocks = build_blocks(schema)
+        self._videos = {
+            block.name: _link_videos(folder, block.name, videos[block.fields[0].field.column])
+            for block in build_blocks(schema)[1:]
+            if videos and block.fields[0].field.column in videos
+        }
+        self._blocks = [
+            _build_index_block(block) if block.name in self._videos else block for block in build_blocks(schema)
+        ]
         self._encoded = [block.name for block in self._blocks[1:]] if image_cache == "encoded" else []
         self._rows_file = (folder / "rows.bin").open("wb")
         self._files = [self._open_block(block) for block in self._blocks]
@@ -187,6 +201,7 @@ class PackedCacheWriter:
             "num_transitions": self._num_transitions,
             "num_episodes": len(self._table),
             "encoded": self._encoded,
+            "videos": self._videos,
         }
         (self._folder / "layout.json").write_text(json.dumps(layout), encoding="utf-8")
 
@@ -196,6 +211,8 @@ class PackedCacheWriter:
             file.close()
 
     def _open_block(self, block: Block) -> BinaryIO | FrameWriter:
+        if block.name in self._videos:
+            return (self._folder / f"{block.name}.idx").open("wb")
         if block.name not in self._encoded:
             return (self._folder / f"{block.name}.bin").open("wb")
         first_row_of_each = np.repeat(self._first_rows, self._final_rows - self._first_rows + 1)
@@ -293,13 +310,16 @@ class PackedCache:
             self.splits: list[str] = layout["splits"]
             num_transitions, num_episodes = layout["num_transitions"], layout["num_episodes"]
             encoded = set(layout.get("encoded", ()))
+            videos: dict[str, list[str]] = layout.get("videos", {})
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise damaged_cache_error(self.folder, f"layout.json: {error!r}") from error
         self.blocks = build_blocks(self.schema)
         num_rows = num_transitions + num_episodes
-        self.data: tuple[torch.Tensor | FrameReader, ...] = tuple(
+        self.data: tuple[torch.Tensor | RowReader, ...] = tuple(
             FrameReader(self.folder, block.name, block.frame_format, num_rows)
             if block.name in encoded
+            else VideoRows(self.folder, block.name, block.fields[0].field, num_rows, videos[block.name])
+            if block.name in videos
             else self._map(f"{block.name}.bin", (num_rows, block.row_words))
             for block in self.blocks
         )
@@ -350,7 +370,7 @@ class PackedCache:
             torch.empty(0, block.row_words, dtype=torch.int64, device=device)
             if not block.holds_any(columns)
             else data.take(rows).to(device)
-            if isinstance(data, FrameReader)
+            if isinstance(data, RowReader)
             else data[selection].to(device, copy=True)
             for block, data in zip(self.blocks, self.data, strict=True)
         )
@@ -375,6 +395,21 @@ class PackedCache:
         if kept:
             self.files.add(name)
         return torch.from_file(str(path), shared=False, size=count, dtype=dtype).reshape(shape)
+
+
+def _build_index_block(block: Block) -> Block:
+    """Return the block of a video's index: for each picture of a row the number of its file and of its frame."""
+    item = block.fields[0].field
+    num_pictures = int(np.prod(item.shape[:-3]))
+    return _build_block(block.name, [Field(item.column, "int64", (num_pictures, 2), item.observed)])
+
+
+def _link_videos(folder: Path, name: str, paths: Sequence[Path]) -> list[str]:
+    """Give videos a second name in the cache; return the names."""
+    names = [f"{name}-{index}.mp4" for index in range(len(paths))]
+    for path, link in zip(paths, names, strict=True):
+        _store.link_or_copy(path, folder / link)
+    return names
 
 
 def _derived_flags(schema: Schema) -> Iterable[Field]:
