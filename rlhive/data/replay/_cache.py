@@ -81,7 +81,7 @@ def open_packed(
         # If another process was faster, the next attempt opens its cache.
         with contextlib.suppress(DatasetExistsError), _store.atomic_dir(target) as unfinished:
             if kind == "raw":
-                _require_disk(manifest, schema, store)
+                _require_free_disk(manifest, schema, store)
             episodes = read_shard_episodes(folder, version_manifest, manifest.shards())
             _build_cache(unfinished, Path(folder), manifest, schema, episodes, kind)
             write_checksums(unfinished, manifest.data_key)
@@ -161,7 +161,7 @@ def _require_videos(manifest: Manifest, fields: Sequence[Field]) -> None:
         raise InvalidOptionError(msg)
 
 
-def _require_disk(manifest: Manifest, schema: Schema, store: Path | None) -> None:
+def _require_free_disk(manifest: Manifest, schema: Schema, store: Path | None) -> None:
     """Raise unless a raw cache fits on the disk, before anything is decoded."""
     num_rows = manifest.num_transitions + manifest.num_episodes
     num_bytes = num_rows * sum(block.row_bytes for block in build_blocks(schema))
@@ -169,8 +169,8 @@ def _require_disk(manifest: Manifest, schema: Schema, store: Path | None) -> Non
     if num_bytes > free_bytes:
         sizes = f"takes {num_bytes / 1e6:,.0f} MB, and the disk of the store has {free_bytes / 1e6:,.0f} MB free"
         msg = (
-            f"The cache of {manifest.name} {manifest.version} {sizes}. Free some space, set {_store.STORE_VARIABLE} to a "
-            "folder on another disk, or take less: image_cache='encoded', or 'none' for pictures in videos."
+            f"The cache of {manifest.name} {manifest.version} {sizes}. Free some space, set {_store.STORE_VARIABLE} "
+            "to a folder on another disk, or take less: image_cache='encoded', or 'none' for pictures in videos."
         )
         raise DiskFullError(msg)
 

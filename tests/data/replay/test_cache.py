@@ -46,9 +46,9 @@ def test_a_build_of_more_than_a_second_shows_its_progress(version, tmp_path, mon
     manifest = Manifest.read(folder)
     read = _arrow.table_to_columns
 
-    def slowly(batch, schema):
+    def slowly(batch, schema, videos=None):
         time.sleep(1.2)
-        return read(batch, schema)
+        return read(batch, schema, videos)
 
     monkeypatch.setattr(_arrow, "table_to_columns", slowly)
     open_packed(folder, manifest, store=tmp_path / "slow")

@@ -259,7 +259,7 @@ def test_a_full_disk_also_makes_the_default_encoded(dataset, monkeypatch):
 
 
 def test_another_kind_is_an_error_and_without_pictures_there_is_one_cache(dataset, tmp_path):
-    with pytest.raises(ValueError, match="image_cache='png': expected 'raw' or 'encoded'"):
+    with pytest.raises(ValueError, match="image_cache='png': expected 'raw', 'encoded' or 'none'"):
         dataset.as_replay_buffer(dtype=None, image_cache="png")
 
     schema, made = records(LENGTHS)

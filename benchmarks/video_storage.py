@@ -1,0 +1,203 @@
+"""Pictures as files and as videos: size, quality, and frames per second, beside LeRobot on the same frames.
+
+    python -m benchmarks.peers.environments lerobot         # once
+    python -m benchmarks.video_storage                      # sizes and reading
+    python -m benchmarks.video_storage --recording          # CPU time to encode 640 x 480 pixels
+
+Frames are those of a RoboHive kitchen, rendered, and the same with the noise of a sensor that differs in every frame.
+Reading draws random batches: from a raw cache, and directly from the videos (``image_cache="none"``). Our buffer and
+LeRobot's loader take turns, so that both meet the same load of the machine; the best turn counts. A transition has two pictures,
+its own and the next one, and an item of LeRobot one: pictures are counted.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.peers.environments import VENVS
+from benchmarks.picture_codecs import FRAMES, kitchen
+from benchmarks.picture_storage import add_noise
+from rlhive import RoboHiveDataset
+from rlhive.data import EpisodeRecord
+from rlhive.data._encoded_pictures import encode_pictures
+from rlhive.data._picture_codecs import parse_storage
+from rlhive.data._pictures import encode_rows
+from rlhive.data.versions import Manifest, export
+
+STORAGES = ("raw", "png", "jpeg", "ffv1", "av1", "h264", "h265")
+RECORDING = (
+    "png",
+    "jpeg",
+    "ffv1",
+    "av1:preset=8",
+    "av1:preset=10",
+    "av1:preset=13",
+    "h264",
+    "h264:preset=0",
+    "h265:preset=0",
+)
+NUM_EPISODES, BATCH, TURNS, TURN_S = 10, 64, 4, 2.0
+CAMERAS, RATE_HZ = 3, 30
+
+
+def make_records(frames: np.ndarray) -> list[EpisodeRecord]:
+    """Return episodes of a camera that saw the frames, each rolled sideways by another number of pixels."""
+    records = []
+    for episode in range(NUM_EPISODES):
+        pixels = np.roll(frames, episode, axis=2)
+        length = len(pixels) - 1
+        ends = np.zeros((length, 1), bool)
+        ends[-1] = True
+        columns = {
+            "pixels": pixels[:-1],
+            "action": np.zeros((length, 9), np.float32),
+            "next.reward": np.zeros((length, 1)),
+            "next.terminated": np.zeros((length, 1), bool),
+            "next.truncated": ends,
+        }
+        records.append(EpisodeRecord(episode, "train", columns, {"pixels": pixels[-1]}))
+    return records
+
+
+def count_picture_bytes(dataset: RoboHiveDataset) -> int:
+    """Return the size of the shards, the episode table and the videos."""
+    return sum(
+        entry.bytes for entry in dataset.manifest.files if entry.path.startswith(("data/", "meta/episodes", "videos/"))
+    )
+
+
+def time_batches(dataset: RoboHiveDataset, image_cache: str) -> float:
+    """Return the frames per second of random batches in one turn."""
+    buffer = dataset.as_replay_buffer(batch_size=BATCH, image_cache=image_cache, seed=0, keys=["pixels"])
+    buffer.sample()
+    num_frames, started = 0, time.perf_counter()
+    while time.perf_counter() - started < TURN_S:
+        num_frames += 2 * len(buffer.sample())
+    return num_frames / (time.perf_counter() - started)
+
+
+def measure(frames: np.ndarray, folder: Path) -> Iterator[dict[str, float | str]]:
+    """Yield size, quality and speed of each storage, then of LeRobot."""
+    datasets = {}
+    raw_bytes = NUM_EPISODES * frames.nbytes
+    rows: dict[str, dict[str, float | str]] = {}
+    for storage in STORAGES:
+        started = time.perf_counter()
+        path = export(
+            make_records(frames), f"bench/{storage}", license="mit", store=folder, storage={"pixels": storage}
+        )
+        seconds = time.perf_counter() - started
+        dataset = datasets[storage] = RoboHiveDataset(path, store=folder)
+        loss = Manifest.read(path).picture_loss.get("train", {}).get("pixels", {})
+        rows[storage] = {
+            "storage": storage,
+            "size": count_picture_bytes(dataset) / raw_bytes,
+            "psnr": loss.get("psnr", float("inf")),
+            "write": NUM_EPISODES * len(frames) / seconds,
+        }
+    peer = LeRobotReader(frames, folder)
+    rows["lerobot"] = {"storage": "LeRobot (AV1, crf 30, g 2)", "size": peer.num_bytes / raw_bytes, "write": peer.write}
+    for _ in range(TURNS):
+        _take_turn(rows["lerobot"], "direct", peer.time_batches())
+        for storage, dataset in datasets.items():
+            _take_turn(rows[storage], "cache", time_batches(dataset, "raw"))
+            if dataset.schema["pixels"].is_video:
+                _take_turn(rows[storage], "direct", time_batches(dataset, "none"))
+    peer.close()
+    yield from rows.values()
+
+
+class LeRobotReader:
+    """LeRobot's loader in its own environment, which reads when it is told to.
+
+    Args:
+        frames: Frames of an episode.
+        folder: Folder of the dataset.
+    """
+
+    def __init__(self, frames: np.ndarray, folder: Path):
+        np.save(folder / "frames.npy", np.stack([record.columns["pixels"] for record in make_records(frames)]))
+        command = [VENVS / "lerobot/bin/python", "-m", "benchmarks.lerobot_frames", folder, str(BATCH), str(TURN_S)]
+        environment = {**os.environ, "HF_HOME": str(folder / "home")}
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
+        written = self._read()
+        self.num_bytes, self.write = written["bytes"], written["frames_per_s"]
+
+    def time_batches(self) -> float:
+        """Return the frames per second of one turn with the better number of workers."""
+        self._process.stdin.write("read\n")
+        self._process.stdin.flush()
+        return self._read()["frames_per_s"]
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.stdin.close()
+        self._process.wait()
+
+    def _read(self) -> dict[str, float]:
+        for line in self._process.stdout:
+            if line.startswith("{"):
+                return json.loads(line)
+        raise RuntimeError(self._process.wait())
+
+
+def _take_turn(row: dict[str, float | str], name: str, value: float) -> None:
+    row[name] = max(row.get(name, 0.0), value)
+
+
+def print_reading(side: int) -> None:
+    """Print a table of sizes and speeds for rendered frames and for noisy ones."""
+    rendered = kitchen(side)
+    for name, frames in ((f"kitchen {side}²", rendered), (f"kitchen {side}², noise", add_noise(rendered))):
+        print(f"\n{name}: {NUM_EPISODES} episodes of {FRAMES} frames")
+        print("| storage | size | PSNR, dB | written/s | from cache/s | directly/s |\n| --- |" + " ---: |" * 5)
+        with tempfile.TemporaryDirectory() as folder:
+            for row in measure(frames, Path(folder)):
+                psnr = row.get("psnr")
+                quality = "" if psnr is None else "equal" if psnr == float("inf") else f"{psnr:.1f}"
+                speeds = (f"{row[key]:,.0f}" if key in row else "" for key in ("write", "cache", "direct"))
+                print(f"| {row['storage']} | {row['size']:.4f} | {quality} | " + " | ".join(speeds) + " |")
+
+
+def print_recording() -> None:
+    """Print the CPU time of a frame of 640 x 480 pixels, and which share of two cores three cameras take."""
+    frames = kitchen(480)
+    frames = add_noise(np.concatenate([frames, frames[:, :, :160]], axis=2))
+    print(f"{len(frames)} frames of 640 x 480 pixels with noise; {CAMERAS} cameras at {RATE_HZ} Hz on 2 cores")
+    print("| storage | ms per frame | share of 2 cores | size |\n| --- | ---: | ---: | ---: |")
+    for storage in RECORDING:
+        started = time.process_time()
+        if storage == "png":
+            num_bytes = sum(map(len, encode_rows(frames)))
+        else:
+            encoded = encode_pictures(frames, None, str(parse_storage(storage)))
+            packets = [packet for clip in encoded.clips for packet in clip.packets()]
+            num_bytes = sum(map(len, [*encoded.contents, *packets]))
+        ms = (time.process_time() - started) / len(frames) * 1e3
+        share = CAMERAS * RATE_HZ * ms / 2e3
+        print(f"| {storage} | {ms:.1f} | {share:.0%} | {num_bytes / frames.nbytes:.3f} |")
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--side", type=int, default=128, help="size of the pictures in pixels")
+    parser.add_argument("--recording", action="store_true", help="measure the encoding of three cameras instead")
+    arguments = parser.parse_args()
+    if arguments.recording:
+        print_recording()
+    else:
+        print_reading(arguments.side)
+
+
+if __name__ == "__main__":
+    main()
