@@ -85,7 +85,8 @@ class _Verbs(TyperGroup):
             raise typer.Exit(130) from error
 
 
-app = typer.Typer(cls=_Verbs, no_args_is_help=True, pretty_exceptions_enable=False)
+# Plain help: what Typer imports of Rich for it takes longer than everything else of `rlhive --help`.
+app = typer.Typer(cls=_Verbs, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
 def _print_version(requested: bool) -> None:

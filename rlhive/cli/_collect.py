@@ -38,7 +38,7 @@ def collect(
         typer.Option(help="Part of the observation to record by name too, like robot_jnt; repeatable."),
     ] = None,
 ) -> None:
-    """Make a task's dataset by running its recipe; an interrupted run is resumed."""
+    """Make a task's dataset by running its recipe. An interrupted run is resumed."""
     from rlhive.dataset import RoboHiveDataset
     from rlhive.envs import get_task
     from rlhive.rollouts import collect as run_recipe
@@ -77,7 +77,7 @@ def recover(
     fps: Annotated[float | None, typer.Option(help="Rate in frames per second; by default the recorded one.")] = None,
     json_: Json = False,
 ) -> None:
-    """List the recordings that are not in a version yet, or commit or discard one of them.
+    """List, commit or discard recordings that are not in a version.
 
     A recording that a process still writes to is neither committed nor discarded.
     """

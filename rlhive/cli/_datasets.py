@@ -30,7 +30,7 @@ def show(
     statistics: Annotated[bool, typer.Option("--statistics", help="Also print the range of every column.")] = False,
     json_: Json = False,
 ) -> None:
-    """Print what a dataset holds, and success, returns and lengths per split. Never runs a recipe."""
+    """Print what a dataset holds and how its episodes went. Never runs a recipe."""
     from rlhive.data.versions import read_certificate
     from rlhive.dataset import describe_view, find_version, format_view, open_view, summarize_splits
 
@@ -97,7 +97,7 @@ def _format_extremes(values: "Sequence[float | None]", *choices: "Callable[[list
 
 
 def check(name: NameOrPath, version: Version = None, json_: Json = False) -> None:
-    """Check that a version is intact, consistent and fit for training. Exit status 1 if a check fails."""
+    """Check that a version is intact and fit for training. Exit status 1 if a check fails."""
     from rlhive.rollouts import check as check_version
 
     report = check_version(find_folder(name, version))
@@ -118,7 +118,7 @@ def replay(
     workers: Workers = None,
     json_: Json = False,
 ) -> None:
-    """Verify a version by stepping its actions again in its environment, and store a certificate.
+    """Verify a version by stepping its actions again. A certificate is stored beside it.
 
     Exit status 1 if an episode diverges.
     """
@@ -154,7 +154,7 @@ def list_(
     namespace: Annotated[str | None, typer.Option(help="Only datasets of this user or organization.")] = None,
     json_: Json = False,
 ) -> None:
-    """List the datasets in the local store and those that a recipe can make."""
+    """List the datasets in the store and those of the catalogue."""
     from rlhive.data import store_dir
     from rlhive.data.versions import list_local_datasets, list_local_versions
     from rlhive.envs import catalogue

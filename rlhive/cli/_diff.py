@@ -26,7 +26,7 @@ _DiffRow: TypeAlias = tuple[str, Any, Any]
 
 
 def diff(before: VersionAddress, after: VersionAddress, json_: Json = False) -> None:
-    """Print the differences between two versions: episodes, columns, statistics, provenance. Reads no transitions."""
+    """Print the differences between two versions. Episodes, columns, statistics, provenance; reads no transitions."""
     from rlhive.data.versions import diff as compare_versions
 
     difference = compare_versions(find_address(before), find_address(after))

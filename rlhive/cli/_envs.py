@@ -23,7 +23,7 @@ def setup(
         str, typer.Option(help="Source of the simulation assets: pypi, git, or a folder that contains them.")
     ] = "pypi",
 ) -> None:
-    """Install RoboHive and its simulation assets; can be interrupted and repeated."""
+    """Install RoboHive and its simulation assets. Can be interrupted and repeated."""
     from rlhive.envs import setup as setup_robohive
 
     report = setup_robohive(assets)
@@ -38,7 +38,7 @@ def setup(
 
 
 def envs(json_: Json = False) -> None:
-    """List the tasks of the catalogue, their policies, and the reference returns of expert and random."""
+    """List the catalogue's tasks, policies and reference returns."""
     from rlhive.envs import LEVELS, catalogue, missing_requirements
 
     missing_by_task = {task.name: missing_requirements(task) for task in catalogue().values()}

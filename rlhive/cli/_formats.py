@@ -99,7 +99,7 @@ def import_(
     option: _Extra = None,
     json_: Json = False,
 ) -> None:
-    """Read another library's files and write them as a dataset version."""
+    """Write another library's files as a dataset version."""
     from rlhive.data.formats import import_dataset
     from rlhive.dataset import RoboHiveDataset
 
@@ -151,7 +151,7 @@ def export_to(
     private: Annotated[bool, typer.Option("--private", help="With --push: make a new repository private.")] = False,
     json_: Json = False,
 ) -> None:
-    """Write a dataset version in another library's format, and optionally publish it."""
+    """Write a version in another library's format. Optionally publish it."""
     from rlhive.data.formats import get_hub_tag
     from rlhive.data.hub import push_folder
     from rlhive.dataset import RoboHiveDataset

@@ -12,7 +12,7 @@ from rlhive.cli._terminal import Json, Name, Version, err, labelled, out, print_
 
 
 def versions(name: Name, json_: Json = False) -> None:
-    """List the versions of a dataset in the local store and on the Hub."""
+    """List the versions of a dataset in the store and on the Hub."""
     from rlhive.dataset import versions as list_all_versions
 
     rows, warning = list_all_versions(name)
@@ -52,7 +52,7 @@ def pull(
     revision: Annotated[str | None, typer.Option(help="Tag, branch or commit instead of a version.")] = None,
     json_: Json = False,
 ) -> None:
-    """Fetch a version from the Hub and verify every file; an interrupted pull is resumed."""
+    """Fetch a version from the Hub and verify every file. An interrupted pull is resumed."""
     from rlhive.data import parse_splits
     from rlhive.dataset import RoboHiveDataset, pull as pull_version
 
@@ -74,7 +74,7 @@ def push(
     ] = False,
     json_: Json = False,
 ) -> None:
-    """Publish a version on the Hub under a tag that is never moved; an interrupted push is resumed."""
+    """Publish a version on the Hub under a tag that never moves. An interrupted push is resumed."""
     from rlhive.dataset import RoboHiveDataset
 
     dataset = RoboHiveDataset(name, version=version, generate=False)
@@ -91,7 +91,7 @@ def scrub(
     version: Version = None,
     json_: Json = False,
 ) -> None:
-    """Write the next PATCH version without command lines, host names, absolute paths and secrets."""
+    """Write a version without personal paths, hosts and secrets. As the next PATCH, without command lines too."""
     from rlhive.dataset import RoboHiveDataset, describe
 
     dataset = RoboHiveDataset(name, version=version, generate=False).scrub()

@@ -30,7 +30,7 @@ def plot(
     version: Version = None,
     json_: Json = False,
 ) -> None:
-    """Draw a dataset: returns, dimensions, coverage, and single episodes. Never runs a recipe."""
+    """Draw a dataset's returns, dimensions, coverage or episodes. Never runs a recipe."""
     dataset = _find_dataset(name, split=split, where=where, version=version)
     names = figures if figures is not None else [] if episode is not None else ["returns", "dimensions", "coverage"]
     folder = output or Path(f"{dataset.name.rpartition('/')[2]}-plots")
@@ -48,7 +48,7 @@ def video(
     version: Version = None,
     json_: Json = False,
 ) -> None:
-    """Write a video of an episode: its stored pictures, or its states rendered by the simulator."""
+    """Write a video of an episode. From its stored pictures, or its states rendered by the simulator."""
     dataset = _find_dataset(name, version=version)
     path = output or Path(f"{dataset.name.rpartition('/')[2]}-{episode}.mp4")
     _print_files([dataset.save_video(episode, path, camera=camera)], json_=json_)

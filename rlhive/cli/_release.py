@@ -22,7 +22,7 @@ def release(
     version: Version = None,
     json_: Json = False,
 ) -> None:
-    """Write Croissant metadata, datasheet and checksums of a version beside it; a push publishes them.
+    """Write Croissant metadata, a datasheet and checksums. Beside the version; a push publishes them.
 
     On a terminal, answers that are missing are asked for.
     """

@@ -24,7 +24,7 @@ def results(
     ] = None,
     json_: Json = False,
 ) -> None:
-    """Gather the runs of a sweep into one table, and figures: by configuration, with intervals over seeds."""
+    """Gather the runs of a sweep into a table and figures. By configuration, with intervals over seeds."""
     from rlhive.sim_algos import gather_results
 
     sweep = gather_results(folders)

@@ -24,7 +24,7 @@ def score(
     version: Version = None,
     json_: Json = False,
 ) -> None:
-    """Score the episodes: jerk, idle share, saturation, isolation, duplicates and others, which --where takes.
+    """Score the episodes by quality, for --where. Jerk, idle share, saturation, isolation, duplicates and others.
 
     Scores are kept beside the dataset. Never runs a recipe.
     """

@@ -39,7 +39,7 @@ def evaluate(
     video_camera: Annotated[str, typer.Option(help="Camera of the videos; the first one by default.")] = "",
     json_: Json = False,
 ) -> None:
-    """Evaluate a policy on held-out seeds, and the random and expert policies with it."""
+    """Evaluate a policy on held-out seeds. The random and expert policies are evaluated with it."""
     from rlhive.envs import EVALUATION_SEED
     from rlhive.rollouts import compare, evaluate as run_evaluation, resolve_task
 

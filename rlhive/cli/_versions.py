@@ -40,7 +40,7 @@ def split(
     license_: License = "",
     json_: Json = False,
 ) -> None:
-    """Write a version with the episodes in other splits, drawn at random."""
+    """Write a version with the episodes drawn into other splits. At random, by shares."""
     pairs = [_parse_pair(part, "SPLIT=SHARE, train=0.9 for example") for part in parts]
     shares = {part: _parse_share(part, share) for part, share in pairs}
     print_dataset(_open_stored(name, version).split(shares, seed=seed).save(into, license=license_), json_=json_)
@@ -70,7 +70,7 @@ def append(
     license_: License = "",
     json_: Json = False,
 ) -> None:
-    """Write the next version of a dataset, with the episodes of another one after its own."""
+    """Append another dataset's episodes, as the next version."""
     further = _open_stored(source, None, split=split, where=where)
     print_dataset(_open_stored(name, None).append(further, license=license_), json_=json_)
 
@@ -114,7 +114,7 @@ def embed(
     version: Version = None,
     json_: Json = False,
 ) -> None:
-    """Write a version with embeddings of its pictures by a pretrained encoder; an interrupted run is resumed."""
+    """Write a version with embeddings of its pictures. By a pretrained encoder; an interrupted run is resumed."""
     from rlhive.dataset import embed as embed_pictures
 
     embedded = embed_pictures(
@@ -149,7 +149,7 @@ def render(
     version: Version = None,
     json_: Json = False,
 ) -> None:
-    """Write a version with pictures of its states, rendered again; an interrupted run is resumed."""
+    """Write a version with pictures rendered from its states. An interrupted run is resumed."""
     rendered = _open_stored(name, version).render(
         cameras=camera or None,
         image_size=(image_size, image_size),
@@ -177,7 +177,7 @@ def encode(
     version: Version = None,
     json_: Json = False,
 ) -> None:
-    """Write a version with some columns stored otherwise, as files or videos; a loss is asked for by name."""
+    """Write a version with columns stored as pictures or videos. A loss is asked for by name."""
     storage = dict(_parse_pair(pair, "COLUMN=STORAGE, pixels=png for example") for pair in keys.split(","))
     print_dataset(_open_stored(name, version).encode(storage, name=into), json_=json_)
 

@@ -31,7 +31,7 @@ def view(
     ] = 3,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in a browser.")] = True,
 ) -> None:
-    """Look at a dataset in a browser: episodes, pictures, distributions, checks. Never runs a recipe."""
+    """Look at a dataset in a browser. Episodes, pictures, distributions, checks; never runs a recipe."""
     from rlhive.viewer import ViewedDataset, ViewerServer, export_page
 
     addresses = [name] if other is None else [name, other]
