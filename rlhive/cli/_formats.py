@@ -145,6 +145,7 @@ def export_to(
     state: Annotated[str | None, _write_option("state")] = None,
     dtype: Annotated[str | None, _write_option("dtype")] = None,
     robot_type: Annotated[str | None, _write_option("robot_type")] = None,
+    video: Annotated[bool | None, _write_option("video")] = None,
     dataset_id: Annotated[str | None, _write_option("dataset_id")] = None,
     option: _Extra = None,
     push: Annotated[str | None, typer.Option(help="lerobot: also publish it as org/name with LeRobot's tag.")] = None,
@@ -168,6 +169,7 @@ def export_to(
         state=state,
         dtype=dtype,
         robot_type=robot_type,
+        video=video,
         dataset_id=dataset_id,
     )
     options |= _parse_extra(option or [], item, item.write_options)

@@ -162,6 +162,7 @@ class LeRobot(Format):
         Option("state", str, "Column that becomes observation.state; observation by default, none to keep all names."),
         Option("dtype", str, "float32 rounds float64 to what LeRobot's policies take."),
         Option("robot_type", str, "LeRobot's name of the robot; franka by default."),
+        Option("video", bool, "Write pictures as LeRobot's videos, AV1 with crf 30, which loses a little."),
     )
 
     def read(self, source: Path, **options: Any) -> "EpisodeSource":

@@ -13,6 +13,7 @@ from rlhive.data._statistics import ColumnStatistics
 from rlhive.data._timing import TIMESTAMP
 from rlhive.data.formats._lerobot import DONE, IMAGES, STATE, SUCCESS
 from rlhive.data.formats._lerobot_files import BOOKKEEPING
+from rlhive.data.formats._lerobot_videos import describe_video
 from rlhive.errors import UnsupportedFormatError
 
 #: The value of the option ``state`` by which no column becomes ``observation.state``.
@@ -21,17 +22,22 @@ NO_STATE = "none"
 _OTHER_NAMES = {"task": "task_text", TIMESTAMP: "recorded_timestamp"}
 
 
-def build_features(fields: Mapping[str, Field], dtype: str | None) -> dict[str, dict[str, Any]]:
+def build_features(
+    fields: Mapping[str, Field], dtype: str | None, videos: Mapping[str, str], fps: int
+) -> dict[str, dict[str, Any]]:
     """Return info.json's features: those of the fields, ``next.done``, and the bookkeeping columns.
 
     Args:
         fields: Field of every feature.
         dtype: Dtype that float64 fields are rounded to; None for no rounding.
+        videos: Storage of the features that are videos.
+        fps: Frames per second.
 
     Raises:
         UnsupportedFormatError: A field cannot be a LeRobot feature.
     """
     features = {name: _build_feature(name, item, dtype) for name, item in fields.items()}
+    features |= {name: describe_video(fields[name].shape[-3:], storage, fps) for name, storage in videos.items()}
     features[DONE] = _build_vector("bool", [1])
     return features | {name: _build_vector(dtype_name, [1]) for name, dtype_name in BOOKKEEPING.items()}
 
@@ -116,7 +122,7 @@ def to_arrow(values: np.ndarray, feature: Mapping[str, Any]) -> pa.Array:
 
 def summarise_feature(values: np.ndarray, feature: Mapping[str, Any]) -> ColumnStatistics:
     """Return the moments and bounds of an episode's values, those of pictures by channel and scaled to 0 to 1."""
-    is_picture = feature["dtype"] == "image"
+    is_picture = feature["dtype"] in ("image", "video")
     rows = values.reshape(-1, 3) if is_picture else values.reshape(len(values), -1)
     values64 = rows.astype(np.float64) / (255.0 if is_picture else 1.0)
     mean = values64.mean(axis=0)

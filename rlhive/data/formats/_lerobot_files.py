@@ -184,7 +184,10 @@ class LeRobotFiles:
         else:
             fields["episode_chunk"] = episode.index // self.info["chunks_size"]
         path = require_source_file(self.root, self._expand_path("video_path", **fields))
-        return decode_video_frames(path, start_s=start_s, count=episode.length, fps=self.info["fps"])
+        context, is_whole = f"episode {episode.index}", self.version != "v3.0"  # before, a file for each episode
+        return decode_video_frames(
+            path, start_s=start_s, count=episode.length, fps=self.info["fps"], context=context, is_whole=is_whole
+        )
 
     def read_rlhive_episodes(self) -> list[dict[str, Any]] | None:
         """Return what RLHive kept beside the frames, by episode; None where another library wrote the dataset.

@@ -1,4 +1,4 @@
-"""A version, written as a LeRobot v3.0 dataset: frames in Parquet, with pictures as PNG inside.
+"""A version, written as a LeRobot v3.0 dataset: frames in Parquet, with pictures as PNG inside, or as videos.
 
 Kept: every observation except the final one, actions, rewards, ends, success, texts, and the instruction of every frame
 as its task. The final observations, seeds, splits, policies and metadata go into ``meta/rlhive_episodes.parquet``, and
@@ -25,6 +25,7 @@ from rlhive.data.formats._lerobot_clock import LeRobotClock, require_whole_fps
 from rlhive.data.formats._lerobot_features import build_features, name_fields, summarise_feature, to_arrow
 from rlhive.data.formats._lerobot_files import COLUMNS_KEY, EPISODES_PATH
 from rlhive.data.formats._lerobot_tasks import LeRobotTasks
+from rlhive.data.formats._lerobot_videos import VIDEO_FILE_MB, VIDEO_PATH, LeRobotVideos, choose_videos
 from rlhive.data.versions import Manifest, front_matter_license
 
 #: LeRobot's version of the format, which is also the git tag by which it finds a dataset on the Hub.
@@ -47,6 +48,7 @@ def write_lerobot(
     state: str | None = None,
     dtype: str | None = None,
     robot_type: str = "franka",
+    video: bool | None = None,
 ) -> None:
     """Write episodes as a LeRobot dataset; episodes are numbered from 0.
 
@@ -63,21 +65,26 @@ def write_lerobot(
             keeps its name, ``observation`` too.
         dtype: "float32" rounds float64 fields to what LeRobot's policies take; by default nothing is rounded.
         robot_type: LeRobot's name of the robot.
+        video: Whether pictures become videos, which loses a little: True encodes them as LeRobot does by default, AV1
+            with crf 30 and a key frame every 2. By default pictures are PNG, but those that the version holds as av1,
+            h264 or h265 are copied as they are, which loses nothing; False decodes these to PNG.
 
     Raises:
         UnsupportedFormatError: A field cannot be a LeRobot feature, or fps is neither given nor known.
         DatasetExistsError: The target exists.
-        MissingExtraError: Pillow is needed for pictures and not installed.
+        MissingExtraError: Pillow is needed for pictures, or PyAV for videos, and not installed.
     """
     origin = _describe_origin(
-        manifest, fps=fps, task=task, task_from=task_from, state=state, dtype=dtype, robot_type=robot_type
+        manifest, fps=fps, task=task, task_from=task_from, state=state, dtype=dtype, robot_type=robot_type, video=video
     )
     frames_per_second = fps or require_whole_fps(manifest)
     fields = name_fields(manifest.schema, state)
-    features = build_features(fields, dtype)
+    videos = choose_videos(fields, video=video)
+    features = build_features(fields, dtype, videos, frames_per_second)
     tasks = LeRobotTasks(manifest, task, task_from)
     with _store.atomic_dir(target) as partial:
-        writer = _LeRobotWriter(manifest, partial, fields, features, frames_per_second, tasks)
+        video_files = LeRobotVideos(partial, fields, videos, frames_per_second)
+        writer = _LeRobotWriter(manifest, partial, fields, features, frames_per_second, tasks, video_files)
         for index, record in enumerate(records):
             writer.add(index, record)
         writer.finish(robot_type, origin)
@@ -93,6 +100,7 @@ def is_written_by_rlhive(
     state: str | None = None,
     dtype: str | None = None,
     robot_type: str = "franka",
+    video: bool | None = None,
 ) -> bool:
     """Return whether :func:`write_lerobot` made the folder from this version with these options."""
     try:
@@ -100,7 +108,7 @@ def is_written_by_rlhive(
     except (OSError, ValueError):
         return False
     origin = _describe_origin(
-        manifest, fps=fps, task=task, task_from=task_from, state=state, dtype=dtype, robot_type=robot_type
+        manifest, fps=fps, task=task, task_from=task_from, state=state, dtype=dtype, robot_type=robot_type, video=video
     )
     return bool(info.get("rlhive") == origin)
 
@@ -120,6 +128,7 @@ class _LeRobotWriter:
         features: LeRobot's features by name.
         fps: Frames per second.
         tasks: The instructions; none of them numbered yet.
+        videos: The video files.
     """
 
     def __init__(
@@ -130,6 +139,7 @@ class _LeRobotWriter:
         features: dict[str, dict[str, Any]],
         fps: int,
         tasks: LeRobotTasks,
+        videos: LeRobotVideos,
     ):
         self._manifest = manifest
         self._folder = folder
@@ -137,6 +147,7 @@ class _LeRobotWriter:
         self._fps = fps
         self._clock = LeRobotClock(fps)
         self._tasks = tasks
+        self._videos = videos
         self._fields = fields
         self._summaries: dict[str, ColumnStatistics] = {}
         self._episodes: list[dict[str, Any]] = []
@@ -158,7 +169,12 @@ class _LeRobotWriter:
             "index": self._num_frames + rows,
             "task_index": task_index,
         }
-        self._write_frames(pa.table({name: to_arrow(value, self._features[name]) for name, value in values.items()}))
+        pictures = {name: value for name, value in values.items() if self._features[name]["dtype"] == "video"}
+        places = self._videos.add(index, record, pictures)
+        rows_by_name = {name: value for name, value in values.items() if name not in pictures}
+        self._write_frames(
+            pa.table({name: to_arrow(value, self._features[name]) for name, value in rows_by_name.items()})
+        )
         summaries = {
             name: summarise_feature(value, self._features[name])
             for name, value in values.items()
@@ -166,7 +182,8 @@ class _LeRobotWriter:
         }
         for name, summary in summaries.items():
             self._summaries[name] = self._summaries[name].merge(summary) if name in self._summaries else summary
-        self._episodes.append(self._describe_episode(index, record.length, self._tasks.texts(task_index), summaries))
+        described = self._describe_episode(index, record.length, self._tasks.texts(task_index), summaries)
+        self._episodes.append(described | places)
         self._rlhive_episodes.append(
             _arrow.build_episode_table([_arrow.EpisodeRow.from_record(record)], self._manifest.schema.without_storage())
         )
@@ -175,6 +192,7 @@ class _LeRobotWriter:
     def finish(self, robot_type: str, origin: Mapping[str, Any]) -> None:
         """Close the frames and write the metadata."""
         self._clock.log_replaced(self._manifest.name)
+        self._videos.finish()
         if self._parquet is not None:
             self._parquet.close()
         meta = self._folder / "meta"
@@ -201,11 +219,11 @@ class _LeRobotWriter:
             "total_tasks": len(self._tasks),
             "chunks_size": _FILES_PER_CHUNK,
             "data_files_size_in_mb": _FILE_BYTES // 2**20,
-            "video_files_size_in_mb": 200,
+            "video_files_size_in_mb": VIDEO_FILE_MB,
             "fps": self._fps,
             "splits": {"train": f"0:{num_episodes}"},
             "data_path": _DATA_PATH,
-            "video_path": None,
+            "video_path": VIDEO_PATH if any(item["dtype"] == "video" for item in self._features.values()) else None,
             "features": self._features,
             "env_name": self._manifest.env_name,
             "rlhive": origin,

@@ -74,7 +74,9 @@ def write_video(path: Path, *, fps: float) -> Iterator[Callable[[np.ndarray], No
         partial.unlink(missing_ok=True)
 
 
-def decode_video_frames(path: Path, *, start_s: float, count: int, fps: float) -> np.ndarray:
+def decode_video_frames(
+    path: Path, *, start_s: float, count: int, fps: float, context: str = "", is_whole: bool = False
+) -> np.ndarray:
     """Decode consecutive frames of a video.
 
     Args:
@@ -82,36 +84,51 @@ def decode_video_frames(path: Path, *, start_s: float, count: int, fps: float) -
         start_s: Time of the first frame in seconds; frames are ``1 / fps`` apart.
         count: Number of frames.
         fps: Frames per second.
+        context: What the frames belong to, for messages: ``"episode 3"``.
+        is_whole: Whether these frames are all that the video has.
 
     Returns:
         uint8 ``[count, H, W, 3]``, RGB.
 
     Raises:
-        SchemaMismatchError: The file is no MP4, QuickTime, Matroska or WebM video, is damaged, or has fewer frames.
+        SchemaMismatchError: The file is no MP4, QuickTime, Matroska or WebM video, is damaged, or has another number of
+            frames or frames at other times; the message has the frame's number.
         MissingExtraError: PyAV is not installed.
     """
     require_av()
     import av
 
+    subject = f"{path}, {context}" if context else str(path)
+    frames: list[np.ndarray] = []
     try:
-        frames = _decode_frames(path, start_s, count, fps)
+        for index, (frame_s, picture) in enumerate(_iterate_frames(path, start_s, fps)):
+            if index == count:
+                if is_whole:
+                    msg = f"{subject}: expected {count} frames, got more."
+                    raise SchemaMismatchError(msg)
+                break
+            if abs(frame_s - (start_s + index / fps)) > 0.5 / fps:
+                msg = f"{subject}, frame {index}: expected it at {start_s + index / fps:.3f} s, got {frame_s:.3f} s."
+                raise SchemaMismatchError(msg)
+            num_bytes = (index + 1) * picture.nbytes
+            require_memory(num_bytes, path.stat().st_size, str(path), expansion=VIDEO_EXPANSION)
+            frames.append(picture)
     except av.FFmpegError as error:
         if error.errno == errno.ENOMEM:
             msg = f"{path}: {error.strerror}"
             raise MemoryError(msg) from error
-        msg = f"{path}: expected a readable video, got: {error.strerror}."
+        msg = f"{subject}, frame {len(frames)}: expected a readable video, got: {error.strerror}."
         raise SchemaMismatchError(msg) from error
     if len(frames) < count:
-        msg = f"{path}: expected {count} frames from {start_s:.3f} s on, got {len(frames)}."
+        msg = f"{subject}: expected {count} frames from {start_s:.3f} s on, got {len(frames)}."
         raise SchemaMismatchError(msg)
     return np.stack(frames)
 
 
-def _decode_frames(path: Path, start_s: float, count: int, fps: float) -> list[np.ndarray]:
-    """Return up to ``count`` frames."""
+def _iterate_frames(path: Path, start_s: float, fps: float) -> Iterator[tuple[float, np.ndarray]]:
+    """Yield the times in seconds and the pictures of the frames from a time on."""
     import av
 
-    frames: list[np.ndarray] = []
     with path.open("rb") as file:
         container_format = _detect_container(path, file.read(16))
         file.seek(0)
@@ -122,13 +139,11 @@ def _decode_frames(path: Path, start_s: float, count: int, fps: float) -> list[n
                 container.seek(int(start_s * 1_000_000))  # to the key frame before the first frame; in microseconds
             for frame in container.decode(video=0):
                 if frame.time > start_s - 0.5 / fps:
-                    num_bytes = (len(frames) + 1) * frame.width * frame.height * 3
-                    require_memory(num_bytes, path.stat().st_size, str(path), expansion=VIDEO_EXPANSION)
+                    require_memory(
+                        frame.width * frame.height * 3, path.stat().st_size, str(path), expansion=VIDEO_EXPANSION
+                    )
                     # FFmpeg 8 waits for ever for conversion threads that a memory limit kept from starting.
-                    frames.append(frame.to_ndarray(format="rgb24", threads=1))
-                if len(frames) == count:
-                    break
-    return frames
+                    yield float(frame.time), frame.to_ndarray(format="rgb24", threads=1)
 
 
 def decode_deep_png(content: bytes) -> np.ndarray:

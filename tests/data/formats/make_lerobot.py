@@ -72,7 +72,7 @@ def read(repo_id: str, folder: str) -> None:
     """Print what LeRobot makes of a dataset; what the folder lacks comes from the Hub, by LeRobot's own tag."""
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
-    dataset = LeRobotDataset(repo_id, root=folder)
+    dataset = LeRobotDataset(repo_id, root=folder, video_backend="pyav")  # torchcodec needs the libraries of FFmpeg
     frames = [
         {name: value if isinstance(value, str) else value.tolist() for name, value in dataset[index].items()}
         for index in range(len(dataset))

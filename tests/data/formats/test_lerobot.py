@@ -4,14 +4,18 @@ import json
 import os
 import shutil
 import subprocess
+from dataclasses import replace
 
+import av
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.peers.environments import VENVS
 from rlhive import RoboHiveDataset
 from rlhive.data._episodes import EpisodeRecord
+from rlhive.data._schema import Schema
 from rlhive.data.formats._builtin import LeRobot
 from rlhive.data.formats._convert import export_to, import_dataset
 from rlhive.data.formats._episode_source import EpisodeArrays, end_flags
@@ -362,6 +366,108 @@ def test_lerobot_reads_the_instruction_of_every_frame(spoken, tmp_path):
     for name, feature in {"observation.state": "joints", "observation": "observation"}.items():
         rows = np.concatenate([record.columns[feature] for record in records])
         np.testing.assert_allclose([frame[name] for frame in frames], rows, rtol=1e-7)
+
+
+def smooth_episodes():
+    """Episodes of smooth pictures of two cameras, which a video keeps nearly."""
+    for schema, record in own_episodes():
+        rows = record.length + 1
+        steps, places = np.arange(rows)[:, None, None, None, None], np.arange(64)
+        pictures = np.broadcast_to(steps * 9 + places[:, None, None] + 10 * record.episode, (rows, 2, 64, 64, 3))
+        pictures = pictures.astype(np.uint8)
+        columns = record.columns | {"pixels": pictures[:-1]}
+        final = record.final | {"pixels": pictures[-1]}
+        fields = (replace(item, shape=(2, 64, 64, 3)) if item.column == "pixels" else item for item in schema.fields)
+        yield Schema(tuple(fields)), replace(record, columns=columns, final=final)
+
+
+@pytest.fixture
+def smooth(tmp_path):
+    schemas, records = zip(*smooth_episodes(), strict=True)
+    folder = export(records, "lab/smooth", schema=schemas[0], license="mit", description="A test.", store=tmp_path)
+    return list(records), folder
+
+
+def decode_with_av(path):
+    with av.open(str(path)) as container:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+
+
+def test_pictures_become_videos_with_lerobots_defaults(smooth, tmp_path):
+    records, folder = smooth
+    target = export_to("lerobot", folder, tmp_path / "out", progress=False, fps=12, video=True)
+    info = json.loads((target / "meta/info.json").read_text())
+    theirs = json.loads((FILES / "v3.0-video/meta/info.json").read_text())
+    camera = info["features"]["observation.images.1"]
+    expected = theirs["features"]["observation.images.top"]
+    assert (camera["dtype"], camera["shape"]) == (expected["dtype"], expected["shape"])
+    assert camera["info"] == expected["info"] | {"video.fps": 12}
+    assert info["video_path"] == theirs["video_path"]
+    with av.open(str(next((target / "videos/observation.images.1").rglob("*.mp4")))) as container:
+        stream = container.streams.video[0]
+        assert (stream.codec_context.codec.canonical_name, stream.average_rate, stream.frames) == ("av1", 12, 11)
+        assert [entry.is_keyframe for entry in stream.index_entries][:4] == [True, False, True, False]
+    frames = [decode_with_av(path) for path in sorted((target / "videos/observation.images.1").rglob("*.mp4"))]
+    again = {record.seed: record for record in read_lerobot(target).records()}
+    read = np.concatenate([again[record.seed].columns["pixels.1"] for record in ordered(records, target)])
+    np.testing.assert_array_equal(read, np.concatenate(frames))  # bit for bit what PyAV decodes
+    pictures = np.concatenate([record.columns["pixels"][:, 1] for record in ordered(records, target)])
+    error = np.square(read.astype(float) - pictures).mean()
+    assert 10 * np.log10(255**2 / error) > 35
+    (row, *_) = pq.read_table(target / "meta/episodes").to_pylist()
+    assert np.shape(row["stats/observation.images.1/mean"]) == (3, 1, 1)
+
+
+def ordered(records, target):
+    """Return the records in the order of the episodes of an export."""
+    seeds = pq.read_table(target / "meta/rlhive_episodes.parquet").column("seed").to_pylist()
+    return sorted(records, key=lambda record: seeds.index(record.seed))
+
+
+def test_a_version_of_videos_is_copied(smooth, tmp_path):
+    """The packets are those of the version, so nothing more is lost; video=False decodes them."""
+    records, _ = smooth
+    schemas, records = zip(*smooth_episodes(), strict=True)
+    folder = export(
+        records, "lab/h264", schema=schemas[0], license="mit", store=tmp_path, storage={"pixels": "h264:crf=30"}
+    )
+    served = RoboHiveDataset(folder).as_tensordict()["pixels"].numpy()
+    target = export_to("lerobot", folder, tmp_path / "copied", progress=False, fps=12)
+    assert (
+        json.loads((target / "meta/info.json").read_text())["features"]["observation.images.0"]["info"]["video.codec"]
+        == "h264"
+    )
+    for camera in (0, 1):
+        read = np.concatenate([record.columns[f"pixels.{camera}"] for record in read_lerobot(target).records()])
+        np.testing.assert_array_equal(read, served[:, camera])
+    target = export_to("lerobot", folder, tmp_path / "decoded", progress=False, fps=12, video=False)
+    read = np.concatenate([record.columns["pixels.0"] for record in read_lerobot(target).records()])
+    np.testing.assert_array_equal(read, served[:, 0])
+    assert not (target / "videos").exists()
+
+
+def test_pictures_that_no_video_holds_are_refused(tmp_path):
+    pictures = np.zeros((3, 33, 32, 3), np.uint8)
+    columns = {"pixels": pictures[:-1], "action": np.zeros((2, 1)), **end_flags(2, terminated=False)}
+    arrays = EpisodeArrays(columns, {"pixels": pictures[-1]}, "episode 0")
+    schema = arrays.infer_schema()
+    record = arrays.to_record(schema, episode=0, split="train")
+    folder = export([record], "lab/odd", schema=schema, license="mit", store=tmp_path)
+    with pytest.raises(UnsupportedFormatError, match=r"Key pixels: cannot be a video: .* even H and W.*without"):
+        export_to("lerobot", folder, tmp_path / "out", progress=False, fps=12, video=True)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (VENVS / "lerobot").exists(), reason=NEEDS)
+def test_lerobot_decodes_an_exported_video(smooth, tmp_path):
+    _, folder = smooth
+    target = export_to("lerobot", folder, tmp_path / "out", progress=False, fps=12, video=True)
+    read_back = read_with_lerobot(target, tmp_path)
+    theirs = np.array([frame["observation.images.1"] for frame in read_back["frames"]]).transpose(0, 2, 3, 1) * 255
+    ours = np.concatenate([record.columns["pixels.1"] for record in read_lerobot(target).records()])
+    np.testing.assert_allclose(theirs, ours, atol=1e-3)
+    assert np.shape(read_back["statistics"]["observation.images.1"]["mean"]) == (3, 1, 1)
 
 
 def test_data_that_lerobot_cannot_store_are_refused(tmp_path):

@@ -34,6 +34,28 @@ def test_frames_are_found_by_time(extension, tmp_path):
     assert np.abs(frames.mean(axis=(1, 2, 3)) - 20 * np.arange(5, 9)).max() < 4
 
 
+def test_frames_at_other_times_are_refused(tmp_path):
+    path = encode(tmp_path / "video.mp4", "mp4", "mpeg4")
+    decode_video_frames(path, start_s=0.0, count=COUNT, fps=FPS, is_whole=True)
+    with pytest.raises(SchemaMismatchError, match=r"mp4, episode 3, frame 1: expected it at 0\.333 s, got 0\.100"):
+        decode_video_frames(path, start_s=0.0, count=4, fps=3, context="episode 3")
+    with pytest.raises(SchemaMismatchError, match="episode 3: expected 4 frames, got more"):
+        decode_video_frames(path, start_s=0.0, count=4, fps=FPS, context="episode 3", is_whole=True)
+    with pytest.raises(SchemaMismatchError, match=r"episode 3: expected 4 frames from 1\.000 s on, got 2"):
+        decode_video_frames(path, start_s=1.0, count=4, fps=FPS, context="episode 3")
+
+
+def test_a_frame_that_cannot_be_decoded_is_named(tmp_path):
+    path = encode(tmp_path / "video.mkv", "matroska", "ffv1")
+    with av.open(str(path)) as container:
+        packets = [packet for packet in container.demux(video=0) if packet.size]
+    content = path.read_bytes()
+    at = content.index(bytes(packets[6]))
+    path.write_bytes(content[:at] + bytes([0xFF] * packets[6].size) + content[at + packets[6].size :])
+    with pytest.raises(SchemaMismatchError, match=r"video\.mkv, episode 3, frame 6: expected a readable video"):
+        decode_video_frames(path, start_s=0.0, count=COUNT, fps=FPS, context="episode 3")
+
+
 def playlists(target):
     yield f"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:1.0,\n{target}\n#EXT-X-ENDLIST\n"
     yield f"ffconcat version 1.0\nfile {target}\n"
