@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rlhive.errors import InvalidOptionError, SchemaMismatchError
 from rlhive.viewer._flags import FlagFile, format_condition
 from rlhive.viewer._json import shorten, to_tree
-from rlhive.viewer._rows import list_episodes
+from rlhive.viewer._rows import list_episodes, list_scores
 
 if TYPE_CHECKING:
     from rlhive.data import EpisodeRecord
@@ -86,8 +86,23 @@ class ViewedDataset:
         }
 
     def episodes(self) -> dict[str, Any]:
-        """Return the columns of the list; see :func:`rlhive.viewer._rows.list_episodes`."""
-        return list_episodes(self._view)
+        """Return the columns of the list; see :func:`rlhive.viewer._rows.list_episodes`.
+
+        Scores are among them where they were computed before.
+        """
+        from rlhive.data.scores import read_stored_scores
+
+        return list_episodes(self._view, read_stored_scores(self._view.manifest, store=self._view.store))
+
+    def scores(self) -> dict[str, Any]:
+        """Compute the scores of the version if the store has none, and return them as columns of the list.
+
+        Raises:
+            SchemaMismatchError: The version has nothing that could be scored.
+        """
+        with self._lock:
+            scores = self._view.read_scores()
+        return {"columns": list_scores(self._view, scores)}
 
     def select(self, condition: str) -> dict[str, Any]:
         """Return the ids of the episodes that meet a condition, a text as for ``where``.

@@ -10,6 +10,7 @@ Content-Security-Policy names its scripts by their hashes and allows no request.
 """
 
 import base64
+import contextlib
 import functools
 import gzip
 import hashlib
@@ -126,6 +127,8 @@ def pack_answer(answer: Any) -> str:
 
 def _add_summaries(bundle: _Bundle, dataset: ViewedDataset, index: int) -> None:
     """Add what the page shows besides single episodes; a question without an answer keeps its reason."""
+    with contextlib.suppress(RLHiveError):  # the list then has no scores
+        dataset.scores()
     _require_added(bundle, f"episodes?dataset={index}", dataset.episodes())
     for route in ("flags", "provenance", "dimensions", "checks"):
         _require_added(bundle, f"{route}?dataset={index}", _answer_or_reason(getattr(dataset, route)))
@@ -224,7 +227,7 @@ def _render_page(answers: dict[str, str]) -> bytes:
         page = _replace_tag(page, f'<link rel="stylesheet" href="{name}">', f"<style>{content}</style>")
     data = json.dumps(answers, separators=(",", ":")).replace("<", "\\u003c")
     data_tag = f'<script type="application/json" id="rlhive-data">{data}</script>\n'
-    for name, attributes in (("uplot.js", " defer"), ("viewer.js", ' type="module"')):
+    for name, attributes in (("uplot.js", " defer"), ("filter.js", " defer"), ("viewer.js", ' type="module"')):
         content = read_page_file(name).decode().replace("</script", "<\\/script")
         scripts.append(_hash_source(content))
         kind = "" if attributes == " defer" else attributes

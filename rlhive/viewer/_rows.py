@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from rlhive import keys
 from rlhive.data import find_unrecorded
+from rlhive.data.versions import SCORE_COLUMNS
 from rlhive.viewer._json import to_cell
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from rlhive.dataset import DatasetView
 
 #: Episodes in the list; of a larger dataset the first ones.
@@ -19,10 +22,16 @@ MAX_METADATA_COLUMNS = 24
 
 _COLUMNS = (keys.EPISODE, "split", "length", "return", "success", "ended", "seed", "policy", "run")
 _DUPLICATE = "duplicate of"
+#: Digits of a score: a condition on what the list shows then selects the same episodes in nearly all cases.
+_SCORE_DIGITS = 6
 
 
-def list_episodes(view: "DatasetView") -> dict[str, Any]:
+def list_episodes(view: "DatasetView", scores: "pa.Table | None" = None) -> dict[str, Any]:
     """Return the episodes of a view, in rising order of ids.
+
+    Args:
+        view: The episodes.
+        scores: Scores of the version's episodes; None where they are not computed yet.
 
     Returns:
         ``columns``, name → list with a value per episode: None where nothing was recorded. An entry of the metadata
@@ -41,7 +50,29 @@ def list_episodes(view: "DatasetView") -> dict[str, Any]:
     duplicates = _find_duplicates(columns[keys.EPISODE], table["content_hash"].to_pylist())
     if any(first is not None for first in duplicates):
         columns[_DUPLICATE] = duplicates
+    if scores is not None:
+        columns |= list_scores(view, scores)
     return {"columns": columns, "omitted": omitted}
+
+
+def list_scores(view: "DatasetView", scores: "pa.Table") -> dict[str, list[Any]]:
+    """Return the scores of the episodes in the list; a score that no episode has is left out.
+
+    An episode that does not stand out has an empty text as ``outlier``, as in a condition.
+    """
+    from rlhive.data.scores import add_scores
+
+    table = view.read_episode_table().select([keys.EPISODE]).slice(0, MAX_ROWS)
+    columns = {name: add_scores(table, scores, [name])[name].to_pylist() for name in ("outlier", *SCORE_COLUMNS[:-1])}
+    return {
+        name: [_round_score(value) for value in values]
+        for name, values in columns.items()
+        if any(value is not None for value in values)
+    }
+
+
+def _round_score(value: Any) -> Any:
+    return float(f"{value:.{_SCORE_DIGITS}g}") if isinstance(value, float) else value
 
 
 def _metadata_columns(rows: Sequence[str]) -> dict[str, list[Any]]:

@@ -40,6 +40,7 @@ _FILES = {
     "viewer.js": ("viewer.js", "text/javascript"),
     "viewer.css": ("viewer.css", "text/css"),
     "uplot.js": ("uplot.js", "text/javascript"),
+    "filter.js": ("filter.js", "text/javascript"),
     "uplot.css": ("uplot.css", "text/css"),
 }
 
@@ -259,6 +260,7 @@ def _is_loopback(host: str) -> bool:
 _ANSWERS: dict[str, Callable[[_Handler, _Query], Any]] = {
     "api/datasets": lambda handler, query: {"datasets": [dataset.describe() for dataset in handler.datasets]},
     "api/episodes": lambda handler, query: handler.dataset(query).episodes(),
+    "api/scores": lambda handler, query: handler.dataset(query).scores(),
     "api/where": lambda handler, query: handler.dataset(query).select(query.text("condition")),
     "api/flags": lambda handler, query: handler.dataset(query).flags(),
     "api/provenance": lambda handler, query: handler.dataset(query).provenance(),

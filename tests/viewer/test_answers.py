@@ -58,6 +58,19 @@ def test_the_filter_is_where(viewer):
     assert "there is no column retrun" in viewer.refused("where?condition=retrun%20%3E%201")
 
 
+def test_scores_are_in_the_list_once_they_are_computed(viewer):
+    assert "jerk" not in viewer.ask("episodes")["columns"]
+
+    columns = viewer.ask("scores")["columns"]
+    scores = RoboHiveDataset("toy_point").score()
+
+    assert list(columns)[:2] == ["outlier", "jerk"]
+    assert columns["outlier"] == scores["outlier"].to_pylist()
+    assert columns["jerk"] == pytest.approx(scores["jerk"].to_pylist(), rel=1e-5)
+    assert "distance_to_goal" not in columns  # not known for any episode
+    assert viewer.ask("episodes")["columns"].items() >= columns.items()
+
+
 def test_hostile_metadata_is_short_text_in_columns(store):
     metadata = {"operator": "<img src=x onerror=alert(1)>\x1b[2J", "deep": {"table": 2}, "not a word": 1, "list": [1]}
     folder = record("hostile", [episode(metadata=metadata), episode(seed=1, metadata={"operator": "x" * 1000})])

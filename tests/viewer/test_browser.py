@@ -129,6 +129,22 @@ def test_the_filter_takes_what_where_takes(served):
     wait_rows(served, 6)
 
 
+def test_scores_are_computed_sorted_and_filtered_by(served):
+    assert served.locator("[data-column=jerk]").count() == 0
+    served.get_by_role("button", name="Compute scores").click()
+    served.locator("[data-column=jerk] button").click()
+    jerks = RoboHiveDataset("film").score()["jerk"].to_numpy()
+    assert rows(served) == np.argsort(jerks).tolist()
+    assert served.locator("#score").is_hidden()
+
+    served.locator("#filter").fill(f"jerk > {float(np.median(jerks))!r}")
+    wait_rows(served, 3)
+    served.keyboard.press("Escape")
+    served.keyboard.press("2")
+    served.get_by_role("heading", name="Jerk").wait_for()
+    assert served.locator(".card", has_text="Isolation").locator("svg path").count() == 1
+
+
 def test_an_episode_plays_with_its_pictures_in_step(served):
     served.wait_for_selector(".cameras canvas[data-step='0']")
     assert abs(shade(served) - 0) <= 3
@@ -275,7 +291,15 @@ def test_the_exported_file_opens_without_a_server(film, page, tmp_path):
     open_page(page, exported.path.as_uri())
     wait_rows(page, 6)
     page.get_by_text("the pictures of 3.").wait_for()
-    assert page.locator("#filter").is_disabled()
+    assert page.locator("#score").is_hidden()  # the file holds the scores
+    page.locator("#filter").fill("return > 0 and metadata.operator == 'ada' or jerk < 0")
+    expected = RoboHiveDataset("film").where("return > 0 and metadata.operator == 'ada' or jerk < 0")
+    wait_rows(page, len(expected.episodes))
+    assert rows(page) == expected.episodes["episode"].to_pylist()
+    page.locator("#filter").fill("retrun > 0")
+    page.get_by_text("Condition 'retrun > 0': there is no column retrun").wait_for()
+    page.locator("#filter").fill("")
+    wait_rows(page, 6)
     page.locator(".cameras canvas[data-step='0']").wait_for()  # it begins with an episode whose pictures it holds
     assert page.locator(".row", has_text="pictures").count() == 3
     assert page.locator(".row", has_text="numbers").count() == 3

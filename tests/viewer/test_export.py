@@ -60,7 +60,7 @@ def test_the_scripts_are_named_by_their_hashes_and_nothing_is_loaded(version, tm
     inline = re.findall(r"<(?:script|script type=\"module\"|style)>(.*?)</(?:script|style)>", text, re.DOTALL)
     hashes = [base64.b64encode(hashlib.sha256(content.encode()).digest()).decode() for content in inline]
 
-    assert len(hashes) == 4
+    assert len(hashes) == 5
     assert all(f"'sha256-{value}'" in policy for value in hashes)
     assert policy.startswith("default-src 'none';")
     assert "connect-src" not in policy

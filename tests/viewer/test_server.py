@@ -15,7 +15,7 @@ def test_only_this_machine_is_listened_to(viewer):
         ViewerServer([], port=viewer.address.port)
 
 
-@pytest.mark.parametrize("path", ["", "viewer.js", "viewer.css", "uplot.js", "uplot.css", "api/datasets"])
+@pytest.mark.parametrize("path", ["", "viewer.js", "filter.js", "viewer.css", "uplot.js", "uplot.css", "api/datasets"])
 def test_nothing_is_answered_without_the_token(viewer, path):
     assert viewer.request(path)[0] == 200
     for token in ("", "wrong", viewer.address.path.strip("/")[:-1], viewer.address.path.strip("/") + "x"):

@@ -6,6 +6,12 @@ const ROW = 28; // height of a row of the list in pixels
 const CHUNK = 16; // pictures that are asked for together
 const MAX_PICTURES = 1500; // pictures in memory for each camera
 const IN_FILE = "in file"; // the column of an exported file that says what it holds of an episode
+const SCORES = ["outlier", "jerk", "idle", "path_length", "saturation", "distance_to_goal", "isolation", "duplicate_distance", "duplicate"];
+const SCORE_LABELS = {
+  jerk: "jerk (action units per second³)", idle: "share of idle steps", path_length: "path length (standard deviations)",
+  saturation: "share of saturated actions", distance_to_goal: "distance to the goal at the end",
+  isolation: "distance to other episodes' transitions (std)", duplicate_distance: "distance to the nearest episode (std)",
+};
 const SPEEDS = [0.1, 0.25, 0.5, 1, 2, 4, 8];
 const LINE_LIMIT = 10; // columns of more dimensions begin as a heat map
 
@@ -96,11 +102,21 @@ class FileSource {
     this.packed = packed;
   }
   async ask(route, { start, stop, ...parameters } = {}) {
+    if (route === "where") return this.#select(parameters.dataset, parameters.condition);
     const query = Object.entries(parameters).map(([name, value]) => `${name}=${value}`).join("&");
     const answer = await this.#unpack(query ? `${route}?${query}` : route);
     if (route === "episodes") answer.columns = this.#addContents(answer.columns, parameters.dataset);
     if (start === undefined) return answer;
     return { ...answer, cameras: answer.cameras.map((camera) => ({ ...camera, frames: camera.frames.slice(start, stop) })) };
+  }
+  /** Evaluate a condition on the columns of the list, since there is no server; see filter.js. */
+  async #select(dataset, condition) {
+    const { columns } = await this.#unpack(`episodes?dataset=${dataset}`);
+    try {
+      return { episodes: selectEpisodes(condition, columns) };
+    } catch (error) {
+      throw new Error(`Condition '${condition}': ${error.message}.`);
+    }
   }
   /** Add a column that says what the file holds of each episode besides its row. */
   #addContents(columns, dataset) {
@@ -149,7 +165,7 @@ class EpisodeList {
   /** Show the episodes of a dataset. */
   load(columns) {
     this.columns = columns;
-    this.names = Object.keys(columns).filter((name) => name === "episode" || columns[name].some((value) => value !== null));
+    this.names = Object.keys(columns).filter((name) => name === "episode" || columns[name].some((value) => value !== null && value !== ""));
     this.places = new Map(columns.episode.map((episode, row) => [episode, row]));
     this.isNumber = Object.fromEntries(this.names.map((name) => [name, columns[name].some((value) => typeof value === "number")]));
     const template = ["30px", ...this.names.map((name) => `${WIDTHS[name] ?? 130}px`)].join(" ");
@@ -283,6 +299,15 @@ class EpisodeList {
   }
 }
 
+/** Put the scores behind the outcome, where they are seen. */
+function orderColumns(columns) {
+  const names = Object.keys(columns);
+  const scores = SCORES.filter((name) => name in columns);
+  const others = names.filter((name) => !scores.includes(name));
+  const place = others.indexOf("success") + 1;
+  return Object.fromEntries([...others.slice(0, place), ...scores, ...others.slice(place)].map((name) => [name, columns[name]]));
+}
+
 /** Order cells: missing ones last in both directions, numbers before texts. */
 function compareCells(a, b, sign) {
   if (a === b) return 0;
@@ -322,11 +347,10 @@ class EpisodesPage {
     this.filterError = h("p", { class: "error", role: "alert", hidden: true });
     this.slots = h("div", { class: "slots" });
     this.transport = new Transport(app.clock);
-    const filter = h("div", { class: "filter" }, this.input, h("div", { class: "line" }, this.count), this.filterError);
+    this.scoreButton = h("button", { type: "button", id: "score", title: "Jerk, idle share, saturation, isolation, duplicates", click: () => this.computeScores() }, "Compute scores");
+    const filter = h("div", { class: "filter" }, this.input, h("div", { class: "line" }, this.count, this.scoreButton), this.filterError);
     this.list.root.id = "list";
     if (app.source.isFile) {
-      this.input.disabled = true;
-      this.input.placeholder = "filters need the server: rlhive view";
       filter.append(h("p", { class: "muted exported" }, app.exported.note));
     }
     this.root = h(
@@ -360,11 +384,31 @@ class EpisodesPage {
     dataset.episodes ??= await this.app.source.ask("episodes", { dataset: this.datasetIndex });
     dataset.flagged ??= new Set((await this.app.source.ask("flags", { dataset: this.datasetIndex })).flagged);
     this.list.flagged = dataset.flagged;
-    this.list.load(dataset.episodes.columns);
+    this.list.load(orderColumns(dataset.episodes.columns));
+    this.scoreButton.hidden = this.app.source.isFile || "outlier" in dataset.episodes.columns;
     if (dataset.episodes.omitted) say(`${plural(dataset.episodes.omitted, "further episode")} are not in the list`, 8000);
     if (this.input.value.trim()) await this.applyFilter();
     this.#count();
     this.#showFlags();
+  }
+
+  /** Compute the scores of the dataset, which takes seconds, and add them to the list. */
+  async computeScores() {
+    const { dataset, datasetIndex } = this;
+    this.scoreButton.disabled = true;
+    this.scoreButton.textContent = "Computing…";
+    try {
+      const { columns } = await this.app.source.ask("scores", { dataset: datasetIndex });
+      Object.assign(dataset.episodes.columns, columns);
+      this.app.pages.delete("Distributions"); // it is drawn anew, with the scores
+      if (this.dataset === dataset) await this.showDataset();
+      const count = columns.outlier.filter(Boolean).length;
+      say(`${plural(count, "episode")} stand${count === 1 ? "s" : ""} out: outlier != ''`, 8000);
+    } catch (error) {
+      say(error.message, 8000);
+    }
+    this.scoreButton.disabled = false;
+    this.scoreButton.textContent = "Compute scores";
   }
 
   async applyFilter() {
@@ -821,7 +865,8 @@ function describeFacts(facts) {
   const solved = facts.success === true ? "solved" : facts.success === false ? "not solved" : null;
   const value = facts.return === null ? null : `return ${number(facts.return)}`;
   const policy = facts.policy && facts.policy !== facts.split ? facts.policy : null;
-  const parts = [value, solved, facts.split, plural(facts.length, "step"), facts.ended, policy];
+  const outlier = facts.outlier ? `stands out: ${facts.outlier}` : null;
+  const parts = [value, solved, outlier, facts.split, plural(facts.length, "step"), facts.ended, policy];
   return parts.filter((part) => part !== null && part !== undefined).join(" · ");
 }
 
@@ -1223,6 +1268,11 @@ function bounds(values) {
   return [low, high];
 }
 
+function scoreTitle(name) {
+  const words = name.replaceAll("_", " ");
+  return words[0].toUpperCase() + words.slice(1);
+}
+
 class DistributionsPage {
   constructor(app) {
     this.app = app;
@@ -1244,9 +1294,16 @@ class DistributionsPage {
       card("Return", legend(parts), histogram(values("return"), { label: "return", marks: app.datasets[0].references })),
       card("Length", legend(parts), histogram(values("length"), { label: "length in steps", integer: true })),
       card("Success", this.#success(values("success"))),
+      ...this.#scores(parts, values),
     );
     this.root.replaceChildren(grid);
     for (const [index] of app.datasets.entries()) this.#addDimensions(grid, index, parts);
+  }
+
+  /** Histograms of the scores that all datasets have. */
+  #scores(parts, values) {
+    const names = Object.keys(SCORE_LABELS).filter((name) => this.app.datasets.every((dataset) => name in dataset.episodes.columns));
+    return names.map((name) => card(scoreTitle(name), legend(parts), histogram(values(name), { label: SCORE_LABELS[name] })));
   }
 
   /** Shares of solved episodes with Wilson's 95 % interval. */
@@ -1689,7 +1746,7 @@ class App {
       f: () => current.toggleFlag(),
       c: () => current.toggleCompare(),
       x: () => current.players.length > 1 && current.focusSlot(1 - current.focus),
-      "/": () => current.input.disabled || current.input.focus(),
+      "/": () => current.input.focus(),
     };
     return actions[event.key] ?? null;
   }
