@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rlhive.cli._tables import make_table, print_table
-from rlhive.cli._terminal import Json, Workers, out, print_dataset
+from rlhive.cli._terminal import Json, Storage, Workers, out, parse_storages, print_dataset
 from rlhive.errors import InvalidOptionError
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ def collect(
         list[str] | None,
         typer.Option(help="Part of the observation to record by name too, like robot_jnt; repeatable."),
     ] = None,
+    storage: Storage = "",
 ) -> None:
     """Make a task's dataset by running its recipe. An interrupted run is resumed."""
     from rlhive.dataset import RoboHiveDataset
@@ -55,7 +56,13 @@ def collect(
             cameras=camera, image_size=(size, size), render_quality=render_quality or "fast", obs_keys=obs_key or ()
         )
         name = name or f"{collected.name}_pixels"
-    folder = run_recipe(collected, name=name or None, num_workers=workers, provenance=provenance)
+    folder = run_recipe(
+        collected,
+        name=name or None,
+        num_workers=workers,
+        provenance=provenance,
+        storage=parse_storages(storage) if storage else None,
+    )
     print_dataset(RoboHiveDataset(folder), json_=False)
 
 
@@ -75,6 +82,7 @@ def recover(
     version: Annotated[str | None, typer.Option(help="MAJOR.MINOR.PATCH; by default the next one.")] = None,
     license_: Annotated[str, typer.Option("--license", help="Licence id of the Hub; required, except to append.")] = "",
     fps: Annotated[float | None, typer.Option(help="Rate in frames per second; by default the recorded one.")] = None,
+    storage: Storage = "",
     json_: Json = False,
 ) -> None:
     """List, commit or discard recordings that are not in a version.
@@ -85,7 +93,7 @@ def recover(
 
     commit = commit or append
     if commit == discard:
-        if commit or recording or name or version or license_ or fps:
+        if commit or recording or name or version or license_ or fps or storage:
             msg = "expected one of --commit and --discard"
             raise typer.BadParameter(msg)
         _list_recordings([item.summarize() for item in recordings()], json_)
@@ -98,7 +106,12 @@ def recover(
         if not license_ and not append:
             msg = "a version needs a licence: --license cc-by-4.0, for example"
             raise typer.BadParameter(msg)
-        path = str(commit_recording(selected, name, version=version, license=license_, append=append, fps=fps))
+        storages = parse_storages(storage) if storage else None
+        path = str(
+            commit_recording(
+                selected, name, version=version, license=license_, append=append, fps=fps, storage=storages
+            )
+        )
     if json_:
         out.print_json(json.dumps({"discarded" if discard else "committed": path}))
     else:

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from rlhive._text import printable
+from rlhive.errors import InvalidOptionError
 
 if TYPE_CHECKING:
     from rlhive.dataset import RoboHiveDataset
@@ -93,3 +94,32 @@ NameOrPath = Annotated[
 ]
 Version = Annotated[str | None, typer.Option(help="MAJOR.MINOR.PATCH; the newest by default.")]
 Workers = Annotated[int | None, typer.Option("--workers", help="Worker processes; one per core by default.")]
+Storage = Annotated[
+    str,
+    typer.Option(
+        help="How pictures are stored, by column: pixels=av1:crf=20,depth=ffv1. png, ffv1 and raw lose nothing; jpeg, "
+        "av1, h264 and h265 do."
+    ),
+]
+
+
+def parse_pair(text: str, expected: str) -> tuple[str, str]:
+    """Return name and value of ``name=value``; ``expected`` is for the message.
+
+    Raises:
+        InvalidOptionError: The text has another form.
+    """
+    name, separator, value = text.strip().partition("=")
+    if not (name and separator):
+        msg = f"{text!r}: expected {expected}"
+        raise InvalidOptionError(msg)
+    return name, value
+
+
+def parse_storages(text: str) -> dict[str, str]:
+    """Return the storage of each column of ``column=storage,column=storage``.
+
+    Raises:
+        InvalidOptionError: The text has another form.
+    """
+    return dict(parse_pair(pair, "COLUMN=STORAGE, pixels=png for example") for pair in text.split(","))

@@ -4,7 +4,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rlhive.cli._terminal import Json, Name, NameOrPath, Version, Workers, complete_names, print_dataset
+from rlhive.cli._terminal import (
+    Json,
+    Name,
+    NameOrPath,
+    Version,
+    Workers,
+    complete_names,
+    parse_pair,
+    parse_storages,
+    print_dataset,
+)
 from rlhive.errors import InvalidOptionError
 
 if TYPE_CHECKING:
@@ -41,7 +51,7 @@ def split(
     json_: Json = False,
 ) -> None:
     """Write a version with the episodes drawn into other splits. At random, by shares."""
-    pairs = [_parse_pair(part, "SPLIT=SHARE, train=0.9 for example") for part in parts]
+    pairs = [parse_pair(part, "SPLIT=SHARE, train=0.9 for example") for part in parts]
     shares = {part: _parse_share(part, share) for part, share in pairs}
     print_dataset(_open_stored(name, version).split(shares, seed=seed).save(into, license=license_), json_=json_)
 
@@ -178,22 +188,13 @@ def encode(
     json_: Json = False,
 ) -> None:
     """Write a version with columns stored as pictures or videos. A loss is asked for by name."""
-    storage = dict(_parse_pair(pair, "COLUMN=STORAGE, pixels=png for example") for pair in keys.split(","))
-    print_dataset(_open_stored(name, version).encode(storage, name=into), json_=json_)
+    print_dataset(_open_stored(name, version).encode(parse_storages(keys), name=into), json_=json_)
 
 
 def _open_stored(name: str, version: str | None, *, split: str | None = None, where: str = "") -> "RoboHiveDataset":
     from rlhive.dataset import RoboHiveDataset
 
     return RoboHiveDataset(name, version=version, split=split, where=where or None, generate=False)
-
-
-def _parse_pair(text: str, expected: str) -> tuple[str, str]:
-    name, separator, value = text.strip().partition("=")
-    if not (name and separator):
-        msg = f"{text!r}: expected {expected}"
-        raise InvalidOptionError(msg)
-    return name, value
 
 
 def _parse_share(split: str, text: str) -> float:

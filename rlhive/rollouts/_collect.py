@@ -54,6 +54,7 @@ def collect(
     name: str | None = None,
     num_workers: int | None = None,
     provenance: str = MINIMAL,
+    storage: Mapping[str, str] | None = None,
     store: Path | None = None,
     progress: bool = True,
 ) -> Path:
@@ -71,6 +72,7 @@ def collect(
             example one with pictures, needs a name of its own.
         num_workers: Worker processes; one per core by default.
         provenance: ``"full"`` also records the command line, the machine and absolute paths.
+        storage: How to store pictures, by column, as in :func:`rlhive.data.versions.export`.
         store: Folder of all datasets.
         progress: Whether to show a progress bar.
 
@@ -95,6 +97,7 @@ def collect(
         return target
     num_workers = num_workers or default_num_workers()
     (schema, start_state, identity), *_ = map_unordered(_describe_content, [(task,)], num_workers=num_workers)
+    schema.with_storage(storage)  # raises before anything is recorded
     run = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
     folder = recording_dir(name, recipe.version, run, store=store)
     with locked(folder):
@@ -104,7 +107,7 @@ def collect(
         recording = Recording.create(folder, schema, start_state=start_state, provenance=described)
         with recording.shared():
             invalid = _record_missing(task, recording, num_workers=num_workers, progress=progress)
-        _export_recording(task, name, recording, run, invalid, num_workers=num_workers, store=store)
+        _export_recording(task, name, recording, run, invalid, num_workers=num_workers, storage=storage, store=store)
         with recording.exclusive():
             recording.discard()
     return target
@@ -125,6 +128,7 @@ def _export_recording(
     invalid: list[dict[str, Any]],
     *,
     num_workers: int,
+    storage: Mapping[str, str] | None,
     store: Path | None,
 ) -> None:
     """Write the recorded episodes as the version of the recipe, after some of them were stepped again.
@@ -136,6 +140,7 @@ def _export_recording(
         run: Id of this run.
         invalid: Episodes of this run whose simulation diverged, for the manifest.
         num_workers: Worker processes.
+        storage: How to store pictures, by column.
         store: Folder of all datasets.
     """
     recipe = _require_recipe(task)
@@ -154,6 +159,7 @@ def _export_recording(
         splits=list(recipe.episodes),
         runs=runs,
         certificate=replay_sample(records, task, num_workers=num_workers),
+        storage=storage,
         store=store,
     )
 

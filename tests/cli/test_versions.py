@@ -53,6 +53,13 @@ def test_merge_joins_and_append_adds():
     assert {split: count["num_episodes"] for split, count in longer.counts.items()} == {"expert": 8, "medium": failed}
 
 
+def test_collect_refuses_a_storage_before_it_records():
+    ran = invoke("collect", "toy_point", "--name", "my/other", "--storage", "pixels=av1")
+
+    assert ran.exit_code == 1
+    assert "storage: expected columns of action, next.reward" in ran.stderr
+
+
 def test_encode_takes_columns_that_can_be_stored_so():
     before = RoboHiveDataset("toy_point")
 

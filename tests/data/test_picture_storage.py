@@ -456,3 +456,28 @@ def test_a_disk_that_is_too_small_says_the_size_before_anything_is_decoded(tmp_p
     ):
         dataset.as_replay_buffer(image_cache="raw", batch_size=4)
     assert [path.suffix for path in tmp_path.glob(".cache/*")] == [".lock"]
+
+
+def test_a_recording_is_committed_in_a_storage_by_name(tmp_path):
+    from rlhive.data.recording import Recorder
+
+    frames = draw_rows(6, (32, 40, 3))
+    episode = {
+        "pixels": frames[:-1],
+        "action": np.zeros((5, 2), np.float32),
+        "next": {
+            "pixels": frames[1:],
+            "reward": np.zeros((5, 1)),
+            "terminated": np.zeros((5, 1), bool),
+            "truncated": np.arange(5)[:, None] == 4,
+        },
+    }
+    recorder = Recorder("my/robot", policy="hand", split="train", store=tmp_path)
+    recorder.add_episode(episode)
+    with pytest.raises(InvalidOptionError, match="storage of pixels: expected one of raw, png"):
+        recorder.commit(license="mit", storage={"pixels": "mp3"})
+
+    folder = recorder.commit(license="mit", storage={"pixels": "ffv1"})
+
+    assert Manifest.read(folder).schema["pixels"].storage == "ffv1"
+    np.testing.assert_array_equal(RoboHiveDataset(folder, store=tmp_path).as_tensordict()["next", "pixels"], frames[1:])

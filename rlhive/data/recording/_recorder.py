@@ -401,7 +401,8 @@ class Recorder:
             append: Whether the version begins with the episodes of the newest version in the store, if there is one:
                 what was recorded on earlier days. Their shards are shared, not copied, where the file system has hard
                 links. Without it, a warning says how many episodes the new version does not hold.
-            **options: Options of :func:`rlhive.data.versions.export`: ``description``, ``splits``, ``env_name``, ….
+            **options: Options of :func:`rlhive.data.versions.export`: ``description``, ``splits``,
+                ``storage={"pixels": "av1"}``, ….
 
         Returns:
             The version's folder.
