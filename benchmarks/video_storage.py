@@ -43,7 +43,8 @@ RECORDING = (
     "h264:preset=0",
     "h265:preset=0",
 )
-NUM_EPISODES, BATCH, TURNS, TURN_S = 10, 64, 4, 2.0
+NUM_EPISODES, BATCH, TURNS, TURN_S = 10, 64, 3, 2.0
+SPEEDS = ("frames_per_s", "frames_per_cpu_s")
 CAMERAS, RATE_HZ = 3, 30
 
 
@@ -73,14 +74,15 @@ def count_picture_bytes(dataset: RoboHiveDataset) -> int:
     )
 
 
-def time_batches(dataset: RoboHiveDataset, image_cache: str) -> float:
-    """Return the frames per second of random batches in one turn."""
+def time_batches(dataset: RoboHiveDataset, image_cache: str) -> dict[str, float]:
+    """Return frames per second, and per second of CPU time, of random batches in one turn."""
     buffer = dataset.as_replay_buffer(batch_size=BATCH, image_cache=image_cache, seed=0, keys=["pixels"])
     buffer.sample()
-    num_frames, started = 0, time.perf_counter()
+    num_frames, started, cpu_started = 0, time.perf_counter(), time.process_time()
     while time.perf_counter() - started < TURN_S:
         num_frames += 2 * len(buffer.sample())
-    return num_frames / (time.perf_counter() - started)
+    wall_s, cpu_s = time.perf_counter() - started, time.process_time() - cpu_started
+    return {"frames_per_s": num_frames / wall_s, "frames_per_cpu_s": num_frames / cpu_s}
 
 
 def measure(frames: np.ndarray, folder: Path) -> Iterator[dict[str, float | str]]:
@@ -132,11 +134,11 @@ class LeRobotReader:
         written = self._read()
         self.num_bytes, self.write = written["bytes"], written["frames_per_s"]
 
-    def time_batches(self) -> float:
-        """Return the frames per second of one turn with the better number of workers."""
+    def time_batches(self) -> dict[str, float]:
+        """Return frames per second with the better number of workers, and per second of CPU time without any."""
         self._process.stdin.write("read\n")
         self._process.stdin.flush()
-        return self._read()["frames_per_s"]
+        return self._read()
 
     def close(self) -> None:
         """End the process."""
@@ -150,8 +152,9 @@ class LeRobotReader:
         raise RuntimeError(self._process.wait())
 
 
-def _take_turn(row: dict[str, float | str], name: str, value: float) -> None:
-    row[name] = max(row.get(name, 0.0), value)
+def _take_turn(row: dict[str, float | str], name: str, speeds: dict[str, float]) -> None:
+    for key, speed in speeds.items():
+        row[f"{name}.{key}"] = max(row.get(f"{name}.{key}", 0.0), speed)
 
 
 def print_reading(side: int) -> None:
@@ -159,12 +162,14 @@ def print_reading(side: int) -> None:
     rendered = kitchen(side)
     for name, frames in ((f"kitchen {side}²", rendered), (f"kitchen {side}², noise", add_noise(rendered))):
         print(f"\n{name}: {NUM_EPISODES} episodes of {FRAMES} frames")
-        print("| storage | size | PSNR, dB | written/s | from cache/s | directly/s |\n| --- |" + " ---: |" * 5)
+        titles = ("size", "PSNR, dB", "written/s", "from cache/s", "… per CPU second", "directly/s", "… per CPU second")
+        print(f"| storage | {' | '.join(titles)} |\n| --- |" + " ---: |" * len(titles))
         with tempfile.TemporaryDirectory() as folder:
             for row in measure(frames, Path(folder)):
                 psnr = row.get("psnr")
                 quality = "" if psnr is None else "equal" if psnr == float("inf") else f"{psnr:.1f}"
-                speeds = (f"{row[key]:,.0f}" if key in row else "" for key in ("write", "cache", "direct"))
+                names = ["write", *(f"{name}.{key}" for name in ("cache", "direct") for key in SPEEDS)]
+                speeds = (f"{row[key]:,.0f}" if key in row else "" for key in names)
                 print(f"| {row['storage']} | {row['size']:.4f} | {quality} | " + " | ".join(speeds) + " |")
 
 

@@ -110,7 +110,15 @@ class VideoFile:
             return [self._source[start : start + size] for start, size in places]
         return [os.pread(self._handle, size, start) for start, size in places]
 
-    def decode(self, first: int, stop: int, layout: PictureLayout, *, context: str = "") -> Iterator[np.ndarray]:
+    def decode(
+        self,
+        first: int,
+        stop: int,
+        layout: PictureLayout,
+        *,
+        context: str = "",
+        decoder: "FrameDecoder | None" = None,
+    ) -> Iterator[np.ndarray]:
         """Yield some frames, each ``[H, W, channels]`` of the layout's kind.
 
         Args:
@@ -118,6 +126,8 @@ class VideoFile:
             stop: The frame after the last.
             layout: Layout of the pictures.
             context: What the frames belong to, for error messages.
+            decoder: A decoder of this video that no other thread uses, which saves opening one; all frames must be
+                taken then.
 
         Raises:
             CorruptDatasetError: The video has fewer frames, another size, or a frame cannot be decoded, which the
@@ -130,13 +140,13 @@ class VideoFile:
         start = int(self._key_frames[first])
         if start < 0:
             raise self._undecodable(first, "no key frame before it", context)
-        decoder = self._open_decoder()
+        decoder = decoder or FrameDecoder(self)
         frame = start
         try:
             for packet in [*map(av.Packet, self.read(start, stop)), None]:
                 for picture in decoder.decode(packet):
                     if first <= frame < stop:
-                        yield self._to_array(picture, layout, frame, context)
+                        yield self._to_array(picture, decoder, layout, frame, context)
                     frame += 1
         except av.FFmpegError as error:
             raise self._undecodable(frame, str(error.strerror), context) from error
@@ -205,25 +215,15 @@ class VideoFile:
             got = f"{self.codec} of {self.width} x {self.height} pixels, not {layout.width} x {layout.height}"
             raise self._unreadable(got)
 
-    def _open_decoder(self) -> Any:
-        import av
-
-        decoder: Any = av.CodecContext.create(_DECODERS[self.codec], "r")
-        decoder.extradata = self.header
-        decoder.width, decoder.height = self.width, self.height
-        decoder.thread_count = 1
-        coded_sides = (-(-side // _CODED_BLOCK) * _CODED_BLOCK for side in (self.width, self.height))
-        decoder.options = {"max_pixels": str(math.prod(coded_sides))}  # a larger frame is not decoded
-        return decoder
-
-    def _to_array(self, picture: Any, layout: PictureLayout, frame: int, context: str) -> np.ndarray:
+    def _to_array(
+        self, picture: Any, decoder: "FrameDecoder", layout: PictureLayout, frame: int, context: str
+    ) -> np.ndarray:
         is_lossless = self.codec == "ffv1"
         expected = _LOSSLESS_FORMATS[layout.mode] if is_lossless else picture.format.name
         if (picture.width, picture.height, picture.format.name) != (layout.width, layout.height, expected):
             got = f"{picture.format.name} of {picture.width} x {picture.height} pixels"
             raise self._undecodable(frame, got, context)
-        # FFmpeg 8 waits for ever for conversion threads that a memory limit kept from starting.
-        values: np.ndarray = picture.to_ndarray(format=_ARRAY_FORMATS[layout.mode], threads=1)
+        values = decoder.to_array(picture, _ARRAY_FORMATS[layout.mode])
         return values.reshape(layout.height, layout.width, layout.channels)
 
     def _unreadable(self, got: str) -> CorruptDatasetError:
@@ -235,6 +235,38 @@ class VideoFile:
         owner = f" of {context}" if context else ""
         msg = f"{self._address}, frame {frame}{owner}: expected a picture, got {got}. Fetch or make the version again."
         return CorruptDatasetError(msg)
+
+
+class FrameDecoder:
+    """A decoder of one video, for one thread; frames can be decoded from any key frame on, again and again."""
+
+    def __init__(self, video: VideoFile):
+        import av
+        from av.video.reformatter import VideoReformatter
+
+        decoder: Any = av.CodecContext.create(_DECODERS[video.codec], "r")
+        decoder.extradata = video.header
+        decoder.width, decoder.height = video.width, video.height
+        decoder.thread_count = 1
+        coded_sides = (-(-side // _CODED_BLOCK) * _CODED_BLOCK for side in (video.width, video.height))
+        decoder.options = {"max_pixels": str(math.prod(coded_sides))}  # a larger frame is not decoded
+        self._decoder = decoder
+        # One for all frames: it keeps the tables of the conversion, which take longer to make than to use.
+        self._reformatter = VideoReformatter()
+
+    def decode(self, packet: Any) -> list[Any]:
+        """Return the pictures that a packet completes; None ends the sequence."""
+        pictures: list[Any] = self._decoder.decode(packet)
+        if packet is None:
+            self._decoder.flush_buffers()
+        return pictures
+
+    def to_array(self, picture: Any, pixel_format: str) -> np.ndarray:
+        """Return a picture in a pixel format of FFmpeg."""
+        # FFmpeg 8 waits for ever for conversion threads that a memory limit kept from starting.
+        converted: Any = self._reformatter.reformat(picture, format=pixel_format, threads=1)
+        values: np.ndarray = converted.to_ndarray()
+        return values
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,9 +17,9 @@ import torch
 
 from rlhive.data import _pictures
 from rlhive.data._schema import Field
-from rlhive.data._video_files import VideoFile
+from rlhive.data._video_files import FrameDecoder, VideoFile
 from rlhive.data.replay._checksums import damaged_cache_error
-from rlhive.data.replay._frames import RowReader, map_in_threads
+from rlhive.data.replay._frames import RowReader, map_in_threads, num_threads
 
 _WORD = 8
 
@@ -78,18 +78,23 @@ class VideoRows(RowReader):
         decoded = torch.empty(len(unique), self._row_bytes // _WORD, dtype=torch.int64, device="cpu")
         values = decoded.numpy().view(np.uint8)[:, : self._item.width * np.dtype(self._item.dtype).itemsize]
         target = values.view(self._item.dtype).reshape(len(unique), self._layout.num_pictures, *self._stored_shape)
-        tasks = [
+        groups = [
             (camera, positions)
             for camera in range(self._layout.num_pictures)
             for positions in self._group_by_key_frame(self._index[unique, camera])
         ]
 
-        def decode(task: tuple[int, np.ndarray]) -> None:
-            camera, positions = task
-            numbers, frames = self._index[unique[positions], camera].T
-            self._decode(self._videos[int(numbers[0])], frames, target[:, camera], positions)
+        def decode(part: Sequence[tuple[int, np.ndarray]]) -> None:
+            decoders: dict[int, FrameDecoder] = {}
+            for camera, positions in part:
+                numbers, frames = self._index[unique[positions], camera].T
+                number = int(numbers[0])
+                if number not in decoders:
+                    decoders[number] = FrameDecoder(self._videos[number])
+                self._decode(number, decoders[number], frames, target[:, camera], positions)
 
-        for _ in map_in_threads(decode, tasks):
+        size = max(1, -(-len(groups) // num_threads()))
+        for _ in map_in_threads(decode, [groups[start : start + size] for start in range(0, len(groups), size)]):
             pass
         return decoded if len(unique) == len(inverse) and _is_rising(inverse) else decoded[torch.from_numpy(inverse)]
 
@@ -108,13 +113,16 @@ class VideoRows(RowReader):
         changes = np.flatnonzero((np.diff(numbers) != 0) | (np.diff(key_frames) != 0)) + 1
         return [group for group in np.split(order, changes) if len(group)]
 
-    def _decode(self, video: VideoFile, frames: np.ndarray, target: np.ndarray, positions: np.ndarray) -> None:
+    def _decode(
+        self, number: int, decoder: FrameDecoder, frames: np.ndarray, target: np.ndarray, positions: np.ndarray
+    ) -> None:
         """Decode frames in rising order into the positions of an array ``[n, *stored shape]``."""
         first = int(frames[0])
         by_frame: dict[int, list[int]] = {}
         for frame, position in zip(frames.tolist(), positions.tolist(), strict=True):
             by_frame.setdefault(frame, []).append(position)
-        for offset, picture in enumerate(video.decode(first, int(frames[-1]) + 1, self._layout)):
+        pictures = self._videos[number].decode(first, int(frames[-1]) + 1, self._layout, decoder=decoder)
+        for offset, picture in enumerate(pictures):
             for position in by_frame.get(first + offset, ()):
                 target[position] = np.moveaxis(picture, 2, 0) if self._layout.is_channels_first else picture
 
