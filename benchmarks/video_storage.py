@@ -6,8 +6,8 @@
 
 Frames are those of a RoboHive kitchen, rendered, and the same with the noise of a sensor that differs in every frame.
 Reading draws random batches: from a raw cache, and directly from the videos (``image_cache="none"``). Our buffer and
-LeRobot's loader take turns, so that both meet the same load of the machine; the best turn counts. A transition has two pictures,
-its own and the next one, and an item of LeRobot one: pictures are counted.
+LeRobot's loader take turns, so that both meet the same load of the machine; the best turn counts. A transition has two
+pictures, its own and the next one, and an item of LeRobot one: pictures are counted.
 """
 
 import argparse
