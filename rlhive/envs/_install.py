@@ -43,6 +43,9 @@ FAMILIES = {
     "Myo (myo*, Myo*)": "myoHandReachRandom-v0",
 }
 
+#: Asset folders that the package index lacks.
+GIT_FOLDERS = ("myo_sim/leg",)
+
 #: Families that build with the assets from the package index but differ from RoboHive 0.7's.
 DIFFERENT_WITH_PYPI_ASSETS = {"Fetch": "other dynamics than with RoboHive 0.7's own assets"}
 
@@ -157,7 +160,8 @@ def require_robohive(folders: Iterable[str] = ()) -> None:
         raise RoboHiveMissingError(msg)
     for folder in folders:
         if not (marker.parent / folder).is_dir():
-            msg = f"RoboHive's assets lack {folder}: expected it in {marker.parent}. Type: rlhive setup"
+            command = "rlhive setup" + (" --assets git" if folder in GIT_FOLDERS else "")
+            msg = f"RoboHive's assets lack {folder}: expected it in {marker.parent}. Type: {command}"
             raise RoboHiveMissingError(msg)
 
 

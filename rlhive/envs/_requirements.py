@@ -15,7 +15,7 @@ def missing_requirements(task: Task) -> str:
         from rlhive.envs._install import require_robohive
 
         try:
-            require_robohive(ASSETS)
+            require_robohive(next(ASSETS[start] for start in ASSETS if task.env_name.startswith(start)))
         except RoboHiveMissingError as error:
             return str(error)
     if task.backend == "gymnasium" and importlib.util.find_spec("gymnasium") is None:

@@ -27,8 +27,13 @@ LEVELS = ("expert", "noisy", "medium", "random")
 #: Simulation backends of a task; "custom" is the environment that the task's ``make_env`` returns.
 BACKENDS = ("robohive", "gymnasium", "custom", "toy")
 
-#: Asset folders that the built-in RoboHive tasks need.
-ASSETS = ("franka_sim", "furniture_sim", "scene_sim", "YCB_sim")
+#: Asset folders that the built-in RoboHive tasks need, by the beginning of their environment ids; "" is any other id.
+#: The package index has an older ``myo_sim``, without the legs, whose files do not fit.
+ASSETS = {
+    "myo": ("myo_sim/leg",),
+    "rpFranka": ("franka_sim", "robotiq_sim"),
+    "": ("franka_sim", "furniture_sim", "scene_sim", "YCB_sim"),
+}
 
 #: Entry point group of a package's tasks: a Task, an iterable of tasks, or a function that returns either.
 ENTRY_POINTS = "rlhive.tasks"
@@ -241,6 +246,28 @@ _FRANKA = (
     _task_row("pick_place", "FrankaPickPlaceRandom-v0", 50, "A Franka arm takes an object from one bin to another."),
 )
 
+_ROBOTIQ = (
+    _task_row(
+        "robotiq_pose",
+        "rpFrankaRobotiqPoseRandom-v0",
+        50,
+        "A Franka arm with a Robotiq gripper takes a pose drawn at random.",
+    ),
+)
+
+#: Their assets are in RoboHive's repositories only: ``rlhive setup --assets git``.
+_MYO = (
+    _task_row(
+        "myo_elbow_pose",
+        "myoElbowPose1D6MRandom-v0",
+        100,
+        "Six muscles bend an elbow to an angle drawn at random; it starts at a random angle.",
+    ),
+    _task_row(
+        "myo_finger_pose", "myoFingerPoseRandom-v0", 100, "Five muscles bring a finger to a pose drawn at random."
+    ),
+)
+
 _TOY = Task(
     name="toy_point",
     env_name="ToyPoint-v0",
@@ -251,7 +278,7 @@ _TOY = Task(
     reference=read_reference("toy_point"),
 )
 
-TASKS: dict[str, Task] = {task.name: task for task in (*_KITCHEN, *_SEQUENCES, *_FRANKA, _TOY)}
+TASKS: dict[str, Task] = {task.name: task for task in (*_KITCHEN, *_SEQUENCES, *_FRANKA, *_ROBOTIQ, *_MYO, _TOY)}
 
 
 def catalogue() -> Mapping[str, Task]:

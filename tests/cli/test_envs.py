@@ -50,4 +50,7 @@ def test_envs_reports_missing_assets_without_building_an_environment(monkeypatch
 
     (tmp_path / "simhive" / "franka_sim").mkdir(parents=True)
     (tmp_path / "simhive" / "simhive-version").touch()
-    assert "lack furniture_sim" in json.loads(invoke("envs", "--json").stdout)["reach"]["missing"]
+    rows = json.loads(invoke("envs", "--json").stdout)
+    assert "lack furniture_sim" in rows["reach"]["missing"]
+    assert rows["robotiq_pose"]["missing"].endswith("Type: rlhive setup")
+    assert rows["myo_elbow_pose"]["missing"].endswith("Type: rlhive setup --assets git")

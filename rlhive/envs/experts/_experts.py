@@ -1,6 +1,6 @@
-"""Scripted policies of RoboHive's Franka arm: an expert, degraded levels of it, and a random policy.
+"""Scripted policies of RoboHive's tasks: an expert, degraded levels of it, and a random policy.
 
-The expert follows a path of arm postures that depends only on where the robot and the furniture stand:
+The expert of a Franka arm follows a path of arm postures that depends only on where the robot and the furniture stand:
 
     (anywhere) ──► before ──► contact ──► carried along with the object ──► goal + overshoot
                     └── approach ──┘        └──────────── push ───────────┘
@@ -16,6 +16,9 @@ A row of experts.json selects one of a few strategies; most tasks differ in thei
     pick      an object is grasped from above, in a way that succeeded in a rehearsal, and carried
     rehearsed several plans of the kinds above; the first that succeeds in a rehearsal is used
     carry     a handle is grasped and carried, in the quickest of many ways that succeeds in a rehearsal
+    posture   the servos are commanded to the target pose
+    muscles   MyoSuite's muscles move the joints to the target pose
+    tips      MyoSuite's muscles move the fingertips to their targets
     sequence  the experts of several kitchen objects act one after another, in the order of ``obj_goal``
 
 A rehearsal is an episode in the expert's own simulation. The progress on the path follows from the joints of the arm
@@ -30,6 +33,8 @@ from rlhive.envs._references import read_expert_rows
 from rlhive.envs._robohive import RoboHiveEnv
 from rlhive.envs._tasks import LEVELS
 from rlhive.envs.experts._kitchen import CarryPolicy, KitchenPolicy, RailPolicy, RehearsedPolicy
+from rlhive.envs.experts._muscles import PosePolicy, TipPolicy
+from rlhive.envs.experts._posture import PosturePolicy
 from rlhive.envs.experts._scripted import ExpertPolicy, RandomPolicy, ScriptedPolicy
 from rlhive.envs.experts._sequence import SequencePolicy
 from rlhive.envs.experts._tabletop_policies import PickPolicy, ReachPolicy, TopplePolicy
@@ -75,6 +80,9 @@ def policy_class(row: Mapping[str, Any]) -> type[ExpertPolicy]:
         "pick": PickPolicy,
         "rehearsed": RehearsedPolicy,
         "carry": CarryPolicy,
+        "posture": PosturePolicy,
+        "muscles": PosePolicy,
+        "tips": TipPolicy,
         "sequence": SequencePolicy,
     }
     return classes.get(row.get("strategy", "push"), KitchenPolicy)

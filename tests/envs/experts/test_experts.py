@@ -245,6 +245,7 @@ def test_the_noisy_policy_is_the_expert_with_noise_in_every_step(env, episodes):
 def test_every_row_has_parameters_that_fit_and_was_tuned_on_seeds_of_its_own():
     from rlhive.envs._references import read_expert_rows
     from rlhive.envs.experts._carrying import CarryParameters
+    from rlhive.envs.experts._muscles import MuscleParameters
     from rlhive.envs.experts._paths import PathParameters
     from rlhive.envs.experts._tabletop import PickParameters, ToppleParameters
 
@@ -255,6 +256,7 @@ def test_every_row_has_parameters_that_fit_and_was_tuned_on_seeds_of_its_own():
         if row.get("strategy") == "sequence":  # tests/envs/experts/test_sequence.py
             continue
         others = {"reach": dict, "topple": ToppleParameters, "pick": PickParameters, "carry": CarryParameters}
+        others |= {"posture": dict, "muscles": MuscleParameters}
         parameters = others.get(row.get("strategy"), PathParameters)
         first = {key: value for key, value in row["expert"].items() if key != "otherwise"}
         for other in ({}, *row["expert"].get("otherwise", [])):
