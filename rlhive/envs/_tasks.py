@@ -266,6 +266,12 @@ _MYO = (
     _task_row(
         "myo_finger_pose", "myoFingerPoseRandom-v0", 100, "Five muscles bring a finger to a pose drawn at random."
     ),
+    _task_row(
+        "myo_hand_reach",
+        "myoHandReachRandom-v0",
+        100,
+        "39 muscles bring the five fingertips of a hand to targets drawn at random.",
+    ),
 )
 
 _TOY = Task(

@@ -18,15 +18,18 @@ KITCHEN = {
     )
 }
 FRANKA = {f"franka_{part}_{what}-v3" for part in ("slide", "micro") for what in ("open", "close", "random")}
-POSES = {"rpFrankaRobotiqPoseRandom-v0", "myoElbowPose1D6MRandom-v0", "myoFingerPoseRandom-v0"}
+POSES = {"rpFrankaRobotiqPoseRandom-v0", "myoElbowPose1D6MRandom-v0", "myoFingerPoseRandom-v0"} | {
+    "myoHandReachRandom-v0"
+}
+ROBOTIQ = {"rpFrankaRobotiqPoseRandom-v0"}
 TABLETOP = {"FrankaReachRandom-v0", "FrankaPushRandom-v0", "FrankaPickPlaceRandom-v0"}
 
 
 def test_every_standard_task_has_one_row():
     environments = [task.env_name for task in TASKS.values() if not task.env_kwargs]
 
-    assert KITCHEN | FRANKA | POSES | TABLETOP | {"ToyPoint-v0"} == set(environments)
-    assert len(environments) == len(set(environments)) == 33
+    assert KITCHEN | FRANKA | MYO | ROBOTIQ | TABLETOP | {"ToyPoint-v0"} == set(environments)
+    assert len(environments) == len(set(environments)) == 34
     assert all(re.fullmatch(r"[a-z][a-z0-9_]*", name) and name == task.name for name, task in TASKS.items())
     assert all(task.description.endswith(".") for task in TASKS.values())
 

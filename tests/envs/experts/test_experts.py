@@ -256,7 +256,7 @@ def test_every_row_has_parameters_that_fit_and_was_tuned_on_seeds_of_its_own():
         if row.get("strategy") == "sequence":  # tests/envs/experts/test_sequence.py
             continue
         others = {"reach": dict, "topple": ToppleParameters, "pick": PickParameters, "carry": CarryParameters}
-        others |= {"posture": dict, "muscles": MuscleParameters}
+        others |= {"posture": dict, "muscles": MuscleParameters, "tips": dict}
         parameters = others.get(row.get("strategy"), PathParameters)
         first = {key: value for key, value in row["expert"].items() if key != "otherwise"}
         for other in ({}, *row["expert"].get("otherwise", [])):
