@@ -27,6 +27,12 @@ FRANKA = [f"franka_{what}_{way}-v3" for what in ("slide", "micro") for way in ("
 #: Kitchens with several goals, named after their tasks: their environment id alone names none of the goals.
 SEQUENCES = ["kitchen_sequence2", "kitchen_sequence4"]
 LEVELS = ["expert", "medium", "random"]
+OTHERS = [
+    "rpFrankaRobotiqPoseRandom-v0",
+    "myoElbowPose1D6MRandom-v0",
+    "myoFingerPoseRandom-v0",
+    "myoHandReachRandom-v0",
+]
 TABLETOP = ["FrankaReachRandom-v0", "FrankaPushRandom-v0", "FrankaPickPlaceRandom-v0"]
 
 HEAD = """# The scripted experts
@@ -50,6 +56,10 @@ Reasons for low success rates and for missing tasks:
 - Kitchens with several goals (docs/tasks.md). The arm backs out of an object along its approach before the next expert
   begins. Opening the microwave first always fails, since the hand stays inside the handle; kettles rarely work after
   another object. Both are left out.
+- The pose of the Franka arm with a Robotiq gripper is drawn without regard to collisions and to the time that it takes.
+- Myo. Muscles only pull, and some span several joints: in failed episodes the joints come to rest beside the pose. The
+  elbow starts at random and random actions pass most angles: the return tells random from expert, the success does not.
+  The hand's reach ends when the fingertips are far from their targets after two steps (0.04 s).
 - Picking. Each object consists of three random intersecting shapes. In failed episodes, none of the nine rehearsed ways
   to grasp it brings it to the target within 50 steps.
 
@@ -118,7 +128,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", help="environment ids or tasks; default: all with an expert")
     parser.add_argument("--levels", nargs="*", default=LEVELS, choices=LEVELS, help="levels to measure")
     arguments = parser.parse_args()
-    names = [*KITCHEN, *SEQUENCES, *FRANKA, *TABLETOP]
+    names = [*KITCHEN, *SEQUENCES, *FRANKA, *TABLETOP, *OTHERS]
     measurable = [name for name in names if name in read_expert_rows() or name in SEQUENCES]
     for env_name in arguments.only if arguments.only is not None else measurable:
         result = measure(env_name, arguments.levels, episodes=arguments.episodes, others=arguments.others)

@@ -18,9 +18,7 @@ KITCHEN = {
     )
 }
 FRANKA = {f"franka_{part}_{what}-v3" for part in ("slide", "micro") for what in ("open", "close", "random")}
-POSES = {"rpFrankaRobotiqPoseRandom-v0", "myoElbowPose1D6MRandom-v0", "myoFingerPoseRandom-v0"} | {
-    "myoHandReachRandom-v0"
-}
+MYO = {"myoElbowPose1D6MRandom-v0", "myoFingerPoseRandom-v0", "myoHandReachRandom-v0"}
 ROBOTIQ = {"rpFrankaRobotiqPoseRandom-v0"}
 TABLETOP = {"FrankaReachRandom-v0", "FrankaPushRandom-v0", "FrankaPickPlaceRandom-v0"}
 

@@ -17,6 +17,7 @@ FINGER = "myoFingerPoseRandom-v0"
 #: A forearm that a flexor and an extensor turn about a horizontal axis.
 FOREARM = """
 <mujoco>
+  <compiler angle="radian"/>
   <option timestep="0.002"/>
   <worldbody>
     <site name="front" pos="0.03 0 0.2"/>
