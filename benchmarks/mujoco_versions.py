@@ -1,11 +1,11 @@
 """Steps of RoboHive's models under another version of MuJoCo: ``python benchmarks/mujoco_versions.py OTHER_PYTHON``.
 
-OTHER_PYTHON is the interpreter of an environment with another MuJoCo; nothing else is needed there. For each id, the
-model of RoboHive's MuJoCo is written as MJCF, and its numbers as arrays; the other MuJoCo compiles the MJCF and takes
-the numbers over where name and shape agree: masses, gains, friction, and what a reset drew. Both then run the same
-controls from the same state. The table has the number of arrays that were copied because they differed, and of those
-that could not be copied; the CPU time per environment step; and the largest difference of a joint's position after 1,
-10 and 50 steps.
+OTHER_PYTHON is the interpreter of an environment with another MuJoCo; nothing else is needed there. Environment ids may
+follow. For each id, the model of RoboHive's MuJoCo is written as MJCF, and its numbers as arrays; the other MuJoCo
+compiles the MJCF and takes the numbers over where name and shape agree: masses, gains, friction, and what a reset drew.
+Both then run the same controls from the same state. The table has the number of arrays that were copied because they
+differed, and of those that could not be copied; the CPU time per environment step; and the largest difference of a
+joint's position after 1, 10 and 50 steps.
 """
 
 import json
@@ -62,7 +62,7 @@ def write(env_name: str, folder: Path) -> None:
     controls = draw.uniform(np.where(limited, low, -1), np.where(limited, high, 1), (STEPS[-1], model.nu))
     start = np.concatenate([data.qpos, data.qvel, data.act])
     positions, cpu = run(model, start, controls, env._substeps)
-    (folder / "model.xml").write_text(absolute_paths(sim.model.get_xml(), Path(model_path(env.robohive_id)).parent))
+    (folder / "model.xml").write_text(portable(sim.model.get_xml(), Path(model_path(env.robohive_id)).parent))
     np.savez(
         folder / "run.npz",
         **{f"model.{name}": value for name, value in model_arrays(model).items()},
@@ -77,8 +77,9 @@ def model_path(robohive_id: str) -> str:
     return gymnasium.spec(robohive_id).kwargs["model_path"]
 
 
-def absolute_paths(mjcf: str, folder: Path) -> str:
-    """Return an MJCF whose folders of meshes and textures are absolute."""
+def portable(mjcf: str, folder: Path) -> str:
+    """Return an MJCF with absolute folders of meshes and textures, in MuJoCo 4's words."""
+    mjcf = re.sub(r' apirate="[^"]*"', "", mjcf).replace(" mpr_", " ccd_")
     for name in ("meshdir", "texturedir"):
         found = re.search(rf'{name}="([^"]*)"', mjcf)
         path = (folder / (found[1] if found else "")).resolve()
@@ -119,7 +120,7 @@ def main(arguments: list[str]) -> None:
         f"| environment | arrays copied, not copied | ms/step {mujoco.__version__}, other | off after {steps} steps |"
     )
     print("|---|---|---|---|")
-    for env_name in IDS:
+    for env_name in arguments[1:] or IDS:
         with tempfile.TemporaryDirectory() as folder:
             write(env_name, Path(folder))
             command = [arguments[0], __file__, "--compare", folder]

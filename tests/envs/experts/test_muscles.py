@@ -90,6 +90,14 @@ def test_the_expert_solves_unseen_seeds_and_stays_at_the_pose(build, env_name):
         assert success[-20:].all(), seed
 
 
+@pytest.mark.slow
+def test_the_expert_reaches_with_five_fingertips(build):
+    env = build("myoHandReachRandom-v0")
+    expert = make_policy(env, "expert")
+    episodes = [rollout_episode(env, expert, seed=TUNING_SEED + index) for index in range(8)]
+    assert sum(episode.success for episode in episodes) >= 6
+
+
 def test_an_action_is_a_function_of_the_state(build):
     env, other = build(FINGER), build(FINGER, seed=5)
     policy, fresh = make_policy(env, "medium"), make_policy(other, "medium")
