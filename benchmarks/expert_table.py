@@ -42,8 +42,9 @@ seeds are the evaluation seeds, from 1 000 000 on, on which no expert was tuned.
 measures the table. The CPU time is that of a whole episode of the expert: planning, acting and simulating.
 `python -m rlhive.envs.experts ENV_ID` tunes an expert again.
 
-A dash marks a task without a scripted expert, whose random policy is available, or one that is still to be measured. The franka_*_random tasks draw start and
-goal at random: within their tolerances, 28 % (slide) and 44 % (microwave) of the episodes are solved at the start.
+A dash marks a task without a scripted expert, whose random policy is available, or one that is still to be measured.
+The franka_*_random tasks draw start and goal at random: within their tolerances, 28 % (slide) and 44 % (microwave) of
+the episodes are solved at the start.
 
 Reasons for low success rates and for missing tasks:
 

@@ -92,19 +92,19 @@ def compare(folder: Path) -> dict:
     """Return the row of a model in this MuJoCo, against what :func:`write` wrote."""
     stored = np.load(folder / "run.npz")
     model = mujoco.MjModel.from_xml_path(str(folder / "model.xml"))
-    differing, missing = 0, 0
+    copied, missing = 0, []
     arrays = model_arrays(model)
     for name in (name for name in stored if name.startswith("model.")):
         array = arrays.get(name.removeprefix("model."))
         if array is None or array.shape != stored[name].shape:
-            missing += stored[name].size > 0
+            missing += [name.removeprefix("model.")] if stored[name].size else []
         elif not np.array_equal(array, stored[name]):
-            differing += 1
+            copied += 1
             array[...] = stored[name]
     positions, cpu = run(model, stored["start"], stored["controls"], int(stored["substeps"]))
     errors = np.abs(positions - stored["positions"]).max(axis=1)
     return {
-        "arrays": [differing, missing],
+        "arrays": [copied, " ".join(missing) or "none"],
         "cpu": [float(stored["cpu"]), cpu],
         "errors": [float(errors[step - 1]) for step in STEPS],
     }
