@@ -25,6 +25,7 @@ from rlhive.data.replay import (
     MEAN_STD,
     BatchTransform,
     DataLoaderOptions,
+    EpochLoader,
     ImageCache,
     Normalize,
     PackedStorage,
@@ -49,7 +50,6 @@ from rlhive.rollouts import RenderRequest, check
 
 if TYPE_CHECKING:
     import datasets
-    from torch.utils.data import DataLoader
     from torchrl.data import TensorDictReplayBuffer
     from torchrl.data.replay_buffers.samplers import Sampler
     from torchrl.envs.transforms import ObservationNorm
@@ -430,7 +430,8 @@ class RoboHiveDataset:
             in_memory: Whether to copy the dataset into the device's memory first.
             prefetch: Number of batches that threads prepare ahead.
             pin_memory: Whether batches are page-locked for a copy to a GPU.
-            seed: Seed of the sampler. The same seed gives the same batches, with any ``prefetch``.
+            seed: Seed of the sampler. The same seed gives the same batches, with any ``prefetch``. Each rank of
+                ``torch.distributed``, where it is initialised, draws batches of its own from it.
 
         Returns:
             A buffer. Batches hold ``observation``, ``action``, ``success``, ``episode``
@@ -480,23 +481,36 @@ class RoboHiveDataset:
         drop_last: bool = False,
         num_workers: int = 0,
         seed: int | None = None,
+        rank: int | None = None,
+        world_size: int | None = None,
         split: str | None = None,
         where: "Condition | None" = None,
         **options: Unpack[ReadKeywords],
-    ) -> "DataLoader[TensorDict]":
+    ) -> EpochLoader:
         """Return a torch ``DataLoader`` of TensorDicts; an epoch holds every transition once.
 
+        The order of an epoch depends on the seed and the epoch's number alone. ``state_dict()`` of the loader is the
+        position after the batches that the loop has received, JSON-able; after ``load_state_dict()`` another loader
+        goes on from there, on any number of ranks and workers.
+
         Args:
-            batch_size: Items per batch.
+            batch_size: Items per batch, over all ranks.
             slice_len: Length of slices. An item is then a window of so many transitions, one per possible start, and
                 batches are ``[batch_size, slice_len]``. Shorter episodes are left out.
             shuffle: Whether every epoch has a new random order.
             drop_last: Whether the last batch of an epoch is left out if it is smaller.
             num_workers: Processes that gather batches; they share the page cache. Any number gives the same batches.
-            seed: Seed of the shuffle.
+            seed: Seed of the shuffle; needed on several ranks.
+            rank: Part of every batch that this process gets, from 0. With ``world_size``, or both from
+                ``torch.distributed`` where it is initialised, else 0 of 1.
+            world_size: Number of parts. Their sizes differ by at most 1; the last batch of an epoch can have fewer
+                items than parts, unless ``drop_last``.
             split: Some of the dataset's splits, as for :meth:`as_replay_buffer`.
             where: Condition on the episodes, see :meth:`where`.
             options: Further keywords of :meth:`as_storage`: ``keys``, ``n_step``, ``normalize``, …
+
+        Raises:
+            InvalidOptionError: Rank, number of ranks and batch size do not fit together, or several ranks have no seed.
         """
         iteration = DataLoaderOptions(
             batch_size=batch_size,
@@ -505,6 +519,8 @@ class RoboHiveDataset:
             drop_last=drop_last,
             num_workers=num_workers,
             seed=seed,
+            rank=rank,
+            world_size=world_size,
         )
         view = self._view.narrow(split=split, where=where)
         return _loaders.load_dataloader(view, ReadOptions(**options), iteration)

@@ -18,6 +18,7 @@ from rlhive.data.hub import iterate_batches
 from rlhive.data.replay import (
     DataLoaderOptions,
     DatasetReplayBuffer,
+    EpochLoader,
     ImageCache,
     Normalize,
     PackedCache,
@@ -36,7 +37,6 @@ from rlhive.dataset._view import DatasetView
 
 if TYPE_CHECKING:
     import datasets
-    from torch.utils.data import DataLoader
 
 
 class ReadKeywords(TypedDict, total=False):
@@ -77,7 +77,7 @@ def load_replay_buffer(view: DatasetView, options: ReadOptions, sampling: Sampli
     return make_replay_buffer(load_storage(view, options), sampling)
 
 
-def load_dataloader(view: DatasetView, options: ReadOptions, iteration: DataLoaderOptions) -> "DataLoader[TensorDict]":
+def load_dataloader(view: DatasetView, options: ReadOptions, iteration: DataLoaderOptions) -> EpochLoader:
     """Return a torch DataLoader that goes through a view once per epoch."""
     return make_dataloader(load_storage(view, options), iteration)
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
         make_replay_buffer as make_replay_buffer,
     )
     from rlhive.data.replay._cache import open_packed as open_packed
-    from rlhive.data.replay._dataloader import make_dataloader as make_dataloader
+    from rlhive.data.replay._dataloader import EpochLoader as EpochLoader, make_dataloader as make_dataloader
     from rlhive.data.replay._gather import RaggedChoice as RaggedChoice, select_ragged as select_ragged
     from rlhive.data.replay._layout import ImageCache as ImageCache, PackedCache as PackedCache
     from rlhive.data.replay._normalization import (

@@ -22,6 +22,7 @@ from torchrl.data.replay_buffers.utils import pin_memory_output
 from rlhive.data.replay import _prefetch
 from rlhive.data.replay._ahead import BatchesAhead, DrawnBatch, SamplerState, can_take_back
 from rlhive.data.replay._boundaries import find_boundaries
+from rlhive.data.replay._epochs import derive_seed, find_rank
 from rlhive.data.replay._fused import fuse, fuse_transforms, is_fused
 from rlhive.data.replay._info import INDEX, SampleInfo, add_info
 from rlhive.data.replay._mixing import is_mixed_by_torchrl, to_mixed
@@ -314,7 +315,8 @@ def make_replay_buffer(storage: PackedStorage, options: SamplingOptions) -> Data
     if options.seed is None:
         generator.seed()
     else:
-        generator.manual_seed(options.seed)
+        rank, _ = find_rank(None, None)
+        generator.manual_seed(derive_seed(options.seed, rank) if rank else options.seed)
     prefetch = options.prefetch
     if prefetch is None and storage.copies_to_gpu:
         prefetch = _GPU_PREFETCH

@@ -4,19 +4,59 @@ The main process draws which transitions go into which batch, so that the order 
 workers; a worker opens the cache by its path and gathers.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from tensordict import TensorDict
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from rlhive.data.replay import _prefetch
+from rlhive.data.replay._epochs import EpochBatches
 from rlhive.data.replay._options import DataLoaderOptions
 from rlhive.data.replay._storage import PackedStorage, identity_collate
 from rlhive.errors import EpisodesTooShortError
 
 
-def make_dataloader(storage: PackedStorage, options: DataLoaderOptions) -> DataLoader:
+class EpochLoader(DataLoader):
+    """A DataLoader whose epochs hold every item once, and which goes on where a state says.
+
+    The state counts the batches that the loop has received, whatever workers have read ahead. It belongs to the data
+    and to the way that batches are made, not to a number of ranks or workers.
+
+    Args:
+        dataset: Dataset of :func:`make_dataloader`.
+        batches: Items of the batches.
+        options: Keywords of torch's DataLoader.
+    """
+
+    def __init__(self, dataset: Dataset, batches: EpochBatches, **options: Any):
+        super().__init__(dataset, batch_size=None, collate_fn=identity_collate, **options)
+        self._batches = batches
+
+    def __iter__(self) -> Iterator[TensorDict]:  # type: ignore[override]  # torch names its own iterator class
+        self._batches.begin()
+        for batch in super().__iter__():
+            self._batches.count()
+            yield batch
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the position after the batches received so far, JSON-able."""
+        return self._batches.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state with the next iteration, on any number of ranks and workers.
+
+        Raises:
+            CheckpointMismatchError: The state is of other episodes or of batches of another kind.
+        """
+        self._batches.load_state_dict(state)
+
+
+def make_dataloader(storage: PackedStorage, options: DataLoaderOptions) -> EpochLoader:
     """Return a DataLoader whose epochs hold every item once.
 
     Args:
@@ -25,18 +65,18 @@ def make_dataloader(storage: PackedStorage, options: DataLoaderOptions) -> DataL
 
     Raises:
         EpisodesTooShortError: No episode is as long as an item.
+        InvalidOptionError: Rank, number of ranks and batch size do not fit together, or several ranks have no seed.
     """
     if options.slice_len is not None:
         storage.require_equal_lengths("batches of slices")
     dataset = _TransitionDataset(storage) if options.slice_len is None else _SliceDataset(storage, options.slice_len)
-    batches = _BatchSampler(len(dataset), options)
+    batches = EpochBatches(storage.identity, len(dataset), options)
     if not options.num_workers:
-        return DataLoader(_PrefetchedBatches(dataset, batches), batch_size=None, collate_fn=identity_collate)
-    return DataLoader(
+        return EpochLoader(_PrefetchedBatches(dataset, batches), batches)
+    return EpochLoader(
         dataset,
+        batches,
         sampler=batches,
-        batch_size=None,
-        collate_fn=identity_collate,
         num_workers=options.num_workers,
         # A forked child would inherit torch's threads; the storage travels as a path.
         multiprocessing_context="spawn",
@@ -90,7 +130,7 @@ class _SliceDataset(_TransitionDataset):
 class _PrefetchedBatches(IterableDataset):
     """The batches of an epoch in the main process, gathered ahead in a thread."""
 
-    def __init__(self, dataset: _TransitionDataset, batches: "_BatchSampler"):
+    def __init__(self, dataset: _TransitionDataset, batches: EpochBatches):
         self._dataset = dataset
         self._batches = batches
 
@@ -101,32 +141,6 @@ class _PrefetchedBatches(IterableDataset):
         indices = (self._dataset.transition_indices(items) for items in self._batches)
         num_transitions = self._batches.batch_size * self._dataset.item_len
         return _prefetch.iter_gathered(self._dataset.storage, indices, num_transitions)
-
-
-class _BatchSampler(Sampler):
-    """The item numbers of every batch of an epoch, int64 ``[batch_size]``."""
-
-    def __init__(self, num_items: int, options: DataLoaderOptions):
-        self.batch_size = options.batch_size
-        self._num_items = num_items
-        self._shuffle = options.shuffle
-        self._drop_last = options.drop_last
-        self._generator = torch.Generator("cpu")
-        if options.seed is None:
-            self._generator.seed()
-        else:
-            self._generator.manual_seed(options.seed)
-
-    def __len__(self) -> int:
-        num_full, num_left = divmod(self._num_items, self.batch_size)
-        return num_full + (num_left > 0 and not self._drop_last)
-
-    def __iter__(self) -> Iterator[torch.Tensor]:
-        if self._shuffle:
-            items = torch.randperm(self._num_items, generator=self._generator, device="cpu")
-        else:
-            items = torch.arange(self._num_items, device="cpu")
-        yield from torch.split(items, self.batch_size)[: len(self)]
 
 
 def _find_slice_starts(storage: PackedStorage, slice_len: int) -> torch.Tensor:

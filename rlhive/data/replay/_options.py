@@ -141,7 +141,9 @@ class SamplingOptions:
             ``Reward2GoTransform``, which TorchRL applies in ``extend``, are computed by the storage instead.
         prefetch: Number of batches prepared ahead in threads; by default 2 if every batch is copied to a GPU, else 0.
         pin_memory: Whether batches are page-locked for a copy to a GPU.
-        seed: Seed of the sampler. The same seed gives the same batches for any ``prefetch``.
+        seed: Seed of the sampler. The same seed gives the same batches for any ``prefetch``. Each rank of
+            ``torch.distributed``, where it is initialised, draws batches of its own from it, and rank 0 those of a
+            single process.
 
     Raises:
         ValueError: A number is out of range, ``batch_size`` is not a multiple of ``slice_len``, or ``slice_len`` and
@@ -178,14 +180,16 @@ class DataLoaderOptions:
     """How a torch DataLoader goes through a storage, every item once per epoch.
 
     Attributes:
-        batch_size: Number of items per batch.
+        batch_size: Number of items per batch, over all ranks.
         slice_len: Number of consecutive transitions of one episode per item, with one item per possible start; batches
             are then ``[batch_size, slice_len]`` and shorter episodes are left out. None for items of one transition
             and batches ``[batch_size]``.
         shuffle: Whether every epoch has a new random order.
         drop_last: Whether to leave out an epoch's last batch if it is smaller.
         num_workers: Number of processes that read; they share the page cache. Any number gives the same batches.
-        seed: Seed of the shuffle.
+        seed: Seed of the shuffle. The order of an epoch depends on it and on the epoch's number alone.
+        rank: Which part of every batch to return; None for that of ``torch.distributed`` if it is initialised, else 0.
+        world_size: Number of parts; None as for ``rank``.
 
     Raises:
         ValueError: A number is out of range.
@@ -197,6 +201,8 @@ class DataLoaderOptions:
     drop_last: bool = False
     num_workers: int = 0
     seed: int | None = None
+    rank: int | None = None
+    world_size: int | None = None
 
     def __post_init__(self) -> None:
         require_integer(self.batch_size, 1, "batch_size")

@@ -1,5 +1,6 @@
 """The read-only TorchRL storage over the packed cache: from indices of transitions to their values."""
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -322,6 +323,12 @@ class PackedStorage(Storage):
         last = self.get(self.lengths().cumsum(0) - 1)[keys.NEXT]
         terminated, done = (last[key].flatten(1).any(1).to(self._data_device) for key in (keys.TERMINATED, keys.DONE))
         return terminated, done
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What determines the transitions and their order: the content's key, and a hash of the selected episodes."""
+        episodes = hashlib.sha256(self._episode_ids.cpu().numpy().tobytes()).hexdigest()[:16]
+        return {"data": str(self.state_dict()["folder"]), "episodes": episodes}
 
     def state_dict(self) -> dict[str, Any]:
         """Return what identifies the content; the content itself stays in the cache."""
