@@ -119,7 +119,7 @@ def test_a_device_that_torch_cannot_use_is_an_error(dataset):
         (lambda: ReadOptions(n_step=0), ValueError, "n_step=0: expected a whole number of 1 or more"),
         (lambda: ReadOptions(frame_stack=1.5), ValueError, "frame_stack=1.5: expected a whole number of 1 or more"),
         (lambda: ReadOptions(gamma=0.0), ValueError, "gamma=0.0: expected a discount above 0 and at most 1"),
-        (lambda: ReadOptions(image_cache="png"), ValueError, "image_cache='png': expected 'raw' or 'encoded'"),
+        (lambda: ReadOptions(image_cache="png"), ValueError, "image_cache='png': expected 'raw', 'encoded'"),
         (lambda: ReadOptions(keys="action"), SchemaMismatchError, "keys='action': expected a list of keys"),
         (lambda: SamplingOptions(batch_size=True), ValueError, "batch_size=True: expected a whole number of 1 or more"),
         (lambda: SamplingOptions(slice_len=0), ValueError, "slice_len=0: expected a whole number of 1 or more"),
