@@ -4,7 +4,7 @@ This file is data. Splits are selections from the versions that the catalogue's 
 episodes by a text. Hyperparameters are an algorithm's own defaults and the overrides below, the same on every task.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from rlhive.envs._benchmark import SEQUENCES, SINGLE_GOAL
@@ -50,6 +50,15 @@ ALGORITHMS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "dt": ("dt", ()),
 }
 
+#: The table, version 1: split → its tasks, and the algorithms. `make results` runs these cells; others are run by name.
+TABLE: Mapping[str, tuple[str, ...]] = {
+    "mixed": SINGLE_GOAL,
+    "medium": ("reach", "push", "pick_place", "kitchen_knob1", "kitchen_light", "kitchen_sdoor_open"),
+    "play": SEQUENCES,
+    "stitch": SEQUENCES,
+}
+TABLE_ALGORITHMS = ("bc", "filtered_bc", "rebrac", "iql", "fql", "flow_bc")
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -82,12 +91,32 @@ class Cell:
         return [*SPLITS[self.split], f"train.num_steps={NUM_STEPS}", *model_overrides]
 
 
-def list_cells(tasks: tuple[str, ...], splits: tuple[str, ...], algorithms: tuple[str, ...]) -> Iterator[Cell]:
-    """Yield the cells of a table, algorithm by algorithm within a split; a task's missing splits are left out."""
-    for task in tasks:
-        absent = SINGLE_GOAL_SPLITS if task in SEQUENCES else SEQUENCE_SPLITS
-        for split in splits:
-            if split in absent:
-                continue
-            for algorithm in algorithms:
-                yield Cell(task, split, algorithm)
+def list_cells(
+    tasks: Sequence[str] | None = None,
+    splits: Sequence[str] | None = None,
+    algorithms: Sequence[str] = TABLE_ALGORITHMS,
+) -> Iterator[Cell]:
+    """Yield cells, algorithm by algorithm within a task and split.
+
+    Args:
+        tasks: Tasks; None for those of the table.
+        splits: Splits; None for those of the table. If tasks and splits are named, a task's missing splits are left
+            out; if one of them is not, the cells are those of the table.
+        algorithms: Algorithms.
+    """
+    if tasks is None or splits is None:
+        rows = [
+            (task, split)
+            for split, split_tasks in TABLE.items()
+            for task in split_tasks
+            if (tasks is None or task in tasks) and (splits is None or split in splits)
+        ]
+    else:
+        rows = [(task, split) for task in tasks for split in splits if split not in _absent_splits(task)]
+    for task, split in rows:
+        for algorithm in algorithms:
+            yield Cell(task, split, algorithm)
+
+
+def _absent_splits(task: str) -> tuple[str, ...]:
+    return SINGLE_GOAL_SPLITS if task in SEQUENCES else SEQUENCE_SPLITS

@@ -55,12 +55,12 @@ def main(arguments: Sequence[str] | None = None) -> str:
     lines = ["# Results", "", *_score_table(cells, algorithms), "", *_gap_table(cells), ""]
     frequent = find_frequent(cells, algorithms)
     lines += [*_split_table(cells, frequent), "", "## Together", "", *_aggregate_table(cells, frequent)]
-    if frequent != algorithms:
-        lines += ["", *_aggregate_table(cells, algorithms)]
+    for name in algorithms:
+        if name not in frequent and sum(name in row for row in cells.values()) > 1:
+            lines += ["", *_aggregate_table(cells, [*(other for other in ("bc", "iql") if other in frequent), name])]
     if draw_profiles(cells, frequent, options.output / "profile"):
         lines += ["", "![Share of runs above each score](profile.png)"]
-    hours = sum(sum(cell["seconds"].values()) for row in cells.values() for cell in row.values()) / 3600
-    lines += ["", f"These cells took {hours:.1f} hours."]
+    lines += ["", _describe_cost(cells)]
     text = "\n".join(lines) + "\n"
     (options.output / "results.md").write_text(text, encoding="utf-8")
     card_scores = json.dumps({"tasks": summarize_for_cards(cells)}, indent=1)
@@ -76,6 +76,22 @@ def read_cells(folder: Path) -> dict[tuple[str, str], dict[str, Any]]:
         cell = content["cell"]
         cells.setdefault((cell["task"], cell["split"]), {})[cell["algorithm"]] = content
     return cells
+
+
+def _describe_cost(cells: Cells) -> str:
+    """Return a sentence on the time of the cells, and on that of the table's missing ones."""
+    seconds: dict[str, list[float]] = {}
+    for row in cells.values():
+        for name, cell in row.items():
+            seconds.setdefault(name, []).append(sum(cell["seconds"].values()))
+    hours = sum(sum(values) for values in seconds.values()) / 3600
+    missing = [cell for cell in catalogue.list_cells() if cell.algorithm not in cells.get((cell.task, cell.split), {})]
+    estimate = sum(float(np.median(seconds[cell.algorithm])) for cell in missing if cell.algorithm in seconds) / 3600
+    number = sum(map(len, seconds.values()))
+    return (
+        f"These {number} cells took {hours:.1f} hours of one core. {len(missing)} of the table's "
+        f"{len(list(catalogue.list_cells()))} cells are missing, which by the median times take {estimate:.1f} hours."
+    )
 
 
 def find_frequent(cells: Cells, algorithms: Sequence[str]) -> list[str]:

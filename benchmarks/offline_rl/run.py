@@ -1,6 +1,7 @@
 """Run the cells of a table that have no file yet.
 
-    python -m benchmarks.offline_rl.run --tasks reach kitchen_knob1 --splits medium all --algorithms bc iql
+    python -m benchmarks.offline_rl.run                                  # the table
+    python -m benchmarks.offline_rl.run --tasks reach kitchen_knob1 --splits medium mixed --algorithms bc iql
     python -m benchmarks.offline_rl.run --tasks reach --splits medium --algorithms bc iql --shard 2/6
 
 A cell trains five seeds as one batch of networks, evaluates each final policy on 50 episodes of unseen seeds, and
@@ -33,7 +34,7 @@ FOLDER = RESULTS / "offline_rl"
 def main(arguments: Sequence[str] | None = None) -> list[Path]:
     """Run the missing cells and return their files."""
     options = _options(arguments)
-    cells = list(list_cells(tuple(options.tasks), tuple(options.splits), tuple(options.algorithms)))
+    cells = list(list_cells(options.tasks, options.splits, options.algorithms))
     first, step = options.shard
     missing = [cell for cell in cells[first::step] if not (options.output / f"{cell.name}.json").exists()]
     print(f"{len(cells)} cells, {len(missing)} to run here", flush=True)
@@ -114,10 +115,10 @@ def _write(path: Path, content: dict[str, Any]) -> Path:
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--tasks", nargs="+", default=catalogue.TASKS, help="tasks of the catalogue")
-    parser.add_argument("--splits", nargs="+", default=list(catalogue.SPLITS), choices=list(catalogue.SPLITS))
+    parser.add_argument("--tasks", nargs="+", help="tasks of the catalogue; those of the table by default")
+    parser.add_argument("--splits", nargs="+", choices=list(catalogue.SPLITS), help="those of the table by default")
     parser.add_argument(
-        "--algorithms", nargs="+", default=list(catalogue.ALGORITHMS), choices=list(catalogue.ALGORITHMS)
+        "--algorithms", nargs="+", default=list(catalogue.TABLE_ALGORITHMS), choices=list(catalogue.ALGORITHMS)
     )
     parser.add_argument("--shard", type=_parse_shard, default=(0, 1), metavar="I/N", help="the I-th of N machines")
     parser.add_argument("--workers", type=int, help="processes of an evaluation; one per core by default")

@@ -156,6 +156,22 @@ def test_the_shipped_scores_are_those_of_the_committed_cells() -> None:
     assert means == expected, "run: python -m benchmarks.offline_rl.report"
 
 
+def test_the_table_is_run_by_default_and_other_cells_by_name() -> None:
+    everything = list(catalogue.list_cells())
+    assert len(everything) == (12 + 6 + 2 + 2) * 6
+    assert [cell.name for cell in catalogue.list_cells(["reach"], None, ["bc"])] == [
+        "reach-mixed-bc",
+        "reach-medium-bc",
+    ]
+    assert [cell.name for cell in catalogue.list_cells(None, ["play"], ["bc"])] == [
+        "kitchen_sequence2-play-bc",
+        "kitchen_sequence4-play-bc",
+    ]
+    assert {cell.name for cell in everything} <= {
+        cell.name for cell in catalogue.list_cells(catalogue.TASKS, tuple(catalogue.SPLITS))
+    }
+
+
 def test_every_cell_of_the_table_has_episodes_to_learn_from() -> None:
     cells = list(catalogue.list_cells(catalogue.TASKS, tuple(catalogue.SPLITS), ("bc",)))
     assert len(cells) == 12 * 4 + 2 * 5
