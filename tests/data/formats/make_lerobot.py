@@ -2,6 +2,7 @@
 
     python -m benchmarks.peers.environments lerobot              # builds benchmarks/.venvs/lerobot, lerobot 0.4.4
     benchmarks/.venvs/lerobot/bin/python tests/data/formats/make_lerobot.py write v3.0
+    benchmarks/.venvs/lerobot/bin/python tests/data/formats/make_lerobot.py cameras FOLDER    # two, in several files
     benchmarks/.venvs/lerobot/bin/python tests/data/formats/make_lerobot.py read FOLDER    # prints JSON
     HF_ENDPOINT=… benchmarks/.venvs/lerobot/bin/python tests/data/formats/make_lerobot.py pull REPO FOLDER    # the same
 
@@ -68,6 +69,29 @@ def write(version: str) -> None:
             dataset.finalize()
 
 
+def write_cameras(folder: str, num_episodes: str = "20") -> None:
+    """Write demonstrations of two cameras with noise, without rewards and ends, in several video files a camera."""
+    from lerobot.datasets.lerobot_dataset import LeRobotDataset
+
+    vectors = {"observation.state": 4, "action": 2}
+    features = {name: {"dtype": "float32", "shape": (width,), "names": None} for name, width in vectors.items()}
+    picture = {"dtype": "video", "shape": (96, 96, 3), "names": ["height", "width", "channel"]}
+    features |= dict.fromkeys(("observation.images.top", "observation.images.wrist"), picture)
+    dataset = LeRobotDataset.create("lab/cameras", fps=FPS, features=features, root=Path(folder), robot_type="franka")
+    dataset.meta.update_chunk_settings(video_files_size_in_mb=1)
+    for episode in range(int(num_episodes)):
+        generator = np.random.default_rng(episode)
+        for row in range(40 + episode):
+            noise = generator.normal(0, 8, (2, 96, 96, 3))
+            rising = np.arange(96)[:, None, None] + np.array([2 * row, 100 - row])[:, None, None, None]
+            top, wrist = np.clip(rising + noise, 0, 255).astype(np.uint8)
+            frame = {"observation.images.top": top, "observation.images.wrist": wrist, "task": TASKS[episode % 3]}
+            frame |= {name: generator.normal(size=width).astype(np.float32) for name, width in vectors.items()}
+            dataset.add_frame(frame)
+        dataset.save_episode()
+    dataset.finalize()
+
+
 def read(repo_id: str, folder: str) -> None:
     """Print what LeRobot makes of a dataset; what the folder lacks comes from the Hub, by LeRobot's own tag."""
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
@@ -89,4 +113,9 @@ if __name__ == "__main__":
     verb, *words = sys.argv[1:]
     if verb != "pull":
         os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
-    write(*words) if verb == "write" else read(*words if verb == "pull" else ("lab/ours", *words))
+    if verb == "cameras":
+        write_cameras(*words)
+    elif verb == "write":
+        write(*words)
+    else:
+        read(*words if verb == "pull" else ("lab/ours", *words))
