@@ -484,6 +484,8 @@ def _cells_to_pictures(cells: list[Cell], field: Field, length: int, videos: Vid
     clips = []
     for camera in range(num_pictures):
         frames = cells[camera::num_pictures]
+        if len(frames) > length and frames[-1] == frames[-2]:  # the final value repeats the last row
+            frames = frames[:-1]
         path, first = frames[0]["path"], frames[0]["frame"]
         if frames != [{"path": path, "frame": first + index} for index in range(len(frames))]:
             msg = (

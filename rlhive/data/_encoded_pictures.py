@@ -35,7 +35,8 @@ class EncodedPictures:
         num_pictures: Number of pictures in a row.
         num_rows: Number of rows; the final value is not one of them.
         contents: A file per picture, in the order of the rows; empty for videos.
-        clips: The frames of each camera; empty for files in Parquet.
+        clips: The frames of each camera; empty for files in Parquet. Where a clip has no more frames than rows, the
+            last of them is the final value too: of an episode whose final observation was not recorded.
     """
 
     storage: str
@@ -83,13 +84,17 @@ class EncodedPictures:
     def _final_parts(self) -> list[bytes]:
         if not self.clips:
             return list(self.contents[self.num_rows * self.num_pictures :])
-        return [part for clip in self.clips for part in clip.packets()[self.num_rows :]]
+        return [part for clip in self.clips for part in clip.packets()[min(self.num_rows, clip.count - 1) :]]
 
     def _cells(self, first: int, stop: int) -> list[Cell]:
         if not self.clips:
             contents = self.contents[first * self.num_pictures : stop * self.num_pictures]
             return [{"bytes": content, "path": None} for content in contents]
-        return [{"path": clip.path, "frame": clip.frame + row} for row in range(first, stop) for clip in self.clips]
+        return [
+            {"path": clip.path, "frame": clip.frame + min(row, clip.count - 1)}
+            for row in range(first, stop)
+            for clip in self.clips
+        ]
 
 
 def encode_pictures(rows: np.ndarray, final: np.ndarray | None, storage: str) -> EncodedPictures:

@@ -114,6 +114,7 @@ def import_dataset(
                 env_name=env_name,
                 store=store,
                 append=append,
+                storage=None if append else episodes.storages,
             )
 
         episodes.look_at_first()

@@ -8,6 +8,7 @@ import numpy as np
 
 from rlhive.data._episodes import TERMINATED, TRUNCATED, Columns, EpisodeRecord
 from rlhive.data._schema import Schema
+from rlhive.data._video_files import Clip
 from rlhive.data.formats._column_forms import ColumnForms
 from rlhive.data.formats._column_values import cast_if_exact, split_values
 from rlhive.data.versions import VersionSource
@@ -34,6 +35,8 @@ class EpisodeArrays:
             unless it ended the task. ``final`` and the end columns may then be missing; ``next.done`` may be there.
         left_out: What the reader found and did not read; the import logs and counts it.
         origins: Name in the file of every column that has another name there.
+        clips: The encoded frames of columns that are videos in the file, from which the columns were decoded; a version
+            keeps them as they are.
     """
 
     columns: Columns
@@ -43,6 +46,7 @@ class EpisodeArrays:
     has_frames: bool = False
     left_out: tuple[str, ...] = ()
     origins: Mapping[str, str] = field(default_factory=dict)
+    clips: Mapping[str, Clip] = field(default_factory=dict)
 
     @property
     def length(self) -> int:

@@ -9,8 +9,11 @@ from typing import Any
 import numpy as np
 
 from rlhive import keys
+from rlhive.data._encoded_pictures import EncodedPictures
 from rlhive.data._episodes import REWARD, Columns, EpisodeRecord
+from rlhive.data._picture_codecs import parse_storage
 from rlhive.data._schema import Schema
+from rlhive.data._video_files import Clip
 from rlhive.data.formats._column_forms import ColumnForms, describe_dtypes
 from rlhive.data.formats._episode_source import EpisodeArrays, EpisodeSource, PendingEpisode
 from rlhive.data.formats._import_rules import ImportRules
@@ -35,6 +38,7 @@ class _Episode:
     columns: Columns
     observed: Columns
     context: str
+    clips: Mapping[str, Clip]
 
 
 class ImportPass:
@@ -55,12 +59,18 @@ class ImportPass:
         self._ids: dict[str, list[int]] = {}
         self._dtypes: dict[str, set[str]] = {}
         self._all_ids: list[int] = []
+        self._codecs: dict[str, str] | None = None
         self.num_episodes = 0
 
     @property
     def schema(self) -> Schema:
         """The schema of the episodes that were looked at."""
         return self._forms.schema
+
+    @property
+    def storages(self) -> dict[str, str]:
+        """Codec of the columns that are videos in the files of all episodes that were looked at, by column."""
+        return dict(self._codecs or {})
 
     def look_at_first(self) -> None:
         """Learn the columns from the first episode.
@@ -70,6 +80,7 @@ class ImportPass:
         """
         for episode in self._prepare():
             self._forms.add(episode.columns, episode.observed, episode.context)
+            self._keep_common_codecs(episode)
             return
         self._refuse_empty()
 
@@ -82,6 +93,7 @@ class ImportPass:
         for episode in self._prepare():
             raise_if_interrupted()
             self._forms.add(episode.columns, episode.observed, episode.context)
+            self._keep_common_codecs(episode)
             self.num_episodes += 1
         self._finish()
 
@@ -93,6 +105,7 @@ class ImportPass:
         """
         for episode in self._prepare():
             changed = self._forms.add(episode.columns, episode.observed, episode.context)
+            changed |= self._keep_common_codecs(episode)
             if changed and strict:
                 raise FormsChangedError
             record = self._build_record(episode)
@@ -118,6 +131,7 @@ class ImportPass:
         if self._forms.list_empty():
             notes.append(f"left out, without any value: {', '.join(self._forms.list_empty())}")
         notes += self._rules.success_rewards.notes()
+        notes += [f"video kept as it is, {codec}: {name}" for name, codec in self.storages.items()]
         if self._rules.drop:
             notes.append(f"left out, as the option drop says: {', '.join(self._rules.drop)}")
         for finding, subjects in self._findings.items():
@@ -186,8 +200,15 @@ class ImportPass:
                 self._dtypes.setdefault(name, set()).add(rows.dtype.newbyteorder("=").name)
         name = f", episode {item.episode}"
         context = finished.context if finished.context.endswith(name) else finished.context + name
-        episode = _Episode(item, finished.length, finished.fields, columns, observed, context)
+        episode = _Episode(item, finished.length, finished.fields, columns, observed, context, finished.clips)
         return episode if self._accept_nan({**columns, **observed}, episode) else None
+
+    def _keep_common_codecs(self, episode: _Episode) -> bool:
+        """Forget the codecs that an episode has not; return whether there are any."""
+        codecs = {name: clip.video.codec for name, clip in episode.clips.items()}
+        before = codecs if self._codecs is None else self._codecs
+        self._codecs = {name: codec for name, codec in before.items() if codecs.get(name) == codec}
+        return self._codecs != before
 
     def _accept_nan(self, columns: Columns, episode: _Episode) -> bool:
         """Return whether an episode is kept although values are NaN; refuse or count it as the option says."""
@@ -226,6 +247,10 @@ class ImportPass:
         if metadata is not None:
             fields["metadata"] = metadata
             self._count_episode("seeds that are no int64, kept in the metadata", episode.pending)
+        fields["encoded"] = {
+            name: EncodedPictures(str(parse_storage(codec)), 1, episode.length, clips=(episode.clips[name],))
+            for name, codec in self.storages.items()
+        }
         return EpisodeRecord(episode=episode.pending.episode, columns=columns, final=final, **fields)
 
     def _count_episode(self, finding: str, item: PendingEpisode) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 
 from rlhive import keys
 from rlhive.data._episodes import REWARD, TERMINATED, TRUNCATED
+from rlhive.data._video_files import Clip
 from rlhive.data.formats._episode_source import EpisodeArrays
 from rlhive.data.formats._format import COMMON_OPTIONS
 from rlhive.data.formats._success_rewards import RewardOption, SuccessOption, SuccessRewards
@@ -116,6 +117,7 @@ class ImportRules:
             self._aliases = _find_aliases([name for name in explicit if name], arrays)
         columns: dict[str, np.ndarray] = {}
         final: dict[str, np.ndarray] = {}
+        clips: dict[str, Clip] = {}
         for name in wanted:
             target = self._rename(name, arrays.origins.get(name, name))
             target = self._aliases.get(target, target)
@@ -129,7 +131,9 @@ class ImportRules:
             columns[target] = arrays.columns[name]
             if name in arrays.final:
                 final[target] = arrays.final[name]
-        return self.success_rewards.apply(replace(arrays, columns=columns, final=final))
+            if name in arrays.clips:
+                clips[target] = arrays.clips[name]
+        return self.success_rewards.apply(replace(arrays, columns=columns, final=final, clips=clips))
 
     def require_used(self, episodes: Collection[int], context: str) -> None:
         """Refuse an option that names no column or episode of the source.

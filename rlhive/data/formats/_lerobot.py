@@ -26,6 +26,7 @@ import pyarrow as pa
 
 from rlhive import keys
 from rlhive.data._episodes import REWARD, Columns
+from rlhive.data._video_files import Clip
 from rlhive.data.formats._episode_source import EpisodeArrays, EpisodeSource, Keeps, PendingEpisode
 from rlhive.data.formats._lerobot_files import BOOKKEEPING, COLUMNS_KEY, LeRobotEpisode, LeRobotFiles
 from rlhive.data.formats._pending_source import build_source
@@ -101,11 +102,15 @@ def _build_lerobot_arrays(
     column_names = _name_columns(files.features) | own_names
     columns: Columns = {}
     origins: dict[str, str] = {}
+    clips: dict[str, Clip] = {}
     for name, column in column_names.items():
         if (name in files.videos or name in frames.column_names) and keeps(name, column):
             for part, rows in files.read_feature(name, episode, frames):
                 target = column + part.removeprefix(name)
                 columns[target], origins[target] = _shape_rows(rows, shapes.get(part)), part
+                clip = files.find_clip(name, episode, rows) if extra is None else None
+                if clip is not None:
+                    clips[target] = clip
     final: Columns = {}
     rewritten = column_names.get(SUCCESS)
     if rewritten in columns:
@@ -125,7 +130,9 @@ def _build_lerobot_arrays(
         texts = files.read_tasks()
         columns["task"] = np.array([texts[index] for index in frames.column("task_index").to_pylist()], object)
     fields = {"metadata": metadata}
-    return EpisodeArrays(columns, final, context, fields, has_frames=True, left_out=left_out, origins=origins)
+    return EpisodeArrays(
+        columns, final, context, fields, has_frames=True, left_out=left_out, origins=origins, clips=clips
+    )
 
 
 def _list_left_out(files: LeRobotFiles, frames: pa.Table) -> Iterator[str]:

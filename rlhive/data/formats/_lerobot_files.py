@@ -22,11 +22,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rlhive.data import _arrow, _parquet
+from rlhive.data._video_files import Clip
 from rlhive.data.formats._arrow_values import read_arrow_columns
 from rlhive.data.formats._foreign_parquet import read_foreign_batches, read_foreign_table
 from rlhive.data.formats._memory_limits import require_memory
 from rlhive.data.formats._pictures import decode_pictures, stack_pictures
 from rlhive.data.formats._source_files import expand_path_template, list_source_files, require_source_file
+from rlhive.data.formats._video_clips import find_clip
 from rlhive.data.formats._videos import decode_video_frames
 from rlhive.errors import CorruptDatasetError, SchemaMismatchError
 
@@ -176,6 +178,21 @@ class LeRobotFiles:
             context = f"{self.root}, episode {episode.index}, {name}"
             contents = _read_picture_contents(frames.column(name), context)
             return stack_pictures(decode_pictures(contents, context=context), context=context)
+        path, start_s = self._locate_video(name, episode)
+        context, is_whole = f"episode {episode.index}", self.version != "v3.0"  # before, a file for each episode
+        return decode_video_frames(
+            path, start_s=start_s, count=episode.length, fps=self.info["fps"], context=context, is_whole=is_whole
+        )
+
+    def find_clip(self, name: str, episode: LeRobotEpisode, pictures: np.ndarray) -> Clip | None:
+        """Return the packets of a camera's frames, which :meth:`read_pictures` decoded; None if none can be kept."""
+        if name not in self.videos:
+            return None
+        path, start_s = self._locate_video(name, episode)
+        return find_clip(path, pictures, start_s=start_s, fps=self.info["fps"])
+
+    def _locate_video(self, name: str, episode: LeRobotEpisode) -> tuple[Path, float]:
+        """Return the file that holds an episode's video, and the time of its first frame in seconds."""
         fields: dict[str, str | int] = {"video_key": name, "episode_index": episode.index}
         start_s = 0.0
         if self.version == "v3.0":
@@ -183,11 +200,7 @@ class LeRobotFiles:
             fields |= {key: int(episode.row[f"videos/{name}/{key}"]) for key in ("chunk_index", "file_index")}
         else:
             fields["episode_chunk"] = episode.index // self.info["chunks_size"]
-        path = require_source_file(self.root, self._expand_path("video_path", **fields))
-        context, is_whole = f"episode {episode.index}", self.version != "v3.0"  # before, a file for each episode
-        return decode_video_frames(
-            path, start_s=start_s, count=episode.length, fps=self.info["fps"], context=context, is_whole=is_whole
-        )
+        return require_source_file(self.root, self._expand_path("video_path", **fields)), start_s
 
     def read_rlhive_episodes(self) -> list[dict[str, Any]] | None:
         """Return what RLHive kept beside the frames, by episode; None where another library wrote the dataset.

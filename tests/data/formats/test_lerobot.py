@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.peers.environments import VENVS
-from rlhive import RoboHiveDataset
+from rlhive import RoboHiveDataset, check
 from rlhive.data._episodes import EpisodeRecord
 from rlhive.data._schema import Schema
 from rlhive.data.formats._builtin import LeRobot
@@ -444,6 +444,60 @@ def test_a_version_of_videos_is_copied(smooth, tmp_path):
     read = np.concatenate([record.columns["pixels.0"] for record in read_lerobot(target).records()])
     np.testing.assert_array_equal(read, served[:, 0])
     assert not (target / "videos").exists()
+
+
+def read_packets(folder):
+    """Return the packets of all videos below a folder."""
+    packets = []
+    for path in sorted(folder.rglob("*.mp4")):
+        with av.open(str(path)) as container:
+            packets += [bytes(packet) for packet in container.demux(video=0) if packet.size]
+    return packets
+
+
+@pytest.mark.parametrize("kind", ["v3.0-video", "v2.1-video"])
+@pytest.mark.parametrize("reward", [None, "sparse"])
+def test_a_version_keeps_the_packets_of_a_video(kind, reward, tmp_path):
+    """Nothing is encoded again; the last frame of an episode that was solved is its final observation too."""
+    options = {"license": "mit", "store": tmp_path, "progress": False}
+    folder = import_dataset("lerobot", FILES / kind, "lab/frames", reward=reward, **options)
+    dataset = RoboHiveDataset(folder)
+    assert str(dataset.schema["pixels.top"].storage).startswith("av1:")
+    packets = read_packets(FILES / kind)
+    assert read_packets(folder) == packets
+    assert len(packets) == sum(LENGTHS)
+    records = list(read_lerobot(FILES / kind).records())
+    following = [np.concatenate([r.columns["pixels.top"][1:], r.final["pixels.top"][None]]) for r in records]
+    pictures = {"row": np.concatenate([r.columns["pixels.top"] for r in records]), "next": np.concatenate(following)}
+    for cache in ("raw", "none"):
+        batch = dataset.as_replay_buffer(image_cache=cache)[:]
+        np.testing.assert_array_equal(batch["pixels", "top"], pictures["row"])
+        np.testing.assert_array_equal(batch["next", "pixels", "top"], pictures["next"])
+    assert check(folder).ok
+    chosen = dataset.select([0, 2]).save("lab/chosen")
+    np.testing.assert_array_equal(
+        chosen.as_tensordict()["next", "pixels", "top"], np.concatenate([following[0], following[2]])
+    )
+
+
+@pytest.mark.parametrize("first", [0, 2])
+def test_a_video_with_frames_out_of_order_is_decoded(first, tmp_path):
+    """Its packets are no frames of a version: the pictures become PNG, also where only the last episode has such."""
+    source = shutil.copytree(FILES / "v2.1-video", tmp_path / "frames")
+    for path in sorted(source.rglob("*.mp4"))[first:]:
+        frames = decode_with_av(path)
+        with av.open(str(path), "w", format="mp4") as container:
+            stream = container.add_stream("libx264", rate=10, options={"bf": "2", "crf": "1"})
+            stream.width = stream.height = 64
+            stream.pix_fmt = "yuv420p"
+            for frame in frames:
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+            container.mux(stream.encode(None))
+    folder = import_dataset("lerobot", source, "lab/frames", license="mit", store=tmp_path, progress=False)
+    dataset = RoboHiveDataset(folder)
+    assert dataset.schema["pixels.top"].storage == "png"
+    read = np.concatenate([record.columns["pixels.top"] for record in read_lerobot(source).records()])
+    np.testing.assert_array_equal(dataset.as_tensordict()["pixels", "top"], read)
 
 
 def test_pictures_that_no_video_holds_are_refused(tmp_path):
