@@ -118,6 +118,28 @@ def diffusion_policy(target: Path, count: int) -> None:
         (target / f"data/action/{number}.0").write_bytes(np.pad(actions, ((0, 1), (0, 0))).tobytes())
 
 
+def parquet(target: Path, count: int) -> None:
+    """Write a Parquet file with a column of episodes; the row of the last state has an action too."""
+    with pq.ParquetWriter(target, _PARQUET_SCHEMA) as writer:
+        for number in range(count):
+            states, actions, _ = episode(number)
+            columns = [
+                pa.FixedSizeListArray.from_arrays(states.ravel(), WIDTH),
+                pa.FixedSizeListArray.from_arrays(np.pad(actions, ((0, 1), (0, 0))).ravel(), ACTIONS),
+                pa.array(np.full(LENGTH + 1, number)),
+            ]
+            writer.write_batch(pa.record_batch(columns, schema=_PARQUET_SCHEMA))
+
+
+_PARQUET_SCHEMA = pa.schema(
+    {
+        "observation": pa.list_(pa.float64(), WIDTH),
+        "action": pa.list_(pa.float32(), ACTIONS),
+        "episode_index": pa.int64(),
+    }
+)
+
+
 def minari_arrow(target: Path, count: int, *, storage: str = "arrow") -> None:
     """Write Minari's Arrow or Parquet storage: a folder per episode with T+1 rows; actions and rewards are padded."""
     folder = target / "data"
@@ -208,6 +230,7 @@ SOURCES: dict[str, tuple[str, Callable[[Path, int], None]]] = {
     "ogbench": ("ogbench", ogbench),
     "aloha": ("aloha", aloha),
     "diffusion_policy": ("diffusion_policy", diffusion_policy),
+    "parquet": ("parquet", parquet),
 }
 
 

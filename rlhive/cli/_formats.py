@@ -93,6 +93,7 @@ def import_(
     reward: Annotated[str | None, _read_option("reward")] = None,
     success: Annotated[str | None, _read_option("success")] = None,
     split: Annotated[str | None, _read_option("split")] = None,
+    episode: Annotated[str | None, _read_option("episode")] = None,
     split_masks: Annotated[list[str] | None, _read_option("split_masks")] = None,
     swap_colours: Annotated[bool | None, _read_option("swap_colours")] = None,
     append: Annotated[bool, typer.Option("--append", help="After the episodes of the newest version.")] = False,
@@ -116,6 +117,7 @@ def import_(
         reward=reward,
         success=success,
         split=split,
+        episode=episode,
         split_masks=split_masks or None,
         swap_colours=swap_colours,
     )

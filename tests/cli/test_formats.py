@@ -187,7 +187,20 @@ def test_the_shell_completes_the_formats():
     assert (
         list(_formats._complete_readable(""))
         == list(BUILT_IN)
-        == [*("roboset", "d4rl", "minari", "lerobot", "rlds", "robomimic", "ogbench", "aloha", "diffusion_policy")]
+        == [
+            *(
+                "roboset",
+                "d4rl",
+                "minari",
+                "lerobot",
+                "rlds",
+                "robomimic",
+                "ogbench",
+                "aloha",
+                "diffusion_policy",
+                "parquet",
+            )
+        ]
     )
     assert list(_formats._complete_writable("")) == ["minari", "lerobot"]
     assert list(_formats._complete_readable("r")) == ["roboset", "rlds", "robomimic"]

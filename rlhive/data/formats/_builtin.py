@@ -110,6 +110,22 @@ class DiffusionPolicy(Format):
         return read_diffusion_policy(source, **options)
 
 
+class Parquet(Format):
+    """Parquet files with a column that numbers the episodes, as on the Hugging Face Hub."""
+
+    name = "parquet"
+    read_options = (
+        Option("episode", str, "Column that numbers the episodes; episode_index or another usual name by default."),
+        Option("split", str, "Name of the split for all episodes; that of the file's name by default."),
+    )
+
+    def read(self, source: Path, **options: Any) -> "EpisodeSource":
+        """Read a file or a folder; see :func:`~rlhive.data.formats._parquet_dataset.read_parquet_dataset`."""
+        from rlhive.data.formats._parquet_dataset import read_parquet_dataset
+
+        return read_parquet_dataset(source, **options)
+
+
 class OGBench(Format):
     """OGBench's .npz files."""
 

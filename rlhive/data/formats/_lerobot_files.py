@@ -24,13 +24,13 @@ import pyarrow.parquet as pq
 from rlhive.data import _arrow, _parquet
 from rlhive.data._video_files import Clip
 from rlhive.data.formats._arrow_values import read_arrow_columns
-from rlhive.data.formats._foreign_parquet import read_foreign_batches, read_foreign_table
-from rlhive.data.formats._memory_limits import require_memory
+from rlhive.data.formats._foreign_parquet import read_foreign_table
+from rlhive.data.formats._parquet_rows import ParquetRows, read_picture_contents
 from rlhive.data.formats._pictures import decode_pictures, stack_pictures
 from rlhive.data.formats._source_files import expand_path_template, list_source_files, require_source_file
 from rlhive.data.formats._video_clips import find_clip
 from rlhive.data.formats._videos import decode_video_frames
-from rlhive.errors import CorruptDatasetError, SchemaMismatchError
+from rlhive.errors import SchemaMismatchError
 
 #: What RLHive adds to a LeRobot dataset; LeRobot ignores the file.
 EPISODES_PATH = "meta/rlhive_episodes.parquet"
@@ -121,7 +121,7 @@ class LeRobotFiles:
             SchemaMismatchError: Frames are missing, or belong to another episode.
             CorruptDatasetError: A Parquet file is damaged.
         """
-        rows = _FrameReader(self._list_frame_files())
+        rows = ParquetRows(self._list_frame_files())
         for episode in episodes:
             frames = rows.take(episode.length, context=f"{self.root}, episode {episode.index}")
             indices = set(frames.column("episode_index").to_pylist())
@@ -176,7 +176,7 @@ class LeRobotFiles:
         """Return the pictures of a camera, uint8 ``[T, H, W, 3]`` for colour pictures of 8 bits."""
         if name not in self.videos:
             context = f"{self.root}, episode {episode.index}, {name}"
-            contents = _read_picture_contents(frames.column(name), context)
+            contents = read_picture_contents(frames.column(name), context)
             return stack_pictures(decode_pictures(contents, context=context), context=context)
         path, start_s = self._locate_video(name, episode)
         context, is_whole = f"episode {episode.index}", self.version != "v3.0"  # before, a file for each episode
@@ -225,63 +225,6 @@ class LeRobotFiles:
 
     def _find_file(self, path: str) -> Path:
         return require_source_file(self.root, self.root / path)
-
-
-class _FrameReader:
-    """The rows of several Parquet files in order, any number at a time."""
-
-    def __init__(self, paths: list[Path]):
-        self._batches = read_foreign_batches(paths)
-        self._stored_bytes = sum(path.stat().st_size for path in paths)
-        self._pending: list[pa.RecordBatch] = []
-
-    def take(self, count: int, *, context: str) -> pa.Table:
-        """Return the next rows; fewer at the end.
-
-        Raises:
-            SchemaMismatchError: They would take more memory than the files account for.
-        """
-        while sum(len(batch) for batch in self._pending) < count:
-            batch = self._read_batch()
-            if batch is None:
-                break
-            self._pending.append(batch)
-            num_bytes = sum(batch.nbytes for batch in self._pending)
-            require_memory(num_bytes, self._stored_bytes, context)
-        tables = [pa.Table.from_batches([batch]) for batch in self._pending]
-        if not tables:
-            return pa.table({"episode_index": pa.array([], pa.int64())})
-        # Files may differ in the dtype of a column.
-        table = pa.concat_tables(tables, promote_options="permissive")
-        self._pending = [batch for batch in table.slice(count).to_batches() if len(batch)]
-        return table.slice(0, count)
-
-    def _read_batch(self) -> pa.RecordBatch | None:
-        """Return the next batch; None at the end.
-
-        Raises:
-            SchemaMismatchError: The file is whole, but Arrow cannot read a type in it.
-            CorruptDatasetError: The file is damaged.
-        """
-        try:
-            return next(self._batches, None)
-        except CorruptDatasetError as error:
-            if isinstance(error.__cause__, (pa.ArrowNotImplementedError, pa.ArrowTypeError, pa.ArrowKeyError)):
-                message = f"{str(error).partition(': ')[0]}: not understood: {' '.join(str(error.__cause__).split())}."
-                raise SchemaMismatchError(message) from error
-            raise
-
-
-def _read_picture_contents(column: pa.ChunkedArray, context: str) -> list[bytes]:
-    """Return the encoded pictures of a column of ``{"bytes", "path"}``, or of bytes alone."""
-    contents = []
-    for row, value in enumerate(column.to_pylist()):
-        content = value.get("bytes") if isinstance(value, dict) else value
-        if not isinstance(content, bytes):
-            msg = f"{context}, row {row}: expected an encoded picture, got {column.type} without bytes."
-            raise SchemaMismatchError(msg)
-        contents.append(content)
-    return contents
 
 
 def _describe_stored_dtype(dtype: pa.DataType) -> str:

@@ -16,6 +16,7 @@ from rlhive.data.formats._builtin import (
     LeRobot,
     Minari,
     OGBench,
+    Parquet,
     RoboMimic,
     RoboSet,
 )
@@ -28,7 +29,18 @@ ENTRY_POINT_GROUP = "rlhive.formats"
 #: The formats that ship, by name.
 BUILT_IN: dict[str, Format] = {
     item.name: item
-    for item in (RoboSet(), D4RL(), Minari(), LeRobot(), RLDS(), RoboMimic(), OGBench(), Aloha(), DiffusionPolicy())
+    for item in (
+        RoboSet(),
+        D4RL(),
+        Minari(),
+        LeRobot(),
+        RLDS(),
+        RoboMimic(),
+        OGBench(),
+        Aloha(),
+        DiffusionPolicy(),
+        Parquet(),
+    )
 }
 
 

@@ -30,6 +30,7 @@ import numpy as np
 
 from rlhive import keys
 from rlhive.data._episodes import REWARD, Columns
+from rlhive.data.formats._column_values import to_text
 from rlhive.data.formats._episode_source import EpisodeArrays, EpisodeSource, Keeps, PendingEpisode, end_flags
 from rlhive.data.formats._hdf5 import Hdf5Group, open_hdf5
 from rlhive.data.formats._hdf5_dataset import Hdf5Dataset
@@ -43,6 +44,8 @@ _DEMO = re.compile(r"(?:.*_)?([0-9]+)")
 _OBS, _NEXT_OBS, _STATES = "obs/", "next_obs/", "states"
 #: Attributes of the group ``data`` and of a demonstration that hold JSON.
 _JSON_ATTRIBUTES = ("env_args", "problem_info", "ep_meta")
+#: Longest model that goes into the metadata of an episode, whose size is bounded; models of kitchens can be longer.
+_MAX_MODEL_LENGTH = 2**19
 _TEXT_ATTRIBUTES = ("bddl_file_name", "tag")
 
 
@@ -62,7 +65,8 @@ def read_robomimic(
         split_masks: Names of the masks that become splits; train, valid and test by default, "none" for no mask.
 
     Returns:
-        The episodes. The metadata of each has file, demo, the model's XML as ``model_file``, and ``mask_<name>``:
+        The episodes. The metadata of each has file, demo, the model's XML as ``model_file`` (its
+        SHA-256 where it is longer than 524,288 characters), and ``mask_<name>``:
         whether the demonstration is in that mask.
 
     Raises:
@@ -260,9 +264,10 @@ def _find_end(datasets: Mapping[str, Hdf5Dataset], length: int) -> tuple[bool | 
 def _describe_demo(demo: _Demo, group: Hdf5Group) -> dict[str, Any]:
     metadata: dict[str, Any] = {"file": demo.file.name, "demo": demo.name}
     metadata |= _read_attributes(group)
-    model = group.attrs.get("model_file")
-    if model is not None:
-        metadata["model_file"] = model.decode("utf-8", "backslashreplace") if isinstance(model, bytes) else str(model)
+    if "model_file" in group.attrs:
+        model = to_text(group.attrs["model_file"])
+        is_kept = len(model) <= _MAX_MODEL_LENGTH
+        metadata |= {"model_file": model} if is_kept else {"model_sha256": hashlib.sha256(model.encode()).hexdigest()}
     problem = demo.file.run.get("problem_info", {})
     instruction = problem.get("language_instruction") if isinstance(problem, Mapping) else None
     instruction = instruction or metadata.get("ep_meta", {}).get("lang")

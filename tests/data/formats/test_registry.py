@@ -160,8 +160,19 @@ def test_of_two_packages_with_the_same_format_name_the_first_is_used():
 
 
 def test_the_built_in_formats_are_listed_with_those_that_can_be_written():
-    assert list(available_formats())[:9] == [
-        *("roboset", "d4rl", "minari", "lerobot", "rlds", "robomimic", "ogbench", "aloha", "diffusion_policy"),
+    assert list(available_formats())[:10] == [
+        *(
+            "roboset",
+            "d4rl",
+            "minari",
+            "lerobot",
+            "rlds",
+            "robomimic",
+            "ogbench",
+            "aloha",
+            "diffusion_policy",
+            "parquet",
+        ),
     ]
     assert [name for name, item in BUILT_IN.items() if item.can_write] == ["minari", "lerobot"]
     with pytest.raises(
