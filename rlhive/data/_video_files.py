@@ -8,13 +8,14 @@
 
 Each packet holds exactly one frame, and the packets lie in the order of time, so that a frame has a number in the file
 and a clip can be copied into another file as it is. Files may come from anywhere: only MP4 is opened, from an open
-file, so that no path or address inside it is followed; size and codec in its header are compared before a packet is
-decoded, and no larger frame is decoded.
+file, so that no path or address inside it is followed; its tables are counted before FFmpeg reads them; size and codec
+are compared before a packet is decoded, and no larger frame is decoded.
 """
 
 import io
 import math
 import os
+import struct
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -39,6 +40,29 @@ _CODEC_NAMES = {"hevc": "h265"}
 _ARRAY_FORMATS = {"L": "gray", "RGB": "rgb24", "RGBA": "rgba", "I;16": "gray16le"}
 _LOSSLESS_FORMATS = {"L": "gray", "RGB": "bgr0", "RGBA": "bgra", "I;16": "gray16le"}
 _LOSSY_FORMAT = "yuv420p"
+#: Nothing in the file names the release of FFmpeg.
+_MUXER_OPTIONS = {"fflags": "+bitexact"}
+_Boxes = dict[bytes, Any]
+_ENTRY: _Boxes = {key: {} for key in (b"avcC", b"hvcC", b"av1C", b"glbl", b"pasp", b"fiel", b"colr", b"btrt")}
+_TABLES: _Boxes = {
+    b"stsd": dict.fromkeys((b"avc1", b"hev1", b"av01", b"FFV1"), _ENTRY),
+    **{key: {} for key in (b"stts", b"stss", b"stsc", b"stsz", b"stco", b"co64")},
+}
+_TRACK: _Boxes = {
+    b"tkhd": {},
+    b"edts": {b"elst": {}},
+    b"mdia": {b"mdhd": {}, b"hdlr": {}, b"minf": {b"vmhd": {}, b"dinf": {b"dref": {}}, b"stbl": _TABLES}},
+}
+#: The boxes of an MP4 file that is opened, and those inside of them; no others.
+_FILE: _Boxes = {
+    **{key: {} for key in (b"ftyp", b"free", b"mdat")},
+    b"moov": {b"mvhd": {}, b"trak": _TRACK, b"udta": {b"meta": {b"hdlr": {}, b"ilst": {}}}},
+}
+#: Bytes in front of the boxes inside of a box.
+_SKIPPED = {b"stsd": 8, b"meta": 4, **dict.fromkeys((b"avc1", b"hev1", b"av01", b"FFV1"), 78)}
+_EMPTY = (b"ilst",)
+#: Of an MP4 file: a box, the part of the table of sizes that counts the frames, and an entry of that of times.
+_BOX, _STSZ, _STTS = struct.Struct(">I4s"), struct.Struct(">4xII"), struct.Struct(">II")
 #: Codecs fill sides up to a multiple of their largest block, in pixels.
 _CODED_BLOCK = 128
 #: Frames that one thread decodes at a time.
@@ -73,6 +97,10 @@ class VideoFile:
             if file.read(8)[4:] != b"ftyp":
                 got = "another kind of file"
                 raise self._unreadable(got)
+            try:
+                _require_small_tables(file, num_bytes)
+            except ValueError as error:
+                raise self._unreadable(str(error)) from error
             file.seek(0)
             self._read_index(file)
         self._key_frames = np.maximum.accumulate(np.where(self.is_key, np.arange(len(self.is_key)), -1))
@@ -237,6 +265,48 @@ class VideoFile:
         return CorruptDatasetError(msg)
 
 
+def _require_small_tables(file: BinaryIO, num_bytes: int) -> None:
+    """Raise ValueError unless an MP4 file holds what RLHive writes, and says of no more frames than it has bytes.
+
+    FFmpeg reads dozens of other boxes, in any place, and allocates what the tables say.
+    """
+    num_tracks, counts = 0, [0]
+    for kind, start, stop in _iterate_boxes(file, 0, num_bytes, _FILE):
+        num_tracks += kind == b"trak"
+        if kind == b"stsz" and stop - start >= _STSZ.size:
+            file.seek(start)
+            counts.append(_STSZ.unpack(file.read(_STSZ.size))[1])
+        if kind == b"stts":
+            file.seek(start + 8)
+            entries = file.read(stop - start - 8)
+            counts.append(sum(count for count, _ in _STTS.iter_unpack(entries[: len(entries) // 8 * 8])))
+    if num_tracks > 1 or max(counts) > num_bytes:
+        msg = f"{num_tracks} tracks of up to {max(counts)} frames in {num_bytes} bytes"
+        raise ValueError(msg)
+
+
+def _iterate_boxes(file: BinaryIO, start: int, stop: int, tree: "_Boxes") -> Iterator[tuple[bytes, int, int]]:
+    """Yield type, first byte and the byte after the last of each box of an MP4 file, and of those inside."""
+    while start < stop:
+        file.seek(start)
+        content = file.read(_BOX.size)
+        size, kind = _BOX.unpack(content) if len(content) == _BOX.size else (0, b"")
+        head = _BOX.size
+        if size == 1 and kind == b"mdat":  # more than 4 GB: the size is in the next 8 bytes
+            size, head = int.from_bytes(file.read(8), "big"), 16
+        end = start + size
+        if kind not in tree or end < start + head or end > stop:
+            msg = f"a box {kind!r} of {size} bytes where {stop - start} are left"
+            raise ValueError(msg)
+        yield kind, start + head, end
+        if tree[kind]:
+            yield from _iterate_boxes(file, start + head + _SKIPPED.get(kind, 0), end, tree[kind])
+        elif kind in _EMPTY and end > start + head:
+            msg = f"a box {kind!r} that is not empty"
+            raise ValueError(msg)
+        start = end
+
+
 class FrameDecoder:
     """A decoder of one video, for one thread; frames can be decoded from any key frame on, again and again."""
 
@@ -310,7 +380,7 @@ def encode_clip(pictures: np.ndarray, layout: PictureLayout, storage: PictureSto
     source = _ARRAY_FORMATS[layout.mode]
     target = _LOSSY_FORMAT if storage.is_lossy else _LOSSLESS_FORMATS[layout.mode]
     content = io.BytesIO()
-    with av.open(content, "w", format="mp4") as container:
+    with av.open(content, "w", format="mp4", options=_MUXER_OPTIONS) as container:
         stream: Any = container.add_stream(encoder, rate=_RATE, options=_encoder_options(storage))
         stream.width, stream.height, stream.pix_fmt = layout.width, layout.height, target
         stream.codec_context.thread_count = 1
@@ -404,7 +474,7 @@ class VideoWriter:
         path = self._folder / self._path
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("wb")
-        self._container = av.open(self._file, "w", format="mp4")
+        self._container = av.open(self._file, "w", format="mp4", options=_MUXER_OPTIONS)
         with clip.video.open_source() as source, clip.video.open_container(source) as template:
             self._stream = self._container.add_stream_from_template(template.streams.video[0], opaque=True)
         self._stream.time_base = 1 / self._rate

@@ -8,7 +8,7 @@ import pytest
 from rlhive.data.versions._export import export
 from rlhive.data.versions._manifest import Manifest
 from rlhive.data.versions._reader import read_records
-from tests.data.hub.transfers import assert_raises, open_version, read_rewards
+from tests.data.hub.transfers import assert_raises, open_version, push_version, read_rewards
 from tests.hub_client import TOKEN, read_files
 from tests.hub_server import Fault
 
@@ -177,3 +177,20 @@ def test_a_killed_pull_continues_where_it_stopped(hub, published, clients, serve
     whole = sum(len(data) for data in read_files(published["2.0.0"]).values())
     assert before > 0
     assert sum(hub.served.values()) < before + whole
+
+
+def test_videos_are_pushed_and_pulled(hub, online, store, tmp_path):
+    pytest.importorskip("av")
+    from tests.data.test_picture_storage import make_records
+
+    episodes = list(make_records(shapes={"pixels": (32, 40, 3)}))
+    folder = export(episodes, "org/cameras", license="mit", store=tmp_path / "made", storage={"pixels": "h264"})
+    push_version(online, folder, "org/cameras")
+
+    assert open_version(online, store, "org/cameras") == ["1.0.0", read_rewards(folder)]
+    pulled = store / "org/cameras/1.0.0"
+    assert read_files(pulled) == read_files(folder)
+    for record, expected in zip(
+        *(read_records(path, Manifest.read(path), ["train"]) for path in (pulled, folder)), strict=True
+    ):
+        assert record.content_hash() == expected.content_hash()
