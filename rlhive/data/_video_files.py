@@ -56,11 +56,10 @@ _TRACK: _Boxes = {
 #: The boxes of an MP4 file that is opened, and those inside of them; no others.
 _FILE: _Boxes = {
     **{key: {} for key in (b"ftyp", b"free", b"mdat")},
-    b"moov": {b"mvhd": {}, b"trak": _TRACK, b"udta": {b"meta": {b"hdlr": {}, b"ilst": {}}}},
+    b"moov": {b"mvhd": {}, b"trak": _TRACK, b"udta": {b"meta": {b"hdlr": {}, b"ilst": {b"\xa9too": {}}}}},
 }
 #: Bytes in front of the boxes inside of a box.
 _SKIPPED = {b"stsd": 8, b"meta": 4, **dict.fromkeys((b"avc1", b"hev1", b"av01", b"FFV1"), 78)}
-_EMPTY = (b"ilst",)
 #: Of an MP4 file: a box, the part of the table of sizes that counts the frames, and an entry of that of times.
 _BOX, _STSZ, _STTS = struct.Struct(">I4s"), struct.Struct(">4xII"), struct.Struct(">II")
 #: Codecs fill sides up to a multiple of their largest block, in pixels.
@@ -266,7 +265,7 @@ class VideoFile:
 
 
 def _require_small_tables(file: BinaryIO, num_bytes: int) -> None:
-    """Raise ValueError unless an MP4 file holds what RLHive writes, and says of no more frames than it has bytes.
+    """Raise ValueError unless an MP4 file holds the usual boxes only, and says of no more frames than it has bytes.
 
     FFmpeg reads dozens of other boxes, in any place, and allocates what the tables say.
     """
@@ -301,9 +300,6 @@ def _iterate_boxes(file: BinaryIO, start: int, stop: int, tree: "_Boxes") -> Ite
         yield kind, start + head, end
         if tree[kind]:
             yield from _iterate_boxes(file, start + head + _SKIPPED.get(kind, 0), end, tree[kind])
-        elif kind in _EMPTY and end > start + head:
-            msg = f"a box {kind!r} that is not empty"
-            raise ValueError(msg)
         start = end
 
 
