@@ -71,6 +71,8 @@ PIXELS = ["torchvision>=0.29,<0.30"]  # the series of torch 2.14; TorchRL's Resi
 
 RELEASE = ["mlcroissant>=1.1,<2"]  # 1.1 is the first that reads Croissant 1.1; validates what `rlhive release` writes
 
+RERUN = ["rerun-sdk>=0.23"]  # the first with the columns that are sent; its releases for numpy 1 end with 0.23
+
 LOGGERS = {  # experiment loggers that `rlhive train logger=…` writes to through TorchRL
     "tensorboard": ["tensorboard"],
     "wandb": ["wandb"],
@@ -140,6 +142,7 @@ setup(
         "pixels": PIXELS,
         "formats": FORMATS,
         "release": RELEASE,
+        "rerun": RERUN,
         "docs": DOCS,
         "dev": DEV,
         **LOGGERS,

@@ -27,6 +27,7 @@ OWNERS = {
         "rlhive.envs._opengl",
         EXPERTS,
     },
+    "rerun": {"rlhive.dataset._rerun"},
     "OpenGL": {"rlhive.envs._opengl"},
     "pyarrow": {"rlhive.data", "rlhive.dataset"},
     "h5py": {"rlhive.data.formats._hdf5"},

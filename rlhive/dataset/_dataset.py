@@ -42,6 +42,7 @@ from rlhive.dataset._film import save_video
 from rlhive.dataset._loaders import ReadKeywords
 from rlhive.dataset._plots import DatasetPlots
 from rlhive.dataset._render import render_view
+from rlhive.dataset._rerun import save_rerun
 from rlhive.dataset._robot_metadata import robot_metadata
 from rlhive.dataset._transforms import Target
 from rlhive.dataset._view import Condition, DatasetView, open_view
@@ -291,6 +292,30 @@ class RoboHiveDataset:
             StoreNotWritableError: The file cannot be written.
         """
         return save_video(self._view, episode, path, camera=camera)
+
+    def save_rerun(self, episode: int, path: str | Path, *, camera: str | None = None) -> Path:
+        """Write an episode for the Rerun viewer (https://rerun.io), which opens it with ``rerun FILE``.
+
+        Pictures and numbers stand on the timelines ``step`` and, where the rate is known, ``time``; what an action led
+        to stands at the state after it. Needs ``pip install 'rlhive[rerun]'``.
+
+        Args:
+            episode: Id of the episode.
+            path: File, whose suffix is ``.rrd``.
+            camera: Name of a camera of the simulator, which renders the stored states; by default the stored pictures,
+                if there are any.
+
+        Returns:
+            The file.
+
+        Raises:
+            InvalidOptionError: The suffix is another one, or the environment has no such camera.
+            SchemaMismatchError: The dataset has no such episode.
+            MissingExtraError: Rerun's SDK is not installed.
+            ReplayRefusedError, RoboHiveMissingError, RenderingUnavailableError: It cannot be rendered here.
+            StoreNotWritableError: The file cannot be written.
+        """
+        return save_rerun(self._view, episode, path, camera=camera)
 
     @property
     def counts(self) -> dict[str, dict[str, int]]:

@@ -299,13 +299,15 @@ class EpisodeList {
   }
 }
 
-/** Put the scores behind the outcome, where they are seen. */
+/** Put the scores behind the outcome, and what is the same for all episodes last. */
 function orderColumns(columns) {
-  const names = Object.keys(columns);
+  const isConstant = (name) => name !== "episode" && columns.episode.length > 1 && columns[name].every((value) => value === columns[name][0]);
   const scores = SCORES.filter((name) => name in columns);
-  const others = names.filter((name) => !scores.includes(name));
+  const others = Object.keys(columns).filter((name) => !scores.includes(name));
   const place = others.indexOf("success") + 1;
-  return Object.fromEntries([...others.slice(0, place), ...scores, ...others.slice(place)].map((name) => [name, columns[name]]));
+  const names = [...others.slice(0, place), ...scores, ...others.slice(place)];
+  const ordered = [...names.filter((name) => !isConstant(name)), ...names.filter(isConstant)];
+  return Object.fromEntries(ordered.map((name) => [name, columns[name]]));
 }
 
 /** Order cells: missing ones last in both directions, numbers before texts. */
@@ -414,6 +416,7 @@ class EpisodesPage {
   async applyFilter() {
     const condition = this.input.value.trim();
     this.filterError.hidden = true;
+    const waiting = setTimeout(() => (this.count.textContent = "Filtering…"), 400); // scores may have to be computed first
     try {
       const answer = condition ? await this.app.source.ask("where", { dataset: this.datasetIndex, condition }) : null;
       if (condition !== this.input.value.trim()) return; // a later one is on its way
@@ -422,6 +425,8 @@ class EpisodesPage {
     } catch (error) {
       this.filterError.textContent = error.message;
       this.filterError.hidden = false;
+    } finally {
+      clearTimeout(waiting);
     }
     this.#count();
   }
@@ -1185,6 +1190,7 @@ function listParts(app) {
 }
 
 function legend(parts) {
+  if (parts.length < 2) return null;
   const items = parts.map((part) => {
     const mark = h("i");
     mark.style.background = part.color;
@@ -1411,7 +1417,7 @@ class CoveragePage {
     this.key.value = app.vectors().includes("observation") ? "observation" : (app.vectors()[0] ?? "");
     this.readout = h("p", { class: "muted" }, "Click a point to open its episode.");
     this.legend = h("div");
-    const section = card("Coverage", h("p", {}, h("label", {}, "Column ", this.key)), this.legend, this.canvas, this.readout);
+    const section = card("Coverage", h("p", {}, h("label", {}, "Column ", this.key)), this.readout, this.legend, this.canvas);
     section.style.maxWidth = "1400px";
     this.root = h("section", { class: "page scroll", "aria-label": "Coverage" }, section);
     this.canvas.addEventListener("pointermove", (event) => this.#hover(event));
@@ -1463,7 +1469,7 @@ class CoveragePage {
         drawMark(context, part.index, point.x, point.y);
       });
     });
-    this.legend.replaceChildren(legend(parts));
+    this.legend.replaceChildren(...[legend(parts)].filter(Boolean));
   }
 
   #hover(event) {
