@@ -75,6 +75,7 @@ def test_the_same_folder_is_imported_once_and_a_changed_one_is_a_new_version(fol
     assert len(imports) == 3
 
 
+@pytest.mark.slow
 def test_options_make_another_dataset(folder, store):
     def closeness(columns):
         return columns["action"][:, 0]

@@ -55,6 +55,7 @@ def write(folder, *, compress=False, **others):
     return folder
 
 
+@pytest.mark.slow
 class TestAloha(FormatTests):
     format = Aloha()
 

@@ -455,8 +455,8 @@ def read_packets(folder):
     return packets
 
 
-@pytest.mark.parametrize("kind", ["v3.0-video", "v2.1-video"])
-@pytest.mark.parametrize("reward", [None, "sparse"])
+@pytest.mark.parametrize("kind", ["v3.0-video", pytest.param("v2.1-video", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("reward", [pytest.param(None, marks=pytest.mark.slow), "sparse"])
 def test_a_version_keeps_the_packets_of_a_video(kind, reward, tmp_path):
     """Nothing is encoded again; the last frame of an episode that was solved is its final observation too."""
     options = {"license": "mit", "store": tmp_path, "progress": False}
@@ -480,7 +480,7 @@ def test_a_version_keeps_the_packets_of_a_video(kind, reward, tmp_path):
     )
 
 
-@pytest.mark.parametrize("first", [0, 2])
+@pytest.mark.parametrize("first", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_a_video_with_frames_out_of_order_is_decoded(first, tmp_path):
     """Its packets are no frames of a version: the pictures become PNG, also where only the last episode has such."""
     source = shutil.copytree(FILES / "v2.1-video", tmp_path / "frames")

@@ -151,6 +151,7 @@ def write_members(path, compression=zipfile.ZIP_DEFLATED, **shapes):
     return path
 
 
+@pytest.mark.slow
 def test_an_archive_that_unpacks_to_gigabytes_is_refused(tmp_path):
     size = FREE_BYTES + 2**24
     empty = dict.fromkeys(("actions", "observations"), ((size, 0), 0))

@@ -49,6 +49,7 @@ def write(folder, *, name="episode_index"):
     return folder
 
 
+@pytest.mark.slow
 class TestParquet(FormatTests):
     format = Parquet()
 

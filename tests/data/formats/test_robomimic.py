@@ -34,6 +34,7 @@ def expected_episode(number, *, length=None, with_camera=False, final=True, term
     return ExpectedEpisode(columns, values, ended, split=split or SPLITS[number])
 
 
+@pytest.mark.slow
 class TestRoboMimic(FormatTests):
     """A file with pictures and next_obs, whose dones mark solved states (done_mode 0)."""
 
@@ -199,6 +200,7 @@ def test_libero_and_mimicgen(file):
     assert "src_demo_inds, which has no row for each action (in 4 episodes)" in "\n".join(source.notes)
 
 
+@pytest.mark.slow
 def test_a_folder_is_read_file_by_file(tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
