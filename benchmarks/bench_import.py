@@ -166,12 +166,18 @@ def measure(name: str, episodes: int, small: int, folder: Path, signals: Iterabl
 def require_complete_import(name: str, dataset: RoboHiveDataset, count: int, store_content: dict[str, object]) -> None:
     """Raise unless the store holds one version with all episodes, no other file, and a last episode with its values.
 
-    LeRobot stores no observation after the last action; the last frame becomes the final observation.
+    LeRobot stores no observation after the last action; the last frame becomes the final observation. Some kinds name
+    what they observe, observation.qpos, and some have no rewards.
     """
     [record] = stream_records(dataset.path, dataset.manifest, dataset.splits, [count - 1])
     states, actions, rewards = episode(count - 1)
     expected_rows = {"observation": states, "action": actions, "next.reward": rewards[:, None]}
-    rows_by_key = {key: record.columns[key] for key in expected_rows}  # RLDS stores rewards as float32
+    rows_by_key = {  # RLDS stores rewards as float32
+        key: rows
+        for key in expected_rows
+        for column, rows in record.columns.items()
+        if column == key or column.startswith(f"{key}.")
+    }
     wrong_keys = [
         key
         for key, rows in rows_by_key.items()
@@ -179,6 +185,7 @@ def require_complete_import(name: str, dataset: RoboHiveDataset, count: int, sto
     ]
     length = LENGTH - 1 if name == "lerobot" else LENGTH
     expected_content = {"versions": 1, "bytes": _bytes_of(dataset.path)}
+    wrong_keys += [key for key in ("observation", "action") if key not in rows_by_key]
     if wrong_keys or record.length != length or len(dataset.episodes) != count or store_content != expected_content:
         msg = f"{name}: expected {count} episodes of {length} transitions and {expected_content}, got "
         msg += f"{len(dataset.episodes)} episodes, the last one of {record.length} transitions with other values in "
