@@ -69,8 +69,9 @@ def import_dataset(
         rename: Columns by their names in the files: ``{"state": "observation", "actions": "action"}``. Without it the
             usual names of other libraries are recognised, such as state, actions, reward and done.
         reward: "sparse" is 1 where the action of the row led to a solved state, by ``success`` or the success of the
-            files; where there is neither, at the end of every episode. Or the name of a column, or a function of an
-            episode's columns, ``[T, …]`` by name, that returns a number for each row. By default that of the files.
+            files; where there is neither, at the end of every episode that is not recorded as cut off. Or the name of a
+            column, or a function of an episode's columns, ``[T, …]`` by name, that returns a number for each row. By
+            default that of the files.
         success: "all": every episode ends in a solved state, as demonstrations do. Or the name of a column or a
             function: for each row, whether its action led to a solved state; a function may return one flag, that of
             the episode's end. An episode that ends in a solved state is terminated. By default that of the files.

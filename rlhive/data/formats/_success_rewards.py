@@ -89,10 +89,15 @@ class SuccessRewards:
 
 
 def _read_recorded_success(arrays: EpisodeArrays) -> np.ndarray:
-    """Return the success that the files record, bool ``[T]``; where they record none, every episode ends in it."""
+    """Return the success that the files record, bool ``[T]``.
+
+    Where they record none, every episode ends in it that they do not record as cut off.
+    """
     final = arrays.final.get(keys.SUCCESS)
     if final is None:
-        return np.arange(arrays.length) == arrays.length - 1
+        flags = [bool(np.any(arrays.columns[name][-1])) for name in (TERMINATED, TRUNCATED) if name in arrays.columns]
+        is_cut = flags == [False, True]
+        return (np.arange(arrays.length) == arrays.length - 1) & (not is_cut)
     states = np.asarray(arrays.columns[keys.SUCCESS]).reshape(arrays.length, -1).any(axis=1)
     return np.append(states[1:], np.any(final))
 

@@ -96,6 +96,14 @@ def test_what_an_option_cannot_be_is_refused(demonstrations, options, message):
         read(demonstrations, **options)
 
 
+def test_an_episode_that_was_cut_off_is_no_success(tmp_path):
+    path = odd_sources.write_d4rl(tmp_path / "x.hdf5", terminals=np.arange(5) == 2, timeouts=np.arange(5) == 4)
+    solved, cut = open_source("d4rl", path, reward="sparse").records()
+    assert (column(solved, "next.reward"), column(cut, "next.reward")) == ([0, 0, 1], [0, 0])
+    assert (solved.success, cut.success) == (True, False)
+    assert (solved.ended, cut.ended) == ("terminated", "truncated")
+
+
 def test_a_task_that_failed_stays_terminated(tmp_path):
     path = odd_sources.write_d4rl(
         tmp_path / "x.hdf5", terminals=np.array([0, 0, 1, 0, 0], bool), timeouts=np.zeros(5, bool)
