@@ -9,6 +9,7 @@ import pyarrow as pa
 from rlhive import keys
 from rlhive._text import printable
 from rlhive.data import REWARD, Field, Schema, find_unrecorded, sum_exactly
+from rlhive.data.versions import Manifest
 from rlhive.dataset._view import DatasetView
 from rlhive.envs import get_task
 from rlhive.errors import EnvNotFoundError
@@ -43,7 +44,8 @@ def format_view(view: DatasetView) -> str:
         for split, count in view.count().items()
     ]
     fields = [
-        f"{field.column}: {field.dtype} {list(field.shape)}{_name_storage(field)}" for field in manifest.schema.fields
+        f"{field.column}: {field.dtype} {list(field.shape)}{_name_storage(field, manifest)}"
+        for field in manifest.schema.fields
     ]
     operations = [printable(operation) for operation in view.operations]
     unrecorded = find_unrecorded(manifest.schema)
@@ -139,5 +141,10 @@ def _summarize_range(values: Sequence[float]) -> tuple[float, float, float] | No
     return (sum_exactly(values) / len(values), float(min(values)), float(max(values))) if values else None
 
 
-def _name_storage(field: Field) -> str:
-    return f", stored as {field.storage}" if field.is_encoded else ""
+def _name_storage(field: Field, manifest: Manifest) -> str:
+    """Return how a column of pictures is stored, and what was lost in the worst split."""
+    if not field.is_encoded:
+        return ""
+    losses = [loss[field.column] for loss in manifest.picture_loss.values() if field.column in loss]
+    ratios = [loss["psnr"] for loss in losses if "psnr" in loss]
+    return f", stored as {field.storage}" + (f" (PSNR {min(ratios):.1f} dB)" if ratios else "")

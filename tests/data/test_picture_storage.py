@@ -259,6 +259,8 @@ def test_encode_to_a_lossy_storage_is_a_minor_version_and_to_a_lossless_one_a_pa
     assert lossy.manifest.picture_loss["train"]["pixels"]["psnr"] > 28
     np.testing.assert_array_equal(png.as_tensordict()["pixels"], lossy.as_tensordict()["pixels"])
     assert check(png.path).ok
+    ratio = min(loss["pixels"]["psnr"] for loss in lossy.manifest.picture_loss.values())
+    assert f"stored as av1:crf=30:gop=2:preset=10 (PSNR {ratio:.1f} dB)" in repr(lossy)
     assert lossy.manifest.parents[0]["operations"] == ["encode({'pixels': 'av1'})"]
 
 
