@@ -53,7 +53,7 @@ def envs(json_: Json = False) -> None:
         highlight=False,
     )
     for missing in sorted({missing for missing in missing_by_task.values() if missing}):
-        out.print(labelled("not installed:", "red", missing), highlight=False, soft_wrap=True)
+        out.print(labelled("missing:", "red", missing), highlight=False, soft_wrap=True)
 
 
 def _make_task_table(missing_by_task: dict[str, str]) -> Table:
@@ -70,7 +70,7 @@ def _make_task_table(missing_by_task: dict[str, str]) -> Table:
     for task in catalogue().values():
         levels = Text("all" if task.levels == LEVELS else ", ".join(task.levels))
         if missing_by_task[task.name]:
-            levels = Text("not installed", "red")
+            levels = Text("missing", "red")
         names = [task.name, task.env_name] if is_wide else [task.name]
         table.add_row(*names, levels, str(task.horizon), *_format_reference(task))
     return table
