@@ -17,6 +17,8 @@ av = pytest.importorskip("av")
 
 LOSSY = ["jpeg", "av1", "h264"]
 VIDEOS = ["ffv1", "av1", "h264"]
+#: One video in the plain run, the others in the slow one.
+SOME_VIDEOS = [pytest.param("ffv1", marks=pytest.mark.slow), pytest.param("av1", marks=pytest.mark.slow), "h264"]
 SHAPE = (2, 32, 40, 3)
 
 
@@ -163,7 +165,7 @@ def test_ffv1_holds_depth_of_16_bits(tmp_path):
     np.testing.assert_array_equal(read_back[2].columns["depth"], records[2].columns["depth"])
 
 
-@pytest.mark.parametrize("storage", ["jpeg", "av1"])
+@pytest.mark.parametrize("storage", [pytest.param("jpeg", marks=pytest.mark.slow), "av1"])
 def test_the_fingerprint_of_a_lossy_version_is_over_the_encoded_pictures(tmp_path, storage):
     first, second = (Manifest.read(write(tmp_path / name, storage)) for name in "ab")
     other = Manifest.read(write(tmp_path / "c", "jpeg:50" if storage == "jpeg" else "av1:crf=50"))
@@ -192,7 +194,7 @@ def test_videos_are_plain_files_that_players_open(tmp_path, storage):
     assert rows[6][1] == {"path": "videos/pixels.1/chunk-000/file-000.mp4", "frame": 7}
 
 
-@pytest.mark.parametrize("storage", ["jpeg", *VIDEOS])
+@pytest.mark.parametrize("storage", ["jpeg", *SOME_VIDEOS])
 def test_every_reader_gives_the_same_pictures(tmp_path, storage):
     folder = write(tmp_path, storage)
     records = read(folder)[1]
@@ -211,7 +213,7 @@ def test_every_reader_gives_the_same_pictures(tmp_path, storage):
     assert report.ok, str(report)
 
 
-@pytest.mark.parametrize("storage", ["jpeg", pytest.param("av1", marks=pytest.mark.slow), "h264"])
+@pytest.mark.parametrize("storage", [pytest.param("jpeg", marks=pytest.mark.slow), *SOME_VIDEOS[1:]])
 def test_derived_versions_keep_the_encoded_pictures(tmp_path, storage):
     """Selecting, appending, merging and renaming lose nothing more, and name no loss of their own."""
     folder = write(tmp_path, storage)
@@ -277,7 +279,7 @@ def damage(path):
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("storage", VIDEOS)
+@pytest.mark.parametrize("storage", SOME_VIDEOS)
 def test_a_changed_video_does_not_have_its_hash(tmp_path, storage):
     folder = write(tmp_path, storage)
     path = folder / "videos/pixels.0/chunk-000/file-000.mp4"
@@ -432,7 +434,7 @@ def test_cards_and_descriptions_name_the_storage(tmp_path):
     assert "Pictures (`wrist`) are JPEG files, with a loss that `rlhive.json` notes" in card
 
 
-@pytest.mark.parametrize("storage", VIDEOS)
+@pytest.mark.parametrize("storage", SOME_VIDEOS)
 @pytest.mark.parametrize("shape", [(2, 64, 64, 3), (3, 64, 64)], ids=str)
 def test_frames_are_read_from_the_videos_without_a_cache_of_pictures(tmp_path, storage, shape):
     folder = write(
