@@ -9,9 +9,7 @@ import pyarrow as pa
 from rlhive.data import hub
 from rlhive.data.scores import compute_scores, read_stored_scores, write_scores
 from rlhive.data.versions import Manifest, read_episodes
-from rlhive.envs import SPARSE, reward_terms
 from rlhive.errors import EnvNotFoundError, RLHiveError, StreamingOnlyError
-from rlhive.rollouts import build_recorded_env, tasks_by_run
 
 logger = logging.getLogger(__name__)
 
@@ -88,6 +86,9 @@ def _read_final_column(column: pa.ChunkedArray, shape: tuple[int, ...]) -> np.nd
 
 def _recompute_sparse(runs: np.ndarray, finals: dict[str, np.ndarray], manifest: Manifest) -> np.ndarray:
     """Return RoboHive's sparse reward of the final state of each episode."""
+    from rlhive.envs import SPARSE, reward_terms
+    from rlhive.rollouts import build_recorded_env, tasks_by_run  # import torch, which reading scores does not need
+
     rewards = np.full(len(runs), np.nan)
     tasks = tasks_by_run(manifest)
     for run in np.unique(runs):

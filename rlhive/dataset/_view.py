@@ -33,6 +33,7 @@ from rlhive.data.versions import (
     require_episodes,
     select_by,
 )
+from rlhive.dataset._scores import load_scores
 from rlhive.errors import DatasetNotFoundError, SplitNotFoundError, StreamingOnlyError
 
 if TYPE_CHECKING:  # slow to import, and only conditions need it
@@ -158,8 +159,6 @@ class DatasetView:
         return add_scores(table, self._load_scores(force=force))
 
     def _load_scores(self, *, force: bool = False) -> pa.Table:
-        from rlhive.dataset._scores import load_scores  # imports what runs environments
-
         return load_scores(self.folder, self.manifest, store=self.store, streaming=self.streaming, force=force)
 
     def _read_columns(self, names: Sequence[str]) -> pa.Table:

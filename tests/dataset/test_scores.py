@@ -1,5 +1,8 @@
 """The distance to the goal, and scores of versions that are not whole on this machine."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -63,3 +66,18 @@ def test_scores_of_a_streamed_dataset_are_read_but_not_computed():
     scores = RoboHiveDataset("toy_point").score()
 
     assert streamed.score().equals(scores)
+
+
+@pytest.mark.usefixtures("filled")
+def test_a_condition_on_stored_scores_imports_no_torch():
+    dataset = RoboHiveDataset("toy_point")
+    dataset.score()
+    code = (
+        "import sys; from pathlib import Path; from rlhive.dataset import open_view; "
+        f"view = open_view(Path({str(dataset.path)!r})).where('not duplicate'); "
+        "print(len(view.episode_ids()), 'torch' in sys.modules)"
+    )
+
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert ran.stdout.split() == ["24", "False"]
