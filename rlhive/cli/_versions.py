@@ -149,6 +149,9 @@ def render(
     ] = None,
     image_size: Annotated[int, typer.Option(help="Height and width of the pictures.")] = 84,
     depth: Annotated[bool, typer.Option("--depth", help="Also the distance in metres.")] = False,
+    segmentation: Annotated[
+        bool, typer.Option("--segmentation", help="Also number and type of the object that each pixel shows.")
+    ] = False,
     render_quality: Annotated[str, typer.Option(help="fast, or robohive for RoboHive's own.")] = "fast",
     column: Annotated[str, typer.Option(help="Column of the pictures.")] = "pixels",
     force: Annotated[
@@ -164,6 +167,7 @@ def render(
         cameras=camera or None,
         image_size=(image_size, image_size),
         depth=depth,
+        segmentation=segmentation,
         render_quality=render_quality,
         column=column,
         name=into,

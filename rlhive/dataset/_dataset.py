@@ -778,6 +778,7 @@ class RoboHiveDataset:
         cameras: Sequence[str] | None = None,
         image_size: tuple[int, int] = (84, 84),
         depth: bool = False,
+        segmentation: bool = False,
         render_quality: str = "fast",
         column: str = keys_.PIXELS,
         name: str = "",
@@ -798,6 +799,8 @@ class RoboHiveDataset:
             image_size: Height and width in pixels.
             depth: Whether to add the distance in metres as well, in the column ``depth``, or ``<column>_depth`` for
                 another ``column``.
+            segmentation: Whether to add number and type of the object that each pixel shows, in the column
+                ``segmentation``, or ``<column>_segmentation``; see :class:`rlhive.RoboHiveEnv`.
             render_quality: "fast", "robohive" or another one of docs/visual.md.
             column: Column of the pictures.
             name: Name of a new dataset; this dataset's own by default.
@@ -807,7 +810,8 @@ class RoboHiveDataset:
             progress: Whether to show a progress bar.
 
         Returns:
-            The new version. Its pictures are uint8 ``[camera, H, W, 3]``, the depth is float32 ``[camera, H, W, 1]``.
+            The new version. Its pictures are uint8 ``[camera, H, W, 3]``, the depth is float32 ``[camera, H, W]``, the
+            segmentation int16 ``[camera, H, W, 2]``.
 
         Raises:
             InvalidOptionError: There is no such camera or quality, the environment cannot render, or the column exists.
@@ -820,6 +824,7 @@ class RoboHiveDataset:
             cameras=None if cameras is None else tuple(cameras),
             image_size=image_size,
             depth=depth,
+            segmentation=segmentation,
             quality=render_quality,
         )
         target = Target(name=name or self.name, version=version)

@@ -43,7 +43,8 @@ def render_view(
     """
     manifest, store = view.manifest, view.store or store_dir()
     kind = probe_rendering(manifest, request, force=force)
-    columns = {keys.PIXELS: column, keys.DEPTH: keys.DEPTH if column == keys.PIXELS else f"{column}_depth"}
+    prefix = "" if column == keys.PIXELS else f"{column}_"
+    columns = {keys.PIXELS: column} | {key: f"{prefix}{key}" for key in (keys.DEPTH, keys.SEGMENTATION)}
     fields = [Field(columns[key], dtype, shape, observed=True) for key, (dtype, shape) in kind.shapes.items()]
     taken = sorted({field.column for field in fields} & set(manifest.schema.columns))
     if taken:
@@ -84,5 +85,6 @@ def render_view(
 
 def _describe_rendering(request: RenderRequest, provenance: Mapping[str, object], *, force: bool) -> str:
     options = f"cameras={request.cameras}, image_size={request.image_size}, depth={request.depth}"
+    options += ", segmentation=True" if request.segmentation else ""
     model = f", force=True, model_hash={str(provenance.get('model_hash'))[:16]}" if force else ""
     return f"render({options}, quality={request.quality!r}{model}) with {provenance.get('rendering')}"

@@ -65,6 +65,7 @@ class RenderOptions:
         image_size: Height and width in pixels.
         depth: Whether to render depth as well.
         quality: A name in QUALITIES.
+        segmentation: Whether to render which object each pixel shows.
 
     Raises:
         InvalidOptionError: The image size is out of range or the quality is unknown.
@@ -74,6 +75,7 @@ class RenderOptions:
     image_size: tuple[int, int]
     depth: bool
     quality: str
+    segmentation: bool = False
 
     def __post_init__(self) -> None:
         if self.quality not in QUALITIES:
@@ -101,7 +103,8 @@ def resolve_render_options(
         env: RoboHive's environment.
         env_name: Its id; ``visual_*`` and ``_v2d`` ids have default pictures.
         from_pixels: Whether to render; None lets the id decide.
-        options: The caller's ``cameras``, ``image_size``, ``depth`` and ``render_quality``; None for the default.
+        options: The caller's ``cameras``, ``image_size``, ``depth``, ``render_quality`` and ``segmentation``; None for
+            the default.
 
     Raises:
         InvalidOptionError: An option is invalid, options were passed without pixels, or the model has no camera.
@@ -125,6 +128,7 @@ def resolve_render_options(
         image_size=options.get("image_size", defaults.image_size),
         depth=options.get("depth", defaults.depth),
         quality=options.get("render_quality", "robohive"),
+        segmentation=options.get("segmentation", False),
     )
 
 
@@ -171,34 +175,51 @@ class CameraRenderer:
 
     def specs(self) -> dict[str, Bounded | Unbounded]:
         """Return the TorchRL spec of each key that :meth:`draw` returns."""
-        specs = {keys.PIXELS: Bounded(0, 255, (*self._shape, 3), dtype=torch.uint8)}
-        return specs | ({keys.DEPTH: Unbounded(self._shape, dtype=torch.float32)} if self._options.depth else {})
+        specs: dict[str, Bounded | Unbounded] = {keys.PIXELS: Bounded(0, 255, (*self._shape, 3), dtype=torch.uint8)}
+        if self._options.depth:
+            specs[keys.DEPTH] = Unbounded(self._shape, dtype=torch.float32)
+        if self._options.segmentation:
+            specs[keys.SEGMENTATION] = Unbounded((*self._shape, 2), dtype=torch.int16)
+        return specs
 
     def draw(self) -> dict[str, torch.Tensor]:
         """Render the current state of the simulation.
 
         Returns:
             New tensors: "pixels" uint8 [camera, H, W, 3], top row first, and with ``depth`` also "depth" float32
-            [camera, H, W], the distance from the camera's plane in metres.
+            [camera, H, W], the distance from the camera's plane in metres. With ``segmentation`` also "segmentation"
+            int16 [camera, H, W, 2], number and type (``mujoco.mjtObj``) of the object that a pixel shows, -1 and -1
+            where it shows none.
         """
         mujoco = self._mujoco
         all_geoms = mujoco.mjtCatBit.mjCAT_ALL
         pixels = np.empty((*self._shape, 3), np.uint8)
         depth = np.empty(self._shape, np.float32)
+        segmentation = np.empty((*self._shape, 2), np.int16)
         self._offscreen.context.make_current()
         resources = self._offscreen.resources
         for index, camera in enumerate(self._fixed_cameras):
             mujoco.mjv_updateScene(self._model, self._data, self._visual_options, None, camera, all_geoms, self._scene)
             mujoco.mjr_render(self._rectangle, self._scene, resources)
             mujoco.mjr_readPixels(pixels[index], None, self._rectangle, resources)
-            if self._options.depth:
-                depth[index] = self._draw_depth()
+            if self._options.depth or self._options.segmentation:
+                colours, buffer = self._draw_objects()
+                if self._options.depth:
+                    depth[index] = self._to_metres(buffer)
+                if self._options.segmentation:
+                    segmentation[index] = self._to_objects(colours)
+        drawn: dict[str, np.ndarray] = {keys.PIXELS: pixels}
+        drawn |= {keys.DEPTH: depth} if self._options.depth else {}
+        drawn |= {keys.SEGMENTATION: segmentation} if self._options.segmentation else {}
         # OpenGL's first row is the bottom one.
-        result = {keys.PIXELS: torch.from_numpy(pixels[:, ::-1].copy())}
-        return result | ({keys.DEPTH: torch.from_numpy(depth[:, ::-1].copy())} if self._options.depth else {})
+        return {name: torch.from_numpy(values[:, ::-1].copy()) for name, values in drawn.items()}
 
-    def _draw_depth(self) -> np.ndarray:
-        """Render the scene again, without lights and colours, and return metres [H, W], bottom row first."""
+    def _draw_objects(self) -> tuple[np.ndarray, np.ndarray]:
+        """Render the scene again, each object in a colour of its own, without lights.
+
+        Returns:
+            MuJoCo's segmentation colours, uint8 [H, W, 3], and OpenGL's depth buffer [H, W], the bottom row first.
+        """
         flags = self._scene.flags
         original_flags = flags.copy()
         # With segmentation colours MuJoCo's depth is also exact at large distances.
@@ -206,8 +227,23 @@ class CameraRenderer:
         flags[self._mujoco.mjtRndFlag.mjRND_IDCOLOR] = True
         self._mujoco.mjr_render(self._rectangle, self._scene, self._offscreen.resources)
         flags[:] = original_flags
+        colours = np.empty((*self._shape[1:], 3), np.uint8)
         buffer = np.empty(self._shape[1:], np.float32)
-        self._mujoco.mjr_readPixels(None, buffer, self._rectangle, self._offscreen.resources)
+        self._mujoco.mjr_readPixels(colours, buffer, self._rectangle, self._offscreen.resources)
+        return colours, buffer
+
+    def _to_objects(self, colours: np.ndarray) -> np.ndarray:
+        """Return number and type of the objects [H, W, 2] of MuJoCo's segmentation colours."""
+        geoms = [geom for geom in self._scene.geoms[: self._scene.ngeom] if geom.segid >= 0]
+        objects = np.full((1 + max((geom.segid + 1 for geom in geoms), default=0), 2), -1, np.int16)
+        for geom in geoms:
+            objects[geom.segid + 1] = geom.objid, geom.objtype
+        index = colours.astype(np.int32) @ np.array([1, 2**8, 2**16], np.int32)
+        index[index >= len(objects)] = 0  # the background
+        return objects[index]
+
+    def _to_metres(self, buffer: np.ndarray) -> np.ndarray:
+        """Return the distances [H, W] of OpenGL's depth buffer."""
         extent = self._model.stat.extent
         near = np.float32(self._model.vis.map.znear * extent)
         far = np.float32(self._model.vis.map.zfar * extent)
@@ -223,6 +259,7 @@ class CameraRenderer:
             "image_size": list(self._options.image_size),
             "depth": self._options.depth,
             "render_quality": self._options.quality,
+            **({"segmentation": True} if self._options.segmentation else {}),
             "gl": self._gl,
         }
 

@@ -44,6 +44,7 @@ _RESERVED = {
     keys.REWARD,
     keys.PIXELS,
     keys.DEPTH,
+    keys.SEGMENTATION,
     "info",
     "state",
     *keys.END_FLAGS,
@@ -99,6 +100,8 @@ class RoboHiveEnv(EnvBase):
         render_quality: "robohive" is RoboHive's own picture; "shadows" has coarser shadows, no reflections and no
             anti-aliasing, at a third of the cost; "fast" also has no shadows, at a twentieth of the cost. Each is a
             visual domain of its own.
+        segmentation: Return ``segmentation`` as well, int16 [camera, H, W, 2]: number and type (``mujoco.mjtObj``) of
+            the object that each pixel shows, such as a geom or a tendon, -1 and -1 where it shows none.
         keep_fatigue: Let the fatigue of the muscles ("myoFati…") go on over resets, as RoboHive has it. Episodes then
             depend on those before, and the environment has no checkpoints. By default each episode starts rested.
         **env_kwargs: Arguments for RoboHive. ``max_episode_steps`` replaces the registered horizon.
@@ -140,6 +143,7 @@ class RoboHiveEnv(EnvBase):
         image_size: tuple[int, int] | None = None,
         depth: bool | None = None,
         render_quality: str | None = None,
+        segmentation: bool | None = None,
         keep_fatigue: bool = False,
         **env_kwargs: Any,
     ) -> None:
@@ -147,9 +151,11 @@ class RoboHiveEnv(EnvBase):
         self._arguments = {
             **{"obs_keys": obs_keys, "info_keys": info_keys, "state": state, "frame_skip": frame_skip, "dtype": dtype},
             **{"from_pixels": from_pixels, "cameras": cameras, "image_size": image_size, "depth": depth},
-            **{"render_quality": render_quality, "keep_fatigue": keep_fatigue, **env_kwargs},
+            **{"render_quality": render_quality, "segmentation": segmentation, "keep_fatigue": keep_fatigue},
+            **env_kwargs,
         }
         options = {"cameras": cameras, "image_size": image_size, "depth": depth, "render_quality": render_quality}
+        options |= {"segmentation": segmentation}
         defaults = VISUAL.get(env_name)
         self.env_name = env_name
         self.robohive_id = defaults.robohive_id if defaults else env_name

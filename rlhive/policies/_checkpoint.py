@@ -37,7 +37,7 @@ POLICY_FILE = "policy.pt"
 CURVE_FILE = "curve.json"
 
 #: Arguments that a checkpoint may pass to the environment that its policy acts in.
-ENV_KWARGS = {"cameras", "depth", "from_pixels", "image_size", "obs_keys", "render_quality"}
+ENV_KWARGS = {"cameras", "depth", "from_pixels", "image_size", "obs_keys", "render_quality", "segmentation"}
 
 
 def save_checkpoint(

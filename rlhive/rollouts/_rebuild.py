@@ -30,6 +30,7 @@ ALLOWED_ENV_KWARGS = {
     "obs_range",
     "render_quality",
     "reward_mode",
+    "segmentation",
     "weighted_reward_keys",
 }
 

@@ -32,7 +32,7 @@ from rlhive.rollouts._replay import TOLERANCE, Comparison, step_recorded_actions
 from rlhive.rollouts._rollout import default_num_workers, get_cached_env, map_unordered
 
 #: Keys of an environment that renders, which become columns.
-PICTURE_KEYS = (keys.PIXELS, keys.DEPTH)
+PICTURE_KEYS = (keys.PIXELS, keys.DEPTH, keys.SEGMENTATION)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,12 +44,14 @@ class RenderRequest:
         image_size: Height and width in pixels.
         depth: Whether to render the distance in metres as well.
         quality: Render quality, as ``render_quality`` of :class:`rlhive.RoboHiveEnv`.
+        segmentation: Whether to render number and type of the object that each pixel shows.
     """
 
     cameras: tuple[str, ...] | None = None
     image_size: tuple[int, int] = (84, 84)
     depth: bool = False
     quality: str = "fast"
+    segmentation: bool = False
 
     def apply(self, task: Task) -> Task:
         """Return a task whose environment renders."""
@@ -58,6 +60,7 @@ class RenderRequest:
             "image_size": self.image_size,
             "depth": self.depth,
             "render_quality": self.quality,
+            **({"segmentation": True} if self.segmentation else {}),
         }
         without = {name: value for name, value in task.env_kwargs.items() if name not in (*options, "cameras")}
         cameras = {} if self.cameras is None else {"cameras": self.cameras}

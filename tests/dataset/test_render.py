@@ -33,19 +33,19 @@ def record(name, num_episodes=2, **options):
 
 
 def test_rendered_pictures_are_those_of_the_live_environment_bit_for_bit(store):
-    live = record("my/live", from_pixels=True, depth=True, render_quality="fast", **CAMERAS)
-    states = live.drop_column("pixels", "depth", name="my/states")
+    live = record("my/live", from_pixels=True, depth=True, segmentation=True, render_quality="fast", **CAMERAS)
+    states = live.drop_column("pixels", "depth", "segmentation", name="my/states")
 
-    rendered = states.render(**CAMERAS, depth=True, num_workers=1, progress=False)
+    rendered = states.render(**CAMERAS, depth=True, segmentation=True, num_workers=1, progress=False)
 
     assert rendered.version == "1.1.0"
     assert rendered.schema["pixels"].storage == "png"
     assert rendered.schema["depth"].dtype == "float32"
     for got, expected in zip(rendered.iter_episodes(), live.iter_episodes(), strict=True):
-        for key in ("pixels", "depth", ("next", "pixels"), "observation"):
+        for key in ("pixels", "depth", "segmentation", ("next", "pixels"), "observation"):
             np.testing.assert_array_equal(got[key].numpy(), expected[key].numpy())
     operations = rendered.manifest.parents[0]["operations"]
-    assert operations[-1].startswith("render(cameras=('left_cam', 'right_cam'), image_size=(32, 40), depth=True")
+    assert operations[-1].startswith("render(cameras=('left_cam', 'right_cam'), image_size=(32, 40), depth=True, segm")
     assert not list((store / ".renders").iterdir())
 
 

@@ -96,6 +96,29 @@ def test_depth_is_metres_from_the_camera(make):
     assert seen == pytest.approx(hit, abs=0.02)
 
 
+@pytest.mark.parametrize("quality", QUALITIES)
+def test_segmentation_names_the_object_that_a_pixel_shows(make, quality):
+    env = make(
+        REACH, from_pixels=True, cameras=["top_cam"], image_size=(65, 65), segmentation=True, render_quality=quality
+    )
+    seen = env.reset(seed=0)[keys.SEGMENTATION][0]
+    import mujoco
+
+    model, data = env._model, env._data
+    camera = model.camera("top_cam").id
+    ahead = -data.cam_xmat[camera].reshape(3, 3)[:, 2]
+    hit = np.zeros(1, np.int32)
+    drawn = mujoco.MjvOption().geomgroup  # not the geoms that only collide
+    mujoco.mj_ray(model, data, data.cam_xpos[camera], ahead, drawn, 1, -1, hit)
+    assert seen[32, 32].tolist() == [hit[0], mujoco.mjtObj.mjOBJ_GEOM]
+    numbers, types = seen.flatten(0, 1).unbind(1)
+    assert set(types.tolist()) <= {-1, int(mujoco.mjtObj.mjOBJ_GEOM), int(mujoco.mjtObj.mjOBJ_SITE)}
+    assert len(numbers.unique()) > 5
+    assert numbers.max() < max(model.ngeom, model.nsite)
+    assert env.provenance()["rendering"]["segmentation"]
+    check_env_specs(env)
+
+
 def test_keeps_the_torchrl_contract(kitchen):
     check_env_specs(kitchen)
     assert kitchen.observation_spec[keys.PIXELS].shape == (2, 36, 48, 3)
