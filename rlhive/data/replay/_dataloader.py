@@ -35,7 +35,6 @@ class EpochLoader(DataLoader):
         self._batches = batches
 
     def __iter__(self) -> Iterator[TensorDict]:  # type: ignore[override]  # torch names its own iterator class
-        self._batches.begin()
         for batch in super().__iter__():
             self._batches.count()
             yield batch

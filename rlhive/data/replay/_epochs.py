@@ -81,6 +81,9 @@ class EpochBatches(Sampler):
         return num_full + (num_left > 0 and not self._options.drop_last)
 
     def __iter__(self) -> Iterator[torch.Tensor]:
+        if not self._resumes:
+            self._epoch, self._num_done = self._epoch + 1, 0
+        self._resumes = False
         if self._options.shuffle:
             generator = torch.Generator("cpu").manual_seed(derive_seed(self._seed, self._epoch))
             items = torch.randperm(self._num_items, generator=generator, device="cpu")
@@ -90,12 +93,6 @@ class EpochBatches(Sampler):
         for number in range(self._num_done, len(self)):
             batch = items[number * size : (number + 1) * size]
             yield batch if self._world_size == 1 else torch.tensor_split(batch, self._world_size)[self._rank]
-
-    def begin(self) -> None:
-        """Begin the next epoch, unless a state was loaded in the middle of one."""
-        if not self._resumes:
-            self._epoch, self._num_done = self._epoch + 1, 0
-        self._resumes = False
 
     def count(self) -> None:
         """Note that a batch was handed out."""
