@@ -53,7 +53,7 @@ def envs(json_: Json = False) -> None:
         highlight=False,
     )
     for missing in sorted({missing for missing in missing_by_task.values() if missing}):
-        out.print(labelled("missing:", "red", missing), highlight=False)
+        out.print(labelled("missing:", "red", missing), highlight=False, soft_wrap=True)
 
 
 def _make_task_table(missing_by_task: dict[str, str]) -> Table:

@@ -163,7 +163,9 @@ def test_the_verbs_that_list_fit(filled, monkeypatch):
     for verb in ("list", "versions toy_point", "show toy_point --statistics", "check toy_point", "envs"):
         shown = invoke(*verb.split())
         assert shown.exit_code in (0, 1), shown.output
-        too_long = [line for line in shown.stdout.splitlines() if cell_len(line) > 80 and str(filled) not in line]
+        # Paths and commands stay on one line, so that they can be copied.
+        lines = [line for line in shown.stdout.splitlines() if str(filled) not in line and "simhive" not in line]
+        too_long = [line for line in lines if cell_len(line) > 80]
         assert not too_long, verb
         assert "…" not in shown.stdout, verb
         assert not re.search(r"\w-$", shown.stdout, re.MULTILINE), verb
