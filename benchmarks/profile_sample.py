@@ -25,6 +25,7 @@ from benchmarks.peers import packed, rlhive, source, torchrl
 from rlhive.data.replay import _prefetch
 from rlhive.data.replay._buffer import DatasetReplayBuffer
 from rlhive.data.replay._info import add_info
+from rlhive.data.replay._items import take_elements
 from rlhive.data.replay._leaves import Leaves
 
 SIZE, LENGTH, BATCH = 100_000, 100, 256
@@ -57,8 +58,8 @@ def steps_of(buffer: DatasetReplayBuffer, size: int = BATCH) -> dict[str, Callab
         "sample()": buffer.sample,
         "  draw the indices": lambda: buffer._draw(size),
         "  storage.get": lambda: storage.get(next(index_of)),
-        "    look up the rows": lambda: storage._rows.take(next(flat_of)),
-        f"    copy {gather.item_bytes} bytes per transition": lambda: gather._data.index_select(0, next(row_of)),
+        "    look up the rows": lambda: take_elements(storage._rows, next(flat_of)),
+        f"    copy {gather.item_bytes} bytes per transition": lambda: gather._copy(next(row_of)),
         "    split the copy into leaves": lambda: gather.fill([Leaves()], copies),
         "    build two TensorDicts": tensordicts,
         "  add index and flags": lambda: add_info(batch, info),
@@ -77,7 +78,7 @@ def steps_of_a_loop(buffer: DatasetReplayBuffer, size: int = BATCH) -> dict[str,
     return {
         "one batch of the loop": (lambda: next(batches), 1),
         f"  its share of {num_batches} gathered at once": (lambda: storage.get_many(next(chunk_of), size), num_batches),
-        "    its share of the copy": (lambda: gather._data.index_select(0, next(row_of)), num_batches),
+        "    its share of the copy": (lambda: gather._copy(next(row_of)), num_batches),
         "  draw the indices": (lambda: buffer._draw(size), 1),
     }
 
