@@ -99,6 +99,7 @@ DEV = [
     "types-PyYAML",  # types of what ships none, for mypy
     "types-tqdm",
     "tensorboard",  # what its logger wrote is read back
+    *RERUN,  # a recording for its viewer is read back
     "duckdb",  # it, pandas and Polars read the versions in the tests
     "pandas",
     "polars",

@@ -41,17 +41,23 @@ def plot(
 def video(
     name: NameOrPath,
     episode: Annotated[int, typer.Argument(help="Id of the episode.")],
-    output: Annotated[Path | None, typer.Option(help="File named .mp4 or .gif; NAME-EPISODE.mp4 by default.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="File named .mp4 or .gif; NAME-EPISODE.mp4 by default, or .rrd with --rerun.")
+    ] = None,
     camera: Annotated[
         str | None, typer.Option(help="Camera of the simulator; by default the stored pictures, or the first camera.")
     ] = None,
+    rerun: Annotated[
+        bool, typer.Option("--rerun", help="Write pictures and numbers for the Rerun viewer instead: rerun FILE.")
+    ] = False,
     version: Version = None,
     json_: Json = False,
 ) -> None:
     """Write a video of an episode. From its stored pictures, or its states rendered by the simulator."""
     dataset = _find_dataset(name, version=version)
-    path = output or Path(f"{dataset.name.rpartition('/')[2]}-{episode}.mp4")
-    _print_files([dataset.save_video(episode, path, camera=camera)], json_=json_)
+    path = output or Path(f"{dataset.name.rpartition('/')[2]}-{episode}.{'rrd' if rerun else 'mp4'}")
+    save = dataset.save_rerun if rerun else dataset.save_video
+    _print_files([save(episode, path, camera=camera)], json_=json_)
 
 
 def _find_dataset(

@@ -7,6 +7,7 @@ import pytest
 
 from rlhive import RoboHiveDataset
 from rlhive.errors import InvalidOptionError, MissingExtraError, SchemaMismatchError, StoreNotWritableError
+from tests.cli.conftest import invoke
 from tests.dataset.test_film import pictures  # noqa: F401 - a fixture
 
 
@@ -66,3 +67,20 @@ def test_what_cannot_be_written_is_a_sentence(tmp_path):
         RoboHiveDataset("toy_point").save_rerun(0, tmp_path / "file" / "a.rrd")
     with pytest.raises(SchemaMismatchError, match="There is no episode 99"):
         RoboHiveDataset("toy_point").save_rerun(99, tmp_path / "a.rrd")
+
+
+@pytest.mark.usefixtures("filled")
+def test_the_verb_writes_the_recording_that_the_method_writes(tmp_path, monkeypatch):
+    dataframe = pytest.importorskip("rerun.dataframe")
+    monkeypatch.chdir(tmp_path)
+    ran = invoke("video", "toy_point", "3", "--rerun")
+    expected = RoboHiveDataset("toy_point").save_rerun(3, tmp_path / "expected.rrd")
+
+    assert ran.exit_code == 0, ran.output
+    assert ran.stdout == "Written: toy_point-3.rrd\n"
+    tables = [
+        dataframe.load_recording(path).view(index="step", contents="/**").select().read_all()
+        for path in (tmp_path / "toy_point-3.rrd", expected)
+    ]
+    names = [name for name in tables[1].column_names if name.endswith("Scalar")]
+    assert tables[0].select(names) == tables[1].select(names)
