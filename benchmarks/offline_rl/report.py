@@ -87,10 +87,12 @@ def _describe_cost(cells: Cells) -> str:
     hours = sum(sum(values) for values in seconds.values()) / 3600
     missing = [cell for cell in catalogue.list_cells() if cell.algorithm not in cells.get((cell.task, cell.split), {})]
     estimate = sum(float(np.median(seconds[cell.algorithm])) for cell in missing if cell.algorithm in seconds) / 3600
-    number = sum(map(len, seconds.values()))
+    cost = f"These {sum(map(len, seconds.values()))} cells took {hours:.1f} hours, one after the other"
+    if not missing:
+        return f"{cost}: the whole table."
     return (
-        f"These {number} cells took {hours:.1f} hours of one core. {len(missing)} of the table's "
-        f"{len(list(catalogue.list_cells()))} cells are missing, which by the median times take {estimate:.1f} hours."
+        f"{cost}, in part beside other work. {len(missing)} of the table's {len(list(catalogue.list_cells()))} cells "
+        f"are missing, which by the median times take {estimate:.1f} hours."
     )
 
 

@@ -35,6 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> list[Path]:
     """Run the missing cells and return their files."""
     options = _options(arguments)
     cells = list(list_cells(options.tasks, options.splits, options.algorithms))
+    if not cells:
+        msg = "the table has no such cell: expected tasks and splits of it, or --tasks and --splits together"
+        raise SystemExit(msg)
     first, step = options.shard
     missing = [cell for cell in cells[first::step] if not (options.output / f"{cell.name}.json").exists()]
     print(f"{len(cells)} cells, {len(missing)} to run here", flush=True)
