@@ -18,21 +18,18 @@ import argparse
 import json
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
 from benchmarks.peers.client import NotOfferedError, PeerFailedError, PeerProcess
 from benchmarks.peers.environments import PEERS
-from benchmarks.peers.rounds import in_turn, machine, ratio, spread, write_results
+from benchmarks.peers.rounds import busy_cores, in_turn, machine, ratio, spread, write_results
 from benchmarks.peers.source import make
 from benchmarks.peers.worker import WORKLOADS
-from rlhive._threads import num_cores
 
 #: Contenders of each workload, as peer:variant. RLHive without a variant comes first: it is the denominator of ratios.
 RANDOM = [
@@ -78,10 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
     for peer in options.peers if options.install else ():
         PEERS[peer].install()
     contents: list[dict[str, Any]] = []
-    with ExitStack() as stack:
-        temporary = stack.enter_context(tempfile.TemporaryDirectory(prefix="rlhive-bench-"))
-        if options.load == "busy":
-            stack.enter_context(busy_cores())
+    load = busy_cores() if options.load == "busy" else nullcontext()
+    with load, tempfile.TemporaryDirectory(prefix="rlhive-bench-") as temporary:
         for kind, size in _sources(options):
             work = options.work or Path(temporary)
             is_stored = (work / f"stores-{kind}-{size}").exists()  # by an earlier run with the same --work
@@ -102,18 +97,6 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
     return contents
 
 
-@contextmanager
-def busy_cores() -> Iterator[None]:
-    """Keep every core busy with a process that computes, inside the block."""
-    processes = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(num_cores())]
-    try:
-        yield
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-
-
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--peers", nargs="+", default=list(PEERS), choices=list(PEERS))
@@ -128,7 +111,12 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=0.3, help="duration of a round of one contender")
     parser.add_argument("--patience", type=float, default=300, help="time limit of storing the episodes, in seconds")
-    parser.add_argument("--threads", default="1", help="threads of BLAS, OpenMP and torch in each peer, or default")
+    parser.add_argument(
+        "--threads",
+        type=lambda text: None if text == "default" else int(text),
+        default=1,
+        help="threads of BLAS, OpenMP and torch in each peer, or default",
+    )
     parser.add_argument(
         "--load", choices=["quiet", "busy"], default="quiet", help='"busy" keeps every core busy with another process'
     )
@@ -140,10 +128,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--no-install", dest="install", action="store_false", help="skip peers that are not installed")
     options = parser.parse_args(arguments)
-    options.threads = None if options.threads == "default" else int(options.threads)
     is_complete = set(options.peers) == set(PEERS) and set(options.workloads) == {*WORKLOADS, MEMORY}
-    is_complete = is_complete and options.threads == 1 and options.load == "quiet"
-    if options.results is None and is_complete:
+    if options.results is None and is_complete and options.threads == 1 and options.load == "quiet":
         options.results = "sampling"
     if "rlhive" not in options.peers:
         options.peers.insert(0, "rlhive")  # the denominator of every ratio

@@ -5,13 +5,16 @@ import os
 import platform
 import statistics
 import subprocess
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from benchmarks.peers.client import NotOfferedError, PeerFailedError
 from benchmarks.peers.environments import ROOT
+from rlhive._threads import num_cores
 
 RESULTS = ROOT / "benchmarks" / "results"
 
@@ -52,6 +55,18 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 def ratio(seconds: Sequence[float], reference: Sequence[float]) -> dict[str, float]:
     """Return the spread of ``seconds / reference``, over the rounds that both have."""
     return spread([one / other for one, other in zip(seconds, reference, strict=False)])
+
+
+@contextmanager
+def busy_cores() -> Iterator[None]:
+    """Keep every core busy with a process that computes, inside the block."""
+    processes = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(num_cores())]
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
 
 
 def machine() -> dict[str, Any]:

@@ -39,15 +39,14 @@ class EpochLoader(DataLoader):
             self._batches.count()
             yield batch
 
-    def __len__(self) -> int:
-        return len(self._batches)
-
     def state_dict(self) -> dict[str, Any]:
         """Return the position after the batches received so far, JSON-able."""
         return self._batches.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state with the next iteration, on any number of ranks and workers.
+
+        The seed of the state replaces that of this loader.
 
         Raises:
             CheckpointMismatchError: The state is of other episodes or of batches of another kind.

@@ -100,7 +100,7 @@ class EpochBatches(Sampler):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position, JSON-able; it holds for any number of ranks and workers."""
-        return {**self._described(), "seed": self._seed, "epoch": self._epoch, "num_batches": self._num_done}
+        return {**self._settings(), "seed": self._seed, "epoch": self._epoch, "num_batches": self._num_done}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on after the batches that were handed out when the state was taken.
@@ -108,9 +108,9 @@ class EpochBatches(Sampler):
         Raises:
             CheckpointMismatchError: The state is of other data or another way to make batches.
         """
-        described = self._described()
-        if differing := [name for name in described if state.get(name) != described[name]]:
-            expected = ", ".join(f"{name}={described[name]!r}" for name in differing)
+        settings = self._settings()
+        if differing := [name for name in settings if state.get(name) != settings[name]]:
+            expected = ", ".join(f"{name}={settings[name]!r}" for name in differing)
             got = ", ".join(f"{name}={state.get(name)!r}" for name in differing)
             msg = f"State of a DataLoader: expected {expected}; got {got}"
             raise CheckpointMismatchError(msg)
@@ -121,7 +121,8 @@ class EpochBatches(Sampler):
         self._seed, self._epoch, self._num_done = position
         self._resumes = self._epoch >= 0 and self._num_done < len(self)
 
-    def _described(self) -> dict[str, Any]:
+    def _settings(self) -> dict[str, Any]:
+        """Return what a state and this loader must have in common."""
         options = self._options
         names = ("batch_size", "slice_len", "shuffle", "drop_last")
         return self._identity | {"num_items": self._num_items} | {name: getattr(options, name) for name in names}

@@ -209,6 +209,10 @@ class DataLoaderOptions:
         require_integer(self.num_workers, 0, "num_workers")
         if self.slice_len is not None:
             require_integer(self.slice_len, 1, "slice_len")
+        if self.rank is not None:
+            require_integer(self.rank, 0, "rank")
+        if self.world_size is not None:
+            require_integer(self.world_size, 1, "world_size")
 
 
 def make_storage(
