@@ -7,8 +7,9 @@ from importlib import import_module
 
 import numpy as np
 import pytest
+import torch
 
-from benchmarks import bench_export, bench_sampling, bench_training, profile_sample, report
+from benchmarks import bench_export, bench_sampling, bench_training, profile_sample, report, sampling_threads
 from benchmarks.peers import source as sources
 from benchmarks.peers.client import NotOfferedError, PeerFailedError, PeerProcess
 from benchmarks.peers.environments import PEERS
@@ -225,6 +226,29 @@ def test_growth_and_pictures_are_reported_with_their_shares():
     ours, theirs, _ = report._picture_rows(pictures)
     assert ours == ["**RLHive**, raw", "50,000", "100,000 (100.0)", "20.0 MB", "100.0 MB"]
     assert theirs == ["LeRobotDataset, 2 workers", "1,000", "1,000", "4.0 MB", "4.0 MB"]
+
+
+@pytest.mark.parametrize(
+    ("words", "results"), [([], "sampling"), (["--load", "busy"], None), (["--threads", "default"], None)]
+)
+def test_a_run_with_other_threads_or_load_does_not_replace_the_published_results(words, results):
+    options = bench_sampling._options(words)
+    assert options.results == results
+    assert options.threads == (None if "--threads" in words else 1)
+
+
+def test_threads_change_no_batch_and_the_table_has_every_kind(filled, capsys, monkeypatch):
+    monkeypatch.setattr(sampling_threads, "ROUNDS", 2)
+    monkeypatch.setattr(sampling_threads, "BATCHES", {"8": (8, {}), "8, n_step=3": (8, {"n_step": 3})})
+    monkeypatch.setattr(sampling_threads, "ROUND_TRANSITIONS", 16)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        sampling_threads.main(["toy_point", "--busy"])
+    finally:
+        torch.set_num_threads(before)
+    rows = capsys.readouterr().out.splitlines()
+    assert [row.split(" | ")[0] for row in rows[2:]] == ["| 8", "| 8, n_step=3"]
 
 
 def test_the_profile_names_every_step(tmp_path):

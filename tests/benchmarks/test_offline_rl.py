@@ -172,6 +172,11 @@ def test_the_table_is_run_by_default_and_other_cells_by_name() -> None:
     }
 
 
+def test_a_task_that_the_table_does_not_have_is_refused(tmp_path) -> None:
+    with pytest.raises(SystemExit, match="no such cell"):
+        main(["--tasks", "toy_point", "--output", str(tmp_path)])
+
+
 def test_every_cell_of_the_table_has_episodes_to_learn_from() -> None:
     cells = list(catalogue.list_cells(catalogue.TASKS, tuple(catalogue.SPLITS), ("bc",)))
     assert len(cells) == 12 * 4 + 2 * 5
