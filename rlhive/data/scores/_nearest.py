@@ -7,7 +7,11 @@
         duplicates: all S rows as one vector ─► nearest vectors        ─► root mean square of the difference
 
 Rows are projected on their first principal components, in which a k-d tree finds neighbours quickly; distances between
-whole episodes are computed without the projection. Cost: N · S log(N · S), with N · S bounded by the choice of S.
+whole episodes are computed without the projection.
+
+Cost: N · S queries of the tree for the isolation, N for the duplicates. Where the rows vary in few directions, as those
+of one task do, a query compares its row with few others, however many there are. In many independent directions it
+compares it with more: with nearly all, for duplicates among episodes of white noise. S falls from 16 to 4 as N grows.
 """
 
 import numpy as np

@@ -1,9 +1,8 @@
 """Distances between episodes, compared with the search through all pairs."""
 
-import time
-
 import numpy as np
 import pytest
+from scipy.spatial import cKDTree
 
 from rlhive.data.scores._nearest import NUM_NEAREST, find_copies, measure_isolation
 
@@ -48,14 +47,62 @@ def test_a_single_episode_has_no_neighbour_and_no_episode_has_no_score():
     assert find_copies(np.zeros((0, 4, 2)))[1].shape == (0,)
 
 
-@pytest.mark.slow
-def test_the_time_grows_like_the_number_of_episodes():
-    seconds = []
-    for count in (2_000, 8_000):
-        moments = np.random.default_rng(0).normal(size=(count, 16, 12)).astype(np.float32)
-        start = time.process_time()
-        measure_isolation(moments)
-        find_copies(moments)
-        seconds.append(time.process_time() - start)
+class ObservedTree(cKDTree):
+    """A tree that keeps which rows it was asked for, the number of neighbours, and the distance to the farthest."""
 
-    assert seconds[1] < 8 * seconds[0]
+    def __init__(self, rows):
+        super().__init__(rows)
+        self.asked, self.counts, self.radii = [], set(), []
+
+    def query(self, rows, count):
+        distances, indices = super().query(rows, count)
+        self.asked.extend(rows)
+        self.counts.add(count)
+        self.radii.extend(distances[:, -1])
+        return distances, indices
+
+    def count_compared(self, num_queries=100):
+        """Return with how many rows a query compares its row: those of leaves nearer than its farthest neighbour."""
+        leaves = list(iterate_leaves(self.tree))
+        low, high = (np.array([bound(leaf, axis=0) for leaf in leaves]) for bound in (np.min, np.max))
+        sizes = np.array([len(leaf) for leaf in leaves])
+        step = len(self.asked) // num_queries
+        compared = [
+            sizes[np.linalg.norm(np.maximum(0, np.maximum(low - row, row - high)), axis=1) <= radius].sum()
+            for row, radius in zip(self.asked[::step], self.radii[::step], strict=True)
+        ]
+        return np.mean(compared)
+
+
+def iterate_leaves(node):
+    if node.split_dim == -1:
+        yield node.data_points
+    else:
+        yield from iterate_leaves(node.lesser)
+        yield from iterate_leaves(node.greater)
+
+
+def make_moments(num_episodes, num_moments=16, width=12):
+    """Smooth episodes that vary in three directions, as those of one task vary in few."""
+    generator = np.random.default_rng(0)
+    start, way = generator.normal(size=(2, num_episodes, 1, 3))
+    noise = 0.1 * generator.normal(size=(num_episodes, num_moments, 3))
+    positions = start + np.linspace(0, 3, num_moments)[:, None] * way + noise
+    return (positions @ generator.normal(size=(3, width))).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("measure", "rows_of_an_episode", "most_neighbours", "growth"),
+    [(measure_isolation, 16, NUM_NEAREST + 16, 1.2), (find_copies, 1, 9, 2.0)],
+)
+def test_a_row_is_compared_with_few_others(monkeypatch, measure, rows_of_an_episode, most_neighbours, growth):
+    trees = []
+    monkeypatch.setattr("scipy.spatial.cKDTree", lambda rows: trees.append(ObservedTree(rows)) or trees[-1])
+    for num_episodes in (1_000, 4_000):
+        measure(make_moments(num_episodes))
+
+    assert [len(tree.asked) for tree in trees] == [1_000 * rows_of_an_episode, 4_000 * rows_of_an_episode]
+    assert all(max(tree.counts) <= most_neighbours for tree in trees)
+    few, many = (tree.count_compared() for tree in trees)
+    assert many < growth * few  # of four times as many rows
+    assert many < 0.1 * trees[1].n
