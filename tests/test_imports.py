@@ -31,7 +31,12 @@ OWNERS = {
     "OpenGL": {"rlhive.envs._opengl"},
     "pyarrow": {"rlhive.data", "rlhive.dataset"},
     "h5py": {"rlhive.data.formats._hdf5"},
-    "av": {"rlhive.data._video_files", "rlhive.data.formats._video_clips", "rlhive.data.formats._videos"},
+    "av": {
+        "rlhive.data._video_encoding",
+        "rlhive.data._video_files",
+        "rlhive.data.formats._video_clips",
+        "rlhive.data.formats._videos",
+    },
     "PIL": {"rlhive.data._pictures", "rlhive.data.formats._pictures"},
     "google_crc32c": {"rlhive.data.formats._tfrecord"},
     "google": {"rlhive.data.formats._tfrecord"},

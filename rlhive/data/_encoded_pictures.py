@@ -20,7 +20,8 @@ import numpy as np
 from rlhive.data import _pictures
 from rlhive.data._picture_codecs import PictureStorage, parse_storage
 from rlhive.data._pictures import PictureLayout, find_layout
-from rlhive.data._video_files import Clip, VideoFile, encode_clip
+from rlhive.data._video_encoding import encode_clip
+from rlhive.data._video_files import Clip, VideoFile
 
 #: One picture in Arrow: ``{"bytes", "path"}`` of a file, or ``{"path", "frame"}`` of a frame in a video.
 Cell = dict[str, Any]

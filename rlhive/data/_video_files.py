@@ -1,67 +1,40 @@
-"""Video files of a version: encoded clip by clip, joined without encoding again, and decoded from any frame on.
+"""Video files of a version, decoded from any frame on.
 
 ::
 
-    pictures of an episode ─► encoder of its own ─► clip: packets, a key frame first
-    clip, clip, clip ─► videos/<key>/chunk-000/file-<first episode>.mp4       the packets, one after the other
-    frame f ─► the key frame before it … f, decoded                           one packet is one frame
+    frame f ─► the key frame before it … f, decoded       one packet is one frame
 
 Each packet holds exactly one frame, and the packets lie in the order of time, so that a frame has a number in the file
-and a clip can be copied into another file as it is. Files may come from anywhere: only MP4 is opened, from an open
-file, so that no path or address inside it is followed; its tables are counted before FFmpeg reads them; size and codec
-are compared before a packet is decoded, and no larger frame is decoded.
+and a clip can be copied into another file as it is (:mod:`rlhive.data._video_encoding`). Files may come from anywhere:
+only MP4 is opened, from an open file, so that no path or address inside it is followed; its boxes are compared before
+FFmpeg reads them (:mod:`rlhive.data._video_boxes`); size and codec are compared before a packet is decoded, and no
+larger frame is decoded.
 """
 
 import io
 import math
 import os
-import struct
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from fractions import Fraction
-from functools import lru_cache
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from rlhive.data._picture_codecs import PictureStorage, parse_storage
+from rlhive.data._picture_codecs import parse_storage
 from rlhive.data._pictures import PictureLayout
+from rlhive.data._video_boxes import require_usual_boxes
 from rlhive.errors import CorruptDatasetError, MissingExtraError
 
-#: PyAV's encoder and decoder of a codec.
-_ENCODERS = {"av1": "libsvtav1", "h264": "libx264", "h265": "libx265", "ffv1": "ffv1"}
+#: PyAV's decoder of a codec.
 _DECODERS = {"av1": "libdav1d", "h264": "h264", "h265": "hevc", "ffv1": "ffv1"}
 #: FFmpeg's name of a codec where it is not ours.
 _CODEC_NAMES = {"hevc": "h265"}
 #: FFmpeg's pixel formats by Pillow's mode: of the arrays, and of a lossless video.
-_ARRAY_FORMATS = {"L": "gray", "RGB": "rgb24", "RGBA": "rgba", "I;16": "gray16le"}
-_LOSSLESS_FORMATS = {"L": "gray", "RGB": "bgr0", "RGBA": "bgra", "I;16": "gray16le"}
-_LOSSY_FORMAT = "yuv420p"
-#: Nothing in the file names the release of FFmpeg.
-_MUXER_OPTIONS = {"fflags": "+bitexact"}
-_Boxes = dict[bytes, Any]
-_ENTRY: _Boxes = {key: {} for key in (b"avcC", b"hvcC", b"av1C", b"glbl", b"pasp", b"fiel", b"colr", b"btrt")}
-_TABLES: _Boxes = {
-    b"stsd": dict.fromkeys((b"avc1", b"hev1", b"av01", b"FFV1"), _ENTRY),
-    **{key: {} for key in (b"stts", b"stss", b"stsc", b"stsz", b"stco", b"co64")},
-}
-_TRACK: _Boxes = {
-    b"tkhd": {},
-    b"edts": {b"elst": {}},
-    b"mdia": {b"mdhd": {}, b"hdlr": {}, b"minf": {b"vmhd": {}, b"dinf": {b"dref": {}}, b"stbl": _TABLES}},
-}
-#: The boxes of an MP4 file that is opened, and those inside of them; no others.
-_FILE: _Boxes = {
-    **{key: {} for key in (b"ftyp", b"free", b"mdat")},
-    b"moov": {b"mvhd": {}, b"trak": _TRACK, b"udta": {b"meta": {b"hdlr": {}, b"ilst": {b"\xa9too": {}}}}},
-}
-#: Bytes in front of the boxes inside of a box.
-_SKIPPED = {b"stsd": 8, b"meta": 4, **dict.fromkeys((b"avc1", b"hev1", b"av01", b"FFV1"), 78)}
-#: Of an MP4 file: a box, the part of the table of sizes that counts the frames, and an entry of that of times.
-_BOX, _STSZ, _STTS = struct.Struct(">I4s"), struct.Struct(">4xII"), struct.Struct(">II")
+ARRAY_FORMATS = {"L": "gray", "RGB": "rgb24", "RGBA": "rgba", "I;16": "gray16le"}
+LOSSLESS_FORMATS = {"L": "gray", "RGB": "bgr0", "RGBA": "bgra", "I;16": "gray16le"}
 #: Codecs fill sides up to a multiple of their largest block, in pixels.
 _CODED_BLOCK = 128
 #: Frames that one thread decodes at a time.
@@ -97,7 +70,7 @@ class VideoFile:
                 got = "another kind of file"
                 raise self._unreadable(got)
             try:
-                _require_small_tables(file, num_bytes)
+                require_usual_boxes(file, num_bytes)
             except ValueError as error:
                 raise self._unreadable(str(error)) from error
             file.seek(0)
@@ -246,11 +219,11 @@ class VideoFile:
         self, picture: Any, decoder: "FrameDecoder", layout: PictureLayout, frame: int, context: str
     ) -> np.ndarray:
         is_lossless = self.codec == "ffv1"
-        expected = _LOSSLESS_FORMATS[layout.mode] if is_lossless else picture.format.name
+        expected = LOSSLESS_FORMATS[layout.mode] if is_lossless else picture.format.name
         if (picture.width, picture.height, picture.format.name) != (layout.width, layout.height, expected):
             got = f"{picture.format.name} of {picture.width} x {picture.height} pixels"
             raise self._undecodable(frame, got, context)
-        values = decoder.to_array(picture, _ARRAY_FORMATS[layout.mode])
+        values = decoder.to_array(picture, ARRAY_FORMATS[layout.mode])
         return values.reshape(layout.height, layout.width, layout.channels)
 
     def _unreadable(self, got: str) -> CorruptDatasetError:
@@ -262,45 +235,6 @@ class VideoFile:
         owner = f" of {context}" if context else ""
         msg = f"{self._address}, frame {frame}{owner}: expected a picture, got {got}. Fetch or make the version again."
         return CorruptDatasetError(msg)
-
-
-def _require_small_tables(file: BinaryIO, num_bytes: int) -> None:
-    """Raise ValueError unless an MP4 file holds the usual boxes only, and says of no more frames than it has bytes.
-
-    FFmpeg reads dozens of other boxes, in any place, and allocates what the tables say.
-    """
-    num_tracks, counts = 0, [0]
-    for kind, start, stop in _iterate_boxes(file, 0, num_bytes, _FILE):
-        num_tracks += kind == b"trak"
-        if kind == b"stsz" and stop - start >= _STSZ.size:
-            file.seek(start)
-            counts.append(_STSZ.unpack(file.read(_STSZ.size))[1])
-        if kind == b"stts":
-            file.seek(start + 8)
-            entries = file.read(stop - start - 8)
-            counts.append(sum(count for count, _ in _STTS.iter_unpack(entries[: len(entries) // 8 * 8])))
-    if num_tracks > 1 or max(counts) > num_bytes:
-        msg = f"{num_tracks} tracks of up to {max(counts)} frames in {num_bytes} bytes"
-        raise ValueError(msg)
-
-
-def _iterate_boxes(file: BinaryIO, start: int, stop: int, tree: "_Boxes") -> Iterator[tuple[bytes, int, int]]:
-    """Yield type, first byte and the byte after the last of each box of an MP4 file, and of those inside."""
-    while start < stop:
-        file.seek(start)
-        content = file.read(_BOX.size)
-        size, kind = _BOX.unpack(content) if len(content) == _BOX.size else (0, b"")
-        head = _BOX.size
-        if size == 1 and kind == b"mdat":  # more than 4 GB: the size is in the next 8 bytes
-            size, head = int.from_bytes(file.read(8), "big"), 16
-        end = start + size
-        if kind not in tree or end < start + head or end > stop:
-            msg = f"a box {kind!r} of {size} bytes where {stop - start} are left"
-            raise ValueError(msg)
-        yield kind, start + head, end
-        if tree[kind]:
-            yield from _iterate_boxes(file, start + head + _SKIPPED.get(kind, 0), end, tree[kind])
-        start = end
 
 
 class FrameDecoder:
@@ -358,39 +292,6 @@ class Clip:
         return self.video.read(self.first, self.first + self.count)
 
 
-def encode_clip(pictures: np.ndarray, layout: PictureLayout, storage: PictureStorage) -> Clip:
-    """Encode pictures as a video of their own, on one thread.
-
-    Args:
-        pictures: ``[N, H, W, channels]``, N >= 1.
-        layout: Their layout.
-        storage: Codec and options.
-
-    Raises:
-        MissingExtraError: PyAV, or its encoder, is not installed.
-    """
-    require_video_codecs()
-    import av
-
-    encoder = _require_encoder(storage.name)
-    source = _ARRAY_FORMATS[layout.mode]
-    target = _LOSSY_FORMAT if storage.is_lossy else _LOSSLESS_FORMATS[layout.mode]
-    content = io.BytesIO()
-    with av.open(content, "w", format="mp4", options=_MUXER_OPTIONS) as container:
-        stream: Any = container.add_stream(encoder, rate=_RATE, options=_encoder_options(storage))
-        stream.width, stream.height, stream.pix_fmt = layout.width, layout.height, target
-        stream.codec_context.thread_count = 1
-        stream.codec_context.gop_size = dict(storage.options).get("gop", 1)
-        for number, picture in enumerate(pictures):
-            values = np.ascontiguousarray(picture[:, :, 0] if layout.channels == 1 else picture)
-            frame = av.VideoFrame.from_ndarray(values, format=source)
-            frame = frame.reformat(format=target, threads=1) if target != source else frame
-            frame.pts = number
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-    return Clip(VideoFile(content.getvalue(), "an encoded clip"), 0, len(pictures))
-
-
 class VideoFolder:
     """The videos of a version, each opened when it is first needed; usable by several threads.
 
@@ -420,74 +321,6 @@ class VideoFolder:
         return video
 
 
-class VideoWriter:
-    """Writes the clips of one camera into files, one after the other.
-
-    Args:
-        folder: Folder of the version.
-        key: Name of the folder below ``videos/``.
-        fps: Frames per second.
-        max_bytes: Size in bytes from which a new file is begun.
-    """
-
-    def __init__(self, folder: Path, key: str, *, fps: float, max_bytes: int):
-        self._folder, self._key = folder, key
-        self._rate = Fraction(fps).limit_denominator(1000)
-        self._max_bytes = max_bytes
-        self._path = ""
-        self._header = b""
-        self._num_frames = self._num_bytes = 0
-        self._file: BinaryIO | None = None
-        self._container: Any = None
-        self._stream: Any = None
-        self.paths: list[str] = []
-
-    def add(self, clip: Clip, episode: int) -> Clip:
-        """Append the clip of an episode; return it at its place in the file."""
-        if self._container is None or self._num_bytes >= self._max_bytes or self._header != clip.video.header:
-            self._open(clip, episode)
-        packets = clip.packets()
-        first, is_key = self._num_frames, clip.video.is_key[clip.first : clip.first + clip.count]
-        for packet, is_key_frame in zip(packets, is_key.tolist(), strict=True):
-            self._container.mux(self._to_packet(packet, is_key=is_key_frame))
-            self._num_frames += 1
-            self._num_bytes += len(packet)
-        return replace(clip, path=self._path, frame=first)
-
-    def close(self) -> None:
-        """Finish the file at hand."""
-        if self._container is not None:
-            self._container.close()
-            self._file.close()  # type: ignore[union-attr]
-            self._container = self._file = None
-
-    def _open(self, clip: Clip, episode: int) -> None:
-        import av
-
-        self.close()
-        self._path = f"videos/{self._key}/chunk-000/file-{episode:03d}.mp4"
-        self.paths.append(self._path)
-        path = self._folder / self._path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("wb")
-        self._container = av.open(self._file, "w", format="mp4", options=_MUXER_OPTIONS)
-        with clip.video.open_source() as source, clip.video.open_container(source) as template:
-            self._stream = self._container.add_stream_from_template(template.streams.video[0], opaque=True)
-        self._stream.time_base = 1 / self._rate
-        self._header, self._num_frames, self._num_bytes = clip.video.header, 0, 0
-
-    def _to_packet(self, content: bytes, *, is_key: bool) -> Any:
-        import av
-
-        packet = av.Packet(content)
-        packet.stream = self._stream
-        packet.time_base = 1 / self._rate
-        packet.pts = packet.dts = self._num_frames
-        packet.duration = 1
-        packet.is_keyframe = is_key
-        return packet
-
-
 def require_video_codecs() -> None:
     """Raise MissingExtraError unless PyAV is installed."""
     try:
@@ -495,37 +328,6 @@ def require_video_codecs() -> None:
     except ImportError as error:
         msg = "Videos need av: pip install 'rlhive[formats]'"
         raise MissingExtraError(msg) from error
-
-
-#: Frames per second of an encoded clip before it gets its place in a file. Rate control by quality does not read it.
-_RATE = 30
-
-
-@lru_cache(maxsize=8)
-def _require_encoder(codec: str) -> str:
-    import av
-
-    encoder = _ENCODERS[codec]
-    if encoder not in av.codecs_available:
-        msg = (
-            f"Storing pictures as {codec} needs the encoder {encoder}, which this av was built without: pip install av"
-        )
-        raise MissingExtraError(msg)
-    if codec == "av1":
-        os.environ.setdefault("SVT_LOG", "1")  # errors only; it prints its settings for every clip otherwise
-    return encoder
-
-
-def _encoder_options(storage: PictureStorage) -> dict[str, str]:
-    """Return FFmpeg's options: frames in the order of time, and the same bytes on any number of cores."""
-    values = {name: str(value) for name, value in storage.options if name != "gop"}
-    if storage.name == "av1":
-        return values | {"svtav1-params": "lp=1"}
-    if storage.name == "h264":
-        return values | {"bf": "0", "sc_threshold": "0"}
-    if storage.name == "h265":
-        return values | {"x265-params": "bframes=0:scenecut=0:pools=none:frame-threads=1:info=0:log-level=error:ctu=32"}
-    return {"slices": "4", "slicecrc": "1"}
 
 
 def _open_source(source: Path | bytes) -> BinaryIO:

@@ -17,7 +17,8 @@ from rlhive.data._episodes import EpisodeRecord
 from rlhive.data._picture_codecs import parse_storage, require_storage
 from rlhive.data._pictures import find_layout, map_on_cores
 from rlhive.data._schema import Field
-from rlhive.data._video_files import Clip, VideoWriter, encode_clip
+from rlhive.data._video_encoding import VideoWriter, encode_clip
+from rlhive.data._video_files import Clip
 from rlhive.data.formats._lerobot import IMAGES
 from rlhive.errors import InvalidOptionError, UnsupportedFormatError
 

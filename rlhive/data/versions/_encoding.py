@@ -24,7 +24,7 @@ from rlhive._threads import num_cores
 from rlhive.data._encoded_pictures import EncodedPictures, encode_pictures
 from rlhive.data._episodes import EpisodeRecord
 from rlhive.data._schema import Field, Schema
-from rlhive.data._video_files import VideoWriter
+from rlhive.data._video_encoding import VideoWriter
 
 #: Rate of the videos of episodes whose rate is not known.
 DEFAULT_FPS = 30.0
