@@ -22,28 +22,42 @@ _FILE: _Boxes = {
 }
 #: Bytes in front of the boxes inside of a box.
 _SKIPPED = {b"stsd": 8, b"meta": 4, **dict.fromkeys((b"avc1", b"hev1", b"av01", b"FFV1"), 78)}
-#: Of an MP4 file: a box, the part of the table of sizes that counts the frames, and an entry of that of times.
-_BOX, _STSZ, _STTS = struct.Struct(">I4s"), struct.Struct(">4xII"), struct.Struct(">II")
+#: Where the tables have the number of their entries, in bytes after the box's head.
+_COUNT_OFFSETS = {b"stsz": 8, **dict.fromkeys((b"stts", b"stss", b"stsc", b"stco", b"co64", b"elst"), 4)}
+#: Head of a box, and entry of the table of times.
+_BOX, _STTS = struct.Struct(">I4s"), struct.Struct(">II")
 
 
 def require_usual_boxes(file: BinaryIO, num_bytes: int) -> None:
-    """Raise ValueError unless an MP4 file holds the usual boxes only, and says of no more frames than it has bytes.
+    """Raise ValueError unless an MP4 file holds the usual boxes only, and no table has more entries than it has bytes.
 
-    FFmpeg reads dozens of other boxes, in any place, and allocates what the tables say.
+    FFmpeg reads dozens of other boxes, in any place, allocates what the tables say, and repeats all frames for each
+    edit (``elst``).
     """
-    num_tracks, counts = 0, [0]
+    num_tracks, counts = 0, {b"elst": 1}
     for kind, start, stop in _iterate_boxes(file, 0, num_bytes, _FILE):
         num_tracks += kind == b"trak"
-        if kind == b"stsz" and stop - start >= _STSZ.size:
-            file.seek(start)
-            counts.append(_STSZ.unpack(file.read(_STSZ.size))[1])
-        if kind == b"stts":
-            file.seek(start + 8)
-            entries = file.read(stop - start - 8)
-            counts.append(sum(count for count, _ in _STTS.iter_unpack(entries[: len(entries) // 8 * 8])))
-    if num_tracks > 1 or max(counts) > num_bytes:
-        msg = f"{num_tracks} tracks of up to {max(counts)} frames in {num_bytes} bytes"
+        if kind in _COUNT_OFFSETS:
+            counts[kind] = max(counts.get(kind, 0), _count_entries(file, kind, start, stop))
+    num_edits = counts.pop(b"elst")
+    num_frames = max(counts.values(), default=0) * num_edits
+    if num_tracks > 1 or num_frames > num_bytes:
+        msg = f"{num_tracks} tracks of up to {num_frames} frames in {num_bytes} bytes"
         raise ValueError(msg)
+
+
+def _count_entries(file: BinaryIO, kind: bytes, start: int, stop: int) -> int:
+    """Return the number of entries that a table says it has; for the table of times that of its frames."""
+    head = _COUNT_OFFSETS[kind] + 4
+    if stop - start < head:
+        msg = f"a table {kind!r} of {stop - start} bytes"
+        raise ValueError(msg)
+    file.seek(start + head - 4)
+    count = int.from_bytes(file.read(4), "big")
+    if kind != b"stts":
+        return count
+    entries = file.read(stop - start - head)
+    return max(count, sum(frames for frames, _ in _STTS.iter_unpack(entries[: len(entries) // 8 * 8])))
 
 
 def _iterate_boxes(file: BinaryIO, start: int, stop: int, tree: _Boxes) -> Iterator[tuple[bytes, int, int]]:

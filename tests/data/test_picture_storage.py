@@ -1,4 +1,4 @@
-"""Pictures stored with a loss or as videos: what is kept, what is hashed, and what bad files are told."""
+"""Pictures stored with a loss or as videos: values, hashes, derived versions, and errors of damaged files."""
 
 import json
 import shutil
@@ -370,6 +370,9 @@ def test_other_files_are_not_opened_as_videos(tmp_path, content):
     [
         (b"stsz", 8, b"\xff\xff\xff\xff", r"1 tracks of up to 4294967295 frames in \d+ bytes"),
         (b"stts", 8, b"\x7f\xff\xff\xff", r"1 tracks of up to 2147483647 frames in \d+ bytes"),
+        (b"stss", 4, b"\x7f\xff\xff\xff", r"1 tracks of up to 2147483647 frames in \d+ bytes"),
+        (b"elst", 4, b"\0\1\0\0", r"1 tracks of up to 786432 frames in \d+ bytes"),
+        (b"stsz", -8, b"\0\0\0\x0c", r"a table b'stsz' of 4 bytes"),
         (b"stss", -8, b"\0\0\0\2", r"a box b'stss' of 2 bytes where"),
         (b"stss", -4, b"ctts", r"a box b'ctts' of"),
         (b"btrt", -4, b"trak", r"a box b'trak' of"),
