@@ -3,42 +3,44 @@
 A field of shape ``()`` or ``(1,)`` is a plain column. A field of any other shape is a ``fixed_size_list`` of its
 elements in row-major order, or a ``list`` where its rows have different lengths; its shape is in the schema's metadata,
 because ``datasets`` refuses Arrow's tensor types. A string is a UTF-8 column. A bfloat16 is its 16 bits, as uint16.
-Encoded pictures are the structs of ``datasets.Image``, or structs of a video's path and the number of a frame in it, or
-lists of either. No column of transitions has nulls. In the
-episode table, null is what nobody recorded.
+Encoded pictures are in :mod:`rlhive.data._arrow_pictures`. No column of transitions has nulls. In the episode table,
+null is what nobody recorded.
 """
 
 import functools
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field as dataclass_field, replace
+from dataclasses import dataclass, field as dataclass_field
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from rlhive import keys
-from rlhive.data import _pictures
+from rlhive.data._arrow_pictures import (
+    arrow_to_pictures,
+    cells_to_arrow,
+    cells_to_pictures,
+    count_pictures,
+    frames_to_numpy,
+    picture_metadata,
+    picture_type,
+    pictures_to_arrow,
+    read_cells,
+)
 from rlhive.data._dtypes import BFLOAT16, to_numpy_dtype
-from rlhive.data._encoded_pictures import Cell, EncodedPictures, FrameRange, fill_frames
+from rlhive.data._encoded_pictures import Cell, EncodedPictures
 from rlhive.data._episodes import Columns, EpisodeRecord
 from rlhive.data._ragged import join_rows, split_rows
 from rlhive.data._schema import SUMMARIZED, Field, Schema, find_unrecorded
-from rlhive.data._video_files import Clip, VideoFile, VideoFolder
+from rlhive.data._video_files import VideoFolder
 from rlhive.errors import CorruptDatasetError, SchemaMismatchError
 
 #: Prefix of the columns of the episode table that hold the simulator start state.
 START_PREFIX = "start."
 #: Prefix of the columns of the episode table that hold the final values of observed fields.
 FINAL_PREFIX = "final."
-
-#: Number of dimensions of a picture; those before it are of cameras.
-_PICTURE_DIMS = 3
-#: Type of an encoded picture: that of ``datasets.Image``, nullable as it is there.
-_PICTURE = pa.struct({"bytes": pa.binary(), "path": pa.string()})
-#: Type of a picture in a video: path of the file in the version, and number of the frame in it.
-_FRAME = pa.struct({"path": pa.string(), "frame": pa.int64()})
 
 #: Number of elements of each part of the start state; None if some episodes have a start state and others none.
 StartStateSizes = Mapping[str, int | None]
@@ -67,14 +69,9 @@ def row_schema(schema: Schema) -> pa.Schema:
         [*index, *(_arrow_field(field) for field in schema.fields)],
         metadata={
             "rlhive": json.dumps({"fields": schema.to_json()}, sort_keys=True),
-            **_picture_metadata({field.column: field for field in schema.encoded if not field.is_video}),
+            **picture_metadata({field.column: field for field in schema.encoded if not field.is_video}),
         },
     )
-
-
-def count_decoded_bytes(schema: Schema) -> int:
-    """Return the size in memory of the decoded pictures of one row."""
-    return sum(field.width * to_numpy_dtype(field.dtype).itemsize for field in schema.encoded)
 
 
 def episode_schema(schema: Schema, start_state_sizes: StartStateSizes) -> pa.Schema:
@@ -98,7 +95,7 @@ def episode_schema(schema: Schema, start_state_sizes: StartStateSizes) -> pa.Sch
     ]
     pictures = [field for field in schema.observed if field.is_encoded and not field.is_video]
     encoded = {FINAL_PREFIX + field.column: field for field in pictures}
-    return pa.schema([*columns, *finals, *starts], metadata=_picture_metadata(encoded) or None)
+    return pa.schema([*columns, *finals, *starts], metadata=picture_metadata(encoded) or None)
 
 
 def columns_to_batch(
@@ -130,7 +127,7 @@ def columns_to_arrays(
     """Return all fields as Arrow arrays, in the schema's order; numbers share memory with ``columns``."""
     encoded = cells or {}
     return [
-        _cells_to_arrow(encoded[field.column], field)
+        cells_to_arrow(encoded[field.column], field)
         if field.column in encoded
         else _to_arrow(columns[field.column], field)
         for field in schema.fields
@@ -216,7 +213,7 @@ def build_episode_table(
     arrays = [pa.array([row.values[column.name] for row in rows], column.type) for column in EPISODE_FIELDS]
     for field in schema.observed:
         if field.is_video or field.is_lossy:
-            arrays.append(_cells_to_arrow([cell for row in rows for cell in row.final_cells[field.column]], field))
+            arrays.append(cells_to_arrow([cell for row in rows for cell in row.final_cells[field.column]], field))
             continue
         finals = [row.final[field.column] for row in rows]
         dtype, shape = field.kind
@@ -249,32 +246,6 @@ def read_final_values(table: pa.Table, schema: Schema, videos: VideoFolder | Non
     return {field.column: _read_column(table, FINAL_PREFIX + field.column, field, videos) for field in schema.observed}
 
 
-def read_frame_numbers(
-    table: pa.Table | pa.RecordBatch, name: str, field: Field, files: Mapping[str, int]
-) -> np.ndarray:
-    """Return where the pictures of a video column are.
-
-    Args:
-        table: Transitions, or the episode table.
-        name: Name of the column in it.
-        field: The field.
-        files: Number of each video file by its path.
-
-    Returns:
-        int64 ``[num_rows, num_pictures, 2]``: number of the file, and of the frame in it.
-
-    Raises:
-        CorruptDatasetError: A picture is missing, or names another file.
-    """
-    cells = _read_cells(table.column(name), field)
-    unknown = next((cell["path"] for cell in cells if cell["path"] not in files), None)
-    if unknown is not None:
-        msg = f"Column {name}: expected a video of the manifest, got {unknown}. Fetch or make the version again."
-        raise CorruptDatasetError(msg)
-    numbers = np.array([(files[cell["path"]], cell["frame"]) for cell in cells], np.int64)
-    return numbers.reshape(len(table) if isinstance(table, pa.Table) else table.num_rows, _count_pictures(field), 2)
-
-
 def read_encoded(
     rows: pa.Table, episodes: pa.Table, schema: Schema, videos: VideoFolder | None = None
 ) -> list[dict[str, EncodedPictures]]:
@@ -294,14 +265,14 @@ def read_encoded(
         return encoded
     lengths = episodes["length"].to_pylist()
     for field in schema.carried:
-        num_pictures = _count_pictures(field)
-        row_cells = _read_cells(rows.column(field.column), field)
-        final_cells = _read_cells(episodes.column(FINAL_PREFIX + field.column), field) if field.observed else []
+        num_pictures = count_pictures(field)
+        row_cells = read_cells(rows.column(field.column), field)
+        final_cells = read_cells(episodes.column(FINAL_PREFIX + field.column), field) if field.observed else []
         start = 0
         for index, length in enumerate(lengths):
             cells = row_cells[start * num_pictures : (start + length) * num_pictures]
             cells += final_cells[index * num_pictures : (index + 1) * num_pictures]
-            encoded[index][field.column] = _cells_to_pictures(cells, field, length, videos)
+            encoded[index][field.column] = cells_to_pictures(cells, field, length, videos)
             start += length
     return encoded
 
@@ -374,29 +345,10 @@ def _require_match(record: EpisodeRecord, row_ids: np.ndarray, row: Mapping[str,
     raise CorruptDatasetError(msg)
 
 
-def _picture_metadata(encoded: Mapping[str, Field]) -> dict[str, str]:
-    """Return the metadata by which ``datasets`` knows which columns are pictures."""
-    if not encoded:
-        return {}
-    features: dict[str, Any] = {}
-    for column, field in encoded.items():
-        picture = {"_type": "Image"}
-        num_pictures = _count_pictures(field)
-        is_list = len(field.shape) > _PICTURE_DIMS
-        features[column] = {"_type": "List", "feature": picture, "length": num_pictures} if is_list else picture
-    return {"huggingface": json.dumps({"info": {"features": features}})}
-
-
-def _count_pictures(field: Field) -> int:
-    return math.prod(field.shape[:-_PICTURE_DIMS])
-
-
 @functools.lru_cache(maxsize=1024)
 def _arrow_field(field: Field, *, prefix: str = "") -> pa.Field:
     if field.is_encoded:
-        picture = _FRAME if field.is_video else _PICTURE
-        is_list = len(field.shape) > _PICTURE_DIMS
-        return pa.field(prefix + field.column, pa.list_(picture, _count_pictures(field)) if is_list else picture)
+        return pa.field(prefix + field.column, picture_type(field))
     dtype = to_numpy_dtype(field.dtype)
     value_type = pa.string() if field.is_string else pa.from_numpy_dtype(_stored_dtype(dtype))
     if field.shape not in ((), (1,)):
@@ -408,9 +360,9 @@ def _arrow_field(field: Field, *, prefix: str = "") -> pa.Field:
 def _to_arrow(values: np.ndarray, field: Field) -> pa.Array:
     if field.is_string:
         return pa.array(values.tolist(), pa.string())
-    arrow_type = _arrow_field(field).type
     if field.is_encoded:
-        return _pictures_to_arrow(values, arrow_type)
+        return pictures_to_arrow(values, field)
+    arrow_type = _arrow_field(field).type
     if field.is_ragged:
         return _ragged_to_arrow(values, field, arrow_type)
     values = values.view(_stored_dtype(values.dtype))
@@ -446,120 +398,15 @@ def _ragged_to_numpy(column: pa.Array | pa.ChunkedArray, field: Field) -> np.nda
     return split_rows(values.reshape(-1, *field.shape[1:]), lengths)
 
 
-def _pictures_to_arrow(rows: np.ndarray, arrow_type: pa.DataType) -> pa.Array:
-    contents = pa.array(_pictures.encode_rows(rows), pa.binary())
-    pictures = pa.StructArray.from_arrays([contents, pa.nulls(len(contents), pa.string())], fields=list(_PICTURE))
-    return pictures if arrow_type == _PICTURE else pa.FixedSizeListArray.from_arrays(pictures, type=arrow_type)
-
-
-def _cells_to_arrow(cells: Sequence[Cell], field: Field) -> pa.Array:
-    """Return encoded pictures, in the order of the rows, as the column of a field."""
-    arrow_type = _arrow_field(field).type
-    pictures = pa.array(cells, _FRAME if field.is_video else _PICTURE)
-    return pictures if arrow_type == pictures.type else pa.FixedSizeListArray.from_arrays(pictures, type=arrow_type)
-
-
-def _read_cells(column: pa.Array | pa.ChunkedArray, field: Field) -> list[Cell]:
-    """Return the encoded pictures of a column, in the order of the rows, each complete."""
-    cells: list[Cell] = []
-    for chunk in column.chunks if isinstance(column, pa.ChunkedArray) else [column]:
-        cells.extend((chunk.flatten() if pa.types.is_fixed_size_list(chunk.type) else chunk).to_pylist())
-    needed = ("path", "frame") if field.is_video else ("bytes",)
-    num_pictures = _count_pictures(field)
-    is_complete = all(cell is not None and all(cell[name] is not None for name in needed) for cell in cells)
-    if not is_complete or len(cells) != len(column) * num_pictures:
-        msg = (
-            f"Column {field.column}: expected {num_pictures} pictures in every row, got fewer. Fetch the version again."
-        )
-        raise CorruptDatasetError(msg)
-    return cells
-
-
-def _cells_to_pictures(cells: list[Cell], field: Field, length: int, videos: VideoFolder | None) -> EncodedPictures:
-    """Return the encoded pictures of an episode from those of its rows and its final value."""
-    num_pictures = _count_pictures(field)
-    pictures = EncodedPictures(str(field.storage), num_pictures, length)
-    if not field.is_video:
-        return replace(pictures, contents=tuple(cell["bytes"] for cell in cells))
-    clips = []
-    for camera in range(num_pictures):
-        frames = cells[camera::num_pictures]
-        if len(frames) > length and frames[-1] == frames[-2]:  # the final value repeats the last row
-            frames = frames[:-1]
-        path, first = frames[0]["path"], frames[0]["frame"]
-        if frames != [{"path": path, "frame": first + index} for index in range(len(frames))]:
-            msg = (
-                f"Column {field.column}: expected consecutive frames of one video in an episode, got others of {path}."
-            )
-            raise CorruptDatasetError(msg)
-        clips.append(Clip(_open_video(videos, path, field), first, len(frames), path, first))
-    return pictures.with_clips(clips)
-
-
 def _read_column(table: pa.Table | pa.RecordBatch, name: str, field: Field, videos: VideoFolder | None) -> np.ndarray:
     if field.is_video:
-        return _frames_to_numpy(table, name, field, videos)
+        return frames_to_numpy(table.column(name), table.column(keys.EPISODE).to_numpy(), field, videos)
     return _to_numpy(table.column(name), field)
-
-
-def _arrow_to_pictures(column: pa.Array | pa.ChunkedArray, field: Field) -> np.ndarray:
-    contents = [cell["bytes"] for cell in _read_cells(column, field)]
-    file_format = "JPEG" if field.is_lossy else "PNG"
-    return _pictures.decode_rows(
-        contents, field.dtype, field.shape, context=f"Column {field.column}", file_format=file_format
-    )
-
-
-def _frames_to_numpy(
-    table: pa.Table | pa.RecordBatch, name: str, field: Field, videos: VideoFolder | None
-) -> np.ndarray:
-    """Return the frames of a column, decoded in runs of consecutive frames of one episode."""
-    cells, episodes = _read_cells(table.column(name), field), table.column(keys.EPISODE).to_numpy()
-    rows = np.empty((len(episodes), *field.shape), field.dtype)
-    layout = _pictures.find_layout(field.dtype, field.shape)
-    if layout is not None and len(rows):
-        cameras = layout.to_pictures(rows).reshape(len(rows), layout.num_pictures, *layout.frame_shape)
-        ranges = []
-        for camera in range(layout.num_pictures):
-            frames = cells[camera :: layout.num_pictures]
-            for start, stop in _find_runs(
-                [cell["path"] for cell in frames], [cell["frame"] for cell in frames], episodes
-            ):
-                video, first = _open_video(videos, frames[start]["path"], field), frames[start]["frame"]
-                target, context = cameras[start:stop, camera], f"episode {episodes[start]}"
-                ranges.append(FrameRange(video, first, first + stop - start, target, context))
-        fill_frames(ranges, layout)
-    rows.flags.writeable = False
-    return rows
-
-
-def _find_runs(paths: Sequence[str], frames: Sequence[int], episodes: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Yield the ranges of rows whose frames follow each other in one file and belong to one episode."""
-    start = 0
-    for row in range(1, len(paths) + 1):
-        is_end = row == len(paths)
-        if is_end or (paths[row], frames[row], episodes[row]) != (
-            paths[row - 1],
-            frames[row - 1] + 1,
-            episodes[row - 1],
-        ):
-            yield start, row
-            start = row
-
-
-def _open_video(videos: VideoFolder | None, path: str, field: Field) -> VideoFile:
-    if videos is None:
-        msg = (
-            f"Column {field.column} is stored as {field.storage}: expected the version's videos beside its rows, got "
-            f"none. Make a version without videos: rlhive encode NAME --keys {field.column}=png"
-        )
-        raise CorruptDatasetError(msg)
-    return videos.open(path, str(field.storage))
 
 
 def _to_numpy(column: pa.Array | pa.ChunkedArray, field: Field) -> np.ndarray:
     if field.is_encoded:
-        return _arrow_to_pictures(column, field)
+        return arrow_to_pictures(column, field)
     if field.is_ragged:
         return _ragged_to_numpy(column, field)
     values = _column_to_array(column).reshape(len(column), *field.shape)

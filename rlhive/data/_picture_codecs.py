@@ -178,9 +178,10 @@ def _parse_option(codec: PictureCodec, option: str, number: str, text: str) -> i
 
 
 def _require_kind(codec: PictureCodec, dtype: str, shape: Sequence[int]) -> None:
-    found = find_channels(codec, dtype, shape)
-    if found is not None:
-        sides = shape[-2:] if found[1] else shape[-3:-1]
+    channels_and_order = find_channels(codec, dtype, shape)
+    if channels_and_order is not None:
+        _, is_first = channels_and_order
+        sides = shape[-2:] if is_first else shape[-3:-1]
         if min(sides) >= codec.min_side and not (codec.has_even_sides and any(side % 2 for side in sides)):
             return
     kinds = " or ".join(f"{kind} [H, W, {_list_numbers(numbers)}]" for kind, numbers in codec.channels.items())

@@ -21,6 +21,8 @@ from rlhive._threads import num_cores
 from rlhive.data._picture_codecs import CODECS, PNG, RAW, find_channels
 from rlhive.errors import CorruptDatasetError
 
+#: Number of dimensions of a picture; those before it are of cameras.
+PICTURE_DIMS = 3
 #: Pictures of fewer pixels are stored raw by default.
 MIN_PIXELS = 32 * 32
 #: Pillow's mode of a picture by dtype and number of channels. Its PNG encoder has no mode for the others.
@@ -65,12 +67,13 @@ class PictureLayout:
 
 def find_layout(dtype: str, shape: Sequence[int]) -> PictureLayout | None:
     """Return how rows of a dtype and shape form pictures; None where they cannot be pictures."""
-    found = find_channels(CODECS[PNG], dtype, shape)
-    if found is None:
+    channels_and_order = find_channels(CODECS[PNG], dtype, shape)
+    if channels_and_order is None:
         return None
-    channels, is_first = found
+    channels, is_first = channels_and_order
     height, width = shape[-2:] if is_first else shape[-3:-1]
-    return PictureLayout(math.prod(shape[:-3]), height, width, channels, is_first, _MODES[dtype, channels])
+    num_pictures = math.prod(shape[:-PICTURE_DIMS])
+    return PictureLayout(num_pictures, height, width, channels, is_first, _MODES[dtype, channels])
 
 
 def choose_storage(dtype: str, shape: Sequence[int]) -> str:

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from rlhive import keys
 from rlhive.data import _arrow, _parquet, _store
+from rlhive.data._arrow_pictures import count_decoded_bytes, read_frame_numbers
 from rlhive.data._cast import ColumnCast
 from rlhive.data._episodes import Columns
 from rlhive.data._schema import Field, Schema
@@ -194,14 +195,14 @@ def _build_cache(
         with tqdm(
             total=num_rows, desc=f"pack {manifest.name}", unit="row", unit_scale=True, delay=1, leave=False
         ) as bar:
-            for batch in _parquet.read_batches(paths, decoded_bytes=_arrow.count_decoded_bytes(reader.decoded_schema)):
+            for batch in _parquet.read_batches(paths, decoded_bytes=count_decoded_bytes(reader.decoded_schema)):
                 writer.write(reader.read_rows(batch))
                 bar.update(len(batch))
         writer.finish()
 
 
 class _ColumnReader:
-    """Reads the columns of a version for its cache: decoded, or for pictures that stay in videos their places.
+    """Reads the columns of a version for its cache: values, or for pictures that stay in videos their frame numbers.
 
     Args:
         folder: Folder of the version.
@@ -227,19 +228,20 @@ class _ColumnReader:
     def read_rows(self, batch: pa.RecordBatch) -> Columns:
         """Return the columns of some transitions."""
         columns = self._cast(_arrow.table_to_columns(batch, self.decoded_schema, self._videos))
-        return columns | {item.column: self._read_places(batch, item.column, item) for item in self._direct}
+        numbers = {item.column: self._read_frame_numbers(batch.column(item.column), item) for item in self._direct}
+        return columns | numbers
 
     def read_finals(self, episodes: pa.Table) -> Columns:
         """Return the final values of the observed columns of all episodes."""
         finals = self._cast(_arrow.read_final_values(episodes, self.decoded_schema, self._videos))
         return finals | {
-            item.column: self._read_places(episodes, f"{_arrow.FINAL_PREFIX}{item.column}", item)
+            item.column: self._read_frame_numbers(episodes[f"{_arrow.FINAL_PREFIX}{item.column}"], item)
             for item in self._direct
             if item.observed
         }
 
-    def _read_places(self, table: pa.Table | pa.RecordBatch, name: str, item: Field) -> np.ndarray:
-        return _arrow.read_frame_numbers(table, name, item, self._files)
+    def _read_frame_numbers(self, column: pa.Array | pa.ChunkedArray, item: Field) -> np.ndarray:
+        return read_frame_numbers(column, item, self._files)
 
 
 def _order_by_split(episodes: pa.Table, splits: Sequence[str]) -> np.ndarray:

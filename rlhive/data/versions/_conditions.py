@@ -128,8 +128,8 @@ def find_referenced_columns(text: str) -> list[str]:
     """
     nodes = ast.walk(_parse(text))
     names = {_column_name(node) for node in nodes if isinstance(node, (ast.Name, ast.Attribute))}
-    known = {*EPISODE_COLUMNS, *SCORE_COLUMNS}
-    return sorted({METADATA if name.startswith(f"{METADATA}.") else name for name in names} & known)
+    columns = {*EPISODE_COLUMNS, *SCORE_COLUMNS}
+    return sorted({METADATA if name.startswith(f"{METADATA}.") else name for name in names} & columns)
 
 
 def _parse(text: str) -> ast.expr:

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ import numpy as np
 from rlhive._threads import num_cores
 from rlhive.data._encoded_pictures import EncodedPictures, encode_pictures
 from rlhive.data._episodes import EpisodeRecord
+from rlhive.data._pictures import PICTURE_DIMS
 from rlhive.data._schema import Field, Schema
 from rlhive.data._video_encoding import VideoWriter
 
@@ -129,9 +131,7 @@ class SplitVideos:
 
     def __init__(self, folder: Path, schema: Schema, *, fps: float, max_bytes: int):
         self._schema = schema
-        self._make_writer: Callable[[str], VideoWriter] = lambda key: VideoWriter(
-            folder, key, fps=fps, max_bytes=max_bytes
-        )
+        self._make_writer = partial(VideoWriter, folder, fps=fps, max_bytes=max_bytes)
         self._writers: dict[str, VideoWriter] = {}
 
     def add(self, record: EpisodeRecord) -> EpisodeRecord:
@@ -162,14 +162,15 @@ def _find_key(item: Field, position: int, camera: int) -> str:
     """Return the folder of a camera's videos: the column's name, and the camera's number where it has several."""
     name = _UNSAFE.sub("_", item.column)
     name = name if name == item.column else f"{name}-{position}"
-    return f"{name}.{camera}" if len(item.shape) > len("HWC") else name
+    return f"{name}.{camera}" if len(item.shape) > PICTURE_DIMS else name
 
 
 def _mean_squared_errors(record: EpisodeRecord, decoded: np.ndarray, item: Field) -> np.ndarray:
     """Return the mean squared error of each picture, float64."""
     rows = record.columns[item.column]
     original = np.concatenate([rows, record.final[item.column][None]]) if item.observed else rows
-    pictures = (original.reshape(-1, *item.shape[-3:]), decoded.reshape(-1, *item.shape[-3:]))
+    picture_shape = item.shape[-PICTURE_DIMS:]
+    pictures = (original.reshape(-1, *picture_shape), decoded.reshape(-1, *picture_shape))
     # One picture at a time: the difference takes four times the memory of the pictures.
     differences = (before.astype(np.int32) - after for before, after in zip(*pictures, strict=True))
     return np.array([np.square(difference).mean() for difference in differences])

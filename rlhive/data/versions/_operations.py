@@ -22,6 +22,7 @@ from rlhive import keys
 from rlhive._provenance import scrub_run, shorten_paths
 from rlhive._secrets import mask_secrets
 from rlhive.data import _arrow, _parquet
+from rlhive.data._arrow_pictures import count_decoded_bytes
 from rlhive.data._dtypes import DTYPES, adopt_array, cast_array, dtype_name, suggest_conversion, to_numpy_dtype
 from rlhive.data._episodes import REWARD, TERMINATED, TRUNCATED, Columns, EpisodeRecord
 from rlhive.data._schema import INDEX_COLUMNS, Field, Schema
@@ -396,7 +397,7 @@ def _stream_split(
         if not any(episode in selected for episode in episodes[keys.EPISODE].to_pylist()):
             continue
         verify_files(folder, [entry])
-        decoded_bytes = _arrow.count_decoded_bytes(manifest.schema)
+        decoded_bytes = count_decoded_bytes(manifest.schema)
         batches = _parquet.read_batches([Path(folder) / entry.path], decoded_bytes=decoded_bytes)
         for record in _split_into_records(batches, episodes, manifest.schema, videos):
             if record.episode in selected:
