@@ -80,12 +80,16 @@ class EncodedPictures:
     def _row_parts(self) -> list[bytes]:
         if not self.clips:
             return list(self.contents[: self.num_rows * self.num_pictures])
-        return [part for clip in self.clips for part in (clip.video.header, *clip.packets()[: self.num_rows])]
+        return [
+            part
+            for clip in self.clips
+            for part in (clip.video.header, *clip.packets(stop=min(self.num_rows, clip.count)))
+        ]
 
     def _final_parts(self) -> list[bytes]:
         if not self.clips:
             return list(self.contents[self.num_rows * self.num_pictures :])
-        return [part for clip in self.clips for part in clip.packets()[min(self.num_rows, clip.count - 1) :]]
+        return [part for clip in self.clips for part in clip.packets(min(self.num_rows, clip.count - 1))]
 
     def _cells(self, first: int, stop: int) -> list[Cell]:
         if not self.clips:

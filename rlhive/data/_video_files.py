@@ -287,9 +287,9 @@ class Clip:
     path: str = ""
     frame: int = 0
 
-    def packets(self) -> list[bytes]:
-        """Return the encoded frames."""
-        return self.video.read(self.first, self.first + self.count)
+    def packets(self, start: int = 0, stop: int | None = None) -> list[bytes]:
+        """Return the encoded frames, or those from a number on up to another one."""
+        return self.video.read(self.first + start, self.first + (self.count if stop is None else stop))
 
 
 class VideoFolder:
