@@ -99,8 +99,7 @@ def to_rows(column: pa.ChunkedArray, field: dict[str, Any], folder: Path) -> Any
         is_channels_last = shape[-1] in ((1,) if dtype == np.uint16 else (1, 2, 3, 4))
         height, width, channels = shape[-3:] if is_channels_last else (*shape[-2:], shape[-3])
         if codec_of(field) in _VIDEOS:
-            kind = _FORMATS[dtype.name, channels]
-            pictures = np.stack([read_video(folder / cell["path"], kind)[2][cell["frame"]] for cell in cells])
+            pictures = read_frames(cells, folder, _FORMATS[dtype.name, channels])
         else:
             pictures = np.stack([np.asarray(Image.open(io.BytesIO(cell["bytes"]))) for cell in cells]).astype(dtype)
         pictures = pictures.reshape(-1, height, width, channels)
@@ -110,18 +109,30 @@ def to_rows(column: pa.ChunkedArray, field: dict[str, Any], folder: Path) -> Any
     return values.to_numpy(zero_copy_only=False).astype(dtype, copy=False).reshape(-1, *shape)
 
 
-@functools.lru_cache(maxsize=4)
-def read_video(path: Path, kind: str) -> tuple[bytes, list[bytes], np.ndarray]:
-    """Return the decoder's header, the packets and the decoded frames of a video; one packet is one frame."""
+def read_frames(cells: list[Any], folder: Path, kind: str) -> np.ndarray:
+    """Return the decoded frames that cells name, ``[cells, height, width(, channels)]``; each video is decoded once."""
     import av
 
-    with path.open("rb") as file, av.open(file, format="mp4") as container:
+    addresses = [(cell["path"], cell["frame"]) for cell in cells]
+    needed, frames = set(addresses), {}
+    for path in {path for path, _ in addresses}:
+        with (folder / path).open("rb") as file, av.open(file, format="mp4") as container:
+            for number, frame in enumerate(container.decode(video=0)):
+                if (path, number) in needed:
+                    frames[path, number] = frame.to_ndarray(format=kind)
+    return np.stack([frames[address] for address in addresses])
+
+
+@functools.lru_cache(maxsize=64)
+def read_packets(path: Path) -> tuple[bytes, list[bytes]]:
+    """Return the decoder's header and the packets of a video; one packet is one frame."""
+    import av
+
+    content = path.read_bytes()
+    with av.open(io.BytesIO(content), format="mp4") as container:
         stream = container.streams.video[0]
-        header = bytes(stream.codec_context.extradata or b"")
-        frames = np.stack([frame.to_ndarray(format=kind) for frame in container.decode(stream)])
-        content = path.read_bytes()
         packets = [content[entry.pos : entry.pos + entry.size] for entry in stream.index_entries]
-    return header, packets, frames
+        return bytes(stream.codec_context.extradata or b""), packets
 
 
 def to_parts(cells: list[Any], final_cells: list[Any], field: dict[str, Any], folder: Path) -> dict[str, list[bytes]]:
@@ -135,7 +146,7 @@ def to_parts(cells: list[Any], final_cells: list[Any], field: dict[str, Any], fo
             continue
         parts[name] = []
         for camera in zip(*pictures, strict=True):
-            header, packets, _ = read_video(folder / camera[0]["path"], "rgb24")
+            header, packets = read_packets(folder / camera[0]["path"])
             parts[name] += [*([header] if name == "row" else []), *(packets[picture["frame"]] for picture in camera)]
     return parts
 
