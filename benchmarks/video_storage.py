@@ -7,7 +7,8 @@
 Frames are those of a RoboHive kitchen, rendered, and the same with the noise of a sensor that differs in every frame.
 Reading draws random batches: from a raw cache, and directly from the videos (``image_cache="none"``). Our buffer and
 LeRobot's loader take turns, so that both meet the same load of the machine; the best turn counts. A transition has two
-pictures, its own and the next one, and an item of LeRobot one: pictures are counted.
+pictures, its own and the next one, and an item of LeRobot one: pictures are counted. Pictures that were read or encoded
+are compared with the frames: they are equal, or of the PSNR that the manifest names.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from tensordict import TensorDictBase
 
 from benchmarks.peers.environments import VENVS
 from benchmarks.picture_codecs import FRAMES, kitchen
@@ -28,7 +30,7 @@ from rlhive import RoboHiveDataset
 from rlhive.data import EpisodeRecord
 from rlhive.data._encoded_pictures import encode_pictures
 from rlhive.data._picture_codecs import parse_storage
-from rlhive.data._pictures import encode_rows
+from rlhive.data._pictures import decode_rows, encode_rows
 from rlhive.data.versions import Manifest, export
 
 STORAGES = ("raw", "png", "jpeg", "ffv1", "av1", "h264", "h265")
@@ -46,6 +48,9 @@ RECORDING = (
 NUM_EPISODES, BATCH, TURNS, TURN_S = 10, 64, 3, 2.0
 SPEEDS = ("frames_per_s", "frames_per_cpu_s")
 CAMERAS, RATE_HZ = 3, 30
+EQUAL = float("inf")
+#: PSNR in dB that no storage of ``--recording`` falls below.
+MIN_PSNR = 25.0
 
 
 def make_records(frames: np.ndarray) -> list[EpisodeRecord]:
@@ -74,10 +79,30 @@ def count_picture_bytes(dataset: RoboHiveDataset) -> int:
     )
 
 
-def time_batches(dataset: RoboHiveDataset, image_cache: str) -> dict[str, float]:
+def require_psnr(pictures: np.ndarray, frames: np.ndarray, psnr: float) -> None:
+    """Raise AssertionError unless each picture ``[N, H, W, 3]`` has a PSNR to its frame, in dB; EQUAL for all bits."""
+    for index, (picture, frame) in enumerate(zip(pictures, frames, strict=True)):
+        error = np.square(picture.astype(np.int32) - frame).mean()
+        got = 10 * np.log10(255**2 / error) if error else EQUAL
+        if got < psnr - 0.01:  # the manifest rounds to 2 decimals
+            msg = f"picture {index}: expected a PSNR of {psnr} dB, got {got:.2f}"
+            raise AssertionError(msg)
+
+
+def require_frames(batch: TensorDictBase, records: list[EpisodeRecord], psnr: float) -> None:
+    """Raise AssertionError unless the pictures of a batch are those of its rows, of episodes of one length."""
+    pixels = np.stack([np.concatenate([record.columns["pixels"], record.final["pixels"][None]]) for record in records])
+    episodes, steps = np.divmod(batch["index"].numpy(), records[0].length)
+    require_psnr(batch["pixels"].numpy(), pixels[episodes, steps], psnr)
+    require_psnr(batch["next", "pixels"].numpy(), pixels[episodes, steps + 1], psnr)
+
+
+def time_batches(
+    dataset: RoboHiveDataset, image_cache: str, records: list[EpisodeRecord], psnr: float
+) -> dict[str, float]:
     """Return frames per second, and per second of CPU time, of random batches in one turn."""
     buffer = dataset.as_replay_buffer(batch_size=BATCH, image_cache=image_cache, seed=0, keys=["pixels"])
-    buffer.sample()
+    require_frames(buffer.sample(), records, psnr)
     num_frames, started, cpu_started = 0, time.perf_counter(), time.process_time()
     while time.perf_counter() - started < TURN_S:
         num_frames += 2 * len(buffer.sample())
@@ -87,37 +112,37 @@ def time_batches(dataset: RoboHiveDataset, image_cache: str) -> dict[str, float]
 
 def measure(frames: np.ndarray, folder: Path) -> Iterator[dict[str, float | str]]:
     """Yield size, quality and speed of each storage, then of LeRobot."""
-    datasets = {}
+    records, datasets, least_psnr = make_records(frames), {}, {}
     raw_bytes = NUM_EPISODES * frames.nbytes
     rows: dict[str, dict[str, float | str]] = {}
     for storage in STORAGES:
         started = time.perf_counter()
-        path = export(
-            make_records(frames), f"bench/{storage}", license="mit", store=folder, storage={"pixels": storage}
-        )
+        path = export(records, f"bench/{storage}", license="mit", store=folder, storage={"pixels": storage})
         seconds = time.perf_counter() - started
         dataset = datasets[storage] = RoboHiveDataset(path, store=folder)
         loss = Manifest.read(path).picture_loss.get("train", {}).get("pixels", {})
         rows[storage] = {
             "storage": storage,
             "size": count_picture_bytes(dataset) / raw_bytes,
-            "psnr": loss.get("psnr", float("inf")),
+            "psnr": loss.get("psnr", EQUAL),
             "write": NUM_EPISODES * len(frames) / seconds,
         }
+        least_psnr[storage] = loss.get("min_psnr", EQUAL)
     peer = LeRobotReader(frames, folder)
     rows["lerobot"] = {"storage": "LeRobot (AV1, crf 30, g 2)", "size": peer.num_bytes / raw_bytes, "write": peer.write}
     for _ in range(TURNS):
         _take_turn(rows["lerobot"], "direct", peer.time_batches())
         for storage, dataset in datasets.items():
-            _take_turn(rows[storage], "cache", time_batches(dataset, "raw"))
+            psnr = least_psnr[storage]
+            _take_turn(rows[storage], "cache", time_batches(dataset, "raw", records, psnr))
             if dataset.schema["pixels"].is_video:
-                _take_turn(rows[storage], "direct", time_batches(dataset, "none"))
+                _take_turn(rows[storage], "direct", time_batches(dataset, "none", records, psnr))
     peer.close()
     yield from rows.values()
 
 
 class LeRobotReader:
-    """LeRobot's loader in its own environment, which reads when it is told to.
+    """LeRobot's loader in its own environment, which reads in turns.
 
     Args:
         frames: Frames of an episode.
@@ -167,7 +192,7 @@ def print_reading(side: int) -> None:
         with tempfile.TemporaryDirectory() as folder:
             for row in measure(frames, Path(folder)):
                 psnr = row.get("psnr")
-                quality = "" if psnr is None else "equal" if psnr == float("inf") else f"{psnr:.1f}"
+                quality = "" if psnr is None else "equal" if psnr == EQUAL else f"{psnr:.1f}"
                 names = ["write", *(f"{name}.{key}" for name in ("cache", "direct") for key in SPEEDS)]
                 speeds = (f"{row[key]:,.0f}" if key in row else "" for key in names)
                 print(f"| {row['storage']} | {row['size']:.4f} | {quality} | " + " | ".join(speeds) + " |")
@@ -182,12 +207,17 @@ def print_recording() -> None:
     for storage in RECORDING:
         started = time.process_time()
         if storage == "png":
-            num_bytes = sum(map(len, encode_rows(frames)))
+            contents = encode_rows(frames)
         else:
             encoded = encode_pictures(frames, None, str(parse_storage(storage)))
-            packets = [packet for clip in encoded.clips for packet in clip.packets()]
-            num_bytes = sum(map(len, [*encoded.contents, *packets]))
+            contents = [*encoded.contents, *(packet for clip in encoded.clips for packet in clip.packets())]
         ms = (time.process_time() - started) / len(frames) * 1e3
+        num_bytes = sum(map(len, contents))
+        if storage == "png":
+            pictures = decode_rows(contents, "uint8", frames.shape[1:], context=storage)
+        else:
+            pictures = encoded.decode("uint8", frames.shape[1:])
+        require_psnr(pictures, frames, MIN_PSNR if parse_storage(storage).is_lossy else EQUAL)
         share = CAMERAS * RATE_HZ * ms / 2e3
         print(f"| {storage} | {ms:.1f} | {share:.0%} | {num_bytes / frames.nbytes:.3f} |")
 
