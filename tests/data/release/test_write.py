@@ -17,7 +17,7 @@ from rlhive import RoboHiveDataset
 from rlhive.data import release_dir
 from rlhive.data._dtypes import BFLOAT16
 from rlhive.data.release import RELEASE_FILES, write_release
-from rlhive.data.versions import MANIFEST_NAME, Manifest, list_local_datasets, list_local_versions
+from rlhive.data.versions import MANIFEST_NAME, Manifest, export, list_local_datasets, list_local_versions
 from rlhive.errors import (
     CheckFailedError,
     CorruptDatasetError,
@@ -257,3 +257,29 @@ def test_bfloat16_is_described_as_its_bits(kinds):
     assert fields["half"]["description"] == "The 16 bits of a bfloat16."
     assert fields["points"]["arrayShape"] == "-1,3"
     assert (fields["float64_2"]["arrayShape"], fields["observation"]["description"]) == ("2,3", "Unit: rad.")
+
+
+def test_mlcroissant_reads_jpeg_files_and_the_paths_of_videos(tmp_path):
+    pytest.importorskip("av")
+    from tests.data.test_picture_storage import make_records as make_camera_records
+
+    shapes = {"pixels": (2, 32, 40, 3), "front": (32, 40, 3), "wrist": (32, 40, 3)}
+    storage = {"pixels": "h264", "front": "ffv1", "wrist": "jpeg"}
+    episodes = make_camera_records(shapes=shapes)
+    folder = export(list(episodes), "my/cameras", license="mit", store=tmp_path, storage=storage)
+    release = write_release(folder, ANSWERS)
+
+    rows = read_records(release / "croissant.json", "train")
+    finals = read_records(release / "croissant.json", "episode-table")
+
+    video = "videos/front/chunk-000/file-000.mp4"
+    cameras = [f"videos/pixels.{camera}/chunk-000/file-000.mp4" for camera in (0, 1)]
+    wrist = RoboHiveDataset(folder, split="train").as_tensordict()["wrist"].numpy()
+    for prefix, row in (("train/", rows[0]), ("episode-table/final.", finals[0])):
+        assert row[f"{prefix}front"].decode() == video
+        assert [path.decode() for path in row[f"{prefix}pixels"]] == cameras
+    np.testing.assert_array_equal(np.asarray(rows[0]["train/wrist"]), wrist[0])
+    content = json.loads((release / "croissant.json").read_text())
+    texts = {item["@id"]: item.get("description") for item in content["recordSet"][0]["field"]}
+    assert texts["train/wrist"] == "Encoded with a loss, jpeg:quality=90: each picture as the bytes of a JPEG file."
+    assert texts["train/front"] == "Frames of MP4 files, ffv1: the path of the file, and the number of the frame in it."

@@ -189,10 +189,12 @@ def test_the_data_key_covers_what_is_served_and_nothing_else(folder):
     manifest = Manifest.read(folder)
     other_shard = (replace(manifest.files[0], sha256="0" * 64), *manifest.files[1:])
     other_splits = dict(reversed(manifest.splits.items()))
+    video = FileEntry("videos/pixels/chunk-000/file-000.mp4", "0" * 64, 1)
 
     assert replace(manifest, description="new", license="gpl-3.0", version="3.0.0").data_key == manifest.data_key
     for changed in (
         replace(manifest, files=other_shard),
+        replace(manifest, files=(*manifest.files, video)),
         replace(manifest, splits=other_splits),
         replace(manifest, fingerprint="0" * 64),
         replace(manifest, schema=Schema(manifest.schema.fields[1:])),
