@@ -288,7 +288,7 @@ class Clip:
     frame: int = 0
 
     def packets(self, start: int = 0, stop: int | None = None) -> list[bytes]:
-        """Return the encoded frames, or those from a number on up to another one."""
+        """Return the encoded frames from ``start`` up to ``stop``, numbered within the clip; by default all."""
         return self.video.read(self.first + start, self.first + (self.count if stop is None else stop))
 
 

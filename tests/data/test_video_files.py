@@ -1,15 +1,19 @@
-"""Videos that somebody changed on purpose: nothing outside of the file is read, and nothing larger is decoded."""
+"""Video files: refusal of damaged ones, errors that name the frame, and packets that are read once."""
 
-import av
+import hashlib
+
 import numpy as np
 import pytest
 
 from rlhive.data import _video_encoding
+from rlhive.data._encoded_pictures import encode_pictures
 from rlhive.data._picture_codecs import parse_storage
 from rlhive.data._pictures import find_layout
 from rlhive.data._video_encoding import encode_clip
 from rlhive.data._video_files import FrameDecoder, VideoFile
 from rlhive.errors import CorruptDatasetError, MissingExtraError
+
+av = pytest.importorskip("av")
 
 SHAPE = (32, 40, 3)
 LAYOUT = find_layout("uint8", SHAPE)
@@ -138,3 +142,17 @@ def test_an_encoder_that_is_missing_is_named(monkeypatch):
 
     with pytest.raises(MissingExtraError, match="Storing pictures as h264 needs the encoder libx264"):
         encode("h264")
+
+
+def test_a_hash_reads_every_packet_once(monkeypatch):
+    rows = np.random.default_rng(0).integers(0, 255, (6, *SHAPE), np.uint8)
+    pictures = encode_pictures(rows[:5], rows[5], str(parse_storage("h264")))
+    read, frames = VideoFile.read, []
+    monkeypatch.setattr(
+        VideoFile, "read", lambda video, first, stop: frames.extend(range(first, stop)) or read(video, first, stop)
+    )
+
+    for kind in ("row", "final"):
+        pictures.update_hash(hashlib.sha256(), kind, "pixels")
+
+    assert frames == list(range(6))
