@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from rlhive import RoboHiveDataset, check
-from rlhive.data import EpisodeRecord
+from rlhive.data import EpisodeRecord, _arrow_pictures
 from rlhive.data._picture_codecs import parse_storage, require_storage
 from rlhive.data.versions import Manifest, export, read_records
 from rlhive.errors import CorruptDatasetError, InvalidOptionError
@@ -346,6 +346,13 @@ def test_a_frame_that_cannot_be_decoded_is_named(tmp_path, storage):
 
     with pytest.raises(CorruptDatasetError, match=r"file-000.mp4, frame [78] of episode 2: expected a picture, got"):
         RoboHiveDataset(folder, store=tmp_path).as_tensordict()
+
+
+def test_frames_are_decoded_episode_by_episode():
+    """Frames of two episodes follow each other in a file where a column has no final values."""
+    frames = [{"path": "a.mp4", "frame": frame} for frame in (4, 5, 6, 7, 9)]
+
+    assert list(_arrow_pictures._find_runs(frames, np.array([0, 0, 1, 1, 1]))) == [(0, 2), (2, 4), (4, 5)]
 
 
 @pytest.mark.parametrize(
