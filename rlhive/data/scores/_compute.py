@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from tqdm import tqdm
 
 from rlhive import keys
 from rlhive.data import _arrow, _parquet
@@ -57,7 +58,10 @@ def compute_scores(folder: Path, manifest: Manifest, *, goal_distances: np.ndarr
     position = {episode: index for index, episode in enumerate(episodes[keys.EPISODE].to_pylist())}
     scores = {name: np.full(len(position), np.nan) for name in SCORE_COLUMNS if name not in ("duplicate", "outlier")}
     moments = np.zeros((len(position), choose_moments(len(position)), layout.width), np.float32)
-    for episode, states, actions in _iterate_numbers(folder, manifest, layout):
+    numbers = _iterate_numbers(folder, manifest, layout)
+    # Shown when it takes longer than a second; TQDM_DISABLE=1 turns it off.
+    bar = tqdm(numbers, total=len(position), desc=f"score {manifest.name}", unit="ep", delay=1, leave=False)
+    for episode, states, actions in bar:
         index = position[episode]
         for name, value in _measure(states, actions, layout, rate=manifest.fps or 1.0).items():
             scores[name][index] = value

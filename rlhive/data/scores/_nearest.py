@@ -15,6 +15,7 @@ compares it with more: with nearly all, for duplicates among episodes of white n
 """
 
 import numpy as np
+from tqdm import tqdm
 
 #: Nearest transitions over which the isolation is averaged.
 NUM_NEAREST = 5
@@ -25,6 +26,7 @@ _EPISODE_DIMENSIONS = 16
 _CANDIDATES = 8
 _MIN_MOMENTS, _MAX_MOMENTS = 4, 16
 _MAX_ROWS = 200_000
+_BLOCK_ROWS = 4096
 
 
 def choose_moments(num_episodes: int) -> int:
@@ -53,14 +55,21 @@ def measure_isolation(moments: np.ndarray) -> np.ndarray:
         return np.full(num_episodes, np.nan)
     rows = project_rows(moments.reshape(num_episodes * num_moments, -1), _ROW_DIMENSIONS)
     owner = np.repeat(np.arange(num_episodes), num_moments)
-    # An episode's own rows are at most num_moments of those that are found.
+    # Of the nearest rows at most num_moments are the episode's own.
     count = min(len(rows), NUM_NEAREST + num_moments)
-    distances, indices = cKDTree(rows).query(rows, count)
-    distances[owner[indices] == owner[:, None]] = np.inf
-    nearest = np.sort(distances, axis=1)[:, :NUM_NEAREST]
-    finite = np.isfinite(nearest)
-    means = np.where(finite, nearest, 0).sum(axis=1) / finite.sum(axis=1)
+    tree = cKDTree(rows)
+    means = np.empty(len(rows))
+    for block in tqdm(_slice_blocks(len(rows)), desc="compare episodes", unit="block", delay=1, leave=False):
+        distances, indices = tree.query(rows[block], count)
+        distances[owner[indices] == owner[block, None]] = np.inf
+        nearest = np.sort(distances, axis=1)[:, :NUM_NEAREST]
+        means[block] = np.mean(nearest, axis=1, where=np.isfinite(nearest))
     return means.reshape(num_episodes, num_moments).mean(axis=1)
+
+
+def _slice_blocks(num_rows: int) -> list[slice]:
+    """Return slices that together hold all rows."""
+    return [slice(start, start + _BLOCK_ROWS) for start in range(0, num_rows, _BLOCK_ROWS)]
 
 
 def find_copies(moments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

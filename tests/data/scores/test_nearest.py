@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.spatial import cKDTree
 
+from rlhive.data.scores import _nearest
 from rlhive.data.scores._nearest import NUM_NEAREST, find_copies, measure_isolation
 
 
@@ -15,7 +16,9 @@ def search_all_isolations(moments):
     return np.sort(distances, axis=1)[:, :NUM_NEAREST].mean(axis=1).reshape(moments.shape[:2]).mean(axis=1)
 
 
-def test_isolation_is_the_mean_distance_to_the_nearest_rows_of_other_episodes():
+@pytest.mark.parametrize("block_rows", [_nearest._BLOCK_ROWS, 7])
+def test_isolation_is_the_mean_distance_to_the_nearest_rows_of_other_episodes(monkeypatch, block_rows):
+    monkeypatch.setattr(_nearest, "_BLOCK_ROWS", block_rows)
     moments = np.random.default_rng(0).normal(size=(12, 6, 5))
 
     assert measure_isolation(moments) == pytest.approx(search_all_isolations(moments))
