@@ -60,14 +60,12 @@ def add_scores(table: pa.Table, scores: pa.Table, names: Sequence[str] = SCORE_C
 
     Args:
         table: Rows with a column ``episode``.
-        scores: Scores of these episodes, and of others.
+        scores: Scores of these and of other episodes. Those of an episode that it does not have are null.
         names: Scores to add.
     """
-    import numpy as np
+    import pyarrow.compute as pc  # slow to import, and stored scores are read without it
 
-    ids = scores[keys.EPISODE].to_numpy()
-    order = np.argsort(ids)
-    rows = order[np.searchsorted(ids, table[keys.EPISODE].to_numpy(), sorter=order)]
+    rows = pc.index_in(table[keys.EPISODE], value_set=scores[keys.EPISODE])
     for name in names:
-        table = table.append_column(SCORE_SCHEMA.field(name), scores[name].take(pa.array(rows)))
+        table = table.append_column(SCORE_SCHEMA.field(name), scores[name].take(rows))
     return table

@@ -9,10 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import tqdm
 
 from rlhive import RoboHiveDataset, export
 from rlhive.data import _parquet
-from rlhive.data.scores import compute_scores, read_stored_scores, score_path
+from rlhive.data.scores import add_scores, compute_scores, read_stored_scores, score_path
 from rlhive.data.versions import SCORE_COLUMNS, Manifest
 from rlhive.errors import SchemaMismatchError
 from tests.data.scores.arms import KINDS, SCHEMA, make_arm, make_planted
@@ -53,6 +54,26 @@ def test_scores_are_those_of_the_stored_numbers(planted):
         assert row["jerk"] == pytest.approx(np.sqrt(np.mean(np.diff(actions, 3, axis=0) ** 2)))
         assert row["path_length"] == pytest.approx(np.sqrt(np.mean((np.diff(states, axis=0) / std) ** 2, 1)).sum())
         assert row["distance_to_goal"] is None
+
+
+def test_the_passes_over_all_episodes_show_their_progress(planted, monkeypatch, capsys):
+    def show_at_once(*args, **options):
+        return tqdm.tqdm(*args, **(options | {"delay": 0}))
+
+    monkeypatch.setattr("rlhive.data.scores._compute.tqdm", show_at_once)
+    monkeypatch.setattr("rlhive.data.scores._nearest.tqdm", show_at_once)
+    compute_scores(planted, Manifest.read(planted))
+    printed = capsys.readouterr().err
+
+    assert "score my/arms" in printed
+    assert "compare episodes" in printed
+
+
+def test_an_episode_without_scores_has_null(planted):
+    scores = compute_scores(planted, Manifest.read(planted))
+    table = add_scores(pa.table({"episode": [4, 7, 2]}), scores.filter(pa.array(np.arange(len(scores)) != 7)), ["jerk"])
+
+    assert table["jerk"].to_pylist() == [scores["jerk"][4].as_py(), None, scores["jerk"][2].as_py()]
 
 
 def test_jerk_is_per_second_where_the_rate_is_known(tmp_path):
