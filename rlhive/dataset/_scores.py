@@ -1,4 +1,4 @@
-"""The scores of a version: read from beside it, or computed, with the distance to the goal where that is known."""
+"""The scores of a version: read from the store, or computed, with the distance to the goal where that is known."""
 
 import logging
 from pathlib import Path
@@ -21,9 +21,9 @@ _REAL = ("float16", "float32", "float64")
 def load_scores(
     folder: Path, manifest: Manifest, *, store: Path | None = None, streaming: bool = False, force: bool = False
 ) -> pa.Table:
-    """Return the scores of all episodes of a version; they are computed and kept where the store has none.
+    """Return the scores of all episodes of a version; where the store has none, they are computed and kept.
 
-    Shards that were not pulled are fetched for that. A store that cannot be written keeps nothing.
+    Shards that were not pulled are fetched for the computation. A store that cannot be written is a warning.
 
     Args:
         folder: The version's folder.
@@ -57,9 +57,10 @@ def load_scores(
 def measure_goal_distances(folder: Path, manifest: Manifest) -> np.ndarray | None:
     """Return how far from the goal each episode ends, float64 ``[num_episodes]``; None where that is not known.
 
-    That is the distance between the last ``achieved_goal`` and ``desired_goal``, where the version has them; or minus
-    the sparse reward that RoboHive computes of the final observation, which is a distance in its environments of
-    reaching, pushing and posing. Where that reward is positive for any episode, it is none.
+    It is the distance between ``achieved_goal`` and ``desired_goal`` after the last action, where the version has
+    both. Otherwise it is minus the sparse reward that RoboHive computes of the final observation: in its environments
+    of reaching, pushing and posing that reward is minus a distance. It is not known if the reward is positive for any
+    episode.
     """
     fields = [item for item in manifest.schema.observed if item.dtype in _REAL and not item.is_ragged]
     table = read_episodes(folder, manifest, ["run", *(f"final.{item.column}" for item in fields)])

@@ -4,12 +4,12 @@ import numpy as np
 
 #: Part of a dimension's range within which an action counts as being at the end of the range.
 AT_BOUND = 1e-3
-#: Part of a dimension's range by which a command may change and still counts as held.
-HELD = 1e-3
+#: Part of a dimension's range by which two actions may differ and still count as equal.
+EQUAL = 1e-3
 
 
 def compute_jerk(actions: np.ndarray, rate: float) -> float:
-    """Return the root of the mean squared third difference of the actions, in action units per second³.
+    """Return the root mean square of the third difference of the actions, in action units per second³.
 
     Args:
         actions: ``[T, num_dimensions]``.
@@ -25,9 +25,9 @@ def compute_jerk(actions: np.ndarray, rate: float) -> float:
 
 
 def measure_path(states: np.ndarray, std: np.ndarray) -> float:
-    """Return how far the state moves in all steps together, in standard deviations.
+    """Return the length of the path of the state, in standard deviations.
 
-    A step counts with the root mean square over the dimensions that vary.
+    The length of a step is the root mean square over the dimensions that vary.
 
     Args:
         states: ``[T + 1, num_dimensions]``, the final one included.
@@ -45,7 +45,7 @@ def measure_path(states: np.ndarray, std: np.ndarray) -> float:
 
 
 def measure_idle(actions: np.ndarray, low: np.ndarray, high: np.ndarray) -> float:
-    """Return the share of the steps in which the command stays as it was in the step before.
+    """Return the share of the steps whose action equals the one before.
 
     Args:
         actions: ``[T, num_dimensions]``.
@@ -58,7 +58,7 @@ def measure_idle(actions: np.ndarray, low: np.ndarray, high: np.ndarray) -> floa
     """
     if len(actions) < 2:
         return np.nan
-    return float((np.abs(np.diff(actions, axis=0)) <= HELD * (high - low)).all(axis=1).mean())
+    return float((np.abs(np.diff(actions, axis=0)) <= EQUAL * (high - low)).all(axis=1).mean())
 
 
 def measure_saturation(actions: np.ndarray, low: np.ndarray, high: np.ndarray) -> float:

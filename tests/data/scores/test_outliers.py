@@ -18,6 +18,14 @@ def test_an_episode_stands_out_far_above_the_median_of_its_own_split():
     assert find({"jerk": jerk}, splits=["smooth"] * 21 + ["rough"] * 21) == {20: "jerk", 41: "jerk"}
 
 
+def test_four_spreads_of_the_upper_half_are_allowed():
+    idle = np.array([*np.arange(21) / 50, 0.86, 0.88])
+    spread = (0.33 - 0.22) / 0.6745  # upper quartile minus median
+
+    assert 0.86 < 0.22 + 4 * spread < 0.88
+    assert find({"idle": idle}) == {22: "idle"}
+
+
 def test_of_episodes_that_are_nearly_the_same_none_stands_out():
     idle = np.array([0.0] * 19 + [0.1])
     isolation = np.array([0.1] * 19 + [0.12])
