@@ -61,9 +61,7 @@ def _print_outliers(name: str, rows: "Sequence[Mapping[str, Any]]", limit: int) 
     rest = f", the first {limit} of them above" if limit < len(outliers) else ""
     text = f"{len(outliers):,} of {len(rows):,} episodes stand out{rest}."
     out.print(text, highlight=False, soft_wrap=True)
-    out.print(
-        f"Leave them out: rlhive select {name} --into NAME --where \"outlier == ''\"", highlight=False, soft_wrap=True
-    )
+    out.print(f"Look at them: rlhive view {name} --where \"outlier != ''\"", highlight=False, soft_wrap=True)
 
 
 def _make_summary(rows: "Sequence[Mapping[str, Any]]") -> Table:
@@ -77,7 +75,9 @@ def _make_summary(rows: "Sequence[Mapping[str, Any]]") -> Table:
     for heading in ("median", "5 % to 95 %", "largest", "stand out"):
         table.add_column(heading, justify="right", no_wrap=True)
     outliers = [row["outlier"].split(", ") for row in rows]
-    for name in SCORE_COLUMNS[:-1]:  # the last one names those that stand out
+    for name in SCORE_COLUMNS:
+        if name == "outlier":  # the names themselves
+            continue
         stand_out = "" if name == "duplicate_distance" else str(sum(name in names for names in outliers))
         values = np.array([row[name] for row in rows if row[name] is not None], float)
         if name == "duplicate":

@@ -33,7 +33,7 @@ def test_score_prints_distributions_and_the_episodes_that_stand_out():
     for row in outliers[:3]:
         assert [str(row["episode"]), "train", *row["outlier"].split()] in lines
     assert f"{len(outliers)} of 100 episodes stand out, the first 3 of them above." in printed
-    assert """Leave them out: rlhive select my/arms --into NAME --where "outlier == ''\"""" in printed
+    assert """Look at them: rlhive view my/arms --where "outlier != ''\"""" in printed
     assert max(map(len, printed.splitlines())) <= 80
 
 
