@@ -102,7 +102,7 @@ class ViewedDataset:
         """
         with self._lock:
             scores = self._view.read_scores()
-        return {"columns": list_scores(self._view, scores)}
+        return {"columns": list_scores(scores)}
 
     def select(self, condition: str) -> dict[str, Any]:
         """Return the ids of the episodes that meet a condition, a text as for ``where``.

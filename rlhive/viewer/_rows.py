@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from rlhive import keys
 from rlhive.data import find_unrecorded
+from rlhive.data.scores import add_scores
 from rlhive.data.versions import SCORE_COLUMNS
 from rlhive.viewer._json import to_cell
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from rlhive.dataset import DatasetView
 
 #: Episodes in the list; of a larger dataset the first ones.
@@ -24,12 +27,12 @@ _DUPLICATE = "duplicate of"
 _SCORE_DIGITS = 6
 
 
-def list_episodes(view: "DatasetView", scores: Any = None) -> dict[str, Any]:
+def list_episodes(view: "DatasetView", scores: "pa.Table | None" = None) -> dict[str, Any]:
     """Return the episodes of a view, in rising order of ids.
 
     Args:
         view: The episodes.
-        scores: Arrow table of the scores of the version's episodes; None where they are not computed yet.
+        scores: Scores of the version's episodes; None where they are not computed yet.
 
     Returns:
         ``columns``, name → list with a value per episode: None where nothing was recorded. An entry of the metadata
@@ -49,19 +52,19 @@ def list_episodes(view: "DatasetView", scores: Any = None) -> dict[str, Any]:
     if any(first is not None for first in duplicates):
         columns[_DUPLICATE] = duplicates
     if scores is not None:
-        columns |= list_scores(view, scores)
+        columns |= list_scores(add_scores(table.select([keys.EPISODE]), scores))
     return {"columns": columns, "omitted": omitted}
 
 
-def list_scores(view: "DatasetView", scores: Any) -> dict[str, list[Any]]:
+def list_scores(scores: "pa.Table") -> dict[str, list[Any]]:
     """Return the scores of the episodes in the list; a score that no episode has is left out.
 
     An episode that does not stand out has an empty text as ``outlier``, as in a condition.
-    """
-    from rlhive.data.scores import add_scores
 
-    table = view.read_episode_table().select([keys.EPISODE]).slice(0, MAX_ROWS)
-    columns = {name: add_scores(table, scores, [name])[name].to_pylist() for name in ("outlier", *SCORE_COLUMNS[:-1])}
+    Args:
+        scores: Scores of the episodes, in rising order of ids.
+    """
+    columns = {name: scores[name].slice(0, MAX_ROWS).to_pylist() for name in SCORE_COLUMNS}
     return {
         name: [_round_score(value) for value in values]
         for name, values in columns.items()
