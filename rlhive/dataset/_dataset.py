@@ -1,11 +1,14 @@
 """``RoboHiveDataset("kitchen_knob1")``: one object to open, select from, transform and load a dataset version.
 
-The class is a facade over three modules::
+The class is a facade::
 
-    _lookup     name ─► folder of a version (local store, Hub, or the task's recipe)
-    _view       folder ─► frozen view: splits, selected episodes, operations
-    _loaders    view ─► replay buffer, DataLoader, storage, TensorDict, table, iterator
-    _transforms view ─► new version
+    _lookup                 name ─► folder of a version (local store, Hub, or the task's recipe)
+    _view                   folder ─► frozen view: splits, selected episodes, operations
+    _loaders                view ─► replay buffer, DataLoader, storage, TensorDict, table, iterator
+    _transforms, _render    view ─► new version
+    _scores                 version ─► scores of its episodes
+    _plots, _film, _rerun   view ─► figures, videos, Rerun recordings
+    _publish                view ─► version on the Hub
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,7 +23,7 @@ from torchrl.data.datasets import register_dataset
 
 from rlhive import keys as keys_
 from rlhive.data import Schema, parse_splits, store_dir
-from rlhive.data.hub import HubPin, PublishedVersion, fetch_missing_files, push
+from rlhive.data.hub import HubPin, PublishedVersion
 from rlhive.data.replay import (
     MEAN_STD,
     BatchTransform,
@@ -33,7 +36,6 @@ from rlhive.data.replay import (
     ReadOptions,
     SamplingOptions,
     ShortEpisodes,
-    observation_norm,
 )
 from rlhive.data.versions import ColumnFunction, Manifest, VersionSource
 from rlhive.dataset import _loaders, _lookup, _transforms
@@ -41,13 +43,13 @@ from rlhive.dataset._description import describe_view, format_view
 from rlhive.dataset._film import save_video
 from rlhive.dataset._loaders import ReadKeywords
 from rlhive.dataset._plots import DatasetPlots
+from rlhive.dataset._publish import push_view
 from rlhive.dataset._render import render_view
 from rlhive.dataset._rerun import save_rerun
 from rlhive.dataset._robot_metadata import robot_metadata
 from rlhive.dataset._transforms import Target
 from rlhive.dataset._view import Condition, DatasetView, open_view
-from rlhive.errors import InvalidNameError, SchemaMismatchError, UnsavedViewError
-from rlhive.rollouts import RenderRequest, check
+from rlhive.rollouts import RenderRequest
 
 if TYPE_CHECKING:
     import datasets
@@ -229,26 +231,27 @@ class RoboHiveDataset:
     def score(self, *, force: bool = False) -> pa.Table:
         """Return scores of the episodes by which bad ones are found; conditions of :meth:`where` take them as columns.
 
-        They are computed in one pass over the version's numbers, kept beside the dataset in ``<store>/.scores``, and
-        read from there afterwards. A score is null where it is not known. All are computed among the episodes of the
-        whole version, whichever of them this view shows.
+        They are computed once, from the numbers of the whole version whichever of its episodes this view shows, and
+        kept in ``<store>/.scores``. Columns, null where a score is not known:
 
         ``jerk``
-            Root of the mean squared third difference of the actions, per second³; per step³ without a rate.
+            Root mean square of the third difference of the actions, in action units per second³; per step³ where the
+            rate is not known.
         ``idle``
-            Share of the steps in which the action stays as it was, within a thousandth of its range.
+            Share of the steps whose action equals the one before, within a thousandth of each dimension's range.
         ``path_length``
-            How far the observed numbers move in all, in standard deviations.
+            Length of the path of the observed numbers, in standard deviations.
         ``saturation``
-            Share of the actions' numbers at the end of their range in the version, within a thousandth of it.
+            Share of the actions' numbers at the smallest or largest value of their dimension in the version, within a
+            thousandth of its range.
         ``distance_to_goal``
-            At the end of the episode: from ``achieved_goal`` to ``desired_goal``, or RoboHive's, where it is one.
+            Distance between ``achieved_goal`` and ``desired_goal`` at the end of the episode. Without these columns
+            minus RoboHive's sparse reward, in tasks where that is a distance and if RoboHive is installed.
         ``isolation``
-            Mean distance to the five nearest transitions of other episodes, in standard deviations: high where the
-            dataset does not support the episode. Up to 16 moments of each episode are compared.
+            Mean distance of the episode's transitions, at most 16 of them, to the five nearest transitions of other
+            episodes, in standard deviations: large where no other episode comes near.
         ``duplicate_distance``, ``duplicate``
-            Distance to the nearest other episode, and whether an earlier one is the same within 0.01 standard
-            deviations.
+            Distance to the nearest other episode, and whether an earlier one is within 0.01 standard deviations.
         ``outlier``
             Names of the scores by which the episode stands out from its split, such as ``"jerk, idle"``; empty for
             most. See docs/decisions/047-episode-scores.md for the rule.
@@ -632,11 +635,7 @@ class RoboHiveDataset:
         Example:
             >>> dataset.as_replay_buffer(transform=dataset.normalization("observation"))  # doctest: +SKIP
         """
-        column = keys_.key_to_column(key)
-        if column not in self.schema.columns:
-            msg = f"There is no column {column}: expected one of {', '.join(self.schema.columns)}."
-            raise SchemaMismatchError(msg)
-        return observation_norm(self.schema[column], self.statistics.get(column, {}), how=how, dtype=dtype)
+        return _loaders.load_normalization(self._view, key, how=how, dtype=dtype)
 
     def as_source(self, schema: Schema | None = None) -> VersionSource:
         """Return the episodes with their metadata, as :func:`rlhive.data.versions.export` takes them.
@@ -911,32 +910,7 @@ class RoboHiveDataset:
             UnsavedViewError: This is a view of some episodes and not a version.
             InvalidNameError: ``repo_id`` is missing, and the name comes from the manifest alone.
         """
-        if self._view.selection is not None:
-            operation = self._view.operations[-1]
-            msg = (
-                f"{self.name} {self.version}: expected a version, got a view of it ({operation}). Save it first: save()"
-            )
-            raise UnsavedViewError(msg)
-        fetch_missing_files(self.path, self.manifest, self.manifest.files, progress=progress)
-        return push(
-            self.path,
-            repo_id or self._require_own_name(),
-            check=check,
-            private=private,
-            license=license,
-            unrelated=unrelated,
-            progress=progress,
-        )
-
-    def _require_own_name(self) -> str:
-        """Return the name of the repository that the version was pulled from, or of the folder in which it lies."""
-        if HubPin.read(self.path) is None and self.path.resolve().parts[-3:] != (*self.name.split("/"), self.version):
-            msg = (
-                f"{self.path}: expected a repository to push to, since only its manifest says that it is {self.name} "
-                f"{self.version}. Name one: push_to_hub('YOUR-NAME/{self.name.split('/')[-1]}')"
-            )
-            raise InvalidNameError(msg)
-        return self.name
+        return push_view(self._view, repo_id, private=private, license=license, unrelated=unrelated, progress=progress)
 
     def __repr__(self) -> str:
         return format_view(self._view)

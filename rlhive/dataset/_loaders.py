@@ -29,14 +29,17 @@ from rlhive.data.replay import (
     make_dataloader,
     make_replay_buffer,
     make_storage,
+    observation_norm,
     open_packed,
     select_ragged,
 )
 from rlhive.data.versions import locate_episodes, locate_rows, read_rows, verify_shards
 from rlhive.dataset._view import DatasetView
+from rlhive.errors import SchemaMismatchError
 
 if TYPE_CHECKING:
     import datasets
+    from torchrl.envs.transforms import ObservationNorm
 
 
 class ReadKeywords(TypedDict, total=False):
@@ -80,6 +83,22 @@ def load_replay_buffer(view: DatasetView, options: ReadOptions, sampling: Sampli
 def load_dataloader(view: DatasetView, options: ReadOptions, iteration: DataLoaderOptions) -> EpochLoader:
     """Return a torch DataLoader that goes through a view once per epoch."""
     return make_dataloader(load_storage(view, options), iteration)
+
+
+def load_normalization(
+    view: DatasetView, key: field_keys.NestedKey, *, how: str, dtype: torch.dtype | None
+) -> "ObservationNorm":
+    """Return a TorchRL transform that normalises a key by the statistics of a view.
+
+    Raises:
+        SchemaMismatchError: There is no such column.
+    """
+    schema = view.manifest.schema
+    column = field_keys.key_to_column(key)
+    if column not in schema.columns:
+        msg = f"There is no column {column}: expected one of {', '.join(schema.columns)}."
+        raise SchemaMismatchError(msg)
+    return observation_norm(schema[column], view.compute_statistics().get(column, {}), how=how, dtype=dtype)
 
 
 def load_tensordict(view: DatasetView, options: ReadOptions) -> TensorDict:
