@@ -87,19 +87,19 @@ def parse_answers(content: Any, *, context: str) -> dict[str, str]:
 
 
 def complete_answers(
-    given: Mapping[str, str], kept: Mapping[str, str], ask: Callable[[str, str], str] | None
+    given: Mapping[str, str], earlier: Mapping[str, str], ask: Callable[[str, str], str] | None
 ) -> Answers:
-    """Return all answers: those that were given, else those that were kept, else what the asked person says.
+    """Return all answers: those that were given, else those of an earlier release, else what the asked person says.
 
     Args:
         given: Answers of this call.
-        kept: Answers of an earlier release.
+        earlier: Answers of an earlier release.
         ask: Function of an answer's name and its question; None where nobody can be asked.
 
     Raises:
         InvalidOptionError: An answer is missing, and nobody can be asked; the message names all that are.
     """
-    answers = {**kept, **given}
+    answers = {**earlier, **given}
     missing = [name for name in QUESTIONS if name not in answers]
     if missing and ask is None:
         lines = "\n".join(f"  {name}: {QUESTIONS[name]}" for name in missing)

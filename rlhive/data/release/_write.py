@@ -57,7 +57,7 @@ def write_release(
     """
     manifest = Manifest.read(folder)
     given = read_answers_file(answers) if isinstance(answers, Path) else parse_answers(answers or {}, context="answers")
-    complete = complete_answers(given, _find_kept_answers(folder, manifest), ask)
+    complete = complete_answers(given, _find_earlier_answers(folder, manifest), ask)
     verify_files(folder, manifest.files)
     target = _store.release_dir(folder)
     with _store.replaced_dir(target) as partial:
@@ -104,7 +104,7 @@ def read_released_answers(folder: Path) -> Answers | None:
     return complete_answers(read_answers_file(path), {}, None) if path.is_file() else None
 
 
-def _find_kept_answers(folder: Path, manifest: Manifest) -> dict[str, str]:
+def _find_earlier_answers(folder: Path, manifest: Manifest) -> dict[str, str]:
     """Return the answers of the release that is replaced, or of the newest release of an earlier version."""
     target = _store.release_dir(folder)
     for release in (target, *_store.list_remains(target), *_list_earlier_releases(folder, manifest)):

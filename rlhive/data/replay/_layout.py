@@ -328,7 +328,7 @@ class PackedCache:
             for index, item in enumerate(self.schema.ragged)
         )
         self.rows = self._map("rows.bin", (num_transitions,))
-        self.episodes = self._map("episodes.bin", (num_episodes, 4), kept=False).clone()
+        self.episodes = self._map("episodes.bin", (num_episodes, 4), stays_mapped=False).clone()
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -383,7 +383,7 @@ class PackedCache:
         return loaded
 
     def _map(
-        self, name: str, shape: tuple[int, ...], *, kept: bool = True, dtype: torch.dtype = torch.int64
+        self, name: str, shape: tuple[int, ...], *, stays_mapped: bool = True, dtype: torch.dtype = torch.int64
     ) -> torch.Tensor:
         path, count = self.folder / name, int(np.prod(shape))
         size = path.stat().st_size if path.is_file() else None
@@ -392,7 +392,7 @@ class PackedCache:
             raise damaged_cache_error(self.folder, problem)
         if not count:  # an empty file cannot be mapped
             return torch.empty(shape, dtype=dtype, device="cpu")
-        if kept:
+        if stays_mapped:
             self.files.add(name)
         return torch.from_file(str(path), shared=False, size=count, dtype=dtype).reshape(shape)
 
