@@ -1,8 +1,11 @@
-"""NumPy's .npz archives of anyone, read row by row: no array is unpickled, and none is held in memory whole."""
+"""NumPy's .npz archives of anyone, read row by row: no array is unpickled.
+
+NumPy's own reader holds an array in memory whole, and pictures of OGBench take gigabytes; here it reads the headers.
+"""
 
 import math
+import tokenize
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,16 +14,20 @@ from typing import IO, Any
 import numpy as np
 from numpy.lib import format as _numpy_format
 
+from rlhive.data._untrusted import parse_count
 from rlhive.data.formats._memory_limits import FREE_BYTES, require_memory
+from rlhive.data.formats._zip_files import ZIP_DAMAGE, open_zip, require_compression
 from rlhive.errors import SchemaMismatchError
 
 _npy: Any = _numpy_format  # its functions have no types
 _SUFFIX = ".npy"
-#: Compressions of a member; others have no bound on what a small file unpacks to.
-_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _PIECE_BYTES = 2**20
-#: What a damaged archive raises while it is read.
-_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplementedError, RuntimeError)
+#: What NumPy raises for a header that is no dictionary of literals.
+_HEADER_DAMAGE = (
+    SyntaxError,  # a dtype with an open bracket
+    tokenize.TokenError,  # a header with an open bracket, parsed once more as one of Python 2
+    TypeError,  # keys that cannot be sorted
+)
 
 
 @contextmanager
@@ -33,12 +40,7 @@ def open_npz(file: Path) -> Iterator[Mapping[str, "NpzArray"]]:
     if not file.is_file():
         msg = f"{file}: expected a readable .npz file, got {'no regular file' if file.exists() else 'none'}."
         raise SchemaMismatchError(msg)
-    try:
-        archive = zipfile.ZipFile(file)
-    except _DAMAGE as error:
-        msg = f"{file}: expected a readable .npz file, got: {error}."
-        raise SchemaMismatchError(msg) from error
-    with archive:
+    with open_zip(file, "a readable .npz file") as archive:
         arrays = {
             info.filename.removesuffix(_SUFFIX): NpzArray(archive, info, f"{file}, {info.filename}")
             for info in archive.infolist()
@@ -74,9 +76,7 @@ class NpzArray:
         self._file: IO[bytes] | None = None
         self._row = 0
         self.context = context
-        if info.compress_type not in _COMPRESSIONS:
-            msg = f"{context}: expected an array that is stored or deflated, got compression {info.compress_type}."
-            raise SchemaMismatchError(msg)
+        require_compression(info, context)
         self.shape, self.dtype, self._header_bytes = self._read_header()
         if self._header_bytes + self.num_bytes != info.file_size:
             msg = (
@@ -121,7 +121,7 @@ class NpzArray:
             self._row = stop
             if stop == len(self):
                 self._file.read(1)  # the checksum is compared at the end
-        except _DAMAGE as error:
+        except ZIP_DAMAGE as error:
             raise self._describe_damage(error) from error
         if len(content) != (stop - start) * row_bytes:
             problem = f"{len(content)} bytes of rows {start} to {stop - 1}"
@@ -141,10 +141,12 @@ class NpzArray:
                 read = _npy.read_array_header_1_0 if version == (1, 0) else _npy.read_array_header_2_0
                 shape, is_column_major, dtype = read(file)
                 num_bytes = file.tell()
-        except _DAMAGE as error:
+            shape = tuple(map(parse_count, shape))
+        except (*ZIP_DAMAGE, *_HEADER_DAMAGE) as error:
             raise self._describe_damage(error) from error
-        if dtype.hasobject:
-            msg = f"{self.context}: expected numbers, got Python objects, which are never unpickled."
+        if dtype.hasobject or not dtype.itemsize:
+            actual = "Python objects, which are never unpickled" if dtype.hasobject else f"{dtype}, of no bytes"
+            msg = f"{self.context}: expected numbers, got {actual}."
             raise SchemaMismatchError(msg)
         if is_column_major and len(shape) > 1:
             msg = f"{self.context}: expected rows one after another, got column-major order (fortran_order)."
@@ -155,7 +157,8 @@ class NpzArray:
         return shape, dtype, num_bytes
 
     def _describe_damage(self, problem: Any) -> SchemaMismatchError:
-        return SchemaMismatchError(f"{self.context}: expected a readable array, got: {problem}.")
+        line = str(problem).partition("\n")[0].rstrip(".")  # the next lines of NumPy's advise to trust the file
+        return SchemaMismatchError(f"{self.context}: expected a readable array, got: {line}.")
 
 
 def _skip(file: IO[bytes], num_bytes: int) -> None:

@@ -23,8 +23,10 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 
+from rlhive.data._untrusted import parse_count
 from rlhive.data.formats._memory_limits import MemoryBudget, require_memory
 from rlhive.data.formats._source_files import list_source_files, require_source_file
+from rlhive.data.formats._zip_files import open_zip, read_member
 from rlhive.errors import MissingExtraError, SchemaMismatchError
 
 _GROUP, _ARRAY = ".zgroup", ".zarray"
@@ -32,6 +34,13 @@ _MAX_METADATA_BYTES = 2**20
 _MAX_CHUNKS = 10**6
 #: What an incompressible chunk may be larger by.
 _OVERHEAD_BYTES = 2**16
+#: What a chunk raises that is damaged.
+_CHUNK_DAMAGE = (
+    ValueError,  # another length, of the content or in its header
+    RuntimeError,  # Blosc
+    zlib.error,  # zlib and gzip
+    OSError,  # Zstandard and LZ4, in Arrow
+)
 
 
 class _Store(Protocol):
@@ -71,13 +80,13 @@ class ZarrArray:
         self.context = f"{context}, {path}"
         content = _read_json_file(store, f"{path}/{_ARRAY}", self.context)
         try:
-            self.shape = tuple(map(_parse_size, content["shape"]))
-            self._chunks = tuple(map(_parse_size, content["chunks"]))
+            self.shape = tuple(map(parse_count, content["shape"]))
+            self._chunks = tuple(map(parse_count, content["chunks"]))
             self.dtype = np.dtype(content["dtype"]) if isinstance(content["dtype"], str) else np.dtype(object)
             self._order = {"C": "C", "F": "F"}[content["order"]]
             self._separator = {".": ".", "/": "/"}[content.get("dimension_separator", ".")]
             self._compressor = content["compressor"] and str(content["compressor"]["id"])
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, SyntaxError) as error:  # NumPy's of a dtype with a bracket
             msg = f"{self.context}: expected zarr's metadata of an array, got: {error!r}."
             raise SchemaMismatchError(msg) from error
         if not self.shape or len(self.shape) != len(self._chunks) or 0 in self._chunks:
@@ -112,8 +121,9 @@ class ZarrArray:
         self._require_supported()
         grid = [range(start // self._chunks[0], -(-stop // self._chunks[0]))]
         grid += [range(-(-size // chunk)) for size, chunk in zip(self.shape[1:], self._chunks[1:], strict=True)]
-        if math.prod(map(len, grid)) > _MAX_CHUNKS:
-            msg = f"{self.context}: expected at most {_MAX_CHUNKS} chunks an episode, got {math.prod(map(len, grid))}."
+        num_chunks = math.prod(len(part) or 1 for part in grid)  # one dimension of 0 does not hide a long one
+        if num_chunks > _MAX_CHUNKS:
+            msg = f"{self.context}: expected at most {_MAX_CHUNKS} chunks an episode, got {num_chunks}."
             raise SchemaMismatchError(msg)
         paths = {place: f"{self.path}/{self._separator.join(map(str, place))}" for place in itertools.product(*grid)}
         sizes = {place: self._store.measure(path) for place, path in paths.items()}
@@ -143,16 +153,16 @@ class ZarrArray:
             raise SchemaMismatchError(msg)
 
     def _fill(self, path: str) -> np.ndarray:
+        """Return a chunk that is missing, ``[*chunks]``, in the memory of one value."""
         value = self._fill_value
         try:
             if value is None:
                 msg = "no fill value"
                 raise ValueError(msg)
-            filled = np.full(self._chunks[:1] + (1,) * (self.ndim - 1), value, self.dtype)
+            return np.broadcast_to(np.full((), value, self.dtype), self._chunks)
         except (TypeError, ValueError, OverflowError) as error:
             msg = f"{self.context}: expected the chunk {path}, got none: {error}."
             raise SchemaMismatchError(msg) from error
-        return np.broadcast_to(filled, self._chunks)
 
     def _read_chunk(self, path: str, stored_bytes: int) -> np.ndarray:
         """Return a chunk, ``[*chunks]``; the last one is kept, since episodes share it."""
@@ -163,11 +173,11 @@ class ZarrArray:
         if stored_bytes > 2 * num_bytes + _OVERHEAD_BYTES:
             msg = f"{self.context}: expected a chunk of at most {num_bytes} bytes at {path}, got {stored_bytes}."
             raise SchemaMismatchError(msg)
+        content = self._store.read(path)
         try:
-            content = self._store.read(path)
             decoded = _CODECS[self._compressor](content, num_bytes) if self._compressor else content
             values = np.frombuffer(decoded, self.dtype).reshape(self._chunks, order=self._order)  # type: ignore[call-overload]
-        except (ValueError, RuntimeError, OSError, zlib.error, zipfile.BadZipFile, EOFError) as error:
+        except _CHUNK_DAMAGE as error:
             msg = f"{self.context}: expected a chunk of {num_bytes} bytes at {path}, got: {error}."
             raise SchemaMismatchError(msg) from error
         self._last = path, values
@@ -187,12 +197,7 @@ def open_zarr(source: Path) -> Iterator[Mapping[str, ZarrArray]]:
     if not source.is_file():
         msg = f"{source}: expected a zarr store, a folder or a .zip file, got no such path."
         raise SchemaMismatchError(msg)
-    try:
-        archive = zipfile.ZipFile(source)
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        msg = f"{source}: expected a zarr store in a .zip file, got: {error}."
-        raise SchemaMismatchError(msg) from error
-    with archive:
+    with open_zip(source, "a zarr store in a .zip file") as archive:
         yield _find_arrays(_ZipStore(archive), str(source))
 
 
@@ -225,12 +230,7 @@ class _ZipStore:
         return None if info is None else info.file_size
 
     def read(self, path: str) -> bytes:
-        info = self._members[path]
-        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            msg = f"compression {info.compress_type} of the .zip file"
-            raise ValueError(msg)
-        with self._archive.open(info) as file:
-            return file.read(info.file_size)  # bounded, whatever follows
+        return read_member(self._archive, self._members[path])
 
 
 def _find_arrays(store: _Store, context: str) -> dict[str, ZarrArray]:
@@ -250,22 +250,16 @@ def _read_json_file(store: _Store, path: str, context: str) -> dict[str, Any]:
     if (store.measure(path) or 0) > _MAX_METADATA_BYTES:
         msg = f"{context}, {path}: expected at most {_MAX_METADATA_BYTES} bytes of JSON, got more."
         raise SchemaMismatchError(msg)
+    text = store.read(path)
     try:
-        content = json.loads(store.read(path))
-    except (ValueError, OSError, RecursionError, RuntimeError, zipfile.BadZipFile, zlib.error, EOFError) as error:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
         msg = f"{context}, {path}: expected JSON, got: {error}."
         raise SchemaMismatchError(msg) from error
     if not isinstance(content, dict):
         msg = f"{context}, {path}: expected a JSON object, got {type(content).__name__}."
         raise SchemaMismatchError(msg)
     return content
-
-
-def _parse_size(value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**48:
-        msg = f"{value!r} is no size"
-        raise ValueError(msg)
-    return value
 
 
 def _decode_blosc(content: bytes, num_bytes: int) -> bytes:
