@@ -56,24 +56,29 @@ def read_ogbench(source: Path, *, split: str | None = None) -> EpisodeSource:
     """
     files = list_source_files(source, "*.npz") if source.is_dir() else [source]
     files.sort(key=lambda file: (file.name.endswith(_VALIDATION), file.name))
-    spans = [span for file in files for span in _find_spans(file, split)]
-    if not spans:
+    trajectories = [trajectory for file in files for trajectory in _find_trajectories(file, split)]
+    if not trajectories:
         msg = f"{source}: expected .npz files with a trajectory of two rows, got {len(files)} without."
         raise SchemaMismatchError(msg)
-    runs = {file: _describe_ogbench_run(file) for file in dict.fromkeys(span.file for span in spans)}
+    runs = {file: _describe_ogbench_run(file) for file in dict.fromkeys(trajectory.file for trajectory in trajectories)}
 
     def pending() -> Iterator[PendingEpisode]:
         episode = 0
         for file, run in runs.items():
             with open_npz(file) as arrays:
-                for span in (span for span in spans if span.file == file):
-                    context = f"{file}, rows from {span.start}"
-                    fields = {"split": span.split, "run": run["run"]}
-                    yield PendingEpisode(episode, context, partial(_read_span_arrays, arrays, span, context), fields)
+                for trajectory in (trajectory for trajectory in trajectories if trajectory.file == file):
+                    context = f"{file}, rows from {trajectory.start}"
+                    fields = {"split": trajectory.split, "run": run["run"]}
+                    yield PendingEpisode(
+                        episode, context, partial(_read_trajectory, arrays, trajectory, context), fields
+                    )
                     episode += 1
 
     return build_source(
-        pending, runs=tuple(runs.values()), num_episodes=len(spans), notes=tuple(_describe_spans(spans))
+        pending,
+        runs=tuple(runs.values()),
+        num_episodes=len(trajectories),
+        notes=tuple(_describe_trajectories(trajectories)),
     )
 
 
@@ -98,25 +103,32 @@ class _Trajectory:
     is_marked: bool
 
 
-def _find_spans(file: Path, split: str | None) -> list[_Trajectory]:
+def _find_trajectories(file: Path, split: str | None) -> list[_Trajectory]:
     with open_npz(file) as arrays:
         _require_arrays(arrays, file)
-        num_rows = len(arrays["terminals"])
         has_final_row = _NEXT not in arrays
         if _VALIDS in arrays and has_final_row:
-            is_last = arrays[_VALIDS].read(0, num_rows).reshape(num_rows) == 0
+            is_last = ~_read_flags(arrays[_VALIDS])
         else:
-            is_last = arrays["terminals"].read(0, num_rows).reshape(num_rows) != 0
+            is_last = _read_flags(arrays["terminals"])
     ends = np.flatnonzero(is_last).tolist()
-    if num_rows and not is_last[-1]:
-        ends.append(num_rows - 1)
-    chosen = split or ("val" if file.name.endswith(_VALIDATION) else "train")
-    starts = [0, *(end + 1 for end in ends[:-1])]
-    spans = [
-        _Trajectory(file, chosen, start, end if has_final_row else end + 1, has_final_row, bool(is_last[end]))
-        for start, end in zip(starts, ends, strict=True)
+    if len(is_last) and not is_last[-1]:
+        ends.append(len(is_last) - 1)
+    split = split or ("val" if file.name.endswith(_VALIDATION) else "train")
+    starts = [0, *(end + 1 for end in ends)]
+    trajectories = [
+        _Trajectory(file, split, start, end if has_final_row else end + 1, has_final_row, bool(is_last[end]))
+        for start, end in zip(starts, ends, strict=False)  # nothing follows the last end
     ]
-    return [span for span in spans if span.stop > span.start]
+    return [trajectory for trajectory in trajectories if trajectory.stop > trajectory.start]
+
+
+def _read_flags(array: NpzArray) -> np.ndarray:
+    """Return whether the numbers of an array are other than 0, bool ``[N]``."""
+    if array.shape not in ((len(array),), (len(array), 1)) or array.dtype.kind not in "biuf":
+        msg = f"{array.context}: expected a number for each row, got {array.dtype} {list(array.shape)}."
+        raise SchemaMismatchError(msg)
+    return array.read(0, len(array)).reshape(-1) != 0
 
 
 def _require_arrays(arrays: Mapping[str, NpzArray], file: Path) -> None:
@@ -129,8 +141,10 @@ def _require_arrays(arrays: Mapping[str, NpzArray], file: Path) -> None:
         raise SchemaMismatchError(msg)
 
 
-def _read_span_arrays(arrays: Mapping[str, NpzArray], span: _Trajectory, context: str, keeps: Keeps) -> EpisodeArrays:
-    length, num_rows = span.stop - span.start, len(arrays["terminals"])
+def _read_trajectory(
+    arrays: Mapping[str, NpzArray], trajectory: _Trajectory, context: str, keeps: Keeps
+) -> EpisodeArrays:
+    length, num_rows = trajectory.stop - trajectory.start, len(arrays["terminals"])
     budget = MemoryBudget(context)
     for array in arrays.values():
         budget.add(*array.count_bytes(length))
@@ -144,14 +158,12 @@ def _read_span_arrays(arrays: Mapping[str, NpzArray], span: _Trajectory, context
         if len(array) != num_rows:
             left_out.append(f"{name}, which has no row for each action")
         elif keeps(name, column):
-            has_last = name == "observations" and span.has_final_row
-            rows = array.read(span.start, span.stop + has_last)
+            has_last = name == "observations" and trajectory.has_final_row
+            rows = array.read(trajectory.start, trajectory.stop + has_last)
             columns[column], origins[column] = rows[:length], name
             if name == "observations":
-                final[column] = rows[-1] if has_last else arrays[_NEXT].read(span.stop - 1, span.stop)[0]
-    if REWARD in columns:
-        columns[REWARD] = columns[REWARD].reshape(length, 1)
-    columns |= end_flags(length, terminated=_is_task_ended(columns, span))
+                final[column] = rows[-1] if has_last else arrays[_NEXT].read(trajectory.stop - 1, trajectory.stop)[0]
+    columns |= end_flags(length, terminated=_is_task_ended(columns, trajectory))
     names = [name for name in ("qpos", "qvel") if f"info.{name}" in columns]
     start_state = {name: np.asarray(columns[f"info.{name}"][0], np.float64).ravel() for name in names}
     return EpisodeArrays(
@@ -166,12 +178,12 @@ def _name_array(name: str, array: NpzArray) -> str:
     return names.get(name, f"info.{name}")
 
 
-def _is_task_ended(columns: Columns, span: _Trajectory) -> bool | None:
+def _is_task_ended(columns: Columns, trajectory: _Trajectory) -> bool | None:
     """Return whether the last transition ended the task; None where the file ends before the trajectory does."""
     masks = columns.get(f"info.{_MASKS}")
     if masks is not None and not np.any(masks[-1]):
         return True
-    return False if span.is_marked else None
+    return False if trajectory.is_marked else None
 
 
 def _describe_ogbench_run(file: Path) -> dict[str, Any]:
@@ -180,10 +192,10 @@ def _describe_ogbench_run(file: Path) -> dict[str, Any]:
     return {"run": run_id, "imported_from": "ogbench-npz", "file": file.name, "sha256": digest}
 
 
-def _describe_spans(spans: list[_Trajectory]) -> Iterator[str]:
-    num_final = sum(span.has_final_row for span in spans)
+def _describe_trajectories(trajectories: list[_Trajectory]) -> Iterator[str]:
+    num_final = sum(trajectory.has_final_row for trajectory in trajectories)
     if num_final:
         yield f"{num_final} trajectories whose last row is the final observation: its other values are left out"
-    num_open = sum(not span.is_marked for span in spans)
+    num_open = sum(not trajectory.is_marked for trajectory in trajectories)
     if num_open:
         yield f"{num_open} trajectories without a terminal, at the end of a file: unfinished"

@@ -167,18 +167,18 @@ def _describe_run(path: Path, data: Hdf5Group) -> dict[str, Any]:
 
 def _read_attributes(group: Hdf5Group) -> dict[str, Any]:
     """Return the attributes that describe the environment and the task, JSON parsed."""
-    found = {}
+    attributes: dict[str, Any] = {}
     for name, value in group.attrs.items():
         text = value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else value
         if name in _JSON_ATTRIBUTES and isinstance(text, str):
             try:
-                found[name] = json.loads(text, parse_constant=str)
-            except ValueError as error:
+                attributes[name] = json.loads(text, parse_constant=str)
+            except (ValueError, RecursionError) as error:
                 msg = f"{group.context}, attribute {name}: expected JSON, got {text[:80]!r}: {error}."
                 raise SchemaMismatchError(msg) from error
         elif name in _TEXT_ATTRIBUTES and isinstance(text, str):
-            found[name] = text
-    return found
+            attributes[name] = text
+    return attributes
 
 
 def _read_demo(demo: _Demo, keeps: Keeps) -> EpisodeArrays:
@@ -191,11 +191,11 @@ def _read_demo(demo: _Demo, keeps: Keeps) -> EpisodeArrays:
             raise SchemaMismatchError(msg)
         length = len(datasets["actions"])
         columns, final, origins, left_out = _read_columns(datasets, length, keeps)
-        terminated, more = _find_end(datasets, length)
+        terminated, left_out_dones = _find_end(datasets, length)
         if terminated is not None:
             columns |= end_flags(length, terminated=terminated)
         fields = {"metadata": _describe_demo(demo, group), "start_state": _read_start_state(datasets)}
-    return EpisodeArrays(columns, final, demo.context, fields, left_out=(*left_out, *more), origins=origins)
+    return EpisodeArrays(columns, final, demo.context, fields, left_out=(*left_out, *left_out_dones), origins=origins)
 
 
 def _read_columns(
@@ -211,21 +211,20 @@ def _read_columns(
         if path == "dones" or path.startswith(_NEXT_OBS):
             continue
         column = _name_demo_column(path, item, has_obs=has_obs)
-        extra = item.shape[:1] == (length + 1,) and path.startswith(_OBS)  # some writers append the final observation
-        if item.shape[:1] != (length,) and not extra:
+        # Some writers append the final observation.
+        has_final_row = item.shape[:1] == (length + 1,) and path.startswith(_OBS)
+        if item.shape[:1] != (length,) and not has_final_row:
             left_out.append(f"{path}, which has no row for each action")
         elif keeps(path, column):
             rows = np.asarray(item[:length])
             columns[column], origins[column] = rows, path
             following = datasets.get(path.replace(_OBS, _NEXT_OBS, 1)) if path.startswith(_OBS) else None
-            if extra:
+            if has_final_row:
                 final[column] = np.asarray(item[length])
             elif following is not None:
                 final[column] = np.asarray(following[len(following) - 1])
                 if not _continues(rows, following):
                     left_out.append(f"{following.name.rpartition('next_obs')[2]} of next_obs, which differs from obs")
-    if REWARD in columns:
-        columns[REWARD] = columns[REWARD].reshape(length, 1)
     return columns, final, origins, left_out
 
 
@@ -255,10 +254,15 @@ def _find_end(datasets: Mapping[str, Hdf5Dataset], length: int) -> tuple[bool | 
     if dones is None or dones.shape[:1] != (length,) or not length:
         return None, []
     is_done = np.asarray(dones[()]).reshape(length, -1).any(axis=1)
-    rewards = datasets.get("rewards")
-    last_reward = np.asarray(rewards[length - 1], np.float64).max() if rewards is not None and len(rewards) else 1.0
     left_out = ["dones before the last row, which end no episode"] if is_done[:-1].any() else []
-    return bool(is_done[-1] and last_reward > 0), left_out
+    return bool(is_done[-1]) and not _is_cut_off(datasets.get("rewards"), length), left_out
+
+
+def _is_cut_off(rewards: Hdf5Dataset | None, length: int) -> bool:
+    """Return whether the last reward is 0 or less, so that the last ``done`` marks an episode that was only cut off."""
+    if rewards is None or rewards.shape not in ((length,), (length, 1)) or rewards.dtype.kind not in "biuf":
+        return False
+    return not np.any(rewards[length - 1] > 0)
 
 
 def _describe_demo(demo: _Demo, group: Hdf5Group) -> dict[str, Any]:
@@ -266,16 +270,24 @@ def _describe_demo(demo: _Demo, group: Hdf5Group) -> dict[str, Any]:
     metadata |= _read_attributes(group)
     if "model_file" in group.attrs:
         model = to_text(group.attrs["model_file"])
-        is_kept = len(model) <= _MAX_MODEL_LENGTH
-        metadata |= {"model_file": model} if is_kept else {"model_sha256": hashlib.sha256(model.encode()).hexdigest()}
-    problem = demo.file.run.get("problem_info", {})
-    instruction = problem.get("language_instruction") if isinstance(problem, Mapping) else None
-    instruction = instruction or metadata.get("ep_meta", {}).get("lang")
-    if isinstance(instruction, list):  # LIBERO stores the words
-        instruction = " ".join(map(str, instruction))
+        if len(model) <= _MAX_MODEL_LENGTH:
+            metadata["model_file"] = model
+        else:
+            metadata["model_sha256"] = hashlib.sha256(model.encode()).hexdigest()
+    instruction = _find_instruction(demo.file.run.get("problem_info"), metadata.get("ep_meta"))
     if instruction:
-        metadata["task"] = str(instruction)
+        metadata["task"] = instruction
     return metadata | demo.file.masks.describe(demo.name)
+
+
+def _find_instruction(problem_info: Any, ep_meta: Any) -> str:
+    """Return the instruction of LIBERO's or robosuite's JSON; "" without one."""
+    instruction = problem_info.get("language_instruction") if isinstance(problem_info, Mapping) else None
+    if not instruction and isinstance(ep_meta, Mapping):
+        instruction = ep_meta.get("lang")
+    if isinstance(instruction, list):  # LIBERO stores the words
+        return " ".join(map(str, instruction))
+    return str(instruction or "")
 
 
 def _read_start_state(datasets: Mapping[str, Hdf5Dataset]) -> dict[str, np.ndarray]:

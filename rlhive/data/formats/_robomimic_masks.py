@@ -46,12 +46,12 @@ class DemoMasks:
         """
         datasets = h5.group("mask").find_datasets() if "mask" in h5 else {}
         members = {name: frozenset(map(to_text, np.ravel(item[()]))) for name, item in sorted(datasets.items())}
-        wanted = [split_masks] if isinstance(split_masks, str) else split_masks
-        if wanted is None:
-            wanted = [name for name in SPLIT_MASKS if name in members]
-        chosen = tuple(name for name in wanted if name != _NO_MASKS)
+        if split_masks is None:
+            split_masks = [name for name in SPLIT_MASKS if name in members]
+        elif isinstance(split_masks, str):
+            split_masks = [split_masks]
         unknown = frozenset().union(*members.values()) - set(names)
-        masks = cls(str(h5.path), members, chosen, unknown)
+        masks = cls(str(h5.path), members, tuple(name for name in split_masks if name != _NO_MASKS), unknown)
         masks._require_disjoint()
         return masks
 

@@ -22,7 +22,7 @@ def finish_episode(arrays: EpisodeArrays) -> EpisodeArrays | None:
     Without any end flag in the file, why the episode ends is unknown, and neither flag is set.
 
     Raises:
-        SchemaMismatchError: An end flag stands before the last row.
+        SchemaMismatchError: An end flag stands before the last row, or a row has several rewards.
     """
     if arrays.has_frames:
         return _finish_frames(arrays)
@@ -37,7 +37,7 @@ def finish_episode(arrays: EpisodeArrays) -> EpisodeArrays | None:
         columns[name] = _to_flag(columns[name], arrays.length) if name in columns else unknown[name]
     _require_last(columns, arrays.context)
     if REWARD in columns:
-        columns[REWARD] = _to_column_vector(columns[REWARD])
+        columns[REWARD] = _to_column_vector(columns[REWARD], arrays)
     new = [name for name in columns if name.split(".")[0] in OBSERVED_ROOTS and name not in arrays.final]
     finished = replace(arrays, columns=columns)
     terminated = bool(columns[TERMINATED][-1].any())
@@ -55,7 +55,7 @@ def _finish_frames(arrays: EpisodeArrays) -> EpisodeArrays | None:
     left_out = (*arrays.left_out, *(f"{name} before the last frame" for name in inner))
     terminated = _is_terminated(flags, arrays.final) if flags else None
     if REWARD in columns:
-        columns[REWARD] = _to_column_vector(columns[REWARD])
+        columns[REWARD] = _to_column_vector(columns[REWARD], arrays)
     ended = replace(
         arrays, columns=columns | end_flags(length, terminated=terminated), left_out=left_out, has_frames=False
     )
@@ -111,5 +111,14 @@ def _to_flag(rows: np.ndarray, length: int) -> np.ndarray:
     return is_set.any(axis=1)[:, None]
 
 
-def _to_column_vector(rows: np.ndarray) -> np.ndarray:
-    return rows[:, None] if rows.ndim == 1 and rows.dtype != object else rows
+def _to_column_vector(rows: np.ndarray, arrays: EpisodeArrays) -> np.ndarray:
+    """Return the rewards of an episode, ``[T, 1]``; objects are left to the import, which knows their form."""
+    if rows.dtype == object:
+        return rows
+    if rows.shape not in ((arrays.length,), (arrays.length, 1)):
+        msg = (
+            f"{arrays.context}: column {REWARD}: expected one number for each row, got {rows.dtype} "
+            f"{list(rows.shape)}. The option drop leaves it out, rename gives it another name."
+        )
+        raise SchemaMismatchError(msg)
+    return rows.reshape(arrays.length, 1)

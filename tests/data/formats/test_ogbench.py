@@ -16,6 +16,8 @@ from tests.data.formats.make_ogbench import FILES, LENGTHS, NUM_VALIDATION, walk
 
 NAME = "point-play-v0"
 NUM_TRAIN = len(LENGTHS) - NUM_VALIDATION
+#: Rows of the training file: a transition or a final state each.
+NUM_ROWS = sum(LENGTHS[:NUM_TRAIN]) + NUM_TRAIN
 
 
 def expected_episode(number):
@@ -97,8 +99,7 @@ def test_rewards_and_masks_of_a_single_task(tmp_path):
 
 
 def test_pictures_are_pixels_and_other_lengths_are_left_out(tmp_path):
-    num_rows = sum(LENGTHS[:NUM_TRAIN]) + NUM_TRAIN
-    pictures = np.arange(num_rows * 12).reshape(num_rows, 2, 2, 3).astype(np.uint8)
+    pictures = np.arange(NUM_ROWS * 12).reshape(NUM_ROWS, 2, 2, 3).astype(np.uint8)
     source = open_source("ogbench", write(tmp_path / "visual.npz", observations=pictures, seed=np.arange(3)))
     record = next(source.records())
     np.testing.assert_array_equal(record.columns["pixels"], pictures[: LENGTHS[0]])
@@ -137,8 +138,30 @@ def test_another_layout_is_refused(tmp_path):
         open_source("ogbench", write(tmp_path / "y.npz", terminals=np.ones(3, bool)))
     with pytest.raises(SchemaMismatchError, match="column-major"):
         open_source("ogbench", write(tmp_path / "z.npz", qpos=np.asfortranarray(np.ones((20, 2)))))
+    (tmp_path / "empty").mkdir()
     with pytest.raises(SchemaMismatchError, match="without"):
-        open_source("ogbench", tmp_path / "empty", **{"split": (tmp_path / "empty").mkdir()})
+        open_source("ogbench", tmp_path / "empty")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"terminals": np.ones((NUM_ROWS, 2))}, r"terminals\.npy: expected a number for each row, got float64"),
+        ({"terminals": np.array(["x"] * NUM_ROWS)}, r"terminals\.npy: expected a number for each row, got <U1"),
+        ({"valids": np.ones((NUM_ROWS, 2))}, r"valids\.npy: expected a number for each row"),
+        ({"rewards": np.ones((NUM_ROWS, 2))}, r"next\.reward: expected one number for each row, got float64 \[6, 2\]"),
+        (dict.fromkeys(("terminals", "observations", "actions"), np.zeros((0, 1))), "without"),
+    ],
+)
+def test_arrays_of_another_shape_are_refused(tmp_path, changes, message):
+    with pytest.raises(SchemaMismatchError, match=message):
+        open_source("ogbench", write(tmp_path / "x.npz", **changes))
+
+
+def test_flags_may_have_a_dimension_of_one(tmp_path):
+    terminals = np.load(FILES / f"{NAME}.npz")["terminals"].reshape(-1, 1)
+    records = read(write(tmp_path / "x.npz", terminals=terminals))
+    assert [record.length for record in records] == list(LENGTHS[:NUM_TRAIN])
 
 
 def write_members(path, compression=zipfile.ZIP_DEFLATED, **shapes):
@@ -149,6 +172,28 @@ def write_members(path, compression=zipfile.ZIP_DEFLATED, **shapes):
             np.lib.format.write_array_header_1_0(buffer, {"descr": "|u1", "fortran_order": False, "shape": shape})
             archive.writestr(f"{name}.npy", buffer.getvalue() + bytes(num_bytes))
     return path
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ("{'descr': '|u1', 'fortran_order': False, 'shape': (-2, -3)}", "a count, got -2"),
+        (f"{{'descr': '|u1', 'fortran_order': False, 'shape': ({2**70}, 0)}}", f"a count, got {2**70}"),
+        ("{'descr': '<U0', 'fortran_order': False, 'shape': (20,)}", "expected numbers, got <U0, of no bytes"),
+        ("{'descr': '(1f4,(', 'fortran_order': False, 'shape': (1,)}", "expected a readable array, got: '\\('"),
+        ("{1: 2, 'a': 3}", "expected a readable array, got: '<' not supported"),
+        ("{", "expected a readable array, got: .*EOF"),
+        ("-" * 3000 + "1", "expected a readable array, got: maximum recursion depth"),
+        ("(" * 20_000, r"expected a readable array, got: Header info length [^\n]* load securely\.$"),
+    ],
+)
+def test_a_header_that_is_made_to_harm_is_refused(tmp_path, header, message):
+    path = write(tmp_path / "x.npz")
+    content = f"{header}\n".encode()
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("extra.npy", b"\x93NUMPY\x01\x00" + len(content).to_bytes(2, "little") + content + bytes(6))
+    with pytest.raises(SchemaMismatchError, match=rf"x\.npz, extra\.npy: .*{message}"):
+        open_source("ogbench", path)
 
 
 @pytest.mark.slow

@@ -219,11 +219,45 @@ def test_an_external_link_is_refused(file, tmp_path):
         open_source("robomimic", path)
 
 
-def test_malformed_json_is_refused(file):
+@pytest.mark.parametrize("text", ["{", "[" * 50_000])
+def test_malformed_json_is_refused(file, text):
     path, h5 = file
-    h5["data"].attrs["env_args"] = "{"
+    h5["data"].attrs["env_args"] = text
     h5.flush()
     with pytest.raises(SchemaMismatchError, match="data, attribute env_args: expected JSON"):
+        open_source("robomimic", path)
+
+
+def test_json_of_another_kind_is_kept_and_is_no_instruction(file):
+    path, h5 = file
+    h5["data"].attrs["problem_info"] = "3"
+    h5["data/demo_0"].attrs["ep_meta"] = "[1]"
+    h5.flush()
+    record = read(path)[0]
+    assert record.metadata["ep_meta"] == [1]
+    assert "task" not in record.metadata
+
+
+@pytest.mark.parametrize(("last", "ended"), [(1, "terminated"), (0, "truncated"), (-1, "truncated")])
+def test_the_last_done_ends_the_task_unless_the_reward_says_otherwise(file, last, ended):
+    path, h5 = file
+    h5["data/demo_1/dones"][-1], h5["data/demo_1/rewards"][-1] = 1, last
+    h5.flush()
+    assert read(path)[1].ended == ended
+
+
+def test_rewards_that_are_not_one_a_row_are_left_out_or_refused(file):
+    path, h5 = file
+    del h5["data/demo_1/rewards"]
+    h5["data/demo_1/rewards"] = np.zeros(LENGTHS[1] - 1)
+    h5["data/demo_1/dones"][-1] = 1
+    h5.flush()
+    record = read(path, skip_episode=[0, 2, 3])[0]
+    assert (record.ended, "next.reward" in record.columns) == ("terminated", False)
+    del h5["data/demo_1/rewards"]
+    h5["data/demo_1/rewards"] = np.zeros((LENGTHS[1], 2))
+    h5.flush()
+    with pytest.raises(SchemaMismatchError, match=r"demo_1: column next\.reward: expected one number"):
         open_source("robomimic", path)
 
 
