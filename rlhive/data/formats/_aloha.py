@@ -31,7 +31,7 @@ from rlhive.data.formats._pictures import decode_pictures, stack_pictures
 from rlhive.data.formats._source_files import list_source_files
 from rlhive.errors import SchemaMismatchError
 
-_EPISODE = re.compile(r"episode_([0-9]+)\.(?:hdf5|h5)")
+_EPISODE = re.compile(r"episode_([0-9]{1,18})\.(?:hdf5|h5)")  # an episode id has 64 bits
 _IMAGES, _OBSERVATIONS, _ACTION = "observations/images/", "observations/", "action"
 #: Sizes of the compressed pictures; the pictures end by themselves.
 _SIZES = ("compress_len",)
@@ -43,8 +43,8 @@ def read_aloha(source: Path, *, split: str = "train", swap_colours: bool = False
     Args:
         source: File or folder.
         split: Name of the split for all episodes.
-        swap_colours: Whether red and blue are exchanged, for pictures that were stored as OpenCV has them. JPEG files
-            that OpenCV wrote from such pictures have the right colours without it.
+        swap_colours: Whether red and blue are exchanged, for pictures that were stored as OpenCV has them; depth stays
+            as it is. JPEG files that OpenCV wrote from such pictures have the right colours without it.
 
     Returns:
         The episodes, by the numbers of their files; ends are not recorded.
@@ -114,9 +114,8 @@ def _read_episode_file(file: Path, swap_colours: bool, keeps: Keeps) -> EpisodeA
                 columns[column] = _read_camera(item, swap_colours) if path.startswith(_IMAGES) else np.asarray(item)
                 origins[column] = path
         metadata = {"file": file.name, **_read_flat_attributes(h5)}
-    left = tuple(left_out)
     return EpisodeArrays(
-        columns, {}, str(file), {"metadata": metadata}, has_frames=True, left_out=left, origins=origins
+        columns, {}, str(file), {"metadata": metadata}, has_frames=True, left_out=tuple(left_out), origins=origins
     )
 
 
@@ -130,12 +129,13 @@ def _name_aloha_column(path: str) -> str:
 
 
 def _read_camera(item: Hdf5Dataset, swap_colours: bool) -> np.ndarray:
-    """Return the pictures of a camera, ``[T, H, W, 3]``."""
+    """Return the pictures of a camera, ``[T, H, W, 3]``; depth is ``[T, H, W]``."""
     rows = np.asarray(item)
     if rows.ndim <= 2:  # compressed: lists of bytes, or rows of one width
         contents = [np.asarray(row, np.uint8).tobytes().rstrip(b"\0") for row in rows]
         rows = stack_pictures(decode_pictures(contents, context=item.context), context=item.context)
-    return np.ascontiguousarray(rows[..., ::-1]) if swap_colours else rows
+    has_colours = rows.ndim == 4 and rows.shape[-1] == 3
+    return np.ascontiguousarray(rows[..., ::-1]) if swap_colours and has_colours else rows
 
 
 def _read_flat_attributes(h5: Hdf5File) -> dict[str, Any]:

@@ -110,10 +110,14 @@ def test_each_compressed_picture_may_be_a_list_of_bytes(tmp_path):
 
 
 def test_colours_are_exchanged_by_an_option(tmp_path):
-    folder = write(tmp_path / "bgr")
+    """Depth has none: its columns are not mirrored."""
+    depth = np.arange(8 * 9, dtype=np.uint16).reshape(8, 9)
+    others = {"observations/images/depth": lambda length: np.stack([depth] * length)}
+    folder = write(tmp_path / "bgr", **others)
     (record, *_) = read(folder, swap_colours=True)
     pictures = expected_episode(0).columns["pixels.cam_high"]
     np.testing.assert_array_equal(record.columns["pixels.cam_high"], pictures[..., ::-1])
+    np.testing.assert_array_equal(record.columns["pixels.depth"].reshape(-1, 8, 9)[0], depth)
 
 
 def test_other_datasets_are_information(tmp_path):
@@ -144,6 +148,9 @@ def test_another_layout_is_refused(tmp_path):
     (folder / "episode_00.hdf5").write_bytes((folder / "episode_0.hdf5").read_bytes())
     with pytest.raises(SchemaMismatchError, match="expected one file of episode 0"):
         open_source("aloha", folder)
+    (tmp_path / "empty" / f"episode_{2**70}.hdf5").write_bytes((folder / "episode_0.hdf5").read_bytes())
+    with pytest.raises(SchemaMismatchError, match=r"expected files episode_0\.hdf5"):
+        open_source("aloha", tmp_path / "empty")
     with h5py.File(tmp_path / "x.hdf5", "w") as h5:
         h5["actions"] = np.zeros(3)
     with pytest.raises(SchemaMismatchError, match="ALOHA's action and observations, got actions"):
