@@ -36,7 +36,7 @@ from rlhive.errors import SchemaMismatchError
 
 #: Names of the column that numbers the episodes, in the order in which they are tried.
 _EPISODE_COLUMNS = ("episode_index", "episode_id", "episode", "traj_id", "trajectory_id")
-#: Columns of row numbers, which the order of the rows says.
+#: Columns of row numbers: they rise, and say no more than the order of the rows.
 _ROW_NUMBERS = ("frame_index", "index", "step_index")
 _SHARD = re.compile(r"([A-Za-z0-9_]+)-[0-9]{5}-of-[0-9]{5}\.parquet")
 _MAX_EPISODES = 10**7
@@ -71,7 +71,8 @@ def read_parquet_dataset(source: Path, *, episode: str | None = None, split: str
         The episodes, numbered from 0; the metadata of each has what the column says.
 
     Raises:
-        SchemaMismatchError: There is no such column, or the rows of an episode lie apart.
+        SchemaMismatchError: There is no such column, or the rows of an episode lie apart or in another order than their
+            numbers (frame_index, index or step_index).
         CorruptDatasetError: A file is damaged.
 
     Example:
@@ -157,7 +158,7 @@ def _require_together(runs: list[_Run], column: str, folder: Path) -> None:
         if (run.shard, run.name) in seen:
             msg = (
                 f"{folder}: expected the rows of an episode to lie together, got {column} {run.name} twice. Sort the "
-                f"rows by {column}, or name another column by the option episode."
+                f"rows by {column} and time, or name another column by the option episode."
             )
             raise SchemaMismatchError(msg)
         seen.add((run.shard, run.name))
@@ -169,7 +170,10 @@ def _read_table(table: pa.Table, run: _Run, column: str, context: str, keeps: Ke
     for name in table.column_names:
         is_picture = _is_picture(table.column(name).type)
         target = f"{keys.PIXELS}.{name.removeprefix('observation.')}" if is_picture else name
-        if name == column or name in _ROW_NUMBERS or not keeps(name, target):
+        if name == column or not keeps(name, target):
+            continue
+        if name in _ROW_NUMBERS:
+            _require_order(table.column(name), name, column, context)
             continue
         if is_picture:
             address = f"{context}, {name}"
@@ -181,6 +185,18 @@ def _read_table(table: pa.Table, run: _Run, column: str, context: str, keeps: Ke
             columns[part], origins[part] = rows, part
     metadata = {column: run.name}
     return EpisodeArrays(columns, {}, context, {"metadata": metadata}, has_frames=True, origins=origins)
+
+
+def _require_order(numbers: pa.ChunkedArray, name: str, column: str, context: str) -> None:
+    """Refuse rows whose numbers do not rise, such as those that were shuffled within an episode."""
+    is_integer = pa.types.is_integer(numbers.type) and not numbers.null_count
+    values = numbers.to_numpy() if is_integer else np.zeros(2)
+    if (values[1:] <= values[:-1]).any():
+        msg = (
+            f"{context}: expected the rows in the order of {name}, integers that rise. Sort the rows by {column} and "
+            f"{name}. The option drop={name} keeps the order of the file."
+        )
+        raise SchemaMismatchError(msg)
 
 
 def _is_picture(kind: pa.DataType) -> bool:

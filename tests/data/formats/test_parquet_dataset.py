@@ -103,3 +103,26 @@ def test_episodes_that_cannot_be_told_apart_are_refused(tmp_path, ids, message):
     pd.DataFrame({"episode_index": ids, "action": [0.0, 1.0, 2.0]}).to_parquet(path)
     with pytest.raises(SchemaMismatchError, match=message):
         open_source("parquet", path)
+
+
+@pytest.mark.parametrize(
+    ("name", "numbers"),
+    [("frame_index", [0, 2, 1, 3]), ("index", [7, 7, 8, 9]), ("step_index", [0, None, 2, 3]), ("index", list("abcd"))],
+)
+def test_rows_in_another_order_than_their_numbers_are_refused(tmp_path, name, numbers):
+    path = tmp_path / "x.parquet"
+    pd.DataFrame({"episode_index": [0] * 4, name: numbers, "action": np.arange(4.0)}).to_parquet(path)
+    with pytest.raises(SchemaMismatchError, match=f"episode 0: expected the rows in the order of {name}, .* Sort the"):
+        open_source("parquet", path)
+    (record,) = open_source("parquet", path, drop=name).records()
+    np.testing.assert_array_equal(record.columns["action"].ravel(), [0, 1, 2])
+
+
+def test_row_numbers_may_have_gaps(tmp_path):
+    """Every second frame of a recording, and an episode in two files."""
+    frame = pd.DataFrame({"episode_index": [3] * 5, "frame_index": np.arange(0, 10, 2, np.uint64), "action": 1.0})
+    (tmp_path / "demos").mkdir()
+    frame[:2].to_parquet(tmp_path / "demos/0.parquet")
+    frame[2:].to_parquet(tmp_path / "demos/1.parquet")
+    (record,) = open_source("parquet", tmp_path / "demos").records()
+    assert (record.length, sorted(record.columns)) == (4, ["action", "next.terminated", "next.truncated"])
