@@ -37,8 +37,8 @@ def find_clip(path: Path, pictures: np.ndarray, *, start_s: float, fps: float) -
     video, times = opened
     first, count = int(np.searchsorted(times, start_s - 0.5 / fps)), len(pictures)
     expected = start_s + np.arange(count) / fps
-    found = times[first : first + count]
-    if len(found) != count or not video.is_key[first] or (np.abs(found - expected) > 0.5 / fps).any():
+    frame_times = times[first : first + count]
+    if len(frame_times) != count or not video.is_key[first] or (np.abs(frame_times - expected) > 0.5 / fps).any():
         return None
     try:  # decoders that differ, in the colours that they take the container to name, would show in every frame
         decoded = next(video.decode(first, first + 1, layout))
@@ -52,19 +52,14 @@ def _open_timed_video(path: Path, num_bytes: int, mtime_ns: int) -> tuple[VideoF
     """Return a video and the time of each frame in seconds; None where its packets are of another kind."""
     try:
         video = VideoFile(path, str(path))
-        require_storage(_require_lossy(video.codec), "uint8", (video.height, video.width, 3), column="video")
-    except (CorruptDatasetError, InvalidOptionError):
+        require_storage(video.codec, "uint8", (video.height, video.width, 3), column="video")
+    except (CorruptDatasetError, InvalidOptionError):  # packets, or a size, that a version cannot have
+        return None
+    if video.codec not in _LOSSY:
         return None
     times = _read_times(video)
     is_ordered = len(times) == len(video) and len(times) > 0 and (np.diff(times) > 0).all()
     return (video, np.array(times)) if is_ordered else None
-
-
-def _require_lossy(codec: str) -> str:
-    if codec not in _LOSSY:
-        msg = f"expected one of {', '.join(_LOSSY)}, got {codec}"
-        raise InvalidOptionError(msg)
-    return codec
 
 
 def _read_times(video: VideoFile) -> Sequence[float]:
