@@ -184,24 +184,7 @@ def test_lerobots_client_loads_a_published_dataset(hub, rlhive, imported, tmp_pa
 
 
 def test_the_shell_completes_the_formats():
-    assert (
-        list(_formats._complete_readable(""))
-        == list(BUILT_IN)
-        == [
-            *(
-                "roboset",
-                "d4rl",
-                "minari",
-                "lerobot",
-                "rlds",
-                "robomimic",
-                "ogbench",
-                "aloha",
-                "diffusion_policy",
-                "parquet",
-            )
-        ]
-    )
+    assert list(_formats._complete_readable("")) == list(BUILT_IN)
     assert list(_formats._complete_writable("")) == ["minari", "lerobot"]
     assert list(_formats._complete_readable("r")) == ["roboset", "rlds", "robomimic"]
 

@@ -1,6 +1,7 @@
 """Damaged files of every format: reading them raises one of RLHive's errors and leaves no version."""
 
 import shutil
+from functools import partial
 
 import numpy as np
 import pytest
@@ -8,7 +9,16 @@ import pytest
 from benchmarks.import_sources import SOURCES
 from rlhive.data.formats._convert import import_dataset, open_source
 from rlhive.errors import RLHiveError
-from tests.data.formats import make_diffusion_policy, make_lerobot, make_minari, make_ogbench, make_rlds, make_robomimic
+from tests.data.formats import (
+    make_diffusion_policy,
+    make_lerobot,
+    make_minari,
+    make_ogbench,
+    make_rlds,
+    make_robomimic,
+    test_aloha,
+    test_parquet_dataset,
+)
 
 #: Name → kind and source; d4rl and roboset are made when they are needed.
 COMMITTED = {
@@ -47,15 +57,33 @@ SLOW = {
 def test_damage_raises_an_rlhive_error_or_passes(name, tmp_path):
     """What no checksum covers may pass; what does not pass is foreseen."""
     kind, committed = (COMMITTED | SLOW)[name]
-    source, generator = tmp_path / committed.name, np.random.default_rng(0)
+    source = tmp_path / committed.name
     (shutil.copytree if committed.is_dir() else shutil.copy)(committed, source)
+    damage_every_file(kind, source, tmp_path / "store", np.random.default_rng(0))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "write"),
+    [
+        ("aloha", test_aloha.write),
+        ("aloha", partial(test_aloha.write, compress=True)),
+        ("parquet", test_parquet_dataset.write),
+    ],
+    ids=["aloha", "aloha-compressed", "parquet"],
+)
+def test_damage_of_a_written_source_raises_an_rlhive_error_or_passes(kind, write, tmp_path):
+    damage_every_file(kind, write(tmp_path / "source"), tmp_path / "store", np.random.default_rng(0))
+
+
+def damage_every_file(kind, source, store, generator):
     files = [source] if source.is_file() else sorted(path for path in source.rglob("*") if path.is_file())
     refused = 0
     for path in files:
         for place in PLACES:
             for _, harm in damage(path, place, generator):
                 harm()
-                refused += not is_read(kind, source, tmp_path / "store")
+                refused += not is_read(kind, source, store)
     assert refused >= len(files)
     read_all(kind, source)  # mended
 
