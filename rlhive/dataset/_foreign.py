@@ -14,10 +14,10 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import CodeType
+from types import CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 from rlhive.data import as_path, hub, parse_name, store_dir
@@ -149,7 +149,7 @@ def _note_path(name: str, state: str, store: Path | None) -> Path:
 def _name_dataset(kind: str, title: str, source: list[str], options: Mapping[str, Any]) -> str:
     """Return ``namespace/name`` of the dataset that holds the imports of a source with these options."""
     described = {name: _describe_value(value) for name, value in sorted(options.items())}
-    digest = hashlib.sha256(json.dumps([kind, *source, described]).encode()).hexdigest()[:8]
+    digest = hashlib.sha256(json.dumps([kind, *source, described], sort_keys=True).encode()).hexdigest()[:8]
     plain = re.sub(r"[^A-Za-z0-9_]+", "_", title).strip("_")[:48] or "dataset"
     return f"{kind}/{plain}-{digest}"
 
@@ -183,23 +183,68 @@ def _read_license(source: Path) -> str:
     return match[1] if match else "other"
 
 
-def _describe_value(value: Any) -> Any:
-    """Return a value of an option as JSON: a function by its code and what it closes over."""
+def _describe_value(value: Any, described: set[int] | None = None) -> Any:
+    """Return a value of an option, or one that a function uses, as JSON that differs where the imports could.
+
+    A function is described by its code and the values that it uses, an array or tensor by its numbers.
+
+    Args:
+        value: The value.
+        described: Ids of the functions that are described already; a function may call itself.
+    """
+    described = set() if described is None else described
     if isinstance(value, Mapping):
-        return {str(name): _describe_value(item) for name, item in sorted(value.items())}
-    if not callable(value):
-        return value if isinstance(value, str) else repr(value)
-    return _describe_function(value)
+        return {str(name): _describe_value(item, described) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [type(value).__name__, *(_describe_value(item, described) for item in value)]
+    if isinstance(value, MethodType):
+        return [_describe_value(value.__self__, described), _describe_value(value.__func__, described)]
+    if isinstance(value, FunctionType) and id(value) not in described:
+        described.add(id(value))
+        return _describe_function(value, described)
+    if isinstance(value, ModuleType):
+        return value.__name__
+    if hasattr(value, "__qualname__"):  # a class, or a function that is not written in Python
+        return f"{value.__module__}.{value.__qualname__}"
+    if hasattr(value, "tolist"):  # their repr is shortened and rounded
+        return [type(value).__name__, str(getattr(value, "dtype", "")), repr(value.tolist())]
+    return value if isinstance(value, str) else repr(value)
 
 
-def _describe_function(function: Callable[..., Any]) -> list[Any]:
-    code = getattr(function, "__code__", None)
-    if not isinstance(code, CodeType):
-        return [repr(function)]
-    cells = [repr(cell.cell_contents) for cell in getattr(function, "__closure__", None) or ()]
-    return [_describe_code(code), cells, repr(getattr(function, "__defaults__", None))]
+def _describe_function(function: FunctionType, described: set[int]) -> list[Any]:
+    """Return a function's code, defaults, closure and globals; functions of other modules are named only."""
+    cells = [_describe_value(_read_cell(cell), described) for cell in function.__closure__ or ()]
+    defaults = [_describe_value(item, described) for item in (function.__defaults__, function.__kwdefaults__)]
+    values = {name: function.__globals__.get(name) for name in _list_names(function.__code__)}
+    used = {
+        name: f"{value.__module__}.{value.__qualname__}"
+        if isinstance(value, FunctionType) and value.__module__ != function.__module__
+        else _describe_value(value, described)
+        for name, value in values.items()
+    }
+    return [_describe_code(function.__code__), cells, defaults, used]
+
+
+def _read_cell(cell: CellType) -> Any:
+    """Return what a cell of a closure holds; None for a name without a value yet."""
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return None
+
+
+def _list_names(code: CodeType) -> list[str]:
+    """Return the names of globals and attributes that a function and those inside of it use, sorted."""
+    inner = (item for item in code.co_consts if isinstance(item, CodeType))
+    return sorted({*code.co_names, *(name for item in inner for name in _list_names(item))})
 
 
 def _describe_code(code: CodeType) -> list[Any]:
-    constants = [_describe_code(item) if isinstance(item, CodeType) else repr(item) for item in code.co_consts]
-    return [code.co_code.hex(), constants, list(code.co_names)]
+    return [code.co_code.hex(), [_describe_constant(item) for item in code.co_consts], list(code.co_names)]
+
+
+def _describe_constant(constant: Any) -> Any:
+    if isinstance(constant, CodeType):
+        return _describe_code(constant)
+    # The order of a set differs between processes.
+    return sorted(map(repr, constant)) if isinstance(constant, frozenset) else repr(constant)

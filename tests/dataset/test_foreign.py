@@ -2,9 +2,12 @@
 
 import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
+import torch
 
 from rlhive.data.formats._lerobot import read_lerobot
 from rlhive.dataset import _foreign
@@ -97,6 +100,99 @@ def test_options_make_another_dataset(folder, store):
     assert [version.name for version in again.path.parent.iterdir() if version.is_dir()] == ["1.0.0"]
 
 
+def name_of(reward):
+    return _foreign._name_dataset("lerobot", "frames", ["/frames"], {"reward": reward})
+
+
+THRESHOLD = 0.5
+
+
+def is_close(rows):
+    return rows < THRESHOLD
+
+
+class Goal:
+    def __init__(self, place):
+        self.place = place
+
+    def __repr__(self):
+        return f"Goal({self.place})"
+
+    def score(self, columns):
+        return columns["action"][:, 0] - self.place
+
+
+def near(goal):
+    return lambda columns: columns["action"] - goal
+
+
+def with_default(scale):
+    def score(columns, *, scale=scale):
+        return columns["action"] * scale
+
+    return score
+
+
+def changed(values, index, difference):
+    values = values.copy()
+    values[index] += difference
+    return values
+
+
+ZEROS = np.zeros(5000)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (Goal(1).score, Goal(2).score),
+        (with_default(1), with_default(2)),
+        (near(ZEROS), near(changed(ZEROS, 2500, 1))),
+        (near(ZEROS[:3]), near(changed(ZEROS[:3], 1, 1e-12))),
+        (near(torch.zeros(5000)), near(torch.zeros(5000, dtype=torch.float64))),
+        (near([ZEROS]), near((ZEROS,))),
+        (near(np.isclose), near(np.isfinite)),
+        (near(int), near(float)),
+    ],
+    ids=["bound object", "default", "long array", "digits", "dtype", "sequence", "function", "class"],
+)
+def test_functions_that_use_other_values_make_another_dataset(first, second):
+    assert name_of(first) == name_of(first) != name_of(second) == name_of(second)
+
+
+@pytest.mark.parametrize(
+    "reward", [is_close, lambda columns: is_close(columns["action"]), lambda _: [THRESHOLD for _ in "x"]]
+)
+def test_functions_whose_globals_changed_make_another_dataset(reward, monkeypatch):
+    before = name_of(reward)
+    monkeypatch.setitem(globals(), "THRESHOLD", 0.6)
+    assert name_of(reward) != before
+
+
+def test_a_function_may_call_itself():
+    def sums(columns):
+        return sums(columns) if is_close(columns) else 0
+
+    assert name_of(sums) == name_of(sums)
+
+
+@pytest.mark.slow
+def test_a_function_is_the_same_option_in_another_process():
+    script = """if True:
+        import json, math, numpy as np
+        from numpy import isclose
+        from tests.dataset.test_foreign import Goal, is_close, name_of
+        print(name_of(lambda c: isclose(np.ones(3), Goal(1)) in {"a", "b", "c"} or is_close(math.pi, len, json.dumps)))
+    """
+    names = {
+        subprocess.run(
+            [sys.executable, "-c", script], env=os.environ | {"PYTHONHASHSEED": seed}, capture_output=True, check=True
+        ).stdout
+        for seed in "12"
+    }
+    assert len(names) == 1
+
+
 def test_a_deleted_version_is_imported_again(folder, store, imports):
     dataset = RoboHiveDataset(f"lerobot:{folder}", store=store)
     shutil.rmtree(dataset.path)
@@ -111,7 +207,7 @@ def test_a_deleted_version_is_imported_again(folder, store, imports):
         ("lerobot:/no/such", {}, DatasetNotFoundError, "/no/such: expected a file or folder"),
         ("lerobot:{}", {"version": "1.0.0"}, InvalidOptionError, "version='1.0.0': expected none"),
         ("lerobot:{}", {"revision": "main"}, InvalidOptionError, "no repository on the Hub"),
-        ("lerobot:{}", {"reward": "speed"}, SchemaMismatchError, "expected a column, one of action"),
+        ("lerobot:{}", {"reward": "speed"}, SchemaMismatchError, "expected 'sparse' or a column, one of action"),
         ("kitchen_knob1", {"reward": "sparse"}, InvalidOptionError, "for an address such as lerobot:org/name"),
         ("rlds:lab/frames", {}, UnsupportedFormatError, "rlds"),
     ],
