@@ -81,7 +81,7 @@ def _number_episode_files(source: Path) -> dict[int, Path]:
         match = _EPISODE.fullmatch(source.name)
         return {int(match[1]) if match else 0: source}
     files: dict[int, Path] = {}
-    for file in list_source_files(source, "*"):
+    for file in list_source_files(source, "episode_*.h*5"):
         match = _EPISODE.fullmatch(file.name)
         if match is None:
             continue

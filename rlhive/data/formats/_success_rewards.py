@@ -25,6 +25,7 @@ from rlhive.data.formats._transitions import DONE
 from rlhive.errors import SchemaMismatchError
 
 SPARSE, ALL = "sparse", "all"
+_KEYWORDS = {"reward": SPARSE, "success": ALL}
 
 #: "sparse" or "all", the name of a column, or a function of an episode's columns ``[T, …]`` by name.
 RowFunction: TypeAlias = Callable[[Mapping[str, np.ndarray]], Any]
@@ -47,8 +48,8 @@ class SuccessRewards:
     def __post_init__(self) -> None:
         for name, value in (("reward", self.reward), ("success", self.success)):
             if value is not None and not callable(value) and (not isinstance(value, str) or not value):
-                special = SPARSE if name == "reward" else ALL
-                msg = f"{name}={value!r}: expected {special!r}, the name of a column, or a function of the columns."
+                keyword = _KEYWORDS[name]
+                msg = f"{name}={value!r}: expected {keyword!r}, the name of a column, or a function of the columns."
                 raise SchemaMismatchError(msg)
 
     def notes(self) -> tuple[str, ...]:
@@ -113,7 +114,10 @@ def _evaluate(option: RewardOption, arrays: EpisodeArrays, name: str, *, is_flag
         by_origin = {origin: column for column, origin in arrays.origins.items()}
         column = option if option in arrays.columns else by_origin.get(option, option)
         if column not in arrays.columns:
-            msg = f"{arrays.context}: {name}={option!r}: expected a column, one of {', '.join(sorted(arrays.columns))}."
+            msg = (
+                f"{arrays.context}: {name}={option!r}: expected {_KEYWORDS[name]!r} or a column, one of "
+                f"{', '.join(sorted(arrays.columns))}."
+            )
             raise SchemaMismatchError(msg)
         values = arrays.columns[column]
     if values.shape not in ((length,), (length, 1)) or values.dtype.kind not in "biuf":

@@ -157,6 +157,13 @@ def test_another_layout_is_refused(tmp_path):
         open_source("aloha", tmp_path / "x.hdf5")
 
 
+def test_folders_and_links_beside_the_episodes_are_no_episodes(tmp_path):
+    folder = write(tmp_path / "real")
+    (folder / "videos").mkdir()
+    (folder / "robot").symlink_to(tmp_path)
+    assert len(read(folder)) == len(LENGTHS)
+
+
 def test_a_link_to_another_file_is_refused(tmp_path):
     folder = write(tmp_path / "linked")
     with h5py.File(folder / "episode_0.hdf5", "r+") as h5:

@@ -84,7 +84,8 @@ def test_a_success_on_the_way_does_not_end_an_episode(demonstrations):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"reward": "speed"}, r"episode 0: reward='speed': expected a column, one of action, distance"),
+        ({"reward": "speed"}, r"episode 0: reward='speed': expected 'sparse' or a column, one of action, distance"),
+        ({"success": "speed"}, r"episode 0: success='speed': expected 'all' or a column, one of action, distance"),
         ({"reward": lambda columns: [1.0]}, r"expected 4 numbers, one for each row, got float64 \[1\]"),
         ({"success": lambda columns: np.array(["x"] * 4)}, r"expected 4 numbers, one for each row, got <U1 \[4\]"),
         ({"reward": 3}, r"reward=3: expected 'sparse', the name of a column, or a function"),
