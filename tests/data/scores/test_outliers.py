@@ -1,6 +1,7 @@
 """Which episodes stand out from their split."""
 
 import numpy as np
+import pytest
 
 from rlhive.data.scores._outliers import find_outliers
 
@@ -26,11 +27,21 @@ def test_four_spreads_of_the_upper_half_are_allowed():
     assert find({"idle": idle}) == {22: "idle"}
 
 
-def test_of_episodes_that_are_nearly_the_same_none_stands_out():
-    idle = np.array([0.0] * 19 + [0.1])
-    isolation = np.array([0.1] * 19 + [0.12])
+@pytest.mark.parametrize(
+    ("score", "usual", "floor"),
+    [
+        ("jerk", 10.0, 10.0),
+        ("idle", 0.1, 0.25),
+        ("saturation", 0.1, 0.05),
+        ("path_length", 3.0, 3.0),
+        ("distance_to_goal", 0.2, 0.2),
+        ("isolation", 0.1, 0.05 + 0.05),
+    ],
+)
+def test_of_episodes_that_are_nearly_the_same_none_stands_out_by_less_than_the_floor(score, usual, floor):
+    scores = np.array([usual] * 18 + [usual + 0.99 * floor, usual + 1.01 * floor])
 
-    assert find({"idle": idle, "isolation": isolation}) == {}
+    assert find({score: scores}) == {19: score}
 
 
 def test_a_small_split_and_unknown_scores_have_no_outliers():
