@@ -14,6 +14,8 @@ import tqdm
 from rlhive import RoboHiveDataset, export
 from rlhive.data import _parquet
 from rlhive.data.scores import add_scores, compute_scores, read_stored_scores, score_path
+from rlhive.data.scores._measures import take_moments
+from rlhive.data.scores._nearest import measure_isolation
 from rlhive.data.versions import SCORE_COLUMNS, Manifest
 from rlhive.errors import SchemaMismatchError
 from tests.data.scores.arms import KINDS, SCHEMA, make_arm, make_planted
@@ -54,6 +56,18 @@ def test_scores_are_those_of_the_stored_numbers(planted):
         assert row["jerk"] == pytest.approx(np.sqrt(np.mean(np.diff(actions, 3, axis=0) ** 2)))
         assert row["path_length"] == pytest.approx(np.sqrt(np.mean((np.diff(states, axis=0) / std) ** 2, 1)).sum())
         assert row["distance_to_goal"] is None
+
+
+def test_isolation_compares_each_action_with_the_state_that_it_was_chosen_in(planted):
+    statistics = RoboHiveDataset(planted).statistics
+    parts = []
+    for column in ("observation", "action"):
+        std = np.array(statistics[column]["std"])
+        rows = np.stack([take_moments(record.columns[column], 16) for record in make_planted()])
+        parts.append(rows / std / np.sqrt(len(std)))  # every column counts like one number
+    expected = measure_isolation(np.concatenate(parts, axis=2))
+
+    assert compute_scores(planted, Manifest.read(planted))["isolation"].to_pylist() == pytest.approx(expected, rel=1e-4)
 
 
 def test_the_passes_over_all_episodes_show_their_progress(planted, monkeypatch, capsys):
