@@ -86,6 +86,14 @@ class StoreNotWritableError(RLHiveError, PermissionError):
     """The dataset store or the cache cannot be written."""
 
 
+class StoreAccessDeniedError(RLHiveError, PermissionError):
+    """The credentials for an object store are missing, invalid or do not suffice."""
+
+
+class StoreUnreachableError(RLHiveError, ConnectionError):
+    """The object store does not answer or is too busy, or has no such bucket."""
+
+
 class DiskFullError(RLHiveError, OSError):
     """The disk is full; what was committed before is intact."""
 

@@ -155,55 +155,62 @@ def list_(
     json_: Json = False,
 ) -> None:
     """List the datasets in the store and those of the catalogue."""
-    from rlhive.data import store_dir
-    from rlhive.data.versions import list_local_datasets, list_local_versions
+    from rlhive.data import describe_store
+    from rlhive.data.versions import list_all_versions
     from rlhive.envs import catalogue
 
     if remote:
         list_remote(namespace, json_=json_)
         return
-    versions_by_name = {name: list(list_local_versions(name)) for name in list_local_datasets()}
+    versions_by_name = list_all_versions()
     for task in catalogue().values():
         if task.recipe is not None:
-            versions_by_name.setdefault(f"robohive/{task.name}", [])
+            versions_by_name.setdefault(f"robohive/{task.name}", {})
     if namespace is not None:
         versions_by_name = {
             name: versions for name, versions in versions_by_name.items() if name.startswith(f"{namespace}/")
         }
     if json_:
-        out.print_json(json.dumps(versions_by_name))
+        out.print_json(json.dumps({name: list(versions) for name, versions in versions_by_name.items()}))
         return
     stored = {name: versions for name, versions in sorted(versions_by_name.items()) if versions}
     if stored:
         print_table(_make_store_table(stored))
     else:
         content = f"no dataset of {namespace}" if namespace else "no dataset yet"
-        out.print(f"{store_dir()} holds {content}.", highlight=False, soft_wrap=True)
+        out.print(f"{describe_store()} holds {content}.", highlight=False, soft_wrap=True)
     recipes = [name.split("/")[-1] for name in sorted(versions_by_name) if name not in stored]
     if recipes:
         out.print(f"rlhive collect NAME makes one of: {', '.join(recipes)}", highlight=False)
 
 
-def _make_store_table(stored: "Mapping[str, Sequence[str]]") -> Table:
+def _make_store_table(stored: "Mapping[str, Mapping[str, Path]]") -> Table:
     """Return the newest version of each dataset, with its size and the success rate of each split."""
+    from rlhive.data import store_url
+
     table = make_table()
     table.add_column("dataset", no_wrap=True)
     table.add_column("version")
     for name in ("episodes", "size"):
         table.add_column(name, no_wrap=True, justify="right")
     table.add_column("success")
+    newest = {name: list(versions.values())[-1] for name, versions in stored.items()}
+    if store_url() is not None:
+        from rlhive.data.versions import fetch_stored_manifests
+
+        fetch_stored_manifests(newest.values())
     for name, versions in stored.items():
         earlier = f" and {len(versions) - 1} earlier" if len(versions) > 1 else ""
         short_name = name.removeprefix("robohive/")  # the namespace that a name may leave out
-        table.add_row(short_name, f"{versions[-1]}{earlier}", *_describe_stored_version(name, versions[-1]))
+        folder = newest[name]
+        table.add_row(short_name, f"{folder.name}{earlier}", *_describe_stored_version(folder))
     return table
 
 
-def _describe_stored_version(name: str, version: str) -> tuple[str, str, str]:
+def _describe_stored_version(folder: "Path") -> tuple[str, str, str]:
     """Return number of episodes, size and success rates of a stored version as text."""
-    from rlhive.data.versions import list_local_versions, read_summary
+    from rlhive.data.versions import read_summary
 
-    folder = list_local_versions(name)[version]
     try:
         summary = read_summary(folder)
         success_rates = summary.success_rates or _summarize_success(folder)
@@ -216,8 +223,10 @@ def _describe_stored_version(name: str, version: str) -> tuple[str, str, str]:
 
 def _summarize_success(folder: "Path") -> "dict[str, float | None]":
     """Return the success rate of each split of a version whose manifest does not say it, from its episode table."""
+    from rlhive.data.versions import fetch_stored_version
     from rlhive.dataset import open_view, summarize_splits
 
+    fetch_stored_version(folder, ())
     return {summary.split: summary.success_rate for summary in summarize_splits(open_view(folder, streaming=True))}
 
 

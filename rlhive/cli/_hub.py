@@ -1,7 +1,6 @@
 """The verbs of the ``rlhive`` command that move versions: versions, pull, push, scrub, delete."""
 
 import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -26,7 +25,7 @@ def versions(name: Name, json_: Json = False) -> None:
     for version, row in rows.items():
         table.add_row(version, (row["commit"] or absent)[:12], "yes" if row["path"] else "no")
     print_table(table)
-    folders = dict.fromkeys(str(Path(row["path"]).parent) for row in rows.values() if row["path"])
+    folders = dict.fromkeys(row["path"].rpartition("/")[0] for row in rows.values() if row["path"])
     for folder in folders:  # below the table, where a long path stays in one piece
         out.print(f"store: {folder}", highlight=False, soft_wrap=True)
 
@@ -107,12 +106,13 @@ def delete(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
     json_: Json = False,
 ) -> None:
-    """Remove a version from the local store. Published versions stay on the Hub."""
+    """Remove a version from the store. Published versions stay on the Hub."""
+    from rlhive.data import describe_store
     from rlhive.dataset import delete as delete_version, find_deletable
 
     find_deletable(name, version)  # a missing version is an error before the confirmation
     if not yes:
-        typer.confirm(f"Remove {name} {version} from the local store?", abort=True, err=True)
+        typer.confirm(f"Remove {name} {version} from {describe_store()}?", abort=True, err=True)
     folder = delete_version(name, version)
     if json_:
         out.print_json(json.dumps({"deleted": str(folder)}))

@@ -74,14 +74,14 @@ def find_folder(name: str, version: str | None) -> Path:
         version: MAJOR.MINOR.PATCH; the newest by default.
     """
     from rlhive.data import as_path
-    from rlhive.data.versions import list_local_versions
+    from rlhive.data.versions import find_stored_version
 
     path = as_path(name)
     if path is not None:
         return path
-    local = list_local_versions(name)
-    if local and version in (None, *local):
-        return local[version or list(local)[-1]]
+    folder = find_stored_version(name, version)
+    if folder is not None:
+        return folder
     from rlhive.dataset import find_version
 
     return find_version(name, version=version, generate=False)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from rlhive.data._store import (
         DEFAULT_NAMESPACE as DEFAULT_NAMESPACE,
         as_path as as_path,
+        describe_store as describe_store,
         is_version as is_version,
         list_memmap_dirs as list_memmap_dirs,
         list_remains as list_remains,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
         remove_dir as remove_dir,
         remove_remains as remove_remains,
         store_dir as store_dir,
+        store_url as store_url,
         version_dir as version_dir,
         write_atomically as write_atomically,
     )

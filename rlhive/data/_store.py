@@ -1,7 +1,11 @@
-"""The local store: names, versions and paths of datasets, and atomic writes of folders and files.
+"""The store: names, versions and paths of datasets, and atomic writes of folders and files.
 
 A folder is built under a partial name beside its target, flushed to disk, and renamed. A reader of the target's name
 sees no folder or the complete one. This module knows no file format.
+
+An object store, such as ``s3://bucket/prefix``, has a mirror: a local folder of the same layout with what was fetched
+from it, and with what is never sent to it: recordings, caches, scores, certificates. The mirror's name is the quoted
+address, so that every path in it tells where its versions come from.
 """
 
 import contextlib
@@ -13,15 +17,18 @@ import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import quote, unquote, urlsplit
 
 from rlhive.data import _untrusted
 from rlhive.errors import DatasetExistsError, DiskFullError, InvalidNameError, StoreNotWritableError
 
 STORE_VARIABLE = "RLHIVE_DATASETS_PATH"
+MIRRORS_VARIABLE = "RLHIVE_CACHE_PATH"
 DEFAULT_NAMESPACE = "robohive"
 PARTIAL_SUFFIX = ".partial-"
 RELEASE_SUFFIX = ".release"
 _FSYNC_THREADS = 8
+_LONGEST_MIRROR_NAME = 200
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}")
 _VERSION = re.compile(r"(0|[1-9][0-9]{0,8})\.(0|[1-9][0-9]{0,8})\.(0|[1-9][0-9]{0,8})")
@@ -31,8 +38,28 @@ _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def store_dir() -> Path:
-    """Return the folder of all datasets: ``$RLHIVE_DATASETS_PATH``, or ``~/.rlhive/datasets``."""
-    return Path(os.environ.get(STORE_VARIABLE) or Path.home() / ".rlhive" / "datasets").expanduser()
+    """Return the folder of all datasets: ``$RLHIVE_DATASETS_PATH``, or ``~/.rlhive/datasets``.
+
+    For the address of an object store, its mirror in ``$RLHIVE_CACHE_PATH`` or ``~/.rlhive/stores``.
+
+    Raises:
+        InvalidNameError: The variable holds an address with a password, or one that is too long.
+    """
+    place = os.environ.get(STORE_VARIABLE)
+    if place and "://" in place:
+        return _mirror_dir(place)
+    return Path(place or Path.home() / ".rlhive" / "datasets").expanduser()
+
+
+def store_url(store: Path | None = None) -> str | None:
+    """Return the address of the object store that a folder of all datasets mirrors; None for any other folder."""
+    url = unquote((store or store_dir()).name)
+    return url if "://" in url else None
+
+
+def describe_store(store: Path | None = None) -> str:
+    """Return the address or the folder of the store, for messages."""
+    return store_url(store) or str(store or store_dir())
 
 
 def parse_name(name: str) -> tuple[str, str]:
@@ -332,6 +359,20 @@ def fsync_path(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _mirror_dir(url: str) -> Path:
+    """Return the mirror of an object store."""
+    url = url.rstrip("/")
+    name = quote(url, safe="")
+    if urlsplit(url).password or len(name) > _LONGEST_MIRROR_NAME:
+        msg = (
+            f"{STORE_VARIABLE}: expected an address of at most {_LONGEST_MIRROR_NAME} characters without a password, "
+            "such as s3://bucket/prefix. Credentials are read where fsspec looks for them."
+        )
+        raise InvalidNameError(msg)
+    mirrors = os.environ.get(MIRRORS_VARIABLE) or Path.home() / ".rlhive" / "stores"
+    return Path(mirrors).expanduser() / name
 
 
 def _make_partial_path(target: Path) -> Path:

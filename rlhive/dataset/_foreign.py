@@ -21,7 +21,7 @@ from types import CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 from rlhive.data import as_path, hub, parse_name, store_dir
-from rlhive.data.versions import list_local_versions
+from rlhive.data.versions import find_stored_version
 from rlhive.errors import DatasetNotFoundError, HubUnreachableError, InvalidOptionError
 
 logger = logging.getLogger(__name__)
@@ -103,10 +103,9 @@ def _open_from_hub(kind: str, place: str, revision: str | None, options: Mapping
     try:
         commit = hub.resolve_revision(repo_id, revision or "main")
     except HubUnreachableError:
-        local = list_local_versions(name, store=store)
-        if revision is not None or not local:
+        newest = find_stored_version(name, store=store)
+        if revision is not None or newest is None:
             raise
-        newest = local[list(local)[-1]]
         logger.warning("%s: the Hub cannot be reached: the newest import in the store is opened: %s", place, newest)
         return newest
     folder = _find_imported(name, commit, store)
@@ -138,7 +137,7 @@ def _find_imported(name: str, state: str, store: Path | None) -> Path | None:
         version = note["version"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return list_local_versions(name, store=store).get(version)
+    return find_stored_version(name, version, store=store)
 
 
 def _note_path(name: str, state: str, store: Path | None) -> Path:

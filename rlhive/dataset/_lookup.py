@@ -1,4 +1,4 @@
-"""From a dataset's name to the folder of a version: in the local store, on the Hub, or made by the task's recipe."""
+"""From a dataset's name to the folder of a version: in the store, on the Hub, or made by the task's recipe."""
 
 import difflib
 import logging
@@ -9,6 +9,7 @@ from typing import Any
 from rlhive.data import (
     DEFAULT_NAMESPACE,
     as_path,
+    describe_store,
     hub,
     is_version,
     list_memmap_dirs,
@@ -18,13 +19,23 @@ from rlhive.data import (
     release_dir,
     remove_dir,
     remove_remains,
-    store_dir,
+    store_url,
     version_dir,
 )
-from rlhive.data.versions import list_local_datasets, list_local_versions
+from rlhive.data.versions import (
+    ObjectAddress,
+    commit_version,
+    delete_stored_version,
+    find_stored_version,
+    list_folders,
+    list_incomplete_versions,
+    list_local_datasets,
+    list_local_versions,
+)
 from rlhive.dataset._foreign import ForeignAddress, open_foreign
 from rlhive.envs import Task, catalogue
 from rlhive.errors import (
+    DatasetExistsError,
     DatasetNotFoundError,
     HubUnreachableError,
     InvalidOptionError,
@@ -53,7 +64,8 @@ def find_version(
         name: Dataset name, or the path of a version's folder.
         version: MAJOR.MINOR.PATCH; the newest by default.
         revision: Tag, branch or commit on the Hub, instead of a version.
-        splits: Splits to fetch from the Hub; all by default, and an empty list for the episode table only.
+        splits: Splits to fetch from the Hub or an object store; all by default, and an empty list for the episode table
+            only.
         generate: Whether the task's recipe may be run.
         store: Folder of all datasets.
         import_options: reward, success and rename, for an address of another library's dataset; None counts as not
@@ -63,6 +75,7 @@ def find_version(
         DatasetNotFoundError: No such dataset or version.
         InvalidOptionError: An option of an import is given for a dataset of RLHive, or a version for an address.
         HubUnreachableError, HubAccessDeniedError: The Hub does not answer or denies access.
+        StoreUnreachableError, StoreAccessDeniedError: The object store does not answer or denies access.
     """
     options = {option: value for option, value in (import_options or {}).items() if value is not None}
     address = ForeignAddress.parse(name)
@@ -79,9 +92,10 @@ def find_version(
     name = str(name)
     if version is not None:
         parse_version(version)
+    folder = find_stored_version(name, version, splits=splits, store=store)
+    if folder is not None:
+        return folder
     local = list_local_versions(name, store=store)
-    if local and version in (None, *local):
-        return local[version or list(local)[-1]]
     return _fetch_or_generate(name, version, splits, list(local), generate=generate, store=store)
 
 
@@ -99,9 +113,10 @@ def pull(
     splits: list[str] | None = None,
     store: Path | None = None,
 ) -> Path:
-    """Fetch a version from the Hub and return its folder.
+    """Fetch a version from the Hub into the store and return its folder.
 
-    A copy in the local store is completed, after a check that its tag still points to the same commit.
+    A copy in the store is completed, after a check that its tag still points to the same commit. An object store gets
+    the version as a whole.
 
     Args:
         name: Dataset name, ``"kitchen_knob1"`` or ``"org/name"``.
@@ -116,6 +131,27 @@ def pull(
         CorruptDatasetError: The hash of a file is not the one in the manifest, or the tag was moved.
         HubUnreachableError, HubAccessDeniedError: The Hub does not answer or denies access.
     """
+    if store_url(store) is None:
+        return _pull(name, version, revision, splits, store)
+    return _add_to_object_store(_pull(name, version, revision, None, store))
+
+
+def _add_to_object_store(folder: Path) -> Path:
+    """Commit a pulled version that lies in the mirror of an object store, unless the store has it.
+
+    Raises:
+        DatasetExistsError: The store has a version of that name with other content.
+    """
+    name, fingerprint = "/".join(folder.parts[-3:-1]), _read_fingerprint(folder)
+    if find_stored_version(name, folder.name, splits=(), store=folder.parents[2]) is None:
+        commit_version(folder, folder)
+    elif _read_fingerprint(folder) != fingerprint:
+        msg = f"{ObjectAddress.of(folder)}: expected the version of the Hub, the store has another of that number."
+        raise DatasetExistsError(msg)
+    return folder
+
+
+def _pull(name: str, version: str | None, revision: str | None, splits: list[str] | None, store: Path | None) -> Path:
     repo_id = "/".join(parse_name(name))
     if revision is not None:
         return hub.fetch_version(repo_id, version, hub.resolve_revision(repo_id, revision), splits=splits, store=store)
@@ -149,8 +185,8 @@ def versions(name: str, *, store: Path | None = None) -> tuple[dict[str, dict[st
         store: Folder of all datasets.
 
     Returns:
-        For each version ``path``, its folder in the store or None, and ``commit``, the commit of its tag on the Hub or
-        None. And the reason why the Hub's versions are missing; empty if they are not.
+        For each version ``path``, its folder or address in the store or None, and ``commit``, the commit of its tag on
+        the Hub or None. And the reason why the Hub's versions are missing; empty if they are not.
 
     Raises:
         DatasetNotFoundError: Neither the store nor the Hub has the dataset.
@@ -164,9 +200,18 @@ def versions(name: str, *, store: Path | None = None) -> tuple[dict[str, dict[st
         warning = str(error)
     if hub.is_offline():
         warning = "The Hub was not asked, because HF_HUB_OFFLINE is set."
+    for version in list_incomplete_versions(name, store=store):
+        logger.warning(
+            "%s %s: the store has files of a commit that runs or was killed. If it was killed: rlhive delete %s "
+            "--version %s",
+            name,
+            version,
+            name,
+            version,
+        )
     rows: dict[str, dict[str, str | None]] = {}
     for version in sorted({*local, *remote}, key=parse_version):
-        path = str(local[version]) if version in local else None
+        path = str(ObjectAddress.of(local[version]) or local[version]) if version in local else None
         rows[version] = {"path": path, "commit": remote.get(version)}
     if not rows and not warning:
         raise DatasetNotFoundError(_describe_missing(name, None, [], _find_task(name), store))
@@ -174,9 +219,10 @@ def versions(name: str, *, store: Path | None = None) -> tuple[dict[str, dict[st
 
 
 def delete(name: str, version: str, *, store: Path | None = None) -> Path:
-    """Remove a version from the local store, its release, and its memmap caches unless another version needs them.
+    """Remove a version from the store, its release, and its memmap caches unless another version needs them.
 
     Published versions stay on the Hub. The folder goes last: after a kill, the same call removes the rest.
+    From an object store the manifest goes first, so that no reader sees half of the version.
 
     Args:
         name: Dataset name.
@@ -190,12 +236,12 @@ def delete(name: str, version: str, *, store: Path | None = None) -> Path:
         DatasetNotFoundError: The store has no such version.
     """
     folder = find_deletable(name, version, store=store)
+    delete_stored_version(folder)
     if not folder.exists():
         remove_remains(folder)
         return folder
     fingerprint = _read_fingerprint(folder)
-    others = [list_local_versions(other, store=store) for other in list_local_datasets(store=store)]
-    remaining = (_read_fingerprint(path) for paths in others for path in paths.values() if path != folder)
+    remaining = (_read_fingerprint(path) for path in list_folders(store=store) if path != folder)
     if fingerprint is not None and fingerprint not in remaining:
         for cache in list_memmap_dirs(fingerprint, store=store):
             remove_dir(cache)
@@ -205,7 +251,7 @@ def delete(name: str, version: str, *, store: Path | None = None) -> Path:
 
 
 def find_deletable(name: str, version: str, *, store: Path | None = None) -> Path:
-    """Return the folder of a version in the local store, also if a killed process left only a part of it.
+    """Return the folder of a version in the store, also if a killed process left only a part of it.
 
     Raises:
         DatasetNotFoundError: The store has no such version and no part of it.
@@ -213,11 +259,13 @@ def find_deletable(name: str, version: str, *, store: Path | None = None) -> Pat
     folder = version_dir(name, version, store=store) if is_version(version) else None
     if folder is not None and not folder.exists() and list_remains(folder):
         return folder
+    if folder is not None and version in list_incomplete_versions(name, store=store):
+        return folder
     return local_version(name, version, store=store)
 
 
 def local_version(name: str, version: str, *, store: Path | None = None) -> Path:
-    """Return the folder of a version in the local store.
+    """Return the folder of a version in the store; that of an object store need not exist yet.
 
     Raises:
         DatasetNotFoundError: The store has no such version.
@@ -225,7 +273,7 @@ def local_version(name: str, version: str, *, store: Path | None = None) -> Path
     local = list_local_versions(name, store=store)
     if version not in local:
         available = f"expected one of {', '.join(local)}" if local else "the store has no version of it"
-        msg = f"{name} has no version {version} in {store or store_dir()}: {available}. Look: rlhive list"
+        msg = f"{name} has no version {version} in {describe_store(store)}: {available}. Look: rlhive list"
         raise DatasetNotFoundError(msg)
     return local[version]
 
@@ -255,7 +303,9 @@ def _fetch_or_generate(
         if task is None or not can_generate:
             raise
         if not generate:
-            msg = f"{error} The store {store or store_dir()} has no version of it. Make one: rlhive collect {task.name}"
+            msg = (
+                f"{error} The store {describe_store(store)} has no version of it. Make one: rlhive collect {task.name}"
+            )
             raise HubUnreachableError(msg) from error
         logger.warning("%s", error)
     if remote and version in (None, *remote):
@@ -265,7 +315,7 @@ def _fetch_or_generate(
         raise DatasetNotFoundError(_describe_missing(name, version, [*local, *remote], task, store))
     if not generate:
         msg = (
-            f"{name}: expected a version in the store {store or store_dir()} or on the Hub, got none. "
+            f"{name}: expected a version in the store {describe_store(store)} or on the Hub, got none. "
             f"Make it: rlhive collect {task.name}"
         )
         raise DatasetNotFoundError(msg)
@@ -311,6 +361,6 @@ def _describe_missing(
     names = [*catalogue(), *list_local_datasets(store=store)]
     nearest = difflib.get_close_matches(name, names, n=3, cutoff=0.4) or sorted(catalogue())
     return (
-        f"No dataset named {name!r}: it is not in the store {store or store_dir()}, not on the Hub, and not in "
+        f"No dataset named {name!r}: it is not in the store {describe_store(store)}, not on the Hub, and not in "
         f"the catalogue. Nearest: {', '.join(nearest)}. List all: rlhive list"
     )

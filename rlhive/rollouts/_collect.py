@@ -25,7 +25,7 @@ from tqdm import tqdm
 from rlhive._provenance import MINIMAL, describe_policy, describe_run
 from rlhive.data import Schema, locked, recording_dir, version_dir
 from rlhive.data.recording import Recording, StreamWriter
-from rlhive.data.versions import export
+from rlhive.data.versions import export, find_stored_version
 from rlhive.envs import Recipe, SubgoalTracker, Task, get_task, make_policy
 from rlhive.errors import DatasetNotFoundError
 from rlhive.rollouts._replay import replay_sample, sample_evenly
@@ -93,7 +93,7 @@ def collect(
     recipe = _require_recipe(task)
     name = name or task.name
     target = version_dir(name, recipe.version, store=store)
-    if target.exists():
+    if find_stored_version(name, recipe.version, store=store) is not None:
         return target
     num_workers = num_workers or default_num_workers()
     (schema, start_state, identity), *_ = map_unordered(_describe_content, [(task,)], num_workers=num_workers)
@@ -101,7 +101,7 @@ def collect(
     run = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
     folder = recording_dir(name, recipe.version, run, store=store)
     with locked(folder):
-        if target.exists():
+        if find_stored_version(name, recipe.version, store=store) is not None:
             return target
         described = describe_run(run, provenance=provenance, **identity, seeds="each episode's id")
         recording = Recording.create(folder, schema, start_state=start_state, provenance=described)

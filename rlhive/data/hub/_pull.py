@@ -31,6 +31,7 @@ from rlhive.data.versions import (
     FileEntry,
     Manifest,
     compute_sha256,
+    fetch_stored_files,
 )
 from rlhive.errors import (
     CorruptDatasetError,
@@ -141,7 +142,9 @@ def git_blob_hash(content: bytes) -> str:
 def fetch_missing_files(
     folder: Path, manifest: Manifest, entries: Iterable[FileEntry], *, progress: bool = True
 ) -> None:
-    """Fetch the files of a local version that were not pulled yet. No request is sent if all of them exist.
+    """Fetch the files of a version that its folder lacks, from the Hub or from the object store that holds it.
+
+    No request is sent if all of them exist.
 
     Args:
         folder: The version's folder.
@@ -156,7 +159,10 @@ def fetch_missing_files(
     folder = Path(folder)
     missing = [entry for entry in entries if not (folder / entry.path).is_file()]
     pin = HubPin.read(folder)
-    if not missing or pin is None:
+    if pin is None:
+        fetch_stored_files(folder, missing)
+        return
+    if not missing:
         return
     if is_offline():
         msg = (

@@ -1,4 +1,4 @@
-"""Episodes read from a version's shards, local or on the Hub, in bounded memory and without torch.
+"""Episodes read from a version's shards, local or remote, in bounded memory and without torch.
 
 ::
 
@@ -22,7 +22,7 @@ from rlhive.data._episodes import EpisodeRecord
 from rlhive.data.hub._client import translate_errors
 from rlhive.data.hub._guard import guarded
 from rlhive.data.hub._pin import HubPin
-from rlhive.data.versions import FileEntry, Manifest, iterate_shards, open_videos
+from rlhive.data.versions import FileEntry, Manifest, ObjectAddress, iterate_shards, open_videos
 
 
 def stream_records(
@@ -31,7 +31,8 @@ def stream_records(
     """Yield episodes of some splits, shard by shard. Only row groups with requested episodes are fetched.
 
     Args:
-        folder: The version's folder. Shards that are not in it are read from the commit in its pin.
+        folder: The version's folder. Shards that are not in it are read from the commit in its pin, or from the object
+            store that holds the version.
         manifest: The version's manifest.
         splits: Names of the splits, in the order of the result.
         episode_ids: Ids of the episodes; all by default.
@@ -40,6 +41,7 @@ def stream_records(
         CorruptDatasetError: An episode does not have the content hash of the episode table.
         HubUnreachableError: The Hub did not answer.
         HubAccessDeniedError: The token may not read the repository.
+        StoreAccessDeniedError, StoreUnreachableError: The object store denies access or does not answer.
     """
     folder, pin, schema = Path(folder), HubPin.read(folder), manifest.schema
     requested_ids = None if episode_ids is None else np.fromiter(episode_ids, np.int64)
@@ -63,8 +65,14 @@ def stream_records(
 
 @contextlib.contextmanager
 def _open_shard(folder: Path, entry: FileEntry, pin: HubPin | None) -> Iterator[_parquet.GroupReader]:
-    """Open the local file of a shard, or read byte ranges of the pinned one if there is no local file."""
+    """Open the local file of a shard, or read byte ranges of the remote one if there is no local file."""
     path = folder / entry.path
+    stored = ObjectAddress.of(folder)
+    if pin is None and stored is not None and not path.is_file():
+        key = stored.file_key(entry.path, entry.sha256)
+        with _parquet.GroupReader(stored.store.open(key, entry.bytes), f"{stored.store.url}/{key}") as reader:
+            yield reader
+        return
     if path.is_file() or pin is None:
         with _parquet.GroupReader(path, str(path)) as reader:
             yield reader

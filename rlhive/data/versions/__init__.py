@@ -1,6 +1,7 @@
 """Dataset versions: export, read, verify, select, transform and compare them.
 
-A version is a folder that never changes once its manifest exists::
+A version is a folder that never changes once its manifest exists (:mod:`rlhive.data.versions._local` says how an object
+store holds it)::
 
     <store>/<namespace>/<name>/<version>/
       README.md                  dataset card
@@ -47,6 +48,11 @@ if TYPE_CHECKING:
     from rlhive.data.versions._lineage import share_history as share_history
     from rlhive.data.versions._local import (
         MANIFEST_NAME as MANIFEST_NAME,
+        ObjectAddress as ObjectAddress,
+        find_stored_version as find_stored_version,
+        list_all_versions as list_all_versions,
+        list_folders as list_folders,
+        list_incomplete_versions as list_incomplete_versions,
         list_local_datasets as list_local_datasets,
         list_local_versions as list_local_versions,
     )
@@ -66,6 +72,13 @@ if TYPE_CHECKING:
     from rlhive.data.versions._numbering import (
         find_earlier_version as find_earlier_version,
         next_patch as next_patch,
+    )
+    from rlhive.data.versions._objects import (
+        commit_version as commit_version,
+        delete_stored_version as delete_stored_version,
+        fetch_stored_files as fetch_stored_files,
+        fetch_stored_manifests as fetch_stored_manifests,
+        fetch_stored_version as fetch_stored_version,
     )
     from rlhive.data.versions._operations import (
         ColumnFunction as ColumnFunction,

@@ -31,6 +31,7 @@ from rlhive.data.versions._manifest import (
     verify_files,
 )
 from rlhive.data.versions._numbering import FIRST_VERSION, VersionChange, find_earlier_version
+from rlhive.data.versions._objects import publish_version, require_uncommitted
 from rlhive.data.versions._picture import PICTURE_PATH, render_returns
 from rlhive.data.versions._source import Exportable, Splits, VersionSource, assign_splits, to_source
 from rlhive.data.versions._writer import WriteResult, write_episodes
@@ -116,6 +117,7 @@ def export(
         InvalidOptionError: A column cannot have its storage.
         MissingExtraError: A storage is a video, and PyAV is not installed.
         StoreNotWritableError, DiskFullError: The store cannot be written; the partial folder is removed.
+        StoreAccessDeniedError, StoreUnreachableError: The object store denies access or does not answer.
 
     Example:
         >>> export(recording, "my/knob", license="mit", splits={"train": 0.9, "test": 0.1})  # doctest: +SKIP
@@ -150,6 +152,8 @@ def export(
             runs=tuple(source.runs if runs is None else runs),
             parents=tuple(source.parents if parents is None else parents),
         )
+        if version is not None:
+            require_uncommitted(target)
         return _write_and_publish(
             source, manifest, change, target, shard_bytes=shard_bytes, certificate=certificate, base=base
         )
@@ -223,7 +227,7 @@ def _write_and_publish(
             _share_equal_shards(partial, entries, change)
         replace(manifest, files=entries).write(partial)
         final = target.with_name(manifest.version)
-        _store.publish_dir(partial, final)
+        publish_version(partial, final, None if change is None else change.folder)
     return final
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from rlhive.data import _untrusted
-from rlhive.data.versions._local import MANIFEST_NAME
+from rlhive.data.versions._local import MANIFEST_NAME, ObjectAddress
 from rlhive.errors import CorruptDatasetError, DatasetNotFoundError, RLHiveError, UnsupportedFormatError
 
 #: Newest layout that is read: that of versions with lossy pictures or videos. Versions with PNG files have layout 2,
@@ -41,7 +41,8 @@ def read_summary(folder: Path) -> VersionSummary:
 
     Raises:
         DatasetNotFoundError, UnsupportedFormatError: As :func:`parse_manifest_file`.
-        CorruptDatasetError: Likewise; or the episode table is missing or has another size than the manifest says.
+        CorruptDatasetError: Likewise; or the episode table is missing or has another size than the manifest says. In
+            the mirror of an object store, only the manifest is looked at.
     """
     return parse_manifest_file(folder, lambda content: _parse_summary(content, Path(folder)))
 
@@ -79,7 +80,8 @@ def parse_success_rates(content: Mapping[str, Any]) -> dict[str, float | None]:
 
 def _parse_summary(content: Mapping[str, Any], folder: Path) -> VersionSummary:
     sizes = {str(entry["path"]): _untrusted.parse_count(entry["bytes"]) for entry in content["files"]}
-    if (folder / EPISODES_PATH).stat().st_size != sizes[EPISODES_PATH]:
+    is_mirrored = ObjectAddress.of(folder) is not None
+    if not is_mirrored and (folder / EPISODES_PATH).stat().st_size != sizes[EPISODES_PATH]:
         msg = f"{EPISODES_PATH} has another size than {sizes[EPISODES_PATH]} bytes"
         raise ValueError(msg)
     counts = [_untrusted.parse_count(split["num_episodes"]) for split in content["splits"].values()]

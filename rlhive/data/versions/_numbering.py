@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from rlhive import keys
 from rlhive.data import _parquet, _store
 from rlhive.data._schema import Schema
-from rlhive.data.versions._local import list_local_versions
+from rlhive.data.versions._local import find_stored_version, list_local_versions
 from rlhive.data.versions._manifest import EPISODES_PATH, Manifest, verify_files
 from rlhive.errors import WrongVersionError
 
@@ -43,6 +43,8 @@ _DESCRIPTIONS = {
 def find_earlier_version(name: str, version: str | None, *, store: Path | None = None) -> Path | None:
     """Return the folder of the newest version in the store below ``version``; None if the store has none.
 
+    From an object store, the version is fetched without its shards.
+
     Args:
         name: Dataset name.
         version: MAJOR.MINOR.PATCH; None for the newest version of all.
@@ -52,7 +54,8 @@ def find_earlier_version(name: str, version: str | None, *, store: Path | None =
     if version is not None:
         limit = _store.parse_version(version)
         versions = {number: folder for number, folder in versions.items() if _store.parse_version(number) < limit}
-    return next(reversed(versions.values()), None)
+    number = next(reversed(versions), None)
+    return None if number is None else find_stored_version(name, number, splits=(), store=store)
 
 
 def next_patch(name: str, version: str, *, store: Path | None = None) -> str:
