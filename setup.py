@@ -71,6 +71,8 @@ PIXELS = ["torchvision>=0.29,<0.30"]  # the series of torch 2.14; TorchRL's Resi
 
 RELEASE = ["mlcroissant>=1.1,<2"]  # 1.1 is the first that reads Croissant 1.1; validates what `rlhive release` writes
 
+S3 = ["s3fs>=2025.3"]  # stores at s3://; it asks for the fsspec of its own number, and datasets limits that
+
 RERUN = ["rerun-sdk>=0.23"]  # the first with the columns that are sent; its releases for numpy 1 end with 0.23
 
 LOGGERS = {  # experiment loggers that `rlhive train logger=…` writes to through TorchRL
@@ -100,6 +102,10 @@ DEV = [
     "types-tqdm",
     "tensorboard",  # what its logger wrote is read back
     *RERUN,  # a recording for its viewer is read back
+    *S3,  # against moto, an S3 on the loopback interface
+    "moto[s3]>=5",
+    "flask",  # with flask-cors, what moto's server needs without its other services
+    "flask-cors",
     "duckdb",  # it, pandas and Polars read the versions in the tests
     "pandas",
     "polars",
@@ -144,6 +150,7 @@ setup(
         "formats": FORMATS,
         "release": RELEASE,
         "rerun": RERUN,
+        "s3": S3,
         "docs": DOCS,
         "dev": DEV,
         **LOGGERS,

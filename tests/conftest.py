@@ -126,3 +126,25 @@ def published(hub, two_versions):
     for version, folder in two_versions.items():
         repository.commit(read_files(folder), tag=f"v{version}")
     return two_versions
+
+
+@pytest.fixture(scope="session")
+def object_server():
+    """An S3 on the loopback interface."""
+    from tests.object_server import serving
+
+    with serving() as running:
+        yield running
+
+
+@pytest.fixture
+def object_store(object_server, tmp_path, monkeypatch):
+    """The S3, well, with an empty store that the environment variable names."""
+    from tests.object_server import Bucket
+
+    object_server.reset()
+    bucket = Bucket(object_server)
+    for name, value in bucket.environment(tmp_path).items():
+        monkeypatch.setenv(name, value)
+    yield bucket
+    object_server.reset()

@@ -95,7 +95,9 @@ class ObjectStore:
     def read_range(self, key: str, start: int, stop: int) -> bytes:
         """Return some bytes of a file."""
         try:
-            return self._call(key, "cat_file", self._path(key), start=start, end=stop)
+            return self._call(
+                key, "cat_file", self._path(key), start=start, end=stop, extra_s=(stop - start) / SLOWEST_BYTES_PER_S
+            )
         except FileNotFoundError as error:
             msg = f"{self.url}/{key}: expected a file, the store has none."
             raise StoreUnreachableError(msg) from error
@@ -107,9 +109,9 @@ class ObjectStore:
     def upload(self, source: Path, key: str) -> None:
         """Write a local file; one of that key is replaced. The store shows the old file or the complete new one."""
         self._make_folder(key)
-        limit_s = REQUEST_LIMIT_S + source.stat().st_size / SLOWEST_BYTES_PER_S
+        extra_s = source.stat().st_size / SLOWEST_BYTES_PER_S
         try:
-            self._call(key, "put_file", str(source), self._path(key), limit_s=limit_s)
+            self._call(key, "put_file", str(source), self._path(key), extra_s=extra_s)
         except FileNotFoundError as error:
             raise self._missing_bucket_error() from error
 
@@ -165,8 +167,10 @@ class ObjectStore:
         root = self._opened[1]
         return f"{root}/{key}" if key else root
 
-    def _call(self, key: str, method: str, *arguments: Any, limit_s: float = REQUEST_LIMIT_S, **options: Any) -> Any:
-        """Call a method of the file system; the key is for the message of an error.
+    def _call(self, key: str, method: str, *arguments: Any, extra_s: float = 0.0, **options: Any) -> Any:
+        """Call a method of the file system; it may take ``extra_s`` seconds more than REQUEST_LIMIT_S.
+
+        The key is for the message of an error.
 
         Raises:
             FileNotFoundError: There is no such file.
@@ -174,7 +178,7 @@ class ObjectStore:
         """
         files = self._opened[0]
         if files.async_impl:
-            options["timeout"] = limit_s
+            options["timeout"] = REQUEST_LIMIT_S + extra_s
         with self._translate_errors(key):
             if method in ("ls", "find", "info"):
                 files.invalidate_cache()
