@@ -13,7 +13,11 @@ SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>Please reduce your request ra
 
 
 # moto looks at whether a request is signed, and not at the signature.
-_PAST_FAULTS = {"x-test": "1", "Authorization": "AWS4-HMAC-SHA256 Credential=key/20260101/us-east-1/s3/aws4_request"}
+_PAST_FAULTS = {
+    "x-test": "1",
+    "Authorization": "AWS4-HMAC-SHA256 Credential=key/20260101/us-east-1/s3/aws4_request",
+    "Content-Type": "application/octet-stream",
+}
 
 
 @dataclass
@@ -23,6 +27,7 @@ class ObjectServer:
     Attributes:
         url: Its address.
         requests: Method and path of every request.
+        uploads: Path of every object whose content was sent, and not copied.
         latency_s: Seconds before each answer.
         fault: Function of method and path that returns None, a status and body in place of the answer, or a number of
             seconds between two bytes of the answer.
@@ -30,6 +35,7 @@ class ObjectServer:
 
     url: str
     requests: list = field(default_factory=list)
+    uploads: list = field(default_factory=list)
     latency_s: float = 0.0
     fault: object = None
 
@@ -42,6 +48,7 @@ class ObjectServer:
     def reset(self):
         """Make the server well."""
         self.requests.clear()
+        self.uploads.clear()
         self.latency_s, self.fault = 0.0, None
 
     def count(self, method, text=""):
@@ -87,14 +94,14 @@ class Bucket:
         """Remove an object."""
         self.server.send("DELETE", f"/{self.name}/lab/{key}")
 
-    def keys(self):
+    def list_keys(self):
         """Return the keys of all objects in the store."""
         text = self.server.send("GET", f"/{self.name}?list-type=2").decode()
         return [key.removeprefix("lab/") for key in re.findall("<Key>(.*?)</Key>", text)]
 
     def find(self, pattern):
         """Return the only key that a regular expression finds."""
-        (key,) = (key for key in self.keys() if re.search(pattern, key))
+        (key,) = (key for key in self.list_keys() if re.search(pattern, key))
         return key
 
 
@@ -111,6 +118,8 @@ class _Faulty:
         if "HTTP_X_TEST" in environ:
             return self.application(environ, start_response)
         self.server.requests.append((method, path))
+        if method == "PUT" and "HTTP_X_AMZ_COPY_SOURCE" not in environ:
+            self.server.uploads.append(path)
         time.sleep(self.server.latency_s)
         fault = self.server.fault(method, path) if self.server.fault else None
         if isinstance(fault, tuple):

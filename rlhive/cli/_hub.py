@@ -108,13 +108,15 @@ def delete(
 ) -> None:
     """Remove a version from the store. Published versions stay on the Hub."""
     from rlhive.data import describe_store
+    from rlhive.data.versions import ObjectAddress
     from rlhive.dataset import delete as delete_version, find_deletable
 
     find_deletable(name, version)  # a missing version is an error before the confirmation
     if not yes:
         typer.confirm(f"Remove {name} {version} from {describe_store()}?", abort=True, err=True)
     folder = delete_version(name, version)
+    address = str(ObjectAddress.of(folder) or folder)
     if json_:
-        out.print_json(json.dumps({"deleted": str(folder)}))
+        out.print_json(json.dumps({"deleted": address}))
     else:
-        out.print(f"deleted {folder}", soft_wrap=True)
+        out.print(f"deleted {address}", soft_wrap=True)

@@ -147,7 +147,7 @@ def test_a_closed_port_and_missing_credentials_are_sentences(object_store, monke
 
 
 def test_an_address_of_another_kind_says_what_is_missing():
-    with pytest.raises(StoreUnreachableError, match="foo://bucket: .*Protocol not known: foo"):
+    with pytest.raises(StoreUnreachableError, match=r"foo://bucket: .*Protocol not known: foo"):
         ObjectStore("foo://bucket").list_folder()
     with pytest.raises(MissingExtraError, match=r"gs://bucket: expected a package for gs://, got none"):
         ObjectStore("gs://bucket").list_folder()

@@ -293,7 +293,9 @@ def _share_equal_shards(folder: Path, entries: Sequence[FileEntry], change: Vers
     old_entries = {entry.sha256: entry for entry in change.manifest.files if entry.split}
     for entry in entries:
         old_entry = old_entries.get(entry.sha256) if entry.split else None
-        if old_entry is None or (folder / entry.path).samefile(change.folder / old_entry.path):
+        if old_entry is None or not (change.folder / old_entry.path).is_file():  # another shard, or one not pulled
+            continue
+        if (folder / entry.path).samefile(change.folder / old_entry.path):
             continue
         if not _has_recorded_hash(change.folder, old_entry):
             continue
