@@ -58,7 +58,7 @@ class ObjectStore:
             rows = self._call(key, "ls", self._path(key), detail=True)
         except FileNotFoundError:
             return {}
-        names = {_last_part(row["name"]): None if row["type"] == "directory" else int(row["size"]) for row in rows}
+        names = {_base_name(row["name"]): None if row["type"] == "directory" else int(row["size"]) for row in rows}
         return dict(sorted((name, size) for name, size in names.items() if name))
 
     def list_files(self, key: str) -> dict[str, int]:
@@ -266,7 +266,7 @@ def in_parallel(function: Callable[[_Item], _Result], items: Iterable[_Item]) ->
         return list(pool.map(function, items))
 
 
-def _last_part(path: str) -> str:
+def _base_name(path: str) -> str:
     return path.rstrip("/").rpartition("/")[2]
 
 

@@ -97,14 +97,14 @@ def fetch_stored_files(folder: Path, entries: Iterable[FileEntry]) -> None:
         return
     sizes = address.list_files()
     for entry in entries:
-        _require_size(address, entry, sizes)
+        _require_stored_size(address, entry, sizes)
     with (
         _store.translate_disk_errors(folder),
         _store.locked(folder),
         tempfile.TemporaryDirectory(dir=folder.parent, prefix=".fetching-") as name,
     ):
         entries = [entry for entry in entries if not (folder / entry.path).is_file()]
-        in_parallel(lambda entry: _fetch_verified(address, entry, Path(name), folder), entries)
+        in_parallel(lambda entry: _fetch_file(address, entry, Path(name), folder), entries)
 
 
 def publish_version(partial: Path, final: Path, earlier: Path | None = None) -> None:
@@ -229,7 +229,7 @@ def _read_mirrored(folder: Path, address: ObjectAddress) -> Manifest:
     return manifest
 
 
-def _require_size(address: ObjectAddress, entry: FileEntry, sizes: dict[str, int]) -> None:
+def _require_stored_size(address: ObjectAddress, entry: FileEntry, sizes: dict[str, int]) -> None:
     key = address.file_key(entry.path, entry.sha256)
     if sizes.get(key) != entry.bytes:
         actual = f"{sizes[key]} bytes" if key in sizes else "no such file"
@@ -237,7 +237,7 @@ def _require_size(address: ObjectAddress, entry: FileEntry, sizes: dict[str, int
         raise CorruptDatasetError(msg)
 
 
-def _fetch_verified(address: ObjectAddress, entry: FileEntry, temporary: Path, folder: Path) -> None:
+def _fetch_file(address: ObjectAddress, entry: FileEntry, temporary: Path, folder: Path) -> None:
     """Fetch a file and verify it; a damaged one is fetched a second time."""
     key = address.file_key(entry.path, entry.sha256)
     path = temporary / entry.path
