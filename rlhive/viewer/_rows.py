@@ -12,8 +12,6 @@ from rlhive.data.versions import SCORE_COLUMNS
 from rlhive.viewer._json import to_cell
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from rlhive.dataset import DatasetView
 
 #: Episodes in the list; of a larger dataset the first ones.
@@ -27,12 +25,12 @@ _DUPLICATE = "duplicate of"
 _SCORE_DIGITS = 6
 
 
-def list_episodes(view: "DatasetView", scores: "pa.Table | None" = None) -> dict[str, Any]:
+def list_episodes(view: "DatasetView", scores: Any = None) -> dict[str, Any]:
     """Return the episodes of a view, in rising order of ids.
 
     Args:
         view: The episodes.
-        scores: Scores of the version's episodes; None where they are not computed yet.
+        scores: Arrow table of the scores of the version's episodes; None where they are not computed yet.
 
     Returns:
         ``columns``, name → list with a value per episode: None where nothing was recorded. An entry of the metadata
@@ -56,13 +54,13 @@ def list_episodes(view: "DatasetView", scores: "pa.Table | None" = None) -> dict
     return {"columns": columns, "omitted": omitted}
 
 
-def list_scores(scores: "pa.Table") -> dict[str, list[Any]]:
+def list_scores(scores: Any) -> dict[str, list[Any]]:
     """Return the scores of the episodes in the list; a score that no episode has is left out.
 
     An episode that does not stand out has an empty text as ``outlier``, as in a condition.
 
     Args:
-        scores: Scores of the episodes, in rising order of ids.
+        scores: Arrow table of the scores of the episodes, in rising order of ids.
     """
     columns = {name: scores[name].slice(0, MAX_ROWS).to_pylist() for name in SCORE_COLUMNS}
     return {
