@@ -222,7 +222,7 @@ def _too_large_file(path: Path, expected: str, got: str) -> CorruptDatasetError:
     return CorruptDatasetError(f"{path}: expected {expected}, got {got}. Fetch or make the version again.")
 
 
-def read_batches(paths: Iterable[Path], *, decoded_bytes: int = 0) -> Iterator[pa.RecordBatch]:
+def read_batches(paths: Iterable[Path], *, decoded_bytes: int = 0, first_row: int = 0) -> Iterator[pa.RecordBatch]:
     """Yield the rows of several shards in order, in batches within one row group, and verify page checksums.
 
     Memory: one row group; nothing is prefetched.
@@ -231,14 +231,23 @@ def read_batches(paths: Iterable[Path], *, decoded_bytes: int = 0) -> Iterator[p
         paths: The shards.
         decoded_bytes: Size in bytes that a row takes in memory beyond its size in the file, since its pictures are
             decoded later; it makes the batches smaller.
+        first_row: Number of rows to leave out at the beginning.
 
     Raises:
         CorruptDatasetError: A file is missing or damaged.
     """
+    num_skipped = first_row
     for path in paths:
         with _open_parquet(path, page_checksum_verification=True, pre_buffer=False) as file:
             for group in range(file.num_row_groups):
-                yield from file.iter_batches(batch_size=_batch_rows(file, group, decoded_bytes), row_groups=[group])
+                num_rows = file.metadata.row_group(group).num_rows
+                if num_skipped >= num_rows:
+                    num_skipped -= num_rows
+                    continue
+                for batch in file.iter_batches(batch_size=_batch_rows(file, group, decoded_bytes), row_groups=[group]):
+                    if num_skipped < len(batch):
+                        yield batch.slice(num_skipped)
+                    num_skipped = max(0, num_skipped - len(batch))
 
 
 def _batch_rows(file: pq.ParquetFile, group: int, decoded_bytes: int) -> int:

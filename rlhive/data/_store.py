@@ -26,6 +26,7 @@ STORE_VARIABLE = "RLHIVE_DATASETS_PATH"
 MIRRORS_VARIABLE = "RLHIVE_CACHE_PATH"
 DEFAULT_NAMESPACE = "robohive"
 PARTIAL_SUFFIX = ".partial-"
+_RESUMABLE_SUFFIX = f"{PARTIAL_SUFFIX}resumable"
 RELEASE_SUFFIX = ".release"
 _FSYNC_THREADS = 8
 _LONGEST_MIRROR_NAME = 200
@@ -201,6 +202,48 @@ def partial_dir(target: Path) -> Iterator[Path]:
             shutil.rmtree(partial, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def resumable_dir(target: Path, *, note: str) -> Iterator[Path]:
+    """Yield a folder beside ``target``; it becomes ``target`` when the block ends without an error.
+
+    The folder holds what an interrupted or killed process wrote into it, which the block has to check. Otherwise it is
+    empty. An interrupt leaves it to the next call, an error removes it.
+
+    Args:
+        target: Folder to create.
+        note: Name of the file in which the block notes its progress. An interrupt before the first note removes the
+            folder.
+
+    Raises:
+        DatasetExistsError: The target exists.
+        StoreNotWritableError: The target's parent is not writable.
+        DiskFullError: No space is left; the partial folder is removed.
+    """
+    with translate_disk_errors(target), locked(target):
+        _require_absent(target)
+        partial = _resumable_path(target)
+        for stale in list_remains(target):
+            if stale != partial:
+                shutil.rmtree(stale, ignore_errors=True)
+        partial.mkdir(exist_ok=True)
+        try:
+            yield partial
+            publish_dir(partial, target)
+        except BaseException as error:
+            if isinstance(error, Exception) or not (partial / note).exists():
+                shutil.rmtree(partial, ignore_errors=True)
+            raise
+
+
+def measure_resumable(target: Path) -> int:
+    """Return the bytes that an interrupted or killed process left in the folder of :func:`resumable_dir`."""
+    num_bytes = 0
+    with contextlib.suppress(FileNotFoundError):  # another process may be at work there
+        for path in _resumable_path(target).iterdir():
+            num_bytes += path.stat().st_size
+    return num_bytes
+
+
 def publish_dir(partial: Path, target: Path) -> None:
     """Flush a folder to disk and rename it to ``target``, in the same parent.
 
@@ -281,8 +324,7 @@ def replaced_dir(target: Path) -> Iterator[Path]:
             fsync_path(target.parent)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-        for remains in list_remains(target):
-            shutil.rmtree(remains, ignore_errors=True)
+        _remove_remains(target)
 
 
 def remove_dir(target: Path) -> None:
@@ -290,21 +332,16 @@ def remove_dir(target: Path) -> None:
 
     The folder is renamed first, so that no reader sees half of it under its name.
     """
-    doomed = _make_partial_path(target)
     with locked(target):
         with contextlib.suppress(FileNotFoundError):
-            target.rename(doomed)
-        remains = list_remains(target)
-    for folder in remains:
-        shutil.rmtree(folder, ignore_errors=True)
+            target.rename(_make_partial_path(target))
+        _remove_remains(target)
 
 
 def remove_remains(target: Path) -> None:
     """Remove what killed processes left of a folder, and not the folder itself."""
     with locked(target):
-        remains = list_remains(target)
-    for folder in remains:
-        shutil.rmtree(folder, ignore_errors=True)
+        _remove_remains(target)
 
 
 def list_remains(target: Path) -> list[Path]:
@@ -377,6 +414,16 @@ def _mirror_dir(url: str) -> Path:
 
 def _make_partial_path(target: Path) -> Path:
     return target.with_name(f"{target.name}{PARTIAL_SUFFIX}{uuid.uuid4().hex[:8]}")
+
+
+def _resumable_path(target: Path) -> Path:
+    return target.with_name(f"{target.name}{_RESUMABLE_SUFFIX}")
+
+
+def _remove_remains(target: Path) -> None:
+    """Remove partial folders under the target's lock: without it a resumable one may be another process's."""
+    for folder in list_remains(target):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _require_absent(target: Path) -> None:

@@ -153,6 +153,40 @@ def test_a_partial_folder_that_is_not_published_is_removed(tmp_path):
     assert list_names(tmp_path) == []
 
 
+def leave_resumable(target, error, *, has_note):
+    def fail():
+        with _store.resumable_dir(target, note="note") as partial:
+            (partial / "data").write_text("half")
+            if has_note:
+                (partial / "note").touch()
+            raise error
+
+    with pytest.raises(error):
+        fail()
+
+
+@pytest.mark.parametrize(
+    ("error", "has_note", "is_left"),
+    [(KeyboardInterrupt, True, True), (KeyboardInterrupt, False, False), (ValueError, True, False)],
+)
+def test_a_resumable_folder_is_left_by_an_interrupt_after_a_note(error, has_note, is_left, tmp_path):
+    leave_resumable(tmp_path / "target", error, has_note=has_note)
+
+    assert _store.measure_resumable(tmp_path / "target") == (4 if is_left else 0)
+    (tmp_path / "target.partial-0123abcd").mkdir()
+    with _store.resumable_dir(tmp_path / "target", note="note") as partial:
+        assert sorted(path.name for path in partial.iterdir()) == (["data", "note"] if is_left else [])
+    assert list_names(tmp_path) == ["target"]
+    assert _store.measure_resumable(tmp_path / "target") == 0
+
+
+def test_a_resumable_folder_is_removed_with_its_target(tmp_path):
+    leave_resumable(tmp_path / "target", KeyboardInterrupt, has_note=True)
+
+    _store.remove_remains(tmp_path / "target")
+    assert list_names(tmp_path) == []
+
+
 def test_one_holder_of_a_lock_at_a_time(tmp_path):
     events = []
 

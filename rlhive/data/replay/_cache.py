@@ -1,6 +1,8 @@
 """A version's memmap cache: opened if it is intact, otherwise built from the verified shards."""
 
 import contextlib
+import hashlib
+import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +21,8 @@ from rlhive.data._cast import ColumnCast
 from rlhive.data._episodes import Columns
 from rlhive.data._schema import Field, Schema
 from rlhive.data.replay._checksums import read_source, require_intact, write_checksums
-from rlhive.data.replay._layout import ImageCache, PackedCache, PackedCacheWriter, build_blocks
+from rlhive.data.replay._layout import FORMAT_VERSION, ImageCache, PackedCache, PackedCacheWriter, build_blocks
+from rlhive.data.replay._progress import NOTE_NAME, BuildProgress, remove_progress
 from rlhive.data.replay._validation import require_choice
 from rlhive.data.versions import FileEntry, Manifest, open_videos, read_shard_episodes, verify_files, verify_shards
 from rlhive.errors import CorruptDatasetError, DatasetExistsError, DiskFullError, InvalidOptionError
@@ -28,6 +31,9 @@ logger = logging.getLogger(__name__)
 
 #: Largest share of the memory and of the free disk that raw pictures take by default.
 _RAW_SHARE = 0.5
+
+#: Bytes of rows after which a build notes how far it came; the rows after the last note are what a kill costs.
+_NOTE_BYTES = 256 * 2**20
 
 #: Number of attempts to build a cache while other processes remove or damage it.
 _MAX_ATTEMPTS = 4
@@ -44,7 +50,8 @@ def open_packed(
 ) -> PackedCache:
     """Open the memmap cache of a version; build it if it does not exist or is damaged.
 
-    A build verifies the hash of every file, reads each shard once and holds one row group in memory at a time.
+    A build verifies the hash of every file, reads each shard once and holds one row group in memory at a time. One that
+    was interrupted or killed goes on where it was, after a check of what it wrote.
 
     Args:
         folder: The version's folder.
@@ -80,12 +87,14 @@ def open_packed(
             except CorruptDatasetError:
                 _store.remove_dir(target)
         # If another process was faster, the next attempt opens its cache.
-        with contextlib.suppress(DatasetExistsError), _store.atomic_dir(target) as unfinished:
+        with contextlib.suppress(DatasetExistsError), _store.resumable_dir(target, note=NOTE_NAME) as unfinished:
             if kind == "raw":
-                _require_free_disk(manifest, schema, store)
+                _require_free_disk(manifest, schema, store, num_written_bytes=_store.measure_resumable(target))
             episodes = read_shard_episodes(folder, version_manifest, manifest.shards())
             _build_cache(unfinished, Path(folder), manifest, schema, episodes, kind)
             write_checksums(unfinished, manifest.data_key)
+        # Not before the folder has its name: a kill while it is flushed to the disk would cost everything.
+        remove_progress(target)
     msg = f"Cache {target} was built {_MAX_ATTEMPTS} times, and each time another process removed or damaged it."
     raise CorruptDatasetError(msg)
 
@@ -131,12 +140,14 @@ def _choose_image_cache(manifest: Manifest, address: _CacheAddress, image_cache:
         return "raw"
     if image_cache is not None:
         return image_cache
-    for kind in kinds:
-        if address.folder(manifest, kind).exists():
-            return kind
+    folders = {kind: address.folder(manifest, kind) for kind in kinds}
+    existing = [kind for kind in kinds if folders[kind].exists()]
+    unfinished = [kind for kind in kinds if _store.measure_resumable(folders[kind])]
+    if existing or unfinished:
+        return (existing or unfinished)[0]
     raw_bytes = row_bytes * sum(entry.num_transitions + entry.num_episodes for entry in manifest.shards())
     limit_bytes = min(_store.memory_bytes(), _store.free_bytes(address.store)) * _RAW_SHARE
-    kind = "raw" if raw_bytes <= limit_bytes else "encoded"
+    kind: ImageCache = "raw" if raw_bytes <= limit_bytes else "encoded"
     logger.info(
         "%s %s: %s image cache, since raw pictures take %.1f GB and half of the memory and the free disk is %.1f GB; "
         "image_cache= chooses",
@@ -162,10 +173,10 @@ def _require_videos(manifest: Manifest, fields: Sequence[Field]) -> None:
         raise InvalidOptionError(msg)
 
 
-def _require_free_disk(manifest: Manifest, schema: Schema, store: Path | None) -> None:
-    """Raise unless a raw cache fits on the disk, before anything is decoded."""
+def _require_free_disk(manifest: Manifest, schema: Schema, store: Path | None, *, num_written_bytes: int) -> None:
+    """Raise unless the rest of a raw cache fits on the disk, before anything is decoded."""
     num_rows = manifest.num_transitions + manifest.num_episodes
-    num_bytes = num_rows * sum(block.row_bytes for block in build_blocks(schema))
+    num_bytes = num_rows * sum(block.row_bytes for block in build_blocks(schema)) - num_written_bytes
     free_bytes = _store.free_bytes(store)
     if num_bytes > free_bytes:
         sizes = f"takes {num_bytes / 1e6:,.0f} MB, and the disk of the store has {free_bytes / 1e6:,.0f} MB free"
@@ -179,26 +190,56 @@ def _require_free_disk(manifest: Manifest, schema: Schema, store: Path | None) -
 def _build_cache(
     target: Path, folder: Path, manifest: Manifest, schema: Schema, episodes: pa.Table, kind: ImageCache
 ) -> None:
-    """Write the cache of a version into an empty folder; ``schema`` is that of the cache."""
+    """Write the cache of a version into a folder, or what is missing there; ``schema`` is that of the cache."""
     splits = list(manifest.splits)
     order = _order_by_split(episodes, splits)
     split_codes = np.array([splits.index(split) for split in episodes["split"].to_pylist()], dtype=np.int64)
     table = np.stack([episodes[keys.EPISODE].to_numpy(), split_codes, episodes["length"].to_numpy()], axis=1)
     reader = _ColumnReader(folder, manifest, schema, kind)
     finals = {name: values[order] for name, values in reader.read_finals(episodes).items()}
+    progress = BuildProgress(target, _find_build_key(manifest, schema, kind))
     writer = PackedCacheWriter(
-        target, schema, splits, table[order], finals, image_cache=kind, videos=reader.videos_by_column
+        target,
+        schema,
+        splits,
+        table[order],
+        finals,
+        image_cache=kind,
+        videos=reader.videos_by_column,
+        num_written=progress.num_transitions,
     )
+    rows_per_note = max(1, _NOTE_BYTES // sum(block.row_bytes for block in build_blocks(schema)))
     with contextlib.closing(writer):
         paths, num_rows = verify_shards(folder, manifest, splits), int(table[:, 2].sum())
-        # Shown when the build takes longer than a second; TQDM_DISABLE=1 turns it off.
-        with tqdm(
-            total=num_rows, desc=f"pack {manifest.name}", unit="row", unit_scale=True, delay=1, leave=False
-        ) as bar:
-            for batch in _parquet.read_batches(paths, decoded_bytes=count_decoded_bytes(reader.decoded_schema)):
+        batches = _parquet.read_batches(
+            paths, decoded_bytes=count_decoded_bytes(reader.decoded_schema), first_row=writer.num_written
+        )
+        with _open_bar(manifest, num_rows, writer.num_written) as bar:
+            for batch in batches:
                 writer.write(reader.read_rows(batch))
                 bar.update(len(batch))
+                if writer.num_written - progress.num_transitions >= rows_per_note:
+                    progress.note(writer.num_written, writer.flush())
         writer.finish()
+
+
+def _find_build_key(manifest: Manifest, schema: Schema, kind: ImageCache) -> str:
+    """Return what the bytes of a cache depend on."""
+    parts = [FORMAT_VERSION, manifest.data_key, schema.to_json(), kind]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _open_bar(manifest: Manifest, num_rows: int, num_written: int) -> tqdm:
+    """Return a progress bar, shown when the build takes longer than a second; TQDM_DISABLE=1 turns it off."""
+    return tqdm(
+        total=num_rows,
+        initial=num_written,
+        desc=f"pack {manifest.name}",
+        unit="row",
+        unit_scale=True,
+        delay=1,
+        leave=False,
+    )
 
 
 class _ColumnReader:

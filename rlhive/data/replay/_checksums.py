@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhive.data import _store
+from rlhive.data.replay import _progress
 from rlhive.errors import CorruptDatasetError
 
 FILE_NAME = "seal.json"
@@ -102,7 +103,9 @@ def _write_record(folder: Path, source: str, files: dict[str, Any]) -> None:
 def _list_files(folder: Path) -> list[Path]:
     """Return the files that have checksums, sorted by name."""
     return sorted(
-        path for path in Path(folder).iterdir() if path.name != FILE_NAME and _store.PARTIAL_SUFFIX not in path.name
+        path
+        for path in Path(folder).iterdir()
+        if path.name not in (FILE_NAME, _progress.NOTE_NAME) and _store.PARTIAL_SUFFIX not in path.name
     )
 
 

@@ -23,7 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -82,7 +82,7 @@ class FrameWriter:
     """Compress rows in order, on :func:`num_threads` threads.
 
     Args:
-        folder: Folder of the files.
+        folder: Folder of the files; rows are appended to those of an earlier build.
         name: Name of the files without a suffix.
         frame_format: Frames of a row.
         first_rows: For every row, the first row of its episode, int64 ``[num_rows]``.
@@ -91,13 +91,14 @@ class FrameWriter:
     def __init__(self, folder: Path, name: str, frame_format: FrameFormat, first_rows: np.ndarray):
         self._format = frame_format
         self._first_rows = first_rows
-        self._file = (Path(folder) / f"{name}.lz4").open("wb")
-        self._index_path = Path(folder) / f"{name}.idx"
-        self._index = np.zeros((len(first_rows), frame_format.num_frames, 3), np.int64)
-        self._num_rows = 0
-        self._num_bytes = 0
+        self._file = (Path(folder) / f"{name}.lz4").open("ab")
+        self._index_file = (Path(folder) / f"{name}.idx").open("ab")
+        self._num_rows = self._index_file.tell() // (frame_format.num_frames * 3 * _WORD)
+        self._num_bytes = self._file.tell()
         # The first row of the episode at hand, which may have come in an earlier call.
         self._key_row = np.empty((frame_format.num_frames, frame_format.frame_bytes), np.uint8)
+        if self._num_rows < len(first_rows) and first_rows[self._num_rows] < self._num_rows:
+            self._key_row = self._read_row(Path(folder), name, int(first_rows[self._num_rows]))
 
     def write(self, rows: np.ndarray) -> None:
         """Append rows, uint8 ``[n, row_bytes]``."""
@@ -105,7 +106,7 @@ class FrameWriter:
         frames = rows[:, : num_frames * frame_bytes].reshape(len(rows), num_frames, frame_bytes)
         first_rows = self._first_rows[start : start + len(rows)]
         pairs = self._pair_with_keys(frames, first_rows)
-        index = self._index[start : start + len(rows)].reshape(-1, 3)
+        index = np.empty((len(rows) * num_frames, 3), np.int64)
         numbers = np.arange(len(index)) + start * num_frames
         key_numbers = first_rows.repeat(num_frames) * num_frames + np.tile(np.arange(num_frames), len(rows))
         for position, (content, is_key) in enumerate(_map_in_batches(_encode, pairs)):
@@ -113,16 +114,20 @@ class FrameWriter:
             key_number = numbers[position] if is_key else key_numbers[position]
             index[position] = self._num_bytes, len(content), key_number
             self._num_bytes += len(content)
+        self._index_file.write(index.data)
         self._num_rows += len(rows)
 
-    def finish(self) -> None:
-        """Close the file and write the index."""
-        self.close()
-        self._index_path.write_bytes(self._index.data)
+    @property
+    def files(self) -> tuple[BinaryIO, ...]:
+        """The open files."""
+        return self._file, self._index_file
 
-    def close(self) -> None:
-        """Close the file; without :meth:`finish` it has no index and cannot be read."""
-        self._file.close()
+    def _read_row(self, folder: Path, name: str, row: int) -> np.ndarray:
+        """Return the frames ``[num_frames, frame_bytes]`` of a row that an earlier build wrote."""
+        reader = FrameReader(folder, name, self._format, self._num_rows)
+        content = reader.take(torch.tensor([row])).numpy().view(np.uint8)[0]
+        num_frames, frame_bytes = self._format.num_frames, self._format.frame_bytes
+        return content[: num_frames * frame_bytes].reshape(num_frames, frame_bytes)
 
     def _pair_with_keys(self, frames: np.ndarray, first_rows: np.ndarray) -> list[tuple[np.ndarray, np.ndarray | None]]:
         """Return every frame with its key frame, None for the frames of an episode's first row."""

@@ -29,6 +29,7 @@ The cache is derived from one version and safe to delete. Its folder gets its na
 
 import copy
 import json
+import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,12 +115,12 @@ def build_blocks(schema: Schema) -> tuple[Block, ...]:
 
 
 class PackedCacheWriter:
-    """Fill a new cache folder with transitions in order, in calls of any size.
+    """Fill a cache folder with transitions in order, in calls of any size.
 
-    Memory: one chunk and the episode table, and the index of encoded pictures.
+    Memory: one chunk and the episode table.
 
     Args:
-        folder: An empty folder.
+        folder: An empty folder, or that of an earlier build.
         schema: Schema of the transitions.
         splits: Names of the splits.
         episodes: One row per episode in order: id, index of its split, length (1 or more); int64 ``[E, 3]``.
@@ -127,6 +128,10 @@ class PackedCacheWriter:
         image_cache: How to store wide fields.
         videos: For ``"none"``: the video files of each column that stays in them. Its values, in ``finals`` and in what
             is written, are the number of a file and of a frame in it, int64 ``[…, num_pictures, 2]``.
+        num_written: Number of transitions that the folder holds already.
+
+    Attributes:
+        num_written: Number of transitions that were written.
     """
 
     def __init__(
@@ -139,6 +144,7 @@ class PackedCacheWriter:
         *,
         image_cache: ImageCache = "raw",
         videos: Mapping[str, Sequence[Path]] | None = None,
+        num_written: int = 0,
     ):
         self._folder = folder
         self._schema = schema
@@ -148,7 +154,7 @@ class PackedCacheWriter:
         first = np.cumsum(lengths) - lengths
         self._table = np.stack([ids, split_codes, first, lengths], axis=1).astype(np.int64)
         self._num_transitions = int(lengths.sum())
-        self._num_written = 0
+        self.num_written = num_written
         # Transitions with which an episode starts, and the one with which one more episode would start.
         self._starts = np.append(first, self._num_transitions)
         # Physical rows of the first and of the final observation of every episode.
@@ -163,7 +169,7 @@ class PackedCacheWriter:
             _build_index_block(block) if block.name in self._videos else block for block in build_blocks(schema)
         ]
         self._encoded = [block.name for block in self._blocks[1:]] if image_cache == "encoded" else []
-        self._rows_file = (folder / "rows.bin").open("wb")
+        self._rows_file = (folder / "rows.bin").open("ab")
         self._files = [self._open_block(block) for block in self._blocks]
         self._ragged = [RaggedWriter(folder, f"ragged-{index}") for index in range(len(schema.ragged))]
 
@@ -174,11 +180,18 @@ class PackedCacheWriter:
             CorruptDatasetError: There are more transitions than the episodes have.
         """
         count = len(next(iter(columns.values())))
-        if self._num_written + count > self._num_transitions:
-            raise self._count_error(self._num_written + count)
+        if self.num_written + count > self._num_transitions:
+            raise self._count_error(self.num_written + count)
         chunk = max(1, CHUNK_BYTES // max(block.row_bytes for block in self._blocks))
         for start in range(0, count, chunk):
             self._write_chunk({name: values[start : start + chunk] for name, values in columns.items()})
+
+    def flush(self) -> list[str]:
+        """Flush what was written to the disk; return the names of the files."""
+        for file in self._open_files:
+            file.flush()
+            os.fsync(file.fileno())
+        return [Path(file.name).name for file in self._open_files]
 
     def finish(self) -> None:
         """Write the tables and the layout.
@@ -187,11 +200,8 @@ class PackedCacheWriter:
             CorruptDatasetError: There were fewer transitions than the episodes have.
         """
         self.close()
-        if self._num_written != self._num_transitions:
-            raise self._count_error(self._num_written)
-        for file in self._files:
-            if isinstance(file, FrameWriter):
-                file.finish()
+        if self.num_written != self._num_transitions:
+            raise self._count_error(self.num_written)
         # Not NumPy's tofile, whose errors do not say that the disk is full.
         (self._folder / "episodes.bin").write_bytes(self._table.data)
         layout = {
@@ -207,20 +217,27 @@ class PackedCacheWriter:
 
     def close(self) -> None:
         """Close the files; without :meth:`finish` the folder is no cache."""
-        for file in (*self._files, *self._ragged, self._rows_file):
+        for file in self._open_files:
             file.close()
+
+    @property
+    def _open_files(self) -> list[BinaryIO]:
+        files: list[BinaryIO] = [self._rows_file]
+        for part in (*self._files, *self._ragged):
+            files.extend(part.files if isinstance(part, FrameWriter | RaggedWriter) else [part])
+        return files
 
     def _open_block(self, block: Block) -> BinaryIO | FrameWriter:
         if block.name in self._videos:
-            return (self._folder / f"{block.name}.idx").open("wb")
+            return (self._folder / f"{block.name}.idx").open("ab")
         if block.name not in self._encoded:
-            return (self._folder / f"{block.name}.bin").open("wb")
+            return (self._folder / f"{block.name}.bin").open("ab")
         first_row_of_each = np.repeat(self._first_rows, self._final_rows - self._first_rows + 1)
         return FrameWriter(self._folder, block.name, block.frame_format, first_row_of_each)
 
     def _write_chunk(self, columns: Columns) -> None:
         """Append the physical rows of these transitions, including the final rows of the episodes that they end."""
-        start, stop = self._num_written, self._num_written + len(next(iter(columns.values())))
+        start, stop = self.num_written, self.num_written + len(next(iter(columns.values())))
         if start == stop:
             return
         transitions = np.arange(start, stop + 1)
@@ -235,7 +252,7 @@ class PackedCacheWriter:
                 file.write(rows.data)
         for item, ragged_file in zip(self._schema.ragged, self._ragged, strict=True):
             ragged_file.write(self._fill_ragged_rows(item, columns[item.column], physical_rows))
-        self._num_written = stop
+        self.num_written = stop
 
     def _fill_rows(self, block: Block, columns: Columns, physical_rows: np.ndarray) -> np.ndarray:
         """Return the rows of a block, uint8 ``[n, row_bytes]``.

@@ -9,6 +9,7 @@
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -22,15 +23,18 @@ class RaggedWriter:
     """Writes the rows of one ragged column in order.
 
     Args:
-        folder: Folder of the cache.
+        folder: Folder of the cache; rows are appended to those of an earlier build.
         name: Name of the files without a suffix.
     """
 
     def __init__(self, folder: Path, name: str):
-        self._values = (folder / f"{name}.bin").open("wb")
-        self._offsets = (folder / f"{name}.idx").open("wb")
-        self._offsets.write(np.zeros(1, np.int64).tobytes())
+        self._values = (folder / f"{name}.bin").open("ab")
+        self._offsets = (folder / f"{name}.idx").open("ab")
         self._num_elements = 0
+        if self._offsets.tell():
+            self._num_elements = int(np.fromfile(folder / f"{name}.idx", np.int64)[-1])
+        else:
+            self._offsets.write(np.zeros(1, np.int64).tobytes())
 
     def write(self, rows: np.ndarray) -> None:
         """Add rows, an object array of arrays."""
@@ -39,10 +43,10 @@ class RaggedWriter:
         self._offsets.write((self._num_elements + lengths.cumsum()).tobytes())
         self._num_elements += len(joined)
 
-    def close(self) -> None:
-        """Close the files."""
-        self._values.close()
-        self._offsets.close()
+    @property
+    def files(self) -> tuple[BinaryIO, ...]:
+        """The open files."""
+        return self._values, self._offsets
 
 
 class RaggedRows:
