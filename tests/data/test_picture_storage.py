@@ -11,6 +11,7 @@ from rlhive import RoboHiveDataset, check
 from rlhive.data import EpisodeRecord, _arrow_pictures
 from rlhive.data._picture_codecs import parse_storage, require_storage
 from rlhive.data.versions import Manifest, export, read_records
+from rlhive.data.versions._picture_loss import compute_ssim
 from rlhive.errors import CorruptDatasetError, InvalidOptionError
 
 av = pytest.importorskip("av")
@@ -141,6 +142,20 @@ def test_a_lossy_version_gives_nearly_the_pictures_and_says_what_it_lost(tmp_pat
         assert loss["psnr"] == pytest.approx(10 * np.log10(255**2 / np.mean(errors)), abs=0.01)
         assert loss["min_psnr"] == pytest.approx(10 * np.log10(255**2 / np.max(errors)), abs=0.01)
         assert loss["psnr"] > 28
+        similarities = [
+            compute_ssim(before, after)
+            for episode in ids
+            for original in [list(make_records())[episode]]
+            for rows in [
+                (original.columns["pixels"], records[episode].columns["pixels"]),
+                (original.final["pixels"][None], records[episode].final["pixels"][None]),
+            ]
+            for before, after in zip(*(part.reshape(-1, *SHAPE[1:]) for part in rows), strict=True)
+        ]
+        assert len(similarities) == loss["num_pictures"]
+        assert loss["ssim"] == pytest.approx(np.mean(similarities), abs=1e-4)
+        assert loss["min_ssim"] == pytest.approx(np.min(similarities), abs=1e-4)
+        assert 0.5 < loss["min_ssim"] < loss["ssim"] < 1
 
 
 @pytest.mark.parametrize("shapes", [{"pixels": SHAPE}, {"pixels": (3, 33, 41)}, {"pixels": (32, 40, 4)}], ids=str)

@@ -4,36 +4,33 @@
 
     records ─► check ─► encode, on all cores, in order ─► one video per camera, split and shard size
                              │
-                             └─► decode: what a reader will get ─► PSNR per split and column
+                             └─► decode: what a reader will get ─► PSNR and SSIM per split and column
 
 A record that comes from a version with the same storage is not encoded again: its pictures are copied as they are.
 """
 
-import math
 import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from rlhive._threads import num_cores
 from rlhive.data._encoded_pictures import EncodedPictures, encode_pictures
 from rlhive.data._episodes import EpisodeRecord
-from rlhive.data._pictures import PICTURE_DIMS
+from rlhive.data._pictures import PICTURE_DIMS, find_layout
 from rlhive.data._schema import Field, Schema
 from rlhive.data._video_encoding import VideoWriter
+from rlhive.data.versions._picture_loss import PictureErrors, compare_pictures
 
 #: Rate of the videos of episodes whose rate is not known.
 DEFAULT_FPS = 30.0
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.-]")
-#: PSNR of pictures that came out equal, in dB: that of half a rounding error, since infinity is no JSON.
-_MAX_PSNR = 100.0
 
 
 @dataclass(frozen=True)
@@ -43,12 +40,12 @@ class EncodedEpisode:
     Attributes:
         original: The record as it came.
         record: The record as readers of the version will get it: decoded pictures beside the encoded ones.
-        errors: Mean squared error of every picture that was encoded lossily here, by column.
+        errors: What the pictures lost that were encoded lossily here, by column.
     """
 
     original: EpisodeRecord
     record: EpisodeRecord
-    errors: Mapping[str, np.ndarray]
+    errors: Mapping[str, PictureErrors]
 
 
 def encode_ahead(
@@ -91,32 +88,12 @@ def encode_episode(record: EpisodeRecord, schema: Schema) -> EncodedEpisode:
             pictures = encode_pictures(columns[item.column], final.get(item.column), str(item.storage))
             if item.is_lossy:
                 decoded = pictures.decode(item.dtype, item.shape)
-                errors[item.column] = _mean_squared_errors(record, decoded, item)
+                errors[item.column] = _compare(record, decoded, item)
                 columns[item.column] = decoded[: record.length]
                 if item.observed:
                     final[item.column] = decoded[-1]
         encoded[item.column] = pictures
     return EncodedEpisode(record, replace(record, columns=columns, final=final, encoded=encoded), errors)
-
-
-@dataclass
-class PictureLoss:
-    """What the pictures of a column lost.
-
-    Attributes:
-        errors: Mean squared error of each picture, as arrays.
-    """
-
-    errors: list[np.ndarray] = field(default_factory=list)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return number of pictures, and peak signal-to-noise ratio in dB of all pictures and of the worst one."""
-        errors = np.concatenate(self.errors)
-        return {
-            "num_pictures": len(errors),
-            "psnr": _to_psnr(float(errors.mean())),
-            "min_psnr": _to_psnr(float(errors.max())),
-        }
 
 
 class SplitVideos:
@@ -165,18 +142,11 @@ def _find_key(item: Field, position: int, camera: int) -> str:
     return f"{name}.{camera}" if len(item.shape) > PICTURE_DIMS else name
 
 
-def _mean_squared_errors(record: EpisodeRecord, decoded: np.ndarray, item: Field) -> np.ndarray:
-    """Return the mean squared error of each picture, float64."""
-    rows = record.columns[item.column]
-    original = np.concatenate([rows, record.final[item.column][None]]) if item.observed else rows
-    picture_shape = item.shape[-PICTURE_DIMS:]
-    pictures = (original.reshape(-1, *picture_shape), decoded.reshape(-1, *picture_shape))
-    # One picture at a time: the difference takes four times the memory of the pictures.
-    differences = (before.astype(np.int32) - after for before, after in zip(*pictures, strict=True))
-    return np.array([np.square(difference).mean() for difference in differences])
-
-
-def _to_psnr(mean_squared_error: float) -> float:
-    if not mean_squared_error:
-        return _MAX_PSNR
-    return round(min(10 * math.log10(255**2 / mean_squared_error), _MAX_PSNR), 2)
+def _compare(record: EpisodeRecord, decoded: np.ndarray, item: Field) -> PictureErrors:
+    """Compare the pictures of a record, the final value too, with what was decoded for them."""
+    originals = [*record.columns[item.column], *([record.final[item.column]] if item.observed else [])]
+    layout = find_layout(item.dtype, item.shape)
+    if layout is None:
+        msg = f"expected a column of pictures, got {item.dtype} {list(item.shape)}"
+        raise ValueError(msg)
+    return compare_pictures(originals, decoded, layout)

@@ -75,8 +75,9 @@ class Manifest:
         success_rates: Share of successful episodes per split, None where success was not recorded; empty in versions
             that were written before it was noted.
         picture_loss: What the pictures that were encoded for this version lost, per split and column: ``num_pictures``,
-            and in dB ``psnr`` and that of the worst picture, ``min_psnr``. Empty where nothing was lost here; pictures
-            that were copied from a parent are in the parent's.
+            ``psnr`` in dB and ``ssim``, and those of the worst picture, ``min_psnr`` and ``min_ssim``, which
+            earlier versions may lack. Empty where nothing was lost here; pictures that were copied from a parent are in
+            the parent's.
     """
 
     name: str

@@ -23,9 +23,10 @@ from rlhive.data._timing import find_fps
 from rlhive.data.versions import _sketches
 from rlhive.data.versions._append import BaseVersion
 from rlhive.data.versions._card import Outcomes
-from rlhive.data.versions._encoding import DEFAULT_FPS, PictureLoss, SplitVideos, encode_ahead
+from rlhive.data.versions._encoding import DEFAULT_FPS, SplitVideos, encode_ahead
 from rlhive.data.versions._manifest import EPISODES_PATH, SKETCHES_PATH, FileEntry, Fingerprint
 from rlhive.data.versions._numbering import VersionChange
+from rlhive.data.versions._picture_loss import PictureErrors, PictureLoss
 from rlhive.data.versions._source import VersionSource
 from rlhive.errors import SchemaMismatchError
 
@@ -240,8 +241,8 @@ class _SplitWriter:
         is_full = self._block.num_rows >= _parquet.ROW_GROUP_ROWS or self._block.num_bytes >= self._max_block_bytes
         return self.take_block() if is_full else None
 
-    def add_loss(self, errors: Mapping[str, np.ndarray]) -> None:
-        """Add what the pictures of an episode lost, as mean squared errors by column."""
+    def add_loss(self, errors: Mapping[str, PictureErrors]) -> None:
+        """Add what the pictures of an episode lost, by column."""
         for column, values in errors.items():
             self._losses.setdefault(column, PictureLoss()).errors.append(values)
 

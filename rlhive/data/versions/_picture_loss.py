@@ -1,0 +1,121 @@
+"""What lossy encoding took from pictures: their peak signal-to-noise ratio (PSNR) and structural similarity (SSIM)."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from rlhive.data._pictures import PictureLayout
+
+#: PSNR of pictures that came out equal, in dB: that of half a rounding error, since infinity is no JSON.
+_MAX_PSNR = 100.0
+_RANGE = 255.0
+#: Share of red, green and blue in the luma of ITU-R BT.601.
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+#: Wang et al.: constants for even areas, a Gaussian window of 11 pixels, and the side to which pictures are reduced.
+_C1, _C2 = (0.01 * _RANGE) ** 2, (0.03 * _RANGE) ** 2
+_SIGMA, _RADIUS = 1.5, 5
+_REDUCED_SIDE = 256
+
+
+@dataclass(frozen=True, eq=False)
+class PictureErrors:
+    """What some pictures lost, ``[N]`` each.
+
+    Attributes:
+        mean_squared: Mean squared error of each picture.
+        similarity: SSIM of each picture.
+    """
+
+    mean_squared: np.ndarray
+    similarity: np.ndarray
+
+
+@dataclass
+class PictureLoss:
+    """What the pictures of a column lost.
+
+    Attributes:
+        errors: The errors, episode by episode.
+    """
+
+    errors: list[PictureErrors] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return number of pictures, PSNR in dB and SSIM of all pictures, and those of the worst one."""
+        mean_squared = np.concatenate([errors.mean_squared for errors in self.errors])
+        similarity = np.concatenate([errors.similarity for errors in self.errors])
+        return {
+            "num_pictures": len(mean_squared),
+            "psnr": _to_psnr(float(mean_squared.mean())),
+            "min_psnr": _to_psnr(float(mean_squared.max())),
+            "ssim": round(float(similarity.mean()), 4),
+            "min_ssim": round(float(similarity.min()), 4),
+        }
+
+
+def compare_pictures(
+    originals: Iterable[np.ndarray], decoded: Iterable[np.ndarray], layout: PictureLayout
+) -> PictureErrors:
+    """Compare rows with what was decoded for them.
+
+    Args:
+        originals: Rows ``[*shape]`` of pictures, uint8.
+        decoded: As many rows.
+        layout: Layout of the pictures.
+    """
+    # One row at a time: the differences take four times the memory of the pictures.
+    pairs = [
+        pair
+        for rows in zip(originals, decoded, strict=True)
+        for pair in zip(*(layout.to_pictures(row[None]) for row in rows), strict=True)
+    ]
+    mean_squared = [np.square(before.astype(np.int32) - after).mean() for before, after in pairs]
+    return PictureErrors(np.array(mean_squared), np.array([compute_ssim(*pair) for pair in pairs]))
+
+
+def compute_ssim(original: np.ndarray, decoded: np.ndarray) -> float:
+    """Return the mean structural similarity of two pictures, 1.0 for equal ones.
+
+    As Wang et al. (2004) and their code: luma, a Gaussian window of 11 pixels with a standard deviation of 1.5, and
+    pictures whose shorter side has 384 pixels or more reduced to about 256. Windows lie inside the picture; where none
+    fits, the picture is continued by its mirror image.
+
+    Args:
+        original: uint8 ``[H, W, channels]`` with 1 or 3 channels.
+        decoded: The same shape.
+    """
+    before, after = _to_luma(original), _to_luma(decoded)
+    mean_before, mean_after = _blur(before), _blur(after)
+    product = mean_before * mean_after
+    squares = np.square(mean_before) + np.square(mean_after)
+    variances = _blur(np.square(before) + np.square(after)) - squares
+    covariance = _blur(before * after) - product
+    similarity = (2 * product + _C1) * (2 * covariance + _C2) / ((squares + _C1) * (variances + _C2))
+    margin = _RADIUS if min(similarity.shape) > 2 * _RADIUS else 0
+    return float(similarity[margin : similarity.shape[0] - margin, margin : similarity.shape[1] - margin].mean())
+
+
+def _to_luma(picture: np.ndarray) -> np.ndarray:
+    """Return the luma, float32 ``[H, W]``, of large pictures as means of blocks."""
+    size = max(1, math.floor(min(picture.shape[:2]) / _REDUCED_SIDE + 0.5))
+    height, width = (side // size * size for side in picture.shape[:2])
+    blocks = np.zeros((height // size, width // size, picture.shape[2]), np.float32)
+    for row in range(size):
+        for column in range(size):
+            blocks += picture[row:height:size, column:width:size]
+    return (blocks[:, :, 0] if picture.shape[2] == 1 else blocks @ _LUMA) / np.float32(size**2)
+
+
+def _blur(values: np.ndarray) -> np.ndarray:
+    from scipy.ndimage import gaussian_filter  # slow to import, and most versions lose nothing
+
+    return gaussian_filter(values, _SIGMA, radius=_RADIUS)
+
+
+def _to_psnr(mean_squared_error: float) -> float:
+    if not mean_squared_error:
+        return _MAX_PSNR
+    return round(min(10 * math.log10(_RANGE**2 / mean_squared_error), _MAX_PSNR), 2)
