@@ -42,6 +42,7 @@ OWNERS = {
     "google": {"rlhive.data.formats._tfrecord"},
     "huggingface_hub": {"rlhive.data.hub"},
     "mlcroissant": {"rlhive.data.release._validation"},
+    "fsspec": {"rlhive.data._object_store"},
     "datasets": {"rlhive.dataset"},
     "typer": {CLI},
     "rich": {CLI},

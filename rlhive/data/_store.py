@@ -20,16 +20,18 @@ from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
 from rlhive.data import _untrusted
-from rlhive.errors import DatasetExistsError, DiskFullError, InvalidNameError, StoreNotWritableError
+from rlhive.errors import DatasetExistsError, DiskFullError, InvalidNameError, InvalidOptionError, StoreNotWritableError
 
 STORE_VARIABLE = "RLHIVE_DATASETS_PATH"
 MIRRORS_VARIABLE = "RLHIVE_CACHE_PATH"
+MIRROR_LIMIT_VARIABLE = "RLHIVE_CACHE_GB"
 DEFAULT_NAMESPACE = "robohive"
 PARTIAL_SUFFIX = ".partial-"
 _RESUMABLE_SUFFIX = f"{PARTIAL_SUFFIX}resumable"
 RELEASE_SUFFIX = ".release"
 _FSYNC_THREADS = 8
 _LONGEST_MIRROR_NAME = 200
+_MIRROR_LIMIT_GB = 100.0
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}")
 _VERSION = re.compile(r"(0|[1-9][0-9]{0,8})\.(0|[1-9][0-9]{0,8})\.(0|[1-9][0-9]{0,8})")
@@ -56,6 +58,23 @@ def store_url(store: Path | None = None) -> str | None:
     """Return the address of the object store that a folder of all datasets mirrors; None for any other folder."""
     url = unquote((store or store_dir()).name)
     return url if "://" in url else None
+
+
+def mirror_limit_bytes() -> float:
+    """Return how many bytes of fetched versions all mirrors may hold together: ``$RLHIVE_CACHE_GB``, or 100 GB.
+
+    Raises:
+        InvalidOptionError: The variable is no positive number.
+    """
+    text = os.environ.get(MIRROR_LIMIT_VARIABLE) or str(_MIRROR_LIMIT_GB)
+    try:
+        limit = float(text) * 1e9
+    except ValueError:
+        limit = 0.0
+    if not limit > 0:
+        msg = f"{MIRROR_LIMIT_VARIABLE}={text!r}: expected a positive number of gigabytes, 50 for example."
+        raise InvalidOptionError(msg)
+    return limit
 
 
 def describe_store(store: Path | None = None) -> str:

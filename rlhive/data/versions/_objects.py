@@ -11,8 +11,10 @@ A process that is killed leaves files without a manifest: no version, and :func:
 
 import contextlib
 import logging
+import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -24,6 +26,9 @@ from rlhive.data.versions._manifest_file import MAX_MANIFEST_BYTES
 from rlhive.errors import CorruptDatasetError, DatasetExistsError, DatasetNotFoundError, RLHiveError
 
 logger = logging.getLogger(__name__)
+
+#: Seconds for which a version that was opened stays in its mirror.
+RECENT_S = 24 * 3600
 
 
 def fetch_stored_version(folder: Path, splits: Iterable[str] | None = None) -> None:
@@ -44,6 +49,7 @@ def fetch_stored_version(folder: Path, splits: Iterable[str] | None = None) -> N
     manifest = _read_mirrored(folder, address)
     wanted = None if splits is None else set(splits)
     entries = [entry for entry in manifest.files if not entry.split or wanted is None or entry.split in wanted]
+    os.utime(folder / MANIFEST_NAME)  # versions that were not opened for long make room for others
     fetch_stored_files(folder, entries)
 
 
@@ -84,6 +90,8 @@ def _fetch_manifest(folder: Path, address: ObjectAddress) -> None:
 def fetch_stored_files(folder: Path, entries: Iterable[FileEntry]) -> None:
     """Fetch the files of a version that its folder in the mirror lacks; nothing is sent if all of them exist.
 
+    Versions that no process opened for a day are removed from the mirrors if the limit of their size asks for it.
+
     Args:
         folder: The version's folder, with its manifest.
         entries: Files that are needed.
@@ -98,6 +106,7 @@ def fetch_stored_files(folder: Path, entries: Iterable[FileEntry]) -> None:
     sizes = address.list_files()
     for entry in entries:
         _require_stored_size(address, entry, sizes)
+    _make_room(folder, sum(entry.bytes for entry in entries))
     with (
         _store.translate_disk_errors(folder),
         _store.locked(folder),
@@ -250,6 +259,23 @@ def _fetch_file(address: ObjectAddress, entry: FileEntry, temporary: Path, folde
             return
     msg = f"{address.store.url}/{key}: expected SHA-256 {entry.sha256}, got {digest} twice. Commit the version again."
     raise CorruptDatasetError(msg)
+
+
+def _make_room(folder: Path, num_bytes: int) -> None:
+    """Remove versions from the mirrors, the one first that was opened longest ago, until some more bytes fit.
+
+    The version of a folder stays, and so do those that were opened within the last day: they may be in use.
+    """
+    opened = {path.parent: path.stat().st_mtime for path in folder.parents[3].glob(f"*/[!.]*/[!.]*/*/{MANIFEST_NAME}")}
+    sizes = {path: sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) for path in opened}
+    excess = sum(sizes.values()) + num_bytes - _store.mirror_limit_bytes()
+    excess = max(excess, num_bytes - _store.free_bytes(folder.parents[2]))
+    for path in sorted(opened, key=opened.__getitem__):
+        if excess <= 0 or time.time() - opened[path] < RECENT_S:
+            return
+        if path != folder and ObjectAddress.of(path) is not None:
+            _store.remove_dir(path)
+            excess -= sizes[path]
 
 
 def _has_content(path: Path, content: bytes) -> bool:

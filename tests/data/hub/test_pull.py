@@ -1,6 +1,7 @@
 """Pulls of versions from the Hub: what is fetched, verified and refused."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -9,7 +10,8 @@ from rlhive.data.versions._export import export
 from rlhive.data.versions._manifest import Manifest
 from rlhive.data.versions._reader import read_records
 from tests.data.hub.transfers import assert_raises, open_version, push_version, read_rewards
-from tests.hub_client import TOKEN, read_files
+from tests.data.strategies import records
+from tests.hub_client import TOKEN, ClientError, read_files
 from tests.hub_server import Fault
 
 
@@ -194,3 +196,61 @@ def test_videos_are_pushed_and_pulled(hub, online, store, tmp_path):
         *(read_records(path, Manifest.read(path), ["train"]) for path in (pulled, folder)), strict=True
     ):
         assert record.content_hash() == expected.content_hash()
+
+
+IN_OBJECT_STORE = """
+import os
+os.environ.update(environment)
+from rlhive import RoboHiveDataset
+from rlhive.dataset import pull, versions
+folder = pull("org/knob", **options)
+dataset = RoboHiveDataset(folder)
+answer = [dataset.version, dataset.fingerprint, dataset.as_arrow()["next.reward"].to_pylist(), versions("org/knob")[0]]
+"""
+PUSH_FROM_OBJECT_STORE = """
+import os, shutil
+os.environ.update(environment)
+from rlhive import RoboHiveDataset
+shutil.rmtree(os.environ["RLHIVE_CACHE_PATH"])
+dataset = RoboHiveDataset("org/knob", version="1.0.0", split="a")
+answer = dataset.push_to_hub("org/copy").url
+"""
+
+
+def test_an_object_store_gets_the_whole_version_and_publishes_it(
+    hub, published, clients, server, object_store, tmp_path
+):
+    environment = object_store.environment(tmp_path)
+    client = clients.start(server.url, HF_HOME=str(tmp_path / "home"))
+
+    version, fingerprint, rewards, rows = client.run(
+        IN_OBJECT_STORE, environment=environment, options={"version": "1.0.0", "splits": ["a"]}
+    )
+
+    manifest = Manifest.read(published["1.0.0"])
+    assert (version, fingerprint) == ("1.0.0", manifest.fingerprint)
+    assert rewards == read_rewards(published["1.0.0"])
+    assert rows["1.0.0"]["path"] == f"{object_store.url}/org/knob/1.0.0"
+    assert rows["2.0.0"]["path"] is None
+    assert len(object_store.list_keys()) == 1 + len(manifest.files)
+    assert client.run(PUSH_FROM_OBJECT_STORE, environment=environment).endswith("org/copy/tree/v1.0.0")
+    repository = hub.repositories["org/copy"]
+    assert set(repository.commits[repository.tags["v1.0.0"]]) >= {entry.path for entry in manifest.files}
+
+
+def test_an_object_store_keeps_its_version_where_the_hub_has_another_of_that_number(
+    hub, published, clients, server, object_store, tmp_path
+):
+    environment = object_store.environment(tmp_path)
+    client = clients.start(server.url, HF_HOME=str(tmp_path / "home"))
+    schema, episodes = records([6])
+    folder = export(episodes, "org/knob", license="mit", schema=schema)
+    other = Manifest.read(folder).fingerprint
+    shutil.rmtree(folder)
+    keys = object_store.list_keys()
+
+    with pytest.raises(ClientError, match="expected the version of the Hub, the store has another of that number"):
+        client.run(IN_OBJECT_STORE, environment=environment, options={"version": "1.0.0"})
+
+    assert object_store.list_keys() == keys
+    assert json.loads(object_store.get("org/knob/1.0.0.json"))["fingerprint"] == other

@@ -1,12 +1,16 @@
 """Versions in an object store: whole or absent, whoever writes at the same time and whatever lies in the bucket."""
 
+import itertools
 import json
+import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,8 +29,15 @@ from rlhive.data.versions import (
     read_records,
 )
 from rlhive.data.versions._export import export
-from rlhive.errors import CorruptDatasetError, DatasetExistsError, DatasetNotFoundError, InvalidNameError
+from rlhive.errors import (
+    CorruptDatasetError,
+    DatasetExistsError,
+    DatasetNotFoundError,
+    InvalidNameError,
+    InvalidOptionError,
+)
 from tests.data.strategies import records
+from tests.object_server import SLOW_DOWN
 
 LENGTHS = [3, 2, 4, 5]
 
@@ -353,6 +364,36 @@ def test_a_version_that_was_deleted_since_it_was_listed_is_a_sentence(object_sto
         _objects.fetch_stored_version(stored)
 
 
+def test_versions_that_were_opened_longest_ago_make_room(object_store, made, monkeypatch):
+    folders = [_store.version_dir(f"org/part{index}", "1.0.0") for index in range(4)]
+    for folder in folders:
+        _objects.commit_version(_rename(made, folder), folder)
+    size = Manifest.read(made).num_bytes
+    for days, folder in zip((2, 4, 3), folders[:3], strict=True):
+        _objects.fetch_stored_version(folder)
+        moment = time.time() - days * 24 * 3600
+        os.utime(folder / "rlhive.json", (moment, moment))
+    monkeypatch.setenv("RLHIVE_CACHE_GB", str(2.9 * size / 1e9))
+
+    _objects.fetch_stored_version(folders[3])
+    assert [folder.exists() for folder in folders] == [True, False, False, True]
+    _objects.fetch_stored_version(folders[1])
+    assert [folder.exists() for folder in folders] == [False, True, False, True]
+    _objects.fetch_stored_version(folders[2])  # the others may be in use
+    assert [folder.exists() for folder in folders] == [False, True, True, True]
+    monkeypatch.setenv("RLHIVE_CACHE_GB", "none")
+    with pytest.raises(InvalidOptionError, match="RLHIVE_CACHE_GB='none': expected a positive number of gigabytes"):
+        _objects.fetch_stored_version(folders[0])
+
+
+def _rename(made, folder):
+    """Return a folder with the version under the name of another dataset."""
+    target = folder.parents[4] / "renamed" / folder.parent.name
+    shutil.copytree(made, target)
+    replace(Manifest.read(made), name=f"org/{folder.parent.name}").write(target)
+    return target
+
+
 COMMIT = """
 from tests.data.versions.test_objects import write
 print(write().name)
@@ -360,23 +401,31 @@ print(write().name)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("num_sent", [0, 1, 3, 7])
+@pytest.mark.parametrize("num_sent", [0, 3, 8])
 def test_a_commit_that_is_killed_shows_no_version_and_the_next_one_goes_through(object_store, num_sent):
     commit = [sys.executable, "-c", COMMIT]
-    server = object_store.server
-    server.fault = lambda method, _: time.sleep(60) if method == "PUT" and server.count("PUT") > num_sent else None
+    arrivals, stuck = itertools.count(), threading.Event()
+
+    def stop_after_some_files(method, _):
+        if method != "PUT" or next(arrivals) < num_sent:
+            return None
+        stuck.set()
+        time.sleep(60)
+        return 503, SLOW_DOWN
+
+    object_store.server.fault = stop_after_some_files
     process = subprocess.Popen(commit, stdout=subprocess.PIPE)
-    deadline = time.monotonic() + 120
-    while server.count("PUT") <= num_sent and time.monotonic() < deadline:
+    assert stuck.wait(200)
+    while len(object_store.list_keys()) < num_sent:
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    server.fault = None
+    object_store.server.reset()
 
     assert list_local_versions("org/knob") == {}
-    assert bool(list_incomplete_versions("org/knob")) == (num_sent > 0)
-    server.requests.clear()
+    assert list_incomplete_versions("org/knob") == (["1.0.0"] if num_sent else [])
     completed = subprocess.run(commit, check=True, capture_output=True, text=True)
     assert completed.stdout.split() == ["1.0.0"]
+    assert len(object_store.server.uploads) <= 9 - min(num_sent, 6)  # the card and the manifest hold the time
     forget(_store.version_dir("org/knob", "1.0.0"))
     assert len(identities(find_stored_version("org/knob"))) == 4
