@@ -24,9 +24,9 @@ from rlhive.errors import (
 #: Seconds that one request may take, besides the time for the bytes of a file.
 REQUEST_LIMIT_S = 120.0
 #: The slowest connection over which files are transferred, in bytes/s.
-SLOWEST_BYTES_PER_S = 10_000
-#: Bytes of a file that are requested at once.
-PIECE_BYTES = 4 * 2**20
+SLOWEST_BYTES_PER_S = 20_000
+#: Bytes of a file that are transferred at once.
+PIECE_BYTES = 8 * 2**20
 #: Requests that are sent at the same time.
 NUM_THREADS = 16
 
@@ -111,9 +111,14 @@ class ObjectStore:
         self._make_folder(key)
         extra_s = source.stat().st_size / SLOWEST_BYTES_PER_S
         try:
-            self._call(key, "put_file", str(source), self._path(key), extra_s=extra_s)
+            self._call(key, "put_file", str(source), self._path(key), extra_s=extra_s, **self._upload_options())
         except FileNotFoundError as error:
             raise self._missing_bucket_error() from error
+
+    def _upload_options(self) -> dict[str, Any]:
+        """Options that limit the memory of an upload: s3fs holds half a gigabyte of every file otherwise."""
+        is_s3 = self.url.startswith(("s3://", "s3a://"))
+        return {"chunksize": PIECE_BYTES, "max_concurrency": 2} if is_s3 else {}
 
     def create(self, key: str, content: bytes) -> bool:
         """Write a file unless there is one of that key; return whether it was written.

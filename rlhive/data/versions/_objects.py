@@ -15,7 +15,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from rlhive.data import _store
@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 #: Seconds for which a version that was opened stays in its mirror.
 RECENT_S = 24 * 3600
+_ANNOUNCED_BYTES = 50e6
 
 
 def fetch_stored_version(folder: Path, splits: Iterable[str] | None = None) -> None:
@@ -56,14 +57,14 @@ def fetch_stored_version(folder: Path, splits: Iterable[str] | None = None) -> N
 def fetch_stored_manifests(folders: Iterable[Path]) -> None:
     """Bring the manifests of several versions in a mirror up to date, with several requests at the same time.
 
-    Raises:
-        DatasetNotFoundError: The store has no such version.
+    A version that was deleted meanwhile, or whose manifest is too large, is left out.
     """
 
     def fetch(folder: Path) -> None:
         address = ObjectAddress.of(folder)
         if address is not None:
-            _fetch_manifest(folder, address)
+            with contextlib.suppress(DatasetNotFoundError, CorruptDatasetError):
+                _fetch_manifest(folder, address)
 
     in_parallel(fetch, folders)
 
@@ -106,6 +107,7 @@ def fetch_stored_files(folder: Path, entries: Iterable[FileEntry]) -> None:
     sizes = address.list_files()
     for entry in entries:
         _require_stored_size(address, entry, sizes)
+    _log_transfer("Fetching", address, entries)
     _make_room(folder, sum(entry.bytes for entry in entries))
     with (
         _store.translate_disk_errors(folder),
@@ -193,7 +195,9 @@ def _send_files(address: ObjectAddress, folder: Path, manifest: Manifest, earlie
             address.store.upload(folder / entry.path, key)
 
     keys = {entry: address.file_key(entry.path, entry.sha256) for entry in manifest.files}
-    in_parallel(send, [entry for entry, key in keys.items() if sizes.get(key) != entry.bytes])
+    missing = [entry for entry, key in keys.items() if sizes.get(key) != entry.bytes]
+    _log_transfer("Sending", address, [entry for entry in missing if entry.sha256 not in sources])
+    in_parallel(send, missing)
 
 
 def _find_copies(earlier: Path | None) -> dict[str, str]:
@@ -259,6 +263,13 @@ def _fetch_file(address: ObjectAddress, entry: FileEntry, temporary: Path, folde
             return
     msg = f"{address.store.url}/{key}: expected SHA-256 {entry.sha256}, got {digest} twice. Commit the version again."
     raise CorruptDatasetError(msg)
+
+
+def _log_transfer(verb: str, address: ObjectAddress, entries: Sequence[FileEntry]) -> None:
+    """Announce a transfer that takes a while."""
+    num_bytes = sum(entry.bytes for entry in entries)
+    if num_bytes > _ANNOUNCED_BYTES:
+        logger.warning("%s %d files of %s, %.0f MB", verb, len(entries), address, num_bytes / 1e6)
 
 
 def _make_room(folder: Path, num_bytes: int) -> None:
