@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from urllib.parse import parse_qs, unquote, urlsplit
 
 DATE = "2026-01-01T00:00:00.000Z"
@@ -361,7 +361,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._error(404, "RevisionNotFound")
             return
         files = repository.commits[sha]
-        folders = {path.rpartition("/")[0] for path in files if "/" in path}
+        folders = {str(parent) for path in files for parent in PurePosixPath(path).parents} - {"."}
         rows = [_tree_entry(path, data) for path, data in files.items()]
         rows += [{"type": "directory", "path": path, "size": 0, "oid": _blob(path.encode())} for path in folders]
         if verb == "paths-info":

@@ -1,5 +1,6 @@
 """Files in an object store: S3 by moto, and a folder and the memory by fsspec; faults end in a sentence."""
 
+import random
 import threading
 import uuid
 
@@ -39,10 +40,10 @@ def test_what_is_written_is_listed_and_read(files, tmp_path):
 
 
 def test_a_file_is_downloaded_in_pieces_and_read_in_ranges(files, tmp_path, monkeypatch):
-    monkeypatch.setattr(_object_store, "PIECE_BYTES", 7)
     content = bytes(range(50))
     (tmp_path / "shard").write_bytes(content)
     files.upload(tmp_path / "shard", "shard")
+    monkeypatch.setattr(_object_store, "PIECE_BYTES", 7)
 
     files.download("shard", tmp_path / "new/copy", 50)
     opened = files.open("shard", 50)
@@ -55,6 +56,17 @@ def test_a_file_is_downloaded_in_pieces_and_read_in_ranges(files, tmp_path, monk
     assert opened.read(1) == b""
     with pytest.raises(StoreUnreachableError, match="none: expected a file, the store has none"):
         files.download("none", tmp_path / "none", 5)
+
+
+def test_a_large_file_is_sent_in_parts(object_store, tmp_path):
+    files, content = ObjectStore(object_store.url), random.Random(0).randbytes(20 * 2**20)
+    (tmp_path / "shard").write_bytes(content)
+
+    files.upload(tmp_path / "shard", "shard")
+    files.download("shard", tmp_path / "copy", len(content))
+
+    assert object_store.server.count("PUT", "partNumber=") == 3
+    assert (tmp_path / "copy").read_bytes() == content
 
 
 def test_a_key_is_created_once(files):
