@@ -7,6 +7,7 @@ and one clear error for every refusal. This module knows no dataset and imports 
 import contextlib
 import functools
 import io
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -29,6 +30,11 @@ SLOWEST_BYTES_PER_S = 20_000
 PIECE_BYTES = 8 * 2**20
 #: Requests that are sent at the same time.
 NUM_THREADS = 16
+
+#: Codes with which S3 refuses a conditional write: the file exists, or another process writes it at this moment.
+_REFUSALS = ("PreconditionFailed", "ConditionalRequestConflict", "OperationAborted")
+#: Seconds before each further attempt to create a file that was refused and is not to be seen.
+_CREATE_DELAYS_S = (0.2, 1.0, 3.0)
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -127,13 +133,17 @@ class ObjectStore:
         its kin, Google Cloud Storage, Azure. Elsewhere the check and the write are two steps.
         """
         self._make_folder(key)
-        try:
-            self._call(key, "pipe_file", self._path(key), content, mode="create")
-        except FileExistsError:
-            return self._has_content(key, content)  # ours, if the answer to a first attempt was lost
-        except FileNotFoundError as error:
-            raise self._missing_bucket_error() from error
-        return True
+        for delay_s in (*_CREATE_DELAYS_S, 0.0):
+            # A look before each attempt, for servers that ignore the condition. Equal content is ours: the answer to an
+            # earlier attempt was lost.
+            has_content = self._has_content(key, content)
+            if has_content is not None:
+                return has_content
+            if self._try_to_create(key, content):
+                return True
+            time.sleep(delay_s)
+        msg = f"{self.url}/{key}: the store refuses to create it, and shows no such file. Run the same command again."
+        raise StoreUnreachableError(msg)
 
     def copy(self, source: str, target: str) -> bool:
         """Copy a file inside the store, without a transfer to this machine; return whether there was one to copy."""
@@ -153,11 +163,27 @@ class ObjectStore:
 
         in_parallel(remove_one, keys)
 
-    def _has_content(self, key: str, content: bytes) -> bool:
+    def _try_to_create(self, key: str, content: bytes) -> bool:
+        """Write a file that must not exist; return False if it does, or if another process writes it now."""
         try:
-            return self.read(key, len(content)) == content
+            self._call(key, "pipe_file", self._path(key), content, mode="create")
+        except FileExistsError:
+            return False
+        except FileNotFoundError as error:
+            raise self._missing_bucket_error() from error
+        except StoreUnreachableError as error:
+            if _find_error_code(error) in _REFUSALS:
+                return False
+            raise
+        return True
+
+    def _has_content(self, key: str, content: bytes) -> bool | None:
+        """Whether a file has some content; None if there is no such file."""
+        try:
+            stored = self.read(key, len(content))
         except CorruptDatasetError:  # larger
             return False
+        return None if stored is None else stored == content
 
     @functools.cached_property
     def _opened(self) -> tuple[Any, str]:
@@ -277,5 +303,14 @@ def _base_name(path: str) -> str:
 
 def _lacks_bucket(error: BaseException) -> bool:
     """Whether the whole bucket is missing, and not only a file."""
-    response = getattr(error.__cause__, "response", None)  # of botocore
-    return isinstance(response, dict) and response.get("Error", {}).get("Code") == "NoSuchBucket"
+    return _find_error_code(error) == "NoSuchBucket"
+
+
+def _find_error_code(error: BaseException | None) -> str | None:
+    """Return the code that S3 gave for an error; None where it gave none."""
+    while error is not None:
+        response = getattr(error, "response", None)  # of botocore
+        if isinstance(response, dict) and isinstance(response.get("Error"), dict):
+            return response["Error"].get("Code")
+        error = error.__cause__
+    return None

@@ -102,6 +102,29 @@ def test_of_many_creators_one_wins(object_store):
     assert object_store.get("x/1.0.0.json") == b"%d" % results.index(True)
 
 
+@pytest.mark.parametrize("status", [409, 412])
+def test_a_refused_creation_is_looked_at_and_tried_again(object_store, monkeypatch, status):
+    monkeypatch.setattr(_object_store, "_CREATE_DELAYS_S", (0.0, 0.0))
+    code = {409: b"ConditionalRequestConflict", 412: b"PreconditionFailed"}[status]  # 412 as MinIO gives it
+    refusals = iter([b"<Error><Code>%b</Code><Message>no</Message></Error>" % code] * 5)
+    object_store.server.fault = lambda method, _: (status, next(refusals)) if method == "PUT" else None
+    files = ObjectStore(object_store.url)
+
+    with pytest.raises(StoreUnreachableError, match="lab/a: the store refuses to create it, and shows no such file"):
+        files.create("a", b"1")
+    assert object_store.server.count("PUT") == 3
+    object_store.put("a", b"other")
+    assert not files.create("a", b"1")
+    assert files.create("a", b"other")
+    assert object_store.server.count("PUT") == 3
+    object_store.remove("a")
+    object_store.server.fault = lambda method, _: (
+        (status, body) if method == "PUT" and (body := next(refusals, None)) else None
+    )
+    assert files.create("a", b"1")
+    assert object_store.get("a") == b"1"
+
+
 def test_a_busy_store_is_asked_again(object_store):
     remaining = iter([SLOW_DOWN] * 3)
     object_store.server.fault = lambda *_: (503, body) if (body := next(remaining, None)) else None

@@ -109,6 +109,13 @@ def test_transforms_write_into_the_store(stored):
     assert len(RoboHiveDataset("org/solved")) == len(saved)
 
 
+def test_a_version_of_a_folder_is_saved_with_the_same_fingerprint(collected, object_store):
+    local = RoboHiveDataset(collected / "robohive/toy_point/1.0.0")
+
+    assert local.save("org/moved").fingerprint == RoboHiveDataset("org/moved").fingerprint == local.fingerprint
+    assert object_store.find(r"org/moved/1\.0\.0/data/expert")
+
+
 def test_a_deletion_removes_files_caches_and_what_a_killed_commit_left(stored):
     dataset = RoboHiveDataset("toy_point")
     dataset.as_replay_buffer()
