@@ -125,12 +125,15 @@ def test_a_refused_creation_is_looked_at_and_tried_again(object_store, monkeypat
     assert object_store.get("a") == b"1"
 
 
-def test_a_busy_store_is_asked_again(object_store):
+@pytest.mark.parametrize("verb", ["HEAD", "PUT"])
+def test_a_busy_store_is_asked_again(object_store, verb):
     remaining = iter([SLOW_DOWN] * 3)
-    object_store.server.fault = lambda *_: (503, body) if (body := next(remaining, None)) else None
+    object_store.server.fault = lambda method, _: (
+        (503, body) if method == verb and (body := next(remaining, None)) else None
+    )
 
     assert ObjectStore(object_store.url).create("a", b"1")
-    assert object_store.server.count("PUT") == 4
+    assert object_store.server.count(verb) == 4
 
 
 def test_a_store_that_stays_busy_is_named_within_the_limit(object_store, monkeypatch):
