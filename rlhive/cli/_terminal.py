@@ -67,7 +67,7 @@ def complete_names(incomplete: str) -> Iterator[str]:
 def find_folder(name: str, version: str | None) -> Path:
     """Return the folder of a version without opening it, since it may be damaged.
 
-    For a version in the local store neither torch nor the Hub's client is imported.
+    For a version in the store neither torch nor the Hub's client is imported.
 
     Args:
         name: Dataset name, or the path of a version's folder.

@@ -1,6 +1,6 @@
 """Datasets: a name is looked up, and the version found is selected from, transformed and loaded.
 
-:class:`RoboHiveDataset` is the entry. ``pull``, ``versions`` and ``delete`` manage the versions of the local store.
+:class:`RoboHiveDataset` is the entry. ``pull``, ``versions`` and ``delete`` manage the versions of the store.
 """
 
 from typing import TYPE_CHECKING

@@ -2,7 +2,7 @@
 
 The class is a facade::
 
-    _lookup                 name ─► folder of a version (local store, Hub, or the task's recipe)
+    _lookup                 name ─► folder of a version (store, Hub, or the task's recipe)
     _view                   folder ─► frozen view: splits, selected episodes, operations
     _loaders                view ─► replay buffer, DataLoader, storage, TensorDict, table, iterator
     _transforms, _render    view ─► new version
@@ -66,11 +66,11 @@ register_dataset("rlhive", "rlhive.dataset._registry:open_replay_buffer", replac
 class RoboHiveDataset:
     """One version of a dataset, or a view of some of its splits or episodes; read-only.
 
-    A name is looked up in the local store, then on the Hugging Face Hub. If neither has the dataset and the task
+    A name is looked up in the store, then on the Hugging Face Hub. If neither has the dataset and the task
     catalogue has a recipe of that name, the recipe is run, after a log line that says so. Without ``version`` the
-    newest version of the first place that has any is opened. A version in the local store is opened without network
-    access. From the Hub the whole version is fetched, or only the shards of the requested splits; every file is
-    verified against its hash.
+    newest version of the first place that has any is opened. A version in a store on this disk is opened without
+    network access. From the Hub or an object store the whole version is fetched, or only the shards of the requested
+    splits; every file is verified against its hash.
 
     Args:
         name: ``"kitchen_knob1"``, ``"org/name"``, or the path of a version's folder (a Path, or a string that begins
@@ -83,14 +83,15 @@ class RoboHiveDataset:
             network access.
         where: Condition on the episodes, see :meth:`where`. From the Hub only the shards with a matching episode are
             fetched.
-        streaming: Whether transitions stay on the Hub and are fetched while :meth:`iter_episodes` and
-            :meth:`iter_batches` iterate over them. Buffers and tables are not available then.
+        streaming: Whether transitions stay on the Hub or in the object store and are fetched while
+            :meth:`iter_episodes` and :meth:`iter_batches` iterate over them. Buffers and tables are not available then.
         generate: Whether a recipe may be run.
         reward: For an address: what the rewards are, ``"sparse"``, a column or a function, see
             :func:`~rlhive.data.formats.import_dataset`; by default those of the files.
         success: For an address: what success is, ``"all"``, a column or a function.
         rename: For an address: columns by their names in the files.
-        store: Folder of all datasets; by default ``$RLHIVE_DATASETS_PATH`` or ``~/.rlhive/datasets``.
+        store: Folder of all datasets; by default ``$RLHIVE_DATASETS_PATH``, which may also be an address such as
+            ``s3://bucket/prefix``, or ``~/.rlhive/datasets``.
 
     Raises:
         DatasetNotFoundError: No such dataset or version; the message names similar datasets or the existing versions.

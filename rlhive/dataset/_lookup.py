@@ -178,7 +178,7 @@ def _pull(name: str, version: str | None, revision: str | None, splits: list[str
 
 
 def versions(name: str, *, store: Path | None = None) -> tuple[dict[str, dict[str, str | None]], str]:
-    """List the versions of a dataset in the local store and on the Hub, oldest first.
+    """List the versions of a dataset in the store and on the Hub, oldest first.
 
     Args:
         name: Dataset name, ``"kitchen_knob1"`` or ``"org/name"``.
@@ -320,7 +320,7 @@ def _fetch_or_generate(
         )
         raise DatasetNotFoundError(msg)
     logger.warning(
-        "%s is neither in the local store nor on the Hub: running its recipe, %d episodes in %s",
+        "%s is neither in the store nor on the Hub: running its recipe, %d episodes in %s",
         name,
         recipe.num_episodes,
         task.env_name,

@@ -262,7 +262,7 @@ def open_view(
         split: One split, or several joined by ``+``; all by default.
         version: Version that the folder must hold.
         where: Condition on the episodes.
-        streaming: Whether transitions stay on the Hub; no shard is fetched then.
+        streaming: Whether transitions stay on the Hub or in the object store; no shard is fetched then.
         store: Folder of all datasets.
 
     Raises:

@@ -20,7 +20,6 @@ import numpy as np
 
 from rlhive import keys
 from rlhive.data.versions._manifest import FileEntry, Manifest
-from rlhive.data.versions._objects import fetch_stored_version
 from rlhive.data.versions._operations import merge, stream_selected
 from rlhive.data.versions._reader import read_episodes
 from rlhive.data.versions._selection import build_selection
@@ -47,7 +46,6 @@ class BaseVersion:
         Raises:
             DatasetNotFoundError: A shard was not pulled.
         """
-        fetch_stored_version(folder)
         manifest = Manifest.read(folder)
         missing = [entry for entry in manifest.files if not (folder / entry.path).is_file()]
         if missing:

@@ -31,7 +31,7 @@ from rlhive.data.versions._manifest import (
     verify_files,
 )
 from rlhive.data.versions._numbering import FIRST_VERSION, VersionChange, find_earlier_version
-from rlhive.data.versions._objects import publish_version, require_uncommitted
+from rlhive.data.versions._objects import fetch_stored_version, publish_version, require_uncommitted
 from rlhive.data.versions._picture import PICTURE_PATH, render_returns
 from rlhive.data.versions._source import Exportable, Splits, VersionSource, assign_splits, to_source
 from rlhive.data.versions._writer import WriteResult, write_episodes
@@ -161,8 +161,12 @@ def export(
 
 def _open_base(append: bool | Path, earlier: Path | None) -> BaseVersion | None:
     """Return the version that the new one begins with; None for a version of its own."""
-    folder = append if isinstance(append, Path) else earlier if append else None
-    return None if folder is None else BaseVersion.open(folder)
+    if isinstance(append, Path):
+        return BaseVersion.open(append)
+    if not append or earlier is None:
+        return None
+    fetch_stored_version(earlier)
+    return BaseVersion.open(earlier)
 
 
 def _decide_storage(schema: Schema, storage: Mapping[str, str] | None, base: BaseVersion | None) -> Schema:

@@ -152,6 +152,17 @@ def test_an_append_copies_the_shards_inside_the_store(object_store):
     assert identities(second)[:1] == identities(find_stored_version("org/knob", "1.0.0"))[:1]
 
 
+def test_a_version_that_only_the_mirror_has_can_be_continued(object_store, made):
+    folder = _store.version_dir("org/pulled", "1.0.0")  # where a dataset of the Hub is opened
+    shutil.copytree(made, folder)
+
+    continued = write([7], append=folder, license="")
+
+    assert len(identities(continued)) == 5
+    assert len(identities(find_stored_version("org/knob"))) == 5
+    assert list(list_all_versions()) == ["org/knob"]
+
+
 def _count_uploaded(object_store):
     """Return how many shards of 2.0.0 came from this machine."""
     return sum("/2.0.0/data/" in path for path in object_store.server.uploads)
