@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         RoboHiveDataset as RoboHiveDataset,
         delete as delete,
         embed as embed,
+        mix as mix,
         pull as pull,
         release as release,
         versions as versions,

@@ -20,6 +20,8 @@ DONE = "done"
 RETURN_TO_GO = "return_to_go"
 ACTION_CHUNK = "action_chunk"
 ACTION_CHUNK_MASK = "action_chunk_mask"
+SOURCE = "source"
+TASK = "task"
 SLICE_MASK = ("collector", "mask")
 
 NEXT_REWARD = (NEXT, REWARD)

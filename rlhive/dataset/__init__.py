@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         pull as pull,
         versions as versions,
     )
+    from rlhive.dataset._mixture import mix as mix
     from rlhive.dataset._plots import (
         SATURATED as SATURATED,
         project as project,

@@ -61,18 +61,22 @@ class ReadKeywords(TypedDict, total=False):
 
 def load_storage(view: DatasetView, options: ReadOptions) -> PackedStorage:
     """Return the read-only TorchRL storage of a view; builds the memmap cache if the store has none."""
-    shards = view.require_shards()
-    packed = open_packed(
+    packed = load_packed(view, options)
+    needs_statistics = options.normalize is not False and not isinstance(options.normalize, Mapping)
+    statistics = view.compute_statistics() if needs_statistics else None
+    return make_storage(packed, find_episodes(packed, view), options, statistics=statistics)
+
+
+def load_packed(view: DatasetView, options: ReadOptions) -> PackedCache:
+    """Return the open memmap cache of a view's version; builds it if the store has none."""
+    return open_packed(
         view.folder,
         view.manifest,
-        shards=shards,
+        shards=view.require_shards(),
         image_cache=options.image_cache,
         dtype=options.cache_dtype,
         store=view.store,
     )
-    needs_statistics = options.normalize is not False and not isinstance(options.normalize, Mapping)
-    statistics = view.compute_statistics() if needs_statistics else None
-    return make_storage(packed, _find_episodes(packed, view), options, statistics=statistics)
 
 
 def load_replay_buffer(view: DatasetView, options: ReadOptions, sampling: SamplingOptions) -> DatasetReplayBuffer:
@@ -154,7 +158,7 @@ def iter_batches(
     return iterate_batches(records, schema, batch_size, shuffle=shuffle, seed=seed, drop_last=drop_last)
 
 
-def _find_episodes(packed: PackedCache, view: DatasetView) -> torch.Tensor | None:
+def find_episodes(packed: PackedCache, view: DatasetView) -> torch.Tensor | None:
     """Return the positions of a view's episodes in the cache, int64, split by split; None for all of them in order."""
     if view.selection is not None:
         return torch.from_numpy(locate_episodes(packed.episodes[:, 0].numpy(), view.selection))

@@ -1,5 +1,7 @@
 """``train()``: from a configuration to checkpoints, and the loop of offline training."""
 
+import hashlib
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torchrl.data import ReplayBuffer
 
 from rlhive import keys
+from rlhive.envs import get_task
 from rlhive.errors import InvalidOptionError, SchemaMismatchError
 from rlhive.policies import check_writable
 from rlhive.sim_algos._algorithm import Algorithm
@@ -38,10 +41,13 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger("rlhive")
 
+#: Value of ``dataset`` that stands for the datasets of ``mix``.
+_MIX = "mix"
+
 
 def train(
     model: str = "bc",
-    dataset: str | Path | None = None,
+    dataset: str | Path | Mapping[str, float] | None = None,
     *,
     env: str | None = None,
     split: str | None = None,
@@ -64,7 +70,8 @@ def train(
         model: Name of an algorithm, see :func:`rlhive.sim_algos.algorithm_names`. "sac" acts in an environment; the
             others learn from a dataset, and "iql" and "td3_bc" from their own episodes after it if
             ``collect.offline_steps`` is a number.
-        dataset: Dataset name or folder of a version. "sac" starts with its transitions in the buffer.
+        dataset: Dataset name or folder of a version; or several names with their weights, which are mixed as by
+            :func:`rlhive.mix`. "sac" starts with its transitions in the buffer.
         env: Task or environment id in which "sac" acts and evaluations run; the dataset's by default, or "reach".
         split: Split to learn from, for example "expert+medium". By default "expert" for "bc" and all splits otherwise.
         version: Version of the dataset; the newest by default.
@@ -89,8 +96,11 @@ def train(
         StoreNotWritableError: ``output_dir`` cannot be written.
         TrainingDivergedError: A loss became NaN or infinite.
     """
-    address = str(dataset.absolute()) if isinstance(dataset, Path) else dataset
-    config = make_config(model, address, overrides=overrides)
+    if isinstance(dataset, Mapping):
+        config = {**make_config(model, _MIX, overrides=overrides), "mix": dict(dataset)}
+    else:
+        address = str(dataset.absolute()) if isinstance(dataset, Path) else dataset
+        config = make_config(model, address, overrides=overrides)
     arguments = {
         "env": env,
         "split": split,
@@ -113,29 +123,18 @@ def train_from_config(
     if config["dataset"] is None and not algorithm_class.is_online:
         msg = f"{config['algorithm']} learns from a dataset: expected its name, got none. Add +dataset=kitchen_knob1"
         raise InvalidOptionError(msg)
-    if not is_online:
+    if not is_online and config["mix"] is None:
         _refuse_online_options(config)
     folder = resume_folder(config, output_dir)
     check_writable(folder)
+    if config["mix"] is not None or config["dataset"] == _MIX:
+        return _train_on_mixture(config, output_dir=folder, callback=callback)
     dataset = None if config["dataset"] is None else _open_dataset(config)
     if dataset is None or is_online:
         return train_online(config, dataset, output_dir=folder, callback=callback)
-    if keys.NEXT_REWARD in algorithm_class.in_keys:
-        require_reward(dataset.schema.columns, f"{dataset.name} {dataset.version}")
-    context = f"{dataset.name} {dataset.version}"
-    refuse_camera_options(config, context)
-    inputs = resolve_inputs(
-        config,
-        dataset.schema.fields,
-        env_kwargs=find_env_kwargs(config, dataset),
-        store=dataset.store,
-        context=context,
-    )
-    options = {
-        "normalize": inputs is None and _can_normalize_observations(dataset),
-        "keys": _list_keys(dataset, algorithm_class, inputs),
-        **algorithm_class.buffer_options(config),
-    }
+    inputs = _resolve_dataset_inputs(config, dataset)
+    options = _list_buffer_options(config, dataset, inputs)
+    options["normalize"] = inputs is None and _can_normalize_observations(dataset)
     size = config["train"]["batch_size"]
     buffers = [dataset.as_replay_buffer(batch_size=size, **options) for _ in list_seeds(config)]
     return _train_on_buffers(
@@ -148,6 +147,90 @@ def train_from_config(
         inputs=inputs,
         callback=callback,
     )
+
+
+def _train_on_mixture(config: Mapping[str, Any], *, output_dir: Path, callback: Callback | None) -> TrainResult:
+    """Train on several datasets, whose transitions are normalised by the statistics of all together."""
+    from rlhive.dataset import mix
+
+    weights = _require_mixture(config)
+    sources: dict[Any, float] = {_open_dataset({**config, "dataset": name}): weight for name, weight in weights.items()}
+    first, *others = sources
+    task = config["env"] or first.task_name
+    differing = [other for other in others if other.task_name != first.task_name]
+    if config["env"] is None and differing:
+        msg = (
+            f"mix: {first.name} is of {first.task_name}, {differing[0].name} of {differing[0].task_name}: expected "
+            f"env=TASK, the task that the policy is evaluated in and whose references scale the rewards"
+        )
+        raise InvalidOptionError(msg)
+    inputs = _resolve_dataset_inputs(config, first)
+    options = _list_buffer_options(config, first, inputs)
+    size = config["train"]["batch_size"]
+    buffers = [mix(sources, size, **options) for _ in list_seeds(config)]
+    recipe = buffers[0].to_json()
+    digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
+    identity = {"name": _MIX, "version": f"{len(recipe)} sources", "fingerprint": digest}
+    return _train_on_buffers(
+        buffers,
+        config,
+        env_name=get_task(task).env_name if config["env"] else first.env_name,
+        task=task,
+        output_dir=output_dir,
+        source={"task_name": task, "dataset": identity, "mixture": recipe},
+        inputs=inputs,
+        callback=callback,
+    )
+
+
+def _require_mixture(config: Mapping[str, Any]) -> dict[str, float]:
+    """Return the weights of a mixture by the names of the datasets.
+
+    Raises:
+        InvalidOptionError: ``mix`` is no mapping, ``dataset`` names another dataset, or an option needs a single one.
+    """
+    weights = config["mix"]
+    if config["dataset"] != _MIX or not isinstance(weights, Mapping) or not weights:
+        msg = (
+            f"dataset={config['dataset']}, mix={weights}: expected dataset=mix together with the weights of datasets, "
+            "for example +dataset=mix mix={kitchen_knob1:2,kitchen_light:1}"
+        )
+        raise InvalidOptionError(msg)
+    for name in ("version", "best_share"):
+        if config.get(name) is not None:
+            msg = f"{name}={config[name]}: expected none with a mixture, whose datasets have different ones"
+            raise InvalidOptionError(msg)
+    if config.get("collect", {}).get("offline_steps") is not None:
+        msg = "collect.offline_steps: expected null with a mixture, which cannot grow"
+        raise InvalidOptionError(msg)
+    return {str(name): weight for name, weight in weights.items()}
+
+
+def _resolve_dataset_inputs(config: Mapping[str, Any], dataset: "RoboHiveDataset") -> TrainingInputs | None:
+    """Return what stands for the observations of a dataset.
+
+    Raises:
+        SchemaMismatchError: The algorithm needs rewards, and the dataset has none.
+    """
+    context = f"{dataset.name} {dataset.version}"
+    if keys.NEXT_REWARD in find_algorithm(config["algorithm"]).in_keys:
+        require_reward(dataset.schema.columns, context)
+    refuse_camera_options(config, context)
+    return resolve_inputs(
+        config,
+        dataset.schema.fields,
+        env_kwargs=find_env_kwargs(config, dataset),
+        store=dataset.store,
+        context=context,
+    )
+
+
+def _list_buffer_options(
+    config: Mapping[str, Any], dataset: "RoboHiveDataset", inputs: TrainingInputs | None
+) -> dict[str, Any]:
+    """Return the options of a replay buffer for an algorithm."""
+    algorithm_class = find_algorithm(config["algorithm"])
+    return {"keys": _list_keys(dataset, algorithm_class, inputs), **algorithm_class.buffer_options(config)}
 
 
 def _refuse_online_options(config: Mapping[str, Any]) -> None:

@@ -12,10 +12,20 @@ if TYPE_CHECKING:
     from rlhive.data.replay._cache import open_packed as open_packed
     from rlhive.data.replay._dataloader import EpochLoader as EpochLoader, make_dataloader as make_dataloader
     from rlhive.data.replay._gather import RaggedChoice as RaggedChoice, select_ragged as select_ragged
+    from rlhive.data.replay._joined import JoinedCache as JoinedCache
     from rlhive.data.replay._layout import ImageCache as ImageCache, PackedCache as PackedCache
+    from rlhive.data.replay._mixture import (
+        MissingKeys as MissingKeys,
+        MixedStorage as MixedStorage,
+        MixtureReplayBuffer as MixtureReplayBuffer,
+        MixtureSource as MixtureSource,
+        make_mixture_buffer as make_mixture_buffer,
+    )
+    from rlhive.data.replay._mixture_samplers import MixtureLayout as MixtureLayout, SourceRanges as SourceRanges
     from rlhive.data.replay._normalization import (
         MEAN_STD as MEAN_STD,
         Normalize as Normalize,
+        mean_and_scale as mean_and_scale,
         observation_norm as observation_norm,
     )
     from rlhive.data.replay._online import OnlineReplayBuffer as OnlineReplayBuffer, extend as extend

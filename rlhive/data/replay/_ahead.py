@@ -18,9 +18,9 @@ from torchrl.data.replay_buffers.samplers import Sampler
 
 from rlhive.data.replay._info import SampleInfo
 
-#: What a draw changes in TorchRL's samplers, besides the generator.
+#: What a draw changes in samplers, TorchRL's and those of mixtures, besides the generator.
 _ORDER = "_sample_list"
-_STATE = (_ORDER, "_remaining_batches", "_ran_out", "len_storage")
+_STATE = (_ORDER, "_remaining_batches", "_ran_out", "len_storage", "_credit")
 
 _PACKAGES = ("torchrl", "rlhive")
 

@@ -26,11 +26,15 @@ from rlhive.data.replay._epochs import derive_seed, find_rank
 from rlhive.data.replay._fused import fuse, fuse_transforms, is_fused
 from rlhive.data.replay._info import INDEX, SampleInfo, add_info
 from rlhive.data.replay._mixing import is_mixed_by_torchrl, to_mixed
+from rlhive.data.replay._mixture_samplers import MixtureSampler
 from rlhive.data.replay._options import BatchTransform, SamplingOptions
 from rlhive.data.replay._samplers import EpisodeSliceSampler
 from rlhive.data.replay._storage import PackedStorage, identity_collate
 from rlhive.data.replay._validation import require_priorities
 from rlhive.errors import SchemaMismatchError
+
+#: Samplers of single transitions, of which a loop draws several batches at once.
+_DRAWN_AHEAD = (RandomSampler, SamplerWithoutReplacement, MixtureSampler)
 
 #: Default of ``prefetch`` if every batch is copied to a GPU.
 _GPU_PREFETCH = 2
@@ -182,24 +186,34 @@ class DatasetReplayBuffer(TensorDictReplayBuffer):
         result = drawn.future.result()
         return result if drawn.position is None else self._finish_batch(result[drawn.position], drawn.info)
 
-    def _draw_ahead(self, num_batches: int) -> None:
-        """Draw several batches, in the order in which they will be returned, and gather them in a thread."""
+    def _draw_ahead(self, num_batches: int, *, gather: bool = True) -> None:
+        """Draw several batches, in the order in which they will be returned.
+
+        Args:
+            num_batches: Number of batches; fewer at the end of an epoch.
+            gather: Whether to gather them in a thread.
+        """
         sampler = self._sampler
-        if (sampler.ran_out and self._batches_ahead) or type(sampler) not in (RandomSampler, SamplerWithoutReplacement):
+        if (sampler.ran_out and self._batches_ahead) or type(sampler) not in _DRAWN_AHEAD:
             return
         if not can_take_back(sampler, self._rng):
             return
-        before, batches = SamplerState.of(sampler, self._rng), []
-        for position in range(num_batches):
-            info = self._draw(self._batch_size)[1]
-            batches.append(DrawnBatch(info, sampler.ran_out, position=position))
-            if sampler.ran_out:
-                break
-        future = _prefetch.submit_gather(self._storage, [batch.info[INDEX] for batch in batches])
-        for batch in batches:
-            batch.future = future
+        before, batches = SamplerState.of(sampler, self._rng), self._draw_several(num_batches)
         batches[0].before = before
+        if gather:
+            future = _prefetch.submit_gather(self._storage, [batch.info[INDEX] for batch in batches])
+            for position, batch in enumerate(batches):
+                batch.future, batch.position = future, position
         self._batches_ahead.append(batches, SamplerState.of(sampler, self._rng))
+
+    def _draw_several(self, num_batches: int) -> list[DrawnBatch]:
+        """Draw batches, no more than the epoch has."""
+        batches = []
+        for _ in range(num_batches):
+            batches.append(DrawnBatch(self._draw(self._batch_size)[1], self._sampler.ran_out))
+            if self._sampler.ran_out:
+                break
+        return batches
 
     def _pop_prefetched(self, batch_size: int) -> tuple[TensorDict, SampleInfo]:
         """Return the oldest prefetched batch, and prefetch others as TorchRL's buffer does."""
@@ -311,12 +325,6 @@ def make_replay_buffer(storage: PackedStorage, options: SamplingOptions) -> Data
         sampler = EpisodeSliceSampler(storage, slice_len=options.slice_len, short=options.short_episodes)
     elif sampler is None:
         sampler = RandomSampler()
-    generator = torch.Generator(storage.device)
-    if options.seed is None:
-        generator.seed()
-    else:
-        rank, _ = find_rank(None, None)
-        generator.manual_seed(derive_seed(options.seed, rank) if rank else options.seed)
     prefetch = options.prefetch
     if prefetch is None and storage.copies_to_gpu:
         prefetch = _GPU_PREFETCH
@@ -329,5 +337,20 @@ def make_replay_buffer(storage: PackedStorage, options: SamplingOptions) -> Data
         transform=transform,
         prefetch=prefetch,
         pin_memory=options.pin_memory,
-        generator=generator,
+        generator=make_generator(options.seed, storage.device),
     )
+
+
+def make_generator(seed: int | None, device: torch.device) -> torch.Generator:
+    """Return a generator with a seed, which every rank of ``torch.distributed`` but the first derives its own from.
+
+    Args:
+        seed: The seed; None for a random one.
+        device: Device of the generator.
+    """
+    generator = torch.Generator(device)
+    if seed is None:
+        generator.seed()
+        return generator
+    rank, _ = find_rank(None, None)
+    return generator.manual_seed(derive_seed(seed, rank) if rank else seed)

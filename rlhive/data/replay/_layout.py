@@ -33,7 +33,7 @@ import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import torch
@@ -350,6 +350,14 @@ class PackedCache:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
+        return PackedCache, (self.folder,)
+
+    @property
+    def content_key(self) -> str:
+        """Name of the content; the raw and the encoded cache have the same one."""
+        return self.folder.name.partition(".")[0]
+
     def transition_indices(self, episodes: torch.Tensor) -> torch.Tensor:
         """Return the indices of all transitions of some episodes.
 
@@ -379,8 +387,9 @@ class PackedCache:
         """
         table = self.episodes[episodes]
         length = table[:, 3]
-        rows = _concatenate_ranges(table[:, 2] + episodes, length + 1)
-        selection = slice(int(rows[0]), int(rows[-1]) + 1) if _are_consecutive(episodes) else rows
+        rows = _concatenate_ranges(self.rows[table[:, 2]], length + 1)
+        is_one_piece = _are_consecutive(episodes) and int(rows[-1]) - int(rows[0]) + 1 == len(rows)
+        selection = slice(int(rows[0]), int(rows[-1]) + 1) if is_one_piece else rows
         loaded = copy.copy(self)
         loaded.files = MappedFiles(self.folder)
         loaded.data = tuple(

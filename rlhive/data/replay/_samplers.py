@@ -27,7 +27,7 @@ _END_KEYS = (keys.NEXT_TRUNCATED, keys.NEXT_DONE, keys.NEXT_TERMINATED)
 
 
 @dataclass(frozen=True)
-class _SliceTable:
+class SliceTable:
     """The episodes of one storage that are sampled.
 
     Attributes:
@@ -69,21 +69,21 @@ class EpisodeSliceSampler(SliceSampler):
     def __init__(self, storage: PackedStorage, *, slice_len: int, short: ShortEpisodes = "drop"):
         require_choice(short, get_args(ShortEpisodes), "short_episodes")
         super().__init__(slice_len=slice_len, strict_length=short == "drop", pad_output=short == "pad")
-        self._tables: WeakKeyDictionary[PackedStorage, _SliceTable] = WeakKeyDictionary()
+        self._tables: WeakKeyDictionary[PackedStorage, SliceTable] = WeakKeyDictionary()
         # The last one, without a look-up.
         self._storage: PackedStorage | None = storage
         self._table = self._find_table(storage)
         self._steps = torch.arange(slice_len, device=storage.device)
         self._end_flags = torch.zeros(3, 0, slice_len, 1, dtype=torch.bool, device=storage.device)
 
-    def _find_table(self, storage: PackedStorage) -> _SliceTable:
+    def _find_table(self, storage: PackedStorage) -> SliceTable:
         if storage not in self._tables:
             self._tables[storage] = self._make_table(storage)
         return self._tables[storage]
 
-    def _make_table(self, storage: PackedStorage) -> _SliceTable:
+    def _make_table(self, storage: PackedStorage) -> SliceTable:
         lengths = storage.lengths()
-        is_sampled = lengths >= self.slice_len if self.strict_length else lengths > 0
+        is_sampled = self.is_sampled(lengths)
         if not is_sampled.any():
             longest = int(lengths.max()) if len(lengths) else 0
             msg = (
@@ -97,7 +97,15 @@ class EpisodeSliceSampler(SliceSampler):
         terminated, done = (flags[is_sampled] for flags in storage.endings())
         last_start = torch.where(terminated, num_starts - 1, -1)
         starts = torch.stack([first, num_starts, last_start], 1)
-        return _SliceTable(starts, take, done, bool((take == self.slice_len).all()))
+        return SliceTable(starts, take, done, bool((take == self.slice_len).all()))
+
+    def is_sampled(self, lengths: torch.Tensor) -> torch.Tensor:
+        """Return whether slices of episodes of some lengths are drawn, bool ``[num_episodes]``."""
+        return lengths >= self.slice_len if self.strict_length else lengths > 0
+
+    def draw_episodes(self, table: SliceTable, num_slices: int) -> torch.Tensor:
+        """Return positions in the table of the episodes of a batch's slices, int64 ``[num_slices]``."""
+        return torch.randint(len(table.starts), (num_slices,), device=table.starts.device, generator=self._rng)
 
     def sample(self, storage: Storage, batch_size: int) -> tuple[tuple[torch.Tensor], dict[Any, torch.Tensor]]:
         """Draw slices.
@@ -116,7 +124,7 @@ class EpisodeSliceSampler(SliceSampler):
         table = self._table
         _, num_slices = self._adjusted_batch_size(batch_size * (self._batch_size_multiplier or 1))
         generator, device = self._rng, table.starts.device
-        episode = torch.randint(len(table.starts), (num_slices,), device=device, generator=generator)
+        episode = self.draw_episodes(table, num_slices)
         first, num_starts, last_start = table.starts.index_select(0, episode).unbind(1)
         offset = (torch.rand(num_slices, device=device, generator=generator) * num_starts).to(torch.int64)
         start, terminated = first + offset, offset == last_start

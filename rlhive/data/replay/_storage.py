@@ -93,7 +93,7 @@ class PackedStorage(Storage):
 
     def _open(self, packed: PackedCache) -> None:
         """Set everything that is derived from the cache, which a pickle does not hold."""
-        self._folder = packed.folder
+        self._packed = packed
         table = packed.episodes[self._episodes]
         self._episode_ids, self._lengths = table[:, 0], table[:, 3]
         columns = select_columns(packed, self._keys, self._ragged)
@@ -135,7 +135,7 @@ class PackedStorage(Storage):
             "device": self._batch_device,
             "resident": self._resident,
         }
-        return PackedStorage(PackedCache(self._folder), self._episodes, **arguments | changes)
+        return PackedStorage(self._packed, self._episodes, **arguments | changes)
 
     @property
     def window(self) -> Window:
@@ -205,7 +205,8 @@ class PackedStorage(Storage):
             chunks, mask = self._chunks.gather(rows, take_elements(self._steps[1], index), device)
             extra |= {keys.ACTION_CHUNK: chunks, keys.ACTION_CHUNK_MASK: mask}
         for key, value in extra.items():
-            for entries, chunk in zip(batches, value.chunk(len(batches)), strict=True):
+            parts = (value,) if len(batches) == 1 else value.chunk(len(batches))
+            for entries, chunk in zip(batches, parts, strict=True):
                 set_nested(entries, key, chunk)
         size = torch.Size([batch_size])
         return [_build_tensordict(entries, size, self._marked_device) for entries in batches]
@@ -250,12 +251,11 @@ class PackedStorage(Storage):
         Raises:
             SchemaMismatchError: The schema has no field of that key.
         """
-        packed = PackedCache(self._folder)
         column = keys.key_to_column(key)
-        observed = [item.column for item in packed.schema.observed]
+        observed = [item.column for item in self._packed.schema.observed]
         if column.removeprefix(f"{keys.NEXT}.") in observed:
             column = column.removeprefix(f"{keys.NEXT}.")
-        plain = PackedStorage(packed, self._episodes, keys=[keys.column_to_key(column)])
+        plain = PackedStorage(self._packed, self._episodes, keys=[keys.column_to_key(column)])
         return plain.read_all()[key].to(self._data_device)
 
     @property
@@ -332,8 +332,7 @@ class PackedStorage(Storage):
 
     def state_dict(self) -> dict[str, Any]:
         """Return what identifies the content; the content itself stays in the cache."""
-        # The raw and the encoded cache hold the same content: "<fingerprint>" and "<fingerprint>.encoded".
-        return {"folder": self._folder.name.partition(".")[0], "num_transitions": len(self)}
+        return {"folder": self._packed.content_key, "num_transitions": len(self)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Check that a checkpoint was made with this content.
@@ -383,7 +382,7 @@ class PackedStorage(Storage):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._open(PackedCache(self._folder))
+        self._open(self._packed)
 
 
 def identity_collate(batch: TensorDict) -> TensorDict:

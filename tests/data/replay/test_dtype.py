@@ -82,11 +82,11 @@ def test_any_float_can_be_asked_for(dataset):
 def test_float32_halves_what_is_read_and_an_equal_schema_shares_the_cache(dataset, tmp_path):
     narrow, wide = dataset.as_storage(keys=["observation"]), dataset.as_storage(keys=["observation"], dtype=None)
     assert narrow.item_bytes < wide.item_bytes
-    assert narrow._folder != wide._folder
+    assert narrow._packed.folder != wide._packed.folder
     as_stored = RoboHiveDataset(
         export(float32_records(), "my/narrow", version="1.0.0", license="mit", store=tmp_path), store=tmp_path
     )
-    assert as_stored.as_storage()._folder == as_stored.as_storage(dtype=None)._folder
+    assert as_stored.as_storage()._packed.folder == as_stored.as_storage(dtype=None)._packed.folder
 
 
 def float32_records():

@@ -208,7 +208,7 @@ def test_an_encoded_buffer_gives_the_batches_of_a_raw_one(dataset, options):
         return dataset.as_replay_buffer(4, dtype=None, seed=0, image_cache=kind, **options | made)
 
     raw, encoded = buffer("raw"), buffer("encoded")
-    assert encoded._storage._folder != raw._storage._folder
+    assert encoded._storage._packed.folder != raw._storage._packed.folder
     for _ in range(5):
         assert_same(encoded.sample(), raw.sample())
     for _, got, expected in zip(range(4), encoded, raw, strict=False):
@@ -244,19 +244,19 @@ def test_the_default_is_raw_as_long_as_it_fits(dataset, monkeypatch, caplog, mem
     monkeypatch.setattr(_store, "memory_bytes", lambda: memory)
     monkeypatch.setattr(_store, "free_bytes", lambda store: free)
     with caplog.at_level(logging.INFO, "rlhive"):
-        cache_folder = dataset.as_storage(dtype=None)._folder
+        cache_folder = dataset.as_storage(dtype=None)._packed.folder
     assert sorted(path.name for path in cache_folder.glob("wide-0.*")) == (
         ["wide-0.bin"] if kind == "raw" else ["wide-0.idx", "wide-0.lz4"]
     )
     assert f"my/knob 1.0.0: {kind} image cache, since" in caplog.text
 
     monkeypatch.setattr(_store, "memory_bytes", lambda: 1)
-    assert dataset.as_storage(dtype=None)._folder == cache_folder, "an existing cache is opened"
+    assert dataset.as_storage(dtype=None)._packed.folder == cache_folder, "an existing cache is opened"
 
 
 def test_a_full_disk_also_makes_the_default_encoded(dataset, monkeypatch):
     monkeypatch.setattr(_store, "free_bytes", lambda store: 10**5)
-    assert dataset.as_storage(dtype=None)._folder.suffix == ".encoded"
+    assert dataset.as_storage(dtype=None)._packed.folder.suffix == ".encoded"
 
 
 def test_another_kind_is_an_error_and_without_pictures_there_is_one_cache(dataset, tmp_path):
@@ -266,12 +266,15 @@ def test_another_kind_is_an_error_and_without_pictures_there_is_one_cache(datase
     schema, made = records(LENGTHS)
     folder = export(made, "my/plain", version="1.0.0", schema=schema, license="mit", store=tmp_path)
     plain = RoboHiveDataset(folder, store=tmp_path)
-    assert plain.as_storage(dtype=None, image_cache="encoded")._folder == plain.as_storage(dtype=None)._folder
+    assert (
+        plain.as_storage(dtype=None, image_cache="encoded")._packed.folder
+        == plain.as_storage(dtype=None)._packed.folder
+    )
 
 
 def test_a_damaged_encoded_cache_is_built_again(dataset):
     expected = dataset.as_tensordict(image_cache="encoded")
-    path = dataset.as_storage(dtype=None, image_cache="encoded")._folder / "wide-0.lz4"
+    path = dataset.as_storage(dtype=None, image_cache="encoded")._packed.folder / "wide-0.lz4"
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
@@ -323,7 +326,7 @@ def test_a_disk_that_is_full_for_the_last_file_is_reported(dataset, monkeypatch,
 
 
 def test_deleting_a_version_deletes_both_caches(dataset, tmp_path):
-    folders = [dataset.as_storage(dtype=None, image_cache=kind)._folder for kind in KINDS]
+    folders = [dataset.as_storage(dtype=None, image_cache=kind)._packed.folder for kind in KINDS]
     assert all(folder.exists() for folder in folders)
 
     _lookup.delete("my/knob", "1.0.0", store=tmp_path)
