@@ -71,7 +71,9 @@ PIXELS = ["torchvision>=0.29,<0.30"]  # the series of torch 2.14; TorchRL's Resi
 
 RELEASE = ["mlcroissant>=1.1,<2"]  # 1.1 is the first that reads Croissant 1.1; validates what `rlhive release` writes
 
-S3 = ["s3fs>=2025.3"]  # stores at s3://; it asks for the fsspec of its own number, and datasets limits that
+S3 = [
+    "s3fs>=2025.3"
+]  # stores at s3://, with conditional writes; it asks for the fsspec of its own number, and datasets limits that
 
 RERUN = ["rerun-sdk>=0.23"]  # the first with the columns that are sent; its releases for numpy 1 end with 0.23
 
@@ -103,7 +105,7 @@ DEV = [
     "tensorboard",  # what its logger wrote is read back
     *RERUN,  # a recording for its viewer is read back
     *S3,  # against moto, an S3 on the loopback interface
-    "moto[s3]>=5",
+    "moto[s3]>=5.1",
     "flask",  # with flask-cors, what moto's server needs without its other services
     "flask-cors",
     "duckdb",  # it, pandas and Polars read the versions in the tests

@@ -81,7 +81,7 @@ def list_local_versions(name: str, *, store: Path | None = None) -> dict[str, Pa
     if url is None:
         versions = [manifest.parent.name for manifest in root.glob(f"*/{MANIFEST_NAME}")]
     else:
-        versions = _list_manifests(ObjectStore(url), f"{namespace}/{dataset}")
+        versions = _find_manifests(ObjectStore(url).list_folder(f"{namespace}/{dataset}"))
     return {
         version: root / version for version in sorted(filter(_store.is_version, versions), key=_store.parse_version)
     }
@@ -108,9 +108,8 @@ def list_incomplete_versions(name: str, *, store: Path | None = None) -> list[st
     url = _store.store_url(store)
     if url is None:
         return []
-    dataset = "/".join(_store.parse_name(name))
-    names = ObjectStore(url).list_folder(dataset)
-    complete = _list_manifests(ObjectStore(url), dataset)
+    names = ObjectStore(url).list_folder("/".join(_store.parse_name(name)))
+    complete = _find_manifests(names)
     return [item for item, size in names.items() if size is None and _store.is_version(item) and item not in complete]
 
 
@@ -170,7 +169,6 @@ def _is_name(name: str) -> bool:
     return True
 
 
-def _list_manifests(store: ObjectStore, dataset: str) -> list[str]:
-    """Return the names of the manifests in a dataset's folder, without their suffix."""
-    names = store.list_folder(dataset)
+def _find_manifests(names: dict[str, int | None]) -> list[str]:
+    """Return the names of the manifests in the listing of a dataset's folder, without their suffix."""
     return [name.removesuffix(_SUFFIX) for name, size in names.items() if size is not None and name.endswith(_SUFFIX)]
