@@ -94,6 +94,14 @@ class StoreUnreachableError(RLHiveError, ConnectionError):
     """The object store does not answer or is too busy, or has no such bucket."""
 
 
+class ClusterUnreachableError(RLHiveError, ConnectionError):
+    """No Ray cluster answers at the address, or it cannot be used from here."""
+
+
+class WorkerDiedError(RLHiveError, RuntimeError):
+    """The worker processes that ran a job died again and again."""
+
+
 class DiskFullError(RLHiveError, OSError):
     """The disk is full; what was committed before is intact."""
 

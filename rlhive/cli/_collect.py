@@ -19,6 +19,13 @@ if TYPE_CHECKING:
 def collect(
     task: Annotated[str, typer.Argument(help="Task of the catalogue, for example kitchen_knob1.")],
     workers: Workers = None,
+    backend: Annotated[
+        str, typer.Option(help="processes, of this machine; or ray, a cluster whose machines share the store.")
+    ] = "processes",
+    address: Annotated[
+        str | None,
+        typer.Option(help="HOST:PORT of the Ray cluster; by default $RAY_ADDRESS, or a new one on this machine."),
+    ] = None,
     provenance: Annotated[
         str, typer.Option(help="full: also record the command line, the machine and absolute paths.")
     ] = "minimal",
@@ -60,6 +67,8 @@ def collect(
         collected,
         name=name or None,
         num_workers=workers,
+        backend=backend,
+        address=address,
         provenance=provenance,
         storage=parse_storages(storage) if storage else None,
     )

@@ -2,10 +2,10 @@
 
 ::
 
-    recipe ─► jobs of a few episodes ─► worker processes ─► recording (one stream per job) ─► export ─► version
+    recipe ─► jobs of a few episodes ─► workers ─► recording (one stream per job) ─► export ─► version
 
 Episode ``i`` is a function of the task and of seed ``i``. The version therefore has the same fingerprint for any number
-of processes and after any interruption.
+of workers, on one machine or on several, and after any interruption.
 """
 
 import hashlib
@@ -28,14 +28,13 @@ from rlhive.data.recording import Recording, StreamWriter
 from rlhive.data.versions import export, find_stored_version
 from rlhive.envs import Recipe, SubgoalTracker, Task, get_task, make_policy
 from rlhive.errors import DatasetNotFoundError
+from rlhive.rollouts._backends import JobRunner, open_workers, require_backend
 from rlhive.rollouts._replay import replay_sample, sample_evenly
 from rlhive.rollouts._rollout import (
     DivergedRollout,
     Policy,
     Rollout,
-    default_num_workers,
     get_cached_env,
-    map_unordered,
     rollout_episode,
     try_rollout,
 )
@@ -53,6 +52,8 @@ def collect(
     *,
     name: str | None = None,
     num_workers: int | None = None,
+    backend: str = "processes",
+    address: str | None = None,
     provenance: str = MINIMAL,
     storage: Mapping[str, str] | None = None,
     store: Path | None = None,
@@ -70,7 +71,12 @@ def collect(
         task: Name in the catalogue, or a task.
         name: Name of the dataset; the task's by default. A task whose observations differ from the catalogue's, for
             example one with pictures, needs a name of its own.
-        num_workers: Worker processes; one per core by default.
+        num_workers: Worker processes; by default one per core, of the machine or of the cluster.
+        backend: ``"processes"`` of this machine, or ``"ray"`` for the workers of a Ray cluster. They record into the
+            store, which must be at the same path on all of its machines. Ray replaces a worker that dies, and its
+            episodes are collected again.
+        address: Address of the Ray cluster, ``"host:6379"`` or ``"ray://host:10001"``; by default ``$RAY_ADDRESS``,
+            and without that Ray starts on this machine.
         provenance: ``"full"`` also records the command line, the machine and absolute paths.
         storage: How to store pictures, by column, as in :func:`rlhive.data.versions.export`.
         store: Folder of all datasets.
@@ -84,32 +90,36 @@ def collect(
         DatasetNotFoundError: The task has no recipe.
         RoboHiveMissingError: RoboHive or its assets are not installed.
         StoreNotWritableError, DiskFullError: The store cannot be written; recorded episodes are kept for the next call.
+        InvalidOptionError: There is no such backend, or the address has another form.
+        MissingExtraError, ClusterUnreachableError: Ray is not installed, or no cluster answers at the address.
+        WorkerDiedError: The workers that ran a job on the cluster died again and again; recorded episodes are kept.
 
     Example:
         >>> collect("toy_point", progress=False).name  # doctest: +SKIP
         '1.0.0'
     """
+    require_backend(backend, address)
     task = get_task(task) if isinstance(task, str) else task
     recipe = _require_recipe(task)
     name = name or task.name
     target = version_dir(name, recipe.version, store=store)
     if find_stored_version(name, recipe.version, store=store) is not None:
         return target
-    num_workers = num_workers or default_num_workers()
-    (schema, start_state, identity), *_ = map_unordered(_describe_content, [(task,)], num_workers=num_workers)
-    schema.with_storage(storage)  # raises before anything is recorded
-    run = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
-    folder = recording_dir(name, recipe.version, run, store=store)
-    with locked(folder):
-        if find_stored_version(name, recipe.version, store=store) is not None:
-            return target
-        described = describe_run(run, provenance=provenance, **identity, seeds="each episode's id")
-        recording = Recording.create(folder, schema, start_state=start_state, provenance=described)
-        with recording.shared():
-            invalid = _record_missing(task, recording, num_workers=num_workers, progress=progress)
-        _export_recording(task, name, recording, run, invalid, num_workers=num_workers, storage=storage, store=store)
-        with recording.exclusive():
-            recording.discard()
+    with open_workers(backend, num_workers=num_workers, address=address) as run_jobs:
+        (schema, start_state, identity), *_ = run_jobs(_describe_content, [(task,)])
+        schema.with_storage(storage)  # raises before anything is recorded
+        run = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
+        folder = recording_dir(name, recipe.version, run, store=store).absolute()
+        with locked(folder):
+            if find_stored_version(name, recipe.version, store=store) is not None:
+                return target
+            described = describe_run(run, provenance=provenance, **identity, seeds="each episode's id")
+            recording = Recording.create(folder, schema, start_state=start_state, provenance=described)
+            with recording.shared():
+                invalid = _record_missing(task, recording, run_jobs, progress=progress)
+            _export_recording(task, name, recording, run, invalid, run_jobs, storage=storage, store=store)
+            with recording.exclusive():
+                recording.discard()
     return target
 
 
@@ -126,8 +136,8 @@ def _export_recording(
     recording: Recording,
     run: str,
     invalid: list[dict[str, Any]],
+    run_jobs: JobRunner,
     *,
-    num_workers: int,
     storage: Mapping[str, str] | None,
     store: Path | None,
 ) -> None:
@@ -139,7 +149,7 @@ def _export_recording(
         recording: All valid episodes of the recipe.
         run: Id of this run.
         invalid: Episodes of this run whose simulation diverged, for the manifest.
-        num_workers: Worker processes.
+        run_jobs: Runs jobs on the workers.
         storage: How to store pictures, by column.
         store: Folder of all datasets.
     """
@@ -158,13 +168,13 @@ def _export_recording(
         task=task.name,
         splits=list(recipe.episodes),
         runs=runs,
-        certificate=replay_sample(records, task, num_workers=num_workers),
+        certificate=replay_sample(records, task, run_jobs),
         storage=storage,
         store=store,
     )
 
 
-def _record_missing(task: Task, recording: Recording, *, num_workers: int, progress: bool) -> list[dict[str, Any]]:
+def _record_missing(task: Task, recording: Recording, run_jobs: JobRunner, *, progress: bool) -> list[dict[str, Any]]:
     """Run and record the episodes of the recipe that the recording lacks.
 
     Returns:
@@ -185,7 +195,7 @@ def _record_missing(task: Task, recording: Recording, *, num_workers: int, progr
     diverged: dict[int, DivergedRollout] = {}
     with tqdm(total=num_episodes, initial=len(recorded), desc=task.name, unit="ep", disable=not progress) as bar:
         bar.set_postfix_str(tally.summary())
-        for results, job_diverged in map_unordered(_record_episodes, jobs, num_workers=num_workers):
+        for results, job_diverged in run_jobs(_record_episodes, jobs):
             tally.add(results)
             diverged |= job_diverged
             bar.update(len(results) + len(job_diverged))
@@ -242,7 +252,7 @@ class _Tally:
         return ("solved: " if rates else "") + ", ".join(rates + speed)
 
 
-# --- in the worker processes, each of which caches its environment for the next job ---
+# --- in the workers, each of which caches its environment for the next job ---
 
 
 def _describe_content(task: Task) -> tuple[Schema, dict[str, np.ndarray], dict[str, Any]]:

@@ -42,6 +42,7 @@ from rlhive.data.versions import (
 )
 from rlhive.envs import SOLVED, Task, reward_name, reward_terms
 from rlhive.errors import RewardUnavailableError, RLHiveError
+from rlhive.rollouts._backends import JobRunner
 from rlhive.rollouts._rebuild import build_recorded_env, environment_differences, is_other_model, tasks_by_run
 from rlhive.rollouts._rollout import default_num_workers, get_cached_env, map_unordered
 
@@ -185,7 +186,7 @@ def replay(
     return certificate
 
 
-def replay_sample(records: Iterable[EpisodeRecord], task: Task, *, num_workers: int) -> str:
+def replay_sample(records: Iterable[EpisodeRecord], task: Task, run_jobs: JobRunner) -> str:
     """Step some episodes again before they are committed, and return the result as a sentence for the dataset card.
 
     Differences are logged and raise no error.
@@ -193,12 +194,10 @@ def replay_sample(records: Iterable[EpisodeRecord], task: Task, *, num_workers: 
     Args:
         records: The episodes.
         task: Task of the episodes.
-        num_workers: Worker processes.
+        run_jobs: Runs jobs on the workers.
     """
     jobs = [("", task, [record], TOLERANCE) for record in records]
-    results = [
-        result for _, replays, _ in map_unordered(_replay_job, jobs, num_workers=num_workers) for result in replays
-    ]
+    results = [result for _, replays, _ in run_jobs(_replay_job, jobs) for result in replays]
     counts = _count_verdicts(results)
     summary = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
     for result in results:
