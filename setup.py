@@ -75,6 +75,8 @@ S3 = [
     "s3fs>=2025.3"
 ]  # stores at s3://, with conditional writes; it asks for the fsspec of its own number, and datasets limits that
 
+RAY = ["ray[data]>=2.60,<3"]  # the one that was tested; its public API changes with warnings of several releases
+
 RERUN = ["rerun-sdk>=0.23"]  # the first with the columns that are sent; its releases for numpy 1 end with 0.23
 
 LOGGERS = {  # experiment loggers that `rlhive train logger=…` writes to through TorchRL
@@ -104,6 +106,7 @@ DEV = [
     "types-tqdm",
     "tensorboard",  # what its logger wrote is read back
     *RERUN,  # a recording for its viewer is read back
+    *RAY,  # a cluster of two nodes on this machine
     *S3,  # against moto, an S3 on the loopback interface
     "moto[s3]>=5.1",
     "flask",  # with flask-cors, what moto's server needs without its other services
@@ -151,6 +154,7 @@ setup(
         "pixels": PIXELS,
         "formats": FORMATS,
         "release": RELEASE,
+        "ray": RAY,
         "rerun": RERUN,
         "s3": S3,
         "docs": DOCS,
