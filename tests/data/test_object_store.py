@@ -77,6 +77,20 @@ def test_a_key_is_created_once(files):
     assert files.read("a/b.json", 99) == b"first"
 
 
+def test_what_others_wrote_since_the_last_look_is_seen(object_store):
+    files = ObjectStore(object_store.url)
+    object_store.put("a/x", b"1")
+    assert files.list_folder("a") == {"x": 1}
+    assert files.list_files("a") == {"a/x": 1}
+
+    object_store.put("a/y", b"23")
+    object_store.put("a/x", b"456")
+
+    assert files.list_folder("a") == {"x": 3, "y": 2}
+    assert files.list_files("a") == {"a/x": 3, "a/y": 2}
+    assert files.read("a/x", 9) == b"456"
+
+
 def test_copies_and_removals(files):
     files.create("a/x", b"content")
 
