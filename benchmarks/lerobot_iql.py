@@ -4,7 +4,8 @@
     benchmarks/.venvs/lerobot/bin/python tests/data/formats/make_lerobot.py cameras /tmp/cameras
     python -m benchmarks.lerobot_iql /tmp/cameras
 
-The store is temporary. The pictures that the buffer serves are compared with PyAV's own decode of the videos.
+The store is temporary, in the folder ``--work``: on the disk of the datasets, their videos are linked. The pictures
+that the buffer serves are compared with PyAV's own decode of the videos.
 """
 
 import argparse
@@ -31,7 +32,7 @@ def measure(folder: Path, store: Path) -> str:
     if not losses or not all(map(math.isfinite, losses.values())):
         msg = f"{folder}: expected finite losses, got {losses}"
         raise ValueError(msg)
-    sizes = [measure_files(folder, "*.mp4"), measure_files(dataset.path, "*")]
+    sizes = [measure_files(folder, "*.mp4"), measure_files(dataset.path, "*"), measure_added(dataset.path, folder)]
     cells = [folder.name, str(len(dataset)), str(num_frames), *(f"{size / 1e6:.3f}" for size in sizes)]
     return "| " + " | ".join([*cells, ", ".join(f"{name} {value:.3f}" for name, value in losses.items())]) + " |"
 
@@ -59,16 +60,26 @@ def measure_files(folder: Path, pattern: str) -> int:
     return sum(path.stat().st_size for path in folder.rglob(pattern) if path.is_file())
 
 
+def measure_added(folder: Path, source: Path) -> int:
+    """Return the bytes on the disk of the files below a folder that are not files of the source too, as ``du`` does."""
+    inodes = {path.stat().st_ino for path in source.rglob("*")}
+    files = [path.stat() for path in folder.rglob("*") if path.is_file()]
+    return sum(status.st_blocks * 512 for status in files if status.st_ino not in inodes)
+
+
 def main() -> None:
     """Print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", type=Path)
+    parser.add_argument("--work", type=Path, help="folder of the store")
+    arguments = parser.parse_args()
+    sizes = "video, MB | version, MB | added to the disk, MB"
     lines = [
-        f"| dataset | transitions | frames equal to PyAV's | video, MB | version, MB | mean losses of {STEPS} steps |",
-        "| --- | --- | --- | --- | --- | --- |",
+        f"| dataset | transitions | frames equal to PyAV's | {sizes} | mean losses of {STEPS} steps |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
-    with tempfile.TemporaryDirectory(prefix="rlhive-lerobot-") as store:
-        for index, folder in enumerate(parser.parse_args().folders):
+    with tempfile.TemporaryDirectory(prefix="rlhive-lerobot-", dir=arguments.work) as store:
+        for index, folder in enumerate(arguments.folders):
             lines.append(measure(folder, Path(store) / str(index)))
     sys.stdout.write("\n".join(lines) + "\n")
 

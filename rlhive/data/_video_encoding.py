@@ -4,6 +4,7 @@
 
     pictures of an episode ─► encoder of its own ─► clip: packets, a key frame first
     clip, clip, clip ─► videos/<key>/chunk-000/file-<first episode>.mp4       the packets, one after the other
+    clips that are all of a file, in its order ─► the file itself, by a link, where the writer may link
 """
 
 import io
@@ -16,6 +17,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from rlhive.data import _store
 from rlhive.data._picture_codecs import PictureStorage
 from rlhive.data._pictures import PictureLayout
 from rlhive.data._video_files import ARRAY_FORMATS, LOSSLESS_FORMATS, Clip, VideoFile, require_video_codecs
@@ -72,9 +74,10 @@ class VideoWriter:
         key: Name of the folder below ``videos/``.
         fps: Frames per second.
         max_bytes: Size in bytes from which a new file is begun.
+        may_link: Whether files of others, whose frames are all written in their order, are linked instead of copied.
     """
 
-    def __init__(self, folder: Path, key: str, *, fps: float, max_bytes: int):
+    def __init__(self, folder: Path, key: str, *, fps: float, max_bytes: int, may_link: bool = False):
         self._folder, self._key = folder, key
         self._rate = Fraction(fps).limit_denominator(1000)
         self._max_bytes = max_bytes
@@ -84,41 +87,80 @@ class VideoWriter:
         self._file: BinaryIO | None = None
         self._container: Any = None
         self._stream: Any = None
+        self._may_link = may_link
+        # The video whose first frames are those of the current file, until it is known whether it has others.
+        self._linked: VideoFile | None = None
         self.paths: list[str] = []
 
     def add(self, clip: Clip, episode: int) -> Clip:
         """Append the clip of an episode; return it at its place in the file."""
+        if self._may_link and clip.first == 0 and clip.video.path is not None:
+            self._begin(episode)
+            self._linked = clip.video
+        elif self._linked is not None and not self._continues_linked(clip):
+            self._finish_linked()
+        if self._linked is not None:
+            self._num_frames += clip.count
+            return replace(clip, path=self._path, frame=clip.first)
         if self._container is None or self._num_bytes >= self._max_bytes or self._header != clip.video.header:
-            self._open(clip, episode)
-        packets = clip.packets()
-        first, is_key = self._num_frames, clip.video.is_key[clip.first : clip.first + clip.count]
-        for packet, is_key_frame in zip(packets, is_key.tolist(), strict=True):
-            self._container.mux(self._to_packet(packet, is_key=is_key_frame))
-            self._num_frames += 1
-            self._num_bytes += len(packet)
+            self._begin(episode)
+            self._open(clip.video)
+        first = self._num_frames
+        self._copy(clip)
         return replace(clip, path=self._path, frame=first)
 
     def close(self) -> None:
         """Finish the file at hand."""
+        if self._linked is not None:
+            self._finish_linked()
         if self._container is not None:
             self._container.close()
             self._file.close()  # type: ignore[union-attr]
             self._container = self._file = None
 
-    def _open(self, clip: Clip, episode: int) -> None:
-        import av
-
+    def _begin(self, episode: int) -> None:
+        """Finish the file at hand, and name the next one."""
         self.close()
         self._path = f"videos/{self._key}/chunk-000/file-{episode:03d}.mp4"
+        self._num_frames = self._num_bytes = 0
         self.paths.append(self._path)
+
+    def _continues_linked(self, clip: Clip) -> bool:
+        return clip.video.path == self._linked.path and clip.first == self._num_frames  # type: ignore[union-attr]
+
+    def _finish_linked(self) -> None:
+        """Link the file whose frames were all written; of another one copy those that were."""
+        video, num_frames = self._linked, self._num_frames
+        assert video is not None
+        assert video.path is not None
+        self._linked = None
+        if num_frames == len(video):
+            _store.link_or_copy(video.path, self._folder / self._path)
+        else:
+            self._num_frames = 0
+            self._open(video)
+            self._copy(Clip(video, 0, num_frames))
+
+    def _copy(self, clip: Clip) -> None:
+        """Append the packets of a clip to the open file."""
+        is_key = clip.video.is_key[clip.first : clip.first + clip.count]
+        for packet, is_key_frame in zip(clip.packets(), is_key.tolist(), strict=True):
+            self._container.mux(self._to_packet(packet, is_key=is_key_frame))
+            self._num_frames += 1
+            self._num_bytes += len(packet)
+
+    def _open(self, video: VideoFile) -> None:
+        """Open a file for packets like those of a video."""
+        import av
+
         path = self._folder / self._path
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("wb")
         self._container = av.open(self._file, "w", format="mp4", options=_MUXER_OPTIONS)
-        with clip.video.open_source() as source, clip.video.open_container(source) as template:
+        with video.open_source() as source, video.open_container(source) as template:
             self._stream = self._container.add_stream_from_template(template.streams.video[0], opaque=True)
         self._stream.time_base = 1 / self._rate
-        self._header, self._num_frames, self._num_bytes = clip.video.header, 0, 0
+        self._header = video.header
 
     def _to_packet(self, content: bytes, *, is_key: bool) -> Any:
         import av

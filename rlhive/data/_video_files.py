@@ -91,6 +91,11 @@ class VideoFile:
     def __len__(self) -> int:
         return len(self._starts)
 
+    @property
+    def path(self) -> Path | None:
+        """Path of the file; None for content in memory."""
+        return self._source if isinstance(self._source, Path) else None
+
     def __reduce__(self) -> tuple[Any, ...]:
         return VideoFile, (self._source, self._address)
 

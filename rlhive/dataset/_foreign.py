@@ -124,7 +124,9 @@ def _import(
     logger.warning("%s:%s is imported into the store as %s", kind, origin, name)
     description = f"Imported by RLHive from {origin}."
     license = _read_license(source)
-    folder = import_dataset(kind, source, name, license=license, description=description, store=store, **options)
+    folder = import_dataset(
+        kind, source, name, license=license, description=description, store=store, link_videos=True, **options
+    )
     note = json.dumps({"version": folder.name, "source": origin})
     write_atomically(_note_path(name, state, store), note.encode())
     return folder

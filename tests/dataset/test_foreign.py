@@ -1,5 +1,6 @@
 """Datasets of other libraries, opened by an address of a folder; tests/cli/test_formats.py opens one from the Hub."""
 
+import errno
 import os
 import shutil
 import subprocess
@@ -9,11 +10,21 @@ import numpy as np
 import pytest
 import torch
 
+from rlhive import check
+from rlhive.data._video_files import VideoFile
+from rlhive.data.formats import import_dataset
 from rlhive.data.formats._lerobot import read_lerobot
+from rlhive.data.versions import Manifest
 from rlhive.dataset import _foreign
 from rlhive.dataset._dataset import RoboHiveDataset
 from rlhive.dataset._foreign import ForeignAddress
-from rlhive.errors import DatasetNotFoundError, InvalidOptionError, SchemaMismatchError, UnsupportedFormatError
+from rlhive.errors import (
+    CorruptDatasetError,
+    DatasetNotFoundError,
+    InvalidOptionError,
+    SchemaMismatchError,
+    UnsupportedFormatError,
+)
 from tests.data.formats import make_lerobot
 from tests.data.formats.make_lerobot import LENGTHS, SOLVED
 
@@ -216,3 +227,77 @@ def test_bad_input_is_refused(folder, store, name, options, error, message):
     with pytest.raises(error, match=message):
         RoboHiveDataset(name.format(folder), store=store, **options)
     assert not list(store.rglob("rlhive.json"))
+
+
+def find_videos(folder):
+    return sorted(path for path in folder.rglob("*.mp4"))
+
+
+@pytest.mark.parametrize("kind", ["v3.0-video", "v2.1-video"])
+def test_the_videos_of_an_address_stand_once_on_the_disk(kind, store, tmp_path):
+    folder = shutil.copytree(make_lerobot.FILES / kind, tmp_path / "frames")
+    dataset = RoboHiveDataset(f"lerobot:{folder}", reward="sparse", store=store)
+    linked = find_videos(dataset.path)
+    assert [path.stat().st_ino for path in linked] == [path.stat().st_ino for path in find_videos(folder)]
+    copied = import_dataset(
+        "lerobot", folder, "lab/copied", reward="sparse", license="mit", store=store, progress=False
+    )
+    assert [path.stat().st_nlink for path in find_videos(copied)] == [1]
+    assert dataset.manifest.fingerprint == Manifest.read(copied).fingerprint
+    expected = RoboHiveDataset(copied, store=tmp_path / "copied").as_tensordict()
+    for cache in ("raw", "none"):
+        assert (dataset.as_replay_buffer(image_cache=cache, dtype=None)[:].exclude("index") == expected).all()
+    assert check(dataset.path).ok
+
+
+@pytest.mark.parametrize(("skip", "num_frames"), [(2, 8), (0, 7), (1, 9)])
+def test_a_video_with_frames_that_a_version_leaves_out_is_copied_without_them(skip, num_frames, folder, store):
+    """A version that is published must not hold what was left out of it."""
+    options = {"license": "mit", "store": store, "progress": False, "skip_episode": skip}
+    linked = import_dataset("lerobot", folder, "lab/linked", link_videos=True, **options)
+    copied = import_dataset("lerobot", folder, "lab/copied", **options)
+    assert [path.read_bytes() for path in find_videos(linked)] == [path.read_bytes() for path in find_videos(copied)]
+    assert [len(VideoFile(path, "video")) for path in find_videos(linked)] == [num_frames]
+    assert Manifest.read(linked).fingerprint == Manifest.read(copied).fingerprint
+    assert check(linked).ok
+
+
+def test_a_video_of_the_hubs_cache_is_linked_to_its_blob(store, tmp_path):
+    blobs, snapshot = tmp_path / "datasets--lab--frames/blobs", tmp_path / "datasets--lab--frames/snapshots/0123"
+    blobs.mkdir(parents=True)
+    for number, path in enumerate(sorted(path for path in SOURCE.rglob("*") if path.is_file())):
+        target = snapshot / path.relative_to(SOURCE)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, blobs / str(number))
+        target.symlink_to(blobs / str(number))
+    dataset = RoboHiveDataset(f"lerobot:{snapshot}", store=store)
+    (video,) = find_videos(dataset.path)
+    assert not video.is_symlink()
+    assert video.stat().st_ino == find_videos(snapshot)[0].stat().st_ino
+
+
+def test_a_disk_without_links_gets_a_copy(folder, store, monkeypatch):
+    def refuse(*arguments, **options):
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    monkeypatch.setattr(os, "link", refuse)
+    dataset = RoboHiveDataset(f"lerobot:{folder}", store=store)
+    (video,) = find_videos(dataset.path)
+    assert video.stat().st_nlink == 1
+    assert video.read_bytes() == find_videos(folder)[0].read_bytes()
+    assert check(dataset.path).ok
+
+
+def test_a_linked_video_that_is_written_into_is_noticed_and_imported_again(folder, store):
+    first = RoboHiveDataset(f"lerobot:{folder}", store=store)
+    (video,) = find_videos(folder)
+    content = bytearray(video.read_bytes())
+    place = content.index(b"mdat") + 60
+    content[place] ^= 1
+    with video.open("r+b") as file:
+        file.write(content)
+    with pytest.raises(CorruptDatasetError, match=r"file-000.mp4"):
+        first.as_replay_buffer()
+    again = RoboHiveDataset(f"lerobot:{folder}", store=store)
+    assert again.version == "2.0.0"
+    assert check(again.path).ok

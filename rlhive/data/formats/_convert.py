@@ -44,6 +44,7 @@ def import_dataset(
     reward: RewardOption | None = None,
     success: SuccessOption | None = None,
     append: bool = False,
+    link_videos: bool = False,
     progress: bool = True,
     **options: Any,
 ) -> Path:
@@ -76,6 +77,8 @@ def import_dataset(
             function: for each row, whether its action led to a solved state; a function may return one flag, that of
             the episode's end. An episode that ends in a solved state is terminated. By default that of the files.
         append: Whether the version begins with the episodes of the newest version in the store, if there is one.
+        link_videos: Whether the version gets video files of which it keeps every frame by a hard link, where the file
+            system has them, instead of a copy. For files that nobody writes into; one that is replaced stays as it was.
         progress: Whether to show a progress bar.
         **options: Options of the format's reader, as ``Format.read_options`` declares them.
 
@@ -107,7 +110,7 @@ def import_dataset(
                 return _show_progress(read, opened.num_episodes, name, progress, raise_if_interrupted)
 
             return export(
-                replace(opened, schema=episodes.schema, records=records),
+                replace(opened, schema=episodes.schema, records=records, may_link_videos=link_videos),
                 name,
                 version=version,
                 license=license,

@@ -104,11 +104,12 @@ class SplitVideos:
         schema: Schema of the version.
         fps: Rate of the videos.
         max_bytes: Size in bytes from which a new file is begun.
+        may_link: Whether whole files of others are linked instead of copied.
     """
 
-    def __init__(self, folder: Path, schema: Schema, *, fps: float, max_bytes: int):
+    def __init__(self, folder: Path, schema: Schema, *, fps: float, max_bytes: int, may_link: bool):
         self._schema = schema
-        self._make_writer = partial(VideoWriter, folder, fps=fps, max_bytes=max_bytes)
+        self._make_writer = partial(VideoWriter, folder, fps=fps, max_bytes=max_bytes, may_link=may_link)
         self._writers: dict[str, VideoWriter] = {}
 
     def add(self, record: EpisodeRecord) -> EpisodeRecord:

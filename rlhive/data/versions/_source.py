@@ -33,6 +33,8 @@ class VersionSource:
         description: Description of the parent.
         env_name: Environment of the episodes.
         task: Name of the task in the catalogue.
+        may_link_videos: Whether a version may link video files that the episodes come from, where it needs all of
+            their frames, instead of copying them.
     """
 
     schema: Schema
@@ -45,6 +47,7 @@ class VersionSource:
     description: str = ""
     env_name: str = ""
     task: str = ""
+    may_link_videos: bool = False
 
 
 class SupportsAsSource(Protocol):

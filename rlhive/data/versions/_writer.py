@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,10 @@ def write_episodes(
     fingerprint = Fingerprint(schema)
     table = _EpisodeTableWriter(folder / EPISODES_PATH, schema)
     fps = find_fps(source.runs) or DEFAULT_FPS
-    splits = {name: _SplitWriter(folder, name, schema, shard_bytes, fps) for name in source.splits}
+    make_split = partial(
+        _SplitWriter, folder, schema=schema, shard_bytes=shard_bytes, fps=fps, may_link=source.may_link_videos
+    )
+    splits = {name: make_split(name) for name in source.splits}
     validator = _EpisodeValidator(schema)
 
     def add_episodes(records: Iterable[EpisodeRecord], *, are_stored: bool) -> None:
@@ -96,7 +100,7 @@ def write_episodes(
             if change is not None:
                 change.add(episode)
             if record.split not in splits:
-                splits[record.split] = _SplitWriter(folder, record.split, schema, shard_bytes, fps)
+                splits[record.split] = make_split(record.split)
             split = splits[record.split]
             split.add_loss(episode.errors)
             if not are_stored:
@@ -215,12 +219,12 @@ class _EpisodeBlock:
 class _SplitWriter:
     """Collects the blocks and statistics of one split. The shard writer runs in the worker thread."""
 
-    def __init__(self, folder: Path, name: str, schema: Schema, shard_bytes: int, fps: float):
+    def __init__(self, folder: Path, name: str, schema: Schema, shard_bytes: int, fps: float, may_link: bool):
         row_schema = _arrow.row_schema(schema)
         self.shards = _parquet.ShardWriter(
             folder / "data", _require_split_name(name), row_schema, shard_bytes=shard_bytes
         )
-        self.videos = SplitVideos(folder, schema, fps=fps, max_bytes=shard_bytes)
+        self.videos = SplitVideos(folder, schema, fps=fps, max_bytes=shard_bytes, may_link=may_link)
         self.column_statistics: dict[str, ColumnStatistics] = {}
         self._losses: dict[str, PictureLoss] = {}
         self._schema = schema
