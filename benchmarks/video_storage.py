@@ -3,6 +3,7 @@
     python -m benchmarks.peers.environments lerobot         # once
     python -m benchmarks.video_storage                      # sizes and reading
     python -m benchmarks.video_storage --recording          # CPU time to encode 640 x 480 pixels
+    python -m benchmarks.video_storage --caches             # size and speed of each image cache
 
 Frames are those of a RoboHive kitchen, rendered, and the same with the noise of a sensor that differs in every frame.
 Reading draws random batches: from a raw cache, and directly from the videos (``image_cache="none"``). Our buffer and
@@ -31,8 +32,10 @@ from rlhive.data import EpisodeRecord
 from rlhive.data._encoded_pictures import encode_pictures
 from rlhive.data._picture_codecs import parse_storage
 from rlhive.data._pictures import decode_rows, encode_rows
+from rlhive.data.replay import open_packed
 from rlhive.data.versions import Manifest, export
 
+CACHES = ("raw", "encoded", "none")
 STORAGES = ("raw", "png", "jpeg", "ffv1", "av1", "h264", "h265")
 RECORDING = (
     "png",
@@ -222,14 +225,44 @@ def print_recording() -> None:
         print(f"| {storage} | {ms:.1f} | {share:.0%} | {num_bytes / frames.nbytes:.3f} |")
 
 
+def print_caches(side: int) -> None:
+    """Print size and speed of every image cache, for rendered frames and for noisy ones."""
+    rendered = kitchen(side)
+    print(f"kitchen {side}²: {NUM_EPISODES} episodes of {FRAMES} frames; share of raw pictures; frames per CPU second")
+    print("| version | frames | raw | encoded | none | raw/s | encoded/s | none/s |\n| --- | --- |" + " ---: |" * 6)
+    for name, frames in (("rendered", rendered), ("with noise", add_noise(rendered))):
+        for storage in ("png", "av1", "h264"):
+            with tempfile.TemporaryDirectory() as folder:
+                rows = list(measure_caches(frames, storage, Path(folder)))
+            empty = [""] * (len(CACHES) - len(rows))
+            shares, speeds = zip(*((f"{share:.3f}", f"{speed:,.0f}") for share, speed in rows), strict=True)
+            print(f"| {storage} | {name} | " + " | ".join([*shares, *empty, *speeds, *empty]) + " |", flush=True)
+
+
+def measure_caches(frames: np.ndarray, storage: str, folder: Path) -> Iterator[tuple[float, float]]:
+    """Yield the share of the raw pictures that each image cache of a version takes, and its frames per CPU second."""
+    records = make_records(frames)
+    path = export(records, f"bench/{storage}", license="mit", store=folder, storage={"pixels": storage})
+    psnr = Manifest.read(path).picture_loss.get("train", {}).get("pixels", {}).get("min_psnr", EQUAL)
+    dataset = RoboHiveDataset(path, store=folder)
+    for kind in CACHES if dataset.schema["pixels"].is_video else CACHES[:2]:
+        speeds = [time_batches(dataset, kind, records, psnr)["frames_per_cpu_s"] for _ in range(TURNS)]
+        target = open_packed(path, dataset.manifest, image_cache=kind, dtype="float32", store=folder).folder
+        sizes = [file.stat().st_size for file in target.glob("wide-*") if file.stat().st_nlink == 1]
+        yield sum(sizes) / (NUM_EPISODES * frames.nbytes), max(speeds)
+
+
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--side", type=int, default=128, help="size of the pictures in pixels")
     parser.add_argument("--recording", action="store_true", help="measure the encoding of three cameras instead")
+    parser.add_argument("--caches", action="store_true", help="measure the image caches instead")
     arguments = parser.parse_args()
     if arguments.recording:
         print_recording()
+    elif arguments.caches:
+        print_caches(arguments.side)
     else:
         print_reading(arguments.side)
 

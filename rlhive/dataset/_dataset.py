@@ -447,8 +447,9 @@ class RoboHiveDataset:
                 them, ``"nested"`` tensors of layout jagged, or ``"drop"``. Slices of :meth:`as_dataloader` and buffers
                 that grow take no nested tensors.
             image_cache: How the cache stores images (any field of 4 KB or more): ``"raw"`` rows, read at memory
-                speed, or ``"encoded"`` losslessly, about an eighth of the size where the camera does not move, decoded
-                on all cores, or ``"none"``: pictures stay in the version's videos, and are decoded when they are read.
+                speed, or ``"encoded"`` losslessly, decoded on all cores: a seventh of the size for rendered pictures of
+                a camera that does not move, hardly smaller than raw with a sensor's noise or of a lossy video; or
+                ``"none"``: pictures stay in the version's videos, and are decoded when they are read.
                 By default as an existing cache does; otherwise raw while that takes at most half of the memory and of
                 the free disk space.
             sampler: A TorchRL sampler; uniform with replacement by default. Slice samplers get the episode boundaries

@@ -59,8 +59,9 @@ class ReadOptions:
             mean and standard deviation by key. The rule of :mod:`rlhive.normalization`: ``(value - mean) / std`` as
             TorchRL's ``ObservationNorm``, clipped to ±10; elements that do not vary are not scaled.
         image_cache: How the cache stores pictures (any field of 4 KB or more per row): ``"raw"`` rows, read at memory
-            speed, or ``"encoded"``, lossless, about an eighth of the size where the camera stands still, decoded on
-            all cores, or ``"none"``, decoded from the version's videos. By default the kind of an existing cache;
+            speed, or ``"encoded"``, lossless, decoded on all cores: a seventh of the size for rendered pictures of a
+            camera that does not move, hardly smaller than raw with a sensor's noise or of a lossy video; or ``"none"``,
+            decoded from the version's videos. By default the kind of an existing cache;
             otherwise ``"raw"`` if that takes no more than half of the memory and of the free disk.
         dtype: Dtype of the floating-point fields in batches, whatever their stored dtype: the parameters of a network
             are float32 by default. ``None`` serves what was stored, bit for bit. Each dtype has a cache of its own.
