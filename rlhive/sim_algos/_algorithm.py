@@ -21,6 +21,7 @@ from rlhive import keys
 from rlhive.errors import InvalidOptionError
 from rlhive.sim_algos._encoder import StackedEncoder
 from rlhive.sim_algos._preprocessing import TRANSITION_KEYS, TrainingStatistics
+from rlhive.sim_algos._ranks import Ranks
 from rlhive.sim_algos._seed_stack import SeedGenerators, StackedMLP
 
 _SCHEDULES = ("constant", "cosine")
@@ -42,6 +43,7 @@ class Algorithm(nn.Module, ABC):
     Attributes:
         actor: Network from a normalised observation to an action before its tanh.
         encoders: Encoders that are trained with the algorithm, one per key of pictures.
+        ranks: The processes whose gradients are averaged.
         num_updates: Number of gradient steps so far.
     """
 
@@ -66,6 +68,7 @@ class Algorithm(nn.Module, ABC):
         self.config = config
         self.statistics = statistics
         self.generators = generators
+        self.ranks = Ranks()
         self.num_updates = 0
         shapes = statistics.pictures.values()
         self.encoders = nn.ModuleList(StackedEncoder(generators, shape, config["encoder"]) for shape in shapes)
@@ -131,6 +134,9 @@ class Algorithm(nn.Module, ABC):
             total.sum().backward()  # type: ignore[no-untyped-call]  # torch has no type here
         else:
             self._backward_to_encoder(metrics, features, batch[keys.OBSERVATION])
+        self.ranks.average(
+            [p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
+        )
         if self.config["optim"]["max_grad_norm"] is not None:
             self._clip_gradients(self.config["optim"]["max_grad_norm"])
         self.optimizer.step()

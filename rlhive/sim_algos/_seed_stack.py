@@ -9,6 +9,7 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -55,6 +56,12 @@ class SeedGenerators:
         for row, generator in zip(numbers, self._generators, strict=True):
             fill(row, generator=generator)
         return numbers
+
+    def reseed(self, number: int) -> None:
+        """Give each generator a seed that its own one and a number determine."""
+        for generator in self._generators:
+            seed = np.random.SeedSequence((generator.initial_seed() % 2**64, number)).generate_state(1, np.uint64)[0]
+            generator.manual_seed(int(seed))
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Return the generators' states, by position."""

@@ -25,6 +25,7 @@ from rlhive.sim_algos._inputs import (
 )
 from rlhive.sim_algos._online import train_online
 from rlhive.sim_algos._preprocessing import compute_training_statistics, require_reward
+from rlhive.sim_algos._ranks import is_distributed, join_ranks
 from rlhive.sim_algos._registry import find_algorithm
 from rlhive.sim_algos._setup import (
     build_algorithm,
@@ -61,6 +62,8 @@ def train(
     progress: bool = True,
 ) -> TrainResult:
     """Train a policy; the same as ``rlhive train +model=… +dataset=…``.
+
+    Under ``torchrun``, or where ``torch.distributed`` is initialised, the ranks share each batch; offline only.
 
     Training is deterministic for a seed on one machine. Ctrl-C and SIGTERM save the state of the training in
     ``output_dir`` before it ends; so does every ``train.save_every``-th step. With ``resume="auto"`` the same call goes
@@ -131,6 +134,9 @@ def train_from_config(
         return _train_on_mixture(config, output_dir=folder, callback=callback)
     dataset = None if config["dataset"] is None else _open_dataset(config)
     if dataset is None or is_online:
+        if is_distributed():
+            msg = f"{config['algorithm']} collects episodes: expected one process, got several ranks"
+            raise InvalidOptionError(msg)
         return train_online(config, dataset, output_dir=folder, callback=callback)
     inputs = _resolve_dataset_inputs(config, dataset)
     options = _list_buffer_options(config, dataset, inputs)
@@ -370,7 +376,9 @@ def _train_on_buffers(
         msg = f"num_seeds={len(seeds)}: expected one buffer per seed, got {len(buffers)}"
         raise InvalidOptionError(msg)
     statistics = compute_training_statistics(buffers[0], find_algorithm(config["algorithm"]).in_keys, inputs)
-    with seeded_torch(config["seed"], config["num_threads"]):
+    with seeded_torch(config["seed"], config["num_threads"]), join_ranks(config) as ranks:
+        options = find_algorithm(config["algorithm"]).buffer_options(config)
+        ranks.require_divisible(config["train"]["batch_size"], options.get("slice_len"))
         algorithm = build_algorithm(config, statistics, task or env_name)
         data = BatchSource(buffers, seeds, config["train"]["batch_size"])
         trainer = Trainer(
@@ -382,9 +390,10 @@ def _train_on_buffers(
             inputs=inputs,
             env_name=env_name,
             task=task,
-            output_dir=output_dir,
+            output_dir=ranks.broadcast(output_dir),
             source=source,
             callback=callback,
+            ranks=ranks,
         )
         with trainer:
             while not trainer.is_finished:

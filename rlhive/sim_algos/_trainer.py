@@ -34,6 +34,7 @@ from rlhive.sim_algos._inputs import TrainingInputs
 from rlhive.sim_algos._loggers import ExperimentLoggers
 from rlhive.sim_algos._metrics import MetricLogger
 from rlhive.sim_algos._preprocessing import Preprocessor, TrainingStatistics
+from rlhive.sim_algos._ranks import Ranks
 from rlhive.sim_algos._setup import list_seeds
 from rlhive.sim_algos._signals import DeferredInterrupt
 from rlhive.sim_algos._training_state import load_training_state, read_index, remove_training_state, save_training_state
@@ -120,6 +121,7 @@ class Trainer:
         task: Task or environment id of the evaluation.
         output_dir: Folder of the run.
         source: Entries of ``checkpoint.json`` about the data, JSON-able.
+        ranks: The processes that train together; this one alone by default.
         callback: Function that is called with each seed's policy every ``eval_every`` steps and after the last.
 
     Attributes:
@@ -142,6 +144,7 @@ class Trainer:
         output_dir: str | Path,
         source: Mapping[str, Any] | None = None,
         callback: Callback | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
         self._algorithm = algorithm
         self._preprocess = preprocess
@@ -152,7 +155,8 @@ class Trainer:
         self._inputs = inputs
         self._env_name = env_name
         self._source = dict(source or {})
-        self._callback = callback
+        self._ranks = algorithm.ranks = ranks or Ranks()
+        self._callback = callback if self._ranks.is_main else None
         self._folder = Path(output_dir)
         self._seeds = list_seeds(config)
         self.normalizer = Normalizer(statistics.mean, statistics.std).to(algorithm.generators.device)
@@ -161,14 +165,17 @@ class Trainer:
         self._seconds_before = 0.0
         self._last_saved = 0
         self._unchecked: list[tuple[torch.Tensor, Sequence[TensorDictBase]]] = []
-        evaluation = config["evaluation"]
+        evaluation = config["evaluation"] if self._ranks.is_main else None
         self._evaluation = evaluation and HeldOutEvaluation(evaluation, task or env_name, num_seeds=len(self._seeds))
 
     def __enter__(self) -> Self:
         resume = self._config["resume"]
         if resume is not None and (resume != "auto" or read_index(self._folder) is not None):
             self._load_state()
-        self._loggers = ExperimentLoggers(self._config["logger"], self.folders, self._config, self.metrics.curves)
+        if self._ranks.rank:  # noise of its own; parameters and batches are those of rank 0
+            self._algorithm.generators.reseed((self.step << 16) + self._ranks.rank)
+        logger = self._config["logger"] if self._ranks.is_main else None
+        self._loggers = ExperimentLoggers(logger, self.folders, self._config, self.metrics.curves)
         self._algorithm.train()
         self._interrupt = DeferredInterrupt().__enter__()
         self._bar = tqdm(
@@ -176,7 +183,7 @@ class Trainer:
             initial=self.step,
             desc=f"train {self._config['algorithm']}",
             unit="step",
-            disable=not self._config["progress"],
+            disable=not (self._config["progress"] and self._ranks.is_main),
         )
         self._start = time.perf_counter()
         return self
@@ -219,7 +226,9 @@ class Trainer:
         Raises:
             TrainingDivergedError: A loss is NaN or infinite. The batch is in ``diverged_batch.pt``.
         """
+        batches = [self._ranks.split(batch) for batch in batches]
         metrics = self._algorithm.update(self._preprocess(batches))
+        self._ranks.average(list(metrics.values()))
         self.step += 1
         self._require_finite(metrics["loss"], batches)
         self.metrics.log(metrics)
@@ -238,12 +247,13 @@ class Trainer:
         """
         if self.is_finished:
             return
-        is_interrupted = self._interrupt.received is not None
+        is_interrupted = self._ranks.any(self._interrupt.received is not None)
         if is_interrupted or self.step - self._last_saved >= self._settings["save_every"]:
             self._save_state()
         if is_interrupted:
             self._bar.close()
-            _LOG.warning(
+            _LOG.log(
+                logging.WARNING if self._ranks.is_main else logging.DEBUG,
                 "Interrupted after step %d of %d. Its state is saved in %s: resume=auto goes on with it.",
                 self.step,
                 self._settings["num_steps"],
@@ -254,10 +264,11 @@ class Trainer:
     def finish(self) -> TrainResult:
         """Write the checkpoints of the finished training and remove its state."""
         seconds = self.seconds
-        self._save_policies()
-        remove_training_state(self._folder)
-        for folder in self.folders:
-            _LOG.info("Checkpoint written to %s", folder)
+        if self._ranks.is_main:
+            self._save_policies()
+            remove_training_state(self._folder)
+            for folder in self.folders:
+                _LOG.info("Checkpoint written to %s", folder)
         num_samples = self.step * self._settings["batch_size"] * len(self._seeds)
         return TrainResult(
             tuple(self.folders),
@@ -334,7 +345,8 @@ class Trainer:
         """Write the batch into the run's folder and raise."""
         folder = self.folders[seed_index]
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / DIVERGED_BATCH_FILE
+        suffix = f".rank{self._ranks.rank}" if self._ranks.rank else ""
+        path = folder / f"{DIVERGED_BATCH_FILE}{suffix}"
         torch.save({"_".join(key) if isinstance(key, tuple) else key: value for key, value in _leaves(batch)}, path)
         episodes = ""
         if batch.get(keys.EPISODE, None) is not None:
@@ -376,6 +388,9 @@ class Trainer:
     def _save_state(self) -> None:
         """Save everything that the next step depends on, and the policies as they are."""
         self._check_unchecked()
+        self._last_saved = self.step
+        if not self._ranks.is_main:
+            return
         self._save_policies()
         state = {
             "algorithm": self._algorithm.training_state(),
@@ -386,7 +401,6 @@ class Trainer:
             "seconds": self.seconds,
         }
         save_training_state(self._folder, state, step=self.step, config=self._config, source=self._source)
-        self._last_saved = self.step
 
     def _load_state(self) -> None:
         state = load_training_state(self._folder, self._config, self._source)

@@ -8,14 +8,17 @@
     python run.py +model=iql +dataset=kitchen_knob1 num_seeds=5 +evaluation=heldout
     python run.py -m +model=bc,iql +dataset=kitchen_knob1 seed=0,1,2
     python run.py +model=iql +dataset=kitchen_knob1 resume=auto
+    torchrun --nproc-per-node 2 -m rlhive.cli train +model=iql +dataset=kitchen_knob1
 
 ``rlhive train`` is the same. The checkpoint goes to Hydra's run folder, ``hydra.run.dir``. The function is
 :func:`rlhive.sim_algos.train`.
 """
 
 import logging
+import os
 import re
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -68,6 +71,9 @@ def _prepare(overrides: Sequence[str], options: Sequence[str]) -> list[str]:
         sys.exit(f"Nothing to train: expected +model=bc +dataset=kitchen_knob1, got no {' and no '.join(missing)}.")
     check_overrides(overrides)
     store_options(overrides)
+    if int(os.environ.get("RANK", "0")):  # of torchrun; rank 0 tells the others the folder
+        overrides = [override for override in overrides if not override.startswith("hydra.run.dir=")]
+        return [*options, *overrides, f"hydra.run.dir={_quote(Path(tempfile.mkdtemp()))}", "hydra.output_subdir=null"]
     is_sweep = any(map(_SWEEP_OPTION.match, options))
     if values.get("resume", "null") == "null" or is_sweep or "hydra.run.dir" in values:
         return [*options, *overrides]
