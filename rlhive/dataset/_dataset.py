@@ -6,6 +6,7 @@ The class is a facade::
     _view                   folder ─► frozen view: splits, selected episodes, operations
     _loaders                view ─► replay buffer, DataLoader, storage, TensorDict, table, iterator
     _transforms, _render    view ─► new version
+    _ray                    view ─► Ray dataset, replay buffer in an actor
     _scores                 version ─► scores of its episodes
     _plots, _film, _rerun   view ─► figures, videos, Rerun recordings
     _publish                view ─► version on the Hub
@@ -22,6 +23,7 @@ from torchrl.data import RobotDatasetMetadata
 from torchrl.data.datasets import register_dataset
 
 from rlhive import keys as keys_
+from rlhive._ray import require_ray
 from rlhive.data import Schema, parse_splits, store_dir
 from rlhive.data.hub import HubPin, PublishedVersion
 from rlhive.data.replay import (
@@ -53,7 +55,9 @@ from rlhive.rollouts import RenderRequest
 
 if TYPE_CHECKING:
     import datasets
+    import ray.data
     from torchrl.data import TensorDictReplayBuffer
+    from torchrl.data.replay_buffers.ray_buffer import RayReplayBuffer
     from torchrl.data.replay_buffers.samplers import Sampler
     from torchrl.envs.transforms import ObservationNorm
 
@@ -578,6 +582,80 @@ class RoboHiveDataset:
     def to_hf(self) -> "datasets.Dataset":
         """Return all transitions as a Hugging Face dataset, memory-mapped from its own cache; files are verified."""
         return _loaders.load_hf_dataset(self._view)
+
+    def to_ray(self) -> "ray.data.Dataset":
+        """Return all transitions as a Ray dataset with the rows of :meth:`as_arrow`; needs ``rlhive[ray]``.
+
+        A block is read by a task of its own, from as few row groups of a file as hold whole episodes. No block splits
+        an episode, and none is cut or joined later unless you ask for it: ``map_batches(…, batch_size=None)`` gets
+        whole episodes. The task compares the file with its hash before it reads. The rows of a view are those of its
+        episodes. Blocks come in the order in which tasks end, unless Ray's ``execution_options.preserve_order`` is set.
+
+        Ray is started on this machine, or connected to ``$RAY_ADDRESS``, unless ``ray.init`` was called. The version's
+        folder must be at the same path on all machines of the cluster.
+
+        Raises:
+            MissingExtraError: Ray is not installed.
+            ClusterUnreachableError: No cluster answers at ``$RAY_ADDRESS``.
+            CorruptDatasetError: A shard contradicts the manifest. Raised by the task that reads, where its hash does.
+            StreamingOnlyError: The dataset was opened with ``streaming=True``.
+        """
+        require_ray()
+        from rlhive.dataset._ray import load_ray_dataset
+
+        return load_ray_dataset(self._view)
+
+    def as_ray_buffer(
+        self,
+        batch_size: int = 256,
+        *,
+        split: str | None = None,
+        where: "Condition | None" = None,
+        slice_len: int | None = None,
+        short_episodes: ShortEpisodes = "drop",
+        sampler: "Sampler | None" = None,
+        transform: BatchTransform | None = None,
+        seed: int | None = None,
+        num_cpus: float = 1,
+        **options: Unpack[ReadKeywords],
+    ) -> "RayReplayBuffer":
+        """Return a replay buffer in an actor of the Ray cluster, from which any process of the cluster samples.
+
+        It is TorchRL's ``RayReplayBuffer``: ``buffer.client()`` can be sent to tasks and actors, and
+        ``buffer.shutdown()`` ends the actor. Its batches are those of :meth:`as_replay_buffer`, whose arguments it
+        takes, and are copied from the actor: on one machine a buffer in each process is faster, since they share the
+        memory of the cache. Ray is started or connected as by :meth:`to_ray`.
+
+        Args:
+            batch_size: As for :meth:`as_replay_buffer`, and so are the following ones.
+            split: Some of the dataset's splits.
+            where: Condition on the episodes.
+            slice_len: Length of slices.
+            short_episodes: What happens to episodes shorter than a slice.
+            sampler: A TorchRL sampler.
+            transform: Transform that is applied to every batch, in the actor.
+            seed: Seed of the sampler.
+            num_cpus: CPUs that Ray reserves for the actor.
+            options: Further keywords of :meth:`as_storage`: ``keys``, ``n_step``, ``normalize``, …
+
+        Raises:
+            MissingExtraError: Ray is not installed.
+            ClusterUnreachableError: No cluster answers at ``$RAY_ADDRESS``.
+            SchemaMismatchError, EpisodesTooShortError, SplitNotFoundError: As :meth:`as_replay_buffer`.
+        """
+        require_ray()
+        from rlhive.dataset._ray import load_ray_buffer
+
+        sampling = SamplingOptions(
+            batch_size=batch_size,
+            slice_len=slice_len,
+            short_episodes=short_episodes,
+            sampler=sampler,
+            transform=transform,
+            seed=seed,
+        )
+        view = self._view.narrow(split=split, where=where)
+        return load_ray_buffer(view, ReadOptions(**options), sampling, num_cpus=num_cpus)
 
     def iter_episodes(self) -> Iterator[TensorDict]:
         """Yield the episodes as TED TensorDicts ``[T]``, split by split, from disk or directly from the Hub.

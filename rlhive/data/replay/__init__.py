@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from rlhive.data.replay._buffer import (
         DatasetReplayBuffer as DatasetReplayBuffer,
         make_replay_buffer as make_replay_buffer,
+        replay_buffer_arguments as replay_buffer_arguments,
     )
     from rlhive.data.replay._cache import open_packed as open_packed
     from rlhive.data.replay._dataloader import EpochLoader as EpochLoader, make_dataloader as make_dataloader

@@ -305,7 +305,12 @@ class DatasetReplayBuffer(TensorDictReplayBuffer):
 
 
 def make_replay_buffer(storage: PackedStorage, options: SamplingOptions) -> DatasetReplayBuffer:
-    """Return a replay buffer over a packed storage.
+    """Return a replay buffer over a packed storage; see :func:`replay_buffer_arguments`."""
+    return DatasetReplayBuffer(**replay_buffer_arguments(storage, options))
+
+
+def replay_buffer_arguments(storage: PackedStorage, options: SamplingOptions) -> dict[str, Any]:
+    """Return the arguments of a :class:`DatasetReplayBuffer` over a packed storage.
 
     Args:
         storage: Transitions to sample from. TorchRL sets the storage's generator to the buffer's, so that two buffers
@@ -328,17 +333,17 @@ def make_replay_buffer(storage: PackedStorage, options: SamplingOptions) -> Data
     prefetch = options.prefetch
     if prefetch is None and storage.copies_to_gpu:
         prefetch = _GPU_PREFETCH
-    return DatasetReplayBuffer(
-        storage=storage,
-        sampler=sampler,
-        writer=ImmutableDatasetWriter(),
-        collate_fn=identity_collate,
-        batch_size=options.batch_size,
-        transform=transform,
-        prefetch=prefetch,
-        pin_memory=options.pin_memory,
-        generator=make_generator(options.seed, storage.device),
-    )
+    return {
+        "storage": storage,
+        "sampler": sampler,
+        "writer": ImmutableDatasetWriter(),
+        "collate_fn": identity_collate,
+        "batch_size": options.batch_size,
+        "transform": transform,
+        "prefetch": prefetch,
+        "pin_memory": options.pin_memory,
+        "generator": make_generator(options.seed, storage.device),
+    }
 
 
 def make_generator(seed: int | None, device: torch.device) -> torch.Generator:

@@ -98,7 +98,9 @@ if TYPE_CHECKING:
     )
     from rlhive.data.versions._picture import PICTURE_PATH as PICTURE_PATH
     from rlhive.data.versions._reader import (
+        EpisodeBlock as EpisodeBlock,
         find_shards as find_shards,
+        iterate_blocks as iterate_blocks,
         iterate_shards as iterate_shards,
         open_videos as open_videos,
         read_episodes as read_episodes,

@@ -1,6 +1,7 @@
 """Reading a version: verified files, tables and episode records. Counterpart of :mod:`rlhive.data.versions._export`."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +111,56 @@ def iterate_shards(
         for entry in manifest.shards(split):
             yield entry, episodes.slice(start, entry.num_episodes)
             start += entry.num_episodes
+
+
+@dataclass(frozen=True)
+class EpisodeBlock:
+    """Consecutive row groups of a shard that hold whole episodes, as few as possible; read apart from all others.
+
+    Attributes:
+        folder: The version's folder.
+        entry: The shard.
+        groups: Indices of the row groups.
+    """
+
+    folder: Path
+    entry: FileEntry
+    groups: range
+
+    def read(self) -> pa.Table:
+        """Return the rows, after the shard's hash was compared with the manifest's.
+
+        Raises:
+            CorruptDatasetError: The shard is not what the manifest recorded.
+        """
+        verify_files(self.folder, [self.entry])
+        return _parquet.read_groups(self.folder / self.entry.path, self.groups)
+
+
+def iterate_blocks(
+    folder: Path, manifest: Manifest, splits: Iterable[str], shards: Iterable[FileEntry]
+) -> Iterator[tuple[EpisodeBlock, pa.Table]]:
+    """Yield the blocks of some shards, each with ids and lengths of its episodes; the footers of the files are read.
+
+    Args:
+        folder: The version's folder.
+        manifest: The version's manifest.
+        splits: Splits, in the order of the result.
+        shards: Shards of these splits.
+
+    Raises:
+        CorruptDatasetError: A shard has other columns or another number of rows than the manifest says.
+    """
+    folder, paths, schema = Path(folder), {entry.path for entry in shards}, _arrow.row_schema(manifest.schema)
+    for entry, episodes in iterate_shards(folder, manifest, splits, [keys.EPISODE, "split", "length"]):
+        if entry.path not in paths:
+            continue
+        path, lengths = folder / entry.path, episodes["length"].to_numpy()
+        require_consistent(find_schema_mismatches(path, _parquet.read_arrow_schema(path), schema))
+        group_sizes = _parquet.read_group_sizes(path)
+        for chunk in _parquet.split_into_chunks(path, range(len(episodes)), lengths, group_sizes):
+            block = EpisodeBlock(folder, entry, chunk.groups)
+            yield block, episodes.slice(chunk.positions[0], len(chunk.positions))
 
 
 def find_shards(folder: Path, manifest: Manifest, episode_ids: np.ndarray) -> list[FileEntry]:
