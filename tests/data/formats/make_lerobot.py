@@ -1,9 +1,11 @@
 """Write files/lerobot/ with LeRobot's writer: pictures and video in v3.0, v2.1; read an export of RLHive with LeRobot.
 
     python -m benchmarks.peers.environments lerobot              # builds benchmarks/.venvs/lerobot, lerobot 0.4.4
+    python -m benchmarks.peers.environments lerobot06            # the same with lerobot 0.6.1, which needs Python 3.12
     benchmarks/.venvs/lerobot/bin/python tests/data/formats/make_lerobot.py write v3.0
     benchmarks/.venvs/lerobot/bin/python tests/data/formats/make_lerobot.py cameras FOLDER    # two, in several files
     benchmarks/.venvs/lerobot/bin/python tests/data/formats/make_lerobot.py read FOLDER    # prints JSON
+    benchmarks/.venvs/lerobot/bin/python tests/data/formats/make_lerobot.py digest FOLDER  # SHA-256 of every picture
     HF_ENDPOINT=… benchmarks/.venvs/lerobot/bin/python tests/data/formats/make_lerobot.py pull REPO FOLDER    # the same
 
 v2.1 is what lerobot 0.3.3 writes; unpacked beside (pip download --no-deps lerobot==0.3.3) it runs in the same
@@ -12,6 +14,7 @@ environment:
     PYTHONPATH=UNPACKED benchmarks/.venvs/lerobot/bin/python tests/data/formats/make_lerobot.py write v2.1
 """
 
+import hashlib
 import json
 import os
 import sys
@@ -109,6 +112,19 @@ def read(repo_id: str, folder: str) -> None:
     sys.stdout.write(json.dumps(report))
 
 
+def digest(folder: str) -> None:
+    """Print the SHA-256 of every picture that LeRobot's loader decodes, uint8 ``[H, W, 3]``, by camera."""
+    from lerobot.datasets.lerobot_dataset import LeRobotDataset
+
+    dataset = LeRobotDataset("lab/cameras", root=folder, video_backend="pyav")
+    hashes: dict[str, list[str]] = {name: [] for name in dataset.meta.camera_keys}
+    for index in range(len(dataset)):
+        for name, values in hashes.items():
+            picture = (dataset[index][name] * 255).round().numpy().astype(np.uint8).transpose(1, 2, 0)
+            values.append(hashlib.sha256(np.ascontiguousarray(picture).tobytes()).hexdigest())
+    sys.stdout.write(json.dumps(hashes))
+
+
 if __name__ == "__main__":
     verb, *words = sys.argv[1:]
     if verb != "pull":
@@ -117,5 +133,7 @@ if __name__ == "__main__":
         write_cameras(*words)
     elif verb == "write":
         write(*words)
+    elif verb == "digest":
+        digest(*words)
     else:
         read(*words if verb == "pull" else ("lab/ours", *words))

@@ -1,5 +1,6 @@
 """LeRobot datasets, written by LeRobot's writer (make_lerobot.py), and RLHive's exports read by LeRobot."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -316,21 +317,32 @@ def test_an_exported_version_is_imported_unchanged(records_and_target):
             np.testing.assert_array_equal(back.final[f"pixels.{camera}"], record.final["pixels"][camera])
 
 
-NEEDS = "needs LeRobot's environment: python -m benchmarks.peers.environments lerobot"
+@pytest.fixture(params=["lerobot", "lerobot06"])
+def peer(request):
+    """Folder of the programs of an environment with lerobot 0.4 or 0.6."""
+    if not (VENVS / request.param).exists():
+        pytest.skip(f"needs LeRobot's environment: python -m benchmarks.peers.environments {request.param}")
+    return VENVS / request.param / "bin"
 
 
-def read_with_lerobot(target, home):
+def run_lerobot(command, home):
+    """Return what a program of LeRobot's environment prints; it finds nothing of this project."""
+    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    clean |= {"HF_HOME": str(home), "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+    ran = subprocess.run([str(word) for word in command], capture_output=True, text=True, env=clean)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    return ran.stdout
+
+
+def read_with_lerobot(peer, target, home):
     """Return what LeRobot, in an environment of its own, reads from a folder."""
-    command = [VENVS / "lerobot" / "bin" / "python", make_lerobot.__file__, "read", str(target)]
-    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"HF_HOME": str(home)}
-    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True, env=clean).stdout)
+    return json.loads(run_lerobot([peer / "python", make_lerobot.__file__, "read", target], home))
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not (VENVS / "lerobot").exists(), reason=NEEDS)
-def test_lerobot_reads_an_exported_version(records_and_target, tmp_path):
+def test_lerobot_reads_an_exported_version(peer, records_and_target, tmp_path):
     records, target = records_and_target
-    read_back = read_with_lerobot(target, tmp_path)
+    read_back = read_with_lerobot(peer, target, tmp_path)
     tasks = [frame["task"] for frame in read_back["frames"]]
     ordered = sorted(records, key=lambda record: tasks.index(record.metadata["task"]))
     assert (read_back["fps"], read_back["episodes"], len(read_back["frames"])) == (12, 3, 11)
@@ -354,13 +366,12 @@ def test_lerobot_reads_an_exported_version(records_and_target, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not (VENVS / "lerobot").exists(), reason=NEEDS)
-def test_lerobot_reads_the_instruction_of_every_frame(spoken, tmp_path):
+def test_lerobot_reads_the_instruction_of_every_frame(peer, spoken, tmp_path):
     records, folder = spoken
     target = export_to(
         "lerobot", folder, tmp_path / "out", progress=False, fps=30, task_from="instruction", state="joints"
     )
-    frames = read_with_lerobot(target, tmp_path)["frames"]
+    frames = read_with_lerobot(peer, target, tmp_path)["frames"]
     for name, feature in {"task": "instruction", "instruction": "instruction", "task_text": "task"}.items():
         assert [frame[name] for frame in frames] == [text for record in records for text in record.columns[feature]]
     for name, feature in {"observation.state": "joints", "observation": "observation"}.items():
@@ -513,15 +524,45 @@ def test_pictures_that_no_video_holds_are_refused(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not (VENVS / "lerobot").exists(), reason=NEEDS)
-def test_lerobot_decodes_an_exported_video(smooth, tmp_path):
+def test_lerobot_decodes_an_exported_video(peer, smooth, tmp_path):
     _, folder = smooth
     target = export_to("lerobot", folder, tmp_path / "out", progress=False, fps=12, video=True)
-    read_back = read_with_lerobot(target, tmp_path)
+    read_back = read_with_lerobot(peer, target, tmp_path)
     theirs = np.array([frame["observation.images.1"] for frame in read_back["frames"]]).transpose(0, 2, 3, 1) * 255
     ours = np.concatenate([record.columns["pixels.1"] for record in read_lerobot(target).records()])
     np.testing.assert_allclose(theirs, ours, atol=1e-3)
     assert np.shape(read_back["statistics"]["observation.images.1"]["mean"]) == (3, 1, 1)
+
+
+@pytest.mark.slow
+def test_two_cameras_that_lerobot_wrote_have_the_frames_of_its_loader(peer, tmp_path):
+    source = tmp_path / "cameras"
+    run_lerobot([peer / "python", make_lerobot.__file__, "cameras", source, "2"], tmp_path)
+    expected = json.loads(run_lerobot([peer / "python", make_lerobot.__file__, "digest", source], tmp_path))
+    dataset = RoboHiveDataset(f"lerobot:{source}", reward="sparse", success="all", store=tmp_path / "store")
+    assert len(dataset) == len(expected["observation.images.top"]) == 40 + 41
+    for name, hashes in expected.items():
+        pictures = dataset.as_tensordict()["pixels", name.rpartition(".")[2]].numpy()
+        assert [hashlib.sha256(picture.tobytes()).hexdigest() for picture in pictures] == hashes
+    videos = [path.stat().st_nlink for path in dataset.path.rglob("*.mp4")]
+    assert videos == [2, 2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("video", [True, False])
+def test_lerobot_visualises_an_exported_version(smooth, tmp_path, video):
+    """Its command writes what its viewer shows of an episode to a file."""
+    program = VENVS / "lerobot06/bin/lerobot-dataset-viz"
+    if not program.exists():
+        pytest.skip("needs LeRobot's environment: python -m benchmarks.peers.environments lerobot06")
+    _, folder = smooth
+    target = export_to("lerobot", folder, tmp_path / "out", progress=False, fps=12, video=video)
+    command = [program, "--repo-id", "lab/ours", "--root", target, "--episode-index", "1", "--save", "1"]
+    run_lerobot([*command, "--output-dir", tmp_path / "shown"], tmp_path)
+    (recording,) = (tmp_path / "shown").iterdir()
+    shown = run_lerobot([VENVS / "lerobot06/bin/rerun", "rrd", "print", recording], tmp_path)
+    for entity in ("observation.images.0", "observation.images.1", "action", "state", "next.reward"):
+        assert entity in shown
 
 
 def test_data_that_lerobot_cannot_store_are_refused(tmp_path):
