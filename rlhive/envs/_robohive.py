@@ -228,13 +228,16 @@ class RoboHiveEnv(EnvBase):
         self._state.seed(seed)
         self._next_seed = seed
 
-    def _reset(self, tensordict: TensorDictBase | None = None, *, seed: int | None = None, **_: Any) -> TensorDictBase:
+    def _reset(
+        self, tensordict: TensorDictBase | None = None, *, seed: int | None = None, draw: bool = True, **_: Any
+    ) -> TensorDictBase:
+        """Reset; ``draw=False`` leaves the pictures out, for a caller that sets another state at once."""
         if seed is not None:
             self._set_seed(seed)
         result = self._state.reset()
         self._elapsed = 0
         # Some Adroit tasks return the observation only, without an info dictionary.
-        start = self._start_tensordict(result[0] if isinstance(result, tuple) else result)
+        start = self._start_tensordict(result[0] if isinstance(result, tuple) else result, draw=draw)
         if self._starts is not None and not self._keep_fatigue:
             self._starts.note(start[keys.OBSERVATION].numpy(force=True), self._next_seed, self.get_state())
         self._next_seed = None
@@ -250,7 +253,7 @@ class RoboHiveEnv(EnvBase):
         self._starts = self._starts or EpisodeStarts()
         return self._starts.take
 
-    def _start_tensordict(self, observation: np.ndarray) -> TensorDict:
+    def _start_tensordict(self, observation: np.ndarray, *, draw: bool = True) -> TensorDict:
         """Return the TensorDict of a state that follows a reset or :meth:`set_state`, not a step."""
         env = self._env
         if self._with_state:
@@ -262,7 +265,7 @@ class RoboHiveEnv(EnvBase):
         env.squeeze_dims(env.obs_dict)
         env.rwd_dict = rewards
         solved = bool(np.all(rewards["solved"]))
-        return self._build_tensordict(observation, solved, dict.fromkeys(keys.END_FLAGS, False))
+        return self._build_tensordict(observation, solved, dict.fromkeys(keys.END_FLAGS, False), draw=draw)
 
     def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
         return self._to_tensordict(self.step_arrays(tensordict.get(keys.ACTION).numpy(force=True)))
@@ -302,7 +305,13 @@ class RoboHiveEnv(EnvBase):
         return ArrayStep(observation, float(reward), solved, bool(terminated), self._elapsed >= self.horizon)
 
     def _build_tensordict(
-        self, observation: np.ndarray, solved: bool, ends: dict[str, bool], reward: float | None = None
+        self,
+        observation: np.ndarray,
+        solved: bool,
+        ends: dict[str, bool],
+        reward: float | None = None,
+        *,
+        draw: bool = True,
     ) -> TensorDict:
         data = {keys.OBSERVATION: self._copy_to_tensor(observation)}
         for key in self._obs_keys:
@@ -320,7 +329,7 @@ class RoboHiveEnv(EnvBase):
         if self._with_state:
             parts = {key: torch.from_numpy(value) for key, value in self._state.read().items()}
             data["state"] = TensorDict._new_unsafe(parts, batch_size=self.batch_size, device=_CPU)
-        if self._renderer:
+        if self._renderer and draw:
             data |= self._renderer.draw()
         # _new_unsafe skips the checks, at a fifth of the cost: the dictionary is new and matches the specs.
         result = TensorDict._new_unsafe(data, batch_size=self.batch_size, device=_CPU)

@@ -235,16 +235,19 @@ def replay_episode(env: EnvBase, record: EpisodeRecord, *, tolerance: float = TO
     return comparison.result()
 
 
-def step_recorded_actions(env: EnvBase, record: EpisodeRecord) -> Iterator[TensorDictBase]:
+def step_recorded_actions(
+    env: EnvBase, record: EpisodeRecord, reset_options: Mapping[str, Any] | None = None
+) -> Iterator[TensorDictBase]:
     """Step the actions of a recorded episode again, and yield the TensorDict of each of its states.
 
     Args:
         env: Environment of the episode; it is in the yielded state until the next one is asked for.
         record: The episode, with a start state or a seed.
+        reset_options: Keywords of the environment's reset.
     """
     # The seed restores what RoboHive draws besides the recorded state: sensor noise.
     env.set_seed(0 if record.seed is None else record.seed)
-    td = env.reset()
+    td = env.reset(**(reset_options or {}))
     if record.start_state:
         # The first step needs the other entries of the reset, such as a transform's step count.
         td = td.update(env.set_state(dict(record.start_state)))

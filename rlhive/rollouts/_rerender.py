@@ -220,7 +220,8 @@ def _render_episode(env: EnvBase, record: EpisodeRecord) -> dict[str, np.ndarray
     comparison = Comparison(replace(record, final=compared), TOLERANCE, env)
     pictures: dict[str, list[np.ndarray]] = {}
     with torch.no_grad():
-        for step, td in enumerate(step_recorded_actions(env, record)):
+        options = {"draw": not record.start_state}  # the pictures of the start state are drawn when it is set
+        for step, td in enumerate(step_recorded_actions(env, record, options)):
             comparison.compare_state(td, step - 1)
             if step:
                 comparison.compare_outcome(td, step - 1)

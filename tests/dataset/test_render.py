@@ -9,9 +9,10 @@ import pytest
 pytest.importorskip("robohive")
 
 from rlhive import Recorder, RoboHiveDataset, RoboHiveEnv
-from rlhive.data.versions import Manifest
+from rlhive.data.versions import Manifest, read_records
+from rlhive.envs._rendering import CameraRenderer
 from rlhive.errors import InvalidOptionError, ReplayRefusedError
-from rlhive.rollouts import find_rendered
+from rlhive.rollouts import _rerender, find_rendered
 from tests.cli.conftest import invoke
 from tests.data.strategies import records
 
@@ -47,6 +48,27 @@ def test_rendered_pictures_are_those_of_the_live_environment_bit_for_bit(store):
     operations = rendered.manifest.parents[0]["operations"]
     assert operations[-1].startswith("render(cameras=('left_cam', 'right_cam'), image_size=(32, 40), depth=True, segm")
     assert not list((store / ".renders").iterdir())
+
+
+def test_every_state_is_drawn_once(store, monkeypatch):
+    """A picture costs as much as 30 steps: the state of the reset, which is replaced, is not drawn."""
+    (episode,) = read_records(
+        record("my/states", num_episodes=1).path, Manifest.read(store / "my/states/1.0.0"), ["train"]
+    )
+    env = RoboHiveEnv(ENV, from_pixels=True, render_quality="fast", **CAMERAS)
+    draw, num_drawn = CameraRenderer.draw, []
+
+    def count(self):
+        num_drawn.append(1)
+        return draw(self)
+
+    monkeypatch.setattr(CameraRenderer, "draw", count)
+    pictures = _rerender._render_episode(env, episode)
+    assert len(pictures["pixels"]) == len(num_drawn) == 5
+    seeded = _rerender._render_episode(env, replace(episode, start_state={}, seed=episode.seed))
+    assert len(num_drawn) == 10
+    assert len(seeded["pixels"]) == 5
+    env.close()
 
 
 def test_episodes_of_equal_content_have_pictures_of_their_own(tmp_path):
