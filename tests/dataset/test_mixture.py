@@ -20,10 +20,10 @@ from rlhive.errors import (
 FAMILY = ("near", "far", "wide")
 
 
-def record(name, lengths, *, width=3, seed=0, task=None, extra=False):
+def record(name, lengths, *, width=3, seed=0, task=None, extra=False, store=None):
     """Write a dataset whose episodes have some lengths."""
     generator = torch.Generator().manual_seed(seed)
-    recorder = Recorder(name)
+    recorder = Recorder(name, store=store)
     for number, length in enumerate(lengths):
         observations = torch.randn(length + 1, width, generator=generator) * (seed + 1) + 10 * seed
         flags = torch.zeros(length, 1, dtype=torch.bool)
@@ -47,12 +47,17 @@ def record(name, lengths, *, width=3, seed=0, task=None, extra=False):
     return recorder.commit(license="mit")
 
 
-@pytest.fixture
-def family():
+@pytest.fixture(scope="module")
+def shared_store(tmp_path_factory):
+    return tmp_path_factory.mktemp("mixture")
+
+
+@pytest.fixture(scope="module")
+def family(shared_store):
     """Three datasets of one layout, and of different sizes and episode lengths."""
     for seed, (name, lengths) in enumerate(zip(FAMILY, ([5, 9, 30], [40] * 10, [3, 8] * 20), strict=True)):
-        record(f"my/{name}", lengths, seed=seed)
-    return [RoboHiveDataset(f"my/{name}") for name in FAMILY]
+        record(f"my/{name}", lengths, seed=seed, store=shared_store)
+    return [RoboHiveDataset(f"my/{name}", store=shared_store) for name in FAMILY]
 
 
 def require_same_values(buffer, datasets, batch, **options):
@@ -301,7 +306,8 @@ def test_a_source_of_weight_zero_is_left_out_and_no_source_is_refused(family):
         mix({family[0].where("episode > 100"): 1.0, family[1]: 1.0})
 
 
-def test_names_are_opened_and_the_recipe_has_versions_and_fingerprints(family):
+def test_names_are_opened_and_the_recipe_has_versions_and_fingerprints(family, shared_store, monkeypatch):
+    monkeypatch.setenv("RLHIVE_DATASETS_PATH", str(shared_store))
     buffer = mix({"my/near": 3, "my/far": 1}, 16)
     assert buffer.to_json()[0] == {
         "name": "my/near",
