@@ -166,12 +166,13 @@ def test_the_same_seed_gives_the_same_batches_in_calls_loops_and_threads(family,
 
 def test_a_checkpoint_goes_on_with_the_next_batch(family, tmp_path):
     weights = dict(zip(family, (0.5, 0.3, 0.2), strict=True))
-    buffer = mix(weights, 7, seed=0)
+    buffer, undisturbed = mix(weights, 7, seed=0), mix(weights, 7, seed=0)
     for _ in range(3):
-        buffer.sample()
+        assert (buffer.sample() == undisturbed.sample()).all()
     buffer.dumps(tmp_path / "buffer")
     state, generator = buffer.state_dict(), buffer._rng.get_state()
-    expected = [buffer.sample() for _ in range(5)]
+    expected = [undisturbed.sample() for _ in range(5)]
+    assert all((buffer.sample() == batch).all() for batch in expected)
 
     for load in (lambda other: other.load_state_dict(state), lambda other: other.loads(tmp_path / "buffer")):
         other = mix(weights, 7)
