@@ -24,8 +24,6 @@ from rlhive.data import (
 )
 from rlhive.data.versions import (
     ObjectAddress,
-    commit_version,
-    delete_stored_version,
     find_stored_version,
     list_folders,
     list_incomplete_versions,
@@ -142,6 +140,8 @@ def _add_to_object_store(folder: Path) -> Path:
     Raises:
         DatasetExistsError: The store has a version of that name with other content.
     """
+    from rlhive.data.versions import commit_version  # imports pyarrow, which listing versions does not need
+
     name, fingerprint = "/".join(folder.parts[-3:-1]), _read_fingerprint(folder)
     if find_stored_version(name, folder.name, splits=(), store=folder.parents[2]) is None:
         commit_version(folder, folder)
@@ -235,6 +235,8 @@ def delete(name: str, version: str, *, store: Path | None = None) -> Path:
     Raises:
         DatasetNotFoundError: The store has no such version.
     """
+    from rlhive.data.versions import delete_stored_version  # imports pyarrow, which listing versions does not need
+
     folder = find_deletable(name, version, store=store)
     delete_stored_version(folder)
     if not folder.exists():

@@ -271,7 +271,7 @@ def test_nested_batches_travel(store, tmp_path):
     torch.save(batch, tmp_path / "batch.pt")
     loaded = torch.load(tmp_path / "batch.pt", weights_only=False)
     assert_equal_rows(flatten_rows([loaded]), flatten_rows([batch.clone()]))
-    damaged = next(buffer.storage._folder.glob("ragged-*.idx"))
+    damaged = next(buffer.storage._packed.folder.glob("ragged-*.idx"))
     damaged.write_bytes(damaged.read_bytes()[:-8])
     with pytest.raises(CorruptDatasetError, match=r"ragged-0\.idx"):
         PackedCache(damaged.parent)

@@ -6,7 +6,7 @@ import pytest
 
 from rlhive.dataset._dataset import RoboHiveDataset
 from rlhive.envs._tasks import Recipe, get_task
-from rlhive.rollouts import _collect, _replay, _rollout
+from rlhive.rollouts import _backends, _replay, _rollout
 from rlhive.rollouts._collect import collect
 from rlhive.rollouts._replay import check, replay
 
@@ -24,7 +24,7 @@ def in_process(monkeypatch):
     def run_here(function, jobs, *, num_workers):
         return (function(*job) for job in jobs)
 
-    for module in (_collect, _replay):
+    for module in (_backends, _replay):
         monkeypatch.setattr(module, "map_unordered", run_here)
     yield
     _rollout._CACHED_ENV.pop()[1].close()

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from tqdm import tqdm
 
 from rlhive import keys
 from rlhive.data import _arrow, _parquet
@@ -53,6 +52,8 @@ def compute_scores(folder: Path, manifest: Manifest, *, goal_distances: np.ndarr
         SchemaMismatchError: The version has no actions and no observed numbers.
         CorruptDatasetError: A file is not what the manifest recorded.
     """
+    from tqdm import tqdm  # which the verbs that show stored scores do not need
+
     layout = _Layout.of(manifest)
     episodes = read_episodes(folder, manifest, [keys.EPISODE, "split", "success"])
     position = {episode: index for index, episode in enumerate(episodes[keys.EPISODE].to_pylist())}

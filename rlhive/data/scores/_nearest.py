@@ -15,7 +15,6 @@ compares it with more: with nearly all, for duplicates among episodes of white n
 """
 
 import numpy as np
-from tqdm import tqdm
 
 #: Nearest transitions over which the isolation is averaged.
 NUM_NEAREST = 5
@@ -49,6 +48,7 @@ def measure_isolation(moments: np.ndarray) -> np.ndarray:
         Root mean squares over the dimensions, in standard deviations; NaN for a single episode.
     """
     from scipy.spatial import cKDTree
+    from tqdm import tqdm
 
     num_episodes, num_moments, _ = moments.shape
     if num_episodes < 2:
