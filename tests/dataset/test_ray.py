@@ -3,6 +3,7 @@
 import os
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -70,11 +71,18 @@ def test_blocks_are_the_row_groups_in_order(small_groups):
 
 
 @pytest.fixture(scope="module")
-def connected():
+def elsewhere(tmp_path_factory):
+    """The default store of Ray's processes, whose environment is another one than that of the tests."""
+    return tmp_path_factory.mktemp("elsewhere")
+
+
+@pytest.fixture(scope="module")
+def connected(elsewhere):
     """This process, connected to a Ray that it started, where Ray wants blocks of 1 kB and 200 of them."""
     ray = pytest.importorskip("ray")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RLHIVE_DATASETS_PATH", str(elsewhere))
         ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     context = ray.data.DataContext.get_current()
     context.target_max_block_size = 1000
@@ -166,11 +174,13 @@ def test_a_buffer_in_an_actor_samples_what_a_buffer_here_samples(connected, fill
 
 
 @on_cluster
-def test_tasks_sample_from_the_buffer_of_another_process(connected, filled, monkeypatch):
-    monkeypatch.chdir(filled.parent)  # Ray's processes have other working directories and environments
-    monkeypatch.setenv("RLHIVE_DATASETS_PATH", filled.name)
-    buffer = RoboHiveDataset("toy_point").as_ray_buffer(32, seed=0)
-    assert len(buffer) == 480
+def test_tasks_sample_from_the_buffer_of_another_process(connected, filled, elsewhere, monkeypatch):
+    monkeypatch.chdir(filled.parent)  # which is not the working directory of Ray's processes
+    buffer = RoboHiveDataset("toy_point", store=Path(filled.name)).as_ray_buffer(32, seed=0)
+    default = RoboHiveDataset("toy_point").as_ray_buffer(32, seed=0)
+    assert len(buffer) == len(default) == 480
+    assert not list(elsewhere.iterdir()), "the actors read the cache of this process's store"
+    default.shutdown()
 
     @connected.remote
     def sample(client):
