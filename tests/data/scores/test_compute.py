@@ -72,10 +72,10 @@ def test_isolation_compares_each_action_with_the_state_that_it_was_chosen_in(pla
 
 def test_the_passes_over_all_episodes_show_their_progress(planted, monkeypatch, capsys):
     def show_at_once(*args, **options):
-        return tqdm.tqdm(*args, **(options | {"delay": 0}))
+        return bar(*args, **(options | {"delay": 0}))
 
-    monkeypatch.setattr("rlhive.data.scores._compute.tqdm", show_at_once)
-    monkeypatch.setattr("rlhive.data.scores._nearest.tqdm", show_at_once)
+    bar = tqdm.tqdm
+    monkeypatch.setattr(tqdm, "tqdm", show_at_once)
     compute_scores(planted, Manifest.read(planted))
     printed = capsys.readouterr().err
 
