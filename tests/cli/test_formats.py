@@ -18,7 +18,6 @@ from rlhive.data.formats._lerobot import read_lerobot
 from tests.cli.conftest import TYPE
 from tests.cli.test_hub import parsed
 from tests.data.formats import make_lerobot
-from tests.data.formats.test_lerobot import NEEDS
 from tests.hub_client import TOKEN, read_files
 from tests.hub_server import Repository
 
@@ -169,7 +168,10 @@ def test_a_published_dataset_is_imported_by_its_tag(hub, rlhive, imported, onlin
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not (VENVS / "lerobot").exists(), reason=NEEDS)
+@pytest.mark.skipif(
+    not (VENVS / "lerobot").exists(),
+    reason="needs LeRobot's environment: python -m benchmarks.peers.environments lerobot",
+)
 def test_lerobots_client_loads_a_published_dataset(hub, rlhive, imported, tmp_path):
     pushed(rlhive)
     command = [VENVS / "lerobot/bin/python", make_lerobot.__file__, "pull", "org/frames", str(tmp_path / "theirs")]
