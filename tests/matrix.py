@@ -21,6 +21,8 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from benchmarks.peers.environments import MissingPythonError, find_python
+
 ROOT = Path(__file__).parent.parent
 NEIGHBOURS = ("minari", "rerun-sdk")
 COMBINATIONS = (
@@ -65,20 +67,6 @@ def run(*command: str | Path, fails: str, timeout_s: float | None = None) -> str
     return ran.stdout
 
 
-def find_python(wanted: str) -> str | None:
-    """Return an interpreter of a Python: from PATH, pyenv, or the ones that uv has or can fetch; None without one."""
-    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
-    candidates = [shutil.which(f"python{wanted}"), *sorted(map(str, pyenv.glob(f"versions/{wanted}.*/bin/python")))]
-    for candidate in filter(None, candidates):
-        # pyenv's shims are on PATH for every Python and fail for those that are not switched on.
-        if subprocess.run([candidate, "-c", ""], capture_output=True, check=False).returncode == 0:
-            return candidate
-    with contextlib.suppress(CombinationFailedError, subprocess.TimeoutExpired):
-        run(uv(), "python", "install", "--quiet", wanted, fails="not fetched", timeout_s=120)
-        return run(uv(), "python", "find", "--quiet", wanted, fails="not found").split("\n")[0]
-    return None
-
-
 @contextlib.contextmanager
 def environment(name: str, interpreter: str) -> Iterator[Path]:
     """Make an empty environment, and remove it at the end; yields its interpreter."""
@@ -120,9 +108,10 @@ def try_combination(name: str, tests: Sequence[str], processes: str) -> str:
     """
     started = time.monotonic()
     wanted, versions = name.split("-")
-    interpreter = find_python(wanted)
-    if interpreter is None:
-        return f"skipped: no Python {wanted} on PATH or in pyenv, and uv could not fetch one"
+    try:
+        interpreter = find_python(wanted)
+    except MissingPythonError as error:
+        return f"skipped: {error}"
     with environment(name, interpreter) as python:
         install(python, versions)
         frozen = dict(

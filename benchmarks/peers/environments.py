@@ -7,6 +7,7 @@ The libraries cannot share an environment: Minari requires numpy 2, RoboHive num
 are hard links into uv's cache, so a second environment with the same torch takes no disk space.
 """
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -19,6 +20,10 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 VENVS = ROOT / "benchmarks" / ".venvs"
 REQUIREMENTS = Path(__file__).parent / "requirements"
+
+
+class MissingPythonError(Exception):
+    """This machine has no Python of a version, and none can be fetched."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,7 @@ class PeerEnvironment:
         """Build the environment unless it is installed; return the build time in seconds.
 
         Raises:
+            MissingPythonError: There is no such Python.
             subprocess.CalledProcessError: uv failed; standard error has its message.
         """
         start = time.perf_counter()
@@ -60,7 +66,7 @@ class PeerEnvironment:
             return 0.0
         uv = shutil.which("uv") or str(ROOT / ".tools" / "bin" / "uv")
         folder = VENVS / self.name
-        interpreter = self.python_version or sys.executable
+        interpreter = sys.executable if self.python_version is None else find_python(self.python_version)
         subprocess.run([uv, "venv", "--quiet", "--clear", "--python", interpreter, str(folder)], check=True)
         install = [uv, "pip", "install", "--quiet", "--link-mode", "hardlink", "--python", str(self.python)]
         subprocess.run(
@@ -68,6 +74,27 @@ class PeerEnvironment:
         )
         _stamp(self.name).write_text(self._key)
         return time.perf_counter() - start
+
+
+def find_python(wanted: str) -> str:
+    """Return an interpreter of a Python, such as "3.12": from PATH, pyenv, or the ones that uv has or can fetch.
+
+    Raises:
+        MissingPythonError: There is none.
+    """
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
+    candidates = [shutil.which(f"python{wanted}"), *sorted(map(str, pyenv.glob(f"versions/{wanted}.*/bin/python")))]
+    for candidate in filter(None, candidates):
+        # pyenv's shims are on PATH for every Python and fail for those that are not switched on.
+        if subprocess.run([candidate, "-c", ""], capture_output=True, check=False).returncode == 0:
+            return candidate
+    uv = shutil.which("uv") or str(ROOT / ".tools" / "bin" / "uv")
+    with contextlib.suppress(subprocess.CalledProcessError, subprocess.TimeoutExpired, FileNotFoundError):
+        for words in (["install", "--quiet", wanted], ["find", "--quiet", wanted]):
+            ran = subprocess.run([uv, "python", *words], capture_output=True, text=True, check=True, timeout=120)
+        return ran.stdout.split("\n")[0]
+    msg = f"no Python {wanted} on PATH or in pyenv, and uv could not fetch one"
+    raise MissingPythonError(msg)
 
 
 def _stamp(name: str) -> Path:
@@ -115,7 +142,10 @@ WRITERS = {"tfds": _TFDS, "lerobot06": PeerEnvironment("lerobot06", REQUIREMENTS
 def main(peers: list[str]) -> None:
     """Build the environments of the named peers; by default, of all peers of the benchmarks."""
     for peer in peers or PEERS:
-        print(f"{peer:<14} {(PEERS | WRITERS)[peer].install():6.1f} s", flush=True)
+        try:
+            print(f"{peer:<14} {(PEERS | WRITERS)[peer].install():6.1f} s", flush=True)
+        except MissingPythonError as error:
+            print(f"{peer:<14} skipped: {error}", flush=True)
 
 
 if __name__ == "__main__":
