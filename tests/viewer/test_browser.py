@@ -305,11 +305,17 @@ def test_the_exported_file_opens_without_a_server(film, page, tmp_path):
     assert page.locator(".row", has_text="numbers").count() == 3
     shown = 0
     for number in range(6):
-        page.locator(f".row[data-episode='{number}']").click()
+        row = page.locator(f".row[data-episode='{number}']")
+        has_pictures = "pictures" in row.inner_text()
+        row.click()
         page.get_by_role("heading", name=f"Episode {number}").wait_for()
         page.keyboard.press("End")
-        page.locator(".cameras canvas[data-step='8'], .slot p:has-text('Not in this exported file')").first.wait_for()
-        shown += page.locator(".cameras canvas[data-step='8']").count()
+        if has_pictures:
+            page.locator(f".cameras canvas[data-episode='{number}'][data-step='8']").wait_for()
+        else:
+            page.locator(".slot p:has-text('Not in this exported file')").first.wait_for()
+            sync_api.expect(page.locator(".cameras canvas")).to_have_count(0)
+        shown += has_pictures
     assert shown == 3
     page.keyboard.press("f")
     sync_api.expect(page.locator("#flag-text")).to_have_text("episode not in [5]")

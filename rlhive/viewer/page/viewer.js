@@ -966,6 +966,7 @@ class Pictures {
       }
       canvas.getContext("2d").drawImage(image, 0, 0);
       canvas.dataset.step = step;
+      canvas.dataset.episode = this.episode;
     }
   }
 }
