@@ -21,7 +21,8 @@ from rlhive.data._cast import ColumnCast
 from rlhive.data._episodes import Columns
 from rlhive.data._schema import Field, Schema
 from rlhive.data.replay._checksums import read_source, require_intact, write_checksums
-from rlhive.data.replay._layout import FORMAT_VERSION, ImageCache, PackedCache, PackedCacheWriter, build_blocks
+from rlhive.data.replay._layout import FORMAT_VERSION, ImageCache, PackedCache, build_blocks
+from rlhive.data.replay._packed_writer import PackedCacheWriter
 from rlhive.data.replay._progress import NOTE_NAME, BuildProgress, remove_progress
 from rlhive.data.replay._validation import require_choice
 from rlhive.data.versions import FileEntry, Manifest, open_videos, read_shard_episodes, verify_files, verify_shards

@@ -3,7 +3,8 @@
 import numpy as np
 from tensordict import TensorDict
 
-from rlhive.data.replay._layout import PackedCache, PackedCacheWriter
+from rlhive.data.replay._layout import PackedCache
+from rlhive.data.replay._packed_writer import PackedCacheWriter
 from rlhive.data.replay._storage import PackedStorage
 from tests.data.strategies import records
 

@@ -8,7 +8,7 @@ import pytest
 
 from rlhive.data import _arrow
 from rlhive.data.replay import _cache, open_packed
-from rlhive.data.replay._layout import PackedCacheWriter
+from rlhive.data.replay._packed_writer import PackedCacheWriter
 from rlhive.data.replay._storage import PackedStorage
 from rlhive.data.versions._export import export
 from rlhive.data.versions._manifest import Manifest

@@ -17,7 +17,7 @@ from rlhive import RoboHiveDataset
 from rlhive.data import _store
 from rlhive.data._episodes import EpisodeRecord
 from rlhive.data._schema import Field, Schema
-from rlhive.data.replay import _frames, _layout, open_packed
+from rlhive.data.replay import _frames, _packed_writer, open_packed
 from rlhive.data.replay._frames import FrameFormat, FrameReader, FrameWriter
 from rlhive.data.versions._export import export
 from rlhive.data.versions._manifest import Manifest
@@ -174,7 +174,7 @@ def dataset(version, tmp_path):
 
 def test_both_caches_hold_the_recorded_pictures(version, tmp_path, monkeypatch):
     folder, made = version
-    monkeypatch.setattr(_layout, "CHUNK_BYTES", 100_000)
+    monkeypatch.setattr(_packed_writer, "CHUNK_BYTES", 100_000)
     for kind in KINDS:
         packed = open_packed(folder, Manifest.read(folder), image_cache=kind, store=tmp_path)
         assert_holds(packed, made)

@@ -1,6 +1,6 @@
 import pytest
 
-from rlhive.data.replay import _layout
+from rlhive.data.replay import _layout, _packed_writer
 from rlhive.data.replay._layout import PackedCache
 from rlhive.errors import CorruptDatasetError
 from tests.data.replay.caches import assert_holds, write_cache
@@ -12,7 +12,7 @@ def test_written_rows_are_read_bit_for_bit(tmp_path):
 
 def test_chunks_and_blocks_of_their_own_change_no_value(tmp_path, monkeypatch):
     monkeypatch.setattr(_layout, "WIDE", 16)
-    monkeypatch.setattr(_layout, "CHUNK_BYTES", 100)
+    monkeypatch.setattr(_packed_writer, "CHUNK_BYTES", 100)
     cache, made = write_cache(tmp_path / "cache")
 
     assert [block.fields[0].field.column for block in cache.blocks[1:]] == ["observation", "parts.camera"]

@@ -13,9 +13,10 @@ from torchrl.envs import SerialEnv
 from rlhive.data._episodes import pack
 from rlhive.data._schema import Schema
 from rlhive.data.replay._buffer import make_replay_buffer
-from rlhive.data.replay._layout import PackedCache, PackedCacheWriter
+from rlhive.data.replay._layout import PackedCache
 from rlhive.data.replay._online import extend
 from rlhive.data.replay._options import SamplingOptions
+from rlhive.data.replay._packed_writer import PackedCacheWriter
 from rlhive.data.replay._storage import PackedStorage
 from rlhive.data.versions._export import export
 from rlhive.data.versions._manifest import Manifest

@@ -9,8 +9,8 @@ import pytest
 
 from rlhive.data import EpisodeRecord, Field, Schema, _parquet
 from rlhive.data._ragged import make_rows
-from rlhive.data.replay import _cache, _frames, _layout, open_packed
-from rlhive.data.replay._layout import PackedCacheWriter
+from rlhive.data.replay import _cache, _frames, _packed_writer, open_packed
+from rlhive.data.replay._packed_writer import PackedCacheWriter
 from rlhive.data.replay._progress import NOTE_NAME, BuildProgress
 from rlhive.data.versions import Manifest, export
 from rlhive.dataset._lookup import delete
@@ -49,7 +49,7 @@ def make_records():
 def small_steps(monkeypatch):
     """Batches of about two rows, row groups of several episodes, a note after every third row."""
     monkeypatch.setattr(_parquet, "ROW_GROUP_BYTES", 45_000)
-    monkeypatch.setattr(_layout, "CHUNK_BYTES", 20_000)
+    monkeypatch.setattr(_packed_writer, "CHUNK_BYTES", 20_000)
     monkeypatch.setattr(_cache, "_NOTE_BYTES", 3 * 8000)
 
 
