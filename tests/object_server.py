@@ -126,7 +126,7 @@ class _Faulty:
             status, body = fault
             environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
             start_response(f"{status} Fault", [("Content-Type", "text/xml"), ("Content-Length", str(len(body)))])
-            return [body]
+            return [] if method == "HEAD" else [body]  # else the client sees bytes after the end of the answer
         answer = self.application(environ, start_response)
         return answer if fault is None else _drip(answer, fault)
 
