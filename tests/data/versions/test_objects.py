@@ -180,6 +180,20 @@ def test_the_next_number_and_an_unchanged_version(object_store):
     assert list(list_local_versions("org/knob")) == ["1.0.0", "2.0.0"]
 
 
+def test_a_number_that_the_store_has_is_refused_before_an_episode_is_read_or_sent(object_store, stored):
+    schema, _ = records(LENGTHS)
+
+    with pytest.raises(DatasetExistsError, match=r"lab/org/knob/1\.0\.0: expected no such version, the store has it"):
+        export(
+            iter(lambda: pytest.fail("an episode was read"), None),
+            "org/knob",
+            version="1.0.0",
+            license="mit",
+            schema=schema,
+        )
+    assert object_store.server.count("PUT") == 0
+
+
 def test_a_listing_costs_a_request_for_each_folder_and_none_for_each_version(object_store):
     for index in range(30):
         object_store.put(f"org/knob/1.0.{index}.json", b"{}")
