@@ -39,8 +39,11 @@ def main() -> None:
             version = export(make_episodes(count), "bench/score", schema=SCHEMA, license="mit", store=Path(folder))
             manifest = Manifest.read(version)
             start = time.process_time()
-            compute_scores(version, manifest)
+            scores = compute_scores(version, manifest)
             seconds = time.process_time() - start
+        if len(scores) != count or scores["isolation"].null_count or True in scores["duplicate"].to_pylist():
+            msg = f"expected the isolation of {count} episodes and no copies among them"
+            raise SystemExit(msg)
         print(f"| {count:,} | {count * LENGTH:,} | {seconds:.1f} s | {1000 * seconds / count:.1f} s |", flush=True)
 
 
