@@ -21,9 +21,8 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from benchmarks.peers.environments import MissingPythonError, find_python
+from benchmarks.peers.environments import ROOT, MissingPythonError, find_python, find_uv
 
-ROOT = Path(__file__).parent.parent
 NEIGHBOURS = ("minari", "rerun-sdk")
 COMBINATIONS = (
     *(f"{python}-{versions}" for python in ("3.11", "3.12", "3.13") for versions in ("oldest", "newest")),
@@ -39,12 +38,7 @@ class CombinationFailedError(Exception):
     """The environment could not be made, its packages do not fit, or a test failed."""
 
 
-def uv() -> str:
-    """Return uv's command: the one on PATH, or the Makefile's."""
-    return os.environ.get("UV") or shutil.which("uv") or str(ROOT / ".tools/bin/uv")
-
-
-def run(*command: str | Path, fails: str, timeout_s: float | None = None) -> str:
+def run(*command: str | Path, fails: str) -> str:
     """Run a command in the clone and return what it printed.
 
     Raises:
@@ -59,7 +53,6 @@ def run(*command: str | Path, fails: str, timeout_s: float | None = None) -> str
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         check=False,
-        timeout=timeout_s,
     )
     if ran.returncode:
         msg = f"{fails}\n" + "\n".join(ran.stdout.splitlines()[-40:])
@@ -73,7 +66,7 @@ def environment(name: str, interpreter: str) -> Iterator[Path]:
     # In the clone and not in /tmp, so that uv can link the 6 GB of torch instead of copying them.
     folder = ROOT / f".venv-matrix-{name}"
     try:
-        run(uv(), "venv", "--quiet", "--clear", "--python", interpreter, folder, fails="no environment")
+        run(find_uv(), "venv", "--quiet", "--clear", "--python", interpreter, folder, fails="no environment")
         yield folder / "bin/python"
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -81,20 +74,22 @@ def environment(name: str, interpreter: str) -> Iterator[Path]:
 
 def install(python: Path, versions: str) -> None:
     """Install the library, in the oldest or newest versions that it allows, and what its data tests need."""
-    command = [uv(), "pip", "install", "--quiet", "--python", python]
+    command = [find_uv(), "pip", "install", "--quiet", "--python", python]
     constraints: list[str | Path] = []
     with tempfile.TemporaryDirectory() as folder:
         if versions == "oldest":
             lowest = ["--resolution", "lowest-direct", "--only-binary", ":all:"]
             run(*command, *lowest, "--editable", ".", fails="the oldest versions could not be installed")
-            frozen = run(uv(), "pip", "freeze", "--exclude-editable", "--python", python, fails="no list of versions")
+            frozen = run(
+                find_uv(), "pip", "freeze", "--exclude-editable", "--python", python, fails="no list of versions"
+            )
             file = Path(folder) / "oldest.txt"
             file.write_text("\n".join(line for line in frozen.splitlines() if "==" in line), encoding="utf-8")
             constraints = ["--constraint", file]
         neighbours = NEIGHBOURS if versions == "neighbours" else ()
         extras = ".[formats,train,release,dev]"
         run(*command, *constraints, "--editable", extras, *neighbours, fails="the packages do not fit")
-    run(uv(), "pip", "check", "--python", python, fails="pip check found packages that do not fit")
+    run(find_uv(), "pip", "check", "--python", python, fails="pip check found packages that do not fit")
 
 
 def try_combination(name: str, tests: Sequence[str], processes: str) -> str:
@@ -116,7 +111,7 @@ def try_combination(name: str, tests: Sequence[str], processes: str) -> str:
         install(python, versions)
         frozen = dict(
             line.split("==")
-            for line in run(uv(), "pip", "freeze", "--python", python, fails="no list of versions").splitlines()
+            for line in run(find_uv(), "pip", "freeze", "--python", python, fails="no list of versions").splitlines()
             if "==" in line
         )
         installed = ", ".join(f"{package} {frozen[package]}" for package in SHOWN if package in frozen)

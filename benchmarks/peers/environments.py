@@ -64,8 +64,7 @@ class PeerEnvironment:
         start = time.perf_counter()
         if self.installed:
             return 0.0
-        uv = shutil.which("uv") or str(ROOT / ".tools" / "bin" / "uv")
-        folder = VENVS / self.name
+        uv, folder = find_uv(), VENVS / self.name
         interpreter = sys.executable if self.python_version is None else find_python(self.python_version)
         subprocess.run([uv, "venv", "--quiet", "--clear", "--python", interpreter, str(folder)], check=True)
         install = [uv, "pip", "install", "--quiet", "--link-mode", "hardlink", "--python", str(self.python)]
@@ -74,6 +73,11 @@ class PeerEnvironment:
         )
         _stamp(self.name).write_text(self._key)
         return time.perf_counter() - start
+
+
+def find_uv() -> str:
+    """Return uv's command: that of the environment variable UV, the one on PATH, or the Makefile's."""
+    return os.environ.get("UV") or shutil.which("uv") or str(ROOT / ".tools" / "bin" / "uv")
 
 
 def find_python(wanted: str) -> str:
@@ -88,10 +92,9 @@ def find_python(wanted: str) -> str:
         # pyenv's shims are on PATH for every Python and fail for those that are not switched on.
         if subprocess.run([candidate, "-c", ""], capture_output=True, check=False).returncode == 0:
             return candidate
-    uv = shutil.which("uv") or str(ROOT / ".tools" / "bin" / "uv")
     with contextlib.suppress(subprocess.CalledProcessError, subprocess.TimeoutExpired, FileNotFoundError):
         for words in (["install", "--quiet", wanted], ["find", "--quiet", wanted]):
-            ran = subprocess.run([uv, "python", *words], capture_output=True, text=True, check=True, timeout=120)
+            ran = subprocess.run([find_uv(), "python", *words], capture_output=True, text=True, check=True, timeout=120)
         return ran.stdout.split("\n")[0]
     msg = f"no Python {wanted} on PATH or in pyenv, and uv could not fetch one"
     raise MissingPythonError(msg)
