@@ -67,14 +67,14 @@ def compare_pictures(
         decoded: As many rows.
         layout: Layout of the pictures.
     """
-    # One row at a time: the differences take four times the memory of the pictures.
+    # Row by row: stacking them would copy all pictures.
     pairs = [
         pair
         for rows in zip(originals, decoded, strict=True)
         for pair in zip(*(layout.to_pictures(row[None]) for row in rows), strict=True)
     ]
-    mean_squared = [np.square(before.astype(np.int32) - after).mean() for before, after in pairs]
-    return PictureErrors(np.array(mean_squared), np.array([compute_ssim(*pair) for pair in pairs]))
+    mean_squared = np.array([_mean_squared(*pair) for pair in pairs])
+    return PictureErrors(mean_squared, np.array([compute_ssim(*pair) for pair in pairs]))
 
 
 def compute_ssim(original: np.ndarray, decoded: np.ndarray) -> float:
@@ -89,11 +89,9 @@ def compute_ssim(original: np.ndarray, decoded: np.ndarray) -> float:
         decoded: The same shape.
     """
     before, after = _to_luma(original), _to_luma(decoded)
-    maps = np.stack([before, after, np.square(before) + np.square(after), before * after])
-    if min(before.shape) < _WINDOW.size:
-        margin = _WINDOW.size // 2
-        maps = np.pad(maps, ((0, 0), (margin, margin), (margin, margin)), mode="symmetric")
-    mean_before, mean_after, mean_squares, mean_product = _blur(_blur(maps, axis=1), axis=2)
+    # One map at a time stays in the processor's cache.
+    maps = (before, after, np.square(before) + np.square(after), before * after)
+    mean_before, mean_after, mean_squares, mean_product = (_average_windows(values) for values in maps)
     product = mean_before * mean_after
     squares = np.square(mean_before) + np.square(mean_after)
     variances, covariance = mean_squares - squares, mean_product - product
@@ -101,22 +99,32 @@ def compute_ssim(original: np.ndarray, decoded: np.ndarray) -> float:
     return float(similarity.mean(dtype=np.float64))
 
 
+def _mean_squared(before: np.ndarray, after: np.ndarray) -> float:
+    """Return the mean squared error of two uint8 arrays."""
+    distances = np.maximum(before, after) - np.minimum(before, after)
+    return float(np.square(distances, dtype=np.uint16).mean())
+
+
 def _to_luma(picture: np.ndarray) -> np.ndarray:
     """Return the luma, float32 ``[H, W]``, of large pictures as means of blocks."""
     size = max(1, math.floor(min(picture.shape[:2]) / _REDUCED_SIDE + 0.5))
-    height, width = (side // size * size for side in picture.shape[:2])
-    rows: np.ndarray = picture[:height:size].astype(np.uint16)  # holds 256 rows: sides of 65,536 pixels
-    for offset in range(1, size):
-        rows += picture[offset:height:size]
-    blocks: np.ndarray = rows[:, :width:size].astype(np.float32)
-    for offset in range(1, size):
-        blocks += rows[:, offset:width:size]
-    return (blocks[:, :, 0] if picture.shape[2] == 1 else blocks @ _LUMA) / np.float32(size**2)
+    height, width = (side // size for side in picture.shape[:2])
+    blocks = picture[: height * size, : width * size].reshape(height, size, width, -1)
+    rows = blocks.sum(axis=1, dtype=np.uint16).astype(np.float32)  # holds 256 rows: sides of 65,536 pixels
+    shares = _LUMA if picture.shape[2] == len(_LUMA) else np.ones(1, np.float32)
+    return rows @ np.tile(shares / np.float32(size**2), size)
 
 
-def _blur(maps: np.ndarray, *, axis: int) -> np.ndarray:
+def _average_windows(values: np.ndarray) -> np.ndarray:
+    """Return the weighted mean of every window; where none fits, of the picture with its mirror image around it."""
+    if min(values.shape) < _WINDOW.size:
+        values = np.pad(values, _WINDOW.size // 2, mode="symmetric")
+    return _blur(_blur(values, axis=0), axis=1)
+
+
+def _blur(values: np.ndarray, *, axis: int) -> np.ndarray:
     """Return the weighted means of all windows along an axis, which gets 10 elements shorter."""
-    rows = np.moveaxis(maps, axis, 0)
+    rows = np.moveaxis(values, axis, 0)
     num_windows, last = len(rows) - _WINDOW.size + 1, _WINDOW.size - 1
     means = rows[last // 2 : last // 2 + num_windows] * _WINDOW[last // 2]
     for offset in range(last // 2):  # the window is symmetric
