@@ -54,9 +54,8 @@ class Ranks:
         joined = torch.cat([tensor.reshape(-1) for tensor in tensors])
         torch.distributed.all_reduce(joined)
         joined /= self.world_size
-        for tensor, values in zip(
-            tensors, torch.functional.split(joined, [item.numel() for item in tensors]), strict=True
-        ):
+        parts = torch.split(joined, [tensor.numel() for tensor in tensors])
+        for tensor, values in zip(tensors, parts, strict=True):
             tensor.copy_(values.view_as(tensor))
 
     def any(self, is_true: bool) -> bool:
@@ -99,6 +98,8 @@ def join_ranks(config: Mapping[str, Any]) -> Iterator[Ranks]:
         yield Ranks()
         return
     is_ours = not torch.distributed.is_initialized()
+    if str(device) == "cuda":
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))  # which "cuda" then means
     if is_ours:
         torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:

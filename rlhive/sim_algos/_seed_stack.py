@@ -9,11 +9,11 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from rlhive.data.replay import derive_seed
 from rlhive.policies import require_activation
 
 _ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
@@ -60,8 +60,7 @@ class SeedGenerators:
     def reseed(self, number: int) -> None:
         """Give each generator a seed that its own one and a number determine."""
         for generator in self._generators:
-            seed = np.random.SeedSequence((generator.initial_seed() % 2**64, number)).generate_state(1, np.uint64)[0]
-            generator.manual_seed(int(seed))
+            generator.manual_seed(derive_seed(generator.initial_seed(), number))
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Return the generators' states, by position."""

@@ -126,7 +126,7 @@ def train_from_config(
     if config["dataset"] is None and not algorithm_class.is_online:
         msg = f"{config['algorithm']} learns from a dataset: expected its name, got none. Add +dataset=kitchen_knob1"
         raise InvalidOptionError(msg)
-    if not is_online and config["mix"] is None:
+    if not is_online:
         _refuse_online_options(config)
     folder = resume_folder(config, output_dir)
     check_writable(folder)
@@ -242,7 +242,7 @@ def _list_buffer_options(
 def _refuse_online_options(config: Mapping[str, Any]) -> None:
     """Raise InvalidOptionError if options of collected episodes are given to a training that collects none."""
     algorithm = config["algorithm"]
-    unread = ["exploration"] if config["evaluation"] else ["env", "exploration"]
+    unread = ["exploration"] if config["evaluation"] or config["mix"] else ["env", "exploration"]
     for name in unread:
         if config[name] is not None:
             advice = "sac acts in an environment"

@@ -58,6 +58,7 @@ def test_an_interrupted_training_on_a_mixture_ends_as_one_that_was_not(halves, t
         ("good", ["mix={good:1}"], "dataset=good, mix={'good': 1}: expected dataset=mix"),
         ({"good": 1, "poor": -1}, [], "Weight of robohive/poor 1.0.0: expected a finite number of 0 or more, got -1"),
         ({"good": 1}, ["best_share=0.1"], "best_share=0.1: expected none with a mixture"),
+        ({"good": 1}, ["exploration=gaussian"], "bc learns from a dataset alone: expected no exploration"),
         ({"good": 1}, ["version=1.0.0"], "version=1.0.0: expected none with a mixture"),
     ],
     ids=str,
