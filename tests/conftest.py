@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from pathlib import Path
 
 # Read by huggingface_hub when it is imported, so they are set before anything of ours is.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -40,6 +41,29 @@ def filled(collected, store):
     """The test's store, with a copy of toy_point 1.0.0."""
     shutil.copytree(collected, store)
     return store
+
+
+@pytest.fixture
+def count_new_threads():
+    """A function that calls another one and returns how many threads it starts, as an operation that torch splits does.
+
+    Torch has more threads to use than it has started, so that the first such operation starts some.
+    """
+    import torch
+
+    tasks = Path("/proc/self/task")
+    if not tasks.is_dir():
+        pytest.skip("counts the threads that Linux lists in /proc/self/task")
+
+    def count(call):
+        torch.set_num_threads(len(list(tasks.iterdir())) + 3)
+        started = len(list(tasks.iterdir()))
+        call()
+        return len(list(tasks.iterdir())) - started
+
+    before = torch.get_num_threads()
+    yield count
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session", autouse=True)

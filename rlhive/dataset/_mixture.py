@@ -93,8 +93,8 @@ def mix(
     The number of a source's transitions in a batch is its share, rounded up or down; over all batches the shares are
     exact. Transitions of a source are drawn uniformly, with replacement. Each batch has two further keys, both int64
     ``[batch_size]``: ``source``, the position of a transition's source in ``buffer.sources``, and ``task``, the
-    position of its instruction in ``buffer.tasks`` (the episode's ``task``, or the name of the dataset's task). Sources
-    of one layout cost no more than one source; see docs/decisions/050-mixtures.md.
+    position of its instruction in ``buffer.tasks`` (the episode's ``task``, or the name of the dataset's task).
+    Neighbouring sources with the same fields are read by one gather; docs/decisions/050-mixtures.md has the times.
 
     Args:
         sources: Sources with their weights, which need not sum to 1; or sources alone, weighted by
@@ -131,6 +131,9 @@ def mix(
     opened = [source for source, share in zip(opened, shares, strict=True) if share]
     shares = [share for share in shares if share]
     read = ReadOptions(**options)
+    if read.ragged == "nested":
+        msg = 'ragged="nested": expected "error" or "drop" in a mixture, whose rows have one length'
+        raise InvalidOptionError(msg)
     by_source = [] if isinstance(read.normalize, Mapping) else _list_normalized(read.normalize)
     if by_source:
         read = replace(read, normalize=False)
@@ -296,12 +299,6 @@ def _read_statistics(sources: Sequence[_Opened], key: keys.NestedKey) -> tuple[t
         numbers.append(mean_and_scale(schema[column], source.statistics.get(column, {})))
     means, scales = zip(*numbers, strict=True)
     return torch.stack(means), torch.stack(scales)
-
-
-def _refuse_device(options: ReadOptions) -> None:
-    if torch.device(options.device).type != "cpu":
-        msg = f"device={str(options.device)!r}: expected 'cpu' for sources of several layouts or buffers that grow"
-        raise InvalidOptionError(msg)
 
 
 def _name_source(source: _Opened) -> str:

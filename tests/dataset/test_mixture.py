@@ -10,6 +10,7 @@ from torchrl.data import SamplerWithoutReplacement
 from torchrl.envs.transforms import MultiStepTransform
 
 from rlhive import Recorder, RoboHiveDataset, extend, mix
+from rlhive.data.replay._mixture_samplers import Shares
 from rlhive.errors import (
     CheckpointMismatchError,
     EpisodesTooShortError,
@@ -106,6 +107,61 @@ def test_counts_differ_from_the_shares_by_less_than_one_in_a_batch_and_over_all(
         assert counts.sum() == batch_size
         assert (np.abs(counts - batch_size * shares) < 1).all()
         assert (np.abs(total - number * batch_size * shares) < 3).all()
+
+
+def test_what_rounding_owes_does_not_grow():
+    generator = np.random.default_rng(0)
+    for _ in range(60):
+        weights = generator.random(generator.integers(2, 12)) ** 2
+        shares = Shares((weights / weights.sum()).tolist())
+        batch_size, total = int(generator.choice([1, 3, 16, 250])), np.zeros(len(weights))
+        for number in range(1, 301):
+            total += shares.take(batch_size)
+            assert (np.abs(total - number * batch_size * weights / weights.sum()) < 2).all()
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"n_step": 3}, {"normalize": True}, {"normalize": True, "frame_stack": 3}], ids=str
+)
+def test_a_batch_takes_no_thread_but_the_callers(family, count_new_threads, options):
+    buffer = mix(family, 20_000, temperature=0, seed=0, **options)
+    assert count_new_threads(buffer.sample) == 0
+
+
+def test_large_batches_are_normalised_as_small_ones(family):
+    buffer = mix(family, 4_000, temperature=0, seed=0, normalize=True)
+    batch = buffer.sample()
+    for number, dataset in enumerate(family):
+        rows = batch[batch["source"] == number]
+        expected = dataset.as_storage(normalize=True).get(rows["index"] - sum(map(len, family[:number])))
+        assert torch.equal(rows["observation"], expected["observation"])
+
+
+def test_ragged_fields_are_left_out_or_refused(shared_store):
+    for name in ("sound", "noise"):
+        recorder = Recorder(f"my/{name}", ragged=["audio"], store=shared_store)
+        for length in (3, 5):
+            observations = np.random.default_rng(length).normal(size=(length + 1, 2)).astype(np.float32)
+            arrays = {
+                "observation": observations[:-1],
+                "action": np.zeros((length, 1), np.float32),
+                "audio": [np.ones((row + 1, 1), np.float32) for row in range(length)],
+                "next": {
+                    "observation": observations[1:],
+                    "reward": np.ones((length, 1), np.float32),
+                    "terminated": np.zeros((length, 1), np.bool_),
+                    "truncated": np.arange(length)[:, None] == length - 1,
+                },
+            }
+            recorder.add_episode(arrays)
+        recorder.commit(license="mit")
+    sources = [RoboHiveDataset(f"my/{name}", store=shared_store) for name in ("sound", "noise")]
+    buffer = mix(sources, 64, seed=0, ragged="drop")
+    require_same_values(buffer, sources, buffer.sample(), ragged="drop")
+    with pytest.raises(SchemaMismatchError, match="audio"):
+        mix(sources, 64)
+    with pytest.raises(InvalidOptionError, match='ragged="nested": expected "error" or "drop" in a mixture'):
+        mix(sources, 64, ragged="nested")
 
 
 def test_sources_are_spread_over_a_batch(family):

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     )
     from rlhive.data.replay._cache import open_packed as open_packed
     from rlhive.data.replay._dataloader import EpochLoader as EpochLoader, make_dataloader as make_dataloader
+    from rlhive.data.replay._epochs import derive_seed as derive_seed
     from rlhive.data.replay._gather import RaggedChoice as RaggedChoice, select_ragged as select_ragged
     from rlhive.data.replay._joined import JoinedCache as JoinedCache
     from rlhive.data.replay._layout import ImageCache as ImageCache, PackedCache as PackedCache

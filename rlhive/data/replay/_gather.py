@@ -119,6 +119,11 @@ class Window:
         following = torch.maximum(num_steps.unsqueeze(1) + frames, oldest)
         return torch.cat([root, rewards, following], 1), num_steps
 
+    def describe_steps(self, num_steps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return what ``MultiStepTransform`` adds: steps as int64, ``gamma ** steps``, and whether they are not 1."""
+        num_steps = num_steps.to(torch.int64)
+        return num_steps, self.gamma**num_steps, num_steps != 1
+
 
 #: A transition reads its own row and the following one.
 SINGLE_STEP = Window()
@@ -184,7 +189,7 @@ class GatherPlan:
         elif self._slot_indices is not None:
             slots = slots[:, self._slot_indices]
         if slots is not None:
-            rows = (rows.unsqueeze(1) + slots).view(-1)
+            rows = _add_slots(rows, slots).view(-1)
         copied = self._copy(rows)
         if slots is not None:
             copied = copied.view(-1, self._item_words)
@@ -312,6 +317,18 @@ def select_ragged(schema: Schema, ragged: RaggedChoice, columns: set[str]) -> se
     if ragged == "error":
         schema.require_equal_lengths(columns, advice=_RAGGED_ADVICE)
     return columns - {item.column for item in schema.ragged} if ragged == "drop" else columns
+
+
+def _add_slots(rows: torch.Tensor, slots: torch.Tensor) -> torch.Tensor:
+    """Return the rows that items read, int64 ``[n, num_slots]``.
+
+    Args:
+        rows: Rows of the items, ``[n]``.
+        slots: Offsets, ``[n, num_slots]``, or ``[num_slots]`` for all items.
+    """
+    if rows.device.type != "cpu":
+        return rows.unsqueeze(1) + slots
+    return torch.from_numpy(rows.numpy()[:, None] + slots.numpy())
 
 
 def _select_slots(fields: Sequence[FieldLayout], window: Window) -> torch.Tensor | None:

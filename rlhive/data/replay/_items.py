@@ -6,7 +6,7 @@ CPU, NumPy's indexing therefore copies the rows, without Python's lock, and torc
 split.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -53,19 +53,43 @@ def take_elements(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(values.numpy().take(index.numpy(), axis=0))
 
 
-def map_blocks(function: Callable[[torch.Tensor], torch.Tensor], values: torch.Tensor) -> torch.Tensor:
-    """Return ``function(values)`` in the dtype of the values and in contiguous memory of its own.
+def map_blocks(function: Callable[..., torch.Tensor], values: torch.Tensor, *operands: torch.Tensor) -> torch.Tensor:
+    """Return ``function(values, *operands)`` in the dtype of the values and in contiguous memory of its own.
 
     On the CPU it is computed on blocks that torch does not split.
 
     Args:
-        function: Function from values ``[n, *shape]`` to values of the same shape, which treats each row alone.
+        function: Function from values ``[n, *shape]``, and rows of the operands, to values of the same shape, which
+            treats each row alone.
         values: Shape ``[n, *shape]``.
+        operands: Further tensors with n rows.
     """
     result = torch.empty(values.shape, dtype=values.dtype, device=values.device)
     if values.device.type != "cpu" or values.numel() < _GRAIN_SIZE or torch.get_num_threads() == 1:
-        return result.copy_(function(values))
+        return result.copy_(function(values, *operands))
     num_rows = max(1, (_GRAIN_SIZE - 1) * len(values) // values.numel())
-    for target, block in zip(torch.split(result, num_rows), torch.split(values, num_rows), strict=True):
-        target.copy_(function(block))
+    for target, *blocks in zip(*(torch.split(rows, num_rows) for rows in (result, values, *operands)), strict=True):
+        target.copy_(function(*blocks))
     return result
+
+
+def join(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Return ``torch.cat(parts)`` of tensors on the CPU, copied in the calling thread."""
+    return parts[0] if len(parts) == 1 else torch.from_numpy(np.concatenate([part.numpy() for part in parts]))
+
+
+def compute_in_blocks(
+    function: Callable[..., tuple[torch.Tensor, ...]], *operands: torch.Tensor, width: int
+) -> tuple[torch.Tensor, ...]:
+    """Return ``function(*operands)``, on the CPU computed on blocks that torch does not split.
+
+    Args:
+        function: Function from rows of the operands to tensors with as many rows, which treats each row alone.
+        operands: Tensors ``[n, …]``.
+        width: Largest number of elements that the function computes for a row.
+    """
+    num_rows = max(1, (_GRAIN_SIZE - 1) // width)
+    if operands[0].device.type != "cpu" or len(operands[0]) <= num_rows or torch.get_num_threads() == 1:
+        return function(*operands)
+    blocks = zip(*(torch.split(rows, num_rows) for rows in operands), strict=True)
+    return tuple(join(parts) for parts in zip(*(function(*block) for block in blocks), strict=True))

@@ -16,7 +16,6 @@ import torch
 from rlhive.data.replay._frames import RowReader
 from rlhive.data.replay._layout import PackedCache
 from rlhive.data.replay._mapping import MappedFiles, map_side_by_side
-from rlhive.errors import SchemaMismatchError
 
 _ROWS = "rows.bin"
 
@@ -30,18 +29,11 @@ class JoinedCache(PackedCache):
     One gather therefore reads rows of all of them, in the time in which it reads those of one.
 
     Args:
-        caches: The caches; their fields have the same names, dtypes and shapes.
-
-    Raises:
-        SchemaMismatchError: A field is ragged.
+        caches: The caches; their fields have the same names, dtypes and shapes. Ragged fields are left out.
     """
 
     def __init__(self, caches: Sequence[PackedCache]):
         first = caches[0]
-        if first.ragged:
-            names = ", ".join(part.item.column for part in first.ragged)
-            msg = f'{names}: expected rows of one length in a mixture. Leave them out: ragged="drop"'
-            raise SchemaMismatchError(msg)
         self._caches = list(caches)
         self.folder = first.folder
         self.schema, self.splits, self.blocks, self.ragged = first.schema, first.splits, first.blocks, ()

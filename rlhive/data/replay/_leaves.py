@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.utils.data
 
-from rlhive.data.replay._items import map_blocks
+from rlhive.data.replay._items import compute_in_blocks, map_blocks
 from rlhive.normalization import normalize
 
 LeafTransform = Callable[[torch.Tensor], torch.Tensor]
@@ -145,7 +145,8 @@ class DiscountedSum:
     def __call__(self, rewards: torch.Tensor) -> torch.Tensor:
         """Return the sums ``[n, …]`` of rewards ``[n, n_step, …]``, in their dtype."""
         discounts = self._discounts.to(rewards).view(-1, *(1,) * (rewards.ndim - 2))
-        return (rewards * discounts).sum(1)
+        width = max(1, rewards.numel() // max(1, len(rewards)))
+        return compute_in_blocks(lambda rows: ((rows * discounts).sum(1),), rewards, width=width)[0]
 
 
 class TransformChain:

@@ -6,27 +6,27 @@
     sources of another layout   JoinedCache ── PackedStorage ─┼─ MixedStorage ── MixtureReplayBuffer
     buffers that grow           their own storages ───────────┘  only where there are several
 
-Sources of one layout, as tasks of one family have, are read by one gather, in the time of a single source.
-docs/decisions/050-mixtures.md compares this with TorchRL's ``ReplayBufferEnsemble``.
+Sources of one layout, as tasks of one family have, are read by one gather. docs/decisions/050-mixtures.md compares this
+with a single source and with TorchRL's ``ReplayBufferEnsemble``.
 """
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from tensordict import TensorDict, TensorDictBase
-from torchrl.data import ImmutableDatasetWriter
 from torchrl.data.replay_buffers.storages import Storage
 
 from rlhive import keys
 from rlhive.data.replay._ahead import DrawnBatch
-from rlhive.data.replay._buffer import DatasetReplayBuffer, make_generator
+from rlhive.data.replay._buffer import DatasetReplayBuffer, replay_buffer_arguments
 from rlhive.data.replay._info import INDEX, SampleInfo, add_info
+from rlhive.data.replay._items import map_blocks, take_elements
 from rlhive.data.replay._mixture_samplers import MixtureLayout, MixtureSampler, MixtureSliceSampler
 from rlhive.data.replay._options import SamplingOptions
-from rlhive.data.replay._storage import PackedStorage, identity_collate
+from rlhive.data.replay._storage import PackedStorage
 from rlhive.errors import InvalidOptionError, SchemaMismatchError
 from rlhive.keys import NestedKey
 from rlhive.normalization import normalize
@@ -100,8 +100,8 @@ class MixedStorage(Storage):
             positions = (part_numbers == number).nonzero()[:, 0]
             if len(positions):
                 rows = self._read_part(part, index[positions] - self._starts[number])
-                for key, value in rows.items():
-                    batch.get(key)[positions] = value
+                for key, value in rows.items():  # by NumPy, which stays in this thread, see _items.py
+                    batch.get(key).numpy()[positions.numpy()] = value.numpy()
         return batch
 
     def get_many(self, index: torch.Tensor, batch_size: int) -> list[TensorDict]:
@@ -190,11 +190,11 @@ class NormalizeBySource:
         sources = batch[keys.SOURCE]
         for key, (mean, scale) in self._numbers.items():
             parts = (key,) if isinstance(key, str) else key
-            means, scales = mean.to(sources.device)[sources], scale.to(sources.device)[sources]
+            numbers = [take_elements(values.to(sources.device), sources) for values in (mean, scale)]
             for leaf_key in (parts, (keys.NEXT, *parts)):
                 value = batch.get(leaf_key, None)
                 if value is not None:
-                    batch.set(leaf_key, _normalize_rows(value, means, scales))
+                    batch.set(leaf_key, map_blocks(_normalize_rows, value, *numbers))
         return batch
 
 
@@ -203,7 +203,7 @@ def _normalize_rows(value: torch.Tensor, means: torch.Tensor, scales: torch.Tens
     repeats = value.shape[-1] // means.shape[-1]
     if repeats > 1:
         means, scales = (numbers.repeat(*(1,) * (numbers.ndim - 1), repeats) for numbers in (means, scales))
-    return normalize(value, means, scales).to(value.dtype)
+    return normalize(value, means, scales)
 
 
 class MixtureReplayBuffer(DatasetReplayBuffer):
@@ -301,18 +301,10 @@ def make_mixture_buffer(
         sampler = MixtureSliceSampler(
             weights, layout, storage, slice_len=options.slice_len, short=options.short_episodes
         )
-    buffer = MixtureReplayBuffer(
-        sources=sources,
-        layout=layout,
-        storage=storage,
-        sampler=sampler,
-        writer=ImmutableDatasetWriter(),
-        collate_fn=identity_collate,
-        batch_size=options.batch_size,
-        prefetch=options.prefetch,
-        pin_memory=options.pin_memory,
-        generator=make_generator(options.seed, storage.device),
-    )
+    arguments = replay_buffer_arguments(storage, replace(options, sampler=sampler, slice_len=None, transform=None))
+    if layout.tasks is not None:
+        layout = replace(layout, tasks=layout.tasks.to(storage.device))
+    buffer = MixtureReplayBuffer(sources=sources, layout=layout, **arguments)
     if normalize_by_source:
         buffer.append_transform(NormalizeBySource(normalize_by_source))
     if options.transform is not None:
@@ -337,8 +329,8 @@ def _join_templates(
             first = rows.setdefault(key, row)
             holder = holders.setdefault(key, name)
             if (first.dtype, first.shape) != (row.dtype, row.shape):
-                forms = (f"{item.dtype} {list(item.shape)}".removeprefix("torch.") for item in (first, row))
-                problems.append(f"{keys.key_to_column(key)}: {next(forms)} in {holder}, {next(forms)} in {name}")
+                forms = f"{_describe_form(first)} in {holder}, {_describe_form(row)} in {name}"
+                problems.append(f"{keys.key_to_column(key)}: {forms}")
     if not problems and missing == "error":
         for key in rows:
             if absent := [name for template, name in zip(templates, names, strict=True) if key not in template]:
@@ -349,6 +341,11 @@ def _join_templates(
         msg = "Sources of a mixture: expected keys of the same dtype and shape, got " + "; ".join(problems)
         raise SchemaMismatchError(msg)
     return rows
+
+
+def _describe_form(row: torch.Tensor) -> str:
+    """Return dtype and shape as text."""
+    return f"{row.dtype} {list(row.shape)}".removeprefix("torch.")
 
 
 def _mask_key(key: NestedKey) -> NestedKey:

@@ -80,10 +80,19 @@ class SourceRanges:
             self._sizes = sizes
             self._patterns.clear()
         patterns = [self._find_pattern(counts, device) for counts in batches]
-        first, size, labels = (torch.cat(parts, -1) for parts in zip(*patterns, strict=True))
+        columns = list(zip(*patterns, strict=True))
+        if device.type == "cpu":  # NumPy stays in this thread, see _items.py
+            first, size, labels = (torch.from_numpy(np.concatenate(parts, -1)) for parts in columns)
+        else:
+            first, size, labels = (torch.cat(parts, -1) for parts in columns)
         # The remainder of 62 random bits costs less than a product with random floats, and is as good as uniform.
-        bits = torch.randint(1 << 62, first.shape, device=device, generator=generator)
-        return bits.remainder_(size).add_(first), labels
+        items = torch.randint(1 << 62, first.shape, device=device, generator=generator)
+        if device.type != "cpu":
+            return items.remainder_(size).add_(first), labels
+        values = items.numpy()
+        np.remainder(values, size.numpy(), out=values)
+        values += first.numpy()
+        return items, labels
 
     def _find_pattern(self, counts: tuple[int, ...], device: torch.device) -> tuple[torch.Tensor, ...]:
         pattern = self._patterns.get(counts)
@@ -101,7 +110,7 @@ class SourceRanges:
         return (
             torch.from_numpy(first).to(device),
             torch.from_numpy(size).to(device),
-            self._labels[:, sources].to(device),
+            torch.from_numpy(self._labels.numpy()[:, sources]).to(device),
         )
 
 
@@ -135,7 +144,7 @@ class Shares:
     """Numbers of items from each source, batch after batch; a base class of samplers.
 
     In every batch a source has its share of the batch, rounded up or down. What rounding takes from a source in one
-    batch it gets back in a later one, so that over all batches each source has its share to within one item a source.
+    batch it gets back in a later one, so that the difference to its share does not grow with the number of batches.
 
     Args:
         weights: Share of each source, positive, 1 together.

@@ -24,7 +24,7 @@ from rlhive.data.replay._gather import (
     select_columns,
     set_nested,
 )
-from rlhive.data.replay._items import take_elements
+from rlhive.data.replay._items import compute_in_blocks, take_elements
 from rlhive.data.replay._layout import PackedCache
 from rlhive.data.replay._leaves import Leaves
 from rlhive.data.replay._returns import compute_returns_to_go, count_steps
@@ -186,14 +186,13 @@ class PackedStorage(Storage):
         slots = None
         if self._steps is not None and not self._window.is_pair:
             since_start, to_end = self._steps
-            slots, num_steps = self._window.slots(take_elements(since_start, index), take_elements(to_end, index))
+            steps = take_elements(since_start, index), take_elements(to_end, index)
+            slots, num_steps = compute_in_blocks(self._window.slots, *steps, width=self._window.num_slots)
             if self._window.n_step > 1:
-                num_steps = num_steps.to(device, torch.int64)
-                extra = {
-                    STEPS_TO_NEXT: num_steps,
-                    GAMMA: self._window.gamma**num_steps,
-                    NONTERMINAL: num_steps != 1,
-                }
+                added = compute_in_blocks(self._window.describe_steps, num_steps, width=1)
+                extra = dict(
+                    zip((STEPS_TO_NEXT, GAMMA, NONTERMINAL), (value.to(device) for value in added), strict=True)
+                )
         batches = [Leaves() for _ in range(rows.shape[0] // batch_size)] if batch_size else [Leaves()]
         for plan in self._plans:
             plan.fill(batches, plan.gather(rows, slots, device))
