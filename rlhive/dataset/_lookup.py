@@ -235,9 +235,11 @@ def delete(name: str, version: str, *, store: Path | None = None) -> Path:
     Raises:
         DatasetNotFoundError: The store has no such version.
     """
-    from rlhive.data.versions import delete_stored_version  # imports pyarrow, which listing versions does not need
+    # The import loads pyarrow, which listing versions does not need.
+    from rlhive.data.versions import delete_stored_version, fetch_stored_manifests
 
     folder = find_deletable(name, version, store=store)
+    fetch_stored_manifests([folder])  # for the fingerprint in the names of its caches: the mirror may lack the version
     delete_stored_version(folder)
     if not folder.exists():
         remove_remains(folder)

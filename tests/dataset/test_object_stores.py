@@ -9,11 +9,16 @@ from typer.testing import CliRunner
 
 from rlhive import Recorder, RoboHiveDataset
 from rlhive.cli import app
-from rlhive.data.versions import _objects
+from rlhive.data import release_dir, remove_dir
+from rlhive.data.formats import import_dataset
+from rlhive.data.versions import _objects, delete_stored_version
 from rlhive.dataset import delete, versions
-from rlhive.errors import DatasetNotFoundError, StoreAccessDeniedError
+from rlhive.errors import DatasetExistsError, DatasetNotFoundError, StoreAccessDeniedError
+from tests.data.formats import make_lerobot
 from tests.data.strategies import transitions
 from tests.object_server import ACCESS_DENIED
+
+LEROBOT = make_lerobot.FILES / "v3.0-image"
 
 
 @pytest.fixture
@@ -132,6 +137,29 @@ def test_a_deletion_removes_files_caches_and_what_a_killed_commit_left(stored):
     assert stored.list_keys() == []
     with pytest.raises(DatasetNotFoundError, match=f"no version 1.0.0 in {stored.url}"):
         delete("toy_point", "1.0.0")
+
+
+def test_a_deletion_removes_the_cache_and_release_of_a_version_that_made_room_in_the_mirror(stored):
+    dataset = RoboHiveDataset("toy_point")
+    dataset.as_replay_buffer()
+    release_dir(dataset.path).mkdir()
+    remove_dir(dataset.path)
+
+    assert delete("toy_point", "1.0.0") == dataset.path
+    assert not list((dataset.store / ".cache").glob(f"{dataset.fingerprint}*"))
+    assert not dataset.path.exists()
+    assert not release_dir(dataset.path).exists()
+
+
+def test_an_import_asks_the_store_and_not_the_mirror_whether_a_version_exists(object_store):
+    options = {"license": "mit", "version": "1.0.0", "progress": False}
+    folder = import_dataset("lerobot", LEROBOT, "lab/frames", **options)
+    with pytest.raises(DatasetExistsError, match=rf"lab/frames 1\.0\.0: {object_store.url} has it, and a version is"):
+        import_dataset("lerobot", LEROBOT.with_name("none"), "lab/frames", **options)
+    delete_stored_version(folder)  # as another machine does, which leaves the mirror
+
+    assert import_dataset("lerobot", LEROBOT, "lab/frames", **options) == folder
+    assert object_store.find(r"lab/frames/1\.0\.0\.json")
 
 
 def test_the_commands_name_the_store_and_not_its_mirror(stored):

@@ -21,7 +21,7 @@ from rlhive.data.formats._import_rules import ImportRules
 from rlhive.data.formats._interrupts import detect_interrupts
 from rlhive.data.formats._registry import available_formats, get_format
 from rlhive.data.formats._success_rewards import RewardOption, SuccessOption
-from rlhive.data.versions import Manifest, export, read_records
+from rlhive.data.versions import Manifest, export, list_local_versions, read_records
 from rlhive.errors import DatasetExistsError, RLHiveError, UnsupportedFormatError
 
 logger = logging.getLogger(__name__)
@@ -93,9 +93,9 @@ def import_dataset(
         DatasetExistsError: The version exists.
     """
     if version:  # checked before the files are read, which may take a while
-        folder = _store.version_dir(name, version, store=store)
-        if folder.exists():
-            msg = f"{folder} exists: a version is never overwritten."
+        _store.parse_version(version)
+        if version in list_local_versions(name, store=store):
+            msg = f"{name} {version}: {_store.describe_store(store)} has it, and a version is never overwritten."
             raise DatasetExistsError(msg)
     item = get_format(kind)
     common: dict[str, Any] = {"drop": drop, "skip_episode": skip_episode, "on_nan": on_nan, "rename": rename}
