@@ -1,9 +1,7 @@
 """Collections on a Ray cluster: two nodes' worth of processes on this machine, which may be killed."""
 
 import os
-import re
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -18,6 +16,7 @@ from rlhive.errors import DiskFullError, WorkerDiedError
 from rlhive.rollouts import collect
 from rlhive.rollouts._backends import MAX_RETRIES, map_on_cluster
 from rlhive.rollouts._collect import _record_missing
+from tests.rollouts.interrupts import check_that_ctrl_c_can_be_resumed
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -119,36 +118,8 @@ def test_results_and_errors_are_those_of_the_jobs(connected):
     assert type(raised.value) is DiskFullError
 
 
-CTRL_C = """
-import os, signal, sys
-import rlhive.cli
-from rlhive.rollouts import _collect
-
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
-add = _collect._Tally.add
-
-def add_and_be_interrupted(self, results):
-    add(self, results)
-    if self._steps:
-        os.kill(os.getpid(), signal.SIGINT)
-
-_collect._Tally.add = add_and_be_interrupted
-sys.argv = ["rlhive", "collect", "toy_point", "--backend", "ray", "--address", sys.argv[1]]
-rlhive.cli.main()
-"""
-
-
 def test_ctrl_c_keeps_what_was_recorded_and_another_backend_resumes_it(cluster, tmp_path, caplog):
-    environment = os.environ | {"RLHIVE_DATASETS_PATH": str(tmp_path)}
-    command = [sys.executable, "-c", CTRL_C, cluster.address]
-    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
-
-    assert ran.returncode == 130, ran.stderr
-    assert "Run the same command again to resume" in ran.stderr
-    assert not list(tmp_path.glob("robohive/*/*/*"))
-    assert Manifest.read(collect("toy_point", store=tmp_path, progress=False)).num_episodes == 24
-    [num_recorded] = re.findall(r"resuming after (\d+) of 24 recorded episodes", caplog.text)
-    assert int(num_recorded) >= 5  # the job whose result the parent had received
+    check_that_ctrl_c_can_be_resumed(tmp_path, caplog, "--backend", "ray", "--address", cluster.address)
 
 
 def test_two_hosts_record_into_one_recording_under_different_names(connected, tmp_path, monkeypatch):

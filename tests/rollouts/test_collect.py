@@ -1,5 +1,4 @@
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -16,6 +15,7 @@ from rlhive.envs._tasks import Recipe, get_task
 from rlhive.errors import DatasetNotFoundError, DiskFullError, EnvNotFoundError, StoreNotWritableError
 from rlhive.rollouts._collect import collect
 from rlhive.rollouts._rollout import rollout_episode
+from tests.rollouts.interrupts import check_that_ctrl_c_can_be_resumed
 
 TOY = get_task("toy_point")
 
@@ -180,33 +180,6 @@ def test_a_full_disk_is_reported_and_loses_nothing(small_disk):
     assert not list(small_disk.rglob("*partial*"))
 
 
-CTRL_C = """
-import os, signal, sys
-import rlhive.cli
-from rlhive.rollouts import _collect
-
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
-add = _collect._Tally.add
-
-def add_and_be_interrupted(self, results):
-    add(self, results)
-    if self._steps:
-        os.kill(os.getpid(), signal.SIGINT)
-
-_collect._Tally.add = add_and_be_interrupted
-sys.argv = ["rlhive", "collect", "toy_point", "--workers", "1"]
-rlhive.cli.main()
-"""
-
-
 @pytest.mark.slow
 def test_ctrl_c_leaves_a_recording_that_can_be_resumed(tmp_path, caplog):
-    environment = os.environ | {"RLHIVE_DATASETS_PATH": str(tmp_path)}
-    ran = subprocess.run([sys.executable, "-c", CTRL_C], env=environment, capture_output=True, text=True, timeout=120)
-
-    assert ran.returncode == 130, ran.stderr
-    assert "Run the same command again to resume" in ran.stderr
-    assert not list(tmp_path.glob("robohive/*/*/*"))
-    assert Manifest.read(collect("toy_point", store=tmp_path, progress=False)).num_episodes == 24
-    [num_recorded] = re.findall(r"resuming after (\d+) of 24 recorded episodes", caplog.text)
-    assert int(num_recorded) >= 5  # the job whose result the parent had received
+    check_that_ctrl_c_can_be_resumed(tmp_path, caplog, "--workers", "1")
