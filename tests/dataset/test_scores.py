@@ -10,6 +10,7 @@ from rlhive import RoboHiveDataset, export
 from rlhive.data._episodes import EpisodeRecord
 from rlhive.data._schema import Field, Schema
 from rlhive.dataset._scores import measure_goal_distances
+from rlhive.envs import DENSE, SPARSE, reward_terms
 from rlhive.errors import StreamingOnlyError
 
 
@@ -40,6 +41,20 @@ def test_the_distance_is_that_of_the_last_achieved_goal(tmp_path):
     folder = export(records, "my/goals", schema=schema, license="mit", store=tmp_path)
 
     assert RoboHiveDataset(folder, store=tmp_path).score()["distance_to_goal"].to_pylist() == [5.0, 0.0]
+
+
+@pytest.mark.usefixtures("filled")
+def test_without_these_columns_it_is_minus_the_sparse_reward_after_each_last_action(monkeypatch):
+    def negate_distances(env, columns, last):
+        return {SPARSE: reward_terms(env, columns, last)[DENSE] - 1.0}
+
+    monkeypatch.setattr("rlhive.envs.reward_terms", negate_distances)
+    dataset = RoboHiveDataset("toy_point")
+    finals = np.array(dataset.episodes["final.observation"].to_pylist())
+    expected = np.abs(finals[:, 0] - finals[:, 1])
+
+    assert len(set(expected)) > 12
+    assert measure_goal_distances(dataset.path, dataset.manifest) == pytest.approx(expected)
 
 
 @pytest.mark.usefixtures("filled")
