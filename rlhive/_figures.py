@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlhive.errors import InvalidOptionError, MissingExtraError
+from rlhive._extras import require_extra
+from rlhive.errors import InvalidOptionError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,11 +29,8 @@ FIGURE_FORMATS = ("pdf", "png", "svg")
 
 def require_matplotlib() -> None:
     """Raise MissingExtraError unless matplotlib is installed."""
-    try:
+    with require_extra("Figures need matplotlib: pip install 'rlhive[train]'"):
         import matplotlib  # noqa: F401
-    except ImportError as error:
-        msg = "Figures need matplotlib: pip install 'rlhive[train]'"
-        raise MissingExtraError(msg) from error
 
 
 def make_figure(

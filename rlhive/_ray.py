@@ -5,7 +5,8 @@ import re
 import socket
 from typing import Any
 
-from rlhive.errors import ClusterUnreachableError, InvalidOptionError, MissingExtraError
+from rlhive._extras import require_extra
+from rlhive.errors import ClusterUnreachableError, InvalidOptionError
 
 #: Seconds after which an address counts as one where no cluster answers.
 TIMEOUT_S = 10.0
@@ -21,11 +22,8 @@ def require_ray() -> Any:
     Raises:
         MissingExtraError: It is not installed.
     """
-    try:
+    with require_extra("Ray is not installed: pip install 'rlhive[ray]'"):
         import ray
-    except ImportError as error:
-        msg = "Ray is not installed: pip install 'rlhive[ray]'"
-        raise MissingExtraError(msg) from error
     return ray
 
 

@@ -23,10 +23,11 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from rlhive._extras import require_extra
 from rlhive.data._picture_codecs import parse_storage
 from rlhive.data._pictures import PictureLayout
 from rlhive.data._video_boxes import require_usual_boxes
-from rlhive.errors import CorruptDatasetError, MissingExtraError
+from rlhive.errors import CorruptDatasetError
 
 #: PyAV's decoder of a codec.
 _DECODERS = {"av1": "libdav1d", "h264": "h264", "h265": "hevc", "ffv1": "ffv1"}
@@ -328,11 +329,8 @@ class VideoFolder:
 
 def require_video_codecs() -> None:
     """Raise MissingExtraError unless PyAV is installed."""
-    try:
+    with require_extra("Videos need av: pip install 'rlhive[formats]'"):
         import av  # noqa: F401
-    except ImportError as error:
-        msg = "Videos need av: pip install 'rlhive[formats]'"
-        raise MissingExtraError(msg) from error
 
 
 def _open_source(source: Path | bytes) -> BinaryIO:

@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from rlhive._extras import require_extra
 from rlhive.data import EpisodeRecord, to_numbers
 from rlhive.dataset._description import picture_columns
 from rlhive.dataset._film import render_states
 from rlhive.dataset._view import DatasetView
-from rlhive.errors import InvalidOptionError, MissingExtraError, StoreNotWritableError
+from rlhive.errors import InvalidOptionError, StoreNotWritableError
 
 
 def save_rerun(view: DatasetView, episode: int, path: str | Path, *, camera: str | None = None) -> Path:
@@ -58,11 +59,9 @@ def save_rerun(view: DatasetView, episode: int, path: str | Path, *, camera: str
 
 
 def _import_rerun() -> Any:
-    try:
+    msg = "A recording for the Rerun viewer needs rerun-sdk, not installed here. Type: pip install 'rlhive[rerun]'"
+    with require_extra(msg):
         import rerun
-    except ImportError as error:
-        msg = "A recording for the Rerun viewer needs rerun-sdk, not installed here. Type: pip install 'rlhive[rerun]'"
-        raise MissingExtraError(msg) from error
     return rerun
 
 

@@ -14,9 +14,10 @@ import numpy as np
 from tensordict import TensorDictBase
 from torchrl.envs import EnvBase, GymEnv, StepCounter, TransformedEnv
 
+from rlhive._extras import require_extra
 from rlhive.envs._install import installed_version
 from rlhive.envs._tasks import Task, qualified_name
-from rlhive.errors import CheckpointMismatchError, EnvNotFoundError, InvalidOptionError, MissingExtraError
+from rlhive.errors import CheckpointMismatchError, EnvNotFoundError, InvalidOptionError
 
 _PACKAGES = ("gymnasium", "torchrl", "torch", "numpy")
 
@@ -150,11 +151,8 @@ def make_task_env(task: Task, **kwargs: Any) -> TaskEnv:
 
 
 def _gymnasium_env(task: Task, kwargs: Mapping[str, Any]) -> EnvBase:
-    try:
+    with require_extra(f"Task {task.name!r} needs gymnasium, not installed here. Type: pip install 'rlhive[robohive]'"):
         import gymnasium
-    except ImportError as error:
-        msg = f"Task {task.name!r} needs gymnasium, not installed here. Type: pip install 'rlhive[robohive]'"
-        raise MissingExtraError(msg) from error
     try:
         # The registered time limit must not end an episode before the task's horizon.
         return GymEnv(task.env_name, **{"max_episode_steps": task.horizon, **kwargs})

@@ -22,7 +22,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from rlhive.errors import CheckpointMismatchError, HubUnreachableError, InvalidOptionError, MissingExtraError
+from rlhive._extras import require_extra
+from rlhive.errors import CheckpointMismatchError, HubUnreachableError, InvalidOptionError
 from rlhive.policies._files import replace_file
 from rlhive.policies._pictures import require_pictures
 
@@ -205,11 +206,8 @@ def _make_convnet(name: Any, model: Any) -> nn.Module:
     if name not in FROZEN:
         msg = f"encoder.name: expected one of {', '.join(FROZEN)}, got {name!r:.80}"
         raise InvalidOptionError(msg)
-    try:
+    with require_extra(f"encoder={name}: expected torchvision, got none. Install it: pip install 'rlhive[pixels]'"):
         from torchvision import models
-    except ImportError as error:
-        msg = f"encoder={name}: expected torchvision, got none. Install it: pip install 'rlhive[pixels]'"
-        raise MissingExtraError(msg) from error
     available = _MODELS.get(name) or models.list_models(module=models)
     if model not in available:
         msg = f"encoder.model: expected one of {', '.join(available)}, got {model!r:.80}"

@@ -13,7 +13,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from rlhive.errors import InvalidOptionError, MissingExtraError
+from rlhive._extras import require_extra
+from rlhive.errors import InvalidOptionError
 from rlhive.sim_algos._registry import CONF_DIR, algorithm_names, find_algorithm, find_options, is_built_in
 
 #: Groups of conf/ besides the algorithm, in the order in which they are merged.
@@ -193,12 +194,10 @@ def store_options(overrides: Sequence[str]) -> None:
 @contextlib.contextmanager
 def _hydra_errors(overrides: Sequence[str]) -> Iterator[None]:
     """Translate the errors of Hydra and OmegaConf."""
-    try:
+    msg = "Training needs Hydra: expected hydra-core 1.3, got none. Install it: pip install 'rlhive[train]'"
+    with require_extra(msg):
         from hydra.errors import HydraException
         from omegaconf.errors import OmegaConfBaseException
-    except ImportError as error:
-        msg = "Training needs Hydra: expected hydra-core 1.3, got none. Install it: pip install 'rlhive[train]'"
-        raise MissingExtraError(msg) from error
     try:
         yield
     except (HydraException, OmegaConfBaseException) as error:

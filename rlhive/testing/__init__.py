@@ -2,14 +2,11 @@
 
 from typing import TYPE_CHECKING
 
+from rlhive._extras import require_extra
 from rlhive._lazy import attach
-from rlhive.errors import MissingExtraError
 
-try:
+with require_extra("rlhive.testing needs pytest: pip install pytest"):
     import pytest
-except ImportError as error:
-    msg = "rlhive.testing needs pytest: pip install pytest"
-    raise MissingExtraError(msg) from error
 
 # A failed assertion shows the compared values, as in a test module.
 pytest.register_assert_rewrite("rlhive.testing._comparison", "rlhive.testing._format_tests")

@@ -11,9 +11,10 @@ from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any, Self
 
+from rlhive._extras import require_extra
 from rlhive.data.formats._hdf5_dataset import Hdf5Dataset, refuse_reference
 from rlhive.data.formats._memory_limits import MemoryBudget, require_memory
-from rlhive.errors import MissingExtraError, SchemaMismatchError
+from rlhive.errors import SchemaMismatchError
 
 #: Soft links that may lead to one another.
 _MAX_LINKS = 16
@@ -49,11 +50,8 @@ def import_h5py() -> ModuleType:
     Raises:
         MissingExtraError: It is not installed.
     """
-    try:
+    with require_extra("HDF5 files need h5py: pip install 'rlhive[formats]'"):
         import h5py
-    except ImportError as error:
-        msg = "HDF5 files need h5py: pip install 'rlhive[formats]'"
-        raise MissingExtraError(msg) from error
     return h5py
 
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from rlhive._extras import require_extra
 from rlhive.data.formats._memory_limits import FREE_BYTES, PICTURE_EXPANSION, MemoryBudget, format_bytes
 from rlhive.data.formats._videos import decode_deep_png
-from rlhive.errors import MissingExtraError, SchemaMismatchError
+from rlhive.errors import SchemaMismatchError
 
 _LONGEST_GIF_MS = 600_000  # the format has 16 bits for hundredths of a second
 
@@ -31,10 +32,8 @@ def decode_picture(content: bytes, *, context: str) -> np.ndarray:
         SchemaMismatchError: The content is no PNG or JPEG picture, or a damaged one.
         MissingExtraError: Pillow is not installed; or PyAV, for a coloured PNG of 16 bits.
     """
-    try:
+    with require_extra(_MISSING.format("pillow")):
         from PIL import Image
-    except ImportError as error:
-        raise MissingExtraError(_MISSING.format("pillow")) from error
     try:
         picture = Image.open(io.BytesIO(content), formats=("PNG", "JPEG"))
         _require_bounded_picture(picture)
@@ -133,10 +132,8 @@ def write_gif(path: Path, frames: Iterable[np.ndarray], *, fps: float) -> None:
     Raises:
         MissingExtraError: Pillow is not installed.
     """
-    try:
+    with require_extra(_MISSING.format("pillow")):
         from PIL import Image
-    except ImportError as error:
-        raise MissingExtraError(_MISSING.format("pillow")) from error
     first, *others = (Image.fromarray(frame) for frame in frames)
     partial = path.with_name(f".{path.name}.partial")
     try:
@@ -159,10 +156,8 @@ def encode_jpeg(picture: np.ndarray, *, max_width: int, quality: int = 80) -> by
     Raises:
         MissingExtraError: Pillow is not installed.
     """
-    try:
+    with require_extra(_MISSING.format("pillow")):
         from PIL import Image
-    except ImportError as error:
-        raise MissingExtraError(_MISSING.format("pillow")) from error
     image = Image.fromarray(picture[:, :, 0] if picture.ndim == 3 and picture.shape[2] == 1 else picture)
     if image.width > max_width:
         image = image.resize((max_width, max(1, round(image.height * max_width / image.width))))

@@ -16,7 +16,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from rlhive.errors import MissingExtraError, SchemaMismatchError
+from rlhive._extras import require_extra
+from rlhive.errors import SchemaMismatchError
 
 _HEAD, _TAIL = struct.Struct("<QI"), struct.Struct("<I")
 _MISSING = "TFRecord files need {}: pip install 'rlhive[formats]'"
@@ -69,10 +70,8 @@ def mask_checksum(crc: int) -> int:
 
 @functools.cache
 def _load_crc32c() -> Callable[[bytes], int]:
-    try:
+    with require_extra(_MISSING.format("google-crc32c")):
         import google_crc32c
-    except ImportError as error:
-        raise MissingExtraError(_MISSING.format("google-crc32c")) from error
     return google_crc32c.value
 
 
@@ -145,10 +144,8 @@ def build_example_class() -> tuple[Any, type[Exception]]:
     The four messages of tensorflow/core/example/example.proto and feature.proto are described here, in a pool of their
     own, since no package except TensorFlow ships them.
     """
-    try:
+    with require_extra(_MISSING.format("protobuf")):
         from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
-    except ImportError as error:
-        raise MissingExtraError(_MISSING.format("protobuf")) from error
     field_class = descriptor_pb2.FieldDescriptorProto
     file = descriptor_pb2.FileDescriptorProto(name="example.proto", package="tensorflow", syntax="proto3")
     lists = {

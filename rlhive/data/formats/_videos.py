@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from rlhive._extras import require_extra
 from rlhive.data.formats._memory_limits import FREE_BYTES, VIDEO_EXPANSION, require_memory
-from rlhive.errors import MissingExtraError, SchemaMismatchError
+from rlhive.errors import SchemaMismatchError
 
 #: FFmpeg's name of a container, by its first bytes and their offset.
 _CONTAINERS = {
@@ -26,11 +27,8 @@ _CONTAINERS = {
 
 def require_av() -> None:
     """Raise MissingExtraError unless PyAV is installed."""
-    try:
+    with require_extra("Videos need av: pip install 'rlhive[formats]'"):
         import av  # noqa: F401
-    except ImportError as error:
-        msg = "Videos need av: pip install 'rlhive[formats]'"
-        raise MissingExtraError(msg) from error
 
 
 @contextlib.contextmanager
@@ -156,11 +154,8 @@ def decode_deep_png(content: bytes) -> np.ndarray:
         ValueError: It is damaged, or another picture.
         MissingExtraError: PyAV is not installed.
     """
-    try:
+    with require_extra("PNG of 16 bits a channel needs av: pip install 'rlhive[formats]'"):
         import av
-    except ImportError as error:
-        msg = "PNG of 16 bits a channel needs av: pip install 'rlhive[formats]'"
-        raise MissingExtraError(msg) from error
     layouts = {"rgb48": 3, "rgba64": 4, "ya16": 2}
     try:
         codec = av.CodecContext.create("png", "r")

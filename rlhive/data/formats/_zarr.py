@@ -23,11 +23,12 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 
+from rlhive._extras import require_extra
 from rlhive.data._untrusted import parse_count
 from rlhive.data.formats._memory_limits import MemoryBudget, require_memory
 from rlhive.data.formats._source_files import list_source_files, require_source_file
 from rlhive.data.formats._zip_files import open_zip, read_member
-from rlhive.errors import MissingExtraError, SchemaMismatchError
+from rlhive.errors import SchemaMismatchError
 
 _GROUP, _ARRAY = ".zgroup", ".zarray"
 _MAX_METADATA_BYTES = 2**20
@@ -263,11 +264,8 @@ def _read_json_file(store: _Store, path: str, context: str) -> dict[str, Any]:
 
 
 def _decode_blosc(content: bytes, num_bytes: int) -> bytes:
-    try:
+    with require_extra("Blosc, zarr's usual compression, needs numcodecs: pip install 'rlhive[formats]'"):
         from numcodecs import blosc
-    except ImportError as error:
-        msg = "Blosc, zarr's usual compression, needs numcodecs: pip install 'rlhive[formats]'"
-        raise MissingExtraError(msg) from error
     declared, stored = (int.from_bytes(content[at : at + 4], "little") for at in (4, 12))
     if (declared, stored) != (num_bytes, len(content)):
         msg = f"a header of {stored} bytes that unpack to {declared}"
