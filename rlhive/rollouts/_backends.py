@@ -41,7 +41,7 @@ def require_backend(backend: str, address: str | None) -> None:
 
 @contextlib.contextmanager
 def open_workers(backend: str, *, num_workers: int | None = None, address: str | None = None) -> Iterator[JobRunner]:
-    """Return a context manager with a function that runs jobs on a backend.
+    """Yield a function that runs jobs on a backend, which is connected until the block ends.
 
     Args:
         backend: ``"processes"`` of this machine, or ``"ray"``.
