@@ -32,7 +32,8 @@ def connect_ray(address: str | None = None) -> bool:
 
     Args:
         address: ``"host:6379"`` or ``"ray://host:10001"`` of a running cluster, or ``"auto"`` for the one of this
-            machine. By default ``$RAY_ADDRESS``; without that Ray starts on this machine, on all of its cores.
+            machine, or ``"local"`` for a new one. By default ``$RAY_ADDRESS``, then the cluster that was last started
+            on this machine and still runs; without any Ray starts here, on all cores.
 
     Returns:
         Whether this call connected, so that the caller should call ``ray.shutdown()`` at the end.

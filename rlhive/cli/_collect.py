@@ -24,7 +24,7 @@ def collect(
     ] = "processes",
     address: Annotated[
         str | None,
-        typer.Option(help="HOST:PORT of the Ray cluster; by default $RAY_ADDRESS, or a new one on this machine."),
+        typer.Option(help="HOST:PORT of the Ray cluster; by default $RAY_ADDRESS, the one here, or a new one."),
     ] = None,
     provenance: Annotated[
         str, typer.Option(help="full: also record the command line, the machine and absolute paths.")

@@ -591,8 +591,8 @@ class RoboHiveDataset:
         whole episodes. The task compares the file with its hash before it reads. The rows of a view are those of its
         episodes. Blocks come in the order in which tasks end, unless Ray's ``execution_options.preserve_order`` is set.
 
-        Ray is started on this machine, or connected to ``$RAY_ADDRESS``, unless ``ray.init`` was called. The version's
-        folder must be at the same path on all machines of the cluster.
+        Unless ``ray.init`` was called, the cluster is that of ``$RAY_ADDRESS`` or the one that runs on this machine;
+        without any Ray starts here. The version's folder must be at the same path on all machines of the cluster.
 
         Raises:
             MissingExtraError: Ray is not installed.

@@ -76,7 +76,7 @@ def collect(
             store, which must be at the same path on all of its machines. Ray replaces a worker that dies, and its
             episodes are collected again.
         address: Address of the Ray cluster, ``"host:6379"`` or ``"ray://host:10001"``; by default ``$RAY_ADDRESS``,
-            and without that Ray starts on this machine.
+            then the cluster that runs on this machine; without any Ray starts here.
         provenance: ``"full"`` also records the command line, the machine and absolute paths.
         storage: How to store pictures, by column, as in :func:`rlhive.data.versions.export`.
         store: Folder of all datasets.

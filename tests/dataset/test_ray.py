@@ -78,12 +78,12 @@ def elsewhere(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def connected(elsewhere):
-    """This process, connected to a Ray that it started, where Ray wants blocks of 1 kB and 200 of them."""
+    """This process, connected to a new Ray, whatever clusters other tests run, that wants 200 blocks of 1 kB."""
     ray = pytest.importorskip("ray")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RLHIVE_DATASETS_PATH", str(elsewhere))
-        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     context = ray.data.DataContext.get_current()
     context.target_max_block_size = 1000
     context.enable_progress_bars = False
