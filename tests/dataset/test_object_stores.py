@@ -9,13 +9,14 @@ from typer.testing import CliRunner
 
 from rlhive import Recorder, RoboHiveDataset
 from rlhive.cli import app
-from rlhive.data import release_dir, remove_dir
+from rlhive.data import _parquet, hub, release_dir, remove_dir
+from rlhive.data._object_store import ObjectStore
 from rlhive.data.formats import import_dataset
-from rlhive.data.versions import _objects, delete_stored_version
-from rlhive.dataset import delete, versions
+from rlhive.data.versions import Manifest, _objects, delete_stored_version, export
+from rlhive.dataset import delete, find_version, open_view, versions
 from rlhive.errors import DatasetExistsError, DatasetNotFoundError, StoreAccessDeniedError
 from tests.data.formats import make_lerobot
-from tests.data.strategies import transitions
+from tests.data.strategies import records, same, transitions
 from tests.object_server import ACCESS_DENIED
 
 LEROBOT = make_lerobot.FILES / "v3.0-image"
@@ -74,6 +75,26 @@ def test_streaming_fetches_no_shard_and_where_only_those_that_it_needs(stored):
     assert [path.name[:6] for path in streamed.path.glob("data/*")] == ["random"]
     assert len(RoboHiveDataset("toy_point", where="split == 'medium'")) == 160
     assert sorted(path.name[:6] for path in streamed.path.glob("data/*")) == ["medium", "random"]
+
+
+def test_streaming_reads_the_ranges_of_an_episode_and_not_its_whole_shard(object_store, monkeypatch):
+    monkeypatch.setattr(_parquet, "ROW_GROUP_BYTES", 100_000)
+    schema, episodes = records([1000] * 20, splits=("a",))
+    folder = export(episodes, "org/knob", license="mit", schema=schema)
+    (shard,) = (entry for entry in Manifest.read(folder).files if entry.split)
+    shutil.rmtree(folder)
+    num_bytes, read_range = [], ObjectStore.read_range
+
+    def read_and_count(files, key, start, stop):
+        num_bytes.append(stop - start if "/data/" in key else 0)
+        return read_range(files, key, start, stop)
+
+    monkeypatch.setattr(ObjectStore, "read_range", read_and_count)
+    view = open_view(find_version("org/knob", splits=[]), streaming=True)
+    (record,) = hub.stream_records(view.folder, view.manifest, ["a"], episode_ids=[30])
+
+    assert same(record, episodes[9])
+    assert 0 < sum(num_bytes) < shard.bytes / 4
 
 
 def test_recorded_episodes_are_committed_and_appended(object_store):
