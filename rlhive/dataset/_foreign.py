@@ -14,7 +14,7 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from types import CellType, CodeType, FunctionType, MethodType, ModuleType
@@ -198,6 +198,8 @@ def _describe_value(value: Any, described: set[int] | None = None) -> Any:
         return {str(name): _describe_value(item, described) for name, item in value.items()}
     if isinstance(value, list | tuple):
         return [type(value).__name__, *(_describe_value(item, described) for item in value)]
+    if isinstance(value, set | frozenset):
+        return [type(value).__name__, *_sort_members(value)]
     if isinstance(value, MethodType):
         return [_describe_value(value.__self__, described), _describe_value(value.__func__, described)]
     if isinstance(value, FunctionType) and id(value) not in described:
@@ -247,5 +249,9 @@ def _describe_code(code: CodeType) -> list[Any]:
 def _describe_constant(constant: Any) -> Any:
     if isinstance(constant, CodeType):
         return _describe_code(constant)
-    # The order of a set differs between processes.
-    return sorted(map(repr, constant)) if isinstance(constant, frozenset) else repr(constant)
+    return _sort_members(constant) if isinstance(constant, frozenset) else repr(constant)
+
+
+def _sort_members(values: Set[Any]) -> list[str]:
+    """Return the members of a set as text, sorted: their order in it differs between processes."""
+    return sorted(map(repr, values))

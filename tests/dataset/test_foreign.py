@@ -116,6 +116,7 @@ def name_of(reward):
 
 
 THRESHOLD = 0.5
+TASKS = {"reach", "push", "slide", "lift"}
 
 
 def is_close(rows):
@@ -192,8 +193,9 @@ def test_a_function_is_the_same_option_in_another_process():
     script = """if True:
         import json, math, numpy as np
         from numpy import isclose
-        from tests.dataset.test_foreign import Goal, is_close, name_of
+        from tests.dataset.test_foreign import TASKS, Goal, is_close, name_of
         print(name_of(lambda c: isclose(np.ones(3), Goal(1)) in {"a", "b", "c"} or is_close(math.pi, len, json.dumps)))
+        print(name_of(lambda columns: columns["task"] in TASKS))
     """
     names = {
         subprocess.run(
