@@ -151,6 +151,7 @@ class EpisodeList {
     this.flagged = new Set();
     this.sort = { column: "episode", descending: false };
     this.selected = null;
+    this.drawn = new Map(); // row of the table → its element
     this.heads = h("div", { class: "heads", role: "row" });
     this.body = h("div", { class: "body", role: "rowgroup", click: (event) => this.#click(event) });
     this.root = h(
@@ -166,7 +167,6 @@ class EpisodeList {
   load(columns) {
     this.columns = columns;
     this.names = Object.keys(columns).filter((name) => name === "episode" || columns[name].some((value) => value !== null && value !== ""));
-    this.places = new Map(columns.episode.map((episode, row) => [episode, row]));
     this.isNumber = Object.fromEntries(this.names.map((name) => [name, columns[name].some((value) => typeof value === "number")]));
     const template = ["30px", ...this.names.map((name) => `${WIDTHS[name] ?? 130}px`)].join(" ");
     this.template = template;
@@ -174,6 +174,8 @@ class EpisodeList {
     this.heads.replaceChildren(h("span", { role: "columnheader", "aria-label": "Flag" }), ...this.names.map((name) => this.#head(name)));
     if (!this.names.includes(this.sort.column)) this.sort = { column: "episode", descending: false };
     this.visible = null;
+    this.drawn.clear();
+    this.body.replaceChildren();
     this.order();
   }
 
@@ -229,67 +231,59 @@ class EpisodeList {
     this.#draw();
   }
 
-  /** Values of an episode by column. */
-  facts(episode) {
-    const row = this.places.get(episode);
-    return row === undefined ? null : Object.fromEntries(Object.keys(this.columns).map((name) => [name, this.columns[name][row]]));
-  }
-
   redraw() {
     this.#draw();
   }
 
+  /** Draw the rows that are seen. Elements stay as long as their row is seen: a browser drops the click on one that goes. */
   #draw() {
     if (!this.rows) return;
     const first = Math.max(0, Math.floor(this.root.scrollTop / ROW) - 6);
-    const count = Math.ceil(this.root.clientHeight / ROW) + 12;
-    const shown = this.rows.slice(first, first + count).map((row, index) => this.#row(row, first + index));
-    this.body.replaceChildren(...shown);
-    const selected = shown.find((row) => row.getAttribute("aria-selected") === "true");
+    const seen = this.rows.slice(first, first + Math.ceil(this.root.clientHeight / ROW) + 12);
+    const kept = new Set(seen);
+    for (const [row, element] of this.drawn) {
+      if (kept.has(row)) continue;
+      element.remove();
+      this.drawn.delete(row);
+    }
+    let next = this.body.firstChild;
+    seen.forEach((row, index) => {
+      if (!this.drawn.has(row)) this.drawn.set(row, this.#row(row));
+      const element = this.drawn.get(row);
+      this.#update(element, row, first + index);
+      if (element === next) next = next.nextSibling;
+      else this.body.insertBefore(element, next);
+    });
+    const selected = this.body.querySelector("[aria-selected=true]");
     if (selected) this.root.setAttribute("aria-activedescendant", selected.id);
     else this.root.removeAttribute("aria-activedescendant");
   }
 
-  /** A click on a row; the rows may have been drawn anew since the button went down, so that the event has none. */
   #click(event) {
-    const target = event.target.closest(".row") ? event.target : document.elementFromPoint(event.clientX, event.clientY);
-    const row = target?.closest(".row");
+    const row = event.target.closest(".row");
     if (!row) return;
     const episode = Number(row.dataset.episode);
-    if (target.closest(".flag")) this.onFlag(episode);
+    if (event.target.closest(".flag")) this.onFlag(episode);
     else this.onSelect(episode);
   }
 
-  #row(row, index) {
+  #row(row) {
+    const flag = h("span", { class: "flag", role: "gridcell", title: "Flag (f)" }, "⚑");
+    const cells = this.names.map((name) => this.#cell(name, this.columns[name][row]));
+    const element = h("div", { role: "row", id: `row-${row}`, "data-episode": this.columns.episode[row] }, flag, ...cells);
+    element.style.gridTemplateColumns = this.template;
+    return element;
+  }
+
+  /** Show where a row stands, and whether it is selected and flagged. */
+  #update(element, row, index) {
     const episode = this.columns.episode[row];
     const isFlagged = this.flagged.has(episode);
-    const flag = h(
-      "span",
-      {
-        class: "flag",
-        role: "gridcell",
-        "aria-label": isFlagged ? "flagged" : "not flagged",
-        title: "Flag (f)",
-      },
-      "⚑",
-    );
-    const cells = this.names.map((name) => this.#cell(name, this.columns[name][row]));
-    const element = h(
-      "div",
-      {
-        class: isFlagged ? "row flagged" : "row",
-        role: "row",
-        id: `row-${row}`,
-        "aria-rowindex": index + 2,
-        "aria-selected": String(episode === this.selected),
-        "data-episode": episode,
-      },
-      flag,
-      ...cells,
-    );
-    element.style.gridTemplateColumns = this.template;
+    element.className = isFlagged ? "row flagged" : "row";
+    element.firstChild.setAttribute("aria-label", isFlagged ? "flagged" : "not flagged");
+    element.setAttribute("aria-rowindex", index + 2);
+    element.setAttribute("aria-selected", String(episode === this.selected));
     element.style.transform = `translateY(${index * ROW}px)`;
-    return element;
   }
 
   #cell(name, value) {
@@ -373,6 +367,7 @@ class EpisodesPage {
 
   async start() {
     this.players = [];
+    await Promise.all(this.app.datasets.map((dataset, index) => this.#read(dataset, index)));
     for (const _ of this.app.datasets) this.addSlot();
     await this.showDataset();
     const contents = this.list.columns[IN_FILE];
@@ -380,11 +375,15 @@ class EpisodesPage {
     if (row !== undefined) await this.open(this.list.columns.episode[row]);
   }
 
+  async #read(dataset, index) {
+    const { source } = this.app;
+    const [episodes, flags] = await Promise.all([source.ask("episodes", { dataset: index }), source.ask("flags", { dataset: index })]);
+    Object.assign(dataset, { episodes, flagged: new Set(flags.flagged) });
+  }
+
   /** Show the list of the focused dataset. */
   async showDataset() {
     const dataset = this.dataset;
-    dataset.episodes ??= await this.app.source.ask("episodes", { dataset: this.datasetIndex });
-    dataset.flagged ??= new Set((await this.app.source.ask("flags", { dataset: this.datasetIndex })).flagged);
     this.list.flagged = dataset.flagged;
     this.list.load(orderColumns(dataset.episodes.columns));
     this.scoreButton.hidden = this.app.source.isFile || "outlier" in dataset.episodes.columns;
@@ -423,6 +422,7 @@ class EpisodesPage {
       this.filterText = condition;
       this.list.filter(answer && new Set(answer.episodes));
     } catch (error) {
+      if (condition !== this.input.value.trim()) return;
       this.filterError.textContent = error.message;
       this.filterError.hidden = false;
     } finally {
@@ -469,7 +469,7 @@ class EpisodesPage {
   async open(episode) {
     const player = this.players[this.focus];
     this.list.select(episode);
-    const loads = [player.load(episode, this.list.facts(episode), this.dataset.flagged.has(episode))];
+    const loads = [player.load(episode, findFacts(this.dataset, episode), this.dataset.flagged.has(episode))];
     if (this.app.datasets.length > 1) loads.push(this.#openTwin(episode));
     await Promise.all(loads);
     this.app.clock.setDuration(Math.max(...this.players.map((other) => other.duration)));
@@ -478,15 +478,12 @@ class EpisodesPage {
   async #openTwin(episode) {
     const other = 1 - this.focus;
     const dataset = this.app.datasets[other];
-    dataset.episodes ??= await this.app.source.ask("episodes", { dataset: other });
-    const { columns } = dataset.episodes;
-    const row = columns.episode.indexOf(episode);
-    if (row < 0) {
+    const facts = findFacts(dataset, episode);
+    if (!facts) {
       this.players[other].clear(`${"AB"[other]}: Episode ${episode} is not in ${dataset.version}`);
       return;
     }
-    const facts = Object.fromEntries(Object.keys(columns).map((name) => [name, columns[name][row]]));
-    await this.players[other].load(episode, facts, dataset.flagged?.has(episode));
+    await this.players[other].load(episode, facts, dataset.flagged.has(episode));
   }
 
   async step(count) {
@@ -530,6 +527,7 @@ class EpisodesPage {
   }
 
   toggleFlag(episode = this.players[this.focus].episode) {
+    if (episode === null) return;
     const { flagged } = this.dataset;
     if (flagged.has(episode)) flagged.delete(episode);
     else flagged.add(episode);
@@ -768,6 +766,7 @@ class Player {
     } catch (error) {
       if (this.episode === episode) {
         this.clear(`Episode ${episode}`);
+        this.episode = episode; // it can be flagged all the same
         this.pictureNote.textContent = error.message;
       }
       return;
@@ -863,6 +862,12 @@ class Player {
     for (const chart of this.charts) chart.setTime(time, step);
     this.pictures?.show(step);
   }
+}
+
+/** The values of an episode by column, or null where the dataset has no such episode. */
+function findFacts({ episodes: { columns } }, episode) {
+  const row = columns.episode.indexOf(episode);
+  return row < 0 ? null : Object.fromEntries(Object.keys(columns).map((name) => [name, columns[name][row]]));
 }
 
 function describeFacts(facts) {
