@@ -116,7 +116,7 @@ def test_columns_sort(served):
 
 
 def test_a_click_opens_the_row_that_is_drawn_again_meanwhile(served):
-    """A browser drops the click on an element that goes while the button is down, as when a scrolling list is redrawn."""
+    """A browser drops the click on an element that goes while the button is down, as in a list that scrolls."""
     box = served.locator(".row[data-episode='3']").bounding_box()
     served.mouse.move(box["x"] + 60, box["y"] + 10)
     served.mouse.down()
