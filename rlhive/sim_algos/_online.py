@@ -7,13 +7,15 @@ With a dataset, ``collect.offline_steps`` gradient steps on its transitions come
     random episodes, or a dataset ─► replay buffer ◄─ episodes of the policy, with exploration
                                           └─► batches ─► algorithm ─► policy
 
-The buffer is TorchRL's over a LazyMemmapStorage, which keeps on disk what does not fit into memory.
+The buffer is TorchRL's over a LazyMemmapStorage, which keeps on disk what does not fit into memory. With
+``collect.record`` the episodes are also recorded in the folder of the run, from where they become a dataset.
 """
 
+import contextlib
 import math
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +26,9 @@ from torchrl.envs import EnvBase, ExplorationType, set_exploration_type
 from torchrl.envs.utils import RandomPolicy
 
 from rlhive import keys
+from rlhive.data.recording import Recorder
 from rlhive.data.replay import extend, restore_snapshot, take_snapshot
-from rlhive.envs import EXPLORATION_SEED, make_env
+from rlhive.envs import EXPLORATION_SEED, get_task, make_env
 from rlhive.errors import InvalidOptionError, SimulationDivergedError
 from rlhive.policies import Normalizer
 from rlhive.rollouts import Rollout, try_rollout
@@ -58,6 +61,10 @@ DEFAULT_ENV = "reach"
 
 #: Keys of an episode that the buffer stores: those that are learned from, and all end flags, as in a dataset.
 _STORED_KEYS = (*TRANSITION_KEYS, keys.NEXT_TRUNCATED, *keys.END_FLAGS)
+
+#: Folder of the recording in the folder of a run, and the split of its episodes.
+RECORDING_FOLDER = "recording"
+_REPLAY_SPLIT = "replay"
 
 #: Number of diverged episodes in a row that ends the training.
 _MAX_DIVERGED = 20
@@ -107,8 +114,12 @@ def train_online(
         fields = list_observations(env.fake_tensordict().unsqueeze(0)) if dataset is None else dataset.schema.fields
         inputs = resolve_inputs(config, fields, env_kwargs=env_kwargs, store=store, context=context)
         env = embed_observations(env, () if inputs is None else inputs.frozen)
-        with seeded_torch(config["seed"], config["num_threads"]):
-            return _train_in_env(env, task, config, dataset, inputs, output_dir=output_dir, callback=callback)
+        with (
+            _open_recorder(config, env, task, Path(output_dir)) as recorder,
+            seeded_torch(config["seed"], config["num_threads"]),
+        ):
+            collector = EpisodeCollector(env, config, inputs, recorder)
+            return _train_in_env(collector, task, config, dataset, output_dir=output_dir, callback=callback)
     finally:
         env.close()
 
@@ -133,17 +144,29 @@ def _default_env(dataset: "RoboHiveDataset | None") -> str:
     return dataset.task_name or dataset.env_name or DEFAULT_ENV
 
 
+@contextlib.contextmanager
+def _open_recorder(config: Mapping[str, Any], env: EnvBase, task: str, folder: Path) -> Iterator[Recorder | None]:
+    """Open the recording of a run, also one that an interrupted training began; None without ``collect.record``."""
+    if not config["collect"].get("record"):
+        yield None
+        return
+    path = folder / RECORDING_FOLDER
+    start = Recorder.resume if config["resume"] and path.exists() else Recorder
+    provenance = {"task": get_task(task).name}
+    with start(path, env=env, policy=config["algorithm"], provenance=provenance, split=_REPLAY_SPLIT) as recorder:
+        yield recorder
+
+
 def _train_in_env(
-    env: EnvBase,
+    collector: "EpisodeCollector",
     task: str,
     config: Mapping[str, Any],
     dataset: "RoboHiveDataset | None",
-    inputs: TrainingInputs | None,
     *,
     output_dir: str | Path,
     callback: Callback | None,
 ) -> TrainResult:
-    collector = EpisodeCollector(env, config, inputs)
+    inputs = collector.inputs
     if dataset is None and config["collect"]["offline_steps"] > 0:
         msg = f"collect.offline_steps={config['collect']['offline_steps']}: expected a dataset to learn from, got none"
         raise InvalidOptionError(msg)
@@ -160,7 +183,7 @@ def _train_in_env(
         config,
         data=collector,
         inputs=inputs,
-        env_name=env.env_name,
+        env_name=collector.env_name,
         task=task,
         output_dir=output_dir,
         source=collector.source,
@@ -199,15 +222,28 @@ class EpisodeCollector:
         env: Environment; it stays open.
         config: Sections ``collect``, ``train`` and ``exploration``, and ``seed``.
         inputs: What the algorithm reads instead of ``observation``, and the buffer stores.
+        recorder: Gets every episode that it does not hold yet, with ``num_frames``, the number of transitions before
+            it, as metadata. An episode depends on its seed and on what came before, so that one which a continued
+            training collects again is the recorded one.
 
     Attributes:
         buffer: Replay buffer of all transitions.
+        inputs: What the algorithm reads.
         num_frames: Number of transitions collected so far.
         source: Entries of ``checkpoint.json`` about the data.
     """
 
-    def __init__(self, env: EnvBase, config: Mapping[str, Any], inputs: TrainingInputs | None = None) -> None:
+    def __init__(
+        self,
+        env: EnvBase,
+        config: Mapping[str, Any],
+        inputs: TrainingInputs | None = None,
+        recorder: Recorder | None = None,
+    ) -> None:
         self._env = env
+        self._recorder = recorder
+        self._recorded_seeds = set() if recorder is None else {record.seed for record in recorder.recording.records()}
+        self.inputs = inputs
         self._stored_keys = (inputs or TrainingInputs()).replace_observations(_STORED_KEYS)
         self._settings = config["collect"]
         self._noise = make_noise(config["exploration"], env.action_spec)
@@ -255,11 +291,22 @@ class EpisodeCollector:
         stored = episode.transitions.select(*self._stored_keys)
         if self.num_frames == 0:
             self._require_room(stored[:1].bytes())
+        self._record(episode)
         self.num_frames += len(stored)
         self.buffer.extend(stored)
         if isinstance(policy, ExplorationPolicy):
             policy.anneal(len(episode.transitions))
         return episode
+
+    def _record(self, episode: Rollout) -> None:
+        if self._recorder is None or episode.seed in self._recorded_seeds:
+            return
+        self._recorder.add_episode(
+            episode.transitions,
+            seed=episode.seed,
+            start_state=episode.start_state,
+            metadata={"num_frames": self.num_frames},
+        )
 
     def _require_room(self, bytes_per_row: int) -> None:
         """Raise InvalidOptionError if the disk of the buffer cannot hold what the training will collect."""
@@ -301,6 +348,11 @@ class EpisodeCollector:
         The noise decreases with the transitions that :meth:`collect` adds from now on.
         """
         return ExplorationPolicy(read, act, self._noise)
+
+    @property
+    def env_name(self) -> str:
+        """Id of the environment."""
+        return str(self._env.env_name)
 
     @property
     def num_transitions(self) -> int:

@@ -1,11 +1,13 @@
 """Online training: collected episodes, a start from a dataset, exploration noise, and success on a toy."""
 
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
 from torchrl.envs.utils import RandomPolicy
 
+from rlhive.data.recording import Recording, commit_recording
 from rlhive.dataset._dataset import RoboHiveDataset
 from rlhive.envs._make import make_env
 from rlhive.envs._tasks import EXPLORATION_SEED
@@ -13,10 +15,12 @@ from rlhive.errors import InvalidOptionError, SimulationDivergedError
 from rlhive.policies import load_policy, read_checkpoint
 from rlhive.rollouts._collect import collect
 from rlhive.rollouts._evaluate import evaluate
+from rlhive.rollouts._replay import replay
 from rlhive.rollouts._rollout import rollout_episode
 from rlhive.sim_algos import train
 from rlhive.sim_algos._online import EpisodeCollector
 from rlhive.sim_algos.algorithms._sac import SoftActorCritic
+from tests.data.strategies import same
 from tests.sim_algos.toy import QUICK_SAC, run_command, sac_config
 
 
@@ -65,6 +69,47 @@ def test_the_buffer_holds_the_collected_episodes_unchanged() -> None:
     assert len(collector.buffer) == collector.num_frames == len(expected)
     for key in SoftActorCritic.in_keys:
         assert torch.equal(collector.buffer[:][key], expected[key]), key
+
+
+class KilledError(Exception):
+    """Ends a training that saves no state any more."""
+
+
+def read_recorded(folder):
+    """Return the recorded episodes of a run by their seeds."""
+    records = list(Recording(folder / "recording").sorted_records())
+    assert len({record.seed for record in records}) == len(records)
+    return {record.seed: record for record in records}
+
+
+def test_the_collected_episodes_are_recorded_once_also_if_a_killed_training_goes_on(tmp_path, store) -> None:
+    def kill(step: int, policy) -> None:
+        if step == 50:
+            raise KilledError
+
+    overrides = ["collect.record=true", "train.num_steps=75", "train.eval_every=25", "train.save_every=20"]
+    train_sac(tmp_path / "whole", *overrides, seed=3)
+    with pytest.raises(KilledError):
+        train_sac(tmp_path / "parts", *overrides, seed=3, callback=kill)
+    num_killed = len(read_recorded(tmp_path / "parts"))
+    train_sac(tmp_path / "parts", *overrides, seed=3, resume="auto")
+
+    whole, parts = (read_recorded(tmp_path / name) for name in ("whole", "parts"))
+    assert 0 < num_killed < len(parts)
+    assert list(whole) == [EXPLORATION_SEED + 300_000 + index for index in range(len(whole))]
+    assert whole.keys() == parts.keys()
+    assert all(same(replace(record, episode=parts[seed].episode), parts[seed]) for seed, record in whole.items())
+    assert [record.metadata["num_frames"] for record in whole.values()] == [20 * index for index in range(len(whole))]
+    folder = commit_recording(Recording(tmp_path / "whole/recording"), "toy_replay", license="mit")
+    assert replay(folder, progress=False).verdicts["bit-exact"] == len(whole)
+    dataset = RoboHiveDataset("toy_replay", split="replay")
+    assert (dataset.task_name, len(dataset.episodes)) == ("toy_point", len(whole))
+    assert len(dataset.as_arrow()) == read_checkpoint(tmp_path / "whole")["num_transitions"]
+
+
+def test_without_the_option_nothing_is_recorded(tmp_path) -> None:
+    train_sac(tmp_path, "train.num_steps=10")
+    assert not (tmp_path / "recording").exists()
 
 
 def test_training_starts_from_a_dataset_and_appends_to_it(tmp_path, store) -> None:

@@ -61,8 +61,9 @@ class Recorder:
             the folder of the recording: a Path, or a string that begins with ``/``, ``.`` or ``~``.
         env: Environment of the episodes; see :func:`rlhive.describe_env`.
         policy: Behaviour policy; see :func:`rlhive.describe_policy`. Its name is stored with each episode.
-        provenance: Further JSON-able facts about the run, the seeds for example. ``"full"``, or
-            ``{"provenance": "full", …}``, also records the command line, the machine and absolute paths, which are
+        provenance: Further JSON-able facts about the run, the seeds for example. ``"task"`` is the dataset's task in
+            the catalogue, whose reference returns normalise scores. ``"full"``, or ``{"provenance": "full", …}``, also
+            records the command line, the machine and absolute paths, which are
             published with the dataset; by default they are left out. Secrets in arguments are never written.
         split: Default split of the episodes.
         schema: Schema that every episode must have; by default that of the first one.

@@ -108,8 +108,7 @@ def commit_recording(
         if recording.schema is None:
             msg = f"{recording.path} holds no complete episode: expected at least one."
             raise DatasetNotFoundError(msg)
-        env_names = [run.get("env", {}).get("env_name", "") for run in recording.runs]
-        options = {"env_name": next((env_name for env_name in env_names if env_name), ""), **options}
+        options = {**_recorded_names(recording), **options}
         earlier = find_earlier_version(name, version, store=options.get("store"))
         source = recording.as_source(options.pop("schema", None), fps=fps)
         folder = export(source, name, version=version, license=license, append=append, **options)
@@ -117,6 +116,13 @@ def commit_recording(
             _warn_of_left_out(earlier, folder)
         recording.discard()
     return folder
+
+
+def _recorded_names(recording: Recording) -> dict[str, str]:
+    """Return the environment and the task of the first runs that name them."""
+    env_names = (str(run.get("env", {}).get("env_name", "")) for run in recording.runs)
+    tasks = (str(run.get("task", "")) for run in recording.runs)
+    return {"env_name": next(filter(None, env_names), ""), "task": next(filter(None, tasks), "")}
 
 
 def recover_interrupted(recording: Recording) -> list[int]:
