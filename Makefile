@@ -1,7 +1,7 @@
 # Every target does its own set-up. `make help` lists them.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-slow package fuzz torture memory lint setup assets docs latest matrix peers bench bench-sampling bench-export bench-import bench-training coverage results clean
+.PHONY: help quickstart test test-slow package fuzz torture memory lint setup assets docs latest matrix peers bench bench-sampling bench-export bench-import bench-training bench-scaling coverage results clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
@@ -89,6 +89,10 @@ bench-import: $(VENV)/installed  ## memory and interruption of imports of 1 GB; 
 bench-training: $(VENV)/installed  ## CPU time of gradient steps beside d3rlpy, TorchRL's script and CORL's manner; ROUNDS=3 for a quick look (5 min)
 	$(BIN)/python -m benchmarks.bench_training $(if $(ROUNDS),--rounds $(ROUNDS))
 	$(BIN)/python -m benchmarks.report
+
+# LARGEST=1e4 for a quick look (2 min); with all sizes, docs/scale.md and its picture are written again.
+bench-scaling: $(VENV)/installed  ## how the cost of every step grows, to 1e6 episodes and 1e8 transitions (15 min, 10 GB of disk)
+	$(BIN)/python -m benchmarks.scaling $(if $(LARGEST),--largest $(LARGEST)) $(if $(PARTS),--parts $(PARTS))
 
 # Families whose assets are missing are counted as such: rlhive setup --assets git, or a folder that holds them.
 coverage: $(VENV)/assets  ## run all 524 ids of RoboHive; seeds, checkpoints and replays of the 438 with states, bit for bit (1 h on one core)
