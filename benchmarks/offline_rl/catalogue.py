@@ -19,6 +19,12 @@ NUM_EPISODES = 50
 #: Tasks of the table; ``bench_X`` are their datasets.
 TASKS = (*SINGLE_GOAL, *SEQUENCES)
 
+#: Goal-conditioned sets: tasks of one environment, learned by one policy that reads the goal in the observation, and
+#: evaluated on each. The data of the tasks are mixed with equal weights.
+GOAL_SETS: Mapping[str, tuple[str, ...]] = {
+    "kitchen_goals": ("kitchen_knob1", "kitchen_knob3", "kitchen_light", "kitchen_sdoor_open", "kitchen_micro_open"),
+}
+
 #: Tasks on whose data hyperparameters were chosen (docs/benchmark/protocol.md).
 TUNED = ("reach", "kitchen_knob1")
 
@@ -31,11 +37,16 @@ SPLITS: Mapping[str, tuple[str, ...]] = {
     "mixed": ("split=mixed",),
     "play": ("split=play",),
     "stitch": ("split=stitch",),
+    # Of a dataset of its own, bench_X_replay, which a learner recorded (docs/benchmark/protocol.md).
+    "replay": ("split=replay",),
 }
 
 #: Splits that one kind of task alone has.
 SINGLE_GOAL_SPLITS = ("few-expert",)
 SEQUENCE_SPLITS = ("play", "stitch")
+
+#: Tasks of which a learner's replay buffer was recorded.
+REPLAYED = ("reach",)
 
 #: Algorithm of a table → `+model=` and overrides.
 ALGORITHMS: Mapping[str, tuple[str, tuple[str, ...]]] = {
@@ -52,10 +63,11 @@ ALGORITHMS: Mapping[str, tuple[str, tuple[str, ...]]] = {
 
 #: The table, version 1: split → its tasks, and the algorithms. `make results` runs these cells; others are run by name.
 TABLE: Mapping[str, tuple[str, ...]] = {
-    "mixed": SINGLE_GOAL,
+    "mixed": (*SINGLE_GOAL, *GOAL_SETS),
     "medium": ("reach", "push", "pick_place", "kitchen_knob1", "kitchen_light", "kitchen_sdoor_open"),
     "play": SEQUENCES,
     "stitch": SEQUENCES,
+    "replay": REPLAYED,
 }
 TABLE_ALGORITHMS = ("bc", "filtered_bc", "rebrac", "iql", "fql", "flow_bc")
 
@@ -65,7 +77,7 @@ class Cell:
     """One algorithm on one split of one task.
 
     Attributes:
-        task: Task of the catalogue.
+        task: Task of the catalogue, or name in :data:`GOAL_SETS`.
         split: Name in :data:`SPLITS`.
         algorithm: Name in :data:`ALGORITHMS`.
     """
@@ -80,9 +92,15 @@ class Cell:
         return f"{self.task}-{self.split}-{self.algorithm}"
 
     @property
-    def dataset(self) -> str:
-        """Name of the task's dataset in the benchmark, which is also that of the benchmark's own task."""
-        return f"bench_{self.task}" if self.task in TASKS else self.task
+    def tasks(self) -> tuple[str, ...]:
+        """Tasks in which the policies are evaluated, in the benchmark's own names."""
+        names = GOAL_SETS.get(self.task, (self.task,))
+        return tuple(f"bench_{name}" if name in TASKS else name for name in names)
+
+    @property
+    def datasets(self) -> tuple[str, ...]:
+        """Datasets that are learned from, one per task."""
+        return tuple(f"{name}_replay" for name in self.tasks) if self.split == "replay" else self.tasks
 
     @property
     def overrides(self) -> list[str]:
@@ -119,4 +137,5 @@ def list_cells(
 
 
 def _absent_splits(task: str) -> tuple[str, ...]:
-    return SINGLE_GOAL_SPLITS if task in SEQUENCES else SEQUENCE_SPLITS
+    absent = SINGLE_GOAL_SPLITS if task in SEQUENCES else SEQUENCE_SPLITS
+    return absent if task in REPLAYED else (*absent, "replay")

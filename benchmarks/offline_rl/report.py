@@ -213,16 +213,19 @@ def _format_iqm(scores: np.ndarray) -> str:
 
 
 def summarize_for_cards(cells: Cells) -> dict[str, Any]:
-    """Return for each task of the benchmark the references and the scores that its dataset's card shows, JSON-able.
+    """Return for each dataset of the benchmark the references and the scores that its card shows, JSON-able.
 
     Raises:
-        ValueError: Cells of a task learned from different contents.
+        ValueError: Cells of a dataset learned from different contents.
     """
-    return {f"bench_{task}": _summarize_task(task, cells) for task in catalogue.TASKS}
+    recipes = [split for split in catalogue.SPLITS if split != "replay"]
+    summaries = {f"bench_{task}": _summarize_dataset(task, recipes, cells) for task in catalogue.TASKS}
+    replayed = {f"bench_{task}_replay": _summarize_dataset(task, ["replay"], cells) for task in catalogue.REPLAYED}
+    return summaries | replayed
 
 
-def _summarize_task(task: str, cells: Cells) -> dict[str, Any]:
-    rows = {split: cells[task, split] for split in catalogue.SPLITS if (task, split) in cells}
+def _summarize_dataset(task: str, splits: Sequence[str], cells: Cells) -> dict[str, Any]:
+    rows = {split: cells[task, split] for split in splits if (task, split) in cells}
     fingerprints = {content["dataset"]["fingerprint"] for row in rows.values() for content in row.values()}
     if len(fingerprints) > 1:
         msg = f"{task}: expected cells of one content, got the fingerprints {', '.join(sorted(fingerprints))}"

@@ -4,11 +4,11 @@
     python -m benchmarks.offline_rl.run --tasks reach kitchen_knob1 --splits medium mixed --algorithms bc iql
     python -m benchmarks.offline_rl.run --tasks reach --splits medium --algorithms bc iql --shard 2/6
 
-A cell trains five seeds as one batch of networks, evaluates each final policy on 50 episodes of unseen seeds, and
-writes benchmarks/results/offline_rl/TASK-SPLIT-ALGORITHM.json: returns and outcomes of every episode, the command, the
-versions, the fingerprint of the data and the time that it took. A file is written whole; an interrupted run goes on
-with the next missing cell, and ``--shard 2/6`` takes every sixth cell, beginning with the second, for one of six
-machines.
+A cell trains five seeds as one batch of networks, evaluates each final policy on 50 episodes of unseen seeds of each
+task, and writes benchmarks/results/offline_rl/TASK-SPLIT-ALGORITHM.json: returns and outcomes of every episode, the
+command, the versions, the fingerprint of the data and the time that it took. A file is written whole; an interrupted
+run goes on with the next missing cell, and ``--shard 2/6`` takes every sixth cell, beginning with the second, for one
+of six machines.
 """
 
 import argparse
@@ -52,28 +52,23 @@ def run_cell(cell: Cell, *, workers: int | None = None) -> dict[str, Any]:
     """Train and evaluate a cell and return the content of its file."""
     model = catalogue.ALGORITHMS[cell.algorithm][0]
     seeds = catalogue.SEEDS
+    mixture = {"env": cell.tasks[0]} if len(cell.datasets) > 1 else {}
     started = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="rlhive-cell-") as folder:
         result = train(
             model,
-            cell.dataset,
+            dict.fromkeys(cell.datasets, 1.0) if mixture else cell.datasets[0],
             overrides=[*cell.overrides, "logger=null"],
             seed=seeds[0],
             num_seeds=len(seeds),
             output_dir=folder,
             progress=False,
+            **mixture,
         )
         trained = time.perf_counter()
-        evaluations = [
-            evaluate(
-                path, cell.dataset, num_episodes=catalogue.NUM_EPISODES, num_workers=workers, progress=False
-            ).to_dict()
-            for path in result.checkpoints
-        ]
+        evaluations = [_evaluate(path, cell.tasks, workers) for path in result.checkpoints]
         record = read_checkpoint(result.checkpoint)
     finished = time.perf_counter()
-    score = _find_reference(cell.dataset).score
-    kept = ("returns", "solved", "success_rate", "invalid", "first_seed")
     return {
         "cell": {"task": cell.task, "split": cell.split, "algorithm": cell.algorithm},
         "command": f"python -m benchmarks.offline_rl.run --tasks {cell.task} --splits {cell.split} "
@@ -82,15 +77,24 @@ def run_cell(cell: Cell, *, workers: int | None = None) -> dict[str, Any]:
         "num_episodes": _count_episodes(record),
         "config": record["config"],
         "seeds": list(seeds),
-        "evaluations": [
-            {name: row[name] for name in kept} | {"scores": [score(value) for value in row["returns"]]}
-            for row in evaluations
-        ],
+        "tasks": list(cell.tasks),
+        "evaluations": evaluations,
         "seconds": {"train": round(trained - started, 1), "evaluate": round(finished - trained, 1)},
         "versions": record["versions"],
         "git": record["git"],
         "machine": machine(),
     }
+
+
+def _evaluate(checkpoint: Path, tasks: Sequence[str], workers: int | None) -> dict[str, Any]:
+    """Return the outcomes of a policy's episodes in each of the tasks, one task after the other."""
+    options = {"num_episodes": catalogue.NUM_EPISODES, "num_workers": workers, "progress": False}
+    rows = [evaluate(checkpoint, task, **options).to_dict() for task in tasks]
+    outcomes = {name: [value for row in rows for value in row[name]] for name in ("returns", "solved", "invalid")}
+    references = [_find_reference(task) for task in tasks]
+    scores = [ref.score(value) for ref, row in zip(references, rows, strict=True) for value in row["returns"]]
+    success_rate = sum(row["success_rate"] for row in rows) / len(rows)
+    return {**outcomes, "success_rate": success_rate, "first_seed": rows[0]["first_seed"], "scores": scores}
 
 
 def _find_reference(task: str) -> Reference:
@@ -105,9 +109,12 @@ def _find_reference(task: str) -> Reference:
 def _count_episodes(record: dict[str, Any]) -> int:
     """Return the number of episodes that a training learned from."""
     config = record["config"]
-    dataset = RoboHiveDataset(config["dataset"], split=config["split"], where=config["where"])
     share = config["best_share"]
-    return dataset.episodes.num_rows if share is None else max(1, round(share * dataset.episodes.num_rows))
+    total = 0
+    for name in config["mix"] or [config["dataset"]]:
+        num_episodes = RoboHiveDataset(name, split=config["split"], where=config["where"]).episodes.num_rows
+        total += num_episodes if share is None else max(1, round(share * num_episodes))
+    return total
 
 
 def _write(path: Path, content: dict[str, Any]) -> Path:

@@ -202,10 +202,9 @@ def _require_mixture(config: Mapping[str, Any]) -> dict[str, float]:
             "for example +dataset=mix mix={kitchen_knob1:2,kitchen_light:1}"
         )
         raise InvalidOptionError(msg)
-    for name in ("version", "best_share"):
-        if config.get(name) is not None:
-            msg = f"{name}={config[name]}: expected none with a mixture, whose datasets have different ones"
-            raise InvalidOptionError(msg)
+    if config["version"] is not None:
+        msg = f"version={config['version']}: expected none with a mixture, whose datasets have different ones"
+        raise InvalidOptionError(msg)
     if config.get("collect", {}).get("offline_steps") is not None:
         msg = "collect.offline_steps: expected null with a mixture, which cannot grow"
         raise InvalidOptionError(msg)

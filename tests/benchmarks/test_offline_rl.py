@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,9 @@ from benchmarks.offline_rl import catalogue, report
 from benchmarks.offline_rl.run import main
 from benchmarks.peers.environments import ROOT
 from rlhive import RoboHiveDataset, get_task
+from rlhive.envs import Reference
+from rlhive.envs._references import PolicyResult
+from rlhive.envs._tasks import TASKS
 
 
 @pytest.mark.slow
@@ -47,6 +51,28 @@ def test_missing_cells_are_run_and_others_left_alone(filled, tmp_path, monkeypat
     text = report.main(options)
     assert "| filtered_bc |" not in text.partition("## By split")[2]
     assert "not known: filtered_bc, rebrac not run" in text
+
+
+@pytest.mark.slow
+def test_one_policy_learns_several_goals_and_is_evaluated_on_each(filled, tmp_path, monkeypatch) -> None:
+    reference = Reference(PolicyResult(-10.0), PolicyResult(10.0))
+    monkeypatch.setitem(TASKS, "toy_again", replace(get_task("toy_point"), name="toy_again", reference=reference))
+    RoboHiveDataset("toy_point").save("toy_again", license="mit")
+    monkeypatch.setattr(catalogue, "GOAL_SETS", {"toys": ("toy_point", "toy_again")})
+    monkeypatch.setattr(catalogue, "NUM_STEPS", 3)
+    monkeypatch.setattr(catalogue, "NUM_EPISODES", 2)
+    monkeypatch.setattr(catalogue, "SEEDS", (0, 1))
+    words = ["--tasks", "toys", "--splits", "medium", "--algorithms", "filtered_bc", "--output", str(tmp_path)]
+    (path,) = main([*words, "--workers", "1"])
+
+    content = json.loads(path.read_text())
+    assert content["tasks"] == ["toy_point", "toy_again"]
+    assert content["num_episodes"] == 2  # a tenth of eight, from each dataset
+    assert content["config"]["mix"] == {"toy_point": 1.0, "toy_again": 1.0}
+    for row in content["evaluations"]:
+        assert row["returns"][:2] == row["returns"][2:]  # the same policy on the same seeds of the same environment
+        assert row["scores"][2:] == [pytest.approx(100 * (value + 10) / 20) for value in row["returns"][2:]]
+        assert row["scores"][:2] != row["scores"][2:]
 
 
 @pytest.mark.slow
@@ -132,11 +158,13 @@ def test_cards_show_the_scores_of_one_content_and_every_tasks_references() -> No
     with pytest.raises(ValueError, match="reach: expected cells of one content, got the fingerprints ab, cd"):
         report.summarize_for_cards(cells)
     del cells["reach", "medium"]
+    cells["reach", "replay"] = {"bc": make_cell([3.0], fingerprint="cd")}
     rows = report.summarize_for_cards(cells)
-    assert list(rows) == [f"bench_{task}" for task in catalogue.TASKS]
+    assert list(rows) == [*(f"bench_{task}" for task in catalogue.TASKS), "bench_reach_replay"]
     assert rows["bench_reach"]["fingerprint"] == "ab"
     assert rows["bench_reach"]["scores"]["mixed"]["bc"][0] == 1.0
     assert rows["bench_push"]["scores"] == {}
+    assert rows["bench_reach_replay"]["scores"] == {"replay": {"bc": [3.0, 3.0, 3.0]}}
     reference = get_task("bench_push").reference
     assert rows["bench_push"]["policies"]["expert"]["return_mean"] == reference.expert.return_mean
 
@@ -145,31 +173,34 @@ def test_the_shipped_scores_are_those_of_the_committed_cells() -> None:
     shipped = json.loads(report.CARD_SCORES.read_text(encoding="utf-8"))["tasks"]
     cells = report.read_cells(report.FOLDER)
     means = {
-        (task.removeprefix("bench_"), split, name): values[0]
+        (task.removeprefix("bench_").removesuffix("_replay"), split, name): values[0]
         for task, row in shipped.items()
         for split, algorithms in row["scores"].items()
         for name, values in algorithms.items()
     }
     expected = {
-        (*key, name): round(report.mean_score(cell), 2) for key, row in cells.items() for name, cell in row.items()
+        (*key, name): round(report.mean_score(cell), 2)
+        for key, row in cells.items()
+        if key[0] in catalogue.TASKS
+        for name, cell in row.items()
     }
     assert means == expected, "run: python -m benchmarks.offline_rl.report"
 
 
 def test_the_table_is_run_by_default_and_other_cells_by_name() -> None:
     everything = list(catalogue.list_cells())
-    assert len(everything) == (12 + 6 + 2 + 2) * 6
+    assert len(everything) == (12 + 1 + 6 + 2 + 2 + 1) * 6
     assert [cell.name for cell in catalogue.list_cells(["reach"], None, ["bc"])] == [
         "reach-mixed-bc",
         "reach-medium-bc",
+        "reach-replay-bc",
     ]
     assert [cell.name for cell in catalogue.list_cells(None, ["play"], ["bc"])] == [
         "kitchen_sequence2-play-bc",
         "kitchen_sequence4-play-bc",
     ]
-    assert {cell.name for cell in everything} <= {
-        cell.name for cell in catalogue.list_cells(catalogue.TASKS, tuple(catalogue.SPLITS))
-    }
+    by_name = catalogue.list_cells((*catalogue.TASKS, *catalogue.GOAL_SETS), tuple(catalogue.SPLITS))
+    assert {cell.name for cell in everything} <= {cell.name for cell in by_name}
 
 
 def test_a_task_that_the_table_does_not_have_is_refused(tmp_path) -> None:
@@ -178,9 +209,11 @@ def test_a_task_that_the_table_does_not_have_is_refused(tmp_path) -> None:
 
 
 def test_every_cell_of_the_table_has_episodes_to_learn_from() -> None:
-    cells = list(catalogue.list_cells(catalogue.TASKS, tuple(catalogue.SPLITS), ("bc",)))
-    assert len(cells) == 12 * 4 + 2 * 5
+    recipes = [split for split in catalogue.SPLITS if split != "replay"]
+    cells = list(catalogue.list_cells((*catalogue.TASKS, *catalogue.GOAL_SETS), recipes, ("bc",)))
+    assert len(cells) == 12 * 4 + 2 * 5 + 4
     for cell in cells:
-        levels = get_task(cell.dataset).recipe.episodes
         (selected,) = [text for text in catalogue.SPLITS[cell.split] if text.startswith("split=")]
-        assert set(selected.removeprefix("split=").split("+")) <= set(levels), cell.name
+        for dataset in cell.datasets:
+            levels = get_task(dataset).recipe.episodes
+            assert set(selected.removeprefix("split=").split("+")) <= set(levels), cell.name

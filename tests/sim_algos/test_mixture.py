@@ -36,6 +36,18 @@ def test_a_mixture_is_learned_from_and_its_recipe_is_in_the_checkpoint(halves, t
     assert record["dataset"]["name"] == "mix"
 
 
+def test_the_best_share_is_that_of_each_dataset(halves, tmp_path):
+    overrides = [*SMALL, "best_share=0.25"]
+    result = train("bc", {"good": 1, "poor": 1}, overrides=overrides, output_dir=tmp_path)
+    record = json.loads((result.checkpoint / "checkpoint.json").read_text())
+
+    for source, half in zip(record["mixture"], halves, strict=True):
+        lengths = half.episodes.sort_by([("return", "descending")])["length"].to_pylist()
+        num_best = round(len(lengths) / 4)
+        assert source["operations"] == [f"select({num_best} ids)"]
+        assert source["num_transitions"] == sum(lengths[:num_best])
+
+
 def test_an_interrupted_training_on_a_mixture_ends_as_one_that_was_not(halves, tmp_path):
     def stop(step, policy):
         if step == 20:
@@ -57,7 +69,6 @@ def test_an_interrupted_training_on_a_mixture_ends_as_one_that_was_not(halves, t
         ("mix", [], "expected dataset=mix together with the weights"),
         ("good", ["mix={good:1}"], "dataset=good, mix={'good': 1}: expected dataset=mix"),
         ({"good": 1, "poor": -1}, [], "Weight of robohive/poor 1.0.0: expected a finite number of 0 or more, got -1"),
-        ({"good": 1}, ["best_share=0.1"], "best_share=0.1: expected none with a mixture"),
         ({"good": 1}, ["exploration=gaussian"], "bc learns from a dataset alone: expected no exploration"),
         ({"good": 1}, ["version=1.0.0"], "version=1.0.0: expected none with a mixture"),
     ],
