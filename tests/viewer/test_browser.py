@@ -240,6 +240,51 @@ def test_a_comparison_shows_two_episodes_at_the_same_moment(served):
     sync_api.expect(served.locator(".slot")).to_have_count(1)
 
 
+def test_reward_terms_are_those_of_the_episode_that_is_shown(version, page):
+    """Also where the next episode is opened before the terms of the first have come."""
+    dataset = ViewedDataset(version)
+    expected = {name: values[-1] for name, values in dataset.terms(1)["terms"].items()}
+    held = []
+    with ViewerServer([dataset]) as server:
+        open_page(page, server.url)
+        page.route("**/api/terms?dataset=0&episode=0", held.append)
+        page.get_by_role("button", name="terms").click()
+        page.keyboard.press("j")
+        page.get_by_role("heading", name="Episode 1").wait_for()
+        page.keyboard.press("End")
+        legend = page.locator(".chart", has_text="next.reward").locator(".legend span:has(i)")
+        sync_api.expect(legend).to_have_count(len(expected) + 1)
+        held[0].continue_()
+        page.wait_for_timeout(500)
+        page.keyboard.press("t")  # the charts are drawn again
+        sync_api.expect(legend).to_have_count(len(expected) + 1)
+        shown = dict(text.split() for text in legend.all_inner_texts())
+        assert {name: float(shown[name]) for name in expected} == pytest.approx(expected, rel=1e-3, abs=1e-3)
+
+
+NAMED = "button, input, select, canvas[role], svg, dialog, [role=tab], [role=grid], [role=tabpanel], section"
+
+
+def test_everything_that_is_used_or_drawn_has_a_name_for_screen_readers(served):
+    for key in "12345":
+        served.keyboard.press(key)
+        served.wait_for_timeout(300)
+        names = served.evaluate(
+            """(selector) => [...document.querySelectorAll(selector)].map((element) => [
+                element.getAttribute("aria-label") || element.textContent || element.labels?.[0]?.textContent || "",
+                element.outerHTML.slice(0, 80),
+            ])""",
+            NAMED,
+        )
+        assert len(names) >= 8
+        assert [html for name, html in names if not name.strip()] == []
+    served.keyboard.press("1")
+    assert served.locator(".u-wrap canvas").count() > 0
+    assert served.locator(".u-wrap canvas:not([role=img][aria-label])").count() == 0
+    assert served.locator("#status[role=status][aria-live=polite]").count() == 1
+    assert served.locator("html[lang=en]").count() == 1
+
+
 def test_flags_are_saved_and_become_a_version(served, store):
     served.keyboard.press("f")
     served.locator(".row[data-episode='4'] .flag").click()

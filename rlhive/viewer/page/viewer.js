@@ -821,9 +821,16 @@ class Player {
     const chart = this.charts.find((other) => other.column.name === "next.reward");
     if (!chart || this.app.source.isFile) return;
     chart.offerTerms(async () => {
-      this.terms ??= (await this.app.source.ask("terms", { dataset: this.dataset, episode })).terms;
       this.app.withTerms = true;
-      if (this.episode === episode) chart.addLines(this.terms);
+      this.terms ??= this.app.source.ask("terms", { dataset: this.dataset, episode });
+      try {
+        const { terms } = await this.terms;
+        if (this.charts.includes(chart)) chart.addLines(terms);
+      } catch (error) {
+        this.app.withTerms = false;
+        this.terms = null;
+        throw error;
+      }
     });
     if (this.app.withTerms) chart.showTerms();
   }
@@ -1087,6 +1094,7 @@ class ColumnChart {
     };
     this.uplot = new uPlot(options, [this.axis.x, ...this.lines.map((line) => line.values)], this.plot);
     this.uplot.over.append(this.playhead);
+    setAttributes(this.uplot.root.querySelector("canvas"), { role: "img", "aria-label": `Lines of ${this.column.name} over time` });
     this.#scrub(this.uplot.over, (left) => this.uplot.posToVal(left, "x"));
   }
 
@@ -1109,8 +1117,10 @@ class ColumnChart {
   }
 
   #drawHeat() {
-    const canvas = h("canvas", { class: "heat", role: "img", "aria-label": `Heat map of ${this.column.name}` });
     const rows = this.column.values.length;
+    const middleName = this.column.offset.every((value) => value === 0) ? "0" : "the mean";
+    const meaning = `A row for each of ${plural(rows, "dimension")}; orange is below ${middleName}, violet above.`;
+    const canvas = h("canvas", { class: "heat", role: "img", "aria-label": `Heat map of ${this.column.name}. ${meaning}` });
     const steps = this.axis.x.length;
     canvas.width = steps;
     canvas.height = rows;
@@ -1133,7 +1143,7 @@ class ColumnChart {
     });
     context.putImageData(image, 0, 0);
     const wrap = h("div", { class: "heat-wrap" }, canvas, this.playhead);
-    this.plot.append(wrap);
+    this.plot.append(wrap, h("p", { class: "muted key" }, meaning));
     const last = this.axis.x[steps - 1] || 1;
     this.#scrub(wrap, (left) => (left / wrap.clientWidth) * last);
     wrap.addEventListener("pointermove", (event) => {
