@@ -72,6 +72,7 @@ CONSTANT = (
     "open by number",
     "open",
     "sample 256",
+    "bare gather of 256",
     "loop, a batch",
     "epoch start",
     "resume in an epoch",
@@ -215,11 +216,12 @@ def make_episodes(numbers: range) -> Iterator[EpisodeRecord]:
 
 def measure_transitions(folder: Path, size: int) -> list[Row]:
     """Return the rows of a sparse cache of some transitions in episodes of 100."""
-    rows = []
+    results: list[Row] = []
 
     def add(operation: str, call: Callable[[], _Result], *, per: int = 1) -> _Result:
+        call()  # reads pages for the first time
         row, result = measure(operation, size, call)
-        rows.append(row | {clock: row[clock] / per for clock in ("cpu_s", "wall_s")})
+        results.append(row | {clock: row[clock] / per for clock in ("cpu_s", "wall_s")})
         return result
 
     folder = make_sparse_cache(folder / "cache", size // SPARSE_LENGTH)
@@ -233,6 +235,9 @@ def measure_transitions(folder: Path, size: int) -> list[Row]:
     assert batch["observation"].shape == (BATCH_SIZE, 8)
     batches = add("loop, a batch", lambda: sum(1 for _ in itertools.islice(buffer, NUM_BATCHES)), per=NUM_BATCHES)
     assert batches == NUM_BATCHES
+    generator = torch.Generator().manual_seed(0)
+    rows = [torch.randint(len(cache.data[0]), (BATCH_SIZE,), generator=generator) for _ in range(NUM_BATCHES)]
+    add("bare gather of 256", lambda: [cache.data[0][index] for index in rows], per=NUM_BATCHES)
     loader = make_dataloader(storage, DataLoaderOptions(batch_size=BATCH_SIZE, seed=0))
     batch = add("epoch start", lambda: _take_first(loader))
     assert batch["observation"].shape == (min(BATCH_SIZE, size), 8)
@@ -246,7 +251,7 @@ def measure_transitions(folder: Path, size: int) -> list[Row]:
     _, position = add("resume in an epoch", resume)
     assert position["num_batches"] == state["num_batches"] + 1
     shutil.rmtree(folder)
-    return rows
+    return results
 
 
 def touch(cache: PackedCache) -> None:

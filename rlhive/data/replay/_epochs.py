@@ -2,9 +2,12 @@
 
 ::
 
-    epoch e      permutation of all items by (seed, e)
+    epoch e      permutation of all items by (seed, e), see _order.py
     batch k      its items k·B … (k+1)·B - 1, over all ranks
     rank r       part r of that batch in W parts, whose sizes differ by at most 1
+
+A rank computes its own part alone, some batches at a time: neither the start of an epoch nor a rank costs more in a
+larger epoch or with more ranks.
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,7 +19,13 @@ import torch.distributed
 from torch.utils.data import Sampler
 
 from rlhive.data.replay._options import DataLoaderOptions
+from rlhive.data.replay._order import RandomOrder
 from rlhive.errors import CheckpointMismatchError, InvalidOptionError
+
+#: Items of a rank that are computed at once, to share the cost of a call.
+_BLOCK_ITEMS = 65_536
+#: Changed with the orders: a state would go on in another one.
+_ORDER = "permuted by position"
 
 
 def find_rank(rank: int | None, world_size: int | None) -> tuple[int, int]:
@@ -84,15 +93,23 @@ class EpochBatches(Sampler):
         if not self._resumes:
             self._epoch, self._num_done = self._epoch + 1, 0
         self._resumes = False
+        order = None
         if self._options.shuffle:
-            generator = torch.Generator("cpu").manual_seed(derive_seed(self._seed, self._epoch))
-            items = torch.randperm(self._num_items, generator=generator, device="cpu")
-        else:
-            items = torch.arange(self._num_items, device="cpu")
-        size = self._options.batch_size
-        for number in range(self._num_done, len(self)):
-            batch = items[number * size : (number + 1) * size]
-            yield batch if self._world_size == 1 else torch.tensor_split(batch, self._world_size)[self._rank]
+            order = RandomOrder(self._num_items, derive_seed(self._seed, self._epoch))
+        num_batches = max(1, _BLOCK_ITEMS // self.batch_size)
+        for first in range(self._num_done, len(self), num_batches):
+            parts = [self._find_positions(number) for number in range(first, min(first + num_batches, len(self)))]
+            positions = np.concatenate(parts)
+            items = torch.from_numpy(positions if order is None else order.items(positions))
+            yield from torch.split(items, [len(part) for part in parts])
+
+    def _find_positions(self, number: int) -> np.ndarray:
+        """Return the positions of this rank's part of a batch in the epoch, int64."""
+        start = number * self._options.batch_size
+        size = min(self._options.batch_size, self._num_items - start)
+        part, num_larger = divmod(size, self._world_size)
+        start += self._rank * part + min(self._rank, num_larger)
+        return np.arange(start, start + part + (self._rank < num_larger))
 
     def count(self) -> None:
         """Note that a batch was handed out."""
@@ -125,4 +142,5 @@ class EpochBatches(Sampler):
         """Return what a state and this loader must have in common."""
         options = self._options
         names = ("batch_size", "slice_len", "shuffle", "drop_last")
-        return self._identity | {"num_items": self._num_items} | {name: getattr(options, name) for name in names}
+        settings = {name: getattr(options, name) for name in names}
+        return self._identity | {"num_items": self._num_items, "order": _ORDER} | settings

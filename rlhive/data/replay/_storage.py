@@ -1,5 +1,6 @@
 """The read-only TorchRL storage over the packed cache: from indices of transitions to their values."""
 
+import functools
 import hashlib
 import json
 from collections.abc import Sequence
@@ -323,7 +324,7 @@ class PackedStorage(Storage):
         terminated, done = (last[key].flatten(1).any(1).to(self._data_device) for key in (keys.TERMINATED, keys.DONE))
         return terminated, done
 
-    @property
+    @functools.cached_property
     def identity(self) -> dict[str, str]:
         """What determines the transitions and their order: the content's key, and a hash of the selected episodes."""
         episodes = hashlib.sha256(self._episode_ids.cpu().numpy().tobytes()).hexdigest()[:16]

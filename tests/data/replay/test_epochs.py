@@ -6,8 +6,11 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
+from rlhive.data.replay import _epochs
 from rlhive.data.replay._dataloader import make_dataloader
+from rlhive.data.replay._epochs import EpochBatches
 from rlhive.data.replay._options import DataLoaderOptions
+from rlhive.data.replay._order import RandomOrder
 from rlhive.data.replay._storage import PackedStorage
 from rlhive.errors import CheckpointMismatchError, InvalidOptionError
 from tests.data.replay.caches import assert_same, write_cache
@@ -85,6 +88,26 @@ def test_parts_differ_by_one_item_at_most(storage):
     assert [[len(batch) for batch in loader] for loader in loaders] == [[3, 3, 3, 3], [3, 3, 3, 3], [2, 2, 2, 2]]
 
 
+@pytest.mark.parametrize("num_items", [10, 100_000_000_000])
+def test_a_rank_computes_no_more_than_its_own_part(num_items, monkeypatch):
+    computed = []
+
+    class CountingOrder(RandomOrder):
+        def items(self, positions):
+            computed.append(len(positions))
+            return super().items(positions)
+
+    monkeypatch.setattr(_epochs, "RandomOrder", CountingOrder)
+    monkeypatch.setattr(_epochs, "_BLOCK_ITEMS", 4)
+    options = DataLoaderOptions(batch_size=8, seed=0, rank=1, world_size=4)
+    batches = iter(EpochBatches({}, num_items, options))
+
+    first = [next(batches), next(batches)]
+
+    assert [len(batch) for batch in first] == ([2, 2] if num_items > 10 else [2, 1])
+    assert sum(computed) <= 4
+
+
 def test_epochs_have_unrelated_orders_and_a_state_at_the_end_of_one_leads_to_the_next(storage):
     [loader] = make_ranks(storage, 1, batch_size=8)
     epochs = [list(loader) for _ in range(3)]
@@ -145,6 +168,8 @@ def test_a_state_of_other_batches_or_other_data_is_refused(storage, tmp_path):
     [other] = make_ranks(PackedStorage(cache), 1, batch_size=8)
     with pytest.raises(CheckpointMismatchError, match="expected data='other', episodes="):
         other.load_state_dict(state)
+    with pytest.raises(CheckpointMismatchError, match="expected order='permuted by position'; got order=None"):
+        loader.load_state_dict({name: value for name, value in state.items() if name != "order"})
     for damaged in ({"num_batches": 6}, {"epoch": "0"}, {"seed": None}):
         with pytest.raises(CheckpointMismatchError, match="expected seed, epoch and at most 5 num_batches"):
             loader.load_state_dict(state | damaged)
