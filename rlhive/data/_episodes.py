@@ -35,6 +35,8 @@ if TYPE_CHECKING:  # importing torch takes seconds, and reading an episode table
     from tensordict import NonTensorStack, TensorDict, TensorDictBase
 
 Columns = dict[str, np.ndarray]
+#: Arrays ``[num_transitions, *shape]`` by nested key.
+Rows = dict[tuple[str, ...], np.ndarray]
 
 TERMINATED = keys.key_to_column(keys.NEXT_TERMINATED)
 TRUNCATED = keys.key_to_column(keys.NEXT_TRUNCATED)
@@ -296,18 +298,37 @@ def unpack(columns: Columns, final: Columns, schema: Schema, *, episode: int) ->
         A TensorDict of batch size ``[T]`` that owns its memory: ``episode`` (int64) at the root, ``next`` taken from
         the following row and the final values, the root flags False, and ``("next", "done")`` derived.
     """
+    copies = {field.column: columns[field.column].copy() for field in schema.fields}
+    return rows_to_tensordict(expand_rows(copies, final, schema, episode=episode))
+
+
+def expand_rows(columns: Columns, final: Columns, schema: Schema, *, episode: int) -> Rows:
+    """Return what each transition of an episode holds, by nested key: ``next`` and the episode id included.
+
+    The values of columns that are not observed share their memory.
+    """
+    length = len(next(iter(columns.values())))
+    rows: Rows = {(keys.EPISODE,): np.full(length, episode)}
+    for item in schema.fields:
+        key = (item.key,) if isinstance(item.key, str) else item.key
+        rows[key] = columns[item.column]
+        if item.observed:
+            rows[keys.NEXT, *key] = np.concatenate([rows[key][1:], final[item.column][None]])
+    return rows
+
+
+def rows_to_tensordict(rows: Rows) -> "TensorDict":
+    """Return transitions as a TED TensorDict ``[T]`` that shares the memory of the arrays.
+
+    Args:
+        rows: Arrays as :func:`expand_rows` returns them, of any transitions. At least one row if a field is ragged.
+    """
     import torch
     from tensordict import TensorDict
 
-    length = len(next(iter(columns.values())))
-    td = TensorDict({keys.EPISODE: torch.full((length,), episode)}, [length])
-    for item in schema.fields:
-        rows = columns[item.column]
-        td[item.key] = _to_tensor_or_text(rows.copy())
-        if item.observed:
-            next_rows = np.concatenate([rows[1:], final[item.column][None]])
-            key = (item.key,) if isinstance(item.key, str) else item.key
-            td[(keys.NEXT, *key)] = _to_tensor_or_text(next_rows)
+    td = TensorDict({}, [len(rows[keys.EPISODE,])])
+    for key, values in rows.items():
+        td[key] = _to_tensor_or_text(values)
     terminated, truncated = td[keys.NEXT_TERMINATED], td[keys.NEXT_TRUNCATED]
     td[keys.NEXT_DONE] = terminated | truncated
     for flag in keys.END_FLAGS:

@@ -310,16 +310,22 @@ class GroupReader:
     Args:
         source: A path, or a seekable binary file, which is closed with the reader.
         address: Address of the file for error messages.
+        footer: Footer of the file, if it was read before.
 
     Raises:
         CorruptDatasetError: The file is missing or damaged.
     """
 
-    def __init__(self, source: Path | BinaryIO, address: str):
+    def __init__(self, source: Path | BinaryIO, address: str, footer: pq.FileMetaData | None = None):
         self._address = address
         with self._translating_damage():
             # pre_buffer reads only the columns and row groups of a read, neighbouring columns in one request.
-            self._file = pq.ParquetFile(source, page_checksum_verification=True, pre_buffer=True)
+            self._file = pq.ParquetFile(source, metadata=footer, page_checksum_verification=True, pre_buffer=True)
+
+    @property
+    def footer(self) -> pq.FileMetaData:
+        """The footer of the file: its schema and the place of each row group."""
+        return self._file.metadata
 
     @property
     def sizes(self) -> list[int]:

@@ -25,7 +25,7 @@ from torchrl.data.datasets import register_dataset
 from rlhive import keys as keys_
 from rlhive._ray import require_ray
 from rlhive.data import Schema, parse_splits, store_dir
-from rlhive.data.hub import HubPin, PublishedVersion
+from rlhive.data.hub import BatchStream, HubPin, PublishedVersion, StreamOptions
 from rlhive.data.replay import (
     MEAN_STD,
     BatchTransform,
@@ -675,22 +675,51 @@ class RoboHiveDataset:
         shuffle: int = 0,
         seed: int | None = None,
         drop_last: bool = False,
+        rank: int | None = None,
+        world_size: int | None = None,
+        prefetch: int = 4,
         dtype: torch.dtype | None = torch.float32,
         ragged: RaggedChoice = "error",
-    ) -> Iterator[TensorDict]:
-        """Yield the transitions as TED batches, each transition once, from disk or directly from the Hub.
+    ) -> BatchStream:
+        """Return an iterator of TED batches, each transition once per epoch, from disk or directly from a remote store.
+
+        Each ``for`` loop over it goes through one epoch. Shards and row groups of all splits are read in a random
+        order, which is a function of the seed and the epoch, and batches are drawn at random from a pool. Ranks share
+        each batch and have transitions of their own, and so have the workers of a
+        ``DataLoader(stream, batch_size=None, num_workers=…)``.
+
+        Memory: the ``shuffle`` transitions of the pool, and ``prefetch`` + 1 chunks: row groups that hold whole
+        episodes, 32 MB or 10,000 transitions where RLHive wrote them. In every process.
 
         Args:
-            batch_size: Transitions per batch.
-            shuffle: Size of the shuffle pool in transitions; 0 keeps the stored order.
-            seed: Seed of the shuffle. The same seed gives the same batches.
-            drop_last: Whether the last batch is left out if it is smaller.
+            batch_size: Transitions per batch, over all ranks.
+            shuffle: Size of the shuffle pool of each process in transitions, at least that of its batches; 0 keeps the
+                stored order.
+            seed: Seed of the shuffle; needed on several ranks. The same seed gives the same batches.
+            drop_last: Whether the last batch of an epoch is left out if it is smaller.
+            rank: Part of every batch that this process gets, from 0. With ``world_size``, or both from
+                ``torch.distributed`` where it is initialised, else 0 of 1.
+            world_size: Number of parts. Their sizes differ by at most 1; the last batch of an epoch can have fewer
+                transitions than parts, unless ``drop_last``.
+            prefetch: Number of chunks that are read ahead, by as many threads.
             dtype: Dtype of the floating-point fields, as for :meth:`as_replay_buffer`; None for the stored ones.
             ragged: What becomes of fields whose rows have different lengths, as for :meth:`as_replay_buffer`.
+
+        Raises:
+            InvalidOptionError: Rank, number of ranks, batch size and pool do not fit together, or several ranks have no
+                seed.
+            CorruptDatasetError: The content hash of an episode is not the one in the episode table. While iterating.
         """
-        return _loaders.iter_batches(
-            self._view, batch_size, shuffle=shuffle, seed=seed, drop_last=drop_last, dtype=dtype, ragged=ragged
+        options = StreamOptions(
+            batch_size=batch_size,
+            shuffle=shuffle,
+            seed=seed,
+            drop_last=drop_last,
+            rank=rank,
+            world_size=world_size,
+            prefetch=prefetch,
         )
+        return _loaders.load_batch_stream(self._view, options, dtype=dtype, ragged=ragged)
 
     def normalization(
         self, key: keys_.NestedKey, *, how: str = MEAN_STD, dtype: torch.dtype | None = torch.float32

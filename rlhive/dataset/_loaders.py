@@ -5,7 +5,6 @@ shards, and iterators read the shards in pieces, from disk or from the Hub.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, TypedDict
 
 import pyarrow as pa
@@ -13,8 +12,8 @@ import torch
 from tensordict import TensorDict
 
 from rlhive import keys as field_keys
-from rlhive.data import ColumnCast, Schema, unpack
-from rlhive.data.hub import iterate_batches
+from rlhive.data import Schema, unpack
+from rlhive.data.hub import BatchStream, StreamOptions
 from rlhive.data.replay import (
     DataLoaderOptions,
     DatasetReplayBuffer,
@@ -137,25 +136,15 @@ def iter_episodes(view: DatasetView) -> Iterator[TensorDict]:
         yield unpack(record.columns, record.final, view.manifest.schema, episode=record.episode)
 
 
-def iter_batches(
-    view: DatasetView,
-    batch_size: int,
-    *,
-    shuffle: int,
-    seed: int | None,
-    drop_last: bool,
-    dtype: torch.dtype | None,
-    ragged: RaggedChoice,
-) -> Iterator[TensorDict]:
-    """Yield the transitions of a view as TED batches, each transition once."""
+def load_batch_stream(
+    view: DatasetView, options: StreamOptions, *, dtype: torch.dtype | None, ragged: RaggedChoice
+) -> BatchStream:
+    """Return the transitions of a view as a stream of TED batches."""
     schema = view.manifest.schema.cast(ReadOptions(dtype=dtype, ragged=ragged).cache_dtype)
     columns = select_ragged(schema, ragged, set(schema.columns))
     schema = Schema(tuple(field for field in schema.fields if field.column in columns))
-    cast = ColumnCast(schema, f"{view.manifest.name} {view.manifest.version}")
-    records = (
-        replace(record, columns=cast(record.columns), final=cast(record.final)) for record in view.iter_records()
-    )
-    return iterate_batches(records, schema, batch_size, shuffle=shuffle, seed=seed, drop_last=drop_last)
+    episode_ids = None if view.selection is None else view.episode_ids()
+    return BatchStream(view.folder, view.manifest, view.stored_splits, episode_ids, schema, options)
 
 
 def find_episodes(packed: PackedCache, view: DatasetView) -> torch.Tensor | None:

@@ -100,7 +100,7 @@ def test_a_recording_and_a_version_hold_every_bit(dataset):
     for got, expected in zip(dataset.iter_episodes(), EPISODES, strict=True):
         assert_same_bits(got, expected)
     assert_same_bits(next(dataset.iter_batches(10, dtype=None)), STORED)
-    shuffled = next(dataset.iter_batches(10, dtype=None, shuffle=4, seed=0))
+    shuffled = next(dataset.iter_batches(10, dtype=None, shuffle=10, seed=0))
     order = torch.tensor([dataset.as_arrow()["counter"].to_pylist().index(int(value)) for value in shuffled["counter"]])
     assert_same_bits(shuffled, rows(STORED, order))
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from rlhive._lazy import attach
 
 if TYPE_CHECKING:
-    from rlhive.data.hub._batches import iterate_batches as iterate_batches
+    from rlhive.data.hub._batches import BatchStream as BatchStream, StreamOptions as StreamOptions
     from rlhive.data.hub._foreign import fetch_foreign_files as fetch_foreign_files
     from rlhive.data.hub._history import find_splits as find_splits
     from rlhive.data.hub._pin import HubPin as HubPin

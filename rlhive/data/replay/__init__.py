@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     )
     from rlhive.data.replay._cache import open_packed as open_packed
     from rlhive.data.replay._dataloader import EpochLoader as EpochLoader, make_dataloader as make_dataloader
-    from rlhive.data.replay._epochs import derive_seed as derive_seed
+    from rlhive.data.replay._epochs import derive_seed as derive_seed, find_rank as find_rank
     from rlhive.data.replay._gather import RaggedChoice as RaggedChoice, select_ragged as select_ragged
     from rlhive.data.replay._joined import JoinedCache as JoinedCache
     from rlhive.data.replay._layout import ImageCache as ImageCache, PackedCache as PackedCache
@@ -44,5 +44,6 @@ if TYPE_CHECKING:
         take_snapshot as take_snapshot,
     )
     from rlhive.data.replay._storage import PackedStorage as PackedStorage
+    from rlhive.data.replay._validation import require_integer as require_integer
 else:
     __getattr__, __dir__, __all__ = attach(__name__, __file__)
