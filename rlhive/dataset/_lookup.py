@@ -23,8 +23,10 @@ from rlhive.data import (
     version_dir,
 )
 from rlhive.data.versions import (
+    MANIFEST_NAME,
     ObjectAddress,
     find_stored_version,
+    has_manifest,
     list_folders,
     list_incomplete_versions,
     list_local_datasets,
@@ -245,9 +247,9 @@ def delete(name: str, version: str, *, store: Path | None = None) -> Path:
         remove_remains(folder)
         return folder
     fingerprint = _read_fingerprint(folder)
-    remaining = (_read_fingerprint(path) for path in list_folders(store=store) if path != folder)
-    if fingerprint is not None and fingerprint not in remaining:
-        for cache in list_memmap_dirs(fingerprint, store=store):
+    caches = [] if fingerprint is None else list_memmap_dirs(fingerprint, store=store)
+    if caches and not any(_has_fingerprint(path, fingerprint) for path in list_folders(store=store) if path != folder):
+        for cache in caches:
             remove_dir(cache)
     remove_dir(release_dir(folder))
     remove_dir(folder)
@@ -274,6 +276,8 @@ def local_version(name: str, version: str, *, store: Path | None = None) -> Path
     Raises:
         DatasetNotFoundError: The store has no such version.
     """
+    if store_url(store) is None and is_version(version) and has_manifest(version_dir(name, version, store=store)):
+        return version_dir(name, version, store=store)
     local = list_local_versions(name, store=store)
     if version not in local:
         available = f"expected one of {', '.join(local)}" if local else "the store has no version of it"
@@ -290,6 +294,16 @@ def _read_fingerprint(folder: Path) -> str | None:
         return Manifest.read(folder).fingerprint
     except RLHiveError:
         return None
+
+
+def _has_fingerprint(folder: Path, fingerprint: str | None) -> bool:
+    """Return whether a version has a fingerprint; a manifest that does not name it is not parsed."""
+    try:
+        if str(fingerprint).encode() not in (folder / MANIFEST_NAME).read_bytes():
+            return False
+    except OSError:
+        return False
+    return _read_fingerprint(folder) == fingerprint
 
 
 def _fetch_or_generate(

@@ -49,7 +49,9 @@ if TYPE_CHECKING:
     from rlhive.data.versions._local import (
         MANIFEST_NAME as MANIFEST_NAME,
         ObjectAddress as ObjectAddress,
+        find_newest_version as find_newest_version,
         find_stored_version as find_stored_version,
+        has_manifest as has_manifest,
         list_all_versions as list_all_versions,
         list_folders as list_folders,
         list_incomplete_versions as list_incomplete_versions,

@@ -10,13 +10,14 @@ So one listing tells the versions of a dataset, and two processes that write the
 other's files.
 """
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from rlhive.data import _store
 from rlhive.data._object_store import ObjectStore, in_parallel
-from rlhive.errors import InvalidNameError
+from rlhive.errors import DatasetNotFoundError, InvalidNameError
 
 MANIFEST_NAME = "rlhive.json"
 _SUFFIX = ".json"
@@ -77,14 +78,36 @@ def list_local_versions(name: str, *, store: Path | None = None) -> dict[str, Pa
     """
     namespace, dataset = _store.parse_name(name)
     root = (store or _store.store_dir()) / namespace / dataset
-    url = _store.store_url(store)
-    if url is None:
-        versions = [manifest.parent.name for manifest in root.glob(f"*/{MANIFEST_NAME}")]
-    else:
-        versions = _find_manifests(ObjectStore(url).list_folder(f"{namespace}/{dataset}"))
-    return {
-        version: root / version for version in sorted(filter(_store.is_version, versions), key=_store.parse_version)
-    }
+    versions = _list_version_names(root, store)
+    if _store.store_url(store) is None:
+        versions = [version for version in versions if has_manifest(root / version)]
+    return {version: root / version for version in sorted(versions, key=_store.parse_version)}
+
+
+def find_newest_version(name: str, *, below: str | None = None, store: Path | None = None) -> str | None:
+    """Return the number of the newest complete version in the store; None if it has none.
+
+    One listing tells it, and no other version is looked at.
+
+    Args:
+        name: Dataset name.
+        below: Only versions before this number.
+        store: Folder of all datasets.
+    """
+    namespace, dataset = _store.parse_name(name)
+    root = (store or _store.store_dir()) / namespace / dataset
+    versions = sorted(_list_version_names(root, store), key=_store.parse_version, reverse=True)
+    if below is not None:
+        limit = _store.parse_version(below)
+        versions = [version for version in versions if _store.parse_version(version) < limit]
+    is_listed = _store.store_url(store) is not None
+    return next((version for version in versions if is_listed or has_manifest(root / version)), None)
+
+
+def has_manifest(folder: Path) -> bool:
+    """Whether a folder on this machine holds a complete version."""
+    # pathlib takes twice as long, and a store may have many versions.
+    return os.path.exists(f"{folder}/{MANIFEST_NAME}")  # noqa: PTH110
 
 
 def list_local_datasets(*, store: Path | None = None) -> list[str]:
@@ -128,25 +151,53 @@ def find_stored_version(
         CorruptDatasetError: A file in the object store is not what the manifest recorded.
         StoreAccessDeniedError, StoreUnreachableError: The object store denies access or does not answer.
     """
-    folders = list_local_versions(name, store=store)
-    number = version or next(reversed(folders), None)
-    if number is None or number not in folders:
+    number = version or find_newest_version(name, store=store)
+    if number is None or not _store.is_version(number):
         return None
-    if _store.store_url(store) is not None:
-        from rlhive.data.versions._objects import fetch_stored_version  # imports NumPy, which a list does not need
+    folder = _store.version_dir(name, number, store=store)
+    if _store.store_url(store) is None:
+        return folder if has_manifest(folder) else None
+    from rlhive.data.versions._objects import fetch_stored_version  # imports NumPy, which a list does not need
 
-        fetch_stored_version(folders[number], splits)
-    return folders[number]
+    try:
+        fetch_stored_version(folder, splits)
+    except DatasetNotFoundError:
+        return None
+    return folder
 
 
 def list_folders(*, store: Path | None = None) -> list[Path]:
     """Return the folders of all versions that lie on this machine: in the store, or in its mirror."""
-    manifests = (store or _store.store_dir()).glob(f"[!.]*/[!.]*/*/{MANIFEST_NAME}")
-    return sorted(path.parent for path in manifests if _store.is_version(path.parent.name))
+    root = store or _store.store_dir()
+    datasets = [root / name for name in _list_folder_names(store)]
+    versions = (dataset / name for dataset in datasets for name in _list_entries(dataset) if _store.is_version(name))
+    return [folder for folder in versions if has_manifest(folder)]
 
 
 def _list_folder_names(store: Path | None) -> list[str]:
-    return sorted({"/".join(folder.parts[-3:-1]) for folder in list_folders(store=store)})
+    """Return the names of a store's datasets, sorted, whether they have versions or not."""
+    root = store or _store.store_dir()
+    names = [f"{namespace}/{name}" for namespace in _list_entries(root) for name in _list_entries(root / namespace)]
+    return sorted(name for name in names if _is_name(name))
+
+
+def _list_version_names(root: Path, store: Path | None) -> list[str]:
+    """Return the numbers in a dataset's folder; on a disk those of folders without a manifest, too."""
+    url = _store.store_url(store)
+    if url is None:
+        names = _list_entries(root)
+    else:
+        names = _find_manifests(ObjectStore(url).list_folder(f"{root.parent.name}/{root.name}"))
+    return [name for name in names if _store.is_version(name)]
+
+
+def _list_entries(folder: Path) -> list[str]:
+    """Return the names in a folder, sorted, without hidden ones; none for what is no folder."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entry.name for entry in entries if not entry.name.startswith("."))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def _list_object_names(store: ObjectStore) -> list[str]:

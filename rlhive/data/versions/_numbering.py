@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from rlhive import keys
 from rlhive.data import _parquet, _store
 from rlhive.data._schema import Schema
-from rlhive.data.versions._local import find_stored_version, list_local_versions
+from rlhive.data.versions._local import find_newest_version, find_stored_version, list_local_versions
 from rlhive.data.versions._manifest import EPISODES_PATH, Manifest, verify_files
 from rlhive.errors import WrongVersionError
 
@@ -50,11 +50,7 @@ def find_earlier_version(name: str, version: str | None, *, store: Path | None =
         version: MAJOR.MINOR.PATCH; None for the newest version of all.
         store: Folder of all datasets.
     """
-    versions = list_local_versions(name, store=store)
-    if version is not None:
-        limit = _store.parse_version(version)
-        versions = {number: folder for number, folder in versions.items() if _store.parse_version(number) < limit}
-    number = next(reversed(versions), None)
+    number = find_newest_version(name, below=version, store=store)
     return None if number is None else find_stored_version(name, number, splits=(), store=store)
 
 
