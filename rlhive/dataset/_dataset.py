@@ -688,6 +688,9 @@ class RoboHiveDataset:
         each batch and have transitions of their own, and so have the workers of a
         ``DataLoader(stream, batch_size=None, num_workers=…)``.
 
+        ``state_dict()`` is the position, JSON-able. After ``load_state_dict()`` a stream of as many ranks and workers
+        goes on with the batches that were due, one of another number of them with the transitions that were left.
+
         Memory: the ``shuffle`` transitions of the pool, and ``prefetch`` + 1 chunks: row groups that hold whole
         episodes, 32 MB or 10,000 transitions where RLHive wrote them. In every process.
 

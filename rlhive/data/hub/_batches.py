@@ -10,7 +10,7 @@ Memory: the pool of P transitions, and ``prefetch`` + 1 chunks.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,7 +30,13 @@ from rlhive.data.hub._stream_chunks import Piece, StreamedVersion
 from rlhive.data.hub._stream_order import BatchReader, EpochOrder, Runs, StreamStage, Stretch, begin_stage
 from rlhive.data.replay import derive_seed, find_rank, require_integer
 from rlhive.data.versions import Manifest
-from rlhive.errors import InvalidOptionError
+from rlhive.errors import CheckpointMismatchError, InvalidOptionError
+
+#: Number of the form of states; another order of epochs is another form.
+_STATE_FORMAT = 1
+#: Limits on what a state may hold: how often the readers changed in an epoch, and workers of a rank.
+_MAX_STAGES = 1000
+_MAX_WORKERS = 1024
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -123,6 +129,69 @@ class BatchStream(IterableDataset):
         require_integer(epoch, 0, "epoch")
         self._epoch, self._stages, self._batches = epoch, [], None
 
+    def state_dict(self, *, num_batches: int | None = None, num_workers: int = 0) -> dict[str, Any]:
+        """Return the position in the epoch, JSON-able; all ranks have the same one after equally many batches.
+
+        Args:
+            num_batches: Number of batches that a DataLoader over this stream has given since its loop began: the stream
+                in the main process cannot know it. None for the position after the batches of this object.
+            num_workers: Number of workers of that DataLoader.
+
+        Raises:
+            ValueError: The numbers are negative, or there are not as many batches in the epoch.
+        """
+        stages = self._stages
+        if num_batches is not None:
+            require_integer(num_batches, 0, "num_batches")
+            require_integer(num_workers, 0, "num_workers")
+            stages = begin_stage(stages, StreamStage(self._world_size, max(num_workers, 1)))
+            stages[-1] = replace(stages[-1], num_batches=stages[-1].num_batches + num_batches)
+            if (total := sum(stage.num_batches for stage in stages)) > len(self):
+                msg = f"num_batches={num_batches}: expected at most {len(self)} batches in an epoch, got {total}"
+                raise InvalidOptionError(msg)
+        return {
+            **self._settings(),
+            "seed": self._seed,
+            "epoch": self._epoch,
+            "stages": [[stage.world_size, stage.num_workers, stage.num_batches] for stage in stages],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on after the batches that were handed out when the state was taken; the state's seed is used.
+
+        With as many ranks and workers as before, the batches are those that were due. With others, the transitions
+        that are left are shuffled anew and divided among them: none is lost, and none comes twice.
+
+        Raises:
+            CheckpointMismatchError: The state is of another version or selection, or of batches of another kind.
+        """
+        settings = self._settings()
+        if differing := [name for name in settings if state.get(name) != settings[name]]:
+            expected = ", ".join(f"{name}={settings[name]!r}" for name in differing)
+            got = ", ".join(f"{name}={state.get(name)!r}" for name in differing)
+            msg = f"State of a stream: expected {expected}; got {got}"
+            raise CheckpointMismatchError(msg)
+        seed, epoch, stages = state.get("seed"), state.get("epoch"), _parse_stages(state.get("stages"), self._options)
+        num_done = -1 if stages is None else sum(stage.num_batches for stage in stages)
+        if type(seed) is not int or type(epoch) is not int or epoch < 0 or stages is None or num_done > len(self):
+            msg = (
+                f"State of a stream: expected seed, epoch and the stages of at most {len(self)} batches, got "
+                f"seed={seed!r}, epoch={epoch!r}, stages={str(state.get('stages'))[:200]}"
+            )
+            raise CheckpointMismatchError(msg)
+        self._seed = seed
+        self.set_epoch(epoch if num_done < len(self) else epoch + 1)
+        self._stages = stages if num_done < len(self) else []
+
+    def _settings(self) -> dict[str, Any]:
+        """Return what a state and this stream must have in common."""
+        names = ("batch_size", "shuffle", "drop_last")
+        return {
+            "format": _STATE_FORMAT,
+            **self._version.identity,
+            **{name: getattr(self._options, name) for name in names},
+        }
+
     def __len__(self) -> int:
         """Number of batches of each rank in a whole epoch."""
         return self._order().num_batches
@@ -161,6 +230,8 @@ class BatchStream(IterableDataset):
         worker, num_workers = _find_worker()
         self._stages = stages = begin_stage(self._stages, StreamStage(self._world_size, num_workers))
         order, stage = self._order(), stages[-1]
+        # A DataLoader asks its first worker for the batch that is due.
+        worker = (worker + stage.num_batches) % num_workers
         stretch = order.stretch(stages, BatchReader(self._rank, worker))
         num_done = stage.count_done(worker)
         for number, batch in enumerate(self._iter_stretch(stretch, order.seed, num_done), start=num_done):
@@ -180,7 +251,7 @@ class BatchStream(IterableDataset):
             return
         order = stretch.order_after(num_done)
         slots = np.argsort(order.rows)
-        feed = self._read(stretch.remaining(num_done), seed)
+        feed = self._read(stretch.remaining_of(order), seed)
         pool = RowPool(self._schema, len(slots))
         pool.put(slots, feed)
         for size in sizes:
@@ -298,6 +369,23 @@ def _make_batch(rows: Rows) -> TensorDict:
     ):  # of a rank without a transition in the last batch; there is no empty ragged tensor
         rows = {key: values for key, values in rows.items() if values.dtype != object}
     return rows_to_tensordict(rows)
+
+
+def _parse_stages(value: object, options: StreamOptions) -> list[StreamStage] | None:
+    """Return the stages in a state; None if it does not hold stages of these options."""
+    if not isinstance(value, list) or len(value) > _MAX_STAGES:
+        return None
+    stages = []
+    for row in value:
+        if not isinstance(row, list) or len(row) != 3 or not all(type(number) is int for number in row):
+            return None
+        stage = StreamStage(*row)
+        largest_batch = -(-options.batch_size // max(stage.world_size, 1))
+        is_possible = 1 <= stage.world_size <= options.batch_size and 1 <= stage.num_workers <= _MAX_WORKERS
+        if not is_possible or stage.num_batches < 0 or 0 < options.shuffle < largest_batch:
+            return None
+        stages.append(stage)
+    return stages
 
 
 def _require_fitting(options: StreamOptions, world_size: int) -> None:

@@ -9,6 +9,7 @@ The episode table tells how many requested transitions a shard holds, so that fo
 are due. Without a shuffle, chunks keep the order of the version.
 """
 
+import hashlib
 import itertools
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
@@ -116,6 +117,19 @@ class StreamedVersion:
     def address(self) -> str:
         """Name and version, for messages."""
         return f"{self._manifest.name} {self._manifest.version}"
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What determines the transitions and the chunks that hold them, JSON-able."""
+        files = hashlib.sha256("\n".join(shard.entry.sha256 for shard in self.shards).encode())
+        ids = [shard.episodes[keys.EPISODE].to_numpy()[shard.is_requested] for shard in self.shards]
+        episodes = hashlib.sha256(np.concatenate([np.empty(0, np.int64), *ids]).astype("<i8").tobytes())
+        return {
+            "version": self._manifest.version,
+            "fingerprint": self._manifest.fingerprint,
+            "shards": files.hexdigest()[:16],
+            "episodes": episodes.hexdigest()[:16],
+        }
 
     def order(self, seed: int | None) -> "ChunkOrder":
         """Return the order in which an epoch reads the chunks; None keeps that of the version."""

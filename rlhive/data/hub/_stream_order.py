@@ -70,6 +70,9 @@ class Runs:
         return self.starts[run] + indices - (ends - lengths)[run]
 
 
+_NONE = np.empty(0, np.int64)
+
+
 class Draw(NamedTuple):
     """What happens to a pool when a batch is drawn.
 
@@ -111,10 +114,11 @@ class PoolOrder:
         """Choose the slots of a batch, and refill them."""
         slots = draw_distinct(self._bits, len(self.rows), num_drawn)
         num_new = min(num_drawn, self._num_rows - self.num_entered)
-        moved_from, moved_to = _find_moves(slots[num_new:], len(self.rows))
+        moved_from, moved_to = _find_moves(slots[num_new:], len(self.rows)) if num_new < num_drawn else (_NONE, _NONE)
         draw = Draw(slots, num_new, moved_from, moved_to, len(self.rows) - num_drawn + num_new)
         self.rows[slots[:num_new]] = np.arange(self.num_entered, self.num_entered + num_new)
-        self.rows[moved_to] = self.rows[moved_from]
+        if len(moved_to):
+            self.rows[moved_to] = self.rows[moved_from]
         self.rows = self.rows[: draw.size]
         self.num_entered += num_new
         return draw
@@ -124,12 +128,17 @@ def draw_distinct(bits: np.random.PCG64, size: int, count: int) -> np.ndarray:
     """Return ``count`` different numbers below ``size`` in random order, int64."""
     if 4 * count >= size:
         return np.argsort(bits.random_raw(size), kind="stable")[:count]
-    numbers = np.empty(0, np.int64)
-    while len(numbers) < count:
-        further = (bits.random_raw(count - len(numbers)) % np.uint64(size)).astype(np.int64)
-        numbers = np.append(numbers, further)
-        numbers = numbers[np.sort(np.unique(numbers, return_index=True)[1])]
-    return numbers
+    numbers = _draw(bits, size, count)
+    while True:
+        first = np.sort(np.unique(numbers, return_index=True)[1])
+        if len(first) == count:
+            return numbers
+        numbers = np.concatenate([numbers[first], _draw(bits, size, count - len(first))])
+
+
+def _draw(bits: np.random.PCG64, size: int, count: int) -> np.ndarray:
+    """Return numbers below ``size``, which may be equal."""
+    return (bits.random_raw(count) % np.uint64(size)).astype(np.int64)
 
 
 def permute(count: int, seed: int) -> np.ndarray:
@@ -213,7 +222,10 @@ class Stretch:
         """Return the positions that are left after some batches: those in the pool, then those not reached."""
         if not self.pool_size:
             return self.runs.slice(int(self.sizes[:num_batches].sum()), len(self.runs))
-        order = self.order_after(num_batches)
+        return self.remaining_of(self.order_after(num_batches))
+
+    def remaining_of(self, order: PoolOrder) -> Runs:
+        """Return the positions that a pool's order has not handed out: those in the pool, then those not reached."""
         pooled = Runs.of_positions(self.runs.take(np.sort(order.rows)))
         return Runs.join([pooled, self.runs.slice(order.num_entered, len(self.runs))])
 

@@ -1,6 +1,7 @@
 """iter_batches(): ranks and workers share an epoch, the pool is bounded, and misuse is refused."""
 
 import itertools
+import json
 import shutil
 import tracemalloc
 
@@ -18,7 +19,7 @@ from rlhive.data.hub import _stream_chunks
 from rlhive.data.hub._batches import RowPool
 from rlhive.data.replay._storage import identity_collate
 from rlhive.data.versions._export import export
-from rlhive.errors import CorruptDatasetError, InvalidOptionError
+from rlhive.errors import CheckpointMismatchError, CorruptDatasetError, InvalidOptionError
 from tests.data.strategies import records
 
 
@@ -129,6 +130,7 @@ def test_a_loop_goes_on_after_a_break(folder):
     assert len(rewards(stream)) == len(whole)  # the next epoch
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shuffle", [0, 60])
 def test_workers_of_a_dataloader_share_an_epoch(folder, shuffle):
     stream = RoboHiveDataset(folder).iter_batches(10, shuffle=shuffle, seed=5)
@@ -240,3 +242,148 @@ def test_a_damaged_row_group_is_an_error_in_whatever_thread(folder, tmp_path):
     for prefetch in (0, 3):
         with pytest.raises(CorruptDatasetError, match=path.name):
             list(dataset.iter_batches(10, shuffle=20, seed=0, prefetch=prefetch))
+
+
+def test_a_state_belongs_to_all_ranks_and_goes_through_json(folder):
+    states = []
+    for rank in range(3):
+        stream = RoboHiveDataset(folder).iter_batches(10, shuffle=60, seed=5, rank=rank, world_size=3)
+        rewards(itertools.islice(stream, 4))
+        states.append(json.loads(json.dumps(stream.state_dict())))
+
+    assert states[0] == states[1] == states[2]
+    assert states[0]["stages"] == [[3, 1, 4]]
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.data())
+def test_an_epoch_stopped_at_any_step_goes_on_with_any_number_of_ranks(folder, data):
+    dataset = RoboHiveDataset(folder)
+    batch_size = data.draw(st.integers(8, 60), "batch_size")
+    shuffle = data.draw(st.sampled_from([0, 60, 90, 1000]), "shuffle")
+    got, state = [], None
+    while True:
+        world_size = data.draw(st.sampled_from([1, 2, 3, 4, 8]), "world_size")
+        streams = [
+            dataset.iter_batches(batch_size, shuffle=shuffle, seed=1, rank=rank, world_size=world_size)
+            for rank in range(world_size)
+        ]
+        for stream in streams:
+            if state is not None:
+                stream.load_state_dict(state)
+        left = len(streams[0]) - (0 if state is None else sum(stage[-1] for stage in state["stages"]))
+        count = data.draw(st.integers(1, left), "batches")
+        for stream in streams:
+            part = rewards(itertools.islice(stream, count))
+            assert len(part) == count
+            got += itertools.chain.from_iterable(part)
+        state = json.loads(json.dumps(streams[-1].state_dict()))
+        if count == left:
+            break
+
+    assert sorted(got) == list(range(len(dataset)))
+    streams[0].load_state_dict(state)
+    next(streams[0])
+    assert streams[0].epoch == 1  # the state was that of an epoch's end
+
+
+@pytest.mark.parametrize("shuffle", [0, 60])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_the_same_readers_go_on_bit_for_bit(folder, shuffle, rank):
+    def make():
+        return RoboHiveDataset(folder).iter_batches(10, shuffle=shuffle, seed=5, rank=rank, world_size=2)
+
+    whole = [list(stream) for stream in [make()] for _ in range(2)]
+    for epoch, batches in enumerate(whole):
+        for stop in range(len(batches)):
+            stream = make()
+            stream.set_epoch(epoch)
+            list(itertools.islice(stream, stop))
+            resumed = make()
+            resumed.load_state_dict(stream.state_dict())
+            rest = list(resumed)
+            assert len(rest) == len(batches) - stop
+            assert all((left == right).all() for left, right in zip(rest, batches[stop:], strict=True))
+
+
+@pytest.mark.slow
+def test_a_dataloader_goes_on_after_the_batches_that_it_gave(folder):
+    def make(num_workers):
+        stream = RoboHiveDataset(folder).iter_batches(10, shuffle=60, seed=5)
+        options = {"multiprocessing_context": "spawn"} if num_workers else {}
+        loader = DataLoader(stream, batch_size=None, num_workers=num_workers, collate_fn=identity_collate, **options)
+        return stream, loader
+
+    stream, loader = make(2)
+    whole = rewards(loader)
+    state = stream.state_dict(num_batches=7, num_workers=2)
+    for num_workers in (0, 2):
+        stream, loader = make(num_workers)
+        stream.load_state_dict(state)
+        rest = rewards(loader)
+        assert sorted(itertools.chain.from_iterable(rest)) == sorted(itertools.chain.from_iterable(whole[7:]))
+        assert (rest == whole[7:]) == (num_workers == 2)
+
+
+def test_a_state_of_other_data_or_batches_is_refused(folder, tmp_path):
+    dataset = RoboHiveDataset(folder)
+    state = dataset.iter_batches(10, shuffle=60, seed=5).state_dict()
+    schema, made = records([3], splits=("a",))
+    other = export(made, "my/steps", version="2.0.0", schema=schema, license="mit", store=tmp_path)
+
+    refusals = [
+        (
+            RoboHiveDataset(other).iter_batches(10, shuffle=60),
+            "expected version='2.0.0', .* got version='1",
+        ),
+        (dataset["a"].iter_batches(10, shuffle=60), "expected .*episodes="),
+        (dataset.iter_batches(11, shuffle=60), "expected batch_size=11; got batch_size=10"),
+        (dataset.iter_batches(10), "expected shuffle=0; got shuffle=60"),
+    ]
+    for stream, message in refusals:
+        with pytest.raises(CheckpointMismatchError, match=message):
+            stream.load_state_dict(state)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"format": 2},
+        {"seed": None},
+        {"seed": 1.0},
+        {"epoch": -1},
+        {"epoch": True},
+        {"stages": None},
+        {"stages": [[1, 1]]},
+        {"stages": [[1, 1, "1"]]},
+        {"stages": [[0, 1, 1]]},
+        {"stages": [[11, 1, 1]]},
+        {"stages": [[1, 0, 1]]},
+        {"stages": [[1, 10**9, 1]]},
+        {"stages": [[1, 1, -1]]},
+        {"stages": [[1, 1, 10**6]]},
+        {"stages": [[1, 1, 0]] * 10**4},
+    ],
+)
+def test_a_broken_state_is_refused(folder, change):
+    stream = RoboHiveDataset(folder).iter_batches(10, shuffle=60, seed=5)
+    with pytest.raises(CheckpointMismatchError, match="State of a stream: expected"):
+        stream.load_state_dict(stream.state_dict() | change)
+
+
+def test_a_position_beyond_the_epoch_is_refused(folder):
+    stream = RoboHiveDataset(folder).iter_batches(10)
+    with pytest.raises(InvalidOptionError, match=f"num_batches=1000: expected at most {len(stream)} batches"):
+        stream.state_dict(num_batches=1000)
+    with pytest.raises(ValueError, match="epoch=-1"):
+        stream.set_epoch(-1)
+
+
+def test_a_seed_that_was_drawn_is_in_the_state(folder):
+    first = RoboHiveDataset(folder).iter_batches(10, shuffle=60)
+    head = rewards(itertools.islice(first, 2))
+    second = RoboHiveDataset(folder).iter_batches(10, shuffle=60)
+    second.load_state_dict(first.state_dict())
+
+    assert rewards(first) == (rest := rewards(second))
+    assert sorted(itertools.chain.from_iterable(head + rest)) == list(range(len(RoboHiveDataset(folder))))
