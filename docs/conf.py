@@ -19,6 +19,9 @@ author = copyright = "the RLHive authors"
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 html_theme = "furo"
 html_title = "RLHive"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+smartquotes_action = "qe"  # quotes and ellipses, and no dashes: --where is an option
 exclude_patterns = ["conf.py"]
 myst_heading_anchors = 3
 napoleon_google_docstring, napoleon_numpy_docstring = True, False
@@ -105,4 +108,8 @@ def describe_commands() -> str:
     """Return a page with every verb of the command line and its options."""
     command = typer.main.get_command(app)
     text: str = get_docs_for_click(obj=command, ctx=typer.Context(command, info_name="rlhive"), name="rlhive")
+    for name, verb in command.commands.items():  # typer cuts the sentences of its list
+        text = re.sub(
+            rf"^\* `{name}`: .*$", f"* `{name}`: {verb.get_short_help_str(200)}", text, count=1, flags=re.MULTILINE
+        )
     return text.replace("# `rlhive`", "# The command line", 1)

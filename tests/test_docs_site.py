@@ -35,6 +35,9 @@ def test_the_reference_names_everything_that_is_public(site) -> None:
     commands = re.sub("<[^>]+>", "", (site / "reference" / "cli.html").read_text("utf-8"))
     for command in app.registered_commands:
         assert f"rlhive {command.name}" in commands
+    assert (
+        "score: Score the episodes by quality, for --where." in commands
+    )  # a whole sentence, and an option's two dashes
 
 
 def test_nothing_is_fetched_from_elsewhere(site) -> None:

@@ -2,9 +2,11 @@
 
 import errno
 import os
+import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,10 +27,11 @@ from rlhive.errors import (
     SchemaMismatchError,
     UnsupportedFormatError,
 )
-from tests.data.formats import make_lerobot
+from tests.data.formats import make_lerobot, test_aloha
 from tests.data.formats.make_lerobot import LENGTHS, SOLVED
 
 SOURCE = make_lerobot.FILES / "v3.0-video"
+FORMATS_PAGE = Path(__file__).parents[2] / "docs/formats.md"
 
 
 @pytest.fixture
@@ -71,6 +74,18 @@ def test_a_folder_is_opened_as_transitions(folder, store):
     assert ends.sum() == sum(SOLVED)
     assert dataset.name.startswith("lerobot/frames-")
     assert dataset.manifest.description == f"Imported by RLHive from {folder}."
+
+
+def test_the_addresses_of_the_guide_are_opened(store, tmp_path):
+    """With files of these kinds in place of a dataset on the Hub and of folders below /data."""
+    (code,) = re.findall(r"```python3\n(.*?)```", FORMATS_PAGE.read_text("utf-8"), re.DOTALL)
+    aloha = test_aloha.write(tmp_path / "sim_transfer_cube")
+    code = code.replace("lerobot:lerobot/pusht", f"lerobot:{SOURCE}").replace("/data/sim_transfer_cube", str(aloha))
+    code = code.replace("/data/lift/low_dim_v141.hdf5", str(make_lerobot.FILES.parent / "robomimic/demo.hdf5"))
+
+    assert "/data/" not in code.replace("/tests/data/", "").replace("rlhive.data", "")
+    exec(compile(code, FORMATS_PAGE.name, "exec"), {})
+    assert {path.name for path in store.iterdir()} >= {"aloha", "lerobot", "robomimic"}
 
 
 def test_the_same_folder_is_imported_once_and_a_changed_one_is_a_new_version(folder, store, imports):

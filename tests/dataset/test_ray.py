@@ -1,6 +1,7 @@
 """Datasets on Ray: blocks of whole episodes with the rows of as_arrow(), and a buffer in an actor."""
 
 import os
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,8 @@ from rlhive.errors import (
     SchemaMismatchError,
     StreamingOnlyError,
 )
+
+RAY_PAGE = Path(__file__).parents[2] / "docs/ray.md"
 
 
 def on_cluster(test):
@@ -125,6 +128,19 @@ def test_a_ray_dataset_has_the_rows_of_the_table_in_blocks_of_whole_episodes(con
     ids = [episode for block in blocks for episode in block["episode"].unique().to_pylist()]
     assert len(ids) == len(set(ids)) == len(view.episodes)
     assert len(blocks) <= 9
+
+
+@on_cluster
+@pytest.mark.usefixtures("connected", "filled")
+def test_the_function_of_the_guide_gets_whole_episodes():
+    (code,) = re.findall(r"```python3\n(.*?)```", RAY_PAGE.read_text("utf-8"), re.DOTALL)
+    scope = {}
+    exec(compile(code.replace("kitchen_knob1", "toy_point"), RAY_PAGE.name, "exec"), scope)
+    episodes = RoboHiveDataset("toy_point").where("success").episodes
+    expected = dict(zip(episodes["episode"].to_pylist(), episodes["return"].to_pylist(), strict=True))
+
+    returns = {row["episode"]: row["next.reward_sum"] for row in scope["returns"].take_all()}
+    assert returns == pytest.approx(expected)
 
 
 @on_cluster
