@@ -34,8 +34,10 @@ SETS = {
     "long": ("walk", 1_000, 100),
     "noise": ("noise", 1_000, 50),
 }
-#: RLHive again, with batches as a collector yields them: one call and one flush per batch.
-BATCHES, FRAMES = "rlhive:batches", 1_000
+#: RLHive again: with batches as a collector yields them, one call and one flush per batch; and with a call per episode
+#: and a flush per second.
+BATCHES, SECONDS = "rlhive:batches", "rlhive:seconds"
+VARIANTS: dict[str, dict[str, Any]] = {BATCHES: {"frames": 1_000}, SECONDS: {"durability": "batch"}}
 ENOUGH_S = 45  # a writer takes part in no further round after this time
 DIFF_EPISODES, DIFF_LENGTH = 10_000, 10
 
@@ -94,7 +96,7 @@ def _one_set(
     source: Source, folder: Path, versions: dict[str, Any], options: argparse.Namespace
 ) -> list[dict[str, Any]]:
     with ExitStack() as stack:
-        names = [name for peer in options.peers for name in ([peer, BATCHES] if peer == "rlhive" else [peer])]
+        names = [name for peer in options.peers for name in ([peer, *VARIANTS] if peer == "rlhive" else [peer])]
         processes: dict[str, PeerProcess] = {}
         rows = {name: {"peer": name, "transitions": len(source), "raw_bytes": source.raw_bytes} for name in names}
         cpu_seconds: dict[str, list[float]] = {name: [] for name in names}
@@ -108,7 +110,7 @@ def _one_set(
                 rows[name]["unavailable"] = str(reason)
 
         def write(name: str) -> float:
-            reply = processes[name].ask("write", **({"frames": FRAMES} if name == BATCHES else {}))
+            reply = processes[name].ask("write", **VARIANTS.get(name, {}))
             rows[name] |= {key: value for key, value in reply.items() if key not in ("seconds", "cpu_seconds")}
             cpu_seconds[name].append(reply["cpu_seconds"])
             return reply["seconds"]
@@ -166,7 +168,7 @@ def _diff(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     source = make(folder / "source-diff", num_transitions=episodes * DIFF_LENGTH, length=DIFF_LENGTH)
     with PeerProcess("rlhive", source.folder, folder / "diff", timeout_s=options.patience) as process:
         try:
-            process.ask("write", frames=FRAMES)
+            process.ask("write", **VARIANTS[BATCHES])
             runs = [process.ask("call", method="diff") for _ in range(options.rounds)]
         except (NotOfferedError, PeerFailedError) as reason:
             return {"episodes": episodes, "unavailable": str(reason)}

@@ -18,6 +18,7 @@ SHOWN = ("random_256", "random_4096", "iterate_256", "slices_16x16", "slices_4x6
 LABELS = {
     "rlhive": "**RLHive**",
     "rlhive:batches": "**RLHive**, batches of 1,000",
+    "rlhive:seconds": "**RLHive**, a flush a second",
     "packed": "packed floor",
     "numpy": "numpy, 5 gathers",
     "torchrl": "TorchRL memmap",

@@ -36,14 +36,15 @@ class Peer:
         """Return the versions of the measured libraries."""
         return {name: metadata.version(name) for name in ("rlhive", "torch", "torchrl", "tensordict", "pyarrow")}
 
-    def write(self, frames: int = 0) -> dict[str, Any]:
-        """Record every episode durably, then commit a version.
+    def write(self, frames: int = 0, durability: str = "episode") -> dict[str, Any]:
+        """Record every episode, then commit a version.
 
         Args:
             frames: Transitions of a batch, as a collector yields them; each batch is one call to the recorder and
                 one flush. 0 for one call per episode.
+            durability: That of the recorder.
         """
-        recorder, add_s, add_cpu_s = self._record(NAME, frames=frames)
+        recorder, add_s, add_cpu_s = self._record(NAME, frames=frames, durability=durability)
         start, cpu_start = time.perf_counter(), time.process_time()
         version = recorder.commit(license="apache-2.0", version=VERSION)
         commit_s, commit_cpu_s = time.perf_counter() - start, time.process_time() - cpu_start
@@ -166,8 +167,11 @@ class Peer:
             return Drawing(buffer.sample, arrays_of, frames=2, bytes=folder_bytes(cache_dir))
         return Drawing(buffer.sample, arrays_of)
 
-    def _record(self, name: str, episodes: int | None = None, frames: int = 0) -> tuple[Recorder, list[float], float]:
-        recorder, seconds, cpu_seconds = Recorder(name, policy="bench", split="all", store=self._store), [], 0.0
+    def _record(
+        self, name: str, episodes: int | None = None, frames: int = 0, durability: str = "episode"
+    ) -> tuple[Recorder, list[float], float]:
+        recorder = Recorder(name, policy="bench", split="all", durability=durability, store=self._store)
+        seconds, cpu_seconds = [], 0.0
         pending: list[TensorDict] = []
         for episode in itertools.islice(self._source.episodes(), episodes):
             transitions = ted_of(episode)
@@ -181,8 +185,10 @@ class Peer:
             recorder.extend(transitions) if frames else recorder.add_episode(transitions, seed=episode.index)
             seconds.append(time.perf_counter() - start)
             cpu_seconds += time.process_time() - cpu_start
+        start, cpu_start = time.perf_counter(), time.process_time()
         recorder.close()
-        return recorder, seconds, cpu_seconds
+        seconds[-1] += time.perf_counter() - start
+        return recorder, seconds, cpu_seconds + time.process_time() - cpu_start
 
     def _dataset(self) -> RoboHiveDataset:
         return RoboHiveDataset(NAME, version=VERSION, generate=False, store=self._store)

@@ -11,6 +11,7 @@ from rlhive.data._episode_builder import ON_INCOMPLETE
 from rlhive.data._schema import Schema
 from rlhive.data._timing import require_fps
 from rlhive.data._transition_batch import BOOKKEEPING
+from rlhive.data.recording._writer import require_durability
 from rlhive.errors import InvalidOptionError
 
 
@@ -25,6 +26,7 @@ class RecorderConfig:
         on_incomplete: What becomes of an episode without an end flag, ``"unfinished"`` or ``"truncated"``.
         drop: Names of keys that are left out.
         ragged: Names of columns whose rows have different lengths.
+        durability: When episodes are flushed to the disk.
     """
 
     split: str = "train"
@@ -33,11 +35,13 @@ class RecorderConfig:
     on_incomplete: str = "unfinished"
     drop: tuple[str, ...] = BOOKKEEPING
     ragged: tuple[str, ...] = ()
+    durability: str = "episode"
 
     def __post_init__(self) -> None:
         if self.on_incomplete not in ON_INCOMPLETE:
             msg = f"on_incomplete: expected one of {', '.join(ON_INCOMPLETE)}, got {self.on_incomplete!r}."
             raise InvalidOptionError(msg)
+        require_durability(self.durability)
 
 
 def require_names(names: Sequence[str], option: str) -> tuple[str, ...]:

@@ -33,8 +33,8 @@ from rlhive.errors import DatasetExistsError, DatasetNotFoundError, SchemaMismat
 class Recorder:
     """Records episodes durably; a context manager.
 
-    An episode is on the disk, power loss included, when the call that brought its end returns. Leaving the block also
-    writes the open episodes; :meth:`commit` then makes a dataset version of the recording.
+    An episode is on the disk, power loss included, when the call that brought its end returns (see ``durability``).
+    Leaving the block also writes the open episodes; :meth:`commit` then makes a dataset version of the recording.
 
     An open episode is written every 2 seconds or 4 MB, whichever comes first, and takes no more memory than that. If
     the process dies, :meth:`resume`, :meth:`commit` and ``rlhive recover`` record what was written of it.
@@ -76,13 +76,19 @@ class Recorder:
         fps: Rate of the steps in frames per second, as LeRobot calls it; the dataset has it as ``dataset.fps``. A key
             ``timestamp`` (seconds, float64, from any origin) may come with each step; :meth:`commit` compares its
             median step with the rate.
+        durability: What an episode has survived when the call that brought its end returns. ``"episode"``: a power
+            loss; the call waits for the disk. ``"batch"``: the death of the process. A power loss may take what was
+            recorded since the last flush, which the first call after a second makes, and the end of the block.
+            ``"none"``: the death of the process; the operating system alone decides when the disk has it. Under all
+            three, :meth:`commit` returns when the version is on the disk.
         store: Folder of all datasets.
         cut_as: Deprecated name of ``on_incomplete``.
 
     Raises:
         DatasetExistsError: The folder holds a recording; :meth:`resume` continues it.
         InvalidNameError: The name is not accepted.
-        InvalidOptionError: ``on_incomplete`` is not an accepted value, or ``fps`` is not a positive number.
+        InvalidOptionError: ``on_incomplete`` or ``durability`` is not an accepted value, or ``fps`` is not a positive
+            number.
         StoreNotWritableError: The folder cannot be made.
 
     Attributes:
@@ -117,6 +123,7 @@ class Recorder:
         drop: Sequence[str] = BOOKKEEPING,
         ragged: Sequence[str] = (),
         fps: float | None = None,
+        durability: str = "episode",
         store: Path | None = None,
         cut_as: str | None = None,
     ):
@@ -127,7 +134,7 @@ class Recorder:
             raise DatasetExistsError(msg)
         on_incomplete = _renamed_cut_as(on_incomplete, cut_as)
         names = require_names(ragged, "ragged")
-        config = RecorderConfig(split, policy_name(run), schema, on_incomplete, tuple(drop), names)
+        config = RecorderConfig(split, policy_name(run), schema, on_incomplete, tuple(drop), names, durability)
         self._attach(path, dataset_name, run, config, store, watch_starts(env))
 
     @classmethod
@@ -144,6 +151,7 @@ class Recorder:
         drop: Sequence[str] = BOOKKEEPING,
         ragged: Sequence[str] = (),
         fps: float | None = None,
+        durability: str = "episode",
         store: Path | None = None,
         cut_as: str | None = None,
     ) -> "Recorder":
@@ -160,6 +168,7 @@ class Recorder:
             drop: As for a new recorder.
             ragged: As for a new recorder.
             fps: Rate of the recording, which is the default.
+            durability: As for a new recorder.
             store: As for a new recorder.
             cut_as: Deprecated name of ``on_incomplete``.
 
@@ -172,7 +181,7 @@ class Recorder:
         recover_interrupted(recording)
         on_incomplete = _renamed_cut_as(on_incomplete, cut_as)
         names = require_names(ragged, "ragged")
-        config = RecorderConfig(split, policy_name(run), schema, on_incomplete, tuple(drop), names)
+        config = RecorderConfig(split, policy_name(run), schema, on_incomplete, tuple(drop), names, durability)
         return _attach_recorder(recording.path, recording.name, run, config, store, watch_starts(env))
 
     def _attach(
@@ -199,7 +208,7 @@ class Recorder:
         self._journals = weakref.WeakSet()
         self._process_id = os.getpid()
         self._next_info: dict[int, EpisodeInfo] = {}
-        self._writer = StreamWriter(self.recording, run=self._run["run"])
+        self._writer = StreamWriter(self.recording, run=self._run["run"], durability=self._config.durability)
         self._builder = EpisodeBuilder(**self._builder_options(), make_chunks=self._make_journal)
         self._ended_journals: list[EpisodeJournal] = []
 
@@ -386,6 +395,7 @@ class Recorder:
             return self.end_episode()
         finally:
             self._writer.close()
+            self._remove_ended_journals()
 
     def commit(
         self, *, license: str = "", version: str | None = None, name: str = "", append: bool = False, **options: Any
@@ -480,7 +490,7 @@ class Recorder:
         return lambda env_index: self._next_info.pop(env_index, default)
 
     def _write(self, records: Iterable[EpisodeRecord], builder: EpisodeBuilder | None = None) -> list[int]:
-        """Write episodes with one flush to the disk and return their ids.
+        """Write episodes, with at most one flush to the disk, and return their ids.
 
         Records that could not be written, since the disk is full or the user interrupted, stay queued for the next
         call.
@@ -502,9 +512,14 @@ class Recorder:
 
     def _flush(self) -> None:
         self._writer.flush()
-        for journal in self._ended_journals:
-            journal.remove()
-        self._ended_journals = []
+        self._remove_ended_journals()
+
+    def _remove_ended_journals(self) -> None:
+        """Remove the journals of ended episodes, unless those may still be lost."""
+        if self._writer.keeps_promise:
+            for journal in self._ended_journals:
+                journal.remove()
+            self._ended_journals = []
 
 
 def _attach_recorder(

@@ -1,8 +1,13 @@
-"""The writing side of a recording: episodes are on the disk, power loss included, when a call returns."""
+"""The writing side of a recording.
+
+When a call returns, its episodes are on the disk, power loss included; or they are with the operating system, where
+another durability was asked for, so that the death of the process loses nothing.
+"""
 
 import contextlib
 import errno
 import os
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,12 +20,28 @@ from rlhive.data import _store
 from rlhive.data._episodes import EpisodeRecord, pack
 from rlhive.data.recording._recording import Recording, require_word
 from rlhive.data.recording._stream import SUFFIX, encode_records, encode_schema
-from rlhive.errors import DatasetExistsError
+from rlhive.errors import DatasetExistsError, DiskFullError, InvalidOptionError, StoreNotWritableError
 
 #: Number of episode ids that belong to a numbered stream: stream 2 holds the ids from 2,000,000 on.
 EPISODES_PER_STREAM = 1_000_000
 #: Maximum number of bytes of episodes that are appended before they are written.
 MAX_PENDING_BYTES = 64 * 2**20
+#: When written episodes are flushed to the disk: before the call returns; by the first call after FLUSH_SECONDS and at
+#: the end; or when the operating system does it.
+DURABILITIES = ("episode", "batch", "none")
+FLUSH_SECONDS = 1.0
+
+
+def require_durability(durability: str) -> str:
+    """Return a durability.
+
+    Raises:
+        InvalidOptionError: It is none of DURABILITIES.
+    """
+    if durability not in DURABILITIES:
+        msg = f"durability: expected one of {', '.join(DURABILITIES)}, got {durability!r}."
+        raise InvalidOptionError(msg)
+    return durability
 
 
 class StreamWriter:
@@ -38,10 +59,12 @@ class StreamWriter:
         name: Name of the stream, new in the recording; letters, digits, ``_`` and ``-``. By default the number of the
             claimed range, and the stream is created with the first episode.
         run: Id of the run that records; by default the recording's first run.
+        durability: When written episodes are flushed to the disk, one of DURABILITIES.
 
     Raises:
         DatasetExistsError: The recording has a stream of that name.
         InvalidNameError: The name holds other characters.
+        InvalidOptionError: The durability is unknown.
         RecordingInUseError: Another process commits or discards the recording.
 
     Attributes:
@@ -50,7 +73,9 @@ class StreamWriter:
         num_transitions: Number of transitions in them.
     """
 
-    def __init__(self, recording: Recording, name: str | None = None, *, run: str | None = None):
+    def __init__(
+        self, recording: Recording, name: str | None = None, *, run: str | None = None, durability: str = "episode"
+    ):
         self.recording = recording
         self.num_episodes = 0
         self.num_transitions = 0
@@ -63,6 +88,9 @@ class StreamWriter:
         self._pending_journals: list[str] = []
         self._pending_bytes = 0
         self._file: int | None = None
+        self._durability = require_durability(durability)
+        self._flushed_at = time.monotonic()
+        self._is_flushed = True
         self._start_state_sizes: dict[str, int] = {}  # of the open stream
         self._path = recording.path
         self._num_failures = 0
@@ -79,6 +107,11 @@ class StreamWriter:
     def closed(self) -> bool:
         """Whether the writer is closed."""
         return self._lock is None
+
+    @property
+    def keeps_promise(self) -> bool:
+        """Whether all written episodes are as durable as they are to become."""
+        return self._is_flushed or self._durability == "none"
 
     @property
     def next_id(self) -> int:
@@ -115,7 +148,7 @@ class StreamWriter:
         return record.episode
 
     def flush(self) -> None:
-        """Write the appended episodes with one flush to the disk.
+        """Write the appended episodes, with at most one flush to the disk.
 
         Raises:
             DiskFullError: No space left; the episodes stay queued, and the next call tries again.
@@ -127,7 +160,7 @@ class StreamWriter:
             self._pending_bytes = 0
 
     def write(self, records: Sequence[EpisodeRecord], *, journals: Sequence[str] = ()) -> None:
-        """Write episodes that have ids. When this returns they are on the disk, with one flush for all of them.
+        """Write episodes that have ids, with at most one flush to the disk for all of them.
 
         Args:
             records: The episodes.
@@ -148,7 +181,9 @@ class StreamWriter:
         try:
             for message in encode_records(records, schema, self._start_state_sizes, journals=journals):
                 self._write_message(file, message)
-            self._sync(file)
+            self._is_flushed = False
+            if self._is_flush_due():
+                self._flush_stream()
         except BaseException:  # an interrupt too may have cut an episode in two
             self._abandon_stream()
             raise
@@ -201,10 +236,14 @@ class StreamWriter:
 
     def close(self) -> None:
         """Close the stream; again is allowed. Episodes that were appended and not flushed are lost."""
-        self._close_file()
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        try:
+            if self._durability == "batch":
+                self._flush_stream()
+        finally:
+            self._close_file()
+            if self._lock is not None:
+                self._lock.close()
+                self._lock = None
 
     def __enter__(self) -> "StreamWriter":
         return self
@@ -220,6 +259,8 @@ class StreamWriter:
     def _claim_ids(self) -> None:
         """Create the numbered stream that follows those of all writers; its name claims a range of episode ids."""
         self.flush()
+        if self._durability == "batch":
+            self._flush_stream()
         self._close_file()
         self._num_failures = 0
         while self._next_id == self._end_id:
@@ -268,13 +309,26 @@ class StreamWriter:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 rest = rest[count:]
 
-    def _sync(self, file: int) -> None:
-        # fdatasync leaves out the time stamps, which reading does not need; macOS has only fsync.
+    def _is_flush_due(self) -> bool:
+        if self._durability == "batch":
+            return time.monotonic() - self._flushed_at >= FLUSH_SECONDS
+        return self._durability == "episode"
+
+    def _flush_stream(self) -> None:
+        """Flush the open stream to the disk."""
+        if self._file is None or self._is_flushed:
+            return
         with _store.translate_disk_errors(self._path):
-            getattr(os, "fdatasync", os.fsync)(file)
+            # fdatasync leaves out the time stamps, which reading does not need; macOS has only fsync.
+            getattr(os, "fdatasync", os.fsync)(self._file)
+        self._is_flushed = True
+        self._flushed_at = time.monotonic()
 
     def _abandon_stream(self) -> None:
         """Close a stream that may end with half an episode, or whose columns do not fit."""
+        if self._durability == "batch":  # earlier calls left whole episodes to this flush
+            with contextlib.suppress(DiskFullError, StoreNotWritableError):
+                self._flush_stream()
         self._close_file()
         self._num_failures += 1
 

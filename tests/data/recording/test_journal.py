@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from rlhive.cli import app
 from rlhive.data._episodes import pack
 from rlhive.data._schema import Schema
-from rlhive.data.recording import _journal
+from rlhive.data.recording import _journal, _writer
 from rlhive.data.recording._recorder import Recorder
 from rlhive.data.recording._recording import Recording
 from rlhive.data.recording._recover import commit_recording, recover_interrupted
@@ -161,6 +161,30 @@ def test_an_episode_that_ends_leaves_no_journal_and_is_recorded_once(tmp_path, s
         assert journals(tmp_path / "r") == []
     (record,) = recorder.recording.records()
     assert_prefix(record, episode, 20)
+
+
+@pytest.mark.parametrize("durability", ["batch", "none"])
+def test_a_killed_process_loses_nothing_under_any_durability(tmp_path, durability, monkeypatch):
+    monkeypatch.setattr(_writer, "FLUSH_SECONDS", 60.0)
+
+    def work():
+        recorder = Recorder(tmp_path / "r", durability=durability)
+        for seed in range(5):
+            recorder.add_episode(transitions(4, seed))
+
+    run_and_kill(work)
+    assert [record.length for record in Recording(tmp_path / "r").sorted_records()] == [4] * 5
+
+
+def test_a_journal_is_removed_when_its_episode_was_flushed(tmp_path, save_each_step, monkeypatch):
+    monkeypatch.setattr(_writer, "FLUSH_SECONDS", 60.0)
+    with Recorder(tmp_path / "r", durability="batch") as recorder:
+        for step in transitions(4, 0):
+            recorder.step(step)
+        assert len(journals(tmp_path / "r")) == 1  # a power loss may still take the episode from the stream
+        assert list(recorder.recording.interrupted_episodes()) == []
+    assert journals(tmp_path / "r") == []
+    assert [record.length for record in recorder.recording.records()] == [4]
 
 
 def test_a_kill_between_the_write_of_an_episode_and_the_end_of_its_journal_repeats_nothing(

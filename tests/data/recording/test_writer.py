@@ -12,9 +12,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from rlhive.data.recording import _writer
+from rlhive.data.recording import Recorder, _writer
 from rlhive.data.recording._writer import StreamWriter
-from rlhive.errors import DatasetExistsError, DiskFullError, InvalidNameError, SchemaMismatchError
+from rlhive.errors import DatasetExistsError, DiskFullError, InvalidNameError, InvalidOptionError, SchemaMismatchError
 from tests.data.recording.samples import create_recording
 from tests.data.strategies import records, same, transitions
 
@@ -138,6 +138,73 @@ def test_one_call_writes_all_episodes_and_then_flushes_once(tmp_path, monkeypatc
 
         assert calls == ["write", "write", "write", "sync"]
         assert (writer.num_episodes, writer.num_transitions) == (3, 12)
+
+
+def test_with_batch_durability_a_call_flushes_if_the_last_flush_is_a_second_ago_and_so_does_the_end(
+    tmp_path, monkeypatch
+):
+    schema, made = records([3, 4, 5, 6])
+    recording = create_recording(tmp_path / "r", schema, made[0])
+    monkeypatch.setattr(_writer, "FLUSH_SECONDS", 60.0)
+    with StreamWriter(recording, "one", durability="batch") as writer, disk_calls(monkeypatch) as calls:
+        writer.write(made[:1])
+        writer.write(made[1:2])
+        assert calls == ["write", "write"]
+        assert not writer.keeps_promise
+        monkeypatch.setattr(_writer, "FLUSH_SECONDS", 0.0)
+        writer.write(made[2:3])
+        assert calls == ["write", "write", "write", "sync"]
+        assert writer.keeps_promise
+        monkeypatch.setattr(_writer, "FLUSH_SECONDS", 60.0)
+        writer.write(made[3:])
+        assert calls[4:] == ["write"]
+        writer.close()
+        assert calls[4:] == ["write", "sync"]
+
+    assert [record.length for record in recording.sorted_records()] == [3, 4, 5, 6]
+
+
+def test_without_durability_nothing_is_flushed(tmp_path, monkeypatch):
+    schema, made = records([3, 4])
+    recording = create_recording(tmp_path / "r", schema, made[0])
+    with StreamWriter(recording, "one", durability="none") as writer, disk_calls(monkeypatch) as calls:
+        writer.write(made)
+        writer.close()
+        assert calls == ["write", "write"]
+        assert writer.keeps_promise
+    assert [record.length for record in recording.sorted_records()] == [3, 4]
+
+
+def test_a_failed_write_flushes_what_earlier_calls_left_to_a_later_flush(tmp_path, monkeypatch):
+    schema, made = records([3, 4])
+    recording = create_recording(tmp_path / "r", schema, made[0])
+    monkeypatch.setattr(_writer, "FLUSH_SECONDS", 60.0)
+    with StreamWriter(recording, "one", durability="batch") as writer:
+        writer.write(made[:1])
+        with disk_calls(monkeypatch) as calls, monkeypatch.context() as patch:
+            patch.setattr(_writer, "encode_records", lambda *args, **kwargs: iter([b"half", None]))
+            with pytest.raises(TypeError):
+                writer.write(made[1:])
+            assert calls == ["write", "sync"]
+        writer.write(made[1:])
+    assert [record.length for record in recording.sorted_records()] == [3, 4]
+
+
+def test_a_full_range_of_ids_is_flushed_before_the_next_one_begins(tmp_path, monkeypatch):
+    monkeypatch.setattr(_writer, "EPISODES_PER_STREAM", 1)
+    monkeypatch.setattr(_writer, "FLUSH_SECONDS", 60.0)
+    schema, made = records([3, 4])
+    recording = create_recording(tmp_path / "r", schema, made[0])
+    with StreamWriter(recording, durability="batch") as writer, disk_calls(monkeypatch) as calls:
+        writer.append(made[0])
+        writer.append(made[1])
+        assert calls == ["write", "write", "sync", "write"]  # header and episode, header
+
+
+def test_an_unknown_durability_is_refused(tmp_path):
+    with pytest.raises(InvalidOptionError, match="durability: expected one of episode, batch, none, got 'fast'"):
+        Recorder(tmp_path / "r", durability="fast")
+    assert not (tmp_path / "r").exists()
 
 
 def test_appended_episodes_get_ids_and_are_written_by_one_flush(tmp_path, monkeypatch):
