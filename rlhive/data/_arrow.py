@@ -193,6 +193,12 @@ def find_start_state_sizes(rows: Sequence[EpisodeRow]) -> dict[str, int | None]:
     return {name: None if is_partial else values.size for name, values in recorded.items()}
 
 
+def read_start_state_sizes(schema: pa.Schema) -> dict[str, int | None]:
+    """Return the sizes of the start state's parts in an episode table, None for those of any length."""
+    columns = [column for column in schema if column.name.startswith(START_PREFIX)]
+    return {column.name.removeprefix(START_PREFIX): getattr(column.type, "list_size", None) for column in columns}
+
+
 def merge_start_state_sizes(left: StartStateSizes, right: StartStateSizes) -> StartStateSizes:
     """Return the sizes for the rows of two tables together."""
     return left if left == right else dict.fromkeys([*left, *right])

@@ -144,7 +144,7 @@ class EpisodeRecord:
             self.__dict__["_content_hash"] = content_hash
         return content_hash
 
-    def cache_hashes(self, content_hash: str, identity: str) -> None:
+    def cache_hashes(self, content_hash: str, identity: str | None = None) -> None:
         """Store hashes that the reader of this record has verified; the record's arrays must be read-only."""
         self.__dict__["_content_hash"] = content_hash
         self.__dict__["_identity"] = identity

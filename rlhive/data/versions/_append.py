@@ -6,25 +6,37 @@
                          train-00001-of-00002 ── link ──► train-00001-of-00003
     further episodes ─── encode ────────────────────────► train-00002-of-00003
 
-Every shared shard is verified by its hash. The episodes of the base version are read all the same: the fingerprint and
-the statistics are about all episodes.
+No shard of the base version is read: its episode table has the hashes of the episodes, from which the fingerprint is
+computed, and its statistics go on with the further episodes. So the cost grows with the further transitions and with
+the number of episodes. Shared shards keep their hashes, which every reader compares.
 """
 
-from collections.abc import Mapping, Sequence
+import functools
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from rlhive import keys
-from rlhive.data.versions._manifest import FileEntry, Manifest
+from rlhive.data._arrow import read_start_states
+from rlhive.data._dtypes import to_numpy_dtype
+from rlhive.data._episodes import EpisodeRecord
+from rlhive.data._schema import Field
+from rlhive.data._statistics import ColumnStatistics
+from rlhive.data.versions._manifest import SKETCHES_PATH, FileEntry, Manifest
 from rlhive.data.versions._operations import merge, stream_selected
 from rlhive.data.versions._reader import read_episodes
 from rlhive.data.versions._selection import build_selection
+from rlhive.data.versions._sketches import read_statistics
 from rlhive.data.versions._source import VersionSource
 from rlhive.errors import DatasetNotFoundError, SchemaMismatchError
+
+_TABLE_ROWS = 2_000  # rows of the episode table that become Python objects at once
 
 
 @dataclass(frozen=True)
@@ -60,6 +72,25 @@ class BaseVersion:
         """Return the shards of a split that hold episodes; none for a split that the version lacks."""
         return [entry for entry in self.manifest.files if entry.split == split and entry.num_episodes]
 
+    @property
+    def has_sketches(self) -> bool:
+        """Whether its statistics can go on; versions that were written before there were quantiles have none."""
+        return any(entry.path == SKETCHES_PATH for entry in self.manifest.files)
+
+    @functools.cached_property
+    def episodes(self) -> pa.Table:
+        """The episode table, verified."""
+        return read_episodes(self.folder, self.manifest)
+
+    def read_statistics(self) -> dict[str, dict[str, ColumnStatistics]]:
+        """Return the statistics of each column by split, to which further rows can be added."""
+        splits, schema = list(self.manifest.splits), self.manifest.schema
+        parts = read_statistics(self.folder, self.manifest, splits)
+        return {
+            split: {column: _complete_statistics(row, schema[column]) for column, row in columns.items()}
+            for split, columns in zip(splits, parts, strict=True)
+        }
+
     def to_source(self) -> VersionSource:
         """Return the episodes of the version, verified as they are read."""
         manifest = self.manifest
@@ -67,6 +98,31 @@ class BaseVersion:
             read_episodes(self.folder, manifest, [keys.EPISODE, "split"]), list(manifest.splits)
         )
         return stored_source(self.folder, manifest, selection, splits=tuple(manifest.splits))
+
+    def to_table_source(self) -> VersionSource:
+        """Return the episodes of the version without their transitions, which their records lack."""
+        return replace(self.to_source(), records=self._iterate_table)
+
+    def _iterate_table(self) -> Iterator[EpisodeRecord]:
+        """Yield what the episode table says of each episode, with its content hash."""
+        columns = [keys.EPISODE, "split", "seed", "policy", "run", "metadata", "content_hash"]
+        start_states = read_start_states(self.episodes)
+        for batch in self.episodes.select(columns).to_batches(max_chunksize=_TABLE_ROWS):
+            for row, start_state in zip(batch.to_pylist(), start_states, strict=False):
+                metadata, content_hash = json.loads(row.pop("metadata")), row.pop("content_hash")
+                record = EpisodeRecord(columns={}, final={}, start_state=start_state, metadata=metadata, **row)
+                record.cache_hashes(content_hash)
+                yield record
+
+
+def _complete_statistics(row: ColumnStatistics, item: Field) -> ColumnStatistics:
+    """Return statistics of a manifest, which has no infinities, as they were: null was an extreme that is infinite."""
+    return replace(
+        row,
+        min=np.where(np.isnan(row.min), -np.inf, row.min),
+        max=np.where(np.isnan(row.max), np.inf, row.max),
+        whole=to_numpy_dtype(item.dtype).kind in "iub",
+    )
 
 
 def stored_source(

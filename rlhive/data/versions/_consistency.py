@@ -37,12 +37,7 @@ def find_table_mismatches(path: Path, actual: pa.Schema, manifest: Manifest) -> 
 
     A version that was written before the table had nulls holds return 0.0 and success False where nothing was recorded.
     """
-    sizes = {
-        column.name.removeprefix(_arrow.START_PREFIX): getattr(column.type, "list_size", None)
-        for column in actual
-        if column.name.startswith(_arrow.START_PREFIX)
-    }
-    expected = _arrow.episode_schema(manifest.schema, sizes)
+    expected = _arrow.episode_schema(manifest.schema, _arrow.read_start_state_sizes(actual))
     for name in find_unrecorded(manifest.schema):
         index = expected.get_field_index(name)
         if len(actual.get_all_field_indices(name)) == 1 and not actual.field(name).nullable:

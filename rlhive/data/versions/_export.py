@@ -18,6 +18,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from rlhive.data import _arrow, _parquet, _store, _untrusted
 from rlhive.data._schema import Schema, find_unrecorded
 from rlhive.data.versions._append import BaseVersion, append_source
@@ -133,7 +135,9 @@ def export(
         base = _open_base(append, earlier)
         if base is not None:
             base_name = f"{base.manifest.name} {base.manifest.version}"
-            source = append_source(base.to_source(), source, base_name=base_name)
+            earlier_episodes = base.to_table_source() if base.has_sketches else base.to_source()
+            source = append_source(earlier_episodes, source, base_name=base_name)
+            base = base if base.has_sketches else None  # written anew where statistics cannot go on
         source = replace(source, schema=_decide_storage(source.schema, storage, base))
         change = None if earlier is None else VersionChange(earlier, source.schema)
         previous = None if change is None else change.manifest
@@ -224,9 +228,7 @@ def _write_and_publish(
             logger.info("%s is in the store already, with the same content and description", change.folder)
             return change.folder
         _write_card(partial, manifest, result, certificate)
-        entries = _build_file_entries(partial, result)
-        if base is not None:
-            _require_shared(entries, base)
+        entries = _build_file_entries(partial, result, {} if base is None else _find_shared(result, base))
         if change is not None:
             _share_equal_shards(partial, entries, change)
         replace(manifest, files=entries).write(partial)
@@ -256,8 +258,9 @@ def _write_card(folder: Path, manifest: Manifest, result: WriteResult, certifica
     table = _parquet.read_table(folder / EPISODES_PATH, ["split", "return", "seed"])
     has_picture = "return" not in find_unrecorded(manifest.schema)
     if has_picture:
-        rows = table.to_pylist()
-        returns = {split: [row["return"] for row in rows if row["split"] == split] for split in manifest.splits}
+        splits = np.array(table["split"].to_pylist(), dtype=object)
+        values = np.array(table["return"].to_pylist(), dtype=float)
+        returns = {split: values[splits == split] for split in manifest.splits}
         picture = render_returns(returns, f"{manifest.name} {manifest.version}: return of each episode")
         (folder / PICTURE_PATH).write_text(picture, encoding="utf-8")
     columns = _parquet.read_arrow_schema(folder / EPISODES_PATH).names
@@ -272,23 +275,43 @@ def _write_card(folder: Path, manifest: Manifest, result: WriteResult, certifica
     (folder / CARD_PATH).write_text(card, encoding="utf-8")
 
 
-def _build_file_entries(folder: Path, result: WriteResult) -> tuple[FileEntry, ...]:
-    """Return the entry of every file of the folder; shards first, in the order in which they were written."""
+def _build_file_entries(folder: Path, result: WriteResult, shared: Mapping[str, FileEntry]) -> tuple[FileEntry, ...]:
+    """Return the entry of every file of the folder; shards first, in the order in which they were written.
+
+    Args:
+        folder: Folder of the version.
+        result: What was written.
+        shared: Entries of files that another version's manifest describes, by path. They are not read again.
+
+    Raises:
+        CorruptDatasetError: A shared file has another size than the other version's manifest says.
+    """
     entries = []
     pictures = [PICTURE_PATH] if (folder / PICTURE_PATH).exists() else []
     for path in (*result.shards, *result.videos, CARD_PATH, *pictures, EPISODES_PATH, SKETCHES_PATH):
-        split, num_transitions, num_episodes = result.shards.get(path, ("", 0, 0))
         file = folder / path
-        entries.append(FileEntry(path, compute_sha256(file), file.stat().st_size, split, num_transitions, num_episodes))
+        num_bytes = file.stat().st_size
+        if path in shared:
+            _require_shared_size(path, num_bytes, shared[path])
+            entries.append(replace(shared[path], path=path))
+            continue
+        split, num_transitions, num_episodes = result.shards.get(path, ("", 0, 0))
+        entries.append(FileEntry(path, compute_sha256(file), num_bytes, split, num_transitions, num_episodes))
     return tuple(entries)
 
 
-def _require_shared(entries: Sequence[FileEntry], base: BaseVersion) -> None:
-    """Raise unless the files are those of the base version where they hold its episodes."""
-    hashes = {entry.sha256 for entry in entries}
-    changed = [entry for split in base.manifest.splits for entry in base.shards(split) if entry.sha256 not in hashes]
-    if changed:
-        msg = f"{base.folder / changed[0].path}: the file changed while it was appended to. Fetch or make it again."
+def _find_shared(result: WriteResult, base: BaseVersion) -> dict[str, FileEntry]:
+    """Return the base version's entries of the files that are its own, by their paths in the new version."""
+    shared = {entry.path: entry for entry in base.manifest.videos}
+    for split in base.manifest.splits:
+        paths = [path for path, (owner, _, _) in result.shards.items() if owner == split]
+        shared |= dict(zip(paths, base.shards(split), strict=False))  # the shards of further episodes follow
+    return shared
+
+
+def _require_shared_size(path: str, num_bytes: int, entry: FileEntry) -> None:
+    if num_bytes != entry.bytes:
+        msg = f"{entry.path}, appended to as {path}: expected {entry.bytes} bytes, got {num_bytes}. Fetch it again."
         raise CorruptDatasetError(msg)
 
 

@@ -102,6 +102,13 @@ class VersionChange:
             if self._stores_otherwise:
                 self._add_to(self._original_old_columns_hash, self._keep_old_columns(episode.original))
 
+    def add_stored(self, record: "EpisodeRecord") -> None:
+        """Add an episode whose transitions are not read, of the version that the new one continues.
+
+        If the columns differ from the earlier version's, the records do too: an append changes them.
+        """
+        self._add_to(self._new_hash, record)
+
     @property
     def level(self) -> str:
         """MAJOR, MINOR or PATCH."""

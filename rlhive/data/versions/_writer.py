@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
+from rlhive import keys
 from rlhive.data import _arrow, _parquet, _store
 from rlhive.data._episodes import EpisodeRecord
 from rlhive.data._schema import Schema, find_unrecorded
@@ -25,11 +27,11 @@ from rlhive.data.versions import _sketches
 from rlhive.data.versions._append import BaseVersion
 from rlhive.data.versions._card import Outcomes
 from rlhive.data.versions._encoding import DEFAULT_FPS, SplitVideos, encode_ahead
-from rlhive.data.versions._manifest import EPISODES_PATH, SKETCHES_PATH, FileEntry, Fingerprint
+from rlhive.data.versions._manifest import EPISODES_PATH, SKETCHES_PATH, Fingerprint
 from rlhive.data.versions._numbering import VersionChange
 from rlhive.data.versions._picture_loss import PictureErrors, PictureLoss
 from rlhive.data.versions._source import VersionSource
-from rlhive.errors import SchemaMismatchError
+from rlhive.errors import CorruptDatasetError, SchemaMismatchError
 
 # What the Hub and `datasets` accept as a split name, without the "+" that joins splits.
 _SPLIT = re.compile(r"[A-Za-z0-9_]{1,64}")
@@ -93,7 +95,7 @@ def write_episodes(
     splits = {name: make_split(name) for name in source.splits}
     validator = _EpisodeValidator(schema)
 
-    def add_episodes(records: Iterable[EpisodeRecord], *, are_stored: bool) -> None:
+    def add_episodes(records: Iterable[EpisodeRecord]) -> None:
         for episode in encode_ahead(records, schema, validator.check):
             record = episode.record
             fingerprint.add(record.identity())
@@ -103,24 +105,29 @@ def write_episodes(
                 splits[record.split] = make_split(record.split)
             split = splits[record.split]
             split.add_loss(episode.errors)
-            if not are_stored:
-                record = split.videos.add(record)
+            record = split.videos.add(record)
             row = table.add(record)
             block = split.add(record, row)
             if block is not None:
-                encoder.submit(split, block, validator.anchors, is_stored=are_stored)
+                encoder.submit(split, block, validator.anchors)
         for split in splits.values():
-            encoder.submit(split, split.take_block(), validator.anchors, is_stored=are_stored)
+            encoder.submit(split, split.take_block(), validator.anchors)
 
     with ThreadPoolExecutor(1, "rlhive-export") as worker:
         encoder = _BlockEncoder(worker)
         records = source.records()
         if base is not None:
-            add_episodes(itertools.islice(records, base.manifest.num_episodes), are_stored=True)
-            for name, split in splits.items():
-                split.share(base.folder, base.shards(name))
+            for record in itertools.islice(records, base.manifest.num_episodes):
+                fingerprint.add(record.identity())
+                if change is not None:
+                    change.add_stored(record)
+            _require_fingerprint(fingerprint, base)
+            validator.continue_from(base)
+            table.copy(base.episodes)
+            for name, columns in base.read_statistics().items():
+                splits[name].continue_from(base, columns)
             _share_videos(folder, base)
-        add_episodes(records, are_stored=False)
+        add_episodes(records)
         table.close()
         _sketches.write_sketches(
             folder / SKETCHES_PATH, {name: split.column_statistics for name, split in splits.items()}
@@ -136,6 +143,20 @@ def write_episodes(
         videos=sorted([*videos, *([entry.path for entry in base.manifest.videos] if base is not None else [])]),
         picture_loss={name: loss for name, split in splits.items() if (loss := split.picture_loss())},
     )
+
+
+def _require_fingerprint(fingerprint: Fingerprint, base: BaseVersion) -> None:
+    """Raise unless the episode table of a version is that of its fingerprint.
+
+    Raises:
+        CorruptDatasetError: It is another one.
+    """
+    if fingerprint.hexdigest() != base.manifest.fingerprint:
+        msg = (
+            f"{base.folder / EPISODES_PATH}: expected episodes of the fingerprint {base.manifest.fingerprint}, got "
+            f"{fingerprint.hexdigest()}. Fetch or make the version again."
+        )
+        raise CorruptDatasetError(msg)
 
 
 def _share_videos(folder: Path, base: BaseVersion) -> None:
@@ -166,6 +187,16 @@ class _EpisodeValidator:
         self._check_start_state(record)
         if not self.anchors:
             self.anchors = {name: choose_anchor(rows) for name, rows in record.columns.items() if rows.dtype != object}
+
+    def continue_from(self, base: BaseVersion) -> None:
+        """Take the episodes of a version for checked; its anchors are those of the statistics."""
+        if base.manifest.num_episodes:
+            self._previous_id = base.episodes[keys.EPISODE][-1].as_py()
+        start_states = _arrow.read_start_states(base.episodes)
+        first_state = next((state for state in start_states if state), {})
+        self._start_state_sizes = {name: values.size for name, values in first_state.items()}
+        for columns in base.read_statistics().values():
+            self.anchors |= {name: row.anchor for name, row in columns.items() if row.count}
 
     def _check_order(self, record: EpisodeRecord) -> None:
         if record.episode <= self._previous_id:
@@ -227,6 +258,7 @@ class _SplitWriter:
         self.videos = SplitVideos(folder, schema, fps=fps, max_bytes=shard_bytes, may_link=may_link)
         self.column_statistics: dict[str, ColumnStatistics] = {}
         self._losses: dict[str, PictureLoss] = {}
+        self._name = name
         self._schema = schema
         self._max_block_bytes = min(shard_bytes, _parquet.ROW_GROUP_BYTES)
         self._block = _EpisodeBlock()
@@ -250,10 +282,16 @@ class _SplitWriter:
         for column, values in errors.items():
             self._losses.setdefault(column, PictureLoss()).errors.append(values)
 
-    def share(self, folder: Path, entries: Iterable[FileEntry]) -> None:
-        """Begin the shards with those of another version, whose episodes were added."""
-        for entry in entries:
-            self.shards.share(folder / entry.path, num_rows=entry.num_transitions, num_episodes=entry.num_episodes)
+    def continue_from(self, base: BaseVersion, statistics: Mapping[str, ColumnStatistics]) -> None:
+        """Begin with the split of another version: its shards, counts and statistics."""
+        for entry in base.shards(self._name):
+            self.shards.share(base.folder / entry.path, num_rows=entry.num_transitions, num_episodes=entry.num_episodes)
+        rows = base.episodes.filter(pa.array(base.episodes["split"].to_numpy() == self._name))
+        self._num_episodes = len(rows)
+        self._num_transitions = sum(rows["length"].to_pylist())
+        self._sum_of_returns = sum(value or 0.0 for value in rows["return"].to_pylist())
+        self._num_successes = sum(value or 0 for value in rows["success"].to_pylist())
+        self.column_statistics = dict(statistics)
 
     def take_block(self) -> _EpisodeBlock:
         """Return the current block and start an empty one."""
@@ -312,19 +350,12 @@ class _BlockEncoder:
         self._worker = worker
         self._pending: list[Future[None]] = []
 
-    def submit(
-        self, split: _SplitWriter, block: _EpisodeBlock, anchors: Mapping[str, np.ndarray], *, is_stored: bool
-    ) -> None:
-        """Add a block to the statistics of its split and append it to the shards, unless a shared shard holds it.
-
-        An empty block is ignored.
-        """
+    def submit(self, split: _SplitWriter, block: _EpisodeBlock, anchors: Mapping[str, np.ndarray]) -> None:
+        """Add a block to the statistics of its split and append it to the shards. An empty block is ignored."""
         if not block.records:
             return
         num_episodes = len(block.records)
         batch = split.to_batch(block, anchors)
-        if is_stored:
-            return
         self._wait(max_pending=1)
         self._pending.append(self._worker.submit(split.shards.write, batch, num_episodes=num_episodes))
 
@@ -356,6 +387,14 @@ class _EpisodeTableWriter:
         if len(self._rows) >= _TABLE_ROWS or self._num_bytes >= _parquet.ROW_GROUP_BYTES:
             self._write_rows()
         return row
+
+    def copy(self, episodes: pa.Table) -> None:
+        """Begin with the rows of another version of the same schema."""
+        self._start_state_sizes = _arrow.read_start_state_sizes(episodes.schema)
+        arrow_schema = _arrow.episode_schema(self._schema, self._start_state_sizes)
+        self._writer = _parquet.open_writer(self._path, arrow_schema)
+        if len(episodes):
+            self._writer.write_table(_arrow.widen_episode_table(episodes, arrow_schema), _TABLE_ROWS)
 
     def close(self) -> None:
         """Write the remaining rows; a table without episodes gets its columns."""

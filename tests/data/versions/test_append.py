@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 import torch
 
+from rlhive.data import _parquet
+from rlhive.data._arrow import read_start_states
 from rlhive.data.recording._recorder import Recorder
+from rlhive.data.versions import _export
 from rlhive.data.versions._export import export
-from rlhive.data.versions._manifest import Manifest
+from rlhive.data.versions._manifest import SKETCHES_PATH, Manifest, compute_sha256
 from rlhive.dataset._dataset import RoboHiveDataset
 from rlhive.errors import CorruptDatasetError, DatasetNotFoundError, InvalidLicenseError, SchemaMismatchError
 from rlhive.rollouts import check
@@ -140,22 +143,85 @@ def test_episodes_with_other_columns_are_refused_and_kept(store, change, expecte
     assert [path.name for path in (store / "my/knob").iterdir() if not path.name.startswith(".")] == ["1.0.0"]
 
 
-def test_a_damaged_shard_is_not_appended_to(store):
+def test_a_shard_of_another_size_is_not_appended_to(store):
     folder = record("my/knob", range(3), **MIT)
     shard = folder / "data" / "train-00000-of-00001.parquet"
-    content = bytearray(shard.read_bytes())
-    content[len(content) // 2] ^= 1
-    shard.write_bytes(content)
+    shard.write_bytes(shard.read_bytes()[:-1])
     with Recorder("my/knob") as recorder:
         recorder.add_episode(transitions(5, 1))
 
-    with pytest.raises(CorruptDatasetError, match="SHA-256"):
+    with pytest.raises(CorruptDatasetError, match=r"train-00000-of-00001.*expected \d+ bytes, got \d+"):
         recorder.commit(append=True)
 
     shard.unlink()
     with pytest.raises(DatasetNotFoundError, match=r"no data/train.*rlhive pull my/knob --version 1\.0\.0"):
         recorder.commit(append=True)
     assert recorder.path.exists()
+
+
+def test_a_damaged_shard_is_found_in_the_version_that_shares_it(store):
+    folder = record("my/knob", range(3), **MIT)
+    shard = folder / "data" / "train-00000-of-00001.parquet"
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+
+    appended = record("my/knob", [5], append=True)
+
+    with pytest.raises(CorruptDatasetError, match=r"train-00000-of-00002.*SHA-256"):
+        RoboHiveDataset(appended).as_arrow()
+    assert check(appended).results["files"].status == "failed"
+
+
+def test_an_episode_table_of_other_episodes_is_not_appended_to(store):
+    folder = record("my/knob", range(3), **MIT)
+    manifest = Manifest.read(folder)
+    replace(manifest, fingerprint="0" * 64).write(folder)
+
+    with pytest.raises(CorruptDatasetError, match=f"expected episodes of the fingerprint {'0' * 64}"):
+        record("my/knob", [5], append=True)
+
+
+def test_the_cost_of_an_append_does_not_grow_with_the_transitions(store, monkeypatch):
+    record("my/knob", range(20), **MIT)
+    hashed, read = [], []
+    monkeypatch.setattr(_export, "compute_sha256", lambda path: hashed.append(path.name) or compute_sha256(path))
+    for name in ("read_batches", "read_groups", "GroupReader"):
+        monkeypatch.setattr(_parquet, name, lambda *arguments, name=name, **options: read.append(name))
+
+    folder = record("my/knob", [20], append=True)
+
+    assert read == []
+    names = {entry.path.rpartition("/")[2] for entry in Manifest.read(folder).files}
+    assert sorted(hashed) == sorted(names - {"train-00000-of-00002.parquet"})
+
+
+def test_a_version_without_sketches_is_written_anew(store):
+    folder = record("my/knob", range(3), **MIT)
+    manifest = Manifest.read(folder)
+    replace(manifest, files=tuple(item for item in manifest.files if item.path != SKETCHES_PATH)).write(folder)
+
+    appended = RoboHiveDataset(record("my/knob", [5], append=True))
+
+    assert appended.episodes["seed"].to_pylist() == [0, 1, 2, 5]
+    assert shard_names(appended.path) == ["train-00000-of-00001.parquet"]
+    assert check(appended.path).ok
+
+
+@pytest.mark.parametrize("has_states", [(True, False), (False, True), (True, True), (False, False)])
+def test_start_states_are_carried_over(store, has_states):
+    with_state, without = ({"qpos": np.arange(3.0)}, {})
+    _, made = records([4, 5, 6])
+    states = [with_state if has_states[number > 0] else without for number in range(3)]
+    made = [replace(record, start_state=state) for record, state in zip(made, states, strict=True)]
+    export(made[:1], "my/states", **MIT)
+
+    folder = export(made[1:], "my/states", license="", append=True)
+
+    stored = list(read_start_states(RoboHiveDataset(folder).episodes))
+    assert [sorted(state) for state in stored] == [sorted(state) for state in states]
+    assert check(folder).results["files"].status == "passed"
+    assert Manifest.read(folder).fingerprint == Manifest.read(RoboHiveDataset(folder).save("my/whole").path).fingerprint
 
 
 def test_without_hard_links_shards_are_copied(store, monkeypatch):
