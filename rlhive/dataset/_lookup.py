@@ -319,7 +319,8 @@ def _fetch_or_generate(
         remote = hub.list_versions(repo_id)
     except HubUnreachableError as error:
         if task is None or not can_generate:
-            raise
+            msg = f"{error} {_describe_store_content(name, local, store)}"
+            raise HubUnreachableError(msg) from error
         if not generate:
             msg = (
                 f"{error} The store {describe_store(store)} has no version of it. Make one: rlhive collect {task.name}"
@@ -376,9 +377,23 @@ def _describe_missing(
     numbers = sorted({*available, *recipe_versions}, key=parse_version)
     if numbers:
         return f"{name} has no version {version}: expected one of {', '.join(numbers)}."
-    names = [*catalogue(), *list_local_datasets(store=store)]
-    nearest = difflib.get_close_matches(name, names, n=3, cutoff=0.4) or sorted(catalogue())
+    nearest = _find_nearest(name, store) or sorted(catalogue())
     return (
         f"No dataset named {name!r}: it is not in the store {describe_store(store)}, not on the Hub, and not in "
         f"the catalogue. Nearest: {', '.join(nearest)}. List all: rlhive list"
     )
+
+
+def _describe_store_content(name: str, versions: list[str], store: Path | None) -> str:
+    """Return what the store has of a dataset that the Hub was asked for in vain."""
+    if versions:
+        return f"The store {describe_store(store)} has {', '.join(versions)} of it."
+    nearest = _find_nearest(name, store)
+    similar = f" Nearest: {', '.join(nearest)}." if nearest else ""
+    return f"The store {describe_store(store)} has no version of it.{similar} List all: rlhive list"
+
+
+def _find_nearest(name: str, store: Path | None) -> list[str]:
+    local = [other.removeprefix(f"{DEFAULT_NAMESPACE}/") for other in list_local_datasets(store=store)]
+    names = list(dict.fromkeys([*catalogue(), *local]))
+    return difflib.get_close_matches(name, names, n=3, cutoff=0.4)

@@ -11,7 +11,7 @@ import pytest
 from rlhive.data.versions import list_local_datasets, list_local_versions
 from rlhive.dataset import _lookup
 from rlhive.dataset._dataset import RoboHiveDataset
-from rlhive.errors import DatasetNotFoundError, InvalidNameError
+from rlhive.errors import DatasetNotFoundError, HubUnreachableError, InvalidNameError
 
 
 def test_a_name_opens_the_local_version(filled):
@@ -47,6 +47,22 @@ def test_generate_false_runs_no_recipe(store):
         RoboHiveDataset("toy_point", generate=False)
 
     assert not store.exists()
+
+
+def test_without_the_hub_an_unknown_name_is_compared_with_the_store(filled, monkeypatch):
+    def refuse(repo_id):
+        msg = f"{repo_id}: the Hub cannot be reached."
+        raise HubUnreachableError(msg)
+
+    monkeypatch.setattr(_lookup.hub, "list_versions", refuse)
+    with pytest.raises(
+        HubUnreachableError, match=r"has no version of it\. Nearest: toy_point, rob.*\. List all: rlhive list"
+    ):
+        RoboHiveDataset("toy_pont")
+    with pytest.raises(HubUnreachableError, match=r"has no version of it\. List all: rlhive list"):
+        RoboHiveDataset("zzzzzzzz")
+    with pytest.raises(HubUnreachableError, match=r"store has 1\.0\.0 of it\."):
+        RoboHiveDataset("toy_point", version="3.0.0")
 
 
 def test_errors_for_unknown_names_list_similar_names_or_versions(filled):
