@@ -110,7 +110,7 @@ class ObjectStore:
 
     def open(self, key: str, size: int) -> BinaryIO:
         """Return a file of known size to read from; each read is one request."""
-        return cast(BinaryIO, _RemoteFile(self, key, size))
+        return cast(BinaryIO, RangeFile(functools.partial(self.read_range, key), size))
 
     def upload(self, source: Path, key: str) -> None:
         """Write a local file; one of that key is replaced. The store shows the old file or the complete new one."""
@@ -258,11 +258,16 @@ class ObjectStore:
         )
 
 
-class _RemoteFile(io.RawIOBase):
-    """A file in an object store, read in byte ranges."""
+class RangeFile(io.RawIOBase):
+    """A remote file, read in byte ranges.
 
-    def __init__(self, store: ObjectStore, key: str, size: int):
-        self._store, self._key, self._size = store, key, size
+    Args:
+        fetch: Returns the bytes from a first one to a last one, exclusive.
+        size: Size of the file in bytes.
+    """
+
+    def __init__(self, fetch: Callable[[int, int], bytes], size: int):
+        self._fetch, self._size = fetch, size
         self._position = 0
 
     def readable(self) -> bool:
@@ -283,7 +288,7 @@ class _RemoteFile(io.RawIOBase):
         stop = self._size if size is None or size < 0 else min(self._position + size, self._size)
         if stop <= self._position:
             return b""
-        content = self._store.read_range(self._key, self._position, stop)
+        content = self._fetch(self._position, stop)
         self._position += len(content)
         return content
 

@@ -29,6 +29,7 @@ DEFAULT_NAMESPACE = "robohive"
 PARTIAL_SUFFIX = ".partial-"
 _RESUMABLE_SUFFIX = f"{PARTIAL_SUFFIX}resumable"
 RELEASE_SUFFIX = ".release"
+STREAM_SUFFIX = ".stream"
 _FSYNC_THREADS = 8
 _LONGEST_MIRROR_NAME = 200
 _MIRROR_LIMIT_GB = 100.0
@@ -167,6 +168,11 @@ def list_memmap_dirs(fingerprint: str, *, store: Path | None = None) -> list[Pat
     folder = (store or store_dir()) / ".cache"
     names = {path.name.partition(PARTIAL_SUFFIX)[0] for path in folder.glob(f"{fingerprint}*")}
     return [folder / name for name in sorted(names)]
+
+
+def stream_dir(fingerprint: str, *, store: Path | None = None) -> Path:
+    """Return the folder of the byte ranges that were streamed of a version; one of :func:`list_memmap_dirs`."""
+    return (store or store_dir()) / ".cache" / f"{fingerprint}{STREAM_SUFFIX}"
 
 
 def certificate_path(fingerprint: str, *, store: Path | None = None) -> Path:

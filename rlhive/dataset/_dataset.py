@@ -678,6 +678,7 @@ class RoboHiveDataset:
         rank: int | None = None,
         world_size: int | None = None,
         prefetch: int = 4,
+        cache_gb: float = 10.0,
         dtype: torch.dtype | None = torch.float32,
         ragged: RaggedChoice = "error",
     ) -> BatchStream:
@@ -705,6 +706,9 @@ class RoboHiveDataset:
             world_size: Number of parts. Their sizes differ by at most 1; the last batch of an epoch can have fewer
                 transitions than parts, unless ``drop_last``.
             prefetch: Number of chunks that are read ahead, by as many threads.
+            cache_gb: Size in gigabytes of the cache on this machine's disk for remote shards, of all streamed versions
+                together; 0 keeps nothing. The first epoch fills it, and what does not fit is fetched in every epoch.
+                Every episode is compared with its content hash, from the cache too.
             dtype: Dtype of the floating-point fields, as for :meth:`as_replay_buffer`; None for the stored ones.
             ragged: What becomes of fields whose rows have different lengths, as for :meth:`as_replay_buffer`.
 
@@ -721,6 +725,7 @@ class RoboHiveDataset:
             rank=rank,
             world_size=world_size,
             prefetch=prefetch,
+            cache_gb=cache_gb,
         )
         return _loaders.load_batch_stream(self._view, options, dtype=dtype, ragged=ragged)
 

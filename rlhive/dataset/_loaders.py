@@ -144,7 +144,7 @@ def load_batch_stream(
     columns = select_ragged(schema, ragged, set(schema.columns))
     schema = Schema(tuple(field for field in schema.fields if field.column in columns))
     episode_ids = None if view.selection is None else view.episode_ids()
-    return BatchStream(view.folder, view.manifest, view.stored_splits, episode_ids, schema, options)
+    return BatchStream(view.folder, view.manifest, view.stored_splits, episode_ids, schema, options, store=view.store)
 
 
 def find_episodes(packed: PackedCache, view: DatasetView) -> torch.Tensor | None:

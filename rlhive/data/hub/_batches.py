@@ -26,6 +26,8 @@ from rlhive.data._cast import ColumnCast
 from rlhive.data._episodes import Rows, expand_rows, rows_to_tensordict
 from rlhive.data._ragged import copy_rows
 from rlhive.data._schema import Schema
+from rlhive.data._store import stream_dir
+from rlhive.data.hub._stream_cache import RangeCache
 from rlhive.data.hub._stream_chunks import Piece, StreamedVersion
 from rlhive.data.hub._stream_order import BatchReader, EpochOrder, Runs, StreamStage, Stretch, begin_stage
 from rlhive.data.replay import derive_seed, find_rank, require_integer
@@ -54,6 +56,7 @@ class StreamOptions:
         rank: Which part of every batch to return; None for that of ``torch.distributed`` if it is initialised, else 0.
         world_size: Number of parts; None as for ``rank``.
         prefetch: Number of chunks that are read ahead, by as many threads.
+        cache_gb: Size of the cache of remote versions on this machine, in gigabytes (10^9 bytes).
 
     Raises:
         ValueError: A number is out of range.
@@ -66,11 +69,15 @@ class StreamOptions:
     rank: int | None = None
     world_size: int | None = None
     prefetch: int = 4
+    cache_gb: float = 10.0
 
     def __post_init__(self) -> None:
         require_integer(self.batch_size, 1, "batch_size")
         require_integer(self.shuffle, 0, "shuffle")
         require_integer(self.prefetch, 0, "prefetch")
+        if not self.cache_gb >= 0:
+            msg = f"cache_gb={self.cache_gb!r}: expected a number of gigabytes, or 0 for no cache"
+            raise InvalidOptionError(msg)
 
 
 class BatchStream(IterableDataset):
@@ -89,6 +96,7 @@ class BatchStream(IterableDataset):
         episode_ids: Ids of the episodes; all by default.
         schema: Schema of the batches: the version's, perhaps without some columns and with other dtypes of floats.
         options: How batches are made.
+        store: Folder of all datasets, which holds the cache.
 
     Raises:
         InvalidOptionError: Rank, number of ranks, batch size and pool do not fit together, or several ranks have no
@@ -103,8 +111,11 @@ class BatchStream(IterableDataset):
         episode_ids: Sequence[int] | None,
         schema: Schema,
         options: StreamOptions,
+        *,
+        store: Path | None = None,
     ):
         self._selection = (folder, manifest, tuple(splits), episode_ids)
+        self._cache_dir = stream_dir(manifest.fingerprint, store=store)
         self._schema = schema
         self._options = options
         self._rank, self._world_size = find_rank(options.rank, options.world_size)
@@ -217,7 +228,9 @@ class BatchStream(IterableDataset):
     @property
     def _version(self) -> StreamedVersion:
         if self._opened is None:
-            self._opened = StreamedVersion(*self._selection)
+            num_bytes = self._options.cache_gb * 1e9
+            cache = RangeCache(self._cache_dir, num_bytes) if num_bytes else None
+            self._opened = StreamedVersion(*self._selection, cache)
         return self._opened
 
     def _order(self) -> EpochOrder:

@@ -9,6 +9,7 @@ The episode table tells how many requested transitions a shard holds, so that fo
 are due. Without a shuffle, chunks keep the order of the version.
 """
 
+import functools
 import hashlib
 import itertools
 from collections import OrderedDict
@@ -24,6 +25,7 @@ from rlhive import keys
 from rlhive.data import _arrow, _parquet
 from rlhive.data._episodes import EpisodeRecord
 from rlhive.data._object_store import in_parallel
+from rlhive.data.hub._stream_cache import RangeCache
 from rlhive.data.hub._stream_order import Runs, permute
 from rlhive.data.hub._streaming import ShardSource
 from rlhive.data.replay import derive_seed
@@ -35,9 +37,10 @@ if TYPE_CHECKING:
 #: Shards whose chunks are shuffled together.
 SHARDS_PER_GROUP = 8
 _GROUPS_IN_MEMORY = 4
+_FOOTERS_IN_MEMORY = 256
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class StreamedShard:
     """A shard with requested episodes.
 
@@ -100,16 +103,23 @@ class StreamedVersion:
         manifest: The version's manifest.
         splits: Names of the splits.
         episode_ids: Ids of the episodes; all by default.
+        cache: Cache of the byte ranges of remote shards.
 
     Attributes:
         shards: Shards with requested episodes, split by split.
     """
 
     def __init__(
-        self, folder: Path, manifest: Manifest, splits: Sequence[str], episode_ids: Iterable[int] | None = None
+        self,
+        folder: Path,
+        manifest: Manifest,
+        splits: Sequence[str],
+        episode_ids: Iterable[int] | None = None,
+        cache: RangeCache | None = None,
     ):
         self._folder, self._manifest = Path(folder), manifest
-        self._source = ShardSource(self._folder, manifest)
+        self._source = ShardSource(self._folder, manifest, cache)
+        self._find_chunks = functools.lru_cache(maxsize=_FOOTERS_IN_MEMORY)(self._read_chunks)
         self._videos = open_videos(self._folder, manifest)
         self.shards = list(_find_requested(self._folder, manifest, splits, episode_ids))
 
@@ -135,23 +145,30 @@ class StreamedVersion:
         """Return the order in which an epoch reads the chunks; None keeps that of the version."""
         return ChunkOrder(self, seed)
 
-    def read_records(self, source: StreamedChunk) -> Iterator[EpisodeRecord]:
-        """Yield the requested episodes of a chunk, verified."""
+    def read_records(self, source: StreamedChunk) -> list[EpisodeRecord]:
+        """Return the requested episodes of a chunk, verified."""
         shard, chunk = source.shard, source.chunk
         first, stop = chunk.positions[0], chunk.positions[-1] + 1
-        with self._source.open(shard.entry, source.footer) as reader, self._source.translating_errors(shard.entry):
-            rows = reader.read(chunk.groups)
         episodes = shard.episodes.slice(first, stop - first)
-        records = _arrow.table_to_records(rows, episodes, self._manifest.schema, self._videos)
-        return itertools.compress(records, shard.is_requested[first:stop])
+
+        def read(reader: _parquet.GroupReader) -> list[EpisodeRecord]:
+            rows = reader.read(chunk.groups)
+            return list(_arrow.table_to_records(rows, episodes, self._manifest.schema, self._videos))
+
+        records = self._source.read(shard.entry, read, source.footer)
+        return list(itertools.compress(records, shard.is_requested[first:stop]))
 
     def find_chunks(self, shard: StreamedShard) -> list[StreamedChunk]:
-        """Return the chunks of a shard with requested episodes; the footer is read."""
-        with self._source.open(shard.entry) as reader:
-            footer, sizes = reader.footer, reader.sizes
+        """Return the chunks of a shard with requested episodes; its footer is read, and remembered for a while."""
+        return self._find_chunks(shard)
+
+    def _read_chunks(self, shard: StreamedShard) -> list[StreamedChunk]:
         path, lengths = self._folder / shard.entry.path, shard.lengths
         requested_lengths = np.where(shard.is_requested, lengths, 0)
-        chunks = _parquet.split_into_chunks(path, range(len(lengths)), lengths.tolist(), sizes)
+        # A footer is not verified before its row groups are read: it does not go through the cache.
+        with self._source.open(shard.entry) as reader:
+            chunks = _parquet.split_into_chunks(path, range(len(lengths)), lengths.tolist(), reader.sizes)
+            footer = reader.footer
         counts = [int(requested_lengths[chunk.positions[0] : chunk.positions[-1] + 1].sum()) for chunk in chunks]
         return [
             StreamedChunk(shard, footer, chunk, count) for chunk, count in zip(chunks, counts, strict=True) if count

@@ -10,23 +10,29 @@ the current episodes.
 """
 
 import contextlib
+import functools
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
 
 import numpy as np
 
 from rlhive import keys
 from rlhive.data import _arrow, _parquet
 from rlhive.data._episodes import EpisodeRecord
+from rlhive.data._object_store import RangeFile
 from rlhive.data.hub._client import translate_errors
 from rlhive.data.hub._guard import guarded
 from rlhive.data.hub._pin import HubPin
+from rlhive.data.hub._stream_cache import CachedRanges, RangeCache
 from rlhive.data.versions import FileEntry, Manifest, ObjectAddress, iterate_shards, open_videos
+from rlhive.errors import CorruptDatasetError
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
+
+_Result = TypeVar("_Result")
 
 
 def stream_records(
@@ -72,13 +78,15 @@ class ShardSource:
     Args:
         folder: The version's folder.
         manifest: The version's manifest.
+        cache: Cache of byte ranges for :meth:`read`.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest):
-        self._folder = folder
+    def __init__(self, folder: Path, manifest: Manifest, cache: RangeCache | None = None):
+        self._folder, self._cache = folder, cache
         self._pin = HubPin.read(folder)
         self._stored = ObjectAddress.of(folder)
         self._owner = self._pin.repo_id if self._pin else manifest.name
+        self._hub_files: Any = None
 
     @contextlib.contextmanager
     def translating_errors(self, entry: FileEntry) -> Iterator[None]:
@@ -87,31 +95,70 @@ class ShardSource:
             yield
 
     @contextlib.contextmanager
-    def open(self, entry: FileEntry, footer: "pq.FileMetaData | None" = None) -> Iterator[_parquet.GroupReader]:
-        """Open the local file of a shard, or read byte ranges of the remote one if there is no local file.
-
-        Args:
-            entry: The shard.
-            footer: Its footer, if it was read before.
-        """
-        path = self._folder / entry.path
-        if path.is_file() or (self._pin is None and self._stored is None):
-            reader = _parquet.GroupReader(path, str(path), footer)
-        elif self._pin is None and self._stored is not None:
-            key = self._stored.file_key(entry.path, entry.sha256)
-            address = f"{self._stored.store.url}/{key}"
-            reader = _parquet.GroupReader(self._stored.store.open(key, entry.bytes), address, footer)
-        else:
-            reader = self._open_on_hub(entry, footer)
+    def open(self, entry: FileEntry) -> Iterator[_parquet.GroupReader]:
+        """Open the local file of a shard, or read byte ranges of the remote one if there is no local file."""
+        address, fetch = self._locate(entry)
+        source: Path | BinaryIO = Path(address) if fetch is None else _as_file(fetch, entry)
+        with self.translating_errors(entry):
+            reader = _parquet.GroupReader(source, address)
         with reader:
             yield reader
 
-    def _open_on_hub(self, entry: FileEntry, footer: "pq.FileMetaData | None") -> _parquet.GroupReader:
+    def read(
+        self,
+        entry: FileEntry,
+        use: Callable[[_parquet.GroupReader], _Result],
+        footer: "pq.FileMetaData | None" = None,
+    ) -> _Result:
+        """Return what a function makes of a shard, and cache the byte ranges that it read.
+
+        Args:
+            entry: The shard.
+            use: Reads the shard and verifies what it read. It is called a second time where the cache proves damaged.
+            footer: The shard's footer, if it was read before.
+        """
+        address, fetch = self._locate(entry)
+        if fetch is None:
+            with _parquet.GroupReader(Path(address), address, footer) as reader:
+                return use(reader)
+
+        def read(ranges: CachedRanges) -> _Result:
+            source = _as_file(ranges.read, entry)
+            with self.translating_errors(entry), _parquet.GroupReader(source, address, footer) as reader:
+                return use(reader)
+
+        ranges = CachedRanges(self._cache, entry.sha256, fetch)
+        try:
+            result = read(ranges)
+        except CorruptDatasetError:
+            if not ranges.uses_cache:
+                raise
+            ranges = CachedRanges(self._cache, entry.sha256, fetch, renew=True)
+            result = read(ranges)
+        ranges.keep()
+        return result
+
+    def _locate(self, entry: FileEntry) -> tuple[str, Callable[[int, int], bytes] | None]:
+        """Return the address of a shard, and the function that fetches its bytes; None for a local file."""
+        path = self._folder / entry.path
+        if path.is_file() or (self._pin is None and self._stored is None):
+            return str(path), None
+        if self._pin is None and self._stored is not None:
+            key = self._stored.file_key(entry.path, entry.sha256)
+            return f"{self._stored.store.url}/{key}", functools.partial(self._stored.store.read_range, key)
+        address = f"datasets/{self._owner}@{self._pin.commit if self._pin else ''}/{entry.path}"
+        return address, functools.partial(self._fetch_from_hub, address)
+
+    def _fetch_from_hub(self, address: str, start: int, stop: int) -> bytes:
         from huggingface_hub import HfFileSystem
 
-        assert self._pin is not None
-        address = f"datasets/{self._pin.repo_id}@{self._pin.commit}/{entry.path}"
-        with self.translating_errors(entry):
-            # Without read-ahead: Parquet requests exactly the ranges that it needs.
-            file = HfFileSystem(skip_instance_cache=True).open(address, "rb", cache_type="none")
-            return _parquet.GroupReader(file, address, footer)
+        if self._hub_files is None:
+            self._hub_files = HfFileSystem(skip_instance_cache=True)
+        # Without read-ahead: Parquet requests exactly the ranges that it needs.
+        with self._hub_files.open(address, "rb", cache_type="none") as file:
+            file.seek(start)
+            return file.read(stop - start)
+
+
+def _as_file(fetch: Callable[[int, int], bytes], entry: FileEntry) -> BinaryIO:
+    return cast(BinaryIO, RangeFile(fetch, entry.bytes))

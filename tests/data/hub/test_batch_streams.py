@@ -146,10 +146,10 @@ def test_workers_of_a_dataloader_share_an_epoch(folder, shuffle):
 
 def test_the_first_batch_reads_the_footers_of_one_group(folder, monkeypatch):
     opened = []
-    find_chunks = _stream_chunks.StreamedVersion.find_chunks
+    _read_chunks = _stream_chunks.StreamedVersion._read_chunks
     monkeypatch.setattr(_stream_chunks, "SHARDS_PER_GROUP", 2)
     monkeypatch.setattr(
-        _stream_chunks.StreamedVersion, "find_chunks", lambda *args: opened.append(1) or find_chunks(*args)
+        _stream_chunks.StreamedVersion, "_read_chunks", lambda *args: opened.append(1) or _read_chunks(*args)
     )
 
     next(RoboHiveDataset(folder).iter_batches(4, shuffle=8, seed=0, prefetch=0))
