@@ -1,11 +1,16 @@
 """Pictures stored with a loss or as videos: values, hashes, derived versions, and errors of damaged files."""
 
+import io
 import json
 import shutil
 
+import datasets
+import duckdb
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from rlhive import RoboHiveDataset, check
 from rlhive.data import EpisodeRecord, _arrow_pictures
@@ -226,6 +231,35 @@ def test_every_reader_gives_the_same_pictures(tmp_path, storage):
     assert dataset.as_arrow().num_rows == 15
     report = check(folder)
     assert report.ok, str(report)
+
+
+def test_other_tools_get_pictures_of_jpeg_and_the_address_of_a_frame_of_a_video(tmp_path, monkeypatch):
+    """datasets' Video is a whole file to each row; see decision 045."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    shape = (32, 40, 3)
+    made = list(make_records(shapes={"pixels": shape, "wrist": shape}))
+    storage = {"pixels": "jpeg", "wrist": "h264"}
+    folder = export(made, "my/cameras", license="mit", store=tmp_path, storage=storage)
+    expected = read(folder)[1][0].columns
+    shard = folder / "data/train-00000-of-00001.parquet"
+
+    rows = datasets.load_dataset(str(folder), split="train", cache_dir=str(tmp_path / "cache"))
+    from_pandas = pd.read_parquet(shard)
+    from_duckdb = duckdb.sql(f"select pixels.bytes, wrist.path, wrist.frame from '{shard}'").fetchall()[3]
+
+    assert isinstance(rows.features["pixels"], datasets.Image)
+    assert type(rows[3]["pixels"]).__name__ == "JpegImageFile"
+    for picture in (rows[3]["pixels"], *map(open_picture, (from_pandas["pixels"][3]["bytes"], from_duckdb[0]))):
+        np.testing.assert_array_equal(np.asarray(picture), expected["pixels"][3])
+    address = {"path": "videos/wrist/chunk-000/file-000.mp4", "frame": 3}
+    assert rows[3]["wrist"] == from_pandas["wrist"][3] == dict(zip(address, from_duckdb[1:], strict=True)) == address
+    with av.open(str(folder / address["path"])) as container:
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    np.testing.assert_array_equal(frames[address["frame"]], expected["wrist"][3])
+
+
+def open_picture(content):
+    return Image.open(io.BytesIO(content))
 
 
 @pytest.mark.parametrize("storage", [pytest.param("jpeg", marks=pytest.mark.slow), *SOME_VIDEOS[1:]])
