@@ -74,11 +74,12 @@ class DatasetView:
     def where(self, condition: Condition) -> "DatasetView":
         """Select the episodes that meet a condition; see :meth:`rlhive.RoboHiveDataset.where`."""
         description = getattr(condition, "__qualname__", repr(str(condition)))
-        selection = self.read_selection()
         if isinstance(condition, str):
-            table = apply_selection(self._read_columns(versions.find_referenced_columns(condition)), selection)
+            table = self._read_columns(versions.find_referenced_columns(condition))
         else:
-            table = apply_selection(read_episodes(self.folder, self.manifest), selection)
+            table = read_episodes(self.folder, self.manifest)
+        selection = self._find_selection(table)
+        table = apply_selection(table, selection)
         if callable(condition):
             episode_ids = versions.select_by_mask(table, pa.array(condition(table), pa.bool_()), description)
         else:
@@ -89,7 +90,7 @@ class DatasetView:
         """Select the episodes for which a function of their row in the episode table returns True."""
         _require_function(predicate)
         table = read_episodes(self.folder, self.manifest, list(EPISODE_COLUMNS))
-        selection = self.read_selection()
+        selection = self._find_selection(table)
         episode_ids = select_by(apply_selection(table, selection), predicate)
         description = getattr(predicate, "__qualname__", predicate)
         return self._select(intersect_selection(selection, episode_ids), f"filter({description})")
@@ -131,8 +132,11 @@ class DatasetView:
         """Return the episode ids of each split, read from the episode table where the splits are whole."""
         if self.selection is not None:
             return self.selection
-        table = read_episodes(self.folder, self.manifest, [keys.EPISODE, "split"])
-        return build_selection(table, self.splits)
+        return self._find_selection(read_episodes(self.folder, self.manifest, [keys.EPISODE, "split"]))
+
+    def _find_selection(self, table: pa.Table) -> Selection:
+        """Return the episode ids of each split, from an episode table where the splits are whole."""
+        return build_selection(table, self.splits) if self.selection is None else self.selection
 
     def episode_ids(self) -> list[int]:
         """Return the ids of the episodes, split by split."""
@@ -153,9 +157,8 @@ class DatasetView:
         Args:
             force: Whether to compute them again where the store has them.
         """
-        table = apply_selection(
-            read_episodes(self.folder, self.manifest, [keys.EPISODE, "split"]), self.read_selection()
-        )
+        table = read_episodes(self.folder, self.manifest, [keys.EPISODE, "split"])
+        table = apply_selection(table, self._find_selection(table))
         return add_scores(table, self._load_scores(force=force))
 
     def _load_scores(self, *, force: bool = False) -> pa.Table:

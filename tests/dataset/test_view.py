@@ -33,6 +33,28 @@ def test_all_splits_in_another_order_are_loaded_in_that_order(filled):
     assert [int(td["episode"][0]) for td in dataset.iter_episodes()] == expected
 
 
+@pytest.mark.parametrize(
+    "select",
+    [
+        lambda view: view.where("success and return > -40"),
+        lambda view: view.where(pc.field("length") > 3),
+        lambda view: view.where("split == 'expert'").where("length > 3"),
+        lambda view: view.filter(lambda row: row["success"]),
+        lambda view: view.select([3, 17]),
+    ],
+)
+def test_the_episode_table_is_read_once_for_each_condition(filled, monkeypatch, select):
+    view, read = RoboHiveDataset("toy_point")._view, []
+    read_episodes = _view.read_episodes
+    monkeypatch.setattr(
+        _view, "read_episodes", lambda *arguments: read.append(arguments[2:]) or read_episodes(*arguments)
+    )
+
+    selected = select(view)
+
+    assert len(read) == len(selected.operations)
+
+
 def test_a_view_is_frozen_and_a_selection_leaves_it_as_it_is(filled):
     dataset = RoboHiveDataset("toy_point")
     view = dataset._view

@@ -52,20 +52,21 @@ def find_count_mismatches(manifest: Manifest, episodes: pa.Table) -> Iterator[st
         manifest: Manifest of the version.
         episodes: The columns :data:`COUNT_COLUMNS` of the episode table.
     """
-    # Not pyarrow's to_numpy, which imports pandas: `rlhive show` would take twice as long.
-    ids, lengths = (np.array(episodes[name].to_pylist(), np.int64) for name in (keys.EPISODE, "length"))
+    ids, lengths = (_to_int64(episodes[name]) for name in (keys.EPISODE, "length"))
     for row in np.flatnonzero(np.diff(ids) <= 0):
         yield f"{EPISODES_PATH}: expected rising ids, got {ids[row + 1]} after {ids[row]}."
     for row in np.flatnonzero((lengths < 1) | (lengths > manifest.num_transitions)):
         yield f"{EPISODES_PATH}: episode {ids[row]}: expected a length, got {lengths[row]}."
-    splits = np.array(episodes["split"].to_pylist(), dtype=object)
-    for split in dict.fromkeys([*manifest.splits, *splits, *(entry.split for entry in manifest.shards())]):
+    splits = episodes["split"].to_pylist()
+    codes = {split: code for code, split in enumerate(dict.fromkeys(splits))}
+    split_codes = np.fromiter(map(codes.__getitem__, splits), np.int64, len(splits))
+    for split in dict.fromkeys([*manifest.splits, *codes, *(entry.split for entry in manifest.shards())]):
         in_manifest = dict(manifest.splits.get(split, {"num_episodes": 0, "num_transitions": 0}))
         in_shards = {
             "num_episodes": sum(entry.num_episodes for entry in manifest.shards(split)),
             "num_transitions": sum(entry.num_transitions for entry in manifest.shards(split)),
         }
-        split_lengths = lengths[splits == split]
+        split_lengths = lengths[split_codes == codes.get(split, -1)]
         in_table = {"num_episodes": len(split_lengths), "num_transitions": int(split_lengths.sum())}
         if in_manifest != in_shards or in_manifest != in_table:
             counts = f"the manifest says {in_manifest}, its shards {in_shards}, the episode table {in_table}"
@@ -81,6 +82,18 @@ def require_consistent(mismatches: Iterable[str]) -> None:
     for mismatch in mismatches:
         msg = f"{mismatch} Fetch or make the version again."
         raise CorruptDatasetError(msg)
+
+
+def _to_int64(column: pa.ChunkedArray) -> np.ndarray:
+    """Return a column of integers without pyarrow's to_numpy, which imports pandas: `rlhive show` would take longer."""
+    if column.null_count or not pa.types.is_int64(column.type):
+        return np.array(column.to_pylist(), np.int64)
+    chunks = [
+        np.frombuffer(chunk.buffers()[1], np.int64, len(chunk), 8 * chunk.offset)
+        for chunk in column.chunks
+        if len(chunk)
+    ]
+    return np.concatenate([np.empty(0, np.int64), *chunks])
 
 
 def _describe_column(schema: pa.Schema, name: str) -> str:

@@ -52,11 +52,23 @@ def apply_selection(table: pa.Table, selection: Mapping[str, np.ndarray]) -> pa.
         table: Columns of the episode table, ``episode`` and ``split`` included.
         selection: The selected episodes.
     """
-    split_of = {int(episode): split for split, episode_ids in selection.items() for episode in episode_ids}
-    table = table.filter(pa.array(np.isin(table[keys.EPISODE].to_numpy(), list(split_of))))
-    splits = pa.array([split_of[episode] for episode in table[keys.EPISODE].to_pylist()], pa.string())
-    index = table.column_names.index("split")
-    return table.set_column(index, table.schema.field("split"), splits)
+    ids, codes = _sort_selection(selection)
+    episode_ids = table[keys.EPISODE].to_numpy()
+    positions = np.searchsorted(ids, episode_ids)
+    is_selected = positions < len(ids)
+    is_selected[is_selected] = ids[positions[is_selected]] == episode_ids[is_selected]
+    table = table.filter(pa.array(is_selected))
+    names = pa.array(list(selection), pa.string())
+    splits = pa.DictionaryArray.from_arrays(pa.array(codes[positions[is_selected]]), names).dictionary_decode()
+    return table.set_column(table.column_names.index("split"), table.schema.field("split"), splits)
+
+
+def _sort_selection(selection: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the ids of all selected episodes in rising order, and the index of the split of each, int64."""
+    ids = _concatenate_ids(selection)
+    codes = np.repeat(np.arange(len(selection)), [len(members) for members in selection.values()])
+    order = np.argsort(ids, kind="stable")
+    return ids[order], codes[order]
 
 
 def intersect_selection(selection: Mapping[str, np.ndarray], episode_ids: Iterable[int]) -> Selection:
@@ -72,11 +84,10 @@ def require_episodes(selection: Mapping[str, np.ndarray], episode_ids: Iterable[
         SchemaMismatchError: An id is not in the selection.
     """
     requested = [int(episode) for episode in episode_ids]
-    selected = {int(episode) for members in selection.values() for episode in members}
-    missing = next((episode for episode in requested if episode not in selected), None)
-    if missing is not None:
+    missing = np.flatnonzero(~np.isin(requested, _concatenate_ids(selection)))
+    if len(missing):
         splits = ", ".join(selection)
-        msg = f"There is no episode {missing} in splits {splits}. dataset.episodes lists the ids."
+        msg = f"There is no episode {requested[missing[0]]} in splits {splits}. dataset.episodes lists the ids."
         raise SchemaMismatchError(msg)
     return requested
 

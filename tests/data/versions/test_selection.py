@@ -33,6 +33,28 @@ def test_applied_selections_set_the_split():
     assert table["split"].to_pylist() == ["x", "x", "y"]
 
 
+def test_an_empty_selection_has_no_rows():
+    for selection in ({}, {"x": np.empty(0, np.int64)}, {"x": np.array([99])}):
+        assert len(_selection.apply_selection(TABLE, selection)) == 0
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.dictionaries(st.integers(0, 12), st.sampled_from("xyz")), st.lists(st.integers(0, 12), unique=True))
+def test_rows_get_the_splits_of_their_episodes(split_of, episode_ids):
+    members = {name: np.array(sorted(e for e, split in split_of.items() if split == name), np.int64) for name in "zxy"}
+    table = pa.table(
+        {
+            "split": pa.array(["old"] * len(episode_ids), pa.string()),
+            "episode": pa.array(sorted(episode_ids), pa.int64()),
+        }
+    )
+
+    selected = _selection.apply_selection(table, members)
+
+    expected = [(episode, split_of[episode]) for episode in sorted(episode_ids) if episode in split_of]
+    assert [(row["episode"], row["split"]) for row in selected.to_pylist()] == expected
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=8), st.randoms(use_true_random=False))
 def test_rows_and_positions_are_those_of_the_episodes(lengths, random):
