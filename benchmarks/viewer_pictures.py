@@ -67,7 +67,7 @@ def wait_for_pictures(page: Page) -> None:
 
 def take_picture(browser: Any, url: str, path: Path, theme: str, prepare: Callable[[Page], None]) -> None:
     """Open the page, bring it into a state, and write what it shows."""
-    context = browser.new_context(viewport=SIZE, color_scheme=theme)
+    context = browser.new_context(viewport=SIZE, color_scheme=theme, bypass_csp=True)  # for wait_for_function
     page = context.new_page()
     page.goto(url)
     page.wait_for_selector("html[data-ready=true]", timeout=PATIENCE_MS)
