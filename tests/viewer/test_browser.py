@@ -136,6 +136,8 @@ def test_a_list_that_is_scrolled_shows_every_row_once_and_in_order(many, page):
             shown = rows(page)
             assert shown == list(range(shown[0], shown[0] + len(shown)))
             assert shown[0] == max(0, top // 28 - 6)
+            head, grid = (page.locator(part).bounding_box() for part in (".heads", "#list"))
+            assert head["y"] == pytest.approx(grid["y"], abs=1)  # the heads stay
 
 
 def test_the_filter_takes_what_where_takes(served):

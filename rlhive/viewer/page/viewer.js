@@ -157,7 +157,7 @@ class EpisodeList {
     this.root = h(
       "div",
       { class: "grid", role: "grid", tabindex: "0", "aria-label": "Episodes", scroll: () => this.#draw() },
-      h("div", { role: "rowgroup" }, this.heads),
+      h("div", { class: "heads-group", role: "rowgroup" }, this.heads),
       this.body,
     );
     new ResizeObserver(() => this.#draw()).observe(this.root);
