@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from benchmarks.peers.environments import ROOT
-from benchmarks.peers.rounds import machine, write_results
+from benchmarks.peers.rounds import RESULTS, machine, write_results
 from benchmarks.report import replace_section
 from rlhive import RoboHiveDataset, check
 from rlhive.data import EpisodeRecord, Field, Schema
@@ -67,16 +67,17 @@ WORLD_SIZES = (2, 4, 8)
 MAX_CALLS, ENOUGH_S = 7, 2.0
 #: Batches of a call, where the time of a batch is measured.
 NUM_BATCHES = 1_000
-#: How fast an operation may grow at most, where that is not linear.
+#: Epochs of every number of ranks, which take turns.
+NUM_ROUNDS = 5
+#: Operations that may not grow; those that wait for memory may grow as a bare gather does, and others linearly.
 CONSTANT = (
     "open by number",
     "open",
-    "sample 256",
-    "bare gather of 256",
-    "loop, a batch",
     "epoch start",
     "resume in an epoch",
 )
+FLOOR = "bare gather of 256"
+MEMORY_BOUND = ("sample 256", "loop, a batch", FLOOR)
 #: Slope between the two largest sizes above that of the goal by which a measurement may err.
 TOLERANCE = 0.15
 
@@ -278,13 +279,12 @@ def measure_ranks(folder: Path, size: int) -> list[Row]:
     storage = make_storage(cache, None, ReadOptions())
     worlds = (1, *WORLD_SIZES)
     times: dict[int, list[tuple[float, float]]] = {world: [] for world in worlds}
-    for _ in range(3):
+    for _ in range(NUM_ROUNDS):
         for world in worlds:
             times[world].append(_time_epoch(storage, world))
     rows = []
     for world in worlds:
         cpu, wall = (min(values) for values in zip(*times[world], strict=True))
-        ratios = sorted(mine[0] / alone[0] for mine, alone in zip(times[world], times[1], strict=True))
         rows.append(
             {
                 "operation": "epoch of a rank, a batch",
@@ -292,8 +292,8 @@ def measure_ranks(folder: Path, size: int) -> list[Row]:
                 "world_size": world,
                 "cpu_s": cpu,
                 "wall_s": wall,
-                "ratio": ratios[len(ratios) // 2],
-                "ratios": ratios,
+                "ratio": cpu / min(times[1])[0],
+                "rounds": [used for used, _ in times[world]],
             }
         )
     shutil.rmtree(folder / "cache")
@@ -352,8 +352,10 @@ def summarize(rows: Sequence[Row]) -> list[Row]:
         if len(part) < 2:
             continue
         sizes, seconds = [row["size"] for row in part], [row["cpu_s"] for row in part]
-        last = fit_slope(sizes[-2:], seconds[-2:])
-        goal = 0 if operation in CONSTANT else 1
+        last = _find_last_slope(rows, operation)
+        goal = float(operation not in CONSTANT)
+        if operation in MEMORY_BOUND:
+            goal = max(0.0, _find_last_slope(rows, FLOOR))
         summaries.append(
             {
                 "operation": operation,
@@ -369,6 +371,12 @@ def summarize(rows: Sequence[Row]) -> list[Row]:
     return summaries
 
 
+def _find_last_slope(rows: Sequence[Row], operation: str) -> float:
+    """Return the slope of an operation between its two largest sizes."""
+    sizes, seconds = zip(*[(row["size"], row["cpu_s"]) for row in rows if row["operation"] == operation], strict=True)
+    return fit_slope(sizes[-2:], seconds[-2:])
+
+
 def make_table(summaries: Sequence[Row], part: str) -> str:
     """Return the times and slopes of a part as a Markdown table."""
     chosen = [summary for summary in summaries if summary["part"] == part]
@@ -380,7 +388,7 @@ def make_table(summaries: Sequence[Row], part: str) -> str:
         cells = [format_time(times[size]) if size in times else "" for size in sizes]
         slopes = [f"{summary[name]:.2f}" for name in ("slope", "last_slope")]
         mark = "" if summary["kept"] else " (missed)"
-        lines.append([summary["operation"], *cells, *slopes, f"{summary['goal']}{mark}"])
+        lines.append([summary["operation"], *cells, *slopes, f"{summary['goal']:.2g}{mark}"])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -425,32 +433,35 @@ def draw(summaries: Sequence[Row], path: Path) -> None:
     plt.close(figure)
 
 
-def run(parts: Sequence[str], largest: float, folder: Path) -> list[Row]:
-    """Return the rows of some parts, smallest sizes first, and print them as they come."""
+def run(part: str, largest: float, folder: Path) -> list[Row]:
+    """Return the rows of a part, smallest sizes first, and print them as they come."""
     functions = {"versions": measure_versions, "episodes": measure_episodes, "transitions": measure_transitions}
-    functions["ranks"] = measure_ranks
-    rows = []
-    for part in parts:
-        limit = min(LARGEST[part], max(largest, SMALLEST[part]))
-        size = SMALLEST[part]
-        while size <= limit:
-            for row in functions[part](folder / part, size):
-                rows.append({"part": part} | row)
-                print(f"{part} {size:>11,} {row['operation']:<24} {format_time(row['cpu_s'])}", flush=True)
-            size *= 10
+    function = functions.get(part, measure_ranks)
+    rows, size = [], SMALLEST[part]
+    while size <= min(LARGEST[part], max(largest, SMALLEST[part])):
+        for row in function(folder / f"{size}", size):
+            rows.append({"part": part} | row)
+            print(f"{part} {size:>11,} {row['operation']:<24} {format_time(row['cpu_s'])}", flush=True)
+        size *= 10
     return rows
 
 
-def report(content: Row) -> None:
-    """Write the tables and the picture of a result into the documentation."""
-    page = ROOT / "docs" / "scale.md"
-    summaries = summarize([row for row in content["rows"] if row["part"] != "ranks"])
-    tables = [make_table(summaries, part) for part in PARTS if part != "ranks"]
-    info = content["machine"]
-    text = f"{info['date']}, commit {info['commit']}: {info['cores']} cores of {info['cpu']}; {content['seconds']} s."
-    replace_section(page, "scaling", "\n\n".join([text, *tables]))
-    replace_section(page, "ranks", make_ranks_table([row for row in content["rows"] if row["part"] == "ranks"]))
-    draw(summaries, ROOT / "docs" / "scaling.png")
+def write_report() -> None:
+    """Write the tables and the picture of the results into the documentation."""
+    path, page = RESULTS / "scaling.json", ROOT / "docs" / "scale.md"
+    content = json.loads(path.read_text()) if path.exists() else {}
+    summaries: list[Row] = []
+    for part, result in content.items():
+        info = result["machine"]
+        table = make_ranks_table(result["rows"]) if part == "ranks" else make_table(summarize(result["rows"]), part)
+        cores = f"{info['cores']} cores of {info['cpu']}, load {info['load'][0]:.1f}"
+        text = f"{info['date']}, commit {info['commit']}: {cores}."
+        took = f", {result['seconds']} s" if result["seconds"] else ""
+        replace_section(page, part, f"{text} `make bench-scaling PARTS={part}`{took}.\n\n{table}")
+        if part != "ranks":
+            summaries += summarize(result["rows"])
+    if summaries:
+        draw(summaries, ROOT / "docs" / "scaling.png")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -461,18 +472,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--folder", type=Path, help="folder of the data; a temporary one by default")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    content: Row = {"machine": machine()}
-    started = time.monotonic()
-    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        rows = run(options.parts, options.largest, Path(folder))
-    content |= {"seconds": round(time.monotonic() - started), "rows": rows}
-    summaries = summarize([row for row in rows if row["part"] != "ranks"])
-    print("\n\n".join(make_table(summaries, part) for part in options.parts if part != "ranks"))
-    if "ranks" in options.parts:
-        print(make_ranks_table([row for row in rows if row["part"] == "ranks"]))
-    if tuple(options.parts) == PARTS and options.largest >= max(LARGEST.values()):
-        write_results("scaling", content)
-        report(content)
+    for part in options.parts:
+        started, info = time.monotonic(), machine()
+        with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+            rows = run(part, options.largest, Path(folder))
+        print(make_ranks_table(rows) if part == "ranks" else make_table(summarize(rows), part), flush=True)
+        if options.largest >= LARGEST[part]:
+            add_results(part, {"machine": info, "seconds": round(time.monotonic() - started), "rows": rows})
+    write_report()
+
+
+def add_results(part: str, result: Row) -> None:
+    """Replace the results of a part."""
+    path = RESULTS / "scaling.json"
+    content = json.loads(path.read_text()) if path.exists() else {}
+    write_results("scaling", content | {part: result})
 
 
 if __name__ == "__main__":
