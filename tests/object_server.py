@@ -6,6 +6,7 @@ import threading
 import time
 import urllib.request
 import uuid
+from collections import Counter
 from dataclasses import dataclass, field
 
 ACCESS_DENIED = b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
@@ -29,6 +30,8 @@ class ObjectServer:
         requests: Method and path of every request.
         uploads: Path of every object whose content was sent, and not copied.
         latency_s: Seconds before each answer.
+        bytes_per_s: Speed of all answers together; None without a limit.
+        sent_bytes: Bytes of answers to GET requests, by path.
         fault: Function of method and path that returns None, a status and body in place of the answer, or a number of
             seconds between two bytes of the answer.
     """
@@ -37,6 +40,8 @@ class ObjectServer:
     requests: list = field(default_factory=list)
     uploads: list = field(default_factory=list)
     latency_s: float = 0.0
+    bytes_per_s: float | None = None
+    sent_bytes: Counter = field(default_factory=Counter)
     fault: object = None
 
     def send(self, method, path, content=None):
@@ -49,7 +54,8 @@ class ObjectServer:
         """Make the server well."""
         self.requests.clear()
         self.uploads.clear()
-        self.latency_s, self.fault = 0.0, None
+        self.sent_bytes.clear()
+        self.latency_s, self.bytes_per_s, self.fault = 0.0, None, None
 
     def count(self, method, text=""):
         """Return how many requests of a method had a path with this text."""
@@ -111,6 +117,8 @@ class _Faulty:
     def __init__(self, application):
         self.application = application
         self.server = None
+        self.lock = threading.Lock()
+        self.free_at = 0.0
 
     def __call__(self, environ, start_response):
         method = environ["REQUEST_METHOD"]
@@ -128,7 +136,20 @@ class _Faulty:
             start_response(f"{status} Fault", [("Content-Type", "text/xml"), ("Content-Length", str(len(body)))])
             return [] if method == "HEAD" else [body]  # else the client sees bytes after the end of the answer
         answer = self.application(environ, start_response)
+        if method == "GET":
+            answer = list(answer)
+            self._send(path, sum(map(len, answer)))
         return answer if fault is None else _drip(answer, fault)
+
+    def _send(self, path, num_bytes):
+        """Wait for as long as the answers up to this one take."""
+        with self.lock:
+            self.server.sent_bytes[path] += num_bytes
+            if self.server.bytes_per_s is None:
+                return
+            self.free_at = max(self.free_at, time.monotonic()) + num_bytes / self.server.bytes_per_s
+            seconds = self.free_at - time.monotonic()
+        time.sleep(max(seconds, 0.0))
 
 
 def _drip(answer, pause_s):

@@ -686,8 +686,7 @@ class RoboHiveDataset:
 
         Each ``for`` loop over it goes through one epoch. Shards and row groups of all splits are read in a random
         order, which is a function of the seed and the epoch, and batches are drawn at random from a pool. Ranks share
-        each batch and have transitions of their own, and so have the workers of a
-        ``DataLoader(stream, batch_size=None, num_workers=…)``.
+        each batch and have transitions of their own, as the processes of ``stream.to_dataloader(num_workers)`` have.
 
         ``state_dict()`` is the position, JSON-able. After ``load_state_dict()`` a stream of as many ranks and workers
         goes on with the batches that were due, one of another number of them with the transitions that were left.

@@ -19,7 +19,7 @@ from typing import Any, Self, TypeVar
 import numpy as np
 import torch
 from tensordict import TensorDict
-from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from rlhive import keys
 from rlhive.data._cast import ColumnCast
@@ -30,7 +30,7 @@ from rlhive.data._store import stream_dir
 from rlhive.data.hub._stream_cache import RangeCache
 from rlhive.data.hub._stream_chunks import Piece, StreamedVersion
 from rlhive.data.hub._stream_order import BatchReader, EpochOrder, Runs, StreamStage, Stretch, begin_stage
-from rlhive.data.replay import derive_seed, find_rank, require_integer
+from rlhive.data.replay import derive_seed, find_rank, identity_collate, require_integer
 from rlhive.data.versions import Manifest
 from rlhive.errors import CheckpointMismatchError, InvalidOptionError
 
@@ -85,9 +85,8 @@ class BatchStream(IterableDataset):
 
     ``for batch in stream`` goes through an epoch, and through the next one when it is repeated; after a ``break`` it
     goes on in the middle. ``next(stream)`` gives one batch. The order is a function of the seed, the epoch's number and
-    the number of readers: ranks and, if the stream is given to a ``DataLoader(stream, batch_size=None)``, its workers.
-    Each reader has its own transitions. A DataLoader's workers are copies of the stream as it is in the main process:
-    call :meth:`set_epoch` before each epoch, since the copies' epochs do not count there.
+    the number of readers: ranks, and the workers of :meth:`to_dataloader` or any other DataLoader. Each reader has its
+    own transitions.
 
     Args:
         folder: The version's folder.
@@ -140,32 +139,21 @@ class BatchStream(IterableDataset):
         require_integer(epoch, 0, "epoch")
         self._epoch, self._stages, self._batches = epoch, [], None
 
-    def state_dict(self, *, num_batches: int | None = None, num_workers: int = 0) -> dict[str, Any]:
-        """Return the position in the epoch, JSON-able; all ranks have the same one after equally many batches.
+    def to_dataloader(self, num_workers: int) -> "StreamLoader":
+        """Return a torch DataLoader whose workers make the batches of this stream; epochs and position are the stream's.
+
+        Each worker has a pool, threads and chunks of its own. Processes start anew in each epoch.
 
         Args:
-            num_batches: Number of batches that a DataLoader over this stream has given since its loop began: the stream
-                in the main process cannot know it. None for the position after the batches of this object.
-            num_workers: Number of workers of that DataLoader.
-
-        Raises:
-            ValueError: The numbers are negative, or there are not as many batches in the epoch.
+            num_workers: Number of processes, at least 1.
         """
-        stages = self._stages
-        if num_batches is not None:
-            require_integer(num_batches, 0, "num_batches")
-            require_integer(num_workers, 0, "num_workers")
-            stages = begin_stage(stages, StreamStage(self._world_size, max(num_workers, 1)))
-            stages[-1] = replace(stages[-1], num_batches=stages[-1].num_batches + num_batches)
-            if (total := sum(stage.num_batches for stage in stages)) > len(self):
-                msg = f"num_batches={num_batches}: expected at most {len(self)} batches in an epoch, got {total}"
-                raise InvalidOptionError(msg)
-        return {
-            **self._settings(),
-            "seed": self._seed,
-            "epoch": self._epoch,
-            "stages": [[stage.world_size, stage.num_workers, stage.num_batches] for stage in stages],
-        }
+        require_integer(num_workers, 1, "num_workers")
+        return StreamLoader(self, num_workers)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the position in the epoch, JSON-able; all ranks have the same one after equally many batches."""
+        stages = [[stage.world_size, stage.num_workers, stage.num_batches] for stage in self._stages]
+        return {**self._settings(), "seed": self._seed, "epoch": self._epoch, "stages": stages}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on after the batches that were handed out when the state was taken; the state's seed is used.
@@ -203,13 +191,22 @@ class BatchStream(IterableDataset):
             **{name: getattr(self._options, name) for name in names},
         }
 
+    def begin_epoch(self) -> None:
+        """Begin the next epoch if the last one is over."""
+        if self._num_done >= len(self) > 0:
+            self.set_epoch(self._epoch + 1)
+
+    def count_batch(self, num_workers: int) -> None:
+        """Note that a DataLoader with some workers has given the next batch."""
+        self._stages = begin_stage(self._stages, StreamStage(self._world_size, num_workers))
+        self._stages[-1] = replace(self._stages[-1], num_batches=self._stages[-1].num_batches + 1)
+
     def __len__(self) -> int:
         """Number of batches of each rank in a whole epoch."""
         return self._order().num_batches
 
     def __iter__(self) -> Self:
-        if self._batches is not None and self._num_done >= len(self):
-            self.set_epoch(self._epoch + 1)
+        self.begin_epoch()
         return self
 
     def __next__(self) -> TensorDict:
@@ -288,6 +285,40 @@ class BatchStream(IterableDataset):
         if len(piece.rows) == piece.source.num_rows:
             return rows
         return {key: values[piece.rows] for key, values in rows.items()}
+
+
+class StreamLoader(DataLoader):
+    """A DataLoader over a stream, which counts the batches that it gives.
+
+    Args:
+        stream: The stream.
+        num_workers: Number of processes.
+    """
+
+    def __init__(self, stream: BatchStream, num_workers: int):
+        super().__init__(
+            stream,
+            batch_size=None,
+            num_workers=num_workers,
+            collate_fn=identity_collate,
+            # A forked child would inherit Arrow's and torch's threads.
+            multiprocessing_context="spawn",
+        )
+        self._stream = stream
+
+    def __iter__(self) -> Iterator[TensorDict]:  # type: ignore[override]  # torch names its own iterator class
+        self._stream.begin_epoch()
+        for batch in super().__iter__():
+            self._stream.count_batch(self.num_workers)
+            yield batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the position after the batches given so far; see :meth:`BatchStream.state_dict`."""
+        return self._stream.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state; see :meth:`BatchStream.load_state_dict`."""
+        self._stream.load_state_dict(state)
 
 
 class RowFeed:

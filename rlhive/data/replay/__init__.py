@@ -43,7 +43,7 @@ if TYPE_CHECKING:
         restore_snapshot as restore_snapshot,
         take_snapshot as take_snapshot,
     )
-    from rlhive.data.replay._storage import PackedStorage as PackedStorage
+    from rlhive.data.replay._storage import PackedStorage as PackedStorage, identity_collate as identity_collate
     from rlhive.data.replay._validation import require_integer as require_integer
 else:
     __getattr__, __dir__, __all__ = attach(__name__, __file__)

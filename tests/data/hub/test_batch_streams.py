@@ -131,14 +131,11 @@ def test_a_loop_goes_on_after_a_break(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shuffle", [0, 60])
-def test_workers_of_a_dataloader_share_an_epoch(folder, shuffle):
-    stream = RoboHiveDataset(folder).iter_batches(10, shuffle=shuffle, seed=5)
-    loader = DataLoader(
-        stream, batch_size=None, num_workers=2, collate_fn=identity_collate, multiprocessing_context="spawn"
-    )
+def test_workers_of_any_dataloader_share_an_epoch(folder):
+    stream = RoboHiveDataset(folder).iter_batches(10)
+    options = {"collate_fn": identity_collate, "multiprocessing_context": "spawn"}
 
-    batches = rewards(loader)
+    batches = rewards(DataLoader(stream, batch_size=None, num_workers=2, **options))
 
     assert sorted(itertools.chain.from_iterable(batches)) == sorted(flat(stream))
     assert len(batches) == len(stream)
@@ -307,22 +304,28 @@ def test_the_same_readers_go_on_bit_for_bit(folder, shuffle, rank):
 
 
 @pytest.mark.slow
-def test_a_dataloader_goes_on_after_the_batches_that_it_gave(folder):
-    def make(num_workers):
-        stream = RoboHiveDataset(folder).iter_batches(10, shuffle=60, seed=5)
-        options = {"multiprocessing_context": "spawn"} if num_workers else {}
-        loader = DataLoader(stream, batch_size=None, num_workers=num_workers, collate_fn=identity_collate, **options)
-        return stream, loader
+def test_workers_share_epochs_and_go_on_from_a_state(folder):
+    def make():
+        return RoboHiveDataset(folder).iter_batches(10, shuffle=60, seed=5)
 
-    stream, loader = make(2)
-    whole = rewards(loader)
-    state = stream.state_dict(num_batches=7, num_workers=2)
-    for num_workers in (0, 2):
-        stream, loader = make(num_workers)
-        stream.load_state_dict(state)
-        rest = rewards(loader)
-        assert sorted(itertools.chain.from_iterable(rest)) == sorted(itertools.chain.from_iterable(whole[7:]))
-        assert (rest == whole[7:]) == (num_workers == 2)
+    loader = make().to_dataloader(2)
+    epochs = [rewards(loader), rewards(loader)]
+    stopped = make().to_dataloader(2)
+    head = rewards(itertools.islice(stopped, 7))
+    state = stopped.state_dict()
+
+    everything = list(range(len(RoboHiveDataset(folder))))
+    assert [sorted(itertools.chain.from_iterable(epoch)) for epoch in epochs] == [everything] * 2
+    assert epochs[0] != epochs[1]
+    assert loader.state_dict()["epoch"] == 1
+    assert (head, state["stages"]) == (epochs[0][:7], [[1, 2, 7]])
+    assert head + rewards(stopped) == epochs[0]
+    resumed = make().to_dataloader(2)
+    resumed.load_state_dict(state)
+    assert rewards(resumed) == epochs[0][7:]
+    alone = make()
+    alone.load_state_dict(state)
+    assert sorted(itertools.chain.from_iterable(head + rewards(alone))) == everything
 
 
 def test_a_state_of_other_data_or_batches_is_refused(folder, tmp_path):
@@ -371,12 +374,12 @@ def test_a_broken_state_is_refused(folder, change):
         stream.load_state_dict(stream.state_dict() | change)
 
 
-def test_a_position_beyond_the_epoch_is_refused(folder):
+def test_numbers_of_epochs_and_workers_are_checked(folder):
     stream = RoboHiveDataset(folder).iter_batches(10)
-    with pytest.raises(InvalidOptionError, match=f"num_batches=1000: expected at most {len(stream)} batches"):
-        stream.state_dict(num_batches=1000)
     with pytest.raises(ValueError, match="epoch=-1"):
         stream.set_epoch(-1)
+    with pytest.raises(ValueError, match="num_workers=0"):
+        stream.to_dataloader(0)
 
 
 def test_a_seed_that_was_drawn_is_in_the_state(folder):
