@@ -1,11 +1,11 @@
-"""Time and bytes until the first batch of a streamed version, and the speed of its epochs beside the same files on disk.
+"""Time and bytes until the first batch of a streamed version, and the speed of its epochs beside the files on disk.
 
     python -m benchmarks.streaming --episodes 500 2000 --latency 0.02 --megabytes-per-s 400
 
-moto's S3 runs in a process of its own, waits before each answer and limits the speed of all answers together. The first
-batch comes from an empty mirror: the manifest, the episode table, footers and the chunks of the shuffle pool are fetched.
-Epochs are timed in turns with those of a folder, and the medians are compared. A first epoch begins with an empty
-cache. After the timing, the batches are compared with the folder's.
+moto's S3 runs in a process of its own, waits before each answer and limits the speed of all answers together. The
+first batch comes from an empty mirror: the manifest, the episode table, footers and the chunks of the shuffle pool are
+fetched. Epochs are timed in turns with those of a folder, and the medians are compared. A first epoch begins with an
+empty cache. After the timing, the batches are compared with the folder's.
 """
 
 import argparse
@@ -92,16 +92,18 @@ class Measurement:
 
     def measure_epochs(self, repeats: int) -> None:
         """Measure epochs of the folder, first epochs and second epochs in turns."""
-        seconds: dict[str, list[float]] = {"local": [], "first": [], "later": []}
+        seconds: dict[str, list[tuple[float, float]]] = {"local": [], "first": [], "later": []}
         for _ in range(repeats):
             forget(self._folder)
             remote, local = self.open_remote(), self.open_local()
             for kind, stream in (("first", remote), ("local", local), ("later", remote), ("local", local)):
                 seconds[kind].append(time_epoch(stream))
-        medians = {kind: statistics.median(times) for kind, times in seconds.items()}
-        self.row["local_transitions_per_s"] = round(self.row["transitions"] / medians["local"])
-        self.row["first_epoch_of_local"] = round(medians["local"] / medians["first"], 2)
-        self.row["later_epochs_of_local"] = round(medians["local"] / medians["later"], 2)
+        medians = {kind: list(map(statistics.median, zip(*times, strict=True))) for kind, times in seconds.items()}
+        (wall_s, cpu_s) = medians["local"]
+        self.row["local_transitions_per_s"] = round(self.row["transitions"] / wall_s)
+        for kind in ("first", "later"):
+            self.row[f"{kind}_epoch_speed_of_local"] = round(wall_s / medians[kind][0], 2)
+            self.row[f"{kind}_epoch_cpu_of_local"] = round(medians[kind][1] / cpu_s, 2)
         remote, local = self.open_remote(), self.open_local()
         for _ in range(2):
             require_equal(remote, local)
@@ -123,15 +125,15 @@ class Measurement:
         return self._connection.recv()
 
 
-def time_epoch(stream: BatchStream) -> float:
-    """Return how long an epoch takes in seconds."""
-    start = time.perf_counter()
+def time_epoch(stream: BatchStream) -> tuple[float, float]:
+    """Return how long an epoch takes, and the CPU time of this process, in seconds."""
+    start, cpu_start = time.perf_counter(), time.process_time()
     num_transitions = sum(len(batch) for batch in stream)
-    seconds = time.perf_counter() - start
+    seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
     if not num_transitions:
         msg = "the epoch is empty"
         raise AssertionError(msg)
-    return seconds
+    return seconds, cpu_seconds
 
 
 def require_equal(left: Any, right: Any) -> None:

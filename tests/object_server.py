@@ -30,8 +30,8 @@ class ObjectServer:
         requests: Method and path of every request.
         uploads: Path of every object whose content was sent, and not copied.
         latency_s: Seconds before each answer.
-        bytes_per_s: Speed of all answers together; None without a limit.
-        sent_bytes: Bytes of answers to GET requests, by path.
+        bytes_per_s: Speed of all answers with ranges together, which come from memory then; None without a limit.
+        sent_bytes: Bytes of these answers, by path.
         fault: Function of method and path that returns None, a status and body in place of the answer, or a number of
             seconds between two bytes of the answer.
     """
@@ -119,6 +119,7 @@ class _Faulty:
         self.server = None
         self.lock = threading.Lock()
         self.free_at = 0.0
+        self.contents = {}
 
     def __call__(self, environ, start_response):
         method = environ["REQUEST_METHOD"]
@@ -135,18 +136,31 @@ class _Faulty:
             environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
             start_response(f"{status} Fault", [("Content-Type", "text/xml"), ("Content-Length", str(len(body)))])
             return [] if method == "HEAD" else [body]  # else the client sees bytes after the end of the answer
+        if self.server.bytes_per_s is not None and method == "GET" and "HTTP_RANGE" in environ:
+            return self._answer_range(path, environ, start_response)
         answer = self.application(environ, start_response)
-        if method == "GET":
-            answer = list(answer)
-            self._send(path, sum(map(len, answer)))
         return answer if fault is None else _drip(answer, fault)
 
-    def _send(self, path, num_bytes):
+    def _answer_range(self, path, environ, start_response):
+        """Answer from memory: moto takes longer for a range than a fast network."""
+        first, last = map(int, environ["HTTP_RANGE"].removeprefix("bytes=").split("-"))
+        with self.lock:
+            if path not in self.contents:
+                whole = {name: value for name, value in environ.items() if name != "HTTP_RANGE"}
+                headers = []
+                content = b"".join(self.application(whole, lambda _, given, *__: headers.extend(given)))
+                self.contents[path] = content, [item for item in headers if item[0].lower() != "content-length"]
+        content, headers = self.contents[path]
+        part = content[first : last + 1]
+        self._wait_for_transfer(path, len(part))
+        span = ("Content-Range", f"bytes {first}-{first + len(part) - 1}/{len(content)}")
+        start_response("206 Partial Content", [*headers, span, ("Content-Length", str(len(part)))])
+        return [part]
+
+    def _wait_for_transfer(self, path, num_bytes):
         """Wait for as long as the answers up to this one take."""
         with self.lock:
             self.server.sent_bytes[path] += num_bytes
-            if self.server.bytes_per_s is None:
-                return
             self.free_at = max(self.free_at, time.monotonic()) + num_bytes / self.server.bytes_per_s
             seconds = self.free_at - time.monotonic()
         time.sleep(max(seconds, 0.0))

@@ -140,7 +140,7 @@ class BatchStream(IterableDataset):
         self._epoch, self._stages, self._batches = epoch, [], None
 
     def to_dataloader(self, num_workers: int) -> "StreamLoader":
-        """Return a torch DataLoader whose workers make the batches of this stream; epochs and position are the stream's.
+        """Return a torch DataLoader whose workers make the batches; epochs and position are those of this stream.
 
         Each worker has a pool, threads and chunks of its own. Processes start anew in each epoch.
 

@@ -59,6 +59,7 @@ class RangeCache:
                 self._limit_bytes = 0.0
 
     def _write(self, name: str, content: bytes) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)  # "rlhive delete" may have removed it
         partial = self._folder / f".{name}.{os.getpid()}"
         try:
             partial.write_bytes(content)  # not flushed to the disk: what a power loss leaves is found to be damaged
@@ -74,7 +75,7 @@ class RangeCache:
             return False
         if self._num_added % _ADDITIONS_PER_SCAN == 0:
             self._folder.mkdir(parents=True, exist_ok=True)
-            os.utime(self._folder)
+            os.utime(self._folder)  # of the versions, the one that was streamed longest ago goes first
             self._used_bytes = sum(map(_sum_sizes, self._list_folders()))
         for folder in self._list_folders():
             if self._fits(num_bytes):
