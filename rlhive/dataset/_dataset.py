@@ -25,7 +25,7 @@ from torchrl.data.datasets import register_dataset
 from rlhive import keys as keys_
 from rlhive._ray import require_ray
 from rlhive.data import Schema, parse_splits, store_dir
-from rlhive.data.hub import BatchStream, HubPin, PublishedVersion, StreamOptions
+from rlhive.data.hub import BatchStream, HubPin, StreamOptions
 from rlhive.data.replay import (
     MEAN_STD,
     BatchTransform,
@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from torchrl.envs.transforms import ObservationNorm
 
     from rlhive.data.formats import RewardOption, SuccessOption
+    from rlhive.data.hub import PublishedVersion
 
 # For `torchrl.data.datasets.load_dataset("rlhive:kitchen_knob1")`; TorchRL imports the module on the first use.
 register_dataset("rlhive", "rlhive.dataset._registry:open_replay_buffer", replace=True)
@@ -1000,7 +1001,7 @@ class RoboHiveDataset:
         license: str | None = None,
         unrelated: bool = False,
         progress: bool = True,
-    ) -> PublishedVersion:
+    ) -> "PublishedVersion":
         """Publish the whole version, all splits, under the tag ``v<version>``, which is never moved.
 
         Files that the Hub already has are not sent again; an interrupted push is resumed.

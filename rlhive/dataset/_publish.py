@@ -1,14 +1,19 @@
 """A version is published on the Hub, completed and checked before."""
 
-from rlhive.data.hub import HubPin, PublishedVersion, fetch_missing_files, push
+from typing import TYPE_CHECKING
+
+from rlhive.data import hub  # whose parts that speak to the Hub are imported when they are used
 from rlhive.dataset._view import DatasetView
 from rlhive.errors import InvalidNameError, UnsavedViewError
 from rlhive.rollouts import check
 
+if TYPE_CHECKING:
+    from rlhive.data.hub import PublishedVersion
+
 
 def push_view(
     view: DatasetView, repo_id: str, *, private: bool, license: str | None, unrelated: bool, progress: bool
-) -> PublishedVersion:
+) -> "PublishedVersion":
     """Publish a version; see :meth:`rlhive.RoboHiveDataset.push_to_hub`."""
     manifest = view.manifest
     if view.selection is not None:
@@ -17,8 +22,8 @@ def push_view(
             "Save it first: save()"
         )
         raise UnsavedViewError(msg)
-    fetch_missing_files(view.folder, manifest, manifest.files, progress=progress)
-    return push(
+    hub.fetch_missing_files(view.folder, manifest, manifest.files, progress=progress)
+    return hub.push(
         view.folder,
         repo_id or _require_own_name(view),
         check=check,
@@ -36,7 +41,7 @@ def _require_own_name(view: DatasetView) -> str:
         InvalidNameError: The name comes from the manifest alone.
     """
     name, version = view.manifest.name, view.manifest.version
-    if HubPin.read(view.folder) is None and view.folder.resolve().parts[-3:] != (*name.split("/"), version):
+    if hub.HubPin.read(view.folder) is None and view.folder.resolve().parts[-3:] != (*name.split("/"), version):
         msg = (
             f"{view.folder}: expected a repository to push to, since only its manifest says that it is {name} "
             f"{version}. Name one: push_to_hub('YOUR-NAME/{name.split('/')[-1]}')"

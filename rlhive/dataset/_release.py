@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from rlhive.data.hub import fetch_missing_files
+from rlhive.data import hub  # whose parts that speak to the Hub are imported when they are used
 from rlhive.data.release import write_release
 from rlhive.data.versions import Manifest
 from rlhive.dataset import _lookup
@@ -45,5 +45,5 @@ def release(
     """
     folder = _lookup.find_version(name, version=version, generate=False, store=store)
     manifest = Manifest.read(folder)
-    fetch_missing_files(folder, manifest, manifest.files)
+    hub.fetch_missing_files(folder, manifest, manifest.files)
     return write_release(folder, answers, ask=ask)

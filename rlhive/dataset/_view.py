@@ -295,7 +295,8 @@ def open_view(
         view = replace(view, available=manifest.restrict_to_shards(shards))
     if not streaming:
         needed = [entry for entry in view.available.files if not entry.split or entry.split in splits]
-        hub.fetch_missing_files(folder, manifest, needed)
+        if not all((folder / entry.path).is_file() for entry in needed):
+            hub.fetch_missing_files(folder, manifest, needed)
     return view
 
 

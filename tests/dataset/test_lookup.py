@@ -158,3 +158,15 @@ def test_a_killed_delete_is_finished_by_the_next_one(filled, monkeypatch, stop_a
     assert [path for path in left if "toy_point" in str(path) or dataset.fingerprint in str(path)] == []
     with pytest.raises(DatasetNotFoundError):
         _lookup.find_deletable("toy_point", "1.0.0")
+
+
+def test_a_packed_version_is_opened_without_the_hubs_client_and_pandas(filled):
+    RoboHiveDataset("toy_point").as_replay_buffer(8)
+    script = """if True:
+        import sys
+        from rlhive import RoboHiveDataset
+        RoboHiveDataset("toy_point").as_replay_buffer(8).sample()
+        print([name for name in ("huggingface_hub", "datasets", "pandas", "matplotlib") if name in sys.modules])
+    """
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert ran.stdout == "[]\n"

@@ -22,8 +22,6 @@ from rlhive import keys
 from rlhive.data import _arrow, _parquet
 from rlhive.data._episodes import EpisodeRecord
 from rlhive.data._object_store import RangeFile
-from rlhive.data.hub._client import translate_errors
-from rlhive.data.hub._guard import guarded
 from rlhive.data.hub._pin import HubPin
 from rlhive.data.hub._stream_cache import CachedRanges, RangeCache
 from rlhive.data.versions import FileEntry, Manifest, ObjectAddress, iterate_shards, open_videos
@@ -91,6 +89,10 @@ class ShardSource:
     @contextlib.contextmanager
     def translating_errors(self, entry: FileEntry) -> Iterator[None]:
         """Raise one of RLHive's errors for every error of a transfer in the block, which has a limit of time."""
+        # The Hub's client takes longer to import than a version in the store to open.
+        from rlhive.data.hub._client import translate_errors
+        from rlhive.data.hub._guard import guarded
+
         with translate_errors(self._owner, entry.path), guarded({entry.path: entry.bytes}):
             yield
 
