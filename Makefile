@@ -91,7 +91,7 @@ bench-training: $(VENV)/installed  ## CPU time of gradient steps beside d3rlpy, 
 	$(BIN)/python -m benchmarks.report
 
 # LARGEST=1e4 for a quick look (2 min); with all sizes, docs/scale.md and its picture are written again.
-bench-scaling: $(VENV)/installed  ## how the cost of every step grows, to 1e6 episodes and 1e8 transitions (15 min, 10 GB of disk)
+bench-scaling: $(VENV)/installed  ## how the cost of every step grows, to 1e6 episodes and 1e8 transitions (30 min, 10 GB of disk)
 	$(BIN)/python -m benchmarks.scaling $(if $(LARGEST),--largest $(LARGEST)) $(if $(PARTS),--parts $(PARTS))
 
 # Families whose assets are missing are counted as such: rlhive setup --assets git, or a folder that holds them.

@@ -14,6 +14,7 @@ import argparse
 import itertools
 import json
 import math
+import os
 import shutil
 import tempfile
 import time
@@ -472,6 +473,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--folder", type=Path, help="folder of the data; a temporary one by default")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
+    os.environ.setdefault("TQDM_DISABLE", "1")
     for part in options.parts:
         started, info = time.monotonic(), machine()
         with tempfile.TemporaryDirectory(dir=options.folder) as folder:
