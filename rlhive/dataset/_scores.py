@@ -81,8 +81,10 @@ def measure_goal_distances(folder: Path, manifest: Manifest) -> np.ndarray | Non
 
 
 def _read_final_column(column: pa.ChunkedArray, shape: tuple[int, ...]) -> np.ndarray:
-    """Return a column of lists as an array ``[num_rows, *shape]``."""
-    return column.combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(-1, *shape)
+    """Return a column as an array ``[num_rows, *shape]``; it holds lists, or numbers for shapes of one element."""
+    values = column.combine_chunks()
+    numbers = values.flatten() if pa.types.is_nested(values.type) else values
+    return numbers.to_numpy(zero_copy_only=False).reshape(-1, *shape)
 
 
 def _recompute_sparse(runs: np.ndarray, finals: dict[str, np.ndarray], manifest: Manifest) -> np.ndarray:

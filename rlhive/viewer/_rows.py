@@ -71,7 +71,7 @@ def list_scores(scores: Any) -> dict[str, list[Any]]:
 
 
 def _round_score(value: Any) -> Any:
-    return float(f"{value:.{_SCORE_DIGITS}g}") if isinstance(value, float) else value
+    return to_cell(float(f"{value:.{_SCORE_DIGITS}g}") if isinstance(value, float) else value)
 
 
 def _metadata_columns(rows: Sequence[str]) -> dict[str, list[Any]]:

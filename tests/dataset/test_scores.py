@@ -14,7 +14,7 @@ from rlhive.envs import DENSE, SPARSE, reward_terms
 from rlhive.errors import StreamingOnlyError
 
 
-def make_goal_record(episode, achieved, desired):
+def make_goal_record(episode, achieved, desired, **others):
     steps = np.arange(3)[:, None]
     columns = {
         "action": np.zeros((3, 1), np.float32),
@@ -22,9 +22,17 @@ def make_goal_record(episode, achieved, desired):
         "next.truncated": steps == 2,
         "observation.achieved_goal": np.zeros((3, 2)),
         "observation.desired_goal": np.zeros((3, 2)),
-    }
+    } | {name: np.zeros((3, *value.shape)) for name, value in others.items()}
     final = {"observation.achieved_goal": np.array(achieved), "observation.desired_goal": np.array(desired)}
-    return EpisodeRecord(episode, "train", columns, final)
+    return EpisodeRecord(episode, "train", columns, final | others)
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (2, 3)], ids=str)
+def test_observed_numbers_may_have_any_shape(tmp_path, shape):
+    records = [make_goal_record(episode, [0.0, 0.0], [3.0, 4.0], force=np.full(shape, 2.0)) for episode in range(2)]
+    folder = export(records, "my/forces", license="mit", store=tmp_path)
+
+    assert RoboHiveDataset(folder, store=tmp_path).score()["distance_to_goal"].to_pylist() == [5.0, 5.0]
 
 
 def test_the_distance_is_that_of_the_last_achieved_goal(tmp_path):

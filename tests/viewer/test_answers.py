@@ -5,6 +5,7 @@ import io
 import json
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from tensordict import TensorDict
 
@@ -96,6 +97,16 @@ def test_what_json_cannot_say_is_text():
     deep = json.loads("[" * 100 + "]" * 100)
     assert encode_json(to_tree(deep)) == b"[" * 12 + b'"\xe2\x80\xa6"' + b"]" * 12
     assert len(to_tree(list(range(1000)))) == 501
+
+
+@pytest.mark.usefixtures("filled")
+def test_scores_that_are_not_finite_are_shown_as_text():
+    scores = RoboHiveDataset("toy_point").score()
+    values = [float("nan"), float("inf"), *scores["jerk"].to_pylist()[2:]]
+    columns = _rows.list_scores(scores.set_column(scores.column_names.index("jerk"), "jerk", pa.array(values)))
+
+    assert columns["jerk"][:2] == ["nan", "inf"]
+    assert json.loads(encode_json(columns)) == columns
 
 
 def test_a_long_list_is_cut_and_says_so(viewer, monkeypatch):

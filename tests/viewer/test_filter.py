@@ -154,6 +154,14 @@ def dataset(store):
     return RoboHiveDataset(folder).split(parts).save("parts")
 
 
+def test_numbers_that_are_not_finite_are_numbers(evaluate):
+    """They come as text, since JSON has none of them."""
+    columns = {"episode": [0, 1, 2], "jerk": ["nan", "inf", -1.0], "metadata.note": ["nan", "inf", None]}
+    conditions = ["jerk > 1", "not jerk > 1", "jerk != 1", "jerk < 0", "metadata.note == 'nan'"]
+
+    assert evaluate(conditions, columns) == [[1], [0, 2], [0, 1, 2], [2], [0]]
+
+
 def test_the_filter_of_a_file_selects_what_where_selects(dataset, evaluate):
     columns = json.loads(json.dumps(list_episodes(dataset._view, dataset.score())["columns"]))
     answers = dict(zip(CONDITIONS, evaluate(list(CONDITIONS), columns), strict=True))

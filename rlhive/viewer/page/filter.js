@@ -14,6 +14,8 @@
     "<": (a, b) => a < b, "<=": (a, b) => a <= b, ">": (a, b) => a > b, ">=": (a, b) => a >= b, "==": (a, b) => a === b, "!=": (a, b) => a !== b,
   };
   const INTEGERS = new Set(["episode", "length", "seed"]);
+  const TEXTS = new Set(["split", "ended", "policy", "run", "content_hash", "outlier"]);
+  const NOT_FINITE = { nan: NaN, inf: Infinity, "-inf": -Infinity };
   const MAX_LENGTH = 10_000;
   const MAX_DEPTH = 200;
 
@@ -241,9 +243,9 @@
     }
 
     column(name) {
-      const values = this.columns[name];
-      if (values === undefined) this.refuse(`there is no column ${name}. Columns are ${Object.keys(this.columns).join(", ")}`);
+      if (this.columns[name] === undefined) this.refuse(`there is no column ${name}. Columns are ${Object.keys(this.columns).join(", ")}`);
       this.named.add(name);
+      const values = readNumbers(name, this.columns[name]);
       return { kind: columnKind(name, values), at: (row) => values[row], column: name };
     }
   }
@@ -262,6 +264,12 @@
     if (!isInteger) return a / b;
     if (b === 0) throw new Error("divide by zero");
     return Math.trunc(a / b);
+  }
+
+  /** The list writes numbers that JSON does not have as text. */
+  function readNumbers(name, values) {
+    if (TEXTS.has(name) || name.startsWith("metadata.")) return values;
+    return values.map((value) => NOT_FINITE[value] ?? value);
   }
 
   function columnKind(name, values) {
