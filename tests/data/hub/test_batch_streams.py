@@ -101,6 +101,15 @@ def test_ranks_have_transitions_of_their_own_and_together_all(folder, world_size
         assert sum(sizes) in (batch_size, len(dataset) % batch_size)
 
 
+def test_the_rank_is_that_of_torch_distributed(folder, monkeypatch):
+    expected = rewards(RoboHiveDataset(folder).iter_batches(10, rank=2, world_size=3))
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 3)
+
+    assert rewards(RoboHiveDataset(folder).iter_batches(10)) == expected
+
+
 def test_shards_of_all_splits_are_mixed_by_seed_and_epoch(folder):
     dataset = RoboHiveDataset(folder)
     stream = dataset.iter_batches(10, shuffle=60, seed=5)
