@@ -153,10 +153,13 @@ def check_env(record: Mapping[str, Any], env: EnvBase, *, context: str | Path) -
         context: Address of the checkpoint for the error message.
 
     Raises:
-        CheckpointMismatchError: The ``env_name`` or the size of observations or actions differs.
+        CheckpointMismatchError: The ``env_name`` or the size of observations or actions differs. A policy that learned
+            from datasets of several environments, which ``mixed_envs`` of the checkpoint names, acts in each of them.
     """
     inputs = read_inputs(record, context=context)
     expected_entries = {"env_name": env.env_name, "action_dim": env.action_spec.shape[-1]}
+    if env.env_name in _list_mixed_envs(record):
+        del expected_entries["env_name"]
     if inputs is None:
         expected_entries["observation_dim"] = env.observation_spec[keys.OBSERVATION].shape[-1]
     else:
@@ -168,6 +171,11 @@ def check_env(record: Mapping[str, Any], env: EnvBase, *, context: str | Path) -
                 f"got {record.get(name)!r}. Evaluate it on {record.get('env_name')!r}."
             )
             raise CheckpointMismatchError(msg)
+
+
+def _list_mixed_envs(record: Mapping[str, Any]) -> list[str]:
+    names = record.get("mixed_envs")
+    return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
 
 
 def _require_inputs(inputs: PolicyInputs, env: EnvBase, *, context: str | Path) -> None:

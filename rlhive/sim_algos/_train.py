@@ -183,7 +183,12 @@ def _train_on_mixture(config: Mapping[str, Any], *, output_dir: Path, callback: 
         env_name=get_task(task).env_name if config["env"] else first.env_name,
         task=task,
         output_dir=output_dir,
-        source={"task_name": task, "dataset": identity, "mixture": recipe},
+        source={
+            "task_name": task,
+            "dataset": identity,
+            "mixture": recipe,
+            "mixed_envs": sorted({dataset.env_name for dataset in sources}),
+        },
         inputs=inputs,
         callback=callback,
     )

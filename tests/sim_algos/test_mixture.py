@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from rlhive import RoboHiveDataset
-from rlhive.errors import InvalidOptionError
+from rlhive import RoboHiveDataset, make_env
+from rlhive.errors import CheckpointMismatchError, InvalidOptionError
+from rlhive.policies import load_policy
 from rlhive.sim_algos import train
 from tests.sim_algos.toy import QUICK
 
@@ -86,3 +87,17 @@ def test_datasets_of_several_tasks_need_the_task_of_the_policy(halves, tmp_path,
     result = train("bc", {"good": 1, "poor": 1}, env="toy_point", overrides=SMALL, output_dir=tmp_path / "b")
     record = json.loads((result.checkpoint / "checkpoint.json").read_text())
     assert (record["env_name"], record["task_name"]) == ("ToyPoint-v0", "toy_point")
+
+
+def test_a_policy_acts_in_every_environment_whose_data_it_learned_from(halves, tmp_path, monkeypatch):
+    env_names = {"good": "ToyPoint-v0", "poor": "ToyPoint-v1"}
+    monkeypatch.setattr(RoboHiveDataset, "env_name", property(lambda self: env_names[self.name.split("/")[1]]))
+    result = train("bc", {"good": 1, "poor": 1}, env="toy_point", overrides=SMALL, output_dir=tmp_path)
+
+    env = make_env("toy_point")
+    for env_name in ("ToyPoint-v0", "ToyPoint-v1"):
+        monkeypatch.setattr(env, "env_name", env_name)
+        load_policy(result.checkpoint, env=env)
+    monkeypatch.setattr(env, "env_name", "ToyPoint-v2")
+    with pytest.raises(CheckpointMismatchError, match="does not fit ToyPoint-v2"):
+        load_policy(result.checkpoint, env=env)
