@@ -103,6 +103,8 @@ def test_where_is_evaluated_before_the_shards_are_fetched(filled, monkeypatch):
         "fetch_missing_files",
         lambda folder, manifest, entries: fetched.extend(entry.split for entry in entries),
     )
+    for shard in (filled / "robohive/toy_point/1.0.0/data").iterdir():
+        shard.unlink()
 
     dataset = RoboHiveDataset("toy_point", where="split == 'medium' and length > 5")
 
