@@ -30,6 +30,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from tensordict import TensorDictBase
 from tqdm import tqdm
 
@@ -131,9 +132,11 @@ def outcome_of(check: Callable[[Any], str], env: Any) -> str:
 
 
 def check_runs(env: Any) -> str:
-    """Check the specs, and take steps of random actions over as many episodes as they need."""
+    """Check the specs, and take steps of random actions over as many episodes as they need, the same in every run."""
     from torchrl.envs import check_env_specs
 
+    torch.manual_seed(0)
+    env.set_seed(0)
     check_env_specs(env)
     steps = env.rollout(NUM_STEPS, break_when_any_done=False)
     if not (steps[keys.NEXT, keys.OBSERVATION].isfinite().all() and steps[keys.NEXT, keys.REWARD].isfinite().all()):

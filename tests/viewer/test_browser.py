@@ -228,6 +228,20 @@ def test_everything_works_by_keyboard(served):
         assert served.get_by_role("tab", name=name).get_attribute("aria-selected") == "true"
 
 
+def test_a_key_counts_as_soon_as_a_dialog_is_closed(served):
+    """The browser tells the page so later, and leaves the focus in the dialog until then."""
+    served.keyboard.press("?")
+    served.get_by_role("dialog").wait_for()
+    served.evaluate(
+        """() => {
+            const dialog = document.querySelector("dialog");
+            dialog.close();
+            dialog.querySelector("button").dispatchEvent(new KeyboardEvent("keydown", { key: "2", bubbles: true }));
+        }"""
+    )
+    served.locator(".page[aria-label='Distributions']").wait_for(timeout=5000)
+
+
 def test_a_comparison_shows_two_episodes_at_the_same_moment(served):
     served.wait_for_selector(".cameras canvas[data-step='0']")
     served.keyboard.press("c")

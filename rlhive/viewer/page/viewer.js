@@ -1716,7 +1716,7 @@ class App {
   }
 
   showHelp() {
-    if (document.querySelector("dialog")) return;
+    if (document.querySelector("dialog[open]")) return;
     const list = h("dl", {}, ...KEYS.flatMap(([key, meaning]) => [h("dt", {}, h("kbd", {}, key)), h("dd", {}, meaning)]));
     const dialog = showDialog(h("div", {}, h("h2", {}, "Keyboard"), list, h("button", { type: "button", click: () => dialog.close() }, "Close")));
   }
@@ -1724,7 +1724,7 @@ class App {
   // --- keyboard ---
 
   onKey(event) {
-    const isTyping = event.target.closest?.("input[type=text], select, dialog");
+    const isTyping = event.target.closest?.("input[type=text], select, dialog[open]");
     if (isTyping || event.ctrlKey || event.metaKey || event.altKey) return;
     const action = this.#globalKey(event) ?? (this.current instanceof EpisodesPage ? this.#episodeKey(event) : null);
     if (!action) return;
