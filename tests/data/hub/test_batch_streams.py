@@ -261,6 +261,7 @@ def test_a_state_belongs_to_all_ranks_and_goes_through_json(folder):
     assert states[0]["stages"] == [[3, 1, 4]]
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(st.data())
 def test_an_epoch_stopped_at_any_step_goes_on_with_any_number_of_ranks(folder, data):
@@ -294,7 +295,7 @@ def test_an_epoch_stopped_at_any_step_goes_on_with_any_number_of_ranks(folder, d
 
 
 @pytest.mark.parametrize("shuffle", [0, 60])
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_the_same_readers_go_on_bit_for_bit(folder, shuffle, rank):
     def make():
         return RoboHiveDataset(folder).iter_batches(10, shuffle=shuffle, seed=5, rank=rank, world_size=2)
